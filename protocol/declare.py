@@ -8,8 +8,8 @@ gives the tree of default values together with every parameter that exists. This
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, final
 
 from protocol.hardware import Hardware, ManagerHardware, SerialHardware
@@ -18,7 +18,7 @@ from protocol.roles import Role
 if TYPE_CHECKING:
     from protocol.values import Rule
 
-__all__ = ["Parameter", "Place", "group", "groups", "grow", "parameter", "parameters"]
+__all__ = ["Parameter", "Path", "Place", "group", "groups", "grow", "parameter", "parameters", "planted", "value_at"]
 
 T = TypeVar("T")
 
@@ -185,6 +185,32 @@ def _grow_item(item: _Declaration[Any] | type[Any], name: str, path: Path, place
     nice_name = item.nice_name or _nice(name.rpartition(".")[2])
     found.append(Parameter(name, path, rule, default, item.read, item.write, nice_name))
     return default
+
+
+def value_at(tree: Any, path: Path) -> Any:
+    """The value that a path leads to."""
+    for step in path:
+        tree = tree[step] if isinstance(step, int) else getattr(tree, step)
+    return tree
+
+
+def planted(tree: T, values: Mapping[Path, Any]) -> T:
+    """The tree with these values in it; every branch without one is the same object as before."""
+    if not values:
+        return tree
+    return cast(T, _planted(tree, values))
+
+
+def _planted(node: Any, values: Mapping[Path, Any]) -> Any:
+    if () in values:
+        return values[()]
+    branches: dict[str | int, dict[Path, Any]] = {}
+    for (step, *rest), value in values.items():
+        branches.setdefault(step, {})[tuple(rest)] = value
+    grown = {step: _planted(value_at(node, (step,)), branch) for step, branch in branches.items()}
+    if isinstance(node, tuple):
+        return tuple(grown.get(index, child) for index, child in enumerate(node))
+    return replace(node, **cast(dict[str, Any], grown))
 
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")

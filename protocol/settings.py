@@ -17,7 +17,7 @@ from protocol.addresses import AddressList
 from protocol.declare import Place, group, groups, parameter, parameters
 from protocol.hardware import Hardware, Identity, PortMode, PortType
 from protocol.roles import Role
-from protocol.values import Addresses, Choice, HostName, Integer, Rule, Secret, Text, YesNo
+from protocol.values import Addresses, Choice, Count, HostName, Integer, Rule, Secret, Text, YesNo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +69,7 @@ YES_NO = YesNo()
 TCP_PORT = Integer(1024, 65535)
 SECONDS = Integer(0, 3600)
 KEY = Secret(128)
+COUNT = Count()
 HOST = HostName()
 ADDRESSES = Addresses()
 SHORT = Text(128)
@@ -228,7 +229,7 @@ class Serial:
 
     nbr_of_ports: int = parameter(
         "NbrOfPorts",
-        Integer(0, 65535),
+        COUNT,
         0,
         read=Role.OPEN,
         write=Role.NOBODY,
@@ -259,10 +260,10 @@ class RemotePort:
 class Ptz:
     """PTZ: ``cam_ports[n - 1]`` is the port number (from 1) that video source n is bound to, or -1."""
 
-    camera_default: int = parameter("CameraDefault", Integer(1, 65535), 1, read=Role.OPEN, write=Role.NOBODY)
+    camera_default: int = parameter("CameraDefault", COUNT, 1, read=Role.OPEN, write=Role.NOBODY)
     nbr_of_ser_ports: int = parameter(
         "NbrOfSerPorts",
-        Integer(0, 65535),
+        COUNT,
         0,
         read=Role.OPEN,
         write=Role.NOBODY,
@@ -271,7 +272,7 @@ class Ptz:
     ptz_enabled: bool = parameter("ImageSource.I0.PTZEnabled", YES_NO, default=True, read=Role.OPEN, write=Role.NOBODY)
     cam_ports: tuple[int, ...] = parameters(
         "CamPorts.Cam{}Port",
-        Integer(UNBOUND, 65535),
+        Choice((UNBOUND, 1)),
         UNBOUND,
         lambda hardware: range(1, hardware.video_sources + 1),
         read=Role.VIEWER,

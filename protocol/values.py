@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 from protocol.addresses import AddressList
 
-__all__ = ["Addresses", "Choice", "HostName", "Integer", "Rule", "Secret", "Text", "YesNo"]
+__all__ = ["Addresses", "Choice", "Count", "HostName", "Integer", "Rule", "Secret", "Text", "YesNo"]
 
 T = TypeVar("T")
 
@@ -89,17 +89,17 @@ class Choice(Generic[T]):
 @final
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """A whole number from ``minimum`` to ``maximum``, both included."""
+    """A whole number from ``minimum`` (0 or more) to ``maximum``, both included."""
 
     minimum: int
     maximum: int
 
     def parse(self, text: str) -> int:
         """Read decimal digits."""
-        # int() would also take blanks, signs, underscores, other scripts' digits, and thousands of them.
-        if not re.fullmatch(r"-?[0-9]{1,10}", text) or not self.minimum <= int(text) <= self.maximum:
+        value = _digits(text)
+        if not self.minimum <= value <= self.maximum:
             raise ValueError(f"a number from {self.minimum} to {self.maximum} would be right")
-        return int(text)
+        return value
 
     def format(self, value: int) -> str:
         """Write it in decimal."""
@@ -108,6 +108,24 @@ class Integer:
     def definition(self) -> tuple[str, ...]:
         """An int with its bounds."""
         return (f'<int min="{self.minimum}" max="{self.maximum}" />',)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A whole number that the product reports; it has no bounds to tell because nobody sets it."""
+
+    def parse(self, text: str) -> int:
+        """Read decimal digits."""
+        return _digits(text)
+
+    def format(self, value: int) -> str:
+        """Write it in decimal."""
+        return str(value)
+
+    def definition(self) -> tuple[str, ...]:
+        """An int without bounds."""
+        return ("<int />",)
 
 
 @final
@@ -188,6 +206,13 @@ class Addresses:
     def definition(self) -> tuple[str, ...]:
         """An address list."""
         return ("<ipList />",)
+
+
+def _digits(text: str) -> int:
+    # int() would also take blanks, signs, underscores, other scripts' digits, and thousands of them.
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise ValueError("decimal digits and nothing else would be right")
+    return int(text)
 
 
 def _short(text: str, longest: int) -> str:
