@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -46,6 +47,40 @@ def test_a_full_disk_leaves_the_old_content_and_no_litter(tmp_path: Path) -> Non
     assert caught.value.errno == errno.EFBIG
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, pathlib, signal
+from gateway import durable
+instants = iter(range(100))
+def deadly(call):
+    def wrapped(*args, **kwargs):
+        for moment in (lambda: None, lambda: call(*args, **kwargs)):
+            moment()
+            if next(instants) == {instant}:
+                os.kill(os.getpid(), signal.SIGKILL)
+    return wrapped
+real = {name: getattr(os, name) for name in ("fchown", "fsync", "replace")}
+for name, call in real.items():
+    setattr(os, name, deadly(call))
+durable.replace(pathlib.Path("{path}"), b"new" * 100)
+print(next(instants))
+"""
+
+
+def test_killed_at_any_instant_it_leaves_the_old_content_or_the_new(tmp_path: Path) -> None:
+    path, found = tmp_path / "file", []
+    for instant in range(100):
+        durable.replace(path, b"old")
+        script = KILLED.replace("{instant}", str(instant)).replace("{path}", str(path))
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        if done.returncode != -signal.SIGKILL:
+            break
+        found.append(path.read_bytes())
+    assert done.stdout == f"{instant}\n", done.stderr
+    old, new = found.count(b"old"), found.count(b"new" * 100)
+    assert found == [b"old"] * old + [b"new" * 100] * new
+    assert (old, new) == (5, 3) if os.geteuid() == 0 else (3, 3)
 
 
 def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
