@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from protocol.errors import ParameterError
 
 __all__ = [
+    "LONGEST_NAME",
+    "MOST_ASSIGNMENTS",
     "PARAM_PATHS",
     "Arguments",
     "List",
@@ -38,6 +40,10 @@ __all__ = [
 ]
 
 Arguments: TypeAlias = tuple[tuple[str, bytes], ...]
+
+MOST_ASSIGNMENTS = 1024
+LONGEST_NAME = 128
+"""Bounds of one update. Without them a long name, completing thousands of bare ones, would fill the memory."""
 
 PARAM_PATHS: Mapping[str, Role] = {
     "/axis-cgi/param.cgi": Role.VIEWER,
@@ -154,11 +160,15 @@ def _groups(given: Sequence[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def _update(given: Sequence[tuple[str, str]]) -> Update | Refused:
-    assignments = tuple(_completed(pair for pair in given if pair[0] not in _ABOUT_THE_CALL))
-    return Update(assignments) if assignments else Refused("update names no parameter; write NAME=VALUE")
+    named = [(name, value) for name, value in given if name not in _ABOUT_THE_CALL]
+    if not named:
+        return Refused("update names no parameter; write NAME=VALUE")
+    if len(named) > MOST_ASSIGNMENTS or max(len(name) for name, _ in named) > LONGEST_NAME:
+        return Refused(f"one update has {MOST_ASSIGNMENTS} parameters and names of {LONGEST_NAME} characters at most")
+    return Update(tuple(_completed(named)))
 
 
-def _completed(assignments: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _completed(assignments: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Complete bare names from the last full one, as in ``Serial.Ser1.BaudRate=9600&DataBits=8``."""
     group = ""
     for name, value in assignments:

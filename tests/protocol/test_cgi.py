@@ -74,9 +74,7 @@ def test_list_takes_groups_as_typed_and_ignores_junk(query: bytes, groups: tuple
 
 
 def test_arguments_may_come_from_query_and_body_together() -> None:
-    assert param_request(b"action=update", b"Serial.Ser1.BaudRate=9600") == Update(
-        (("Serial.Ser1.BaudRate", "9600"),)
-    )
+    assert param_request(b"action=update", b"Serial.Ser1.BaudRate=9600") == Update((("Serial.Ser1.BaudRate", "9600"),))
 
 
 def test_a_bare_second_name_belongs_to_the_group_of_the_full_name_before_it() -> None:
@@ -95,6 +93,13 @@ def test_a_bare_name_with_no_full_name_before_it_stays_bare() -> None:
     assert param_request(b"DataBits=8&action=update", b"") == Update((("DataBits", "8"),))
 
 
+def test_a_long_name_cannot_be_multiplied_by_many_bare_ones() -> None:
+    most = b"action=update&%b.x=1%b" % (b"g" * 126, b"&a=1" * 1023)
+    assert isinstance(param_request(most, b""), Update)
+    assert isinstance(param_request(most, b"a=1"), Refused)
+    assert isinstance(param_request(b"action=update&%b.x=1" % (b"g" * 127), b""), Refused)
+
+
 def test_what_is_about_the_call_is_no_assignment_but_junk_is() -> None:
     query = b"action=update&usergroup=admin&responseformat=rfc&listformat=x&timestamp=1"
     assert param_request(query, b"") == Update((("timestamp", "1"),))
@@ -103,9 +108,7 @@ def test_what_is_about_the_call_is_no_assignment_but_junk_is() -> None:
 def test_definitions_need_their_format_named() -> None:
     asked = b"action=listdefinitions&listformat=xmlschema&group=Serial"
     assert param_request(asked, b"") == ListDefinitions(("Serial",))
-    assert param_request(b"action=listdefinitions", b"") == Refused(
-        "listdefinitions needs listformat=xmlschema"
-    )
+    assert param_request(b"action=listdefinitions", b"") == Refused("listdefinitions needs listformat=xmlschema")
 
 
 @pytest.mark.parametrize(
@@ -134,18 +137,29 @@ def test_a_viewer_may_list_and_an_operator_may_update() -> None:
     assert cgi.PARAM_PATHS["/axis-cgi/admin/param.cgi"] is Role.ADMIN
 
 
-@given(query=st.binary(), body=st.binary())
-def test_any_bytes_are_a_request_or_a_refusal_of_one_line(query: bytes, body: bytes) -> None:
-    request = param_request(b"action=" + query, body)
-    assert isinstance(request, List | ListDefinitions | Update | Refused)
-    if isinstance(request, Refused):
-        answer = cgi.refused_answer(request.why)
-        assert answer.decode().splitlines(keepends=True) == [answer.decode()]
+PIECES = [
+    b"action=", b"list", b"update", b"listdefinitions", b"add", b"remove", b"&", b"=", b"+", b"%", b"%2", b"%26",
+    b"%00", b"group=", b"listformat=xmlschema", b"root.", b"Serial.Ser1.BaudRate=9600", b"DataBits=8", b",", b".",
+]  # fmt: skip
+wild = st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=12).map(b"".join)
 
 
-@given(
-    st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.text(max_size=9)), min_size=1)
-)
+@given(st.sampled_from([b"", b"action=list&", b"action=update&"]), wild, wild)
+def test_any_bytes_are_a_request_or_a_refusal_of_one_line(head: bytes, rest: bytes, body: bytes) -> None:
+    query = head + rest
+    request = param_request(query, body)
+    assert request == param_request(b"", query + b"&" + body)
+    match request:
+        case List(groups) | ListDefinitions(groups):
+            assert all(group == group.strip() != "" and "," not in group for group in groups)
+        case Update(assignments):
+            assert assignments
+        case Refused(why):
+            answer = cgi.refused_answer(why).decode()
+            assert answer.splitlines(keepends=True) == [answer]
+
+
+@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.text(max_size=9)), min_size=1))
 def test_assignments_arrive_in_order_and_whole(assignments: list[tuple[str, str]]) -> None:
     full = [(f"Group.{name}", value.encode(errors="replace").decode()) for name, value in assignments]
     query = "&".join(f"{quote(name)}={quote(value)}" for name, value in full)
@@ -165,15 +179,12 @@ def test_refused_parameters_get_one_line_each_and_no_ok() -> None:
         ParameterError("No.Such", "", "is unknown"),
     ]
     assert cgi.update_answer(refused) == (
-        b"# Error: Error setting 'root.Serial.Ser1.BaudRate' to '12345'!\n"
-        b"# Error: Error setting 'root.No.Such' to ''!"
+        b"# Error: Error setting 'root.Serial.Ser1.BaudRate' to '12345'!\n# Error: Error setting 'root.No.Such' to ''!"
     )
 
 
 def test_a_refused_secret_is_not_repeated() -> None:
-    answer = cgi.update_answer(
-        [ParameterError("RemotePort.R0.AuthenticationKey", "hunter2\n", "has a newline")]
-    )
+    answer = cgi.update_answer([ParameterError("RemotePort.R0.AuthenticationKey", "hunter2\n", "has a newline")])
     assert answer == b"# Error: Error setting 'root.RemotePort.R0.AuthenticationKey' to '******'!"
 
 
