@@ -86,9 +86,7 @@ class Notifier:
 
     def _complain(self, exc: OSError) -> None:
         if not self._failed:
-            logger.warning(
-                "the service manager's socket %.120r takes nothing: %s", self._address, exc.strerror
-            )
+            logger.warning("the service manager's socket %.120r takes nothing: %s", self._address, exc.strerror)
         self._failed = True
 
 
