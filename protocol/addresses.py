@@ -90,10 +90,10 @@ def _item(written: str) -> _Item:
 
 
 def _octets(written: str) -> tuple[range, ...]:
-    octets = tuple(_octet(part) for part in written.split("."))
-    if len(octets) != 4:
+    parts = written.split(".")
+    if len(parts) != 4:
         raise ValueError("four numbers with dots between them are needed")
-    return octets
+    return tuple(map(_octet, parts))
 
 
 def _octet(part: str) -> range:
