@@ -63,12 +63,10 @@ class Notifier:
 
     async def keep_watch(self) -> None:
         """Tell of life twice in the time that the manager bears silence, until cancelled."""
-        if self.watchdog_seconds is None:
-            await trio.sleep_forever()
-            return
-        while True:
+        while self.watchdog_seconds is not None:
             self.watchdog()
             await trio.sleep(self.watchdog_seconds / 2)
+        await trio.sleep_forever()
 
     def _tell(self, key: str, value: str) -> None:
         if self._address is None:
