@@ -195,6 +195,7 @@ class _Connection:
 
     async def _one_request(self) -> bool:
         """Read and answer one; whether another may follow."""
+        self.head_only = False
         try:
             request = await self._request()
             answer = await self._work(request) if request else None

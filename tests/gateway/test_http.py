@@ -191,6 +191,12 @@ async def test_an_answer_to_head_has_no_body(autojump_clock: MockClock) -> None:
     assert got.endswith(b"\r\n\r\n")
 
 
+async def test_a_refusal_after_an_answered_head_has_its_body(autojump_clock: MockClock) -> None:
+    got = await exchange(b"HEAD / HTTP/1.1\r\nHost: cam\r\n\r\nrubbish\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d\d\d) ", got) == [b"200", b"400"]
+    assert b"illegal request line" in got
+
+
 async def test_headers_are_found_by_their_lower_case_name(autojump_clock: MockClock) -> None:
     async def show(request: Request) -> Response:
         assert request.header(b"absent") is None

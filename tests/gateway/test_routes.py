@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 import shutil
@@ -548,12 +549,11 @@ def basic_door() -> Routes:
     fake.settings = CATALOGUE.updated(
         fake.settings, [("Network.HTTP.AuthenticationPolicy", "basic_digest")], Role.ADMIN
     ).settings
-    directory = tempfile.TemporaryDirectory()
-    DIRECTORIES.append(directory)  # it lives as long as the process
-    return made(Path(directory.name), fake)
+    directory = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, directory)  # every example asks for the users in it
+    return made(directory, fake)
 
 
-DIRECTORIES: list[tempfile.TemporaryDirectory[str]] = []
 PATHS = [path.encode() for path in ROUTES]
 QUERIES = [
     b"action=list",
