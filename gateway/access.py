@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.http import Request, Response, explain
+from gateway.message import Request, Response, explain
 from protocol.digest import POLICIES, Authenticator, Verdict, advice, claim
 from protocol.roles import Role
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.http import Limits, Peer, Respond, farewell, serve
+from gateway.http import Limits, Respond, farewell, serve
+from gateway.message import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

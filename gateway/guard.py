@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.http import Request
+    from gateway.message import Request
 
 __all__ = ["foreign"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 from gateway.access import Access, Caller, DeniedError
 from gateway.guard import foreign
-from gateway.http import Request, Response, explain
+from gateway.message import Request, Response, explain
 from gateway.store import StoreError
 from protocol.cgi import (
     PARAM_PATHS,

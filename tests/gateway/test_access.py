@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from gateway.access import Access, Caller, DeniedError, Guesses
-from gateway.http import Peer, Request, Response
+from gateway.message import Peer, Request, Response
 from gateway.users import Users
 from protocol.roles import Role
 from protocol.settings import AuthenticationPolicy as Policy

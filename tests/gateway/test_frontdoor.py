@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from gateway.frontdoor import FrontDoor, Places
-from gateway.http import Limits, Request, Response
+from gateway.http import Limits
+from gateway.message import Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

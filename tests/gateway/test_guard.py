@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.guard import foreign
-from gateway.http import Peer, Request
+from gateway.message import Peer, Request
 
 PEER = Peer("192.0.2.7", 40000)
 FIREFOX = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}

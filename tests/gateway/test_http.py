@@ -19,7 +19,8 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from gateway.http import Limits, Peer, Request, Respond, Response, explain, serve
+from gateway.http import Limits, Respond, serve
+from gateway.message import Peer, Request, Response, explain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -141,13 +142,6 @@ async def test_connection_close_is_honoured(autojump_clock: MockClock) -> None:
     async with connected() as far:
         await far.send_all(b"GET / HTTP/1.1\r\nHost: cam\r\nConnection: close\r\n\r\n")
         assert status_of(await rest(far)) == 200
-
-
-async def test_the_target_may_name_the_origin_as_it_does_through_a_proxy() -> None:
-    request = Request("GET", b"http://cam:80/a/b?x=http://y", (), b"", PEER)
-    assert (request.path, request.query) == ("/a/b", b"x=http://y")
-    assert Request("GET", b"/a?x=http://y/z", (), b"", PEER).path == "/a"
-    assert Request("OPTIONS", b"*", (), b"", PEER).path == "*"
 
 
 async def test_a_body_is_read_whole_by_length_and_in_chunks(autojump_clock: MockClock) -> None:
@@ -500,17 +494,3 @@ def test_whatever_is_thrown_at_it_a_connection_answers_or_closes(
 
     got, _ = trio.run(run, clock=clock)
     assert is_answers(got), got
-
-
-# --- names ---
-
-
-@pytest.mark.parametrize(
-    ("peer", "shown", "network"),
-    [
-        (Peer("192.0.2.7", 40000), "192.0.2.7:40000", "192.0.2.7"),
-        (Peer("2001:db8:1:2:3::4", 9), "[2001:db8:1:2:3::4]:9", "2001:db8:1:2::/64"),
-    ],
-)
-def test_a_peer_is_shown_with_its_port_and_counted_by_its_network(peer: Peer, shown: str, network: str) -> None:
-    assert (str(peer), peer.network) == (shown, network)

@@ -24,7 +24,8 @@ from trio.testing import MockClock, memory_stream_pair
 
 from gateway.access import Access
 from gateway.frontdoor import FrontDoor
-from gateway.http import Peer, Request, Response, serve
+from gateway.http import serve
+from gateway.message import Peer, Request, Response
 from gateway.routes import ROUTES, House, Routes
 from gateway.store import StoreError
 from gateway.users import Users
