@@ -37,6 +37,10 @@ class Line:
         # This end stays open, or the master would read EIO whenever no gateway has it open.
         self.device = os.ttyname(self.slave)
 
+    def fileno(self) -> int:
+        """The device's end."""
+        return self.fd
+
     def write(self, data: bytes) -> None:
         """Say something; blocks while the gateway takes nothing."""
         while data:

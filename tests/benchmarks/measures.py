@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import select
+import socket
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +19,6 @@ from typing import TYPE_CHECKING, final
 from tests.benchmarks.lines import Line, Lost, Stalled, connect, deadline
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
@@ -42,6 +43,7 @@ _PATTERN = random.Random(1).randbytes(_PERIOD)
 _ENDLESS = memoryview(_PATTERN + _PATTERN[:_LONGEST])
 _WINDOW = 1 << 18
 """How far a device runs ahead of the slowest reader that reads at all."""
+_PIECE = 1 << 14
 _STALL = 1.0
 PATIENCE = 5.0
 """Seconds until a message that did not arrive is given up."""
@@ -200,12 +202,12 @@ def _all_speak(rig: Rig, seconds: float, size: int) -> list[float]:
 class _Reader:
     """One end of a flood: how far it got, and whether that is what was sent."""
 
-    fd: int
+    source: Line | socket.socket
     got: int = 0
 
     def read(self) -> int:
         try:
-            data = os.read(self.fd, _LONGEST)
+            data = os.read(self.source.fileno(), _LONGEST)
         except BlockingIOError:
             return 0
         start = self.got % _PERIOD
@@ -214,27 +216,27 @@ class _Reader:
         self.got += len(data)
         return len(data)
 
+    def wake_at(self, size: int) -> None:
+        """Have a wait for it go on until so many bytes are there: a wake-up for each small piece costs more than it."""
+        if isinstance(self.source, socket.socket):
+            self.source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
-def _flood(source: int, sinks: Sequence[int], total: int, window: int) -> float:
-    """Carry `total` bytes from one descriptor to each of the others; how many seconds that took.
 
-    Whenever nothing is to be done the core is given away, not waited on: to be woken for every piece that a gateway
-    sends would cost more than the piece.
-    """
-    readers = [_Reader(fd) for fd in sinks]
+def _flood(source: Line | socket.socket, sinks: Sequence[Line | socket.socket], total: int, window: int) -> float:
+    """Carry `total` bytes from one end to each of the others; how many seconds that took."""
+    readers = [_Reader(sink) for sink in sinks]
     sent, began = 0, time.perf_counter()
-    moved = began
     with _never_waiting(source, *sinks):
-        while (slowest := min([reader.got for reader in readers])) < total:
-            wrote = _write(source, sent, min(total, slowest + window) - sent)
+        while (slowest := min(readers, key=lambda reader: reader.got)).got < total:
+            allowed = min(total, slowest.got + window) - sent
+            wrote = _write(source.fileno(), sent, allowed)
             sent += wrote
-            if wrote + sum([reader.read() for reader in readers]):
-                moved = time.perf_counter()
-            elif time.perf_counter() - moved > _STALL:
-                raise Stalled(f"nothing moved for {_STALL:g} s")
-            else:
-                os.sched_yield()
-    return moved - began
+            if not wrote + sum([reader.read() for reader in readers]):
+                slowest.wake_at(max(1, min(_PIECE, sent - slowest.got)))
+                _wait(slowest.source, source if allowed else None)
+        for reader in readers:
+            reader.wake_at(1)
+    return time.perf_counter() - began
 
 
 def _write(fd: int, sent: int, allowed: int) -> int:
@@ -245,30 +247,41 @@ def _write(fd: int, sent: int, allowed: int) -> int:
         return 0
 
 
+def _wait(sink: Line | socket.socket, source: Line | socket.socket | None) -> None:
+    waiting = select.poll()
+    waiting.register(sink, select.POLLIN)
+    if source is not None:
+        waiting.register(source, select.POLLOUT)
+    if not waiting.poll(_STALL * 1000):
+        raise Stalled(f"nothing moved for {_STALL:g} s")
+
+
 @contextlib.contextmanager
-def _never_waiting(*fds: int) -> Iterator[None]:
-    for fd in fds:
-        os.set_blocking(fd, False)
+def _never_waiting(*ends: Line | socket.socket) -> Iterator[None]:
+    for end in ends:
+        os.set_blocking(end.fileno(), False)
     try:
         yield
     finally:
-        for fd in fds:
-            os.set_blocking(fd, True)
+        for end in ends:
+            os.set_blocking(end.fileno(), True)
 
 
-def _megabytes(rig: Rig, source: int, sinks: Sequence[int], total: int, window: int) -> list[float]:
+def _megabytes(
+    rig: Rig, source: Line | socket.socket, sinks: Sequence[Line | socket.socket], total: int, window: int
+) -> list[float]:
     seconds = _flood(source, sinks, total, window)
     rig.carried += total * len(sinks)
     return [total / seconds / 1e6]
 
 
 def _bulk_to_line(rig: Rig, seconds: float) -> list[float]:
-    return _megabytes(rig, rig.clients[0].fileno(), [rig.lines[0].fd], _bulk(seconds), _PERIOD)
+    return _megabytes(rig, rig.clients[0], rig.lines, _bulk(seconds), _PERIOD)
 
 
 def _bulk_to_net(rig: Rig, seconds: float) -> list[float]:
-    readers = [client.fileno() for client in rig.clients]
-    return _megabytes(rig, rig.lines[0].fd, readers, _bulk(seconds), _PERIOD if len(readers) == 1 else _WINDOW)
+    window = _PERIOD if len(rig.clients) == 1 else _WINDOW
+    return _megabytes(rig, rig.lines[0], rig.clients, _bulk(seconds), window)
 
 
 def _bulk(seconds: float) -> int:
@@ -278,11 +291,11 @@ def _bulk(seconds: float) -> int:
 
 def _beside_a_stuck_one(rig: Rig, seconds: float) -> list[float]:
     """What each of the healthy readers gets beside one that never reads."""
-    healthy = [client.fileno() for client in rig.clients]
+    healthy = rig.clients
     # More than a gateway and the kernel together keep for one client.
     total = max(_bulk(seconds), 8 << 20)
     with seated(rig, 1, receive_buffer=4096):
-        return _megabytes(rig, rig.lines[0].fd, healthy, total, _WINDOW)
+        return _megabytes(rig, rig.lines[0], healthy, total, _WINDOW)
 
 
 START_UP = Row("start-up", "ms")
