@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from itertools import takewhile
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from protocol.listing import MOST_GROUPS, selected, shown
+from protocol.markup import escaped, quoted
 from protocol.roles import Role
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def defined(
 
 
 def _head(identity: Identity, host: str) -> Iterator[str]:
-    location = _quoted(f"{_SCHEMA} http://{host}/pub/parameterdefinitions.xsd")
+    location = quoted(f"{_SCHEMA} http://{host}/pub/parameterdefinitions.xsd")
     yield '<?xml version="1.0" encoding="iso-8859-1" ?>'
     yield f'<parameterDefinitions xmlns="{_SCHEMA}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
     yield f' xsi:schemaLocation={location} version="1.0">'
-    yield f"  <model>{escape(identity.model)}</model>"
-    yield f"  <firmwareVersion>{escape(identity.firmware_version)}</firmwareVersion>"
+    yield f"  <model>{escaped(identity.model)}</model>"
+    yield f"  <firmwareVersion>{escaped(identity.firmware_version)}</firmwareVersion>"
 
 
 def _body(chosen: Iterable[Parameter], settings: Settings, role: Role) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _body(chosen: Iterable[Parameter], settings: Settings, role: Role) -> Iterat
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(opened, wanted, strict=False))))
         yield from _closed(opened, shared)
         for depth, group in enumerate(wanted[shared:], shared + 1):
-            yield f"{_indent(depth)}<group name={_quoted(group)}>"
+            yield f"{_indent(depth)}<group name={quoted(group)}>"
         opened = wanted
         yield from (_indent(len(opened) + 1) + line for line in _definition(parameter, settings, role))
     yield from _closed(opened, 0)
@@ -72,20 +72,15 @@ def _closed(opened: Sequence[str], kept: int) -> Iterator[str]:
 
 
 def _definition(parameter: Parameter, settings: Settings, role: Role) -> Iterator[str]:
-    name = _quoted(parameter.name.rpartition(".")[2])
-    value = _quoted(shown(parameter, settings, role))
+    name = quoted(parameter.name.rpartition(".")[2])
+    value = quoted(shown(parameter, settings, role))
     # Create, delete, read, write: nobody creates or deletes, the tree is the hardware's.
     level = f"77{parameter.read:d}{parameter.write:d}"
-    yield f'<parameter name={name} value={value} securityLevel="{level}" niceName={_quoted(parameter.nice_name)}>'
+    yield f'<parameter name={name} value={value} securityLevel="{level}" niceName={quoted(parameter.nice_name)}>'
     yield '  <type readonly="true">' if parameter.write is Role.NOBODY else "  <type>"
     yield from (f"    {line}" for line in parameter.rule.definition())
     yield "  </type>"
     yield "</parameter>"
-
-
-def _quoted(text: str) -> str:
-    # saxutils.quoteattr changes to single quotes now and then; clients that search instead of parse do not.
-    return '"' + escape(text, {'"': "&quot;"}) + '"'
 
 
 def _indent(depth: int) -> str:

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, Protocol, TypeVar, final
-from xml.sax.saxutils import quoteattr
 
 from protocol.addresses import AddressList
+from protocol.markup import quoted
 
 __all__ = ["Addresses", "Choice", "Count", "HostName", "Integer", "Rule", "Secret", "Text", "YesNo"]
 
@@ -78,7 +78,7 @@ class Choice(Generic[T]):
 
     def definition(self) -> tuple[str, ...]:
         """An enum with an entry for each option."""
-        entries = (f"  <entry value={quoteattr(t)} niceValue={quoteattr(t)} />" for t in self._texts)
+        entries = (f"  <entry value={quoted(t)} niceValue={quoted(t)} />" for t in self._texts)
         return ("<enum>", *entries, "</enum>")
 
     @property
