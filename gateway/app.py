@@ -13,6 +13,7 @@ import os
 import pwd
 import time
 from collections import deque
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, final
 
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from gateway.config import Config, Ptz
     from gateway.sdnotify import Notifier
     from gateway.serial_cgi import SerialCgi
+    from protocol.settings import Settings
 
-__all__ = ["TooManyRestartsError", "run"]
+__all__ = ["Parts", "TooManyRestartsError", "compose", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,28 +87,45 @@ async def run(
     ``task_status`` is told once every door is bound and every device is open, or known to be retrying. Raises
     StoreError or UserError where the state directory cannot be used, TooManyRestartsError after too many bugs.
     """
-    catalogue = Catalogue(config.hardware)
     config.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with contextlib.closing(Store(config.state_dir, catalogue)) as store:
-        managers = _managers(config, store)
-        changes = Changes(catalogue, store, managers)
-        front_door = _front_door(config, catalogue, store, changes, managers)
-        restarts = _Restarts()
+    parts = compose(config)
+    front_door = _front_door(config, parts)
+    restarts = _Restarts()
+    with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
             root.start_soon(notifier.keep_watch)
             async with trio.open_nursery() as ports:
-                for manager in managers:
+                for manager in parts.managers:
                     ports.start_soon(_keep, manager, stop, restarts)
                 async with trio.open_nursery() as front:
                     for address in config.http.listen:
                         front.start_soon(_listen, front_door, front, *address)
-                    front.start_soon(_announce, config, managers, notifier, task_status)
+                    front.start_soon(_announce, config, parts.managers, notifier, task_status)
                     await stop.wait()
                     notifier.stopping()
                     logger.info("stopping")
                     ports.cancel_scope.deadline = trio.current_time() + _STOP
                     front.cancel_scope.cancel()
             root.cancel_scope.cancel()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a gateway is made of, before anything of it runs."""
+
+    catalogue: Catalogue
+    store: Store
+    managers: tuple[Manager, ...]
+    changes: Changes
+
+
+def compose(config: Config) -> Parts:
+    """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
+    catalogue = Catalogue(config.hardware)
+    store = Store(config.state_dir, catalogue)
+    managers = _managers(config, store)
+    return Parts(catalogue, store, managers, Changes(catalogue, store, managers))
 
 
 def _managers(config: Config, store: Store) -> tuple[Manager, ...]:
@@ -134,24 +153,25 @@ def _device(config: Config, bus: Bus, index: int, store: Store) -> SerialDevice 
     return SerialDevice(bus, config.serial[number - 1], store.published.value.settings.serial.ports[number - 1])
 
 
-def _front_door(
-    config: Config, catalogue: Catalogue, store: Store, changes: Changes, managers: Sequence[Manager]
-) -> FrontDoor:
+def _front_door(config: Config, parts: Parts) -> FrontDoor:
     started = time.time()
     product_version = version("daisyport")
 
     def serial(index: int) -> SerialCgi | None:
-        return managers[index].serial_cgi
+        return parts.managers[index].serial_cgi
+
+    def settings() -> Settings:
+        return parts.store.published.value.settings
 
     house = House(
-        catalogue=catalogue,
-        settings=lambda: store.published.value.settings,
-        update=changes.update,
+        catalogue=parts.catalogue,
+        settings=settings,
+        update=parts.changes.update,
         serial=serial,
-        status=lambda: status(config, product_version, started, store.published.value.settings, managers),
+        status=lambda: status(config, product_version, started, settings(), parts.managers),
     )
     users = Users(config.state_dir, config.node_name)
-    access = Access(users, lambda: store.published.value.settings.network.http.authentication_policy)
+    access = Access(users, lambda: settings().network.http.authentication_policy, config.http.digest)
     return FrontDoor(Routes(house, access, config.http.browser_guard).respond)
 
 

@@ -6,6 +6,7 @@ It must not know who asks, nor by which protocol.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from protocol.settings import Settings
 
 __all__ = ["Changes"]
+
+logger = logging.getLogger(__name__)
 
 _SETTLE = 2.0
 """Seconds that an answer waits for the ports."""
@@ -58,17 +61,20 @@ class Changes:
 
     async def _put_back(self, update: Update, before: Settings) -> Update:
         """Take back what a port refused of this update, and say so; all else of it stays."""
-        refused = {
-            refusal.name: refusal.why for manager in self._managers for refusal in manager.blamed(update.changed)
-        }
-        if not refused:
+        why = {refusal.name: refusal.why for manager in self._managers for refusal in manager.blamed(update.changed)}
+        if not why:
             return update
-        wanted = {name: self._catalogue.text(update.settings, name) for name in refused}
-        back = await self._store.update([(name, self._catalogue.text(before, name)) for name in refused], Role.ADMIN)
+        old = {name: self._catalogue.text(before, name) for name in update.changed}
+        back = await self._store.update([(name, old[name]) for name in why], Role.ADMIN)
+        if back.refused:  # what stays of the request cannot be without what was refused: then nothing of it stays
+            back = await self._store.update(tuple(old.items()), Role.ADMIN)
+            why |= dict.fromkeys(update.changed, "it cannot be without what else was refused") | why
         await self._settle()
-        errors = tuple(ParameterError(name, wanted[name], why) for name, why in refused.items())
+        errors = [ParameterError(name, self._catalogue.text(update.settings, name), why[name]) for name in why]
+        for error in errors:
+            logger.warning("put back: %s", error)
         return Update(
             settings=back.settings,
-            changed=tuple(name for name in update.changed if name not in refused),
-            refused=update.refused + errors,
+            changed=tuple(name for name in update.changed if name not in why),
+            refused=(*update.refused, *errors),
         )

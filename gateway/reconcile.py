@@ -65,8 +65,8 @@ class Leaf:
 class Leaves(Generic[S]):
     """What runs now, by its spec.
 
-    ``run`` runs one spec until its leaf's scope is cancelled, and reports to the leaf; ``order`` says which start before which (they
-    stop the other way round). Failures that ``run`` does not handle end the nursery.
+    ``run`` runs one spec until its leaf's scope is cancelled, and reports to the leaf; ``order`` says which start
+    before which (they stop the other way round). Failures that ``run`` does not handle end the nursery.
     """
 
     def __init__(

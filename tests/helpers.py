@@ -12,7 +12,7 @@ import pty
 import shutil
 import socket
 import tty
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -158,16 +158,16 @@ def lines(directory: Path, count: int) -> Iterator[tuple[FarEnd, ...]]:
 
 def configuration(directory: Path, ends: tuple[FarEnd, ...], http_port: int, **more: Any) -> Config:
     """A configuration with these lines, on loopback only."""
-    managers = tuple(ManagerHardware(serial=number) for number in range(1, len(ends) + 1))
-    return Config(
+    config = Config(
         state_dir=directory / "state",
         runtime_dir=directory / "run",
         node_name="cpu1",
         http=Http(listen=(("127.0.0.1", http_port),)),
         tcp=Tcp(bind=("127.0.0.1",)),
         serial=tuple(Serial(str(end.path)) for end in ends),
-        **({"managers": managers} | more),
+        managers=tuple(ManagerHardware(serial=number) for number in range(1, len(ends) + 1)),
     )
+    return replace(config, **more)
 
 
 @contextlib.asynccontextmanager
