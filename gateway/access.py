@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway.message import Request, Response, explain
-from protocol.digest import POLICIES, Authenticator, Verdict, advice, claim
+from protocol.digest import POLICIES, Algorithm, Authenticator, Verdict, advice, claim
 from protocol.roles import Role
 
 if TYPE_CHECKING:
@@ -80,15 +80,22 @@ class Guesses:
 
 @final
 class Access:
-    """The one check of who may: ``policy`` is asked at each request, so a new one holds at once."""
+    """The one check of who may: ``policy`` is asked at each request, so a new one holds at once.
+
+    ``algorithms`` are the hashes that Digest takes, the preferred one first.
+    """
 
     def __init__(
-        self, users: Users, policy: Callable[[], AuthenticationPolicy], guesses: Guesses | None = None
+        self,
+        users: Users,
+        policy: Callable[[], AuthenticationPolicy],
+        algorithms: Sequence[Algorithm] = (Algorithm.MD5,),
+        guesses: Guesses | None = None,
     ) -> None:
         self._users = users
         self._policy = policy
         self._guesses = guesses or Guesses()
-        self._authenticator = Authenticator(users.realm, os.urandom(32))
+        self._authenticator = Authenticator(users.realm, os.urandom(32), algorithms)
 
     def admit(self, request: Request, role: Role) -> Caller:
         """The caller, who has at least this role; DeniedError for anybody else."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, final
 
 from gateway.tables import Table, Wrong, listed, shown, text, truth, whole
+from protocol.digest import Algorithm
 from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
 
 if TYPE_CHECKING:
@@ -41,10 +42,17 @@ class ConfigError(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Http:
-    """The front door: where it listens, and whether it guards against requests that a foreign page makes."""
+    """The front door: where it listens, whether it guards against requests that a foreign page makes, and its proofs.
+
+    ``digest`` are the hashes of HTTP Digest, the preferred one first. The certificate and its key are PEM files, or
+    one for both; None: a self-signed certificate.
+    """
 
     listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 8080),)
     browser_guard: bool = True
+    digest: tuple[Algorithm, ...] = (Algorithm.MD5,)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
 
 
 @final
@@ -156,7 +164,7 @@ def _toml(data: bytes) -> dict[str, object]:
 
 
 def _config(top: Table) -> Config:
-    state_dir = top.take("state_dir", _folder, Path("/var/lib/daisyport"))
+    state_dir = top.take("state_dir", _path, Path("/var/lib/daisyport"))
     runtime_dir = top.take("runtime_dir", _runtime_folder, Path("/run/daisyport"))
     node_name = top.take("node_name", _name, os.uname().nodename)
     chassis = top.take("chassis", text, "")
@@ -172,7 +180,12 @@ def _http(table: Table) -> Http:
     http = Http(
         listen=table.take("listen", listed(_listen_address), Http().listen),
         browser_guard=table.take("browser_guard", truth, default=True),
+        digest=table.take("digest", _digest, Http().digest),
+        tls_certificate=table.take("tls_certificate", _path, None),
+        tls_key=table.take("tls_key", _path, None),
     )
+    if "tls_key" in table and "tls_certificate" not in table:
+        table.complain("tls_key", "is of no use without tls_certificate; name the certificate's file too")
     table.refuse_the_rest()
     return http
 
@@ -254,7 +267,21 @@ def _refuse_doubles(tables: Sequence[Table], key: str, values: Sequence[K | None
             table.complain(key, f"{shown(value)} is already that of {tables[first].where}")
 
 
-def _folder(found: object) -> Path:
+def _algorithm(found: object) -> Algorithm:
+    try:
+        return Algorithm(found)
+    except ValueError as exc:
+        raise Wrong.found(found, f"one of {', '.join(each.value for each in Algorithm)}") from exc
+
+
+def _digest(found: object) -> tuple[Algorithm, ...]:
+    algorithms = listed(_algorithm)(found)
+    if not algorithms:
+        raise Wrong(("", 'an empty list is no way to log in; ["MD5"] is what every client knows'))
+    return algorithms
+
+
+def _path(found: object) -> Path:
     path = text(found)
     if not path.startswith("/"):
         raise Wrong.found(found, "an absolute path")
@@ -262,14 +289,14 @@ def _folder(found: object) -> Path:
 
 
 def _runtime_folder(found: object) -> Path:
-    path = _folder(found)
+    path = _path(found)
     if len(os.fsencode(path)) > LONGEST_RUNTIME_DIR:
         raise Wrong.found(found, f"a path of at most {LONGEST_RUNTIME_DIR} bytes: sockets are made in it")
     return path
 
 
 def _device(found: object) -> str:
-    return str(_folder(found))
+    return str(_path(found))
 
 
 def _name(found: object) -> str:

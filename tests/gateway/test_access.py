@@ -15,6 +15,7 @@ import trio
 from gateway.access import Access, Caller, DeniedError, Guesses
 from gateway.message import Peer, Request, Response
 from gateway.users import Users
+from protocol.digest import Algorithm
 from protocol.roles import Role
 from protocol.settings import AuthenticationPolicy as Policy
 
@@ -143,6 +144,12 @@ async def test_recommended_is_basic_where_the_connection_is_secure(users: Users)
     access = Access(users, lambda: Policy.RECOMMENDED)
     request = Request("GET", TARGET, ((b"authorization", basic("admin")),), b"", PEER, secure=True)
     assert access.admit(request, Role.ADMIN) == Caller("admin", Role.ADMIN)
+
+
+async def test_the_hashes_are_offered_in_the_order_that_the_host_wants(users: Users) -> None:
+    gate = Gate(Access(users, lambda: Policy.DIGEST, (Algorithm.SHA256, Algorithm.MD5)))
+    offered = [re.search("algorithm=([^,]+)", challenge) for challenge in challenges(gate.refused())]
+    assert [found and found[1] for found in offered] == ["SHA-256", "MD5"]
 
 
 async def test_a_user_made_later_may_come_in_at_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway import config
 from gateway.config import Config, ConfigError
+from protocol.digest import Algorithm
 from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
 
 EXAMPLE = Path(__file__).parents[2] / "systemd/daisyport.toml"
@@ -99,6 +100,14 @@ def test_an_empty_file_means_the_defaults() -> None:
     assert made.http.listen == (("127.0.0.1", 8080),)
     assert made.tcp.bind == ("0.0.0.0", "::")
     assert made.hardware == Hardware(serial=(), managers=())
+
+
+def test_the_front_door_s_proofs_and_certificate_are_read() -> None:
+    made = config.parse(
+        b'[http]\ndigest = ["SHA-256", "MD5"]\ntls_certificate = "/etc/ssl/cam.pem"\ntls_key = "/etc/ssl/cam.key"'
+    )
+    assert made.http.digest == (Algorithm.SHA256, Algorithm.MD5)
+    assert (made.http.tls_certificate, made.http.tls_key) == (Path("/etc/ssl/cam.pem"), Path("/etc/ssl/cam.key"))
 
 
 def test_without_port_managers_each_serial_port_has_one() -> None:
@@ -201,6 +210,14 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         (
             '[http]\nlisten = ["127.0.0.1:80", "127.0.0.1:80"]',
             "http.listen[1]: 127.0.0.1:80 is there twice; once is enough",
+        ),
+        ("[http]\ndigest = []", 'http.digest: an empty list is no way to log in; ["MD5"] is what every client knows'),
+        ('[http]\ndigest = ["MD5", "SHA-512"]', "http.digest[1]: SHA-512 is not one of MD5, SHA-256"),
+        ("[http]\ndigest = [{}]", "http.digest[0]: a table is not one of MD5, SHA-256"),
+        ('[http]\ntls_certificate = "cert.pem"', "http.tls_certificate: cert.pem is not an absolute path"),
+        (
+            '[http]\ntls_key = "/etc/daisyport/key.pem"',
+            "http.tls_key: is of no use without tls_certificate; name the certificate's file too",
         ),
         ("[tcp]\nbind = [1]", "tcp.bind[0]: 1 is not a string of printable characters"),
         (
