@@ -7,7 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
-from tests.benchmarks.peers import PEERS
+from tests.benchmarks.peers import PEERS, NotReady
 from tests.benchmarks.report import as_json, table
 from tests.benchmarks.rounds import FULL, QUICK, run
 
@@ -33,7 +33,11 @@ def main() -> int:
         return 2
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    results = run(peers, QUICK if options.quick else FULL)
+    try:
+        results = run(peers, QUICK if options.quick else FULL)
+    except NotReady as exc:
+        print(exc, file=sys.stderr)
+        return 2
     print(table(results))
     if options.json:
         options.json.write_text(as_json(results))

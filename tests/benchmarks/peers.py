@@ -21,11 +21,16 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["PEERS", "Peer", "Port", "Running", "start"]
+__all__ = ["PEERS", "NotReady", "Peer", "Port", "Running", "start"]
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 10.0
 _MIB = 1024 * 1024
+
+
+@final
+class NotReady(Exception):
+    """A program ended, or was not ready in time; the message ends with what it said."""
 
 
 @final
@@ -90,7 +95,7 @@ def _rollup(pid: int, field: str) -> int:
 
 @contextlib.contextmanager
 def start(peer: Peer, ports: Sequence[Port], directory: Path, cpus: set[int]) -> Iterator[Running]:
-    """Run a peer on these CPUs until the block ends; entered when it is ready."""
+    """Run a peer on these CPUs until the block ends; entered when it is ready. Raises NotReady."""
     directory.mkdir()
     commands = peer.commands(ports, directory)
     with contextlib.ExitStack() as stack:
@@ -126,7 +131,7 @@ def _wait(peer: Peer, processes: list[subprocess.Popen[bytes]], ready: Callable[
         died = any(process.poll() is not None for process in processes)
         if died or time.monotonic() > end:
             why = "ended" if died else f"not ready after {_PATIENCE:g} s"
-            raise RuntimeError(f"{peer.name} {why}:\n{log.read_text(errors='replace')[-2000:]}")
+            raise NotReady(f"{peer.name} {why}:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.001)
 
 

@@ -97,7 +97,7 @@ class _Bench:
 
 
 def run(peers: Sequence[Peer], pace: Pace) -> Results:
-    """Measure everything; about 40 s a peer at full pace."""
+    """Measure everything. Raises NotReady when a peer does not start."""
     results = Results(tuple(peer.name for peer in peers))
     gc.disable()
     try:
@@ -126,7 +126,6 @@ def _one_port(results: Results, peers: Sequence[Peer], pace: Pace, directory: Pa
             _measure(results, core, benches, metric, pace.rounds, pace.block)
         for metric in (*measures.BULK, measures.STUCK):
             _measure(results, core, benches, metric, pace.bulk_rounds, pace.block)
-        _count(results, benches)
         results.strays += core.strays
 
 
@@ -140,38 +139,36 @@ def _many_ports(results: Results, peers: Sequence[Peer], pace: Pace, directory: 
             spent = bench.running.cpu() - before[bench.peer.name]
             results.add(measures.IDLE, bench.peer.name, [spent / pace.idle * 1000])
         _measure(results, core, benches, measures.BURST, pace.rounds, pace.block)
-        _count(results, benches)
         results.strays += core.strays
 
 
 def _measure(results: Results, core: Core, benches: list[_Bench], metric: Metric, rounds: int, seconds: float) -> None:
     print(f"  {metric.row.name}", file=sys.stderr)
+    able = [bench for bench in benches if bench.peer.shares or metric.readers == 1]
     with contextlib.ExitStack() as seats:
-        able = [bench for bench in benches if bench.peer.shares or metric.readers == 1]
         for bench in able:
-            seats.enter_context(seated(bench.rig, metric.readers - 1))
+            with _out_when_lost(results, benches, bench, metric.row):
+                seats.enter_context(seated(bench.rig, metric.readers - 1))
         for bench in able * rounds:
             if bench in benches:
                 core.gather()
-                _one_block(results, benches, bench, metric, seconds)
+                with _out_when_lost(results, benches, bench, metric.row):
+                    results.add(metric.row, bench.peer.name, metric.block(bench.rig, seconds))
 
 
-def _one_block(results: Results, benches: list[_Bench], bench: _Bench, metric: Metric, seconds: float) -> None:
+@contextlib.contextmanager
+def _out_when_lost(results: Results, benches: list[_Bench], bench: _Bench, row: Row) -> Iterator[None]:
     """What stalls or loses bytes is out: what it would carry from here on proves nothing."""
-    name = bench.peer.name
+    name, before = bench.peer.name, bench.rig.carried
     try:
-        results.add(metric.row, name, metric.block(bench.rig, seconds))
+        yield
+        results.carried[name] = results.carried.get(name, 0) + bench.rig.carried - before
     except Stalled:
-        results.add(metric.row, name, [0.0])
+        results.add(row, name, [0.0])
         benches.remove(bench)
-    except Lost as lost:
-        results.lost.append(f"{name}: {metric.row.name}: {lost}")
+    except (Lost, OSError) as lost:
+        results.lost.append(f"{name}: {row.name}: {lost}")
         benches.remove(bench)
-
-
-def _count(results: Results, benches: Sequence[_Bench]) -> None:
-    for bench in benches:
-        results.carried[bench.peer.name] = results.carried.get(bench.peer.name, 0) + bench.rig.carried
 
 
 @contextlib.contextmanager

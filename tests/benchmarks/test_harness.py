@@ -16,7 +16,7 @@ import pytest
 from tests.benchmarks import measures, rounds
 from tests.benchmarks.lines import Line, Lost, deadline, free_ports
 from tests.benchmarks.measures import Rig, seated
-from tests.benchmarks.peers import PEERS, Peer, Port, start
+from tests.benchmarks.peers import PEERS, NotReady, Peer, Port, start
 from tests.benchmarks.report import as_json, table
 from tests.benchmarks.rounds import Pace, run
 
@@ -95,7 +95,7 @@ def test_a_wrong_byte_in_a_flood_is_noticed(tmp_path: Path) -> None:
 def test_a_peer_that_does_not_start_says_why(tmp_path: Path) -> None:
     broken = Peer("broken", lambda _ports, _directory: [[sys.executable, "-c", "exit('no such device')"]], lambda: True)
     with (
-        pytest.raises(RuntimeError, match=r"broken ended:\nno such device"),
+        pytest.raises(NotReady, match=r"broken ended:\nno such device"),
         start(broken, [Port("/dev/null", free_ports(1)[0])], tmp_path / "peer", os.sched_getaffinity(0)),
     ):
         pass
