@@ -77,9 +77,7 @@ def test_a_visca_value_out_of_range_is_a_syntax_error(message: str) -> None:
     assert heard(bad) == Heard(f"VISCA value out of range: {bad.hex()}", SYNTAX)
 
 
-@pytest.mark.parametrize(
-    "message", ["8101 0604 00 ff", "8101 09 ff", "81ff", "8109 0913 ff", "8101 0601 0c05 01 ff"]
-)
+@pytest.mark.parametrize("message", ["8101 0604 00 ff", "8101 09 ff", "81ff", "8109 0913 ff", "8101 0601 0c05 01 ff"])
 def test_an_unknown_visca_message_is_a_syntax_error(message: str) -> None:
     unknown = bytes.fromhex(message)
     assert heard(unknown) == Heard(f"does not know VISCA {unknown.hex()}", SYNTAX)
@@ -110,13 +108,9 @@ def test_a_visca_inquiry_is_answered(message: str, line: str, reply: str) -> Non
 
 def test_a_camera_that_is_off_only_speaks_of_its_power() -> None:
     off = bytes.fromhex("8101 0400 03 ff")
-    assert heard(bytes.fromhex("8101 0604 ff"), off) == Heard(
-        "is off and does nothing", bytes.fromhex("906141ff")
-    )
+    assert heard(bytes.fromhex("8101 0604 ff"), off) == Heard("is off and does nothing", bytes.fromhex("906141ff"))
     assert heard(pelco(0, 0x02, 1), off) == Heard("is off and does nothing")
-    assert heard(bytes.fromhex("8109 0400 ff"), off) == Heard(
-        "asked for its power: off", bytes.fromhex("905003ff")
-    )
+    assert heard(bytes.fromhex("8109 0400 ff"), off) == Heard("asked for its power: off", bytes.fromhex("905003ff"))
     assert heard(bytes.fromhex("8101 0400 02 ff"), off) == Heard("power on", ACCEPTED_AND_DONE)
 
 
@@ -172,10 +166,7 @@ def test_a_pelco_question_is_answered(question: int, line: str, reply: str) -> N
 
 def test_a_preset_is_found_again() -> None:
     away = pelco(0, 0x4B, 0x03, 0xE8) + pelco(0, 0x03, 0, 1) + bytes.fromhex("81010604ff")
-    assert (
-        heard(bytes.fromhex("8101 043f 0201 ff"), away).line
-        == "go to preset 1: pan 10.00 tilt 0.00 zoom 0.00"
-    )
+    assert heard(bytes.fromhex("8101 043f 0201 ff"), away).line == "go to preset 1: pan 10.00 tilt 0.00 zoom 0.00"
 
 
 def test_a_drive_goes_on_until_it_is_stopped() -> None:
