@@ -30,7 +30,9 @@ from gateway.router import Router
 from gateway.routes import House, Routes
 from gateway.status import status
 from gateway.store import Store
+from gateway.tls import Tls
 from gateway.users import Users
+from gateway.watch import Cell
 from protocol.parameters import Catalogue
 
 if TYPE_CHECKING:
@@ -79,21 +81,26 @@ async def run(
     config: Config,
     stop: trio.Event,
     notifier: Notifier,
+    hang_ups: Cell[int] | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the gateway until ``stop`` is set, then end it within 4 s.
 
-    ``task_status`` is told once every door is bound and every device is open, or known to be retrying. Raises
-    StoreError or UserError where the state directory cannot be used, TooManyRestartsError after too many bugs.
+    ``hang_ups`` counts the SIGHUPs: at each one the TLS certificate is read again. ``task_status`` is told once every
+    door is bound and every device is open, or known to be retrying. Raises StoreError or UserError where the state
+    directory cannot be used, TooManyRestartsError after too many bugs.
     """
     config.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     parts = compose(config)
-    front_door = _front_door(config, parts)
+    tls = _tls(config)
+    front_door = _front_door(config, parts, tls)
     restarts = _Restarts()
     with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
             root.start_soon(notifier.keep_watch)
+            if config.http.listen:
+                root.start_soon(_renew, tls, hang_ups or Cell(0))
             async with trio.open_nursery() as ports:
                 for manager in parts.managers:
                     ports.start_soon(_keep, manager, stop, restarts)
@@ -153,7 +160,23 @@ def _device(config: Config, bus: Bus, index: int, store: Store) -> SerialDevice 
     return SerialDevice(bus, config.serial[number - 1], store.published.value.settings.serial.ports[number - 1])
 
 
-def _front_door(config: Config, parts: Parts) -> FrontDoor:
+def _tls(config: Config) -> Tls:
+    """Find the front door's certificate, which vouches for every name that this node listens under."""
+    hosts = [host for host, _ in config.http.listen if host not in ("0.0.0.0", "::")]
+    names = dict.fromkeys([config.node_name, "localhost", "127.0.0.1", "::1", *hosts])
+    tls = Tls(config.http.tls_certificate, config.http.tls_key, config.state_dir, tuple(names))
+    if config.http.listen:
+        tls.load()
+    return tls
+
+
+async def _renew(tls: Tls, hang_ups: Cell[int]) -> None:
+    async for count in hang_ups.changes():
+        if count:
+            await trio.to_thread.run_sync(tls.load)
+
+
+def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
     started = time.time()
     product_version = version("daisyport")
 
@@ -168,11 +191,11 @@ def _front_door(config: Config, parts: Parts) -> FrontDoor:
         settings=settings,
         update=parts.changes.update,
         serial=serial,
-        status=lambda: status(config, product_version, started, settings(), parts.managers),
+        status=lambda: status(config, product_version, started, settings(), parts.managers, tls.status),
     )
     users = Users(config.state_dir, config.node_name)
     access = Access(users, lambda: settings().network.http.authentication_policy, config.http.digest)
-    return FrontDoor(Routes(house, access, config.http.browser_guard).respond)
+    return FrontDoor(Routes(house, access, config.http.browser_guard).respond, tls.secure)
 
 
 def _drivers(ptz: Ptz) -> Drivers:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     import trio
 
+    from gateway.watch import Cell
+
 __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
@@ -114,22 +116,24 @@ async def _run_until_signalled(config: Config) -> None:
 
     from gateway.app import run
     from gateway.sdnotify import Notifier
+    from gateway.watch import Cell
 
-    stop = trio.Event()
+    stop, hang_ups = trio.Event(), Cell(0)
     async with trio.open_nursery() as nursery:
-        await nursery.start(_heed_signals, stop)
-        await run(config, stop, Notifier.from_environment(os.environ))
+        await nursery.start(_heed_signals, stop, hang_ups)
+        await run(config, stop, Notifier.from_environment(os.environ), hang_ups)
         nursery.cancel_scope.cancel()
 
 
-async def _heed_signals(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+async def _heed_signals(stop: trio.Event, hang_ups: Cell[int], *, task_status: trio.TaskStatus[None]) -> None:
     import trio
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
-                logger.info("SIGHUP: the configuration of the host is read at the start only; parameters apply live")
+                logger.info("SIGHUP: the TLS certificate is read again; parameters apply live, the rest at the start")
+                hang_ups.set(hang_ups.value + 1)
             else:
                 stop.set()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.http import Limits, Respond, farewell, serve
+from gateway.http import Limits, Respond, Secure, farewell, serve
 from gateway.message import Peer
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class FrontDoor:
     """Accepts connections and serves each by ``respond``. One for all listeners: they share the places."""
 
     respond: Respond
+    secure: Secure | None = None
     limits: Limits = field(default_factory=Limits)
     places: Places = field(default_factory=Places)
     doorstep: Places = field(default_factory=Places)
@@ -96,7 +97,7 @@ class FrontDoor:
     async def _seat(self, stream: trio.SocketStream, peer: Peer) -> None:
         with self.places.take(peer.network) as granted:
             if granted:
-                await serve(stream, peer, self.respond, self.limits)
+                await serve(stream, peer, self.respond, self.limits, self.secure)
                 return
         with self.doorstep.take(peer.network) as granted:
             if granted:

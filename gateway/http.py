@@ -20,7 +20,7 @@ import trio
 from gateway.message import Peer, Request, Response, explain
 from gateway.unread import Unread
 
-__all__ = ["Limits", "Respond", "farewell", "serve"]
+__all__ = ["Limits", "Respond", "Secure", "farewell", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class Limits:
 
     head: int = 16 * 1024
     body: int = 64 * 1024
+    handshake_seconds: float = 10.0
+    """For the whole of TLS's."""
     idle_seconds: float = 15.0
     """Until the first byte of a request."""
     head_seconds: float = 10.0
@@ -50,6 +52,8 @@ class Limits:
 
 
 Respond: TypeAlias = Callable[[Request], Awaitable[Response]]
+Secure: TypeAlias = Callable[[trio.abc.HalfCloseableStream], Awaitable[trio.abc.HalfCloseableStream]]
+"""Shake TLS's hands over a stream, and return the one above it; raise trio.BrokenResourceError."""
 
 
 async def farewell(stream: trio.abc.HalfCloseableStream, limits: Limits) -> None:
@@ -65,20 +69,41 @@ async def farewell(stream: trio.abc.HalfCloseableStream, limits: Limits) -> None
 
 
 async def serve(
-    stream: trio.abc.HalfCloseableStream, peer: Peer, respond: Respond, limits: Limits | None = None
+    stream: trio.abc.HalfCloseableStream,
+    peer: Peer,
+    respond: Respond,
+    limits: Limits | None = None,
+    secure: Secure | None = None,
 ) -> None:
-    """Answer the requests of one connection until either side ends it; the caller closes the stream."""
+    """Answer the requests of one connection until either side ends it; the caller closes the stream.
+
+    The first byte tells TLS from plain HTTP; with no ``secure``, only the latter is spoken.
+    """
     limits = limits or Limits()
     first = b""
     try:
         with trio.move_on_after(limits.idle_seconds):
             first = bytes(await stream.receive_some(_PIECE))
         if first.startswith(_TLS_HANDSHAKE):
-            logger.info("%s speaks TLS, and the front door speaks plain HTTP: use http:// here", peer)
+            await _serve_securely(Unread(stream, first), peer, respond, limits, secure)
         elif first:
             await _Connection(Unread(stream, first), peer, respond, limits).run()
     except trio.BrokenResourceError as exc:
-        logger.debug("%s broke the connection: %s", peer, exc)
+        logger.debug("%s broke the connection: %s", peer, exc.__cause__ or exc)
+
+
+async def _serve_securely(
+    stream: trio.abc.HalfCloseableStream, peer: Peer, respond: Respond, limits: Limits, secure: Secure | None
+) -> None:
+    if secure is None:
+        logger.info("%s speaks TLS, and the front door speaks plain HTTP: use http:// here", peer)
+        return
+    with trio.move_on_after(limits.handshake_seconds) as deadline:
+        secured = await secure(stream)
+    if deadline.cancelled_caught:
+        logger.debug("%s did not finish TLS's handshake within %g s", peer, limits.handshake_seconds)
+        return
+    await _Connection(secured, peer, respond, limits, secure=True).run()
 
 
 class _UnacceptableError(Exception):
@@ -101,6 +126,7 @@ class _Connection:
     peer: Peer
     respond: Respond
     limits: Limits
+    secure: bool = False
     conn: h11.Connection = field(init=False)
     head_only: bool = False
 
@@ -138,6 +164,7 @@ class _Connection:
             headers=tuple(head.headers),
             body=await self._body(head),
             peer=self.peer,
+            secure=self.secure,
         )
 
     async def _awake(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.line_settings import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gateway.config import Config
     from gateway.device import SerialDevice
@@ -25,14 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["status"]
 
 
-def status(config: Config, version: str, started: float, settings: Settings, managers: Sequence[Manager]) -> object:
-    """Describe the node and all its ports; ``started`` is in seconds since 1970."""
+def status(
+    config: Config,
+    version: str,
+    started: float,
+    settings: Settings,
+    managers: Sequence[Manager],
+    tls: Mapping[str, str],
+) -> object:
+    """Describe the node and all its ports; ``started`` is in seconds since 1970, ``tls`` the certificate in force."""
     return {
         "product": "Daisyport",
         "version": version,
         "node": config.node_name,
         "chassis": config.chassis,
         "uptime_seconds": round(time.time() - started, 3),
+        "tls": tls,
         "ports": [_port(manager, settings) for manager in managers],
     }
 

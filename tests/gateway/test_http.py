@@ -357,6 +357,40 @@ async def test_a_tls_hello_is_closed_with_one_line_in_the_log(
     ]
 
 
+async def test_a_tls_handshake_that_does_not_end_is_given_up(autojump_clock: MockClock) -> None:
+    async def secure(_: trio.abc.HalfCloseableStream) -> trio.abc.HalfCloseableStream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    near, far = memory_stream_pair()
+    await far.send_all(b"\x16\x03\x01")
+    began = trio.current_time()
+    with trio.fail_after(100):
+        await serve(near, PEER, never, LIMITS, secure)
+    assert trio.current_time() - began == LIMITS.handshake_seconds
+
+
+async def test_a_request_over_tls_is_known_to_be_secure(autojump_clock: MockClock) -> None:
+    """With a cipher that takes the first byte away."""
+    seen: list[bool] = []
+
+    async def note(request: Request) -> Response:
+        seen.append(request.secure)
+        return Response(200)
+
+    async def secure(stream: trio.abc.HalfCloseableStream) -> trio.abc.HalfCloseableStream:
+        assert await stream.receive_some(1) == b"\x16"
+        return stream
+
+    for first in (b"\x16", b""):
+        near, far = memory_stream_pair()
+        await far.send_all(first + GET % b"")
+        await far.send_eof()
+        with trio.fail_after(100):
+            await serve(near, PEER, note, LIMITS, secure)
+    assert seen == [True, False]
+
+
 async def test_an_upgrade_that_nobody_takes_up_is_a_plain_request(autojump_clock: MockClock) -> None:
     async with connected() as far:
         await far.send_all(b"GET /a HTTP/1.1\r\nHost: cam\r\nConnection: Upgrade\r\nUpgrade: rubbish\r\n\r\n")

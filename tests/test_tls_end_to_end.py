@@ -1,0 +1,146 @@
+"""TLS on the front door's own port: real curl, real sockets, a certificate exchanged under a connection."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from gateway.app import run
+from gateway.config import Http
+from gateway.sdnotify import Notifier
+from gateway.self_signed import made
+from gateway.users import Users
+from gateway.watch import Cell
+from tests.helpers import PASSWORD, configuration, free_port, house, lines, needs_curl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.helpers import House
+
+LIST = "/axis-cgi/param.cgi?action=list&group=Properties.Serial.Serial"
+ROOT = "Properties.Serial.Serial=yes\n"
+
+pytestmark = needs_curl
+
+
+async def curl(home: House, target: str, *options: str) -> str:
+    """What curl prints over TLS, trusting the certificate that the gateway made for itself."""
+    trusted = str(home.config.state_dir / "tls.pem")
+    command = ["curl", "-sS", "--cacert", trusted, "-u", f"admin:{PASSWORD}", *options]
+    done = await trio.run_process([*command, f"https://127.0.0.1:{home.http_port}{target}"], capture_stdout=True)
+    return done.stdout.decode()
+
+
+async def test_plain_and_tls_share_one_port_and_recommended_means_basic_over_tls(tmp_path: Path) -> None:
+    with trio.fail_after(15):
+        async with house(tmp_path) as home:
+            assert await curl(home, LIST, "--basic") == ROOT
+            assert await home.curl(LIST) == ROOT
+            refused = await curl(home, LIST, "--digest", "-i")
+            assert "WWW-Authenticate: Basic realm=" in refused
+            assert "Digest" not in refused.split("\r\n\r\n")[0]
+            refused = await home.curl(LIST, "--basic", "-i")
+            assert "WWW-Authenticate: Digest realm=" in refused
+
+
+async def test_the_status_shows_the_fingerprint_that_a_client_sees(tmp_path: Path) -> None:
+    with trio.fail_after(15):
+        async with house(tmp_path) as home:
+            stream = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+            async with trio.SSLStream(stream, unverified(), server_hostname="x") as client:
+                await client.do_handshake()
+                der = client.getpeercert(binary_form=True)
+            shown: dict[str, Any] = json.loads(await curl(home, "/daisyport/status"))["tls"]
+            assert shown["fingerprint_sha256"] == fingerprint(der)
+            assert shown["certificate"] == str(home.config.state_dir / "tls.pem")
+            assert shown["complaint"] == ""
+
+
+async def test_serial_cgi_writes_and_reads_over_tls(tmp_path: Path) -> None:
+    with trio.fail_after(15):
+        async with house(tmp_path) as home, trio.open_nursery() as nursery:
+            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+            answers: list[str] = []
+
+            async def ask() -> None:
+                answers.append(await curl(home, "/axis-cgi/com/serial.cgi?write=51&read=2&timeout=9000"))
+
+            nursery.start_soon(ask)
+            assert await home.lines[0].hear(1) == b"Q"
+            await home.lines[0].say(b"ok")
+            while not answers:
+                await trio.lowlevel.checkpoint()
+            assert answers == ["#6F6B#"]
+
+
+async def test_an_answer_after_an_error_arrives_whole_and_ends_with_a_close_notify(tmp_path: Path) -> None:
+    """With bytes unread a plain close would reset the connection, and take the answer with it."""
+    with trio.fail_after(15):
+        async with house(tmp_path) as home:
+            stream = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+            async with trio.SSLStream(stream, unverified(), server_hostname="x") as client:
+                await client.send_all(
+                    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n" + bytes(100_000)
+                )
+                answer = b"".join([bytes(piece) async for piece in client])  # without https_compatible: strict
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            assert answer.endswith(b"send less.\n")
+
+
+async def test_a_new_certificate_is_used_after_a_hang_up_and_open_connections_stay(tmp_path: Path) -> None:
+    pem = tmp_path / "cam.pem"
+    pem.write_bytes(made(("old",)))
+    port, hang_ups, stop = free_port(), Cell(0), trio.Event()
+    with trio.fail_after(15), lines(tmp_path, 1) as ends:
+        config = configuration(tmp_path, ends, port, http=Http((("127.0.0.1", port),), tls_certificate=pem))
+        Users(config.state_dir).add("admin", "admin", PASSWORD)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run, config, stop, Notifier(None), hang_ups)
+            old = await connected(port)
+            pem.write_bytes(b"half of a new o")
+            hang_ups.set(1)
+            await presented(port, old)  # the old one stays
+            pem.write_bytes(made(("new",)))
+            hang_ups.set(2)
+            new = await connected(port)
+            while fingerprint_of(new) == fingerprint_of(old):
+                await new.aclose()
+                new = await connected(port)
+            for client in (old, new):
+                await client.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await client.receive_some(1000)).startswith(b"HTTP/1.1 ")
+                await client.aclose()
+            stop.set()
+
+
+async def presented(port: int, known: trio.SSLStream[trio.SocketStream]) -> None:
+    client = await connected(port)
+    assert fingerprint_of(client) == fingerprint_of(known)
+    await client.aclose()
+
+
+async def connected(port: int) -> trio.SSLStream[trio.SocketStream]:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    client = trio.SSLStream(stream, unverified(), server_hostname="x")
+    await client.do_handshake()
+    return client
+
+
+def unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def fingerprint_of(client: trio.SSLStream[trio.SocketStream]) -> str:
+    return fingerprint(client.getpeercert(binary_form=True))
+
+
+def fingerprint(der: bytes) -> str:
+    return hashlib.sha256(der).digest().hex(":").upper()
