@@ -1,7 +1,7 @@
 """Who may do what on which port: a Handle is the permission.
 
 An object capability: a handle names one port and carries its rights; it can be narrowed or revoked, never widened.
-``open()`` is the single check of rights. Each turn looks once more, synchronously, whether the seat was revoked, and
+``open()`` is the single check of rights. Each turn looks once more, synchronously, whether the session is over, and
 ``revoke()`` detaches the reader before it returns: a pump that was already woken would otherwise still write. This
 room must not know of sockets, parameters or protocols.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gateway.bus import Bus
-    from gateway.turns import Turn
+    from gateway.turns import Turn, Turns
 
 __all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Right", "Router", "Session"]
 
@@ -104,6 +104,7 @@ class Handle:
     def open(self, write: Right) -> Session:
         """Sit down at the line, to hear it and to write in the class ``write``. Raises Forbidden or Revoked."""
         self._require(write | Right.READ)
+        assert self._session is None, "revoke() ends one session: a second one needs a handle of its own"
         self._session = Session(self, self._bus, write)
         return self._session
 
@@ -117,7 +118,8 @@ class Handle:
         self.drop()
 
     def drop(self) -> None:
-        """Give it up: nobody holds it any more."""
+        """Give it up: nobody holds it any more, and out of its parent's sight nobody may use it."""
+        self.revoked = self.revoked or "its holder left"
         if self._parent is not None:
             self._parent._children.pop(self, None)
 
@@ -148,7 +150,7 @@ class Session:
         self._bus = bus
         self._age_limit = _AGE_LIMIT.get(write, _OTHERS_AGE_LIMIT)
         self._pending = 0
-        self._spoke_at = trio.current_time()
+        self._active_at = trio.current_time()
         self.scope = trio.CancelScope()
         """All that the holder does with the session runs in it."""
         self.pumping = trio.CancelScope()
@@ -176,13 +178,13 @@ class Session:
 
     @property
     def dropped(self) -> int:
-        """Bytes that came from the client and will not reach the line."""
+        """Bytes that came from the client, did not reach the line, and are not on their way to it either."""
         return self.received - self.written - self._pending
 
     @property
     def active_at(self) -> float:
         """When a byte last went either way, in seconds of trio's clock."""
-        return max(self._spoke_at, self._bus.heard_at)
+        return max(self._active_at, self._bus.heard_at)
 
     def listen(self, reader: Reader) -> None:
         """Let ``reader`` have every byte of the line from now on."""
@@ -191,30 +193,35 @@ class Session:
 
     async def write(self, data: bytes) -> None:
         """Write one message whole. Raises PortDown or Revoked."""
-        accepted = self._accept(data)
+        turns = self._accept(data)
         try:
-            await self._bus.turns.write(data, self, accepted)
+            await turns.write(data, self, self._active_at)
         finally:
-            self._pending = 0
+            self._pending = turns.begun(self)
 
     async def transfer(self, data: bytes) -> None:
         """Write a piece of a byte stream; a long one lets others in between. Raises PortDown or Revoked."""
-        accepted = self._accept(data)
+        turns = self._accept(data)
         try:
-            await self._bus.turns.transfer(data, self, accepted)
+            await turns.transfer(data, self, self._active_at)
         finally:
-            self._pending = 0
+            self._pending = turns.begun(self)
 
-    async def turn(self) -> Turn:
-        """Wait for the line and hold it until the turn is closed. Raises PortDown or Revoked."""
-        return await self._bus.turns.turn(self, trio.current_time())
+    async def turn(self, data: bytes) -> Turn:
+        """Wait for the line, to write one message in it, and hold it until the turn is closed.
+
+        Raises PortDown or Revoked.
+        """
+        return await self._accept(data).turn(self, self._active_at, data)
 
     def check(self, accepted: float) -> None:
         """As a Claim: raise Revoked, or PortDown for a message that waited longer than its age limit."""
-        if self._handle.revoked is not None:
-            raise Revoked(self._handle.revoked)
-        if trio.current_time() - accepted > self._age_limit:
+        if self.ended is not None:
+            raise Revoked(self.ended)
+        now = trio.current_time()
+        if now - accepted > self._age_limit:
             raise PortDown(f"the line was busy for more than {self._age_limit:g} s")
+        self._active_at = now  # the line takes its bytes: it is not idle, however long that lasts
 
     def wrote(self, count: int) -> None:
         """As a Claim: count what the tty took."""
@@ -233,11 +240,12 @@ class Session:
         self._deafen()
         self._handle.drop()
 
-    def _accept(self, data: bytes) -> float:
+    def _accept(self, data: bytes) -> Turns:
         self.received += len(data)
+        self._active_at = trio.current_time()
+        turns = self._bus.turns
         self._pending = len(data)
-        self._spoke_at = trio.current_time()
-        return self._spoke_at
+        return turns
 
     def _deafen(self) -> None:
         if self.reader is not None:

@@ -5,6 +5,7 @@ It must not know HTTP: a request value comes in, the bytes read go out.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -14,13 +15,18 @@ from gateway.turns import PortDown
 from protocol.serial_request import CgiError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.router import Handle, Session
+    from gateway.turns import Turn
     from protocol.serial_request import SerialRequest
 
 __all__ = ["ReceiveBuffer", "SerialCgi"]
 
 _KEPT = 4096
 """Bytes that came before a request asked for them: the newest so many are kept."""
+_PATIENCE = 15.0
+"""Seconds that the line has to take what a request writes, its turn included."""
 
 
 @final
@@ -29,12 +35,8 @@ class ReceiveBuffer:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._grown = trio.Event()
+        self._readers = trio.lowlevel.ParkingLot()
         self._wanted = 0
-        self.exchanging = False
-        """While a write-then-read holds the line, what comes is its reply and nobody else's."""
-        self.sent = 0
-        """Bytes that reads took out."""
 
     @property
     def size(self) -> int:
@@ -42,10 +44,10 @@ class ReceiveBuffer:
         return len(self._data)
 
     def offer(self, data: bytes) -> None:
-        """Keep ``data``, and of what was there the newest."""
+        """Keep ``data``, and of what was there the newest; nothing that a waiting read asked for is left out."""
         self._data += data
-        del self._data[: -max(_KEPT, self._wanted)]
-        self._grown.set()
+        del self._data[: -(_KEPT + self._wanted)]
+        self._readers.unpark_all()
 
     def clear(self) -> None:
         """Empty it."""
@@ -53,18 +55,18 @@ class ReceiveBuffer:
 
     async def wait_for(self, most: int, until: bytes | None) -> None:
         """Wait until ``most`` bytes are there, or the bytes ``until`` among them."""
-        self._wanted = max(self._wanted, most)
-        while len(self._data) < most and (until is None or until not in self._data):
-            self._grown = trio.Event()
-            await self._grown.wait()
+        self._wanted += most
+        try:
+            while len(self._data) < most and (until is None or until not in self._data):
+                await self._readers.park()
+        finally:
+            self._wanted -= most
 
     def take(self, most: int, until: bytes | None) -> bytes:
         """Take out what is there: at most ``most`` bytes, and none after ``until``."""
         end = self._data.find(until) + len(until) if until is not None and until in self._data else most
         taken = bytes(self._data[: min(end, most)])
         del self._data[: len(taken)]
-        self.sent += len(taken)
-        self._wanted = 0
         return taken
 
 
@@ -72,17 +74,30 @@ class ReceiveBuffer:
 class SerialCgi:
     """The server that serial.cgi needs (PortManager.P#.SerialCGI), while its door is open.
 
-    Its buffer is attached to the line for as long as ``serve()`` runs.
+    It hears the line for as long as ``serve()`` runs, into the buffer that all requests read from; during a
+    write-then-read, what the line says is the reply, and goes into a buffer that only this request sees.
     """
 
     def __init__(self, door: Handle) -> None:
         self._door = door
         self._buffer = ReceiveBuffer()
+        self._hearing = self._buffer
+        self.sent = 0
+        """As a Reader: bytes that requests read."""
+
+    @property
+    def size(self) -> int:
+        """As a Reader: bytes that no request has read."""
+        return self._hearing.size
+
+    def offer(self, data: bytes) -> None:
+        """As a Reader: keep what the line says."""
+        self._hearing.offer(data)
 
     async def serve(self) -> None:
         """Keep what the line says, until cancelled."""
         listener = self._door.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
-        listener.listen(self._buffer)
+        listener.listen(self)
         try:
             with listener.scope:
                 await trio.sleep_forever()
@@ -114,27 +129,39 @@ class SerialCgi:
         if request.flush:
             self._buffer.clear()
         if request.output is None:
-            return await self._read(request)
-        if request.read is None:
-            self._buffer.clear()
-            await session.write(request.output)
-            return None
-        return await self._exchange(request, request.output, session)
+            return await self._read(request, self._buffer)
+        with trio.move_on_after(_PATIENCE) as patience:
+            turn = await session.turn(request.output)
+        if patience.cancelled_caught:
+            raise CgiError(f"the line was busy for more than {_PATIENCE:g} s; nothing was written")
+        with contextlib.closing(turn), self._reply(request) as reply:
+            await self._write(turn, patience.deadline)
+            return await self._read(request, reply)
 
-    async def _exchange(self, request: SerialRequest, output: bytes, session: Session) -> bytes | None:
-        turn = await session.turn()
-        self._buffer.exchanging = True
+    async def _write(self, turn: Turn, deadline: float) -> None:
+        with trio.move_on_at(deadline) as patience:
+            await turn.write()
+        if patience.cancelled_caught:
+            raise CgiError(f"the line did not take all of it within {_PATIENCE:g} s; is flow control holding it?")
+
+    @contextlib.contextmanager
+    def _reply(self, request: SerialRequest) -> Iterator[ReceiveBuffer]:
+        """Hear only what comes from now on; what is left of that in the end is there for the next read."""
+        self._buffer.clear()
+        if request.read is not None:
+            self._hearing = ReceiveBuffer()
         try:
-            self._buffer.clear()
-            await turn.write(output)
-            return await self._read(request)
+            yield self._hearing
         finally:
-            self._buffer.exchanging = False
-            turn.close()
+            reply, self._hearing = self._hearing, self._buffer
+            if reply is not self._buffer:
+                self._buffer.offer(reply.take(reply.size, None))
 
-    async def _read(self, request: SerialRequest) -> bytes | None:
+    async def _read(self, request: SerialRequest, buffer: ReceiveBuffer) -> bytes | None:
         if request.read is None:
             return None
         with trio.move_on_after(request.timeout):
-            await self._buffer.wait_for(request.read, request.until)
-        return self._buffer.take(request.read, request.until)
+            await buffer.wait_for(request.read, request.until)
+        answer = buffer.take(request.read, request.until)
+        self.sent += len(answer)
+        return answer

@@ -9,6 +9,7 @@ for no second task. This room must not know who the writers are: they bring a Cl
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Protocol, final
 
 import trio
@@ -35,10 +36,10 @@ class Claim(Protocol):
     """A writer's word that its message is still wanted."""
 
     def check(self, accepted: float) -> None:
-        """Raise what ends the write: the seat is revoked, or the message is older than its age limit.
+        """Raise what ends the write: the session is over, or the message is older than its age limit.
 
-        Called synchronously when the turn begins. ``accepted`` is when the message was read from its client, in
-        seconds of trio's clock.
+        Called synchronously when the turn begins, and after each wait for the tty. ``accepted`` is when the message
+        was read from its client, in seconds of trio's clock.
         """
 
     def wrote(self, count: int) -> None:
@@ -49,14 +50,17 @@ class Claim(Protocol):
 class Turn:
     """One writer's hold on the line, until ``close()``; closing twice is closing once."""
 
-    def __init__(self, turns: Turns, claim: Claim) -> None:
+    def __init__(self, turns: Turns, claim: Claim, accepted: float, message: bytes) -> None:
         self._turns = turns
         self._claim = claim
+        self._accepted = accepted
+        self._message = message
         self._closed = False
 
-    async def write(self, data: bytes) -> None:
-        """Write one whole message within this turn. Raises PortDown."""
-        await self._turns.put(memoryview(data), len(data), self._claim)
+    async def write(self) -> None:
+        """Write the message that the turn was taken for, once. Raises PortDown, or what the claim says."""
+        message, self._message = self._message, b""
+        await self._turns.put(memoryview(message), len(message), self._claim, self._accepted)
 
     def close(self) -> None:
         """Let the next writer in, once the message that was begun is whole."""
@@ -73,6 +77,7 @@ class Turns:
         self._uart = uart
         self._taken = False
         self._queue = trio.lowlevel.ParkingLot()
+        self._refused: list[trio.lowlevel.Task] = []
         self._idlers = trio.lowlevel.ParkingLot()
         self._abandoned: tuple[memoryview, Claim] | None = None
         self._work = trio.Event()
@@ -81,7 +86,7 @@ class Turns:
         self.written = 0
         """Bytes that the kernel's tty took."""
         self.unfinished = 0
-        """Bytes of messages begun whose writers had left, and that the tty did not take either."""
+        """Bytes of messages begun whose writers have left, and that the tty has not taken, nor ever may."""
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Write one message whole, in its turn, and return when the kernel has it.
@@ -90,7 +95,7 @@ class Turns:
         """
         await self._take(claim, accepted)
         try:
-            await self.put(memoryview(data), len(data), claim)
+            await self.put(memoryview(data), len(data), claim, accepted)
         finally:
             self.give_back()
 
@@ -100,19 +105,22 @@ class Turns:
         A portion is 512 bytes, or 100 ms of line where that is more. Raises PortDown, or what the claim says.
         """
         rest = memoryview(data)
-        while rest:
+        while True:
             await self._take(claim, accepted)
             try:
-                rest = rest[await self.put(rest, self._portion, claim) :]
+                rest = rest[await self.put(rest, self._portion, claim, accepted) :]
             finally:
                 self.give_back()
+            if not rest:
+                return
+            accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of turns
 
-    async def turn(self, claim: Claim, accepted: float) -> Turn:
-        """Wait for the line and hold it. Raises PortDown, or what the claim says."""
+    async def turn(self, claim: Claim, accepted: float, message: bytes = b"") -> Turn:
+        """Wait for the line and hold it, to write ``message`` in it. Raises PortDown, or what the claim says."""
         await self._take(claim, accepted)
-        return Turn(self, claim)
+        return Turn(self, claim, accepted, message)
 
-    async def put(self, data: memoryview, portion: int, claim: Claim) -> int:
+    async def put(self, data: memoryview, portion: int, claim: Claim, accepted: float) -> int:
         """Write within a turn; return how much: all of it, or whole portions where another writer waits by then."""
         done = 0
         try:
@@ -122,7 +130,11 @@ class Turns:
                 done += took
                 if not took:
                     await self._writable()
-        except trio.Cancelled:
+                    # Who was woken may have been revoked since; and what has not begun may have grown stale.
+                    claim.check(math.inf if done else accepted)
+        except PortDown:
+            raise
+        except BaseException:
             begun = -(-done // portion) * portion
             self._abandon(data[done:begun], claim)
             raise
@@ -136,10 +148,16 @@ class Turns:
             else:
                 self._taken = False
                 self._idlers.unpark_all()
+                if self._down is not None:
+                    self._work.set()
+
+    def begun(self, claim: Claim) -> int:
+        """Return how many bytes of a message that this writer has just left in its middle are still to be written."""
+        return len(self._abandoned[0]) if self._abandoned is not None and self._abandoned[1] is claim else 0
 
     async def run(self) -> None:
-        """Finish what cancelled writers began, until ``end()``."""
-        while self._down is None or self._abandoned is not None:
+        """Finish what cancelled writers began, until ``end()`` and whoever had the turn then has given it back."""
+        while self._down is None or self._taken:
             await self._work.wait()
             self._work = trio.Event()
             if self._abandoned is not None:
@@ -149,7 +167,7 @@ class Turns:
     def end(self, why: str) -> None:
         """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
         self._down = why
-        self._queue.unpark_all()
+        self._refused += self._queue.unpark_all()
         self._work.set()
 
     async def idle(self) -> None:
@@ -163,10 +181,13 @@ class Turns:
         self._bytes_per_second = bytes_per_second(self._uart.pace)
 
     async def _take(self, claim: Claim, accepted: float) -> None:
-        if self._taken and self._down is None:
-            await self._queue.park()
         if self._down is not None:
             raise PortDown(self._down)
+        if self._taken:
+            await self._queue.park()
+            # Who was handed the turn just before the end has it, and must use it or give it back.
+            if trio.lowlevel.current_task() in self._refused:
+                raise PortDown(self._down)
         self._taken = True
         try:
             claim.check(accepted)
@@ -192,17 +213,22 @@ class Turns:
     def _abandon(self, rest: memoryview, claim: Claim) -> None:
         if rest:
             self._abandoned = rest, claim
+            self.unfinished += len(rest)
             self._work.set()
 
     async def _finish(self, rest: memoryview, claim: Claim) -> None:
         why = "the line takes nothing"
         try:
             while rest:
+                # Offered before it waits: the device may have been closed since the writer left.
+                took = self._offer(rest, claim)
+                self.unfinished -= took
+                rest = rest[took:]
                 with trio.move_on_after(_STALL + len(rest) / self._bytes_per_second) as patience:
-                    await self._writable()
+                    if rest:
+                        await self._writable()
                 if patience.cancelled_caught:
                     break
-                rest = rest[self._offer(rest, claim) :]
         except PortDown as exc:
             why = str(exc)
         except trio.Cancelled:
@@ -211,5 +237,4 @@ class Turns:
         finally:
             self._abandoned = None
             if rest:
-                self.unfinished += len(rest)
                 logger.warning("%d bytes of a message begun were not written: %s", len(rest), why)

@@ -1,0 +1,133 @@
+"""Serial lines to test with: a real pty with its bus, and a tty that takes only so many bytes, which no pty does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+from gateway.bus import Bus
+from gateway.router import Right, Router
+from gateway.turns import Turns
+from gateway.uart import DeviceGone, Uart
+from protocol.settings import SerialPort
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gateway.router import Handle
+
+ALL = Right.READ | Right.PTZ | Right.TCP | Right.CGI
+
+
+class NarrowTty:
+    """A tty whose driver has ``room`` for so many bytes; what it took is in ``taken``."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.pace = SerialPort()
+        self.room = room
+        self.taken = b""
+        self.closed = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def offer(self, data: memoryview) -> int:
+        if self.closed:
+            raise DeviceGone("the cable is out")
+        took = min(self.room, len(data))
+        self.room -= took
+        self.taken += data[:took]
+        return took
+
+    async def writable(self) -> None:
+        assert not self.closed, "a closed descriptor cannot be waited for"
+        await trio.lowlevel.checkpoint()
+        while not self.room:
+            await self._waiting.park()
+            if self.closed:
+                raise trio.ClosedResourceError
+
+    def make_room(self, count: int) -> None:
+        self.room += count
+        self._waiting.unpark_all()
+
+    def close(self) -> None:
+        self.closed = True
+        self._waiting.unpark_all()
+
+    @property
+    def as_uart(self) -> Uart:
+        return cast(Uart, self)
+
+
+@dataclass
+class Line:
+    """A port on a pty; ``far`` is the descriptor of who is at its other end."""
+
+    bus: Bus
+    turns: Turns
+    uart: Uart
+    far: int
+
+    @property
+    def door(self) -> Handle:
+        return Router({"P0": self.bus}).grant("P0", ALL, "door")
+
+    def say(self, data: bytes) -> None:
+        os.write(self.far, data)
+
+    async def hear(self, count: int) -> bytes:
+        heard = b""
+        while len(heard) < count:
+            await trio.lowlevel.wait_readable(self.far)
+            heard += os.read(self.far, 65536)
+        return heard
+
+    def unplug(self) -> None:
+        self.bus.disconnect("the cable is out")
+        self.turns.end("the cable is out")
+        self.uart.close()
+
+
+@contextlib.asynccontextmanager
+async def serial_line() -> AsyncIterator[Line]:
+    """Open a port on a pty, as a device does."""
+    far, near = os.openpty()
+    uart = await Uart.open(os.ttyname(near), SerialPort())
+    bus, turns = Bus("P0"), Turns(uart)
+
+    async def hear() -> None:
+        with contextlib.suppress(trio.ClosedResourceError):
+            while True:
+                bus.deliver(await uart.receive())
+
+    try:
+        bus.connect(turns)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            nursery.start_soon(hear)
+            yield Line(bus, turns, uart, far)
+            nursery.cancel_scope.cancel()
+    finally:
+        uart.close()
+        os.close(near)
+        os.close(far)
+
+
+def narrow_port(tty: NarrowTty) -> tuple[Bus, Turns]:
+    """Open a port on a narrow tty."""
+    bus, turns = Bus("P0"), Turns(tty.as_uart)
+    bus.connect(turns)
+    return bus, turns
+
+
+async def until(sock: trio.socket.SocketType, end: bytes) -> bytes:
+    """Read until what came ends with ``end``."""
+    got = b""
+    while not got.endswith(end):
+        piece = await sock.recv(65536)
+        assert piece, f"the end of file after {got!r}"
+        got += piece
+    return got
