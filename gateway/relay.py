@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 QUEUE_LIMIT = 1 << 20
 """Bytes of the line that one client may leave unread before it is cut."""
 
+_PIECE = 4096
+"""Bytes up to which small pieces that wait are put together: each costs memory of its own."""
+
 _LINGER = 2.0
 """Seconds for which a client that ended its sending still gets what the line answers."""
 
@@ -63,7 +66,11 @@ class Outbox:
             if took == len(data):
                 return
             data = data[took:]
-        self._chunks.append(data)
+        # Never with the head, which may be on its way.
+        if len(self._chunks) > 1 and len(self._chunks[-1]) + len(data) <= _PIECE:
+            self._chunks[-1] += data
+        else:
+            self._chunks.append(data)
         self.size += len(data)
         self._filled.set()
         if self.size > QUEUE_LIMIT:
@@ -75,11 +82,11 @@ class Outbox:
             await self._filled.wait()
             while self._chunks:
                 # It stays at the head while it is sent, so that nothing newer is offered past it.
-                chunk = self._chunks[0]
-                await self._stream.send(chunk)
-                self._chunks.popleft()
-                self.size -= len(chunk)
-                self.sent += len(chunk)
+                took = await self._stream.send(self._chunks[0])
+                self.size -= took
+                self.sent += took
+                if rest := self._chunks.popleft()[took:]:
+                    self._chunks.appendleft(rest)
             self._filled = trio.Event()
             self._emptied.set()
             self._emptied = trio.Event()

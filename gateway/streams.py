@@ -34,8 +34,8 @@ class Stream(Protocol):
     def offer(self, data: bytes) -> int:
         """Take what can be taken now, and say how many bytes that was. Never waits, never raises."""
 
-    async def send(self, data: bytes) -> None:
-        """Send all of it, waiting as long as that takes. Raises OSError when the peer is gone."""
+    async def send(self, data: bytes) -> int:
+        """Wait until the peer takes some of it, and return how much. Raises OSError when the peer is gone."""
 
     async def receive(self) -> bytes:
         """Return the next piece, ``b""`` at the end. Raises OSError when the peer is gone."""
@@ -61,15 +61,9 @@ class SocketStream:
         except OSError:
             return 0  # full, or gone: send() meets the same error where it can be told
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> int:
         """See Stream."""
-        rest = memoryview(data)
-        while rest:
-            await trio.lowlevel.wait_writable(self._socket)
-            try:
-                rest = rest[self._socket.send(rest) :]
-            except BlockingIOError:
-                continue
+        return await _send(self._socket, data)
 
     async def receive(self) -> bytes:
         """See Stream."""
@@ -107,15 +101,9 @@ class PacketStream:
         except OSError:
             return 0
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> int:
         """See Stream."""
-        while True:
-            await trio.lowlevel.wait_writable(self._socket)
-            try:
-                self._socket.send(data)
-            except BlockingIOError:
-                continue
-            return
+        return await _send(self._socket, data)
 
     async def receive(self) -> bytes:
         """See Stream."""
@@ -133,6 +121,15 @@ class PacketStream:
     def close(self) -> None:
         """See Stream."""
         self._socket.close()
+
+
+async def _send(sock: socket.socket, data: bytes) -> int:
+    while True:
+        await trio.lowlevel.wait_writable(sock)
+        try:
+            return sock.send(data)
+        except BlockingIOError:
+            continue
 
 
 def keep_alive(sock: socket.socket, dead_after: float) -> None:
