@@ -5,12 +5,13 @@ It must not know what is carried: once connected, the peer is a client like any 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.listeners import DEAD_CLIENT
+from gateway.listeners import DEAD_CLIENT, endpoint
 from gateway.streams import SocketStream, keep_alive
 from gateway.supervise import Backoff, supervise
 
@@ -40,27 +41,36 @@ async def dial(spec: Dial, door: Doorway, leaf: Leaf, stopping: Callable[[], boo
     async def connect(backoff: Backoff) -> None:
         sock = await _connected(spec)
         ended = trio.Event()
-        seat = door.seat(SocketStream(sock), str(spec), ended=ended)
+        seat = door.dialled(SocketStream(sock), str(spec), endpoint(sock.getsockname()), ended)
+        if seat is None:
+            raise ConnectionError("this port cannot have the connection: the log says why")
         since = trio.current_time()
         leaf.up()
         try:
             await ended.wait()
-        finally:
-            if seat is not None and not stopping():
+        except trio.Cancelled:
+            if not stopping():
                 seat.revoke("ConnectTo changed")
+            raise
         if trio.current_time() - since > _LASTING:
             backoff.reset()
-        raise ConnectionError("the connection ended")
+        raise ConnectionError(f"the connection ended: {seat.revoked}")
 
     leaf.began()
     leaf.settled.set()  # a peer that is not there yet is no reason to refuse the settings
-    await supervise(connect, (OSError,), leaf.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
+    # A name that cannot be looked up at all is a UnicodeError.
+    await supervise(connect, (OSError, UnicodeError), leaf.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
 
 
 async def _connected(spec: Dial) -> socket.socket:
     with trio.move_on_after(_CONNECT):
         stream = await trio.open_tcp_stream(spec.host, spec.port)
-        sock = socket.socket(fileno=stream.socket.detach())
-        keep_alive(sock, DEAD_CLIENT)
-        return sock
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(fileno=stream.socket.detach()))
+            keep_alive(sock, DEAD_CLIENT)
+            if sock.getsockname() == sock.getpeername():
+                # The kernel gave it the very number that it called, and joined it to itself.
+                raise ConnectionError("nothing listens there")
+            undo.pop_all()
+            return sock
     raise TimeoutError(f"no answer within {_CONNECT:g} s")

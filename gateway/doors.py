@@ -17,7 +17,7 @@ from gateway.watch import Cell
 from protocol.addresses import AddressList
 
 if TYPE_CHECKING:
-    from gateway.router import Handle, Right
+    from gateway.router import Handle, Right, Session
     from gateway.streams import Stream
 
 __all__ = ["Doorway"]
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _SEATS = 256
 """Clients that one door seats at a time: each may cost a descriptor and a queue."""
+_LOOP = "it is this port's own connection, and would feed the line with its own echo"
 
 
 @final
@@ -40,6 +41,7 @@ class Doorway:
         self._allowed = AddressList()
         self._idle_limit = Cell(0)
         self._addresses: dict[Handle, str] = {}
+        self._own_ends: dict[str, Handle] = {}
         self.refused = 0
         """Clients turned away."""
 
@@ -52,31 +54,56 @@ class Doorway:
                 seat.revoke(f"{address} is not among AllowedIPAddresses any more")
 
     def admit(self, stream: Stream, holder: str, address: str) -> bool:
-        """Seat a client that came from the IP address ``address``; close it where it may not come in."""
-        if self._allowed.allows(address):
-            return self.seat(stream, holder, address) is not None
-        return self._turn_away(stream, holder, "its address is not among AllowedIPAddresses")
+        """Seat a client that came from the endpoint ``holder``, of the IP address ``address``, if it may come in.
 
-    def seat(self, stream: Stream, holder: str, address: str = "", ended: trio.Event | None = None) -> Handle | None:
+        Otherwise close it.
+        """
+        if not self._allowed.allows(address):
+            self.turn_away(stream, holder, "its address is not among AllowedIPAddresses")
+            return False
+        if (dialled := self._own_ends.get(holder)) is not None:
+            self.turn_away(stream, holder, _LOOP)
+            dialled.revoke(_LOOP)
+            return False
+        seat = self.seat(stream, holder)
+        if seat is not None:
+            self._addresses[seat] = address
+        return seat is not None
+
+    def dialled(self, stream: Stream, holder: str, own_end: str, ended: trio.Event) -> Handle | None:
+        """Seat a peer that the gateway connected to from its endpoint ``own_end``; close it if that cannot be.
+
+        ``ended`` is set when it is gone.
+        """
+        if any(seat.holder == own_end for seat in self._addresses):
+            self.turn_away(stream, holder, _LOOP)
+            return None
+        seat = self.seat(stream, holder, ended)
+        if seat is not None:
+            self._own_ends[own_end] = seat
+        return seat
+
+    def seat(self, stream: Stream, holder: str, ended: trio.Event | None = None) -> Handle | None:
         """Seat a client whose right to come is beyond doubt; return its seat, or close it where there is none free.
 
         ``ended`` is set when it is gone.
         """
-        ended = trio.Event() if ended is None else ended
         if len(self.handle.seats) >= _SEATS:
-            self._turn_away(stream, holder, f"all {_SEATS} seats are taken")
-            ended.set()
+            self.turn_away(stream, holder, f"all {_SEATS} seats are taken")
             return None
         try:
             seat = self.handle.attenuate(self.handle.rights, holder)
         except Revoked as exc:
-            self._turn_away(stream, holder, str(exc))
-            ended.set()
+            self.turn_away(stream, holder, str(exc))
             return None
-        if address:
-            self._addresses[seat] = address
-        self._clients.start_soon(self._serve, seat, stream, ended)
+        self._clients.start_soon(self._serve, seat, stream, trio.Event() if ended is None else ended)
         return seat
+
+    def turn_away(self, stream: Stream, holder: str, why: str) -> None:
+        """Close a client that may not come in."""
+        self.refused += 1
+        logger.warning("%s %s turned away: %s", self._port, holder, why)
+        stream.close()
 
     def revoke(self, why: str) -> None:
         """Close the door and end all who came through it."""
@@ -84,23 +111,28 @@ class Doorway:
 
     async def _serve(self, seat: Handle, stream: Stream, ended: trio.Event) -> None:
         logger.info("%s %s seated", self._port, seat.holder)
-        why = "it closed the connection"
+        why = "a bug ended it"
         try:
             session = seat.open(self._write)
             await relay(stream, session, self._idle_limit)
-            why = session.ended or why
+            why = _why_gone(session)
         except Revoked as exc:
             why = str(exc)
-            stream.close()
         except Exception:  # the first ring: what goes wrong with one client ends that client
-            logger.exception("%s %s: a bug ended it", self._port, seat.holder)
+            logger.exception("%s %s: a bug", self._port, seat.holder)
         finally:
+            stream.close()
+            seat.drop()
             self._addresses.pop(seat, None)
+            self._own_ends = {end: other for end, other in self._own_ends.items() if other is not seat}
             ended.set()
             logger.info("%s %s gone: %s", self._port, seat.holder, why)
 
-    def _turn_away(self, stream: Stream, holder: str, why: str) -> bool:
-        self.refused += 1
-        logger.warning("%s %s turned away: %s", self._port, holder, why)
-        stream.close()
-        return False
+
+def _why_gone(session: Session) -> str:
+    stopped = "the gateway stops" if session.pumping.cancel_called else "it closed the connection"
+    unread = session.reader.size if session.reader is not None else 0
+    lost = (
+        f"; {count} bytes {what}" for count, what in ((session.dropped, "of it dropped"), (unread, "unread")) if count
+    )
+    return (session.ended or stopped) + "".join(lost)

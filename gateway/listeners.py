@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import struct
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.plan import Listen
     from gateway.reconcile import Leaf
 
-__all__ = ["DEAD_CLIENT", "Drivers", "listen_tcp", "listen_unix"]
+__all__ = ["DEAD_CLIENT", "Drivers", "endpoint", "listen_tcp", "listen_unix"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +42,22 @@ _RETRY = 1.0
 _OUT_OF_DESCRIPTORS_PAUSE = 0.1
 _TAKEN = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
 _SO_PEERGROUPS = 59
+_MOST_GROUPS = 1024
+"""Bytes of group numbers that Python's getsockopt has room for: 256 groups."""
+
+
+def endpoint(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """Write a socket's address as ``host:port``, or ``[host]:port`` for IPv6."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def listen_tcp(spec: Listen, door: Doorway, leaf: Leaf) -> None:
     """Accept TCP clients on one address until cancelled."""
 
-    def welcome(sock: socket.socket, peer: object) -> None:
-        assert isinstance(peer, tuple)
-        host, port = str(peer[0]), int(peer[1])
+    def welcome(sock: socket.socket, peer: Any) -> None:
         keep_alive(sock, DEAD_CLIENT)
-        door.admit(SocketStream(sock), f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host)
+        door.admit(SocketStream(sock), endpoint(peer), peer[0])
 
     await _serve(leaf, lambda: _bind_tcp(spec.address, spec.port), welcome)
 
@@ -60,19 +66,18 @@ async def listen_unix(path: Path, kind: socket.SocketKind, drivers: Drivers, doo
     """Accept PTZ drivers on the Unix socket ``path`` until cancelled, and remove it then."""
     stream = PacketStream if kind is socket.SOCK_SEQPACKET else SocketStream
 
-    def welcome(sock: socket.socket, _: object) -> None:
+    def welcome(sock: socket.socket, _: Any) -> None:
         holder, known = drivers.identify(sock)
         if known:
             door.seat(stream(sock), holder)
         else:
-            door.refused += 1
-            logger.warning("%s: %s turned away: neither its user nor a group of it is among [ptz]", leaf.name, holder)
-            sock.close()
+            door.turn_away(stream(sock), holder, "neither its user nor a group of it is among [ptz]")
 
     try:
         await _serve(leaf, lambda: _bind_unix(path, kind, drivers), welcome)
     finally:
-        path.unlink(missing_ok=True)  # noqa: ASYNC240 -- a directory in memory, and no time for a thread when stopping
+        with contextlib.suppress(OSError):
+            _remove_socket(path)
 
 
 @final
@@ -95,14 +100,14 @@ class Drivers:
 
 def _peer_groups(sock: socket.socket) -> tuple[int, ...]:
     """Return the supplementary groups of the peer when it connected."""
-    most = os.sysconf("SC_NGROUPS_MAX") * 4
-    raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, most)
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS)
+    except OSError:  # it has more: then its user and its first group must do
+        return ()
     return struct.unpack(f"{len(raw) // 4}I", raw)
 
 
-async def _serve(
-    leaf: Leaf, bind: Callable[[], socket.socket], welcome: Callable[[socket.socket, object], None]
-) -> None:
+async def _serve(leaf: Leaf, bind: Callable[[], socket.socket], welcome: Callable[[socket.socket, Any], None]) -> None:
     leaf.began()
     listener = await _bound(leaf, bind)
     leaf.up()
@@ -111,28 +116,26 @@ async def _serve(
             await trio.lowlevel.wait_readable(listener)
             try:
                 _accept(listener, welcome)
+                leaf.up()
             except OSError as exc:
-                logger.warning("%s: cannot accept a client: %s", leaf.name, exc.strerror)
+                leaf.failing(f"cannot accept a client: {exc.strerror}")
                 await trio.sleep(_OUT_OF_DESCRIPTORS_PAUSE)
     finally:
         # Who has connected already came before the listener moved, and was told so by its own kernel.
         with contextlib.suppress(OSError):
-            while _accept(listener, welcome):
-                pass
+            for _ in range(_BACKLOG):  # who hurries to the closing door has no end
+                _accept(listener, welcome)
         listener.close()
 
 
-def _accept(listener: socket.socket, welcome: Callable[[socket.socket, object], None]) -> bool:
-    """Accept one client; say whether there was one. Raises OSError where the host has no descriptor left."""
-    try:
+def _accept(listener: socket.socket, welcome: Callable[[socket.socket, Any], None]) -> None:
+    """Accept one client, if there is one. Raises OSError where the host has no descriptor left."""
+    with contextlib.suppress(BlockingIOError, ConnectionError):
         sock, peer = listener.accept()
-    except (BlockingIOError, ConnectionError):
-        return False
-    try:
-        welcome(sock, peer)
-    except OSError:
-        sock.close()  # it left while it was being seated
-    return True
+        try:
+            welcome(sock, peer)
+        except OSError:
+            sock.close()  # it left while it was being seated
 
 
 async def _bound(leaf: Leaf, bind: Callable[[], socket.socket]) -> socket.socket:
@@ -165,18 +168,19 @@ def _bind_tcp(address: str, port: int) -> socket.socket:
 
 def _bind_unix(path: Path, kind: socket.SocketKind, drivers: Drivers) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(errno.EEXIST, f"{path} exists and is no socket")
-        path.unlink()  # left behind by a daemon that was killed
+        _remove_socket(path)  # left behind by a daemon that was killed
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK))
-        before = os.umask(0o117)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
+        sock.bind(str(path))
+        path.chmod(0o660)  # nobody can have connected: it does not listen yet
         if drivers.socket_group is not None:
             os.chown(path, -1, drivers.socket_group)
         sock.listen(_BACKLOG)
         undo.pop_all()
         return sock
+
+
+def _remove_socket(path: Path) -> None:
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise OSError(errno.EEXIST, f"{path} exists and is no socket")
+    path.unlink()
