@@ -1,0 +1,560 @@
+/* The console: the ports of one node, live. Plain DOM; what the gateway says is text here, never markup. */
+
+const OPERATOR = 4;
+const MESSAGE_LIMIT = 4096;
+const ROWS = 1000;               // of the log; older ones go
+const ROW_BYTES = 64;
+const ROW_PAUSE = 200;           // milliseconds of silence that end a row
+const LOOK = 1000;               // milliseconds between looks at the status
+const DOORS = { GenericTCPServer: "TCP", PTZServer: "PTZ", SerialCGI: "serial.cgi", WebSocket: "Browser" };
+
+const $ = (id) => document.getElementById(id);
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value != null) made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/* -- asking the gateway */
+
+async function ask(path) {
+  const answer = await fetch(path, { headers: { "X-Daisyport-Console": "1" } });
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer;
+}
+
+// A POST with a header of its own: no foreign page can make a browser send that.
+async function update(assignments) {
+  const answer = await fetch("/axis-cgi/param.cgi", {
+    method: "POST",
+    headers: { "X-Daisyport-Console": "1" },
+    body: new URLSearchParams({ action: "update", ...assignments }),
+  });
+  return answer.text();
+}
+
+/* -- the node and its ports */
+
+const node = { level: 0, ports: [] };
+let port = null;                 // the name of the one that is shown
+
+async function look() {
+  try {
+    const detailed = node.level >= OPERATOR;
+    const seen = await (await ask(detailed ? "/daisyport/status" : "/daisyport/ports")).json();
+    node.ports = seen.ports;
+    $("trouble").textContent = "";
+    showPorts();
+    if (detailed) showClients();
+  } catch (error) {
+    $("trouble").textContent = `The gateway does not answer; trying again. ${error.message}`;
+  }
+}
+
+function showPorts() {
+  const links = node.ports.map(({ name, state }) => {
+    const link = element("a", { href: `#${name}`, class: state, "aria-current": name === port && "page" }, name);
+    link.append(element("span", { class: "unseen" }, ` ${state}`));
+    return link;
+  });
+  const shown = [...$("ports").querySelectorAll("a")];
+  // Left alone while nothing changes, so that the focus stays where it is.
+  if (shown.map((link) => link.outerHTML).join() !== links.map((link) => link.outerHTML).join()) {
+    const focused = shown.indexOf(document.activeElement);
+    $("ports").replaceChildren(...links.map((link) => element("li", {}, link)));
+    links[focused]?.focus();
+  }
+  showFacts();
+}
+
+function showFacts() {
+  const now = node.ports.find(({ name }) => name === port);
+  if (!now || now.bytes_from_line === undefined) return;
+  $("device").textContent = now.device ?? "";
+  const line = now.settings_in_force;
+  const facts = {
+    Line: line && lineInWords(line),
+    "From the line": amount(now.bytes_from_line),
+    "To the line": now.bytes_to_line !== undefined && amount(now.bytes_to_line),
+    Discarded: now.bytes_discarded > 0 && amount(now.bytes_discarded),
+    "Turned away": now.clients_turned_away > 0 && String(now.clients_turned_away),
+    ...driverErrors(now.driver_counters),
+    ...troubled(now),
+  };
+  const shown = Object.entries(facts).filter(([, value]) => value);
+  $("facts").replaceChildren(...shown.map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+}
+
+function lineInWords(line) {
+  const flow = [line.FlowControlXONXOFF && "XON/XOFF", line.FlowControlRTSCTS && "RTS/CTS"].filter(Boolean).join(", ");
+  const frame = `${line.DataBits}${line.Parity[0]}${line.StopBits}`;
+  return `${line.PortMode}, ${line.BaudRate} ${frame}${flow && `, ${flow}`}`;
+}
+
+function driverErrors(counters) {
+  const errors = Object.entries(counters ?? {}).filter(([name, count]) => count && !["received", "sent"].includes(name));
+  return { "Line errors": errors.map(([name, count]) => `${count} ${name.replace("_", " ")}`).join(", ") };
+}
+
+// What should run and does not, and what the device refused: listeners, doors, links of the chain.
+function troubled(now) {
+  const services = Object.entries(now.services).filter(([, state]) => state !== "up");
+  return Object.fromEntries([...services, ...Object.entries(now.settings_refused ?? {})]);
+}
+
+function amount(bytes) {
+  if (bytes < 10_000) return `${bytes} B`;
+  return bytes < 10_000_000 ? `${(bytes / 1000).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function choose() {
+  const wanted = location.hash.slice(1);
+  const chosen = node.ports.find(({ name }) => name === wanted) ?? node.ports[0];
+  if (!chosen || chosen.name === port) return;
+  port = chosen.name;
+  $("port").textContent = port;
+  document.title = `${port} · ${node.name} · Daisyport`;
+  for (const id of ["device", "facts", "clients", "log"]) $(id).replaceChildren();
+  row = null;
+  showPorts();
+  if (node.level >= OPERATOR) showClients();
+  connect();
+  loadSettings();
+}
+
+/* -- the line, live */
+
+let socket = null;
+let patience = 500;              // milliseconds before the next try to connect
+let row = null;                  // the row of the log that is still filling
+
+function connect() {
+  socket?.close();
+  const mine = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/daisyport/ports/${port}`);
+  mine.binaryType = "arraybuffer";
+  mine.onopen = () => {
+    patience = 500;
+    if (node.level >= OPERATOR) request({ request: "modem" });
+  };
+  mine.onmessage = ({ data }) => {
+    if (mine !== socket) return;
+    if (typeof data === "string") hear(JSON.parse(data));
+    else show("received", new Uint8Array(data));
+  };
+  mine.onclose = ({ reason }) => {
+    if (mine !== socket) return;
+    showState(false, `not connected${reason && `: ${reason}`}; trying again`);
+    setTimeout(() => mine === socket && connect(), patience);
+    patience = Math.min(patience * 2, 10_000);
+  };
+  socket = mine;
+}
+
+function hear(message) {
+  if (message.event === "port") {
+    showState(message.state === "up", message.reason);
+    if (message.state === "up") request({ request: "modem" });
+  } else if (message.event === "line") {
+    note(`The line is set to ${lineInWords(message.settings)}`);
+    if (!changedFields().length) loadSettings();
+  } else if (message.event === "cut") {
+    note(`A slow client was cut: ${message.reason}`);
+  } else if (message.event === "refused") {
+    note(message.reason);
+  } else {
+    answered(message);
+  }
+}
+
+function showState(up, reason) {
+  const text = up ? "up" : `down${reason && `: ${reason}`}`;
+  if ($("state").textContent === text) return;
+  $("state").textContent = text;
+  $("state").className = up ? "up" : "down";
+  for (const button of document.querySelectorAll(".writes button")) button.disabled = !up;
+  note(`The port is ${text}`);
+}
+
+function show(way, bytes) {
+  if ($("pause").getAttribute("aria-pressed") === "true") return;
+  let rest = bytes;
+  while (rest.length) {
+    const fits = row?.way === way && performance.now() - row.at < ROW_PAUSE && row.bytes.length < ROW_BYTES && !row.ended;
+    if (!fits) row = newRow(way);
+    const end = lineEnd(rest, ROW_BYTES - row.bytes.length);
+    row.bytes.push(...rest.subarray(0, end));
+    row.ended = row.bytes.at(-1) === 0x0a;
+    row.at = performance.now();
+    row.text.replaceChildren(...inWords(row.bytes));
+    row.hex.textContent = row.bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(" ").toUpperCase();
+    rest = rest.subarray(end);
+  }
+}
+
+function lineEnd(bytes, most) {
+  const feed = bytes.indexOf(0x0a);
+  return Math.min(feed < 0 ? bytes.length : feed + 1, most);
+}
+
+function newRow(way) {
+  const text = element("span", { class: "text" });
+  const hex = element("span", { class: "hex" });
+  const direction = element("span", { class: "direction", title: way }, way === "received" ? "←" : "→");
+  append(element("div", { class: `row ${way}` }, now(), direction, text, hex));
+  return { way, text, hex, bytes: [], at: 0, ended: false };
+}
+
+function note(text) {
+  append(element("div", { class: "row note" }, now(), element("span"), element("span", { class: "text" }, text)));
+  row = null;
+}
+
+function append(line) {
+  const log = $("log");
+  const following = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  log.append(line);
+  while (log.childElementCount > ROWS) log.firstElementChild.remove();
+  if (following) requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });
+}
+
+function now() {
+  const date = new Date();
+  const time = date.toLocaleTimeString("en-GB", { hour12: false });
+  const text = `${time}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+  return element("time", { datetime: date.toISOString() }, text);
+}
+
+// Control characters are written as escapes, paler than the text; what is no UTF-8 is a dot.
+function inWords(bytes) {
+  let text;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(new Uint8Array(bytes));
+  } catch {
+    text = String.fromCharCode(...bytes.map((byte) => (byte < 0x80 ? byte : 0xb7)));
+  }
+  return text.split(/([\u0000-\u001f\u007f]+)/).filter(Boolean).map((part) =>
+    (part < " " || part[0] === "\u007f" ? element("span", { class: "control" }, [...part].map(escaped).join("")) : part));
+}
+
+function escaped(character) {
+  return { "\t": "\\t", "\n": "\\n", "\r": "\\r" }[character]
+    ?? `\\x${character.charCodeAt().toString(16).padStart(2, "0")}`;
+}
+
+$("pause").onclick = ({ currentTarget: button }) => {
+  const pressed = button.getAttribute("aria-pressed") !== "true";
+  button.setAttribute("aria-pressed", pressed);
+  note(pressed ? "Paused: what comes now is not shown" : "Shown again");
+};
+$("clear").onclick = () => { $("log").replaceChildren(); row = null; };
+
+/* -- sending */
+
+const sent = { lines: [], at: 0 };
+
+function toBytes(text, as, ending) {
+  const body = as === "hex" ? fromHex(text) : new TextEncoder().encode(text);
+  return Uint8Array.from([...body, ...(as === "hex" ? [] : fromHex(ending))]);
+}
+
+function fromHex(text) {
+  const digits = text.replace(/0x|[\s,:]/gi, "");
+  const wrong = digits.match(/[^0-9a-f]/i);
+  if (wrong) throw new Error(`“${wrong[0]}” is not a hexadecimal digit.`);
+  if (digits.length % 2) throw new Error("Each byte takes two hexadecimal digits.");
+  return (digits.match(/../g) ?? []).map((pair) => parseInt(pair, 16));
+}
+
+$("send").onsubmit = (event) => {
+  event.preventDefault();
+  const field = $("what");
+  complain("");
+  try {
+    const bytes = toBytes(field.value, $("as").value, $("ending").value);
+    if (!bytes.length) return;
+    if (bytes.length > MESSAGE_LIMIT) throw new Error(`That is ${bytes.length} bytes; one message has at most ${MESSAGE_LIMIT}.`);
+    if (socket.readyState !== WebSocket.OPEN) throw new Error("Not connected: nothing was sent.");
+    socket.send(bytes);
+    row = null;
+    show("sent", bytes);
+    row = null;
+  } catch (error) {
+    complain(error.message);
+    return;
+  }
+  if (field.value && sent.lines.at(-1) !== field.value) sent.lines = [...sent.lines.slice(-99), field.value];
+  sent.at = sent.lines.length;
+  field.value = "";
+};
+
+function complain(text) {
+  $("send-error").textContent = text;
+  $("what").setAttribute("aria-invalid", Boolean(text));
+}
+
+// Up and down bring back what was sent, as a terminal does.
+$("what").onkeydown = (event) => {
+  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (!step || !sent.lines.length) return;
+  event.preventDefault();
+  sent.at = Math.max(0, Math.min(sent.lines.length, sent.at + step));
+  $("what").value = sent.lines[sent.at] ?? "";
+};
+$("as").onchange = () => { $("ending").hidden = $("as").value === "hex"; complain(""); };
+
+/* -- beside the data: break and modem lines */
+
+function request(message) {
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+}
+
+$("break").onsubmit = (event) => {
+  event.preventDefault();
+  if ($("break").reportValidity()) request({ request: "break", milliseconds: $("break-length").valueAsNumber });
+};
+
+function answered(message) {
+  if (message.answer === "break") {
+    note(message.error ? `No break: ${message.error}` : `A break of ${message.milliseconds} ms was sent`);
+    return;
+  }
+  const modem = $("modem");
+  modem.hidden = Boolean(message.error);
+  $("break").hidden = Boolean(message.error);
+  $("beside-note").textContent = message.error ?? "";
+  if (message.error) return;
+  const outputs = ["dtr", "rts"].map((name) => {
+    const button = element("button", { type: "button", "aria-pressed": String(message.lines[name]) }, name.toUpperCase());
+    button.onclick = () => request({ request: "set", [name]: !message.lines[name] });
+    return button;
+  });
+  const inputs = ["cts", "dsr", "ri", "dcd"].map((name) => {
+    const on = message.lines[name];
+    return element("span", { class: on && "on" }, name.toUpperCase(), element("span", { class: "unseen" }, on ? " on" : " off"));
+  });
+  const focused = [...modem.querySelectorAll("button")].indexOf(document.activeElement);
+  modem.replaceChildren(...outputs, ...inputs);
+  outputs[focused]?.focus();
+}
+
+/* -- clients */
+
+function showClients() {
+  const seats = node.ports.find(({ name }) => name === port)?.seats ?? [];
+  const rows = seats.map((seat) => {
+    const since = new Date(seat.since * 1000);
+    const today = since.toDateString() === new Date().toDateString();
+    const cells = [
+      ["Client", seat.holder],
+      ["By", DOORS[seat.door] ?? seat.door],
+      ["Since", today ? since.toLocaleTimeString("en-GB") : since.toLocaleString("en-GB")],
+      ["In", amount(seat.bytes_in), "number"],
+      ["Out", amount(seat.bytes_out), "number"],
+      ["Waiting", amount(seat.queue), "number"],
+      ["Dropped", amount(seat.dropped), "number"],
+    ];
+    return element("tr", {}, ...cells.map(([label, text, kind]) =>
+      element("td", { "data-label": label, class: kind }, text)));
+  });
+  const nobody = element("tr", {}, element("td", { class: "none", colspan: 7 }, "Nobody is connected."));
+  $("clients").replaceChildren(...(rows.length ? rows : [nobody]));
+}
+
+/* -- settings: a form made from the definitions, which hold only what the hardware has */
+
+const TITLES = {
+  Serial: "Serial line", PortManager: "Port", GenericTCPServer: "TCP server", Listener: "Listener", ConnectTo: "Connect to",
+  PTZServer: "PTZ server", SerialCGI: "serial.cgi", RemotePortServer: "Remote port server", RemotePort: "Remote port",
+  CamPorts: "Video sources", HTTP: "Web server",
+};
+
+async function loadSettings() {
+  if (node.level < OPERATOR) return;
+  const mine = port;
+  const shown = node.ports.find(({ name }) => name === mine);
+  const groups = [
+    shown.serial_port != null && `Serial.Ser${shown.serial_port}`,
+    `PortManager.${mine}`,
+    shown.remote_port != null && `RemotePort.R${shown.remote_port}`,
+    "PTZ.CamPorts", "Network.HTTP",
+  ].filter(Boolean);
+  const query = new URLSearchParams({ action: "listdefinitions", listformat: "xmlschema", group: groups.join(",") });
+  const xml = await (await ask(`/axis-cgi/param.cgi?${query}`)).text();
+  if (mine === port) showSettings(new DOMParser().parseFromString(xml, "text/xml"), groups);
+}
+
+function showSettings(definitions, groups) {
+  const open = new Set([...$("fields").querySelectorAll("details[open]")].map(({ id }) => id));
+  const sheets = groups.flatMap((path) => {
+    const group = path.split(".").reduce(below, definitions.querySelector('group[name="root"]'));
+    return group ? sheetsOf(group, path) : [];
+  });
+  // The serial line is what people come for; the rest is a click away.
+  sheets.forEach((sheet, index) => { sheet.open = open.size ? open.has(sheet.id) : index < 2; });
+  $("fields").replaceChildren(...sheets);
+  markChanges();
+}
+
+function below(group, name) {
+  return group && [...group.children].find((child) => child.getAttribute("name") === name);
+}
+
+function titleOf(path) {
+  const parts = path.split(".");
+  const title = /^(Ser|R|P)\d+$/.test(parts.at(-1)) ? parts.at(-2) : parts.at(-1);
+  return TITLES[title] ?? title;
+}
+
+function parts(group, path) {
+  const children = [...group.children];
+  const groups = children.filter(({ tagName }) => tagName === "group");
+  return {
+    fields: children.filter(({ tagName }) => tagName === "parameter").map((parameter) => fieldOf(parameter, path)),
+    groups: groups.map((child) => [child, `${path}.${child.getAttribute("name")}`]),
+  };
+}
+
+// The groups of a port get a sheet each, the groups within these a heading.
+function sheetsOf(group, path) {
+  const { fields, groups } = parts(group, path);
+  const splits = path.startsWith("PortManager.") && path.split(".").length === 2;
+  const within = splits ? [] : groups.map(([child, its]) =>
+    element("fieldset", {}, element("legend", {}, titleOf(its)), ...parts(child, its).fields));
+  const sheet = element("details", { id: `sheet-${path}` }, element("summary", {}, titleOf(path)),
+    element("fieldset", { "aria-label": titleOf(path) }, ...fields), ...within);
+  return [sheet, ...(splits ? groups.flatMap(([child, its]) => sheetsOf(child, its)) : [])];
+}
+
+function fieldOf(parameter, path) {
+  const name = `${path}.${parameter.getAttribute("name")}`;
+  const value = parameter.getAttribute("value");
+  const type = parameter.querySelector("type");
+  const writes = Number(parameter.getAttribute("securityLevel")[3]) <= node.level && type.getAttribute("readonly") !== "true";
+  const control = controlOf(type.firstElementChild, value);
+  Object.assign(control, { id: name, name, disabled: !writes });
+  control.setAttribute("aria-describedby", `${name}-error`);
+  control.dataset.was = valueOf(control);
+  return element("div", { class: "field" },
+    element("label", { for: name, title: name }, parameter.getAttribute("niceName")), control,
+    element("p", { class: "error", id: `${name}-error`, role: "alert" }));
+}
+
+function controlOf(kind, value) {
+  if (kind.tagName === "bool") {
+    const box = element("input", { type: "checkbox", checked: value === kind.getAttribute("true") });
+    Object.assign(box.dataset, { yes: kind.getAttribute("true"), no: kind.getAttribute("false") });
+    return box;
+  }
+  if (kind.tagName === "enum") {
+    const options = [...kind.children].map((entry) => element("option",
+      { value: entry.getAttribute("value"), selected: entry.getAttribute("value") === value }, entry.getAttribute("niceValue")));
+    return element("select", {}, ...options);
+  }
+  if (kind.tagName === "int") {
+    return element("input", { type: "number", min: kind.getAttribute("min"), max: kind.getAttribute("max"), value });
+  }
+  const secret = kind.tagName === "password";
+  return element("input", {
+    type: secret ? "password" : "text", maxlength: kind.getAttribute("maxlen"), value,
+    autocomplete: secret ? "new-password" : "off", autocapitalize: "off", spellcheck: "false",
+    placeholder: kind.tagName === "ipList" && "everyone",
+  });
+}
+
+function valueOf(control) {
+  if (control.type === "checkbox") return control.checked ? control.dataset.yes : control.dataset.no;
+  return control.value;
+}
+
+function changedFields() {
+  return [...$("fields").querySelectorAll("[name]")].filter((control) => valueOf(control) !== control.dataset.was);
+}
+
+function markChanges() {
+  const changed = changedFields();
+  for (const control of $("fields").querySelectorAll("[name]")) {
+    control.parentElement.classList.toggle("changed", changed.includes(control));
+  }
+  for (const button of $("settings").querySelectorAll(".tools button")) button.disabled = !changed.length;
+  const own = [...$("fields").querySelectorAll("[name]")].some(({ disabled }) => !disabled);
+  if (!own) noteSettings("These can be changed by an admin.", "");
+}
+
+function noteSettings(text, kind) {
+  $("settings-note").textContent = text;
+  $("settings-note").className = kind;
+}
+
+$("settings").oninput = () => { noteSettings("", ""); markChanges(); };
+$("settings").onreset = () => setTimeout(() => { blame(new Map()); noteSettings("", ""); markChanges(); });
+$("settings").onsubmit = async (event) => {
+  event.preventDefault();
+  const changed = changedFields();
+  if (!changed.length) return;
+  noteSettings("Saving…", "");
+  try {
+    const answer = await update(Object.fromEntries(changed.map((control) => [control.name, valueOf(control)])));
+    const refused = refusals(answer);
+    for (const control of changed) if (!refused.has(control.name)) keep(control);
+    blame(refused);
+    if (answer === "OK") noteSettings("Saved.", "good");
+    else noteSettings(refused.size ? "Some values were refused; the others are saved." : answer, "bad");
+  } catch (error) {
+    noteSettings(`Not saved: ${error.message}`, "bad");
+  }
+  markChanges();
+};
+
+function refusals(answer) {
+  const lines = answer.matchAll(/^# Error: Error setting 'root\.([^']*)' to '(.*)'!$/gm);
+  return new Map([...lines].map(([, name, value]) => [name, value]));
+}
+
+function blame(refused) {
+  for (const control of $("fields").querySelectorAll("[name]")) {
+    const wrong = refused.has(control.name);
+    control.setAttribute("aria-invalid", wrong);
+    $(`${control.name}-error`).textContent = wrong
+      ? `${refused.get(control.name) || "An empty value"} was refused: it does not go with the other settings, or the device cannot do it.` : "";
+    if (wrong) control.closest("details").open = true;
+  }
+}
+
+// What was saved is what Undo goes back to.
+function keep(control) {
+  control.dataset.was = valueOf(control);
+  if (control.type === "checkbox") control.defaultChecked = control.checked;
+  else if (control.tagName === "SELECT") for (const option of control.options) option.defaultSelected = option.selected;
+  else control.defaultValue = control.value;
+}
+
+/* -- begin */
+
+async function begin() {
+  try {
+    const { node: name, user, role, level, ports } = await (await ask("/daisyport/ports")).json();
+    Object.assign(node, { name, level, ports });
+    $("node").textContent = name;
+    $("user").textContent = user === role ? user : `${user} (${role})`;
+    document.querySelector("main").classList.toggle("viewer", level < OPERATOR);
+    for (const id of ["clients-section", "settings-section"]) $(id).hidden = level < OPERATOR;
+    for (const writes of document.querySelectorAll(".writes")) writes.hidden = level < OPERATOR;
+    $("reads-only").hidden = level >= OPERATOR;
+    await look();
+  } catch (error) {
+    $("trouble").textContent = `The gateway does not answer: ${error.message} Reload the page to try again.`;
+    return;
+  }
+  document.querySelector("main").hidden = false;
+  addEventListener("hashchange", choose);
+  choose();
+  setInterval(() => document.visibilityState === "visible" && look(), LOOK);
+}
+
+begin();
