@@ -191,6 +191,7 @@ def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
         settings=settings,
         update=parts.changes.update,
         serial=serial,
+        web_socket=lambda index: parts.managers[index].web_socket,
         status=lambda: status(config, product_version, started, settings(), parts.managers, tls.status),
     )
     users = Users(config.state_dir, config.node_name)

@@ -6,18 +6,36 @@ may read or write: that is decided where a handle is opened.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import trio
 
 from gateway.turns import PortDown
+from gateway.watch import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.turns import Turns
+    from protocol.settings import SerialPort
 
-__all__ = ["Bus"]
+__all__ = ["Bus", "PortState"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PortState:
+    """What changes seldom at a port, for those who follow it."""
+
+    down: str | None
+    """Why the port cannot be used, or None while it can."""
+    line: SerialPort | None = None
+    """The settings that the driver keeps, or kept last; None where that was never known."""
+    cuts: int = 0
+    """Readers that were cut because they were too slow."""
+    last_cut: str = ""
+    """Who was cut last, and why."""
 
 
 @final
@@ -36,7 +54,8 @@ class Bus:
         """When it last said some, in seconds of trio's clock."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._turns: Turns | None = None
-        self._down = "the port has not been opened yet"
+        self.state = Cell(PortState("the port has not been opened yet"))
+        """Changes when the device comes or goes, when its settings change, and when a reader is cut."""
 
     def attach(self, reader: Callable[[bytes], None]) -> None:
         """Let ``reader`` have every byte from now on."""
@@ -57,21 +76,31 @@ class Bus:
     def connect(self, turns: Turns) -> None:
         """The device is open, and is written to through ``turns``."""
         self._turns = turns
+        self.state.set(replace(self.state.value, down=None))
 
     def disconnect(self, why: str) -> None:
         """The device is gone: whoever waits to write is refused at once, and so is whoever comes."""
-        turns, self._turns, self._down = self._turns, None, why
+        turns, self._turns = self._turns, None
+        self.state.set(replace(self.state.value, down=why))
         if turns is not None:
             turns.end(why)
+
+    def adjusted(self, line: SerialPort) -> None:
+        """Take note of the settings that the driver keeps."""
+        self.state.set(replace(self.state.value, line=line))
+
+    def cut(self, who: str) -> None:
+        """Take note of a reader that was too slow."""
+        self.state.set(replace(self.state.value, cuts=self.state.value.cuts + 1, last_cut=who))
 
     @property
     def turns(self) -> Turns:
         """The writing half of the device. Raises PortDown while there is none."""
         if self._turns is None:
-            raise PortDown(self._down)
+            raise PortDown(self.state.value.down or "")
         return self._turns
 
     @property
     def down(self) -> str | None:
         """Why the port cannot be used, or None while it can."""
-        return self._down if self._turns is None else None
+        return self.state.value.down

@@ -99,6 +99,7 @@ class SerialDevice:
                 return ()  # it is gone; the settings are taken up when it is back
             finally:
                 turns.reckon()
+                self._bus.adjusted(uart.in_force)
         return ()
 
     def check(self, accepted: float) -> None:
@@ -144,6 +145,7 @@ class SerialDevice:
         self._open = uart, turns
         finishers.start_soon(turns.run)
         self._bus.connect(turns)
+        self._bus.adjusted(uart.in_force)
         leaf.up()
         backoff.reset()
         try:

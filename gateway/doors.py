@@ -83,16 +83,18 @@ class Doorway:
             self._own_ends[own_end] = seat
         return seat
 
-    def seat(self, stream: Stream, holder: str, ended: trio.Event | None = None) -> Handle | None:
+    def seat(
+        self, stream: Stream, holder: str, ended: trio.Event | None = None, rights: Right | None = None
+    ) -> Handle | None:
         """Seat a client whose right to come is beyond doubt; return its seat, or close it where there is none free.
 
-        ``ended`` is set when it is gone.
+        ``ended`` is set when it is gone. ``rights`` are those that it gets, without them all that the door has.
         """
         if len(self.handle.seats) >= _SEATS:
             self.turn_away(stream, holder, f"all {_SEATS} seats are taken")
             return None
         try:
-            seat = self.handle.attenuate(self.handle.rights, holder)
+            seat = self.handle.attenuate(self.handle.rights if rights is None else rights, holder)
         except Revoked as exc:
             self.turn_away(stream, holder, str(exc))
             return None
@@ -113,7 +115,7 @@ class Doorway:
         logger.info("%s %s seated", self._port, seat.holder)
         why = "a bug ended it"
         try:
-            session = seat.open(self._write)
+            session = seat.open(self._write & seat.rights)
             await relay(stream, session, self._idle_limit)
             why = _why_gone(session)
         except Revoked as exc:

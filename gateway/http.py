@@ -7,6 +7,7 @@ within the deadlines of `Limits`; a caller that leaves while its request is bein
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from typing import TypeAlias, final
 import h11
 import trio
 
-from gateway.message import Peer, Request, Response, explain
+from gateway.message import Handover, Peer, Request, Response, explain
 from gateway.unread import Unread
 
 __all__ = ["Limits", "Respond", "Secure", "farewell", "serve"]
@@ -25,6 +26,7 @@ __all__ = ["Limits", "Respond", "Secure", "farewell", "serve"]
 logger = logging.getLogger(__name__)
 
 _PIECE = 4096
+_CLOSE = ("Connection", "close")
 _TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record that a ClientHello comes in; no method begins so
 _VERSIONS = (b"1.0", b"1.1")
 
@@ -51,7 +53,8 @@ class Limits:
     """How long a connection that we end is still read from, so that its last answer arrives."""
 
 
-Respond: TypeAlias = Callable[[Request], Awaitable[Response]]
+Answer: TypeAlias = Response | Handover
+Respond: TypeAlias = Callable[[Request], Awaitable[Answer]]
 Secure: TypeAlias = Callable[[trio.abc.HalfCloseableStream], Awaitable[trio.abc.HalfCloseableStream]]
 """Shake TLS's hands over a stream, and return the one above it; raise trio.BrokenResourceError."""
 
@@ -116,7 +119,7 @@ class _UnacceptableError(Exception):
 
 def _refuse(status: int, why: str) -> _UnacceptableError:
     # Where the next request would begin is unknown from here on.
-    return _UnacceptableError(explain(status, why, ("Connection", "close")))
+    return _UnacceptableError(explain(status, why, _CLOSE))
 
 
 @final
@@ -129,6 +132,7 @@ class _Connection:
     secure: bool = False
     conn: h11.Connection = field(init=False)
     head_only: bool = False
+    handover: Handover | None = None
 
     def __post_init__(self) -> None:
         self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head)
@@ -137,7 +141,10 @@ class _Connection:
         """One request after the other, in the order sent: pipelined ones wait in h11's buffer."""
         while await self._one_request():
             self.conn.start_next_cycle()
-        await farewell(self.stream, self.limits)
+        if self.handover is not None:
+            await self.handover.take(self.stream)
+        with contextlib.suppress(trio.ClosedResourceError):  # who took it over may have closed it already
+            await farewell(self.stream, self.limits)
 
     async def _one_request(self) -> bool:
         """Read and answer one; whether another may follow."""
@@ -147,7 +154,16 @@ class _Connection:
             answer = await self._work(request) if request else None
         except _UnacceptableError as refused:
             answer = refused.response
+        if isinstance(answer, Handover):
+            answer = self._hand_over(answer)
         return answer is not None and await self._send_answer(answer)
+
+    def _hand_over(self, handover: Handover) -> Response | None:
+        """Leave the connection to another protocol, in which no byte may have been sent yet: it would be lost."""
+        if self.conn.trailing_data[0]:
+            return explain(400, "Bytes of the new protocol came before its answer: wait for that.", _CLOSE)
+        self.handover = handover
+        return None
 
     # --- reading ---
 
@@ -224,7 +240,7 @@ class _Connection:
 
     # --- answering ---
 
-    async def _work(self, request: Request) -> Response | None:
+    async def _work(self, request: Request) -> Answer | None:
         """The answer to a request; None where its caller left before there was one."""
         answer = None
         async with trio.open_nursery() as nursery:
@@ -235,14 +251,14 @@ class _Connection:
             logger.debug("%s left before its answer: %s %.60r", self.peer, request.method, request.target)
         return answer
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Answer:
         try:
             return await self.respond(request)
         except Exception:
             # A bug of ours. It ends this connection only; the log says where, the caller is told no more.
             logger.exception("%s: no answer to %s %.60r", self.peer, request.method, request.path)
             why = "This is a fault of the gateway, not of the request; its log says more."
-            return explain(500, why, ("Connection", "close"))
+            return explain(500, why, _CLOSE)
 
     async def _cancel_when_left(self, work: trio.CancelScope) -> None:
         """Read on, which is how a leaving caller is noticed; what it pipelines is kept, within the limit."""

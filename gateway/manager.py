@@ -41,6 +41,7 @@ _RIGHTS = {
     Service.GENERIC_TCP: Right.READ | Right.TCP,
     Service.PTZ: Right.READ | Right.PTZ,
     Service.SERIAL_CGI: Right.READ | Right.CGI,
+    Service.WEB_SOCKET: Right.READ | Right.TCP,
 }
 _FLUSH = 1.6
 """Seconds that clients have to take what waits for them when the gateway stops."""
@@ -126,6 +127,11 @@ class Manager:
         return tuple((service, session) for service, handle in self._handles.items() for session in handle.sessions)
 
     @property
+    def web_socket(self) -> Doorway | None:
+        """The door that WebSockets come in by; None while the port manager is being restarted."""
+        return self._doors.get(Service.WEB_SOCKET)
+
+    @property
     def turned_away(self) -> int:
         """Clients that the open doors did not let in."""
         return sum(door.refused for door in self._doors.values())
@@ -134,7 +140,7 @@ class Manager:
         settings = published.settings
         for service, door in self._doors.items():
             door.review(*self._policy(service, settings))
-        wanted = plan(settings, self.index, self._numbers, self._config.tcp.bind)
+        wanted = plan(settings, self.index, self._numbers, self._config.tcp.bind) | {Door(Service.WEB_SOCKET)}
         await self._leaves.apply(wanted)
         if not any(isinstance(spec, Device) for spec in wanted):
             self.bus.disconnect(self._why_no_device(settings))

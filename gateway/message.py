@@ -11,9 +11,11 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import trio
 
-__all__ = ["Peer", "Request", "Response", "explain"]
+__all__ = ["Handover", "Peer", "Request", "Response", "explain"]
 
 
 @final
@@ -89,6 +91,14 @@ class Response:
     body: bytes = b""
     content_type: str = "text/plain"
     headers: tuple[tuple[str, str], ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """An answer that ends HTTP on its connection: ``take`` has the stream from here on, and may close it."""
+
+    take: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
 
 
 def explain(status: int, why: str, *headers: tuple[str, str]) -> Response:

@@ -28,6 +28,8 @@ class Service(enum.Enum):
     GENERIC_TCP = "GenericTCPServer"
     PTZ = "PTZServer"
     SERIAL_CGI = "SerialCGI"
+    WEB_SOCKET = "WebSocket"
+    """Ours, and no parameter's: it stands as long as the port manager, and who comes has logged in."""
 
 
 @final

@@ -102,7 +102,7 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
 
     0 is no limit. Closes the session and the stream.
     """
-    outbox = Outbox(stream, lambda: session.end(f"it left {QUEUE_LIMIT} bytes unread"))
+    outbox = Outbox(stream, lambda: session.cut(f"it left {QUEUE_LIMIT} bytes unread"))
     session.listen(outbox)
     try:
         with session.scope:

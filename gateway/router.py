@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import math
 import time
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -20,8 +21,10 @@ from gateway.turns import PortDown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from gateway.bus import Bus
+    from gateway.bus import Bus, PortState
     from gateway.turns import Turn, Turns
+    from gateway.uart import ModemLines
+    from gateway.watch import Cell
 
 __all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Right", "Router", "Session"]
 
@@ -102,7 +105,10 @@ class Handle:
         return child
 
     def open(self, write: Right) -> Session:
-        """Sit down at the line, to hear it and to write in the class ``write``. Raises Forbidden or Revoked."""
+        """Sit down at the line, to hear it and to write in the class ``write`` (``Right(0)``: only to hear it).
+
+        Raises Forbidden or Revoked.
+        """
         self._require(write | Right.READ)
         assert self._session is None, "revoke() ends one session: a second one needs a handle of its own"
         self._session = Session(self, self._bus, write)
@@ -122,6 +128,11 @@ class Handle:
         self.revoked = self.revoked or "its holder left"
         if self._parent is not None:
             self._parent._children.pop(self, None)
+
+    @property
+    def session(self) -> Session | None:
+        """The session that was opened with it, if one was."""
+        return self._session
 
     @property
     def seats(self) -> tuple[Handle, ...]:
@@ -148,6 +159,8 @@ class Session:
     def __init__(self, handle: Handle, bus: Bus, write: Right) -> None:
         self._handle = handle
         self._bus = bus
+        self.writes = bool(write)
+        """Whether the holder may write at all."""
         self._age_limit = _AGE_LIMIT.get(write, _OTHERS_AGE_LIMIT)
         self._pending = 0
         self._active_at = trio.current_time()
@@ -175,6 +188,11 @@ class Session:
     def port(self) -> str:
         """The port manager, as ``P0``."""
         return self._bus.name
+
+    @property
+    def state(self) -> Cell[PortState]:
+        """What changes seldom at the port."""
+        return self._bus.state
 
     @property
     def dropped(self) -> int:
@@ -214,10 +232,32 @@ class Session:
         """
         return await self._accept(data).turn(self, self._active_at, data)
 
+    async def send_break(self, seconds: float) -> None:
+        """Hold the line in break for ``seconds``, in a turn. Raises Forbidden, PortDown or UartError."""
+        turn = await self.turn(b"")
+        try:
+            await turn.send_break(seconds)
+        finally:
+            turn.close()
+
+    def modem_lines(self) -> ModemLines:
+        """Return the lines beside the data as they are now. Raises PortDown or UartError."""
+        return self._bus.turns.uart.modem_lines()
+
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        """Assert or release DTR and RTS; None leaves one as it is. Raises Forbidden, PortDown or UartError."""
+        self.check(math.inf)
+        if dtr is not None:
+            self._bus.turns.uart.set_dtr(dtr)
+        if rts is not None:
+            self._bus.turns.uart.set_rts(rts)
+
     def check(self, accepted: float) -> None:
-        """As a Claim: raise Revoked, or PortDown for a message that waited longer than its age limit."""
+        """As a Claim: raise Forbidden or Revoked, or PortDown for a message that waited longer than its age limit."""
         if self.ended is not None:
             raise Revoked(self.ended)
+        if not self.writes:
+            raise Forbidden(f"{self.holder} may only read")
         now = trio.current_time()
         if now - accepted > self._age_limit:
             raise PortDown(f"the line was busy for more than {self._age_limit:g} s")
@@ -234,6 +274,12 @@ class Session:
             self.ended = why
             self._deafen()
             self.scope.cancel()
+
+    def cut(self, why: str) -> None:
+        """End it for being too slow, which others at the port are told."""
+        if self.ended is None:
+            self._bus.cut(f"{self.holder}: {why}")
+            self.end(why)
 
     def close(self) -> None:
         """Get up and leave."""

@@ -7,13 +7,17 @@ again. It sees neither ports nor connections; what the house is made of is `gate
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from gateway.access import Access, Caller, DeniedError
 from gateway.guard import foreign
-from gateway.message import Request, Response, explain
+from gateway.handshake import refusal, replayed
+from gateway.message import Handover, Request, Response, explain
+from gateway.pages import PAGES, page
+from gateway.router import Right
 from gateway.store import StoreError
 from protocol.cgi import (
     PARAM_PATHS,
@@ -29,6 +33,9 @@ from protocol.roles import Role
 from protocol.serial_request import UNBIND, CgiError, SerialRequest, error_answer, serial_answer, serial_request
 
 if TYPE_CHECKING:
+    import trio
+
+    from gateway.doors import Doorway
     from gateway.serial_cgi import SerialCgi
     from protocol import parameters
     from protocol.settings import Settings
@@ -47,11 +54,13 @@ class House:
     """Set parameters; it returns when the ports have settled, with what they refused put back."""
     serial: Callable[[int], SerialCgi | None]
     """The serial.cgi server of ``PortManager.P(n)``; None while ``SerialCGI.Enabled=no``."""
-    status: Callable[[], object]
+    web_socket: Callable[[int], Doorway | None]
+    """The door of ``PortManager.P(n)`` that WebSockets come in by; None while it is being restarted."""
+    status: Callable[[], dict[str, Any]]
     """What ``/daisyport/status`` shows, as JSON can hold it."""
 
 
-Handler: TypeAlias = Callable[["Routes", Request, Caller], Awaitable[Response]]
+Handler: TypeAlias = Callable[["Routes", Request, Caller], Awaitable[Response | Handover]]
 
 
 @final
@@ -73,9 +82,9 @@ class Routes:
     access: Access
     browser_guard: bool = True
 
-    async def respond(self, request: Request) -> Response:
+    async def respond(self, request: Request) -> Response | Handover:
         """The answer to a request, whatever it holds."""
-        route = ROUTES.get(request.path)
+        route = ROUTES.get(_ANY_PORT.sub("P#", request.path))
         if route is None:
             return explain(404, f"There is nothing here. There is: {', '.join(sorted(ROUTES))}")
         if route.methods and request.method not in route.methods:
@@ -198,13 +207,60 @@ async def _status(routes: Routes, _: Request, __: Caller) -> Response:
     return Response(200, json.dumps(routes.house.status(), indent=2).encode() + b"\n", "application/json")
 
 
+async def _ports(routes: Routes, _: Request, caller: Caller) -> Response:
+    """Tell what a viewer may know of the ports, and who the caller is."""
+    status = routes.house.status()
+    told = {
+        "node": status["node"],
+        "user": caller.name,
+        "role": caller.role.name.lower(),
+        "level": caller.role.value,
+        "ports": [{name: port[name] for name in _TOLD_OF_A_PORT} for port in status["ports"]],
+    }
+    return Response(200, json.dumps(told, indent=2).encode() + b"\n", "application/json")
+
+
+_TOLD_OF_A_PORT = ("name", "type", "serial_port", "remote_port", "state", "reason")
+
+
+async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Response | Handover:
+    routes.guard(request)
+    if (refused := refusal(request)) is not None:
+        return refused
+    name = request.path.rpartition("/")[2]
+    ports = {f"P{index}": index for index in range(len(routes.house.settings().port_managers))}
+    if name not in ports:
+        return explain(404, f"There is no such port. There is: {', '.join(ports)}")
+    door = routes.house.web_socket(ports[name])
+    if door is None:
+        return explain(503, f"{name} is being restarted: try again.", ("Retry-After", "1"))
+    writes = Right.TCP if caller.role >= Role.OPERATOR else Right(0)
+
+    async def take(stream: trio.abc.HalfCloseableStream) -> None:
+        # Only who opens a WebSocket pays for the libraries behind it.
+        from gateway import websocket
+
+        await websocket.serve(stream, replayed(request), door, Right.READ | writes, f"{caller.name} at {request.peer}")
+
+    return Handover(take)
+
+
+async def _page(_: Routes, request: Request, __: Caller) -> Response:
+    return page(request.path)
+
+
 async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
     return Response(200, discovery_answer(request.method, request.body), "application/json")
 
+
+_ANY_PORT = re.compile("(?<=^/daisyport/ports/)[^/]+$")
 
 ROUTES = {
     **{path: Route(role, _param) for path, role in PARAM_PATHS.items()},
     "/axis-cgi/com/serial.cgi": Route(Role.VIEWER, _serial),
     "/axis-cgi/apidiscovery.cgi": Route(Role.OPEN, _discovery, methods=()),  # its JSON says what is not POST
     "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET",)),
+    "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET",)),
+    "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),
+    **dict.fromkeys(PAGES, Route(Role.VIEWER, _page, methods=("GET",))),
 }

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from gateway.manager import Manager
     from gateway.plan import Service
     from gateway.router import Session
+    from protocol.hardware import ManagerHardware
     from protocol.settings import SerialPort, Settings
 
-__all__ = ["status"]
+__all__ = ["settings_shown", "status"]
 
 
 def status(
@@ -32,7 +33,7 @@ def status(
     settings: Settings,
     managers: Sequence[Manager],
     tls: Mapping[str, str],
-) -> object:
+) -> dict[str, object]:
     """Describe the node and all its ports; ``started`` is in seconds since 1970, ``tls`` the certificate in force."""
     return {
         "product": "Daisyport",
@@ -41,15 +42,17 @@ def status(
         "chassis": config.chassis,
         "uptime_seconds": round(time.time() - started, 3),
         "tls": tls,
-        "ports": [_port(manager, settings) for manager in managers],
+        "ports": [_port(manager, settings, config.managers[manager.index]) for manager in managers],
     }
 
 
-def _port(manager: Manager, settings: Settings) -> dict[str, object]:
+def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> dict[str, object]:
     own = settings.port_managers[manager.index]
     return {
         "name": manager.bus.name,
         "type": own.port_type.value,
+        "serial_port": hardware.serial,
+        "remote_port": hardware.remote_port,
         "enabled": own.port_enabled,
         "state": "up" if manager.bus.down is None else "down",
         "reason": manager.bus.down or "",
@@ -68,7 +71,7 @@ def _device(device: SerialDevice | None) -> dict[str, object]:
     counters = device.counters
     return {
         "device": device.path,
-        "settings_in_force": None if device.in_force is None else _line(device.in_force),
+        "settings_in_force": None if device.in_force is None else settings_shown(device.in_force),
         "settings_refused": {refusal.name: refusal.why for refusal in device.refused},
         "bytes_to_line": written,
         "bytes_discarded": discarded,
@@ -76,7 +79,8 @@ def _device(device: SerialDevice | None) -> dict[str, object]:
     }
 
 
-def _line(line: SerialPort) -> dict[str, object]:
+def settings_shown(line: SerialPort) -> dict[str, object]:
+    """Show line settings under the contract's names."""
     return {name: _plain(getattr(line, attribute)) for attribute, name in NAMES.items()}
 
 

@@ -62,6 +62,10 @@ class Turn:
         message, self._message = self._message, b""
         await self._turns.put(memoryview(message), len(message), self._claim, self._accepted)
 
+    async def send_break(self, seconds: float) -> None:
+        """Hold the line in break for ``seconds``. Raises UartError."""
+        await self._turns.uart.send_break(seconds)
+
     def close(self) -> None:
         """Let the next writer in, once the message that was begun is whole."""
         if not self._closed:
@@ -174,6 +178,11 @@ class Turns:
         """Wait until nobody has the turn."""
         while self._taken:
             await self._idlers.park()
+
+    @property
+    def uart(self) -> Uart:
+        """The device itself, for what is beside the data."""
+        return self._uart
 
     def reckon(self) -> None:
         """Take up the line's rate, when its settings have changed."""

@@ -20,7 +20,7 @@ from trio.testing import (
 )
 
 from gateway.http import Limits, Respond, serve
-from gateway.message import Peer, Request, Response, explain
+from gateway.message import Handover, Peer, Request, Response, explain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -397,6 +397,38 @@ async def test_an_upgrade_that_nobody_takes_up_is_a_plain_request(autojump_clock
         assert (await answer(far)).endswith(b"GET /a b'' b''")
         await far.send_all(GET % b"b")
         assert (await answer(far)).endswith(b"GET /b b'' b''")
+
+
+async def test_a_connection_that_is_handed_over_is_http_no_more(autojump_clock: MockClock) -> None:
+    async def take(stream: trio.abc.HalfCloseableStream) -> None:
+        await stream.send_all(b"another protocol: ")
+        await stream.send_all(await stream.receive_some())
+
+    async def hand_over(_: Request) -> Handover:
+        return Handover(take)
+
+    async with connected(hand_over) as far:
+        await far.send_all(GET % b"")
+        assert await far.receive_some() == b"another protocol: "
+        await far.send_all(GET % b"raw")
+        assert await far.receive_some() == GET % b"raw"
+        assert await far.receive_some() == b""
+
+
+async def test_who_took_a_connection_over_may_close_it(autojump_clock: MockClock) -> None:
+    async def hand_over(_: Request) -> Handover:
+        return Handover(trio.abc.HalfCloseableStream.aclose)
+
+    async with connected(hand_over) as far:
+        await far.send_all(GET % b"")
+        assert await far.receive_some() == b""
+
+
+async def test_bytes_that_came_too_early_for_the_next_protocol_are_refused(autojump_clock: MockClock) -> None:
+    async def hand_over(_: Request) -> Handover:
+        return Handover(trio.abc.HalfCloseableStream.aclose)
+
+    assert (await exchange(GET % b"" + b"early", hand_over)).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_a_fault_of_ours_is_logged_told_without_details_and_ends_that_connection_only(

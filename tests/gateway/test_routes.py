@@ -26,6 +26,7 @@ from gateway.access import Access
 from gateway.frontdoor import FrontDoor
 from gateway.http import serve
 from gateway.message import Peer, Request, Response
+from gateway.pages import PAGES
 from gateway.routes import ROUTES, House, Routes
 from gateway.store import StoreError
 from gateway.users import Users
@@ -45,6 +46,9 @@ PEER = Peer("192.0.2.7", 40000)
 SERIAL = "/axis-cgi/com/serial.cgi"
 PARAM = "/axis-cgi/param.cgi"
 STATUS = "/daisyport/status"
+PORTS = "/daisyport/ports"
+TOLD = {"name": "P0", "type": "Serial", "serial_port": 1, "remote_port": None, "state": "up", "reason": ""}
+STATUS_SHOWN = {"node": "cpu1", "ports": [TOLD | {"seats": [{"holder": "somebody"}]}]}
 DISCOVERY = "/axis-cgi/apidiscovery.cgi"
 CATALOGUE = Catalogue(
     Hardware(
@@ -105,7 +109,8 @@ class FakeHouse:
             settings=lambda: self.settings,
             update=self.update,
             serial=lambda number: cast("SerialCgi | None", self.lines.get(number)),
-            status=lambda: {"ports": [{"name": "P0", "state": "open"}]},
+            web_socket=lambda _: None,
+            status=lambda: STATUS_SHOWN,
         )
 
 
@@ -141,7 +146,9 @@ def request(target: str, name: str = "", method: str = "GET", body: bytes = b"",
 
 async def ask(routes: Routes, target: str, name: str = "admin", **more: Any) -> Response:
     with trio.fail_after(5):
-        return await routes.respond(request(target, name, **more))
+        answer = await routes.respond(request(target, name, **more))
+    assert isinstance(answer, Response)
+    return answer
 
 
 # --- the table ---
@@ -173,6 +180,8 @@ async def test_a_wrong_method_is_told_the_right_ones(routes: Routes, path: str, 
         ("/axis-cgi/admin/param.cgi", Role.ADMIN),
         (SERIAL, Role.VIEWER),
         (STATUS, Role.OPERATOR),
+        (PORTS, Role.VIEWER),
+        *((path, Role.VIEWER) for path in PAGES),
         (DISCOVERY, Role.OPEN),
     ],
 )
@@ -414,7 +423,37 @@ async def test_what_changes_nothing_is_open_to_a_browser_s_address_bar(
 async def test_the_status_is_json(routes: Routes) -> None:
     answer = await ask(routes, STATUS, "operator")
     assert answer.content_type == "application/json"
-    assert json.loads(answer.body) == {"ports": [{"name": "P0", "state": "open"}]}
+    assert json.loads(answer.body) == STATUS_SHOWN
+
+
+async def test_a_viewer_is_told_of_the_ports_and_who_it_is_but_not_who_else_is_there(routes: Routes) -> None:
+    answer = await ask(routes, PORTS, "viewer")
+    assert answer.content_type == "application/json"
+    shown = {"node": "cpu1", "user": "viewer", "role": "viewer", "level": 1, "ports": [TOLD]}
+    assert json.loads(answer.body) == shown
+
+
+async def test_the_page_lets_nothing_in_from_elsewhere_and_is_framed_by_nobody(routes: Routes) -> None:
+    for path in PAGES:
+        answer = await ask(routes, path, "viewer")
+        policy = dict(answer.headers)["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; ")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert b"http://" not in answer.body.replace(b"http://www.w3.org/2000/svg", b"")
+        assert b"https://" not in answer.body
+    page = (await ask(routes, "/")).body.decode()
+    linked = set(re.findall(r'(?:href|src)="([^"]*)"', page))
+    assert linked == set(PAGES) - {"/"}
+    assert " style=" not in page
+    assert "<script>" not in page
+
+
+async def test_a_web_socket_at_a_port_that_is_being_restarted_is_told_to_come_again(routes: Routes) -> None:
+    handshake = {"sec_websocket_version": "13", "sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    answer = await ask(routes, f"{PORTS}/P0", "viewer", connection="Upgrade", upgrade="websocket", **handshake)
+    assert answer.status == 503
+    assert ("Retry-After", "1") in answer.headers
 
 
 async def test_discovery_is_open_without_login_and_by_any_method(routes: Routes) -> None:

@@ -1,0 +1,76 @@
+"""Requests beside the bytes, at a device that has what a pty lacks; how they travel is the WebSocket's test."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from gateway.bus import PortState
+from gateway.control import answer, events
+from gateway.uart import ModemLines
+from protocol.settings import SerialPort
+
+if TYPE_CHECKING:
+    from gateway.router import Session
+
+LINES = ModemLines(dtr=True, rts=True, cts=False, dsr=True, ri=False, dcd=False)
+UP = PortState(None, SerialPort())
+
+
+@dataclass
+class Modem:
+    """A session at a device with modem lines."""
+
+    lines: ModemLines = LINES
+    breaks: list[float] = field(default_factory=list)
+
+    async def send_break(self, seconds: float) -> None:
+        self.breaks.append(seconds)
+
+    def modem_lines(self) -> ModemLines:
+        return self.lines
+
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        changed = {name: value for name, value in (("dtr", dtr), ("rts", rts)) if value is not None}
+        self.lines = replace(self.lines, **changed)
+
+
+async def ask(modem: Modem, **message: object) -> dict[str, object]:
+    return await answer(json.dumps(message), cast("Session", modem))
+
+
+async def test_a_break_lasts_as_long_as_was_asked() -> None:
+    modem = Modem()
+    assert await ask(modem, request="break", milliseconds=40) == {"answer": "break", "milliseconds": 40}
+    assert await ask(modem, request="break", id="b") == {"answer": "break", "id": "b", "milliseconds": 250}
+    assert modem.breaks == [0.04, 0.25]
+
+
+async def test_modem_lines_are_read_and_what_is_not_named_stays_as_it_is() -> None:
+    modem = Modem()
+    shown = {"dtr": True, "rts": True, "cts": False, "dsr": True, "ri": False, "dcd": False}
+    assert await ask(modem, request="modem") == {"answer": "modem", "lines": shown}
+    assert await ask(modem, request="set", dtr=False) == {"answer": "set", "lines": shown | {"dtr": False}}
+
+
+async def test_text_that_is_no_unicode_is_answered_too() -> None:
+    assert (await answer("\ud800", cast("Session", Modem())))["answer"] is None
+
+
+def test_nothing_new_is_no_event() -> None:
+    assert list(events(UP, UP, all_told=True)) == []
+
+
+@pytest.mark.parametrize("all_told", [True, False])
+def test_settings_and_cuts_are_told_to_those_who_may_know(all_told: bool) -> None:
+    now = replace(UP, line=SerialPort(baud_rate=300), cuts=2, last_cut="x: too slow")
+    told = [event["event"] for event in events(UP, now, all_told=all_told)]
+    assert told == (["line", "cut"] if all_told else [])
+
+
+def test_who_comes_later_is_not_told_of_earlier_cuts() -> None:
+    told = [event["event"] for event in events(None, replace(UP, cuts=2), all_told=True)]
+    assert told == ["port", "line"]
