@@ -37,13 +37,14 @@ from protocol.parameters import Catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from gateway.config import Config, Ptz
     from gateway.sdnotify import Notifier
     from gateway.serial_cgi import SerialCgi
     from protocol.settings import Settings
 
-__all__ = ["Parts", "TooManyRestartsError", "compose", "run"]
+__all__ = ["Parts", "StartError", "TooManyRestartsError", "compose", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,11 @@ _RESTARTS_WITHIN = 60.0
 _STOP = 3.6
 """Seconds that everything has to stop in; 4 s is promised."""
 _REBIND = 1.0
+
+
+@final
+class StartError(Exception):
+    """What this host does not give, so that the gateway cannot start; in one sentence."""
 
 
 @final
@@ -88,10 +94,10 @@ async def run(
     """Run the gateway until ``stop`` is set, then end it within 4 s.
 
     ``hang_ups`` counts the SIGHUPs: at each one the TLS certificate is read again. ``task_status`` is told once every
-    door is bound and every device is open, or known to be retrying. Raises StoreError or UserError where the state
-    directory cannot be used, TooManyRestartsError after too many bugs.
+    door is bound and every device is open, or known to be retrying. Raises StartError, StoreError or UserError where
+    the runtime or the state directory cannot be used, TooManyRestartsError after too many bugs.
     """
-    config.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _make_runtime_dir(config.runtime_dir)
     parts = compose(config)
     tls = _tls(config)
     front_door = _front_door(config, parts, tls)
@@ -158,6 +164,15 @@ def _device(config: Config, bus: Bus, index: int, store: Store) -> SerialDevice 
     if number is None:
         return None
     return SerialDevice(bus, config.serial[number - 1], store.published.value.settings.serial.ports[number - 1])
+
+
+def _make_runtime_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StartError(
+            f"runtime_dir {path} cannot be made, and the PTZ sockets are to be in it: {exc.strerror}"
+        ) from None
 
 
 def _tls(config: Config) -> Tls:

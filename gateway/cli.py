@@ -7,6 +7,7 @@ the room that it calls; so that each starts fast, it is imported only then.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import logging
 import os
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING
 from gateway.config import Config, ConfigError, load, usb_adapters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import trio
 
+    from gateway.users import Users
     from gateway.watch import Cell
 
 __all__ = ["main"]
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         for message in exc.messages:
             print(f"{arguments.config or _DEFAULT_CONFIG}: {message}", file=sys.stderr)
+        return os.EX_CONFIG  # the service manager knows by this that another try would end the same
     return 1
 
 
@@ -60,12 +63,20 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "check", _check, "check the host's configuration file, and say what is wrong with it")
     demo = commands.add_parser("demo", help="try it out: a simulated camera and a gateway, no hardware needed")
     demo.set_defaults(command=_demo, config=None)
-    user = commands.add_parser("user", help="say who may log in at the front door")
-    users = user.add_subparsers(required=True, metavar="COMMAND")
-    add = _command(users, "add", _user_add, "add a user; the password is asked for, or read as a line from a pipe")
-    add.add_argument("name")
-    add.add_argument("--role", required=True, choices=("admin", "operator", "viewer"))
+    user = commands.add_parser("user", help="say who may log in at the front door; a running gateway heeds it at once")
+    _add_user_commands(user.add_subparsers(required=True, metavar="COMMAND"))
     return parser
+
+
+def _add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    asked = "the password is asked for, or read as a line from a pipe"
+    add = _command(commands, "add", _user_add, f"add a user; {asked}")
+    remove = _command(commands, "remove", _user_remove, "remove a user, who cannot log in any more")
+    passwd = _command(commands, "passwd", _user_passwd, f"give a user another password; {asked}")
+    _command(commands, "list", _user_list, "list the users and their roles")
+    for command in (add, remove, passwd):
+        command.add_argument("name", metavar="NAME")
+    add.add_argument("--role", required=True, choices=("admin", "operator", "viewer"))
 
 
 def _command(
@@ -89,7 +100,7 @@ def _configuration(path: Path | None) -> Config:
 def _run(arguments: argparse.Namespace) -> int:
     import trio
 
-    from gateway.app import TooManyRestartsError
+    from gateway.app import StartError, TooManyRestartsError
     from gateway.store import StoreError
     from gateway.users import UserError
 
@@ -100,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         trio.run(_run_until_signalled, config)
     except ExceptionGroup as group:
-        told, bugs = group.split((StoreError, UserError, TooManyRestartsError))
+        told, bugs = group.split((StartError, StoreError, UserError, TooManyRestartsError))
         if told is None or bugs is not None:
             raise
         raise CommandError(_innermost(told)) from None
@@ -167,27 +178,62 @@ def _demo(_: argparse.Namespace) -> int:
     return demo()
 
 
-def _user_add(arguments: argparse.Namespace) -> int:
+@contextlib.contextmanager
+def _users(arguments: argparse.Namespace) -> Iterator[Users]:
     from gateway.users import UserError, Users
 
     config = _configuration(arguments.config)
     try:
-        users = Users(config.state_dir, config.node_name)
-        users.add(arguments.name, arguments.role, _password(arguments.name))
+        yield Users(config.state_dir, config.node_name)
     except UserError as exc:
         raise CommandError(str(exc)) from None
+
+
+def _user_add(arguments: argparse.Namespace) -> int:
+    with _users(arguments) as users:
+        if users.find(arguments.name) is not None:
+            raise CommandError(f"{arguments.name} is a user already; daisyport user passwd sets another password")
+        users.add(arguments.name, arguments.role, _password(arguments.name))
     print(f"{arguments.name} may log in as {arguments.role}.")
+    return 0
+
+
+def _user_remove(arguments: argparse.Namespace) -> int:
+    with _users(arguments) as users:
+        users.remove(arguments.name)
+    print(f"{arguments.name} cannot log in any more.")
+    return 0
+
+
+def _user_passwd(arguments: argparse.Namespace) -> int:
+    with _users(arguments) as users:
+        if users.find(arguments.name) is None:
+            raise CommandError(f"{arguments.name!a:.60} is no user; daisyport user list shows who is")
+        users.set_password(arguments.name, _password(arguments.name))
+    print(f"{arguments.name} has a new password.")
+    return 0
+
+
+def _user_list(arguments: argparse.Namespace) -> int:
+    with _users(arguments) as users:
+        for user in users.everyone:
+            print(f"{user.role.name.lower():8}  {user.name}")
     return 0
 
 
 def _password(name: str) -> str:
     """Ask for the password twice, or take one line of a pipe: never an argument, which everybody could see."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass(f"Password for {name}: ")
-    if getpass.getpass("Once more: ") != password:
-        raise CommandError("the two passwords differ; nothing was changed")
-    return password
+    try:
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().rstrip("\r\n")
+        password = getpass.getpass(f"Password for {name}: ")
+        if getpass.getpass("Once more: ") == password:
+            return password
+    except (EOFError, KeyboardInterrupt):
+        raise CommandError("no password was typed; nothing was changed") from None
+    except UnicodeDecodeError:
+        raise CommandError(f"the password is no {sys.stdin.encoding} text; nothing was changed") from None
+    raise CommandError("the two passwords differ; nothing was changed")
 
 
 def _log(level: int) -> None:

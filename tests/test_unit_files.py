@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -63,6 +64,12 @@ def test_the_sandbox_leaves_what_the_daemon_needs() -> None:
     assert {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"} == set(families)
     # A user namespace would show every peer of a PTZ socket as nobody, a private /dev would hide the tty.
     assert not {"PrivateUsers", "PrivateDevices", "PrivateNetwork"} & found.keys()
+
+
+def test_a_mistake_in_the_configuration_is_not_tried_again_and_a_certificate_is_reloaded() -> None:
+    found = settings_of_the_service()
+    assert found["RestartPreventExitStatus"] == [str(os.EX_CONFIG)]
+    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
 
 
 def test_the_service_reads_the_configuration_where_the_example_says_to_put_it() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
+import pty
 import signal
 import stat
 import subprocess
 import sys
+import termios
+import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -17,6 +22,7 @@ import trio
 from tests.helpers import free_port, lines
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 DAISYPORT = [sys.executable, "-m", "gateway"]
@@ -67,7 +73,7 @@ def test_a_bad_configuration_is_told_key_by_key_without_a_traceback(config: Path
     with config.open("a") as file:
         file.write('modes = ["RS232", "RS484"]\nbaud = 9600\n')
     refused = daisyport(command, "--config", config)
-    assert refused.returncode != 0
+    assert refused.returncode == os.EX_CONFIG
     assert "serial[0].modes[1]: RS484 is not one of RS232, RS485, RS485_4, RS422" in refused.stderr
     assert "serial[0].baud" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -81,6 +87,14 @@ def test_a_state_directory_that_cannot_be_used_is_told_in_one_line(config: Path)
     assert "Traceback" not in refused.stderr
 
 
+def test_a_runtime_directory_that_cannot_be_made_is_told_in_one_line(config: Path) -> None:
+    (config.parent / "run").write_text("a file")
+    refused = daisyport("run", "--config", config)
+    assert refused.returncode == 1
+    why = "cannot be made, and the PTZ sockets are to be in it: File exists"
+    assert refused.stderr == f"daisyport: runtime_dir {config.parent}/run {why}\n"
+
+
 def test_a_user_is_added_with_a_password_from_a_pipe(config: Path) -> None:
     added = daisyport("user", "add", "anna", "--role", "operator", "--config", config, stdin="secret\n")
     assert added.returncode == 0
@@ -88,6 +102,108 @@ def test_a_user_is_added_with_a_password_from_a_pipe(config: Path) -> None:
     assert "anna:operator:" in users.read_text()
     assert "secret" not in users.read_text()
     assert stat.S_IMODE(users.stat().st_mode) == 0o600
+
+
+def test_users_are_listed_given_another_password_and_removed(config: Path) -> None:
+    def users(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return daisyport("user", *words, "--config", config, stdin=stdin)
+
+    assert users("list").stdout == ""
+    for name, role in (("zoe", "viewer"), ("anna", "admin")):
+        assert users("add", name, "--role", role, stdin="secret\n").stdout == f"{name} may log in as {role}.\n"
+    assert users("list").stdout == "admin     anna\nviewer    zoe\n"
+    stored = config.parent / "state" / "users"
+    before = stored.read_text()
+    assert users("passwd", "zoe", stdin="another\n").stdout == "zoe has a new password.\n"
+    (changed,) = set(stored.read_text().splitlines()) - set(before.splitlines())
+    assert changed.startswith("zoe:")
+    assert users("remove", "anna").stdout == "anna cannot log in any more.\n"
+    assert users("list").stdout == "viewer    zoe\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "complaint"),
+    [
+        (["add", "anna", "--role", "viewer"], "x\n", "anna is a user already; daisyport user passwd sets another"),
+        (["passwd", "bob"], "x\n", "'bob' is no user; daisyport user list shows who is"),
+        (["remove", "bob"], "", "'bob' is not a user of"),
+        (["passwd", "anna"], "", "a password has 1 to 1024 characters"),
+        (["passwd", "anna"], "\ttab\n", "a password has 1 to 1024 characters, and no control character"),
+    ],
+)
+def test_what_cannot_be_done_with_a_user_changes_nothing(
+    config: Path, words: list[str], stdin: str, complaint: str
+) -> None:
+    daisyport("user", "add", "anna", "--role", "operator", "--config", config, stdin="secret\n")
+    stored = config.parent / "state" / "users"
+    before = stored.read_bytes()
+    refused = daisyport("user", *words, "--config", config, stdin=stdin)
+    assert refused.returncode == 1
+    assert complaint in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert stored.read_bytes() == before
+
+
+def test_a_password_is_no_argument(config: Path) -> None:
+    refused = daisyport("user", "passwd", "anna", "secret", "--config", config, stdin="secret\n")
+    assert refused.returncode == 2
+
+
+def typed(config: Path, *words: str, answers: Sequence[bytes]) -> tuple[int, bytes]:
+    """Run a command on a terminal of its own, and type an answer at each question; its status, and all it showed."""
+    near, far = pty.openpty()
+    command = [*DAISYPORT, *words, "--config", str(config)]
+    environ = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}  # as in a locale that is not C
+    process = subprocess.Popen(
+        command,
+        stdin=far,
+        stdout=far,
+        stderr=far,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env=environ,
+    )
+    deadline = threading.Timer(20, process.kill)
+    deadline.start()
+    os.close(far)
+    shown = b""
+    asked = 0
+    with contextlib.suppress(OSError):  # EIO: the terminal has no other end any more
+        while piece := os.read(near, 1000):
+            shown += piece
+            if shown.count(b": ") > asked and asked < len(answers):
+                os.write(near, answers[asked])
+                asked += 1
+    os.close(near)
+    status = process.wait(timeout=20)
+    deadline.cancel()
+    return status, shown
+
+
+def test_a_password_is_asked_for_twice_and_never_shown(config: Path) -> None:
+    add = ("user", "add", "anna", "--role", "admin")
+    status, shown = typed(config, *add, answers=[b"secret\n", b"secret\n"])
+    assert (status, shown) == (0, b"Password for anna: \r\nOnce more: \r\nanna may log in as admin.\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answers", "complaint"),
+    [
+        ([b"secret\n", b"secert\n"], b"the two passwords differ; nothing was changed"),
+        ([b"\x04"], b"no password was typed; nothing was changed"),
+        ([b"secret\x03"], b"no password was typed; nothing was changed"),
+        ([b"\xff\n"], b"the password is no utf-8 text; nothing was changed"),
+    ],
+)
+def test_a_password_that_was_not_typed_well_changes_nothing(
+    config: Path, answers: list[bytes], complaint: bytes
+) -> None:
+    status, shown = typed(config, "user", "add", "anna", "--role", "admin", answers=answers)
+    assert status == 1
+    assert complaint in shown
+    assert b"Traceback" not in shown
+    assert b"secret" not in shown
+    assert daisyport("user", "list", "--config", config).stdout == ""
 
 
 def test_what_is_no_user_is_told_without_a_traceback(config: Path) -> None:
