@@ -13,7 +13,7 @@ from typing import Final, final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from protocol.errors import RemoteProtocolError
+from protocol.header import CutError
 
 __all__ = [
     "PointError",
@@ -34,7 +34,7 @@ _A: Final = 486662
 
 
 @final
-class PointError(RemoteProtocolError):
+class PointError(CutError):
     """The peer's share is a point of low order: the shared secret would be known to everybody."""
 
 

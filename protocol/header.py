@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, final
 
 from protocol.errors import RemoteProtocolError
 
-__all__ = ["MAX_LENGTH", "SIZE", "CutError", "FrameDecoder", "Header", "RawFrame"]
+__all__ = ["MAX_LENGTH", "SIZE", "CutError", "FrameDecoder", "Header", "Parts", "RawFrame"]
 
 _LAYOUT: Final = struct.Struct("!BBBBIQ")
 SIZE: Final = _LAYOUT.size
@@ -39,6 +39,16 @@ class Header(NamedTuple):
     def encode(self) -> bytes:
         """Return the sixteen bytes."""
         return _LAYOUT.pack(*self)
+
+
+@final
+class Parts(NamedTuple):
+    """What a frame itself fills in: its payload, and the fields of the header that are its own."""
+
+    payload: bytes = b""
+    channel: int = 0
+    flags: int = 0
+    offset: int = 0
 
 
 @final
