@@ -1,4 +1,4 @@
-"""The sending side of the line's stream: every byte of the line once, the oldest dropped when a link is too slow.
+"""The sending side of the line's stream: every byte once, the oldest dropped for a link that is too slow.
 
 It must not know of connections. What is dropped after it was sent leaves a hole, which matters only where a
 resumption asks for it; what is dropped before becomes a GAP in its place.
@@ -27,11 +27,11 @@ def ring_size(rate: int, window: float) -> int:
 class DownFlow:
     """The down stream of a server's session, from offset ``start``.
 
-    The ring holds at most ``max_bytes`` (never less than a frame) in ``max_frames`` (at least 2).
+    The ring holds at most ``max_bytes`` in ``max_frames`` (at least 2).
     """
 
     def __init__(self, start: int, max_bytes: int, max_frames: int) -> None:
-        self._ring = Ring(Channel.LINE, start, max(max_bytes, MAX_DATA), max(max_frames, 2))
+        self._ring = Ring(Channel.LINE, start, max_bytes, max(max_frames, 2))
         self.dropped = 0
 
     @property
@@ -41,13 +41,14 @@ class DownFlow:
 
     def resize(self, max_bytes: int) -> None:
         """Take another bound in bytes, after a change of the line's rate."""
-        self._ring.max_bytes = max(max_bytes, MAX_DATA)
+        self._ring.max_bytes = max_bytes
         self._trim()
 
     def line(self, data: bytes) -> None:
         """Take bytes from the line."""
-        for at in range(0, len(data), MAX_DATA):
-            frame = DownData(self._ring.tail, data[at : at + MAX_DATA])
+        size = min(MAX_DATA, self._ring.max_bytes)
+        for at in range(0, len(data), size):
+            frame = DownData(self._ring.tail, data[at : at + size])
             self._append(frame.end, frame)
 
     def gap(self, count: int, reason: Reason) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from protocol.session import Limits
     from protocol.session_frames import Open
 
-__all__ = ["MAX_DETACHED", "MAX_LINKS", "Admitted", "Ended", "Register"]
+__all__ = ["MAX_DETACHED", "MAX_LINKS", "Admitted", "Ended", "Refused", "Register"]
 
 MAX_LINKS: Final = 64
 MAX_DETACHED: Final = 16
@@ -47,6 +47,15 @@ class Admitted:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why an OPEN is refused, as the CLOSE to send; and what had to end for it."""
+
+    close: Close
+    ended: tuple[Ended, ...] = ()
+
+
+@final
 class Register:
     """The sessions of one port, at most one for each (node id, R index)."""
 
@@ -59,33 +68,32 @@ class Register:
     def __iter__(self) -> Iterator[ServerSession]:
         return iter(tuple(self._sessions.values()))
 
-    def admit(self, peer: Peer, opening: Open, fresh_id: bytes, port: PortState) -> Admitted | Close:
-        """Find or make the session that an OPEN asks for; a Close says why not.
+    def admit(self, peer: Peer, opening: Open, fresh_id: bytes, port: PortState) -> Admitted | Refused:
+        """Find or make the session that an OPEN asks for, and put it on this connection.
 
-        ``fresh_id`` is 16 random bytes for a new session. The session found is on its new connection when
-        this returns, and its old link is to be dropped. Raises RemoteProtocolError, and then the session
-        that was asked for has ended.
+        ``fresh_id`` is 16 random bytes for a new session. The link that the session had before is to be
+        dropped: nothing of it counts any more.
         """
         key = peer.node, peer.index
         current = self._sessions.get(key)
         if current is not None and opening.number <= current.number:
-            return Close(CloseReason.STALE, last=current.number)
+            return Refused(Close(CloseReason.STALE, last=current.number))
         if current is not None and current.id == opening.session:
             return self._go_on(current, opening)
         if sum(session.attached for session in self if session is not current) >= self._max_links:
-            return Close(CloseReason.BUSY)
+            return Refused(Close(CloseReason.BUSY))
         ended = self.end(current, CloseReason.REPLACED) if current is not None else ()
         session = ServerSession(fresh_id, key, opening, port, self._limits)
         session.attach(opening)
         self._sessions[key] = session
         return Admitted(session, fresh=True, ended=ended)
 
-    def _go_on(self, session: ServerSession, opening: Open) -> Admitted:
+    def _go_on(self, session: ServerSession, opening: Open) -> Admitted | Refused:
         try:
             session.attach(opening)
         except RemoteProtocolError:
-            del self._sessions[session.key]
-            raise
+            reason = CloseReason.PROTOCOL
+            return Refused(Close(reason), self.end(session, reason))
         return Admitted(session, fresh=False, ended=())
 
     def end(self, session: ServerSession, reason: CloseReason) -> tuple[Ended, ...]:

@@ -1,7 +1,7 @@
-"""The sending side of one traffic class: messages that wait for their fate, within the age limit of the class.
+"""The sending side of one traffic class: messages that wait for their fate, within the class's age limit.
 
-It must not know of connections. What is in the ring's ``unsent`` is certainly not with the receiver, so it may
-still be withdrawn; what is in ``sent`` may be, until an acknowledgement or a resumption tells.
+It must not know of connections. What is in the ring's ``unsent`` is certainly not with the receiver, so it
+may still be withdrawn; what is in ``sent`` may be, until an acknowledgement or a resumption tells.
 """
 
 from __future__ import annotations
