@@ -132,17 +132,17 @@ class Inflow:
         if offset != self.received:
             raise RemoteProtocolError(f"offset {offset} on {self.channel!r}, expected {self.received}")
 
-    def _settle(self, end: int) -> None:
+    def _settle(self, end: int) -> int:
+        """Move the position, if that is behind ``end``; return where it was."""
         limit = self._skips[0].start if self._skips else self.received
-        if not self.settled <= end <= limit:
-            raise LocalProtocolError(
-                f"{end} settled on {self.channel!r}: it must be in {self.settled} to {limit}"
-            )
-        self.settled = end
+        start = self.settled
+        if end > max(start, limit):
+            raise LocalProtocolError(f"{end} settled on {self.channel!r}, of which {limit} was received")
+        self.settled = max(start, end)
+        return start
 
     def _record(self, end: int, reason: Reason) -> None:
-        start = self.settled
-        self._settle(end)
+        start = self._settle(end)
         if end > start:
             lost = Lost(self.channel, start, end - start, reason)
             _extend(self._lost, lost)

@@ -5,13 +5,13 @@ It must not know what sessions carry, nor of connections: whoever calls ends the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, final
 
 from protocol.errors import RemoteProtocolError
 from protocol.reasons import CloseReason
 from protocol.server_session import ServerSession
-from protocol.session_frames import Close
+from protocol.session_frames import Close, Position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +55,13 @@ class Refused:
     ended: tuple[Ended, ...] = ()
 
 
+def _anew(opening: Open) -> Open:
+    """Say of an OPEN that all it has sent is settled: a new session knows nothing of what was before."""
+    positions = (Position(reached, reached) for reached, _ in opening.positions)
+    line, ptz, tcp, cgi = positions
+    return replace(opening, positions=(line, ptz, tcp, cgi))
+
+
 @final
 class Register:
     """The sessions of one port, at most one for each (node id, R index)."""
@@ -84,7 +91,7 @@ class Register:
             return Refused(Close(CloseReason.BUSY))
         ended = self.end(current, CloseReason.REPLACED) if current is not None else ()
         session = ServerSession(fresh_id, key, opening, port, self._limits)
-        session.attach(opening)
+        session.attach(_anew(opening))
         self._sessions[key] = session
         return Admitted(session, fresh=True, ended=ended)
 

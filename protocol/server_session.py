@@ -150,6 +150,7 @@ class ServerSession:
                 self._inboxes[frame.channel].skip(frame)
                 return [frame]
             case Close():
+                self.detach(now)
                 return [frame]
         self._note(frame, now)
         return []
