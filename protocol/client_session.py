@@ -41,6 +41,7 @@ class ClientSession:
         self._heartbeat = Heartbeat()
         self._opening = False
         self._closing: CloseReason | None = None
+        self._heard = False
         self.id = NO_SESSION
         self.number = 0
         self.attached = False
@@ -177,15 +178,15 @@ class ClientSession:
         line = opened.positions[Channel.LINE]
         if line.reached != self._line.received:
             raise RemoteProtocolError(f"the line goes on from {line.reached}, not {self._line.received}")
-        fresh, had_one = opened.session != self.id, self.id != NO_SESSION
+        fresh, heard = opened.session != self.id, self._heard
         self.id = opened.session
         self._line.attach(line.settled)
         for channel, flow in self._flows.items():
             if fresh:
                 flow.forget()
             flow.resume(*opened.positions[channel])
-        self.resumed = True
-        gap = [Gap(Channel.LINE, line.reached, 0, Reason.RESTARTED)] if fresh and had_one else []
+        self.resumed = self._heard = True
+        gap = [Gap(Channel.LINE, line.reached, 0, Reason.RESTARTED)] if fresh and heard else []
         return [*gap, Resumed(fresh, opened.port), *self._check_path(opened.port)]
 
     def _turned(self, turn: Turn) -> list[ClientEvent]:
