@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from protocol.session import CLASSES
 from tests.protocol.simulation import World
@@ -23,6 +23,11 @@ class Chain(RuleBasedStateMachine):
         self.world = World(self.nodes)
         for link in range(self.nodes - 1):
             self.world.connect(link)
+
+    @initialize(established=sides)
+    def begin(self, established):
+        for _ in range(3 if established else 0):
+            self.deliver_all(self.nodes)
 
     def link(self, place):
         return place % (self.nodes - 1)
