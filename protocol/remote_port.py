@@ -209,7 +209,7 @@ class Connection:
     def _advance(self, frame: Frame) -> Event:
         state = _judge(self._state, self.party.other, frame)
         if state is None:
-            wrong = CutError if self._opener is None else RemoteProtocolError
+            wrong = HandshakeError if self._opener is None else RemoteProtocolError
             raise wrong(f"{frame!r:.60} while {self._state.value} is awaited")
         self._state = state
         match frame:

@@ -19,7 +19,7 @@ from protocol.hello import Hello
 from protocol.inbox import Message
 from protocol.port_state import PortState
 from protocol.reasons import CloseReason, Reason
-from protocol.register import Ended, Refused, Register
+from protocol.register import Refused, Register
 from protocol.remote_port import Connection
 from protocol.session import CLASSES, Limits
 from protocol.session_frames import Close, Open, Port
@@ -83,7 +83,9 @@ class Node:
         self.skew = int.from_bytes(fresh(5, "skew", place, life), "big")
         self.client = ClientSession(self.id, LIMITS) if place else None
         self.register = Register(LIMITS)
-        self.state = PortState(0b1110, True, 9600, "", "9600 8N1", tuple(fresh(16, "node", n) for n in range(place + 1)))
+        self.state = PortState(
+            0b1110, True, 9600, "", "9600 8N1", tuple(fresh(16, "node", n) for n in range(place + 1))
+        )
         self.held = {channel: deque() for channel in CLASSES}  # messages from below that wait for their turn
         self.ranges = {channel: deque() for channel in CLASSES}  # what was written above, and for whom
         self.turns = {}

@@ -46,7 +46,9 @@ frames = st.one_of(
     st.builds(Close, st.sampled_from(CloseReason), positions, u64),
     st.builds(Open, sixteen, u64, u32, positions),
     st.builds(Opened, sixteen, u32, u32, positions, ports),
-    st.builds(UpData, classes, offsets, u32, st.binary(min_size=1, max_size=99), turns | st.none(), st.booleans()),
+    st.builds(
+        UpData, classes, offsets, u32, st.binary(min_size=1, max_size=99), turns | st.none(), st.booleans()
+    ),
     st.builds(DownData, offsets, st.binary(min_size=1, max_size=99)),
     st.builds(Ack, channels, u64),
     st.builds(Credit, channels, u64),

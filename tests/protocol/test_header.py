@@ -13,7 +13,9 @@ headers = st.builds(
     st.integers(0, 300),
     st.integers(0, 2**64 - 1),
 )
-frames = headers.flatmap(lambda header: st.binary(min_size=header.length, max_size=header.length).map(header.encode().__add__))
+frames = headers.flatmap(
+    lambda header: st.binary(min_size=header.length, max_size=header.length).map(header.encode().__add__)
+)
 
 
 def cut(pieces):

@@ -55,7 +55,9 @@ def test_the_directions_and_the_transcripts_have_keys_of_their_own():
     assert {len(key) for key in keys} == {32}
 
 
-@pytest.mark.parametrize("side", [lambda: Sealer(KEYS.up, LAST_FRAME).seal, lambda: Opener(KEYS.up, LAST_FRAME).open])
+@pytest.mark.parametrize(
+    "side", [lambda: Sealer(KEYS.up, LAST_FRAME).seal, lambda: Opener(KEYS.up, LAST_FRAME).open]
+)
 def test_no_nonce_is_used_twice_when_the_counter_ends(side):
     use = side()
     body = Sealer(KEYS.up, LAST_FRAME).seal(b"", b"the last")

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from protocol.session import CLASSES
 from tests.protocol.simulation import World
@@ -40,7 +46,12 @@ class Chain(RuleBasedStateMachine):
     def speak(self, count):
         self.world.speak(count)
 
-    @rule(place=places, up=sides, count=st.sampled_from([1, 17, 100, 1000, 5000]), wire=st.sampled_from([-1, -1, -2]))
+    @rule(
+        place=places,
+        up=sides,
+        count=st.sampled_from([1, 17, 100, 1000, 5000]),
+        wire=st.sampled_from([-1, -1, -2]),
+    )
     def deliver(self, place, up, count, wire):
         self.world.deliver(self.link(place), up=up, count=count, wire=wire)
 
