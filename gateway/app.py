@@ -1,0 +1,232 @@
+"""The composition root: the only place that builds the router, the buses and the store, and opens the root nursery.
+
+It holds no logic of its own but the order of things: what starts before what, and what ends after what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import grp
+import logging
+import os
+import pwd
+import time
+from collections import deque
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway.access import Access
+from gateway.bus import Bus
+from gateway.changes import Changes
+from gateway.device import SerialDevice
+from gateway.frontdoor import FrontDoor
+from gateway.listeners import Drivers
+from gateway.manager import Manager
+from gateway.router import Router
+from gateway.routes import House, Routes
+from gateway.status import status
+from gateway.store import Store
+from gateway.users import Users
+from protocol.parameters import Catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gateway.config import Config, Ptz
+    from gateway.sdnotify import Notifier
+    from gateway.serial_cgi import SerialCgi
+    from protocol.settings import Settings
+
+__all__ = ["Parts", "TooManyRestartsError", "compose", "run"]
+
+logger = logging.getLogger(__name__)
+
+_RESTARTS = 5
+_RESTARTS_WITHIN = 60.0
+"""More restarts than that within so many seconds are no accident any more: the service manager takes over."""
+_STOP = 3.6
+"""Seconds that everything has to stop in; 4 s is promised."""
+_REBIND = 1.0
+
+
+@final
+class TooManyRestartsError(Exception):
+    """The port managers fail again and again."""
+
+
+@final
+class _Restarts:
+    """Counts the restarts of all port managers' trees."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+
+    def count(self) -> None:
+        """One more. Raises TooManyRestartsError."""
+        now = trio.current_time()
+        self._times.append(now)
+        while self._times[0] < now - _RESTARTS_WITHIN:
+            self._times.popleft()
+        if len(self._times) > _RESTARTS:
+            raise TooManyRestartsError(f"{len(self._times)} restarts of port managers within {_RESTARTS_WITHIN:g} s")
+
+
+async def run(
+    config: Config,
+    stop: trio.Event,
+    notifier: Notifier,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the gateway until ``stop`` is set, then end it within 4 s.
+
+    ``task_status`` is told once every door is bound and every device is open, or known to be retrying. Raises
+    StoreError or UserError where the state directory cannot be used, TooManyRestartsError after too many bugs.
+    """
+    config.runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    parts = compose(config)
+    front_door = _front_door(config, parts)
+    restarts = _Restarts()
+    with contextlib.closing(parts.store):
+        async with trio.open_nursery() as root:
+            root.start_soon(notifier.keep_watch)
+            async with trio.open_nursery() as ports:
+                for manager in parts.managers:
+                    ports.start_soon(_keep, manager, stop, restarts)
+                async with trio.open_nursery() as front:
+                    for address in config.http.listen:
+                        front.start_soon(_listen, front_door, front, *address)
+                    front.start_soon(_announce, config, parts.managers, notifier, task_status)
+                    await stop.wait()
+                    notifier.stopping()
+                    logger.info("stopping")
+                    ports.cancel_scope.deadline = trio.current_time() + _STOP
+                    front.cancel_scope.cancel()
+            root.cancel_scope.cancel()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a gateway is made of, before anything of it runs."""
+
+    catalogue: Catalogue
+    store: Store
+    managers: tuple[Manager, ...]
+    changes: Changes
+
+
+def compose(config: Config) -> Parts:
+    """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
+    catalogue = Catalogue(config.hardware)
+    store = Store(config.state_dir, catalogue)
+    managers = _managers(config, store)
+    return Parts(catalogue, store, managers, Changes(catalogue, store, managers))
+
+
+def _managers(config: Config, store: Store) -> tuple[Manager, ...]:
+    buses = {f"P{index}": Bus(f"P{index}") for index in range(len(config.managers))}
+    router = Router(buses)
+    drivers = _drivers(config.ptz)
+    return tuple(
+        Manager(
+            index,
+            config,
+            bus,
+            functools.partial(router.grant, bus.name),
+            _device(config, bus, index, store),
+            drivers,
+            store.published,
+        )
+        for index, bus in enumerate(buses.values())
+    )
+
+
+def _device(config: Config, bus: Bus, index: int, store: Store) -> SerialDevice | None:
+    number = config.managers[index].serial
+    if number is None:
+        return None
+    return SerialDevice(bus, config.serial[number - 1], store.published.value.settings.serial.ports[number - 1])
+
+
+def _front_door(config: Config, parts: Parts) -> FrontDoor:
+    started = time.time()
+    product_version = version("daisyport")
+
+    def serial(index: int) -> SerialCgi | None:
+        return parts.managers[index].serial_cgi
+
+    def settings() -> Settings:
+        return parts.store.published.value.settings
+
+    house = House(
+        catalogue=parts.catalogue,
+        settings=settings,
+        update=parts.changes.update,
+        serial=serial,
+        status=lambda: status(config, product_version, started, settings(), parts.managers),
+    )
+    users = Users(config.state_dir, config.node_name)
+    access = Access(users, lambda: settings().network.http.authentication_policy, config.http.digest)
+    return FrontDoor(Routes(house, access, config.http.browser_guard).respond)
+
+
+def _drivers(ptz: Ptz) -> Drivers:
+    """Look up who may connect as a PTZ driver; a name that this host does not know is told, and left out."""
+    users = {0, os.getuid()} | set(_known(ptz.users, lambda name: pwd.getpwnam(name).pw_uid, "user"))
+    named = _known(ptz.groups, lambda name: grp.getgrnam(name).gr_gid, "group")
+    return Drivers(frozenset(users), frozenset({os.getgid(), *named}), named[0] if named else None)
+
+
+def _known(names: Sequence[str], find: Callable[[str], int], kind: str) -> list[int]:
+    found = []
+    for name in names:
+        try:
+            found.append(find(name))
+        except KeyError:
+            logger.warning("[ptz]: this host has no %s named %r", kind, name)
+    return found
+
+
+async def _keep(manager: Manager, stop: trio.Event, restarts: _Restarts) -> None:
+    """The third ring: a bug in a port manager restarts its whole tree."""
+    while not stop.is_set():
+        try:
+            await manager.run(stop)
+        except Exception:
+            logger.exception("%s: a bug; the port manager is restarted", manager.bus.name)
+            restarts.count()
+
+
+async def _listen(door: FrontDoor, clients: trio.Nursery, host: str, port: int) -> None:
+    """Serve the front door on one address, which need not be there yet."""
+    complained = False
+    while True:
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as exc:
+            if not complained:
+                logger.warning("front door %s port %d: %s; trying again", host, port, exc.strerror or exc)
+            complained = True
+            await trio.sleep(_REBIND)
+        else:
+            break
+    logger.info("front door %s port %d: up", host, port)
+    async with contextlib.AsyncExitStack() as listening, trio.open_nursery() as accepting:
+        for listener in listeners:
+            await listening.enter_async_context(listener)
+            accepting.start_soon(door.accept, listener, clients)
+
+
+async def _announce(
+    config: Config, managers: Sequence[Manager], notifier: Notifier, task_status: trio.TaskStatus[None]
+) -> None:
+    for manager in managers:
+        await manager.settled(0)
+    notifier.ready()
+    notifier.status(f"{config.node_name}: {len(managers)} port managers")
+    task_status.started()

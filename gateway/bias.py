@@ -1,0 +1,62 @@
+"""A balanced line's bias: Linux has no call for it, so a command of the host configuration switches it.
+
+It must not know of ttys or of other settings.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Bias"]
+
+_DEADLINE: Final = 2.0  # seconds
+
+
+@final
+class Bias:
+    """The switch of one port. ``command`` is its argv, with ``{state}`` where ``on`` or ``off`` goes; maybe empty.
+
+    ``state`` is the last one that the command confirmed, None while nobody knows; ``trouble`` is a phrase that says
+    why it is not the one asked for.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = tuple(command)
+        self.state: bool | None = None
+        self.trouble = ""
+
+    async def switch(self, on: bool) -> None:
+        """Bring the bias to this state, unless it is known to be there. Never raises: look at ``state``."""
+        await trio.lowlevel.checkpoint()
+        if not self._command:
+            self.state, self.trouble = False, "the host configuration gives no bias command for this port"
+        elif self.state is not on:
+            self.state = None
+            self.trouble = await _trouble([word.replace("{state}", "on" if on else "off") for word in self._command])
+            self.state = None if self.trouble else on
+
+
+async def _trouble(words: list[str]) -> str:
+    """Run the bias command; return what went wrong, or nothing."""
+    with trio.move_on_after(_DEADLINE):
+        try:
+            ended = await trio.run_process(
+                words, check=False, stdout=subprocess.DEVNULL, capture_stderr=True, deliver_cancel=_kill
+            )
+        except OSError as error:
+            return f"the bias command {words[0]} could not be run: {error.strerror}"
+        if ended.returncode == 0:
+            return ""
+        said = (ended.stderr or b"").decode(errors="replace")
+        return f"the bias command {words[0]} ended with {ended.returncode} and said {said[:60]!r}"
+    return f"the bias command {words[0]} took longer than {_DEADLINE:g} s and was stopped"
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()

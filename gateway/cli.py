@@ -1,0 +1,197 @@
+"""The command line: ``daisyport run | demo | check | user``.
+
+It turns words into calls, and errors into one line on standard error and an exit status. What a command does is in
+the room that it calls; so that each starts fast, it is imported only then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import logging
+import os
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.config import Config, ConfigError, load, usb_adapters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import trio
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_CONFIG = Path("/etc/daisyport/daisyport.toml")
+
+
+class CommandError(Exception):
+    """The command cannot be carried out; the message says why and what would be right."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` (default: the process's own) says; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except CommandError as exc:
+        print(f"daisyport: {exc}", file=sys.stderr)
+    except ConfigError as exc:
+        for message in exc.messages:
+            print(f"{arguments.config or _DEFAULT_CONFIG}: {message}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="daisyport", description="A serial-port gateway that speaks the VAPIX Serial port API."
+    )
+    parser.add_argument("--version", action="version", version=f"daisyport {version('daisyport')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _command(commands, "run", _run, "run the gateway in the foreground until SIGTERM or SIGINT")
+    run.add_argument("--verbose", action="store_true", help="log more")
+    _command(commands, "check", _check, "check the host's configuration file, and say what is wrong with it")
+    demo = commands.add_parser("demo", help="try it out: a simulated camera and a gateway, no hardware needed")
+    demo.set_defaults(command=_demo, config=None)
+    user = commands.add_parser("user", help="say who may log in at the front door")
+    users = user.add_subparsers(required=True, metavar="COMMAND")
+    add = _command(users, "add", _user_add, "add a user; the password is asked for, or read as a line from a pipe")
+    add.add_argument("name")
+    add.add_argument("--role", required=True, choices=("admin", "operator", "viewer"))
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: object, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text)
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the configuration (default: {_DEFAULT_CONFIG})")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _configuration(path: Path | None) -> Config:
+    """Load the configuration, or make one up for this machine where there is none."""
+    if path is not None:
+        return load(path)
+    if _DEFAULT_CONFIG.exists():
+        return load(_DEFAULT_CONFIG)
+    return Config.for_this_machine(os.environ, usb_adapters())
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import trio
+
+    from gateway.app import TooManyRestartsError
+    from gateway.store import StoreError
+    from gateway.users import UserError
+
+    config = _configuration(arguments.config)
+    _log(logging.DEBUG if arguments.verbose else logging.INFO)
+    if arguments.config is None and not _DEFAULT_CONFIG.exists():
+        _introduce(config)
+    try:
+        trio.run(_run_until_signalled, config)
+    except ExceptionGroup as group:
+        told, bugs = group.split((StoreError, UserError, TooManyRestartsError))
+        if told is None or bugs is not None:
+            raise
+        raise CommandError(_innermost(told)) from None
+    return 0
+
+
+def _innermost(error: Exception) -> str:
+    return _innermost(error.exceptions[0]) if isinstance(error, ExceptionGroup) else str(error)
+
+
+async def _run_until_signalled(config: Config) -> None:
+    import trio
+
+    from gateway.app import run
+    from gateway.sdnotify import Notifier
+
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_heed_signals, stop)
+        await run(config, stop, Notifier.from_environment(os.environ))
+        nursery.cancel_scope.cancel()
+
+
+async def _heed_signals(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGHUP:
+                logger.info("SIGHUP: the configuration of the host is read at the start only; parameters apply live")
+            else:
+                stop.set()
+
+
+def _introduce(config: Config) -> None:
+    """Tell who runs it without a configuration what was found and where things are."""
+    print("No configuration: taking the USB serial adapters of this machine, and listening on loopback only.")
+    for number, line in enumerate(config.serial, start=1):
+        print(f"  Ser{number}  PortManager.P{number - 1}  {line.device}")
+    if not config.serial:
+        print("  There is none: plug one in and start again, or try `daisyport demo`.")
+    host, port = config.http.listen[0]
+    print(f"State: {config.state_dir}\nFront door: http://{host}:{port}/axis-cgi/param.cgi?action=list")
+    print("Add a login with: daisyport user add NAME --role admin\n", flush=True)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    config = _configuration(arguments.config)
+    for number, line in enumerate(config.serial, start=1):
+        modes = ", ".join(mode.value for mode in line.hardware.modes)
+        print(f"Ser{number}: {line.device} ({modes})")
+    for index, manager in enumerate(config.managers):
+        device = f"Ser{manager.serial}" if manager.serial is not None else f"R{manager.remote_port}"
+        print(f"PortManager.P{index}: {device}")
+    return 0
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from gateway.demo import main as demo
+
+    return demo()
+
+
+def _user_add(arguments: argparse.Namespace) -> int:
+    from gateway.users import UserError, Users
+
+    config = _configuration(arguments.config)
+    try:
+        users = Users(config.state_dir, config.node_name)
+        users.add(arguments.name, arguments.role, _password(arguments.name))
+    except UserError as exc:
+        raise CommandError(str(exc)) from None
+    print(f"{arguments.name} may log in as {arguments.role}.")
+    return 0
+
+
+def _password(name: str) -> str:
+    """Ask for the password twice, or take one line of a pipe: never an argument, which everybody could see."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass(f"Password for {name}: ")
+    if getpass.getpass("Once more: ") != password:
+        raise CommandError("the two passwords differ; nothing was changed")
+    return password
+
+
+def _log(level: int) -> None:
+    """Log to standard error: with priorities where the journal takes it, with the time elsewhere."""
+    if "JOURNAL_STREAM" in os.environ:
+        for number, priority in ((logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3)):
+            logging.addLevelName(number, f"<{priority}>")
+        pattern = "%(levelname)s%(message)s"
+    else:
+        pattern = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=level, format=pattern)

@@ -1,0 +1,140 @@
+"""A small file that is always whole, and that only its owner reads.
+
+Power may go, the disk may be full, the process may be killed at any instant: what is found afterwards is the old
+content or the new. This room does not know what is in the file; whoever replaces one sees to it that nobody
+else does at the same time (``turn``, ``claim``).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["claim", "read", "replace", "sweep", "turn"]
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 1 << 20
+OWNER_ONLY = 0o600
+
+
+def read(path: Path) -> bytes | None:
+    """Return the content, None where there is no file. A mode that lets others in is tightened and logged.
+
+    Raises OSError, also for what is no regular file and for one larger than 1 MiB.
+    """
+    try:
+        # Without O_NONBLOCK a FIFO would hold up the start for ever; without O_NOFOLLOW a link could make root
+        # read, tighten and copy a file of somebody else's.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        _tighten(path, descriptor, stat.S_IMODE(found.st_mode))
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(LARGEST + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, "larger than 1 MiB", str(path))
+    return content
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put ``content`` in the file's place, on the disk before this returns, owned by its directory's owner.
+
+    Raises OSError. The old file is then still there; only where the directory itself could not be synced
+    (the disk is failing) it may be either.
+    """
+    new = _new(path)
+    try:
+        sweep(path)
+        _write(new, content)
+        os.replace(new, path)
+    except OSError:
+        sweep(path)
+        raise
+    _sync_directory(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Remove what a process that was killed left of a new content."""
+    _new(path).unlink(missing_ok=True)
+
+
+@contextmanager
+def turn(directory: Path) -> Iterator[None]:
+    """Wait for the one turn to read and replace a file of this directory, among all processes. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def claim(path: Path) -> int:
+    """Claim a lock file, made if need be, until its returned descriptor is closed or the process ends, however.
+
+    Raises BlockingIOError where another process has it, and any other OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, OWNER_ONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _give_to_the_owner_of(path.parent, descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
+
+
+def _tighten(path: Path, descriptor: int, mode: int) -> None:
+    if not mode & ~OWNER_ONLY:
+        return
+    try:
+        os.fchmod(descriptor, OWNER_ONLY)
+    except OSError as exc:
+        logger.warning("%s has mode %04o, open to others, and cannot be tightened: %s", path, mode, exc.strerror)
+    else:
+        logger.warning("%s had mode %04o, open to others; it is 0600 now", path, mode)
+
+
+def _write(new: Path, content: bytes) -> None:
+    # O_EXCL: a link that somebody put there is not followed.
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
+    with open(descriptor, "wb") as file:
+        _give_to_the_owner_of(new.parent, descriptor)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _give_to_the_owner_of(directory: Path, descriptor: int) -> None:
+    # Root may make a file for the daemon, which then has to read and replace it.
+    owner = directory.stat()
+    if os.geteuid() == 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

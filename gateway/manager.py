@@ -1,0 +1,239 @@
+"""One port manager (PortManager.P#): its device, its doors and its clients under one roof.
+
+It follows the settings: what is wanted is planned, what differs starts or stops, what stands takes up the new values.
+It must not know HTTP, storage, or what other ports do.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway.dial import dial
+from gateway.doors import Doorway
+from gateway.listeners import listen_tcp, listen_unix
+from gateway.plan import Device, Dial, Door, Listen, PtzSocket, Service, blamed, order, plan
+from gateway.reconcile import Leaf, Leaves
+from gateway.router import Right
+from gateway.serial_cgi import SerialCgi
+from gateway.watch import Cell
+from protocol.addresses import AddressList
+from protocol.hardware import PortType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gateway.bus import Bus
+    from gateway.config import Config
+    from gateway.device import SerialDevice
+    from gateway.listeners import Drivers
+    from gateway.plan import Spec
+    from gateway.router import Handle, Session
+    from gateway.store import Published
+    from protocol.settings import Settings
+
+__all__ = ["Manager", "Refusal"]
+
+_RIGHTS = {
+    Service.GENERIC_TCP: Right.READ | Right.TCP,
+    Service.PTZ: Right.READ | Right.PTZ,
+    Service.SERIAL_CGI: Right.READ | Right.CGI,
+}
+_FLUSH = 1.6
+"""Seconds that clients have to take what waits for them when the gateway stops."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A parameter of a request that the port could not carry out, and why."""
+
+    name: str
+    why: str
+
+
+@final
+class Manager:
+    """Port manager ``index`` of the host; ``grant`` makes a door's handle on its bus."""
+
+    def __init__(
+        self,
+        index: int,
+        config: Config,
+        bus: Bus,
+        grant: Callable[[Right, str], Handle],
+        device: SerialDevice | None,
+        drivers: Drivers,
+        published: Cell[Published],
+    ) -> None:
+        self.index = index
+        self.bus = bus
+        self.device = device
+        self.serial_cgi: SerialCgi | None = None
+        """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
+        self._config = config
+        self._grant = grant
+        self._drivers = drivers
+        self._published = published
+        self._followed = Cell(-1)
+        self._refused: tuple[Refusal, ...] = ()
+        self._doors: dict[Service, Doorway] = {}
+        self._handles: dict[Service, Handle] = {}
+        self._stopping = False
+
+    async def run(self, stop: trio.Event) -> None:
+        """Do what the settings say until ``stop`` is set, then end everything in its order."""
+        async with trio.open_nursery() as roof:
+            self._leaves: Leaves[Spec] = Leaves(roof, self._run, order, self.bus.name)
+            async with trio.open_nursery() as self._clients:
+                with trio.CancelScope() as following:
+                    roof.start_soon(_cancel_at, stop, following)
+                    async for published in self._published.changes():
+                        await self._follow(published)
+                await self._send_away()
+            await self._leaves.apply(frozenset())
+
+    async def settled(self, version: int) -> tuple[Refusal, ...]:
+        """Wait until the port does what version ``version`` of the settings says, or is known not to.
+
+        Returns what its device or the host refused; the caller bounds the wait.
+        """
+        await self._followed.wait_for(lambda followed: followed >= version)
+        await self._leaves.settled()
+        return self._refused
+
+    def blamed(self, changed: Sequence[str]) -> tuple[Refusal, ...]:
+        """Say which of the parameters that a request changed brought about what the port cannot do."""
+        listeners = tuple(
+            Refusal(name, f"{spec}: {leaf.refusal}")
+            for spec, leaf in self._leaves
+            if leaf.refusal is not None
+            for name in blamed(spec, self.index, changed)
+        )
+        return listeners + tuple(refusal for refusal in self._refused if refusal.name in changed)
+
+    @property
+    def leaves(self) -> dict[str, str]:
+        """What runs, and how it is, for the status."""
+        return {str(spec): leaf.state for spec, leaf in self._leaves}
+
+    @property
+    def sessions(self) -> tuple[tuple[Service, Session], ...]:
+        """Who sits at the line, by the door that they came through."""
+        return tuple((service, session) for service, handle in self._handles.items() for session in handle.sessions)
+
+    @property
+    def turned_away(self) -> int:
+        """Clients that the open doors did not let in."""
+        return sum(door.refused for door in self._doors.values())
+
+    async def _follow(self, published: Published) -> None:
+        settings = published.settings
+        for service, door in self._doors.items():
+            door.review(*self._policy(service, settings))
+        wanted = plan(settings, self.index, self._numbers, self._config.tcp.bind)
+        await self._leaves.apply(wanted)
+        if not any(isinstance(spec, Device) for spec in wanted):
+            self.bus.disconnect(self._why_no_device(settings))
+        self._refused = await self._adjust(settings)
+        self._followed.set(published.version)
+
+    async def _adjust(self, settings: Settings) -> tuple[Refusal, ...]:
+        number = self._numbers[0]
+        if self.device is None or number is None:
+            return ()
+        refusals = await self.device.adjust(settings.serial.ports[number - 1])
+        return tuple(Refusal(f"Serial.Ser{number}.{refusal.name}", refusal.why) for refusal in refusals)
+
+    async def _send_away(self) -> None:
+        """Close the listeners, read no more from clients, and let each take what waits for it."""
+        self._stopping = True
+        standing = frozenset(spec for spec, _ in self._leaves if isinstance(spec, Device | Door))
+        await self._leaves.apply(standing)
+        for _, session in self.sessions:
+            session.pumping.cancel()
+        self._clients.cancel_scope.deadline = trio.current_time() + _FLUSH
+
+    async def _run(self, spec: Spec, leaf: Leaf) -> None:
+        match spec:
+            case Device(PortType.SERIAL) if self.device is not None:
+                await self.device.run(leaf)
+            case Device():
+                await _run_nothing(leaf)
+            case Door(Service.SERIAL_CGI):
+                await self._run_serial_cgi(leaf)
+            case Door(service):
+                await self._run_door(service, leaf)
+            case Listen():
+                with leaf.scope:
+                    await listen_tcp(spec, self._doors[Service.GENERIC_TCP], leaf)
+            case PtzSocket(packets):
+                kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
+                path = self._config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
+                with leaf.scope:
+                    await listen_unix(path, kind, self._drivers, self._doors[Service.PTZ], leaf)
+            case Dial():
+                with leaf.scope:
+                    await dial(spec, self._doors[Service.GENERIC_TCP], leaf, lambda: self._stopping)
+
+    async def _run_door(self, service: Service, leaf: Leaf) -> None:
+        handle = self._handles[service] = self._grant(_RIGHTS[service], service.value)
+        door = self._doors[service] = Doorway(self.bus.name, handle, _RIGHTS[service] & ~Right.READ, self._clients)
+        door.review(*self._policy(service, self._published.value.settings))
+        leaf.began()
+        leaf.up()
+        try:
+            with leaf.scope:
+                await trio.sleep_forever()
+        finally:
+            del self._doors[service], self._handles[service]
+            handle.revoke(self._closed(service))
+
+    async def _run_serial_cgi(self, leaf: Leaf) -> None:
+        service = Service.SERIAL_CGI
+        handle = self._handles[service] = self._grant(_RIGHTS[service], service.value)
+        self.serial_cgi = SerialCgi(handle)
+        leaf.began()
+        leaf.up()
+        try:
+            with leaf.scope:
+                await self.serial_cgi.serve()
+        finally:
+            self.serial_cgi = None
+            del self._handles[service]
+            handle.revoke(self._closed(service))
+
+    def _closed(self, service: Service) -> str:
+        return "the gateway stops" if self._stopping else f"PortManager.{self.bus.name}.{service.value}.Enabled is no"
+
+    def _policy(self, service: Service, settings: Settings) -> tuple[AddressList, int]:
+        """Say who may come through a door, and how many seconds a client may be idle (0: for ever)."""
+        if service is not Service.GENERIC_TCP:
+            return AddressList(), 0
+        tcp = settings.port_managers[self.index].generic_tcp_server
+        return tcp.allowed_ip_addresses, tcp.timeout
+
+    @property
+    def _numbers(self) -> tuple[int | None, int | None]:
+        hardware = self._config.managers[self.index]
+        return hardware.serial, hardware.remote_port
+
+    def _why_no_device(self, settings: Settings) -> str:
+        if settings.port_managers[self.index].port_enabled:
+            return f"PortManager.{self.bus.name} has no device of type {PortType.REMOTE.value}"
+        return f"the port is disabled; PortManager.{self.bus.name}.PortEnabled=yes opens it"
+
+
+async def _run_nothing(leaf: Leaf) -> None:
+    leaf.began()
+    leaf.failing("this version has no remote port client")
+    with leaf.scope:
+        await trio.sleep_forever()
+
+
+async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

@@ -1,0 +1,96 @@
+"""What passes the front door: a request that was read whole, the answer to it, and who is at the far end.
+
+These are values. How they are read from a connection or written to one is not known here, nor what a path means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    import trio
+
+__all__ = ["Peer", "Request", "Response", "explain"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The far end of a connection; ``str()`` is how the log and the status name it."""
+
+    address: str
+    port: int
+
+    @classmethod
+    def of(cls, stream: trio.SocketStream) -> Peer:
+        """The peer of a connected TCP stream; OSError when it is already gone."""
+        address, port, *_ = stream.socket.getpeername()
+        numeric = ip_address(address.partition("%")[0])
+        mapped = numeric.ipv4_mapped if isinstance(numeric, IPv6Address) else None
+        return cls(str(mapped or numeric), port)
+
+    @property
+    def network(self) -> str:
+        """What counts as one caller: an IPv4 address, or the /64 that an IPv6 host moves in freely."""
+        if ":" not in self.address:
+            return self.address
+        return str(ip_network((self.address, 64), strict=False))
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, read whole."""
+
+    method: str
+    target: bytes
+    """As sent: Digest hashes it so."""
+    headers: tuple[tuple[bytes, bytes], ...]
+    """In the order sent, names in lower case."""
+    body: bytes
+    peer: Peer
+    secure: bool = False
+    """It came over TLS."""
+
+    @property
+    def path(self) -> str:
+        """The target without its query, and without the origin that a proxy's client puts in front."""
+        return self._local.partition(b"?")[0].decode("latin-1")
+
+    @property
+    def query(self) -> bytes:
+        """What stands behind the first ``?``, still percent-encoded."""
+        return self._local.partition(b"?")[2]
+
+    @property
+    def _local(self) -> bytes:
+        if self.target.startswith(b"/"):
+            return self.target  # a query may hold :// too
+        _, origin, behind = self.target.partition(b"://")
+        return b"/" + behind.partition(b"/")[2] if origin else self.target
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that (lower-case) name."""
+        return next((value for found, value in self.headers if found == name), None)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer. A 204 has no body."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "text/plain"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def explain(status: int, why: str, *headers: tuple[str, str]) -> Response:
+    """An error in clear text: ``why`` says what was wrong and what would be right."""
+    return Response(status, f"{status} {HTTPStatus(status).phrase}\n{why}\n".encode(), headers=headers)

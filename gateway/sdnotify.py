@@ -1,0 +1,103 @@
+"""What the service manager is told, in the words of sd_notify(3): ready, stopping, a status, still alive.
+
+Without a service manager every word is spoken to nobody. This room knows nothing of ports or parameters.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Notifier"]
+
+logger = logging.getLogger(__name__)
+
+STATUS_LENGTH = 256  # what `systemctl status` shows of it anyway
+
+
+@final
+class Notifier:
+    """Datagrams to the service manager's socket.
+
+    ``address`` is a path, or ``@name`` for a socket in the abstract namespace; None: nobody listens.
+    ``watchdog_seconds`` is how long the manager bears silence; None: as long as it likes.
+    Telling never waits and never raises: the daemon does not stop for want of a listener.
+    """
+
+    def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
+        self.watchdog_seconds = watchdog_seconds
+        self._address = address
+        self._untold: dict[str, str] = {}
+        self._failed = False
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Notifier:
+        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; what is not meant for this process is left."""
+        address = environ.get("NOTIFY_SOCKET", "")
+        if not address.startswith(("/", "@")):
+            return cls(None)
+        return cls(address, _watchdog_seconds(environ))
+
+    def ready(self) -> None:
+        """Tell that the start is over: every door is bound, and every device open or known to be retrying."""
+        self._tell("READY", "1")
+
+    def stopping(self) -> None:
+        """Tell that the daemon has begun to stop."""
+        self._tell("STOPPING", "1")
+
+    def watchdog(self) -> None:
+        """Tell that the daemon is alive."""
+        self._tell("WATCHDOG", "1")
+
+    def status(self, text: str) -> None:
+        """Show one line in ``systemctl status``; what would break the line is shown as a question mark."""
+        self._tell("STATUS", "".join(c if c.isprintable() else "?" for c in text[:STATUS_LENGTH]))
+
+    async def keep_watch(self) -> None:
+        """Tell of life twice in the time that the manager bears silence, until cancelled."""
+        while self.watchdog_seconds is not None:
+            self.watchdog()
+            await trio.sleep(self.watchdog_seconds / 2)
+        await trio.sleep_forever()
+
+    def _tell(self, key: str, value: str) -> None:
+        if self._address is None:
+            return
+        # What a full socket did not take goes along next time: a lost READY would be the end of the start.
+        self._untold[key] = value
+        message = "\n".join(f"{key}={value}" for key, value in self._untold.items())
+        try:
+            _send(self._address, message.encode())
+        except OSError as exc:
+            self._complain(exc)
+        else:
+            self._untold.clear()
+            self._failed = False
+
+    def _complain(self, exc: OSError) -> None:
+        if not self._failed:
+            logger.warning("the service manager's socket %.120r takes nothing: %s", self._address, exc.strerror)
+        self._failed = True
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    text = environ.get("WATCHDOG_USEC", "")
+    microseconds = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    return microseconds / 1_000_000 or None
+
+
+def _send(address: str, message: bytes) -> None:
+    name = b"\0" + os.fsencode(address[1:]) if address.startswith("@") else os.fsencode(address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.setblocking(False)
+        manager.sendto(message, name)

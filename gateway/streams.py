@@ -1,0 +1,151 @@
+"""Clients' sockets as streams with one more verb, ``offer()``: take what you can now, never wait.
+
+trio's own SocketStream costs one more scheduler pass for every read; these wait for the descriptor first and read
+once. They know nothing of ports, seats or parameters. The caller ends their tasks before it closes them.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol, final
+
+import trio
+
+__all__ = ["MESSAGE_LIMIT", "PacketStream", "SocketStream", "Stream", "TooLong", "keep_alive"]
+
+MESSAGE_LIMIT = 4096
+"""The longest exact message, in bytes (a packet here, a write of serial.cgi)."""
+
+_READ_SIZE = 65536
+_CREDENTIALS_SPACE = socket.CMSG_SPACE(12)
+
+
+@final
+class TooLong(Exception):
+    """A packet was longer than MESSAGE_LIMIT; nothing of it may be used."""
+
+
+class Stream(Protocol):
+    """What carries one client's bytes."""
+
+    exact: bool
+    """Whether each piece that ``receive()`` returns is a whole message, never to be split."""
+
+    def offer(self, data: bytes) -> int:
+        """Take what can be taken now, and say how many bytes that was. Never waits, never raises."""
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it, waiting as long as that takes. Raises OSError when the peer is gone."""
+
+    async def receive(self) -> bytes:
+        """Return the next piece, ``b""`` at the end. Raises OSError when the peer is gone."""
+
+    def close(self) -> None:
+        """Close at once."""
+
+
+@final
+class SocketStream:
+    """A TCP or Unix stream socket; it becomes non-blocking."""
+
+    exact = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+
+    def offer(self, data: bytes) -> int:
+        """See Stream."""
+        try:
+            return self._socket.send(data)
+        except OSError:
+            return 0  # full, or gone: send() meets the same error where it can be told
+
+    async def send(self, data: bytes) -> None:
+        """See Stream."""
+        rest = memoryview(data)
+        while rest:
+            await trio.lowlevel.wait_writable(self._socket)
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except BlockingIOError:
+                continue
+
+    async def receive(self) -> bytes:
+        """See Stream."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return self._socket.recv(_READ_SIZE)
+            except BlockingIOError:
+                continue
+
+    def close(self) -> None:
+        """See Stream."""
+        self._socket.close()
+
+
+@final
+class PacketStream:
+    """A Unix SOCK_SEQPACKET socket: each packet is one message, of at most MESSAGE_LIMIT bytes.
+
+    ``receive()`` raises TooLong for a longer one, and reads on after it.
+    """
+
+    exact = True
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        # With credentials on every packet, an empty one (which has them) is told from the end (which has none).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._socket = sock
+
+    def offer(self, data: bytes) -> int:
+        """See Stream."""
+        try:
+            return self._socket.send(data)
+        except OSError:
+            return 0
+
+    async def send(self, data: bytes) -> None:
+        """See Stream."""
+        while True:
+            await trio.lowlevel.wait_writable(self._socket)
+            try:
+                self._socket.send(data)
+            except BlockingIOError:
+                continue
+            return
+
+    async def receive(self) -> bytes:
+        """See Stream."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                data, credentials, flags, _ = self._socket.recvmsg(MESSAGE_LIMIT, _CREDENTIALS_SPACE)
+            except BlockingIOError:
+                continue
+            if flags & socket.MSG_TRUNC:
+                raise TooLong
+            if data or not credentials:
+                return data
+
+    def close(self) -> None:
+        """See Stream."""
+        self._socket.close()
+
+
+def keep_alive(sock: socket.socket, dead_after: float) -> None:
+    """Send small pieces at once, and give the peer up after ``dead_after`` seconds without an answer.
+
+    Keepalive finds an idle peer that has gone, TCP_USER_TIMEOUT one that leaves data unacknowledged: each is blind
+    to what the other sees.
+    """
+    probes = 3
+    pause = max(1, int(dead_after / (probes + 1)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, pause)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, pause)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))

@@ -1,0 +1,177 @@
+"""A TOML table, read key by key.
+
+Each rule makes a value of what was found, or says what would be right. A file's complaints are all kept, each
+under its key, so that its writer can mend them in one go. This room knows no key of anybody's.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, TypeVar, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["Table", "Wrong", "listed", "shown", "text", "truth", "whole"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+SHOWN_LENGTH = 60
+
+
+@final
+class Wrong(Exception):
+    """What was found is not what would be right.
+
+    ``faults`` are pairs of a place below the key (``""``, or ``"[1]"`` in a list) and a sentence.
+    """
+
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        super().__init__("; ".join(why for _, why in faults))
+        self.faults = faults
+
+    @classmethod
+    def found(cls, found: object, right: str) -> Wrong:
+        """Say that ``found`` is not ``right``."""
+        return cls(("", f"{shown(found)} is not {right}"))
+
+
+def shown(found: object) -> str:
+    """Name a value the way its writer wrote it, as far as that is short and printable."""
+    match found:
+        case bool():
+            return str(found).lower()
+        case str() if found.isascii() and found.isprintable() and found and " " not in found:
+            return _shortened(found)
+        case str():
+            return _shortened(ascii(found[:SHOWN_LENGTH]))
+        case dict():
+            return "a table"
+        case list():
+            return "a list"
+        case int() if found.bit_length() > 64:  # a longer one may be longer than Python wants to print
+            return "a number of that length"
+        case _:
+            return str(found)
+
+
+def _shortened(found: str) -> str:
+    return found if len(found) <= SHOWN_LENGTH else found[:SHOWN_LENGTH] + "..."
+
+
+def text(found: object) -> str:
+    """Take a string of one printable line."""
+    if isinstance(found, str) and found.isprintable():
+        return found
+    raise Wrong.found(found, "a string of printable characters")
+
+
+def truth(found: object) -> bool:
+    """Take true or false."""
+    if isinstance(found, bool):
+        return found
+    raise Wrong.found(found, "true or false")
+
+
+def whole(lowest: int, highest: int) -> Callable[[object], int]:
+    """Take a whole number from ``lowest`` to ``highest``."""
+
+    def rule(found: object) -> int:
+        if isinstance(found, int) and not isinstance(found, bool) and lowest <= found <= highest:
+            return found
+        raise Wrong.found(found, f"a whole number from {lowest} to {highest}")
+
+    return rule
+
+
+def listed(rule: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
+    """Take a list whose items follow ``rule``, none twice."""
+
+    def items(found: object) -> tuple[T, ...]:
+        if not isinstance(found, list):
+            raise Wrong.found(found, "a list, [...]")
+        taken: list[T] = []
+        faults: list[tuple[str, str]] = []
+        for index, item in enumerate(found):
+            try:
+                taken.append(_unseen(rule(item), taken, item))
+            except Wrong as wrong:
+                faults += [(f"[{index}]{where}", why) for where, why in wrong.faults]
+        if faults:
+            raise Wrong(*faults)
+        return tuple(taken)
+
+    return items
+
+
+def _unseen(value: T, taken: Sequence[T], found: object) -> T:
+    if value in taken:
+        raise Wrong(("", f"{shown(found)} is there twice; once is enough"))
+    return value
+
+
+@final
+class Table:
+    """One table of the file. Every key asked for is a known one; ``refuse_the_rest`` complains of the others."""
+
+    def __init__(self, found: Mapping[str, object], complaints: list[str], where: str = "") -> None:
+        self.where = where
+        self._found = found
+        self._complaints = complaints
+        self._known: list[str] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def take(self, key: str, rule: Callable[[object], T], default: D) -> T | D:
+        """Return what ``rule`` makes of the key's value; the default where it is absent, or complained of."""
+        self._known.append(key)
+        if key not in self._found:
+            return default
+        try:
+            return rule(self._found[key])
+        except Wrong as wrong:
+            for where, why in wrong.faults:
+                self.complain(key + where, why)
+            return default
+
+    def table(self, key: str) -> Table:
+        """Return the sub-table ``[key]``, an empty one where it is absent."""
+        return Table(self.take(key, _table, {}), self._complaints, self._path(key))
+
+    def tables(self, key: str) -> list[Table]:
+        """Return the array of tables ``[[key]]``, empty where it is absent."""
+        found = self.take(key, _tables(key), ())
+        return [Table(item, self._complaints, f"{self._path(key)}[{n}]") for n, item in enumerate(found)]
+
+    def complain(self, key: str, why: str) -> None:
+        """Keep a complaint of ``key``."""
+        self._complaints.append(f"{self._path(key)}: {why}")
+
+    def refuse_the_rest(self) -> None:
+        """Complain of every key that nobody asked for."""
+        for key in [key for key in self._found if key not in self._known]:
+            self.complain(shown(key), f"is no key of this file; {self._nearest(key)}")
+
+    def _nearest(self, key: str) -> str:
+        near = difflib.get_close_matches(key, self._known, n=1)
+        return f"did you mean {near[0]}?" if near else f"here are known: {', '.join(self._known)}"
+
+    def _path(self, key: str) -> str:
+        return f"{self.where}.{key}" if self.where else key
+
+
+def _table(found: object) -> Mapping[str, object]:
+    if isinstance(found, dict):
+        return found
+    raise Wrong.found(found, "a table; write [...] around its name")
+
+
+def _tables(key: str) -> Callable[[object], tuple[Mapping[str, object], ...]]:
+    def rule(found: object) -> tuple[Mapping[str, object], ...]:
+        if isinstance(found, list) and all(isinstance(item, dict) for item in found):
+            return tuple(found)
+        raise Wrong.found(found, f"an array of tables; write [[{key}]] above each")
+
+    return rule

@@ -1,0 +1,215 @@
+"""Writers of one serial line take turns; what one of them began is finished, whatever becomes of that writer.
+
+A turn belongs to the message, not to a task. The writer that has the turn writes for itself: one ``write()`` where the
+tty takes it all, which is nearly always. Only a writer that is cancelled in the middle of a message leaves the rest
+to the finisher task, together with the turn; so no message is ever cut, nothing is shielded, and the usual byte pays
+for no second task. This room must not know who the writers are: they bring a Claim.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol, final
+
+import trio
+
+from gateway.line_settings import bytes_per_second, message_portion
+from gateway.uart import UartError
+
+if TYPE_CHECKING:
+    from gateway.uart import Uart
+
+__all__ = ["Claim", "PortDown", "Turn", "Turns"]
+
+logger = logging.getLogger(__name__)
+
+_STALL = 2.0
+"""Seconds without progress, besides the rest's line time, after which an abandoned message is given up."""
+
+
+class PortDown(Exception):
+    """The line cannot be written now; the message says why."""
+
+
+class Claim(Protocol):
+    """A writer's word that its message is still wanted."""
+
+    def check(self, accepted: float) -> None:
+        """Raise what ends the write: the seat is revoked, or the message is older than its age limit.
+
+        Called synchronously when the turn begins. ``accepted`` is when the message was read from its client, in
+        seconds of trio's clock.
+        """
+
+    def wrote(self, count: int) -> None:
+        """Count ``count`` bytes of this writer that the kernel took, maybe after the writer has left."""
+
+
+@final
+class Turn:
+    """One writer's hold on the line, until ``close()``; closing twice is closing once."""
+
+    def __init__(self, turns: Turns, claim: Claim) -> None:
+        self._turns = turns
+        self._claim = claim
+        self._closed = False
+
+    async def write(self, data: bytes) -> None:
+        """Write one whole message within this turn. Raises PortDown."""
+        await self._turns.put(memoryview(data), len(data), self._claim)
+
+    def close(self) -> None:
+        """Let the next writer in, once the message that was begun is whole."""
+        if not self._closed:
+            self._closed = True
+            self._turns.give_back()
+
+
+@final
+class Turns:
+    """The writing half of one open device: ``run()`` while it is open, ``end()`` when it is gone."""
+
+    def __init__(self, uart: Uart) -> None:
+        self._uart = uart
+        self._taken = False
+        self._queue = trio.lowlevel.ParkingLot()
+        self._idlers = trio.lowlevel.ParkingLot()
+        self._abandoned: tuple[memoryview, Claim] | None = None
+        self._work = trio.Event()
+        self._down: str | None = None
+        self.reckon()
+        self.written = 0
+        """Bytes that the kernel's tty took."""
+        self.unfinished = 0
+        """Bytes of messages begun whose writers had left, and that the tty did not take either."""
+
+    async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
+        """Write one message whole, in its turn, and return when the kernel has it.
+
+        Raises PortDown, or what the claim says.
+        """
+        await self._take(claim, accepted)
+        try:
+            await self.put(memoryview(data), len(data), claim)
+        finally:
+            self.give_back()
+
+    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
+        """Write a piece of a byte stream: at full speed where nobody waits, else a portion a turn.
+
+        A portion is 512 bytes, or 100 ms of line where that is more. Raises PortDown, or what the claim says.
+        """
+        rest = memoryview(data)
+        while rest:
+            await self._take(claim, accepted)
+            try:
+                rest = rest[await self.put(rest, self._portion, claim) :]
+            finally:
+                self.give_back()
+
+    async def turn(self, claim: Claim, accepted: float) -> Turn:
+        """Wait for the line and hold it. Raises PortDown, or what the claim says."""
+        await self._take(claim, accepted)
+        return Turn(self, claim)
+
+    async def put(self, data: memoryview, portion: int, claim: Claim) -> int:
+        """Write within a turn; return how much: all of it, or whole portions where another writer waits by then."""
+        done = 0
+        try:
+            while done < len(data) and not (done and done % portion == 0 and self._queue):
+                end = (done // portion + 1) * portion if self._queue else len(data)
+                took = self._offer(data[done:end], claim)
+                done += took
+                if not took:
+                    await self._writable()
+        except trio.Cancelled:
+            begun = -(-done // portion) * portion
+            self._abandon(data[done:begun], claim)
+            raise
+        return done
+
+    def give_back(self) -> None:
+        """End the turn, unless a message that was abandoned in its middle still needs it."""
+        if self._abandoned is None:
+            if self._queue:
+                self._queue.unpark(count=1)  # the turn goes straight to the longest waiting
+            else:
+                self._taken = False
+                self._idlers.unpark_all()
+
+    async def run(self) -> None:
+        """Finish what cancelled writers began, until ``end()``."""
+        while self._down is None or self._abandoned is not None:
+            await self._work.wait()
+            self._work = trio.Event()
+            if self._abandoned is not None:
+                await self._finish(*self._abandoned)
+                self.give_back()
+
+    def end(self, why: str) -> None:
+        """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
+        self._down = why
+        self._queue.unpark_all()
+        self._work.set()
+
+    async def idle(self) -> None:
+        """Wait until nobody has the turn."""
+        while self._taken:
+            await self._idlers.park()
+
+    def reckon(self) -> None:
+        """Take up the line's rate, when its settings have changed."""
+        self._portion = message_portion(self._uart.pace)
+        self._bytes_per_second = bytes_per_second(self._uart.pace)
+
+    async def _take(self, claim: Claim, accepted: float) -> None:
+        if self._taken and self._down is None:
+            await self._queue.park()
+        if self._down is not None:
+            raise PortDown(self._down)
+        self._taken = True
+        try:
+            claim.check(accepted)
+        except BaseException:
+            self.give_back()
+            raise
+
+    def _offer(self, data: memoryview, claim: Claim) -> int:
+        try:
+            took = self._uart.offer(data)
+        except UartError as exc:
+            raise PortDown(str(exc)) from exc
+        self.written += took
+        claim.wrote(took)
+        return took
+
+    async def _writable(self) -> None:
+        try:
+            await self._uart.writable()
+        except trio.ClosedResourceError:
+            raise PortDown(self._down or "the device was closed") from None
+
+    def _abandon(self, rest: memoryview, claim: Claim) -> None:
+        if rest:
+            self._abandoned = rest, claim
+            self._work.set()
+
+    async def _finish(self, rest: memoryview, claim: Claim) -> None:
+        why = "the line takes nothing"
+        try:
+            while rest:
+                with trio.move_on_after(_STALL + len(rest) / self._bytes_per_second) as patience:
+                    await self._writable()
+                if patience.cancelled_caught:
+                    break
+                rest = rest[self._offer(rest, claim) :]
+        except PortDown as exc:
+            why = str(exc)
+        except trio.Cancelled:
+            why = "the port closes"
+            raise
+        finally:
+            self._abandoned = None
+            if rest:
+                self.unfinished += len(rest)
+                logger.warning("%d bytes of a message begun were not written: %s", len(rest), why)

@@ -1,0 +1,76 @@
+"""One value that changes, and whoever waits for it to.
+
+A reader is told the newest value, eventually: what came and went while it was busy it never sees. So
+there is no queue to fill, and no slow reader to wait for. This room knows nothing of ports or parameters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Cell", "Changes"]
+
+T = TypeVar("T")
+
+
+@final
+class Cell(Generic[T]):
+    """A place for one value, preferably a frozen one: it is compared, and handed out as it is."""
+
+    __slots__ = ("_changed", "_value")
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+        self._changed = trio.Event()
+
+    @property
+    def value(self) -> T:
+        """The newest value."""
+        return self._value
+
+    def set(self, value: T) -> None:
+        """Put ``value`` in and wake the readers; an equal one wakes nobody."""
+        if value == self._value:
+            return
+        self._value = value
+        # Each event stands for one change: a reader that comes later waits for the next.
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def changes(self) -> Changes[T]:
+        """Iterate over the current value at once, then the newest whenever it is not the one last seen."""
+        return Changes(self)
+
+    async def wait_for(self, predicate: Callable[[T], bool]) -> T:
+        """Wait until ``predicate`` holds for the value, and return it; may miss what came and went."""
+        await trio.lowlevel.checkpoint()
+        while not predicate(self._value):
+            await self._changed.wait()
+        return self._value
+
+
+@final
+class Changes(Generic[T]):
+    """One reader's walk through a cell's values.
+
+    Not an async generator: trio warns of each one that is left before its end, and a reader may leave.
+    """
+
+    __slots__ = ("_cell", "_seen")
+
+    def __init__(self, cell: Cell[T]) -> None:
+        self._cell = cell
+        self._seen: object = object()  # equal to no value, so the first one is news
+
+    def __aiter__(self) -> Changes[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        value = await self._cell.wait_for(lambda value: value != self._seen)
+        self._seen = value
+        return value

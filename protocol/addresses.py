@@ -1,0 +1,133 @@
+"""AllowedIPAddresses: who may connect, as the administrator wrote it.
+
+``1.2.3.4, 2.3.4.5-9, 3.4.5.*`` is the contract's form; IPv6 addresses and networks (CIDR) of both families
+are accepted too. It must not know what is being connected to, nor resolve any name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import final
+
+__all__ = ["AddressList"]
+
+_FORMS = "1.2.3.4, 2.3.4.5-9, 3.4.5.*, 10.0.0.0/8, 2001:db8::1 and 2001:db8::/32 are right"
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_ANY_OCTET = range(256)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Octets:
+    """An IPv4 item with ranges: one range for each octet, as in ``2.3.4.5-9``."""
+
+    ranges: tuple[range, ...]
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, IPv4Address) and all(
+            octet in allowed for octet, allowed in zip(address.packed, self.ranges, strict=True)
+        )
+
+
+_Item = _Octets | IPv4Network | IPv6Network
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AddressList:
+    """The addresses that may connect; without items everybody may. ``str()`` gives the text as written.
+
+    Lists are equal when they were written alike: the text is what is stored and shown.
+    """
+
+    text: str = ""
+    items: tuple[_Item, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> AddressList:
+        """Read a comma-separated list; blanks around an item do not count.
+
+        Raises ValueError, which names the item that is wrong and what would be right.
+        """
+        if not text.strip(" "):
+            return cls(text)
+        return cls(text, tuple(_item(written.strip(" ")) for written in text.split(",")))
+
+    def allows(self, address: str) -> bool:
+        """Whether a peer at this numeric address may connect.
+
+        An IPv4-mapped IPv6 address counts as its IPv4 address, and a zone (``%eth0``) does not count. What
+        is no address at all is allowed by nothing but the empty list.
+        """
+        if not self.items:
+            return True
+        try:
+            peer = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        # A socket that listens on :: shows IPv4 peers in mapped form; the list means the peer, not the socket.
+        if isinstance(peer, IPv6Address) and peer.ipv4_mapped is not None:
+            peer = peer.ipv4_mapped
+        return any(peer in item for item in self.items)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _item(written: str) -> _Item:
+    if not written:
+        raise ValueError(f"an item is empty; {_FORMS}")
+    try:
+        if ":" in written:
+            return _ipv6(written)
+        if "/" in written:
+            return _ipv4_network(written)
+        return _Octets(_octets(written))
+    except ValueError as exc:
+        raise ValueError(f"{written[:60]!r} is not an address: {exc}; {_FORMS}") from None
+
+
+def _octets(written: str) -> tuple[range, ...]:
+    parts = written.split(".")
+    if len(parts) != 4:
+        raise ValueError("four numbers with dots between them are needed")
+    return tuple(map(_octet, parts))
+
+
+def _octet(part: str) -> range:
+    if part == "*":
+        return _ANY_OCTET
+    first, dash, last = part.partition("-")
+    low = _number(first, 255)
+    high = _number(last, 255) if dash else low
+    if high < low:
+        raise ValueError(f"the range {part} runs backwards")
+    return range(low, high + 1)
+
+
+def _number(digits: str, most: int) -> int:
+    # A leading zero means octal to some programs: 010 would be two different addresses.
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 3) or str(int(digits)) != digits:
+        raise ValueError(f"{digits[:60]!r} is not a number from 0 to {most}")
+    if int(digits) > most:
+        raise ValueError(f"{digits} is more than {most}")
+    return int(digits)
+
+
+def _ipv4_network(written: str) -> IPv4Network:
+    address, _, prefix = written.partition("/")
+    # ip_network would also take 10.0.0.0/0.255.255.255 as a host mask: nobody reads that right.
+    return IPv4Network((IPv4Address(address), _number(prefix, 32)))
+
+
+def _ipv6(written: str) -> IPv4Network | IPv6Network:
+    address, slash, prefix = written.partition("/")
+    if "%" in address:
+        raise ValueError("a zone does not belong here")
+    network = IPv6Network((IPv6Address(address), _number(prefix, 128) if slash else 128))
+    if not network.subnet_of(_MAPPED):
+        return network
+    # Peers are judged by their IPv4 address, so a mapped item has to be one too, or it would never match.
+    return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))

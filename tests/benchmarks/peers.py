@@ -1,0 +1,242 @@
+"""The programs to compare: how each is configured, started, known to be ready, weighed and stopped.
+
+It knows nothing of what is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["PEERS", "NotReady", "Peer", "Port", "Running", "start"]
+
+_ROOT = Path(__file__).parents[2]
+_PATIENCE = 10.0
+_MIB = 1024 * 1024
+
+
+@final
+class NotReady(Exception):
+    """A program ended, or was not ready in time; the message ends with what it said."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A serial line that a gateway is to open, the TCP port where it offers it, and for how many clients."""
+
+    device: str
+    tcp: int
+    clients: int = 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A program in one configuration.
+
+    `commands` writes what configuration it needs into a directory and gives the commands to run. `shares`: any
+    number of clients get what one line says. `notifies`: it says READY=1 on NOTIFY_SOCKET; the others are ready
+    when they listen.
+    """
+
+    name: str
+    commands: Callable[[Sequence[Port], Path], list[list[str]]]
+    present: Callable[[], bool]
+    shares: bool = True
+    notifies: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gateway at work; `startup` is the seconds that it took to get ready."""
+
+    processes: tuple[subprocess.Popen[bytes], ...]
+    startup: float
+
+    def memory(self) -> float:
+        """MiB resident; what several processes share counts once."""
+        pids = self._family()
+        return max(max(_rollup(pid, "Rss:") for pid in pids), sum(_rollup(pid, "Pss:") for pid in pids)) / _MIB
+
+    def cpu(self) -> float:
+        """Seconds on a CPU so far, all threads and processes that live."""
+        tasks = (task for pid in self._family() for task in Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+    def _family(self) -> list[int]:
+        return [pid for process in self.processes for pid in _descent(process.pid)]
+
+
+def _descent(pid: int) -> Iterator[int]:
+    yield pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield from _descent(int(child))
+
+
+def _rollup(pid: int, field: str) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+@contextlib.contextmanager
+def start(peer: Peer, ports: Sequence[Port], directory: Path, cpus: set[int]) -> Iterator[Running]:
+    """Run a peer on these CPUs until the block ends; entered when it is ready. Raises NotReady."""
+    directory.mkdir()
+    commands = peer.commands(ports, directory)
+    with contextlib.ExitStack() as stack:
+        notify = stack.enter_context(_notify_socket(directory))
+        log = stack.enter_context((directory / "log").open("wb"))
+        environment = os.environ | ({"NOTIFY_SOCKET": str(directory / "notify")} if peer.notifies else {})
+        began = time.monotonic()
+        processes = []
+        with _on(cpus):
+            for command in commands:
+                process = subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=log, stderr=log)
+                stack.callback(_stop, process)
+                processes.append(process)
+        ready = (lambda: _said_ready(notify)) if peer.notifies else (lambda: _all_listen(ports))
+        _wait(peer, processes, ready, directory / "log")
+        yield Running(tuple(processes), time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def _on(cpus: set[int]) -> Iterator[None]:
+    """Children inherit where their parent may run."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _wait(peer: Peer, processes: list[subprocess.Popen[bytes]], ready: Callable[[], bool], log: Path) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not ready():
+        died = any(process.poll() is not None for process in processes)
+        if died or time.monotonic() > end:
+            why = "ended" if died else f"not ready after {_PATIENCE:g} s"
+            raise NotReady(f"{peer.name} {why}:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.001)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(6)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _notify_socket(directory: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notify:
+        notify.bind(str(directory / "notify"))
+        yield notify
+
+
+def _said_ready(notify: socket.socket) -> bool:
+    try:
+        return b"READY=1" in notify.recv(4096).split(b"\n")
+    except BlockingIOError:
+        return False
+
+
+def _all_listen(ports: Sequence[Port]) -> bool:
+    """Asked of the kernel: a connection would be a client, and change what is measured."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A"}
+    return all(port.tcp in listening for port in ports)
+
+
+def _daisyport(ports: Sequence[Port], directory: Path) -> list[list[str]]:
+    state = directory / "state"
+    state.mkdir(mode=0o700)
+    config = [
+        f'state_dir = "{state}"',
+        f'runtime_dir = "{directory}"',
+        "[http]",
+        "listen = []",
+        "[tcp]",
+        'bind = ["127.0.0.1"]',
+    ]
+    for port in ports:
+        config += ["[[serial]]", f'device = "{port.device}"']
+    (directory / "daisyport.toml").write_text("\n".join(config) + "\n")
+    parameters = state / "parameters"
+    parameters.touch(mode=0o600)
+    parameters.write_text("".join(_parameters(i, port) for i, port in enumerate(ports)))
+    return [[sys.executable, "-m", "gateway", "run", "--config", str(directory / "daisyport.toml")]]
+
+
+def _parameters(index: int, port: Port) -> str:
+    door = f"root.PortManager.P{index}.GenericTCPServer"
+    return f"{door}.Enabled=yes\n{door}.Listener.Enabled=yes\n{door}.Listener.Port={port.tcp}\n"
+
+
+def _ser2net(options: Sequence[str], accepter: str = "tcp") -> Callable[[Sequence[Port], Path], list[list[str]]]:
+    def commands(ports: Sequence[Port], directory: Path) -> list[list[str]]:
+        lines = []
+        for i, port in enumerate(ports):
+            lines += [
+                f"connection: &p{i}",
+                f"  accepter: {accepter},127.0.0.1,{port.tcp}",
+                f"  connector: serialdev,{port.device},9600n81,local",
+                "  options:",
+                f"    max-connections: {port.clients}",
+                *(f"    {option}" for option in options),
+            ]
+        (directory / "ser2net.yaml").write_text("\n".join(lines) + "\n")
+        return [[_which("ser2net"), "-n", "-u", "-c", str(directory / "ser2net.yaml")]]
+
+    return commands
+
+
+def _socat(ports: Sequence[Port], _directory: Path) -> list[list[str]]:
+    listen = "TCP-LISTEN:{},bind=127.0.0.1,reuseaddr,fork,nodelay"
+    return [[_which("socat"), listen.format(port.tcp), f"OPEN:{port.device},rawer"] for port in ports]
+
+
+def _relay(ports: Sequence[Port], _directory: Path) -> list[list[str]]:
+    return [[sys.executable, "-m", "tests.benchmarks.relay", str(port.tcp), port.device] for port in ports]
+
+
+def _which(program: str) -> str:
+    """Where a program is; daemons often live where a user's PATH does not look."""
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or ""
+
+
+def _has(program: str) -> Callable[[], bool]:
+    return lambda: _which(program) != ""
+
+
+_BIG = ("chardelay: false", "dev-to-net-bufsize: 65536", "net-to-dev-bufsize: 65536")
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("daisyport", _daisyport, lambda: importlib.util.find_spec("gateway.__main__") is not None, notifies=True),
+        Peer("ser2net", _ser2net(()), _has("ser2net")),
+        Peer("tuned", _ser2net(("chardelay: false",)), _has("ser2net")),
+        Peer("max", _ser2net(_BIG, "tcp(nodelay)"), _has("ser2net")),
+        Peer("socat", _socat, _has("socat"), shares=False),
+        Peer("relay", _relay, lambda: True),
+    )
+}
+"""By name. `max` and `relay` run only when they are asked for."""

@@ -1,0 +1,67 @@
+"""The figures as a table for people and as JSON for programs; it measures nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.benchmarks.measures import Row
+    from tests.benchmarks.rounds import Figure, Results
+
+__all__ = ["as_json", "table"]
+
+_BASELINES = ("tuned", "ser2net", "max", "socat")
+
+
+def table(results: Results) -> str:
+    """Medians, and in brackets each one's ratio to the first of the baselines that was there."""
+    baseline = next((name for name in _BASELINES if name in results.peers), results.peers[0])
+    head = f"{'':40}" + "".join(f"{name:>20}" for name in results.peers)
+    rows = [
+        f"{f'{row.name}, {row.unit}':40}"
+        + "".join(f"{_cell(row, figures.get(name), figures.get(baseline)):>20}" for name in results.peers)
+        for row, figures in results.figures.items()
+    ]
+    return "\n".join([head, *rows, "", f"(x): times the figure of {baseline}", *_proofs(results)])
+
+
+def _cell(row: Row, figure: Figure | None, baseline: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    if row.more_is_better and figure.value == 0:
+        return "stall"
+    if baseline is None or baseline.value == 0:
+        return f"{_number(figure.value)}        "
+    return f"{_number(figure.value)} {f'({figure.value / baseline.value:.2f})':>7}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _proofs(results: Results) -> list[str]:
+    carried = ", ".join(f"{name} {count / 1e6:.0f} MB" for name, count in results.carried.items())
+    strays = f"{results.strays} blocks with the kernel's worker on another core: expect scatter"
+    return [
+        f"arrived whole and in order: {carried}",
+        *([strays] if results.strays else []),
+        *(f"LOST {what}" for what in results.lost),
+    ]
+
+
+def as_json(results: Results) -> str:
+    """Every block's samples are in it only as median and p99 of the row."""
+    rows = [
+        {
+            "metric": row.name,
+            "unit": row.unit,
+            "more_is_better": row.more_is_better,
+            "peers": {
+                name: {"median": figure.value, "p99": figure.p99, "blocks": figure.medians}
+                for name, figure in figures.items()
+            },
+        }
+        for row, figures in results.figures.items()
+    ]
+    return json.dumps({"rows": rows, "carried": results.carried, "lost": results.lost}, indent=2)

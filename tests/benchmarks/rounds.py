@@ -1,0 +1,189 @@
+"""One run: every metric on every peer, block by block in turn, so that drift meets them all.
+
+A peer that loses a byte is out of the rest of its stage, and the reason is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, final
+
+from tests.benchmarks import measures
+from tests.benchmarks.cores import Core, one_core
+from tests.benchmarks.lines import Line, Lost, Stalled, free_ports
+from tests.benchmarks.measures import Metric, Rig, Row, seated
+from tests.benchmarks.peers import Peer, Port, Running, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["FULL", "QUICK", "Figure", "Pace", "Results", "run"]
+
+
+_MOST_CLIENTS = 65
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to measure: rounds of blocks of so many seconds each, on so many ports."""
+
+    rounds: int
+    bulk_rounds: int
+    block: float
+    ports: int
+    idle: float
+
+
+FULL = Pace(rounds=15, bulk_rounds=5, block=0.05, ports=64, idle=3.0)
+QUICK = Pace(rounds=3, bulk_rounds=1, block=0.03, ports=64, idle=1.0)
+
+
+@final
+@dataclass(slots=True)
+class Figure:
+    """What one metric came to for one peer: its samples, block by block."""
+
+    blocks: list[list[float]] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        """The median of the blocks' medians."""
+        return median(self.medians)
+
+    @property
+    def medians(self) -> list[float]:
+        """Of each block."""
+        return [median(block) for block in self.blocks]
+
+    @property
+    def p99(self) -> float:
+        """Of all samples; the largest where there are few."""
+        samples = [sample for block in self.blocks for sample in block]
+        return quantiles(samples, n=100)[98] if len(samples) > 100 else max(samples)
+
+
+@final
+@dataclass(slots=True)
+class Results:
+    """Figures by row and peer's name; what was lost and why; how many bytes were proved to arrive."""
+
+    peers: tuple[str, ...]
+    figures: dict[Row, dict[str, Figure]] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    carried: dict[str, int] = field(default_factory=dict)
+    strays: int = 0
+
+    def add(self, row: Row, peer: str, block: list[float]) -> None:
+        self.figures.setdefault(row, {}).setdefault(peer, Figure()).blocks.append(block)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """One gateway set up to be measured."""
+
+    peer: Peer
+    rig: Rig
+    running: Running
+
+
+def run(peers: Sequence[Peer], pace: Pace) -> Results:
+    """Measure everything. Raises NotReady when a peer does not start."""
+    results = Results(tuple(peer.name for peer in peers))
+    gc.disable()
+    try:
+        with tempfile.TemporaryDirectory(prefix="daisyport-benchmark-") as directory:
+            _start_ups(results, peers, pace, Path(directory))
+            _one_port(results, peers, pace, Path(directory))
+            _many_ports(results, peers, pace, Path(directory))
+    finally:
+        gc.enable()
+    return results
+
+
+def _start_ups(results: Results, peers: Sequence[Peer], pace: Pace, directory: Path) -> None:
+    for number in range(pace.bulk_rounds + 1):
+        for peer in peers:
+            with _bench(peer, 1, directory / f"start-{peer.name}-{number}", os.sched_getaffinity(0)) as bench:
+                # The first start reads files that no other has read yet.
+                if number:
+                    results.add(measures.START_UP, peer.name, [bench.running.startup * 1000])
+                    results.add(measures.MEMORY_ONE, peer.name, [bench.running.memory()])
+
+
+def _one_port(results: Results, peers: Sequence[Peer], pace: Pace, directory: Path) -> None:
+    with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
+        for metric in measures.LATENCY:
+            _measure(results, core, benches, metric, pace.rounds, pace.block)
+        for metric in (*measures.BULK, measures.STUCK):
+            _measure(results, core, benches, metric, pace.bulk_rounds, pace.block)
+        results.strays += core.strays
+
+
+def _many_ports(results: Results, peers: Sequence[Peer], pace: Pace, directory: Path) -> None:
+    with one_core() as core, _benches(peers, pace.ports, directory, core.cpus) as benches:
+        for bench in benches:
+            results.add(measures.MEMORY_MANY, bench.peer.name, [bench.running.memory()])
+        before = {bench.peer.name: bench.running.cpu() for bench in benches}
+        time.sleep(pace.idle)
+        for bench in benches:
+            spent = bench.running.cpu() - before[bench.peer.name]
+            results.add(measures.IDLE, bench.peer.name, [spent / pace.idle * 1000])
+        _measure(results, core, benches, measures.BURST, pace.rounds, pace.block)
+        results.strays += core.strays
+
+
+def _measure(results: Results, core: Core, benches: list[_Bench], metric: Metric, rounds: int, seconds: float) -> None:
+    print(f"  {metric.row.name}", file=sys.stderr)
+    able = [bench for bench in benches if bench.peer.shares or metric.readers == 1]
+    with contextlib.ExitStack() as seats:
+        for bench in able:
+            with _out_when_lost(results, benches, bench, metric.row):
+                seats.enter_context(seated(bench.rig, metric.readers - 1))
+        for bench in able * rounds:
+            if bench in benches:
+                core.gather()
+                with _out_when_lost(results, benches, bench, metric.row):
+                    results.add(metric.row, bench.peer.name, metric.block(bench.rig, seconds))
+
+
+@contextlib.contextmanager
+def _out_when_lost(results: Results, benches: list[_Bench], bench: _Bench, row: Row) -> Iterator[None]:
+    """What stalls or loses bytes is out: what it would carry from here on proves nothing."""
+    name, before = bench.peer.name, bench.rig.carried
+    try:
+        yield
+        results.carried[name] = results.carried.get(name, 0) + bench.rig.carried - before
+    except Stalled:
+        results.add(row, name, [0.0])
+        benches.remove(bench)
+    except (Lost, OSError) as lost:
+        results.lost.append(f"{name}: {row.name}: {lost}")
+        benches.remove(bench)
+
+
+@contextlib.contextmanager
+def _benches(peers: Sequence[Peer], ports: int, directory: Path, cpus: set[int]) -> Iterator[list[_Bench]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_bench(peer, ports, directory / f"{ports}-{peer.name}", cpus)) for peer in peers]
+
+
+@contextlib.contextmanager
+def _bench(peer: Peer, ports: int, directory: Path, cpus: set[int]) -> Iterator[_Bench]:
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(contextlib.closing(Line())) for _ in range(ports)]
+        rig = Rig(lines, free_ports(ports))
+        clients = 1 if ports > 1 else _MOST_CLIENTS
+        wanted = [Port(line.device, tcp, clients) for line, tcp in zip(lines, rig.ports, strict=True)]
+        running = stack.enter_context(start(peer, wanted, directory, cpus))
+        stack.enter_context(seated(rig, 1))
+        yield _Bench(peer, rig, running)

@@ -1,0 +1,99 @@
+"""The composition root: what starts, what is told, and what happens when a port manager has a bug."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from gateway import manager
+from gateway.app import TooManyRestartsError, run
+from gateway.config import Http, Ptz
+from gateway.sdnotify import Notifier
+from tests.helpers import configuration, free_port, lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.config import Config
+
+
+async def stopped_at_once(config: Config, notifier: Notifier | None = None) -> None:
+    stop = trio.Event()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run, config, stop, notifier or Notifier(None))
+            stop.set()
+
+
+async def test_the_service_manager_is_told_ready_once_and_stopping_at_the_end(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, lines(tmp_path, 1) as ends:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(0)
+        await stopped_at_once(configuration(tmp_path, ends, free_port()), Notifier(str(tmp_path / "notify")))
+        told = [listener.recv(1000).decode() for _ in range(3)]
+        assert told == ["READY=1", "STATUS=cpu1: 1 port managers", "STOPPING=1"]
+
+
+async def test_without_a_front_door_the_ports_run_all_the_same(tmp_path: Path) -> None:
+    with lines(tmp_path, 1) as ends:
+        await stopped_at_once(configuration(tmp_path, ends, 0, http=Http(listen=())))
+
+
+async def test_a_front_door_that_is_taken_is_told_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as foreign, lines(tmp_path, 1) as ends, trio.fail_after(10):
+        caplog.set_level("INFO")
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run, configuration(tmp_path, ends, foreign.getsockname()[1]), stop, Notifier(None))
+            while "trying again" not in caplog.text:
+                await trio.lowlevel.checkpoint()
+            foreign.close()
+            while "front door" not in caplog.text.rpartition("trying again")[2]:
+                await trio.lowlevel.checkpoint()
+            stop.set()
+    assert caplog.text.count("trying again") == 1
+
+
+async def test_names_of_ptz_drivers_that_this_host_does_not_know_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lines(tmp_path, 1) as ends:
+        ptz = Ptz(users=("root", "nobody-of-that-name"), groups=("root", "no-such-group"))
+        await stopped_at_once(configuration(tmp_path, ends, free_port(), ptz=ptz))
+    assert "no user named 'nobody-of-that-name'" in caplog.text
+    assert "no group named 'no-such-group'" in caplog.text
+
+
+async def test_a_bug_restarts_the_port_and_too_many_end_the_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(manager, "plan", bug)
+    with lines(tmp_path, 1) as ends, pytest.RaisesGroup(TooManyRestartsError, flatten_subgroups=True):
+        await stopped_at_once(configuration(tmp_path, ends, free_port()))
+    assert caplog.text.count("a bug; the port manager is restarted") == 6
+
+
+async def test_one_bug_leaves_the_other_port_alone_and_its_own_port_comes_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bugs = [KeyError("a bug")]
+    plan = manager.plan  # type: ignore[attr-defined]  # put into its room, as monkeypatch does
+
+    def once(settings: object, port: int, *rest: object) -> object:
+        if port == 0 and bugs:
+            raise bugs.pop()
+        return plan(settings, port, *rest)  # type: ignore[arg-type]  # whatever plan takes
+
+    monkeypatch.setattr(manager, "plan", once)
+    with lines(tmp_path, 2) as ends:
+        await stopped_at_once(configuration(tmp_path, ends, free_port()))
+    assert caplog.text.count("is restarted") == 1
+    assert "P0: a bug" in caplog.text

@@ -1,0 +1,186 @@
+"""A gateway of real parts for tests: ptys as lines, loopback sockets, the daemon in this process.
+
+Nothing here sleeps: a test waits for the state that it wants to see, under its own deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import shutil
+import socket
+import tty
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from gateway.app import run
+from gateway.config import Config, Http, Serial, Tcp
+from gateway.sdnotify import Notifier
+from gateway.users import Users
+from protocol.hardware import ManagerHardware
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+PASSWORD = "correct horse"
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class FarEnd:
+    """The device at the other end of a serial line; ``path`` stays its name while it is unplugged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.master = -1
+        self.plug()
+
+    def plug(self) -> None:
+        self.master, slave = pty.openpty()
+        tty.setraw(self.master)
+        os.set_blocking(self.master, False)
+        self.path.unlink(missing_ok=True)
+        self.path.symlink_to(os.ttyname(slave))
+        os.close(slave)
+
+    def unplug(self) -> None:
+        if self.master >= 0:
+            os.close(self.master)
+            self.master = -1
+        self.path.unlink(missing_ok=True)
+
+    async def hear(self, count: int) -> bytes:
+        """Exactly so many bytes that the gateway wrote."""
+        heard = b""
+        while len(heard) < count:
+            heard += await self.hear_some(count - len(heard))
+        return heard
+
+    async def hear_some(self, most: int = 65536) -> bytes:
+        await trio.lowlevel.wait_readable(self.master)
+        with contextlib.suppress(BlockingIOError, OSError):  # EIO: nobody has opened the line yet
+            return os.read(self.master, most)
+        await trio.lowlevel.checkpoint()
+        return b""
+
+    async def say(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            await trio.lowlevel.wait_writable(self.master)
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[os.write(self.master, rest) :]
+
+
+@dataclass
+class House:
+    """A running gateway: its lines, its front door's address, and a way to ask it."""
+
+    config: Config
+    lines: tuple[FarEnd, ...]
+    http_port: int
+    stop: trio.Event = field(default_factory=trio.Event)
+
+    async def curl(self, target: str, *options: str, user: str = "admin") -> str:
+        """What curl prints for the path and query ``target``."""
+        return (await self.curl_result(target, *options, user=user)).stdout.decode("latin-1")
+
+    async def curl_result(self, target: str, *options: str, user: str = "admin") -> subprocess.CompletedProcess[bytes]:
+        command = ["curl", "-s", "-g", "--digest", "-u", f"{user}:{PASSWORD}", *options]
+        return await trio.run_process(
+            [*command, f"http://127.0.0.1:{self.http_port}{target}"], capture_stdout=True, check=False
+        )
+
+    async def update(self, **parameters: object) -> str:
+        """Set parameters of PortManager.P0: ``PTZServer_Enabled="yes"``."""
+        assignments = {f"PortManager.P0.{name.replace('_', '.')}": value for name, value in parameters.items()}
+        return await self.set(assignments)
+
+    async def set(self, assignments: dict[str, object]) -> str:
+        query = "&".join(f"{name}={value}" for name, value in assignments.items())
+        return await self.curl(f"/axis-cgi/param.cgi?action=update&{query}")
+
+    async def open_tcp(self, **more: object) -> int:
+        """Open P0's generic TCP server on a free port, and return that."""
+        port = free_port()
+        answer = await self.update(
+            GenericTCPServer_Enabled="yes",
+            GenericTCPServer_Listener_Enabled="yes",
+            GenericTCPServer_Listener_Port=port,
+            **more,
+        )
+        assert answer == "OK"
+        return port
+
+    async def status(self, port: int = 0) -> dict[str, Any]:
+        """The status of one port."""
+        found: dict[str, Any] = json.loads(await self.curl("/daisyport/status"))["ports"][port]
+        return found
+
+    async def until(self, holds: Callable[[dict[str, Any]], bool], port: int = 0) -> dict[str, Any]:
+        """Ask for the status until ``holds`` is true of it."""
+        while True:
+            status = await self.status(port)
+            if holds(status):
+                return status
+
+    def ptz(self, name: str = "ptz-P0.sock", kind: int = socket.SOCK_STREAM) -> trio.SocketStream:
+        """A PTZ driver's connection."""
+        sock = socket.socket(socket.AF_UNIX, kind)
+        sock.connect(str(self.config.runtime_dir / name))
+        sock.setblocking(False)
+        return trio.SocketStream(trio.socket.from_stdlib_socket(sock)) if kind == socket.SOCK_STREAM else sock  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def lines(directory: Path, count: int) -> Iterator[tuple[FarEnd, ...]]:
+    """So many serial lines."""
+    ends = tuple(FarEnd(directory / f"tty{number}") for number in range(1, count + 1))
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            end.unplug()
+
+
+def configuration(directory: Path, ends: tuple[FarEnd, ...], http_port: int, **more: Any) -> Config:
+    """A configuration with these lines, on loopback only."""
+    config = Config(
+        state_dir=directory / "state",
+        runtime_dir=directory / "run",
+        node_name="cpu1",
+        http=Http(listen=(("127.0.0.1", http_port),)),
+        tcp=Tcp(bind=("127.0.0.1",)),
+        serial=tuple(Serial(str(end.path)) for end in ends),
+        managers=tuple(ManagerHardware(serial=number) for number in range(1, len(ends) + 1)),
+    )
+    return replace(config, **more)
+
+
+@contextlib.asynccontextmanager
+async def house(directory: Path, ports: int = 1, **more: Any) -> AsyncIterator[House]:
+    """Run a gateway with ``ports`` serial ports and the users admin, operator and viewer, until the block ends."""
+    with lines(directory, ports) as ends:
+        http_port = free_port()
+        config = configuration(directory, ends, http_port, **more)
+        users = Users(config.state_dir, config.node_name)
+        for role in ("admin", "operator", "viewer"):
+            users.add(role, role, PASSWORD)
+        home = House(config, ends, http_port)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run, config, home.stop, Notifier(None))
+            yield home
+            home.stop.set()
