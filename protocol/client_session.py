@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from protocol.errors import RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.heartbeat import Heartbeat
 from protocol.inflow import Inflow
 from protocol.reasons import CloseReason, Reason
@@ -169,6 +169,8 @@ class ClientSession:
                 self._heartbeat.heard(frame.clock)
             case Pong():
                 self._heartbeat.answered(frame.echo, frame.clock, now)
+            case _:
+                raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
 
     def _resume(self, opened: Opened, now: int) -> list[ClientEvent]:
         if opened.session == NO_SESSION:

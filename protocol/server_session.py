@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from protocol.downflow import DownFlow
-from protocol.errors import RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.heartbeat import Heartbeat
 from protocol.inbox import Inbox, Message
 from protocol.session import CLASSES, SEND_ORDER, Limits
@@ -197,6 +197,8 @@ class ServerSession:
                 self._heartbeat.answered(frame.echo, frame.clock, now)
                 for channel, told in self._proofs.popleft().items():
                     self._inboxes[channel].flow.confirm(told)
+            case _:
+                raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
 
     def _ask(self, now: int) -> int:
         self._remember()

@@ -181,10 +181,9 @@ class UpFlow:
     def _settle(self) -> None:
         """Report the Gaps before which everything is settled: they need no answer."""
         for entry in chain(self._ring.sent, self._ring.unsent):
-            if entry.end > self._told:
-                if not isinstance(entry.frame, Gap):
-                    break
-                self._report(entry.end, entry.frame.reason)
+            if not isinstance(entry.frame, Gap):
+                break
+            self._report(entry.end, entry.frame.reason)
         self._withdrawn = {offset for offset in self._withdrawn if offset >= self._told}
 
     def _report(self, end: int, reason: Reason | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from protocol.client_session import ClientEvent, ClientSession
-from protocol.errors import RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.frames import Frame
 from protocol.handshake import Peer
 from protocol.inbox import Message
@@ -112,6 +112,7 @@ def test_a_message_is_written_and_its_writer_hears_of_it(pair: Pair) -> None:
     pair.talk()
     (message,) = pair.heard()[1]
     assert message == Message(CGI, 0, b"abc", 3 + B_AHEAD, turn)
+    assert message.end == 3
     pair.server.handed(CGI, 2)
     pair.server.lost(CGI, 3, Reason.PORT_DOWN)
     pair.talk()
@@ -205,6 +206,18 @@ def test_a_path_that_leads_through_ourselves_is_closed(pair: Pair) -> None:
     assert not pair.server.attached
 
 
+def test_a_ping_is_answered_with_both_clocks(pair: Pair) -> None:
+    pair.client.receive(pair.client.number, Ping(5), 7)
+    assert pair.client.next_frame(pair.client.number, 8) == Pong(5, 8)
+
+
+def test_what_a_connection_keeps_to_itself_is_our_own_mistake_here(pair: Pair) -> None:
+    with pytest.raises(LocalProtocolError, match="no session takes Open"):
+        pair.client.receive(pair.client.number, opening(), 0)
+    with pytest.raises(LocalProtocolError, match="no session takes Open"):
+        pair.server.receive(pair.server.number, opening(), 0)
+
+
 def test_pings_are_answered_by_either_side(pair: Pair) -> None:
     pair.client.ping()
     pair.server.ping()
@@ -265,7 +278,9 @@ def test_what_is_too_old_is_settled_without_a_connection(pair: Pair) -> None:
     pair.client.write(PTZ, b"ab", 0)
     pair.client.write(TCP, b"cd", 0)
     assert pair.client.next_expiry(5) == 2_001
-    assert pair.client.expire(2_001) == [Settled(PTZ, 0, 2, Reason.TOO_OLD)]
+    (fate,) = pair.client.expire(2_001)
+    assert fate == Settled(PTZ, 0, 2, Reason.TOO_OLD)
+    assert fate.end == 2
     assert pair.client.withdraw(TCP, 0) == [Settled(TCP, 0, 2, Reason.WITHDRAWN)]
     assert pair.client.next_expiry(5) is None
     pair.connect()
