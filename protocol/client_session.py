@@ -33,8 +33,7 @@ class ClientSession:
     def __init__(self, node: bytes, limits: Limits) -> None:
         self._node = node
         self._flows = {
-            channel: UpFlow(channel, limits.age[channel], limits.ring_bytes, limits.ring_frames)
-            for channel in CLASSES
+            channel: UpFlow(channel, limits.age[channel], limits.ring_bytes, limits.ring_frames) for channel in CLASSES
         }
         self._line = Inflow(Channel.LINE, 0, limits.window, limits.window // 2)
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
@@ -69,9 +68,7 @@ class ClientSession:
         """The connection has gone; what was sent and not acknowledged waits for the next."""
         self.attached = self.resumed = False
 
-    def write(
-        self, channel: Channel, data: bytes, accepted: int, turn: TurnParameters | None = None
-    ) -> int | None:
+    def write(self, channel: Channel, data: bytes, accepted: int, turn: TurnParameters | None = None) -> int | None:
         """Take a message for the line; return its offset, or None while there is no room.
 
         ``accepted`` is when its bytes were read from the client. Raises LocalProtocolError for an empty

@@ -149,9 +149,7 @@ class Answer:
         version = max(set(hello.versions) & set(self._versions), default=None)
         if version is None:
             raise VersionError(f"the peer offers versions {hello.versions}, we speak {self._versions}")
-        own = HelloReply(
-            cpace.share(self._scalar, self._point), version, self._node, self._index, self._chassis, b""
-        )
+        own = HelloReply(cpace.share(self._scalar, self._point), version, self._node, self._index, self._chassis, b"")
         seen = cpace.transcript(hello.share, hello.ad, own.share, own.ad)
         isk = cpace.intermediate_key(self._scalar, hello.share, seen)
         peer = Peer(version, hello.node, hello.index, "")

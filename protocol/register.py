@@ -113,9 +113,7 @@ class Register:
 
     def sweep(self, now: int, window: int) -> tuple[Ended, ...]:
         """End the sessions that wait for longer than ``window`` milliseconds, and the oldest of too many."""
-        waiting = sorted(
-            (session for session in self if not session.attached), key=lambda session: session.detached_at
-        )
+        waiting = sorted((session for session in self if not session.attached), key=lambda session: session.detached_at)
         surplus = len(waiting) - self._max_detached
         return tuple(
             ended

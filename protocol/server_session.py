@@ -31,9 +31,7 @@ ServerEvent: TypeAlias = Message | Gap | Close
 class ServerSession:
     """One session; ``first`` is the OPEN that asked for it, ``key`` the client's (node id, R index)."""
 
-    def __init__(
-        self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: Limits
-    ) -> None:
+    def __init__(self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: Limits) -> None:
         self.id = session_id
         self.key = key
         self.number = 0

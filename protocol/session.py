@@ -89,9 +89,7 @@ SEND_ORDER: Final = (Channel.PTZ, Channel.CGI, Channel.TCP)
 AgeLimits: TypeAlias = Mapping[Channel, int]
 """The age limit of each class in milliseconds."""
 
-_AGE_LIMITS: Final[AgeLimits] = MappingProxyType(
-    {Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000}
-)
+_AGE_LIMITS: Final[AgeLimits] = MappingProxyType({Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000})
 
 
 @final

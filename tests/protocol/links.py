@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from protocol.errors import RemoteProtocolError
-from protocol.handshake import Answer, Call, key_point
+from protocol.handshake import VERSIONS, Answer, Call, key_point
 from protocol.port_state import PortState
 from protocol.reasons import CloseReason
 from protocol.remote_port import Connection, State
 from protocol.session import NO_SESSION
 from protocol.session_frames import NOWHERE, Close, Open, Opened, Pong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 POINT = key_point("pelco123")
 A_NODE, B_NODE = b"a" * 16, b"b" * 16
@@ -17,17 +22,17 @@ OPEN = Open(NO_SESSION, 1, 5, NOWHERE)
 OPENED = Opened(b"s" * 16, 5, 6, NOWHERE, PORT)
 
 
-def call(point=POINT, node=A_NODE, seed=1, **more):
-    return Call(point, node, 0, bytes([seed]) * 32, bytes([seed]) * 16, **more)
+def call(point: bytes = POINT, node: bytes = A_NODE, seed: int = 1, versions: tuple[int, ...] = VERSIONS) -> Call:
+    return Call(point, node, 0, bytes([seed]) * 32, bytes([seed]) * 16, versions)
 
 
-def answer(point=POINT, node=B_NODE, seed=2, **more):
-    return Answer(point, node, 3, "blade-7", bytes([seed]) * 32, **more)
+def answer(point: bytes = POINT, node: bytes = B_NODE, seed: int = 2, versions: tuple[int, ...] = VERSIONS) -> Answer:
+    return Answer(point, node, 3, "blade-7", bytes([seed]) * 32, versions)
 
 
-def events(connection, data=None):
+def events(connection: Connection, data: bytes | None = None) -> list[Any]:
     """All events, and the error that ended them as the last."""
-    got = []
+    got: list[Any] = []
     if data is not None:
         connection.receive_data(data)
     try:
@@ -38,10 +43,10 @@ def events(connection, data=None):
     return got
 
 
-def connections(state=State.READY, client=None, server=None):
+def connections(state: State = State.READY) -> tuple[Connection, Connection]:
     """A client and a server whose conversation has come to ``state``."""
-    a, b = Connection(client or call()), Connection(server or answer())
-    steps = {
+    a, b = Connection(call()), Connection(answer())
+    steps: dict[State, Callable[[], object]] = {
         State.HELLO: lambda: None,
         State.REPLY: lambda: events(b, a.data_to_send()),
         State.CONFIRM: lambda: None,

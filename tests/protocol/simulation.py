@@ -10,22 +10,27 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from protocol.client_session import ClientSession
-from protocol.errors import RemoteProtocolError
+from protocol.client_session import ClientEvent, ClientSession
 from protocol.handshake import Answer, Call, Peer, key_point
 from protocol.header import CutError
 from protocol.hello import Hello
 from protocol.inbox import Message
 from protocol.port_state import PortState
 from protocol.reasons import CloseReason, Reason
-from protocol.register import Refused, Register
-from protocol.remote_port import Connection
+from protocol.register import Ended, Refused, Register
+from protocol.remote_port import Connection, Event
 from protocol.session import CLASSES, Limits
 from protocol.session_frames import Close, Open, Port
 from protocol.stream_frames import Channel, DownData, Gap, Turn
 from protocol.turns import TurnParameters, TurnPhase, TurnStatus
 from protocol.upflow import Settled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from protocol.server_session import ServerEvent, ServerSession
 
 POINT = key_point("correct horse battery staple")
 AGE = {Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000}
@@ -34,11 +39,11 @@ SOCKET = 900
 WINDOW = 60_000
 
 
-def fresh(size, *seed):
+def fresh(size: int, *seed: object) -> bytes:
     return hashlib.shake_128(repr(seed).encode()).digest(size)
 
 
-def line_bytes(start, end):
+def line_bytes(start: int, end: int) -> bytes:
     """The line's bytes never repeat, so that eight of them tell where they belong."""
     blocks = range(start // 32, end // 32 + 1)
     return b"".join(fresh(32, "line", at) for at in blocks)[start % 32 :][: end - start]
@@ -55,7 +60,7 @@ class Written:
     accepted: float
     turn: bool
     offset: int | None = None
-    fates: list = field(default_factory=list)
+    fates: list[tuple[int, int, Reason | None]] = field(default_factory=list)
 
 
 @dataclass
@@ -65,7 +70,7 @@ class Wire:
     client: Connection
     server: Connection
     number: int = 0
-    session: object = None
+    session: ServerSession | None = None
     served: int = 0
     up: bytearray = field(default_factory=bytearray)
     down: bytearray = field(default_factory=bytearray)
@@ -74,31 +79,44 @@ class Wire:
     tampered: bool = False
 
 
+Range: TypeAlias = tuple[int, int, "tuple[ServerSession, int] | Written"]
+"""What was written above: from where, to where, and for whom."""
+
+
 class Node:
     """One CPU: its client session (but for the owner), its register (but for the last), what it holds."""
 
-    def __init__(self, world, place, life):
+    def __init__(self, world: World, place: int, life: int) -> None:
         self.world, self.place = world, place
         self.id = fresh(16, "node", place)
         self.skew = int.from_bytes(fresh(5, "skew", place, life), "big")
-        self.client = ClientSession(self.id, LIMITS) if place else None
+        self.upstream = ClientSession(self.id, LIMITS) if place else None
         self.register = Register(LIMITS)
         self.state = PortState(
             0b1110, True, 9600, "", "9600 8N1", tuple(fresh(16, "node", n) for n in range(place + 1))
         )
-        self.held = {channel: deque() for channel in CLASSES}  # messages from below that wait for their turn
-        self.ranges = {channel: deque() for channel in CLASSES}  # what was written above, and for whom
-        self.turns = {}
-        self.bus = [[]]  # segments of what this node heard of the line
-        self.own_turns = []
+        self.held: dict[Channel, deque[tuple[ServerSession, Message]]] = {
+            channel: deque() for channel in CLASSES
+        }  # messages from below that wait for their turn
+        self.ranges: dict[Channel, deque[Range]] = {
+            channel: deque() for channel in CLASSES
+        }  # what was written above, and for whom
+        self.turns: dict[tuple[Channel, int], tuple[ServerSession, int] | Written] = {}
+        self.bus: list[list[bytes | int]] = [[]]  # segments of what this node heard of the line
+        self.own_turns: list[tuple[Written, TurnPhase, list[list[bytes | int]]]] = []
 
     @property
-    def now(self):
+    def client(self) -> ClientSession:
+        assert self.upstream is not None, "the owner has none"
+        return self.upstream
+
+    @property
+    def now(self) -> int:
         return self.world.time + self.skew
 
     # What comes from below
 
-    def heard_below(self, session, event):
+    def heard_below(self, session: ServerSession, event: ServerEvent) -> None:
         match event:
             case Message():
                 self.held[event.channel].append((session, event))
@@ -108,18 +126,18 @@ class Node:
             case Close():
                 self.ended(self.register.end(session, CloseReason.STOPPING))
 
-    def ended(self, ended):
+    def ended(self, ended: tuple[Ended, ...]) -> None:
         for end in ended:
             for channel, held in self.held.items():
                 self.held[channel] = deque(item for item in held if item[0] is not end.session)
-                for low, _, session, _ in list(self.ranges[channel]):
-                    if session is end.session and self.client:
+                for low, _, owner in list(self.ranges[channel]):
+                    if isinstance(owner, tuple) and owner[0] is end.session:
                         self.fates(self.client.withdraw(channel, low))
 
-    def pass_up(self, channel):
+    def pass_up(self, channel: Channel) -> None:
         """A CPU in the middle hands on what its own ring takes; the owner waits for a turn."""
         held = self.held[channel]
-        while self.client and held:
+        while self.upstream and held:
             session, message = held[0]
             if session.expired(message, self.now):
                 session.lost(channel, message.end, Reason.TOO_OLD)
@@ -127,11 +145,11 @@ class Node:
                 offset = self.client.write(channel, message.data, message.accepted, message.turn)
                 if offset is None:
                     return
-                self.ranges[channel].append((offset, offset + len(message.data), session, message.offset))
+                self.ranges[channel].append((offset, offset + len(message.data), (session, message.offset)))
                 self.turns[channel, offset] = session, message.offset
             held.popleft()
 
-    def write_to_tty(self, channel, session_pick, share):
+    def write_to_tty(self, channel: Channel, session_pick: int, share: int) -> None:
         """One turn of the owner's bus."""
         held = self.held[channel]
         sessions = list(dict.fromkeys(id(item[0]) for item in held))
@@ -146,7 +164,7 @@ class Node:
         count = len(message.data) * share // 4
         if message.turn:
             session.turn(channel, message.offset, TurnPhase.BEGIN, TurnStatus.RUNNING)
-        self.world.tty.append((message.data[:count], self.world.time, self.world.line, message.turn))
+        self.world.tty.append((message.data[:count], self.world.time))
         session.handed(channel, message.offset + count)
         session.lost(channel, message.end, Reason.PORT_DOWN)
         if message.turn:
@@ -154,7 +172,7 @@ class Node:
 
     # What comes from above
 
-    def heard_above(self, event):
+    def heard_above(self, event: ClientEvent) -> None:
         match event:
             case Settled():
                 self.fates([event])
@@ -168,69 +186,69 @@ class Node:
                     self.bus.append([])
                 self.below(lambda session: session.gap(event.count, event.reason))
             case Turn():
-                session, offset = self.turns[event.channel, event.offset]
-                if session is None:
-                    self.own_turns.append((offset, event.phase, list(map(list, self.bus))))
+                owner = self.turns[event.channel, event.offset]
+                if isinstance(owner, Written):
+                    self.own_turns.append((owner, event.phase, list(map(list, self.bus))))
                 else:
-                    session.turn(event.channel, offset, event.phase, event.status)
+                    owner[0].turn(event.channel, owner[1], event.phase, event.status)
             case Port():
                 self.state = event.state
 
-    def below(self, tell):
+    def below(self, tell: Callable[[ServerSession], None]) -> None:
         for session in self.register:
             tell(session)
 
-    def fates(self, settled):
+    def fates(self, settled: list[Settled]) -> None:
         for fate in settled:
             ranges = self.ranges[fate.channel]
             low = fate.offset
             while low < fate.end:
-                start, end, session, theirs = ranges[0]
+                start, end, owner = ranges[0]
                 assert start <= low < end, "fates come in order, without a hole"
                 high = min(end, fate.end)
-                if session is None:
-                    theirs.fates.append((low - start, high - start, fate.reason))
+                if isinstance(owner, Written):
+                    owner.fates.append((low - start, high - start, fate.reason))
                 elif fate.reason is None:
-                    session.handed(fate.channel, theirs + high - start)
+                    owner[0].handed(fate.channel, owner[1] + high - start)
                 else:
-                    session.lost(fate.channel, theirs + high - start, fate.reason)
+                    owner[0].lost(fate.channel, owner[1] + high - start, fate.reason)
                 low = high
                 if high == end:
                     ranges.popleft()
             self.pass_up(fate.channel)
 
-    def write_own(self, written):
+    def write_own(self, written: Written) -> bool:
         turn = TurnParameters(4, b"\r", 100) if written.turn else None
         written.offset = self.client.write(written.channel, written.data, self.now, turn)
         if written.offset is None:
             return False
         end = written.offset + len(written.data)
-        self.ranges[written.channel].append((written.offset, end, None, written))
-        self.turns[written.channel, written.offset] = None, written
+        self.ranges[written.channel].append((written.offset, end, written))
+        self.turns[written.channel, written.offset] = written
         return True
 
 
 class World:
     """The chain and its network; ``links[n]`` leads from node n + 1 to node n."""
 
-    def __init__(self, nodes):
+    def __init__(self, nodes: int) -> None:
         self.time = 0
         self.serial = 0
         self.line = 0
-        self.tty = []
-        self.written = {}
-        self.lost_writers = set()
+        self.tty: list[tuple[bytes, int]] = []
+        self.written: dict[int, Written] = {}
+        self.lost_writers: set[int] = set()
         self.gaps = 0
         self.nodes = [Node(self, place, 0) for place in range(nodes)]
-        self.wires = [[] for _ in range(nodes - 1)]
+        self.wires: list[list[Wire]] = [[] for _ in range(nodes - 1)]
 
-    def unique(self):
+    def unique(self) -> int:
         self.serial += 1
         return self.serial
 
     # What may happen
 
-    def write(self, place, channel, size, *, turn):
+    def write(self, place: int, channel: Channel, size: int, *, turn: bool) -> None:
         number = self.unique()
         data = number.to_bytes(4, "big") + fresh(4 + size, "message", number)
         written = Written(number, place, channel, data, self.time, turn)
@@ -238,13 +256,13 @@ class World:
             self.written[number] = written
         self.run()
 
-    def speak(self, count):
+    def speak(self, count: int) -> None:
         data = line_bytes(self.line, self.line + count)
         self.line += count
         self.nodes[0].below(lambda session: session.line(data))
         self.run()
 
-    def connect(self, link):
+    def connect(self, link: int) -> None:
         client, server = self.nodes[link + 1], self.nodes[link]
         number = self.unique()
         call = Call(POINT, client.id, 0, fresh(32, "a", number), fresh(16, "f", number))
@@ -255,7 +273,7 @@ class World:
         client.client.detach()
         self.wires[link].append(wire)
 
-    def cut(self, link, *, client, server, flight):
+    def cut(self, link: int, *, client: bool, server: bool, flight: bool) -> None:
         """Each end may learn of it now or later; what is under way may still arrive."""
         for wire in self.wires[link][-1:]:
             if client:
@@ -269,47 +287,48 @@ class World:
                 self.hang_up_server(link, wire)
         self.run()
 
-    def hang_up_client(self, link, wire):
+    def hang_up_client(self, link: int, wire: Wire) -> None:
         client = self.nodes[link + 1].client
         if wire.client_open and client.number == wire.number:
             client.detach()
         wire.client_open = False
 
-    def hang_up_server(self, link, wire):
+    def hang_up_server(self, link: int, wire: Wire) -> None:
         if wire.server_open and wire.session is not None and wire.session.number == wire.served:
             wire.session.detach(self.nodes[link].now)
         wire.server_open = False
 
-    def flip(self, link, *, up, place):
+    def flip(self, link: int, *, up: bool, place: int) -> None:
         for wire in self.wires[link][-1:]:
             queue = wire.up if up else wire.down
             if queue:
                 queue[place % len(queue)] ^= 1 << place % 8
                 wire.tampered = True
 
-    def wait(self, milliseconds):
+    def wait(self, milliseconds: int) -> None:
         self.time += milliseconds
         for node in self.nodes:
-            if node.client:
+            if node.upstream:
                 node.fates(node.client.expire(node.now))
             node.ended(node.register.sweep(node.now, WINDOW))
         self.run()
 
-    def withdraw(self, number):
+    def withdraw(self, number: int) -> None:
         written = self.written.get(number)
         if written and number not in self.lost_writers:
             node = self.nodes[written.node]
+            assert written.offset is not None
             node.fates(node.client.withdraw(written.channel, written.offset))
             self.run()
 
-    def ping(self, link, *, up):
+    def ping(self, link: int, *, up: bool) -> None:
         if up:
             self.nodes[link + 1].client.ping()
         else:
             self.nodes[link].below(lambda session: session.ping())
         self.run()
 
-    def restart(self, place):
+    def restart(self, place: int) -> None:
         for link in (place - 1, place):
             for wire in self.wires[link] if 0 <= link < len(self.wires) else ():
                 self.hang_up_client(link, wire)
@@ -318,7 +337,7 @@ class World:
         self.nodes[place] = Node(self, place, self.unique())
         self.run()
 
-    def close(self, link, *, up):
+    def close(self, link: int, *, up: bool) -> None:
         """A clean end of a session, from either side."""
         client, server = self.nodes[link + 1], self.nodes[link]
         if up:
@@ -331,11 +350,11 @@ class World:
                 server.ended(server.register.end(session, CloseReason.STOPPING))
         self.run()
 
-    def stop_writing(self, server):
-        if server.client:
+    def stop_writing(self, server: Node) -> None:
+        if server.upstream:
             server.fates(server.client.abandon(Reason.CLOSED))
 
-    def deliver(self, link, *, up, count, wire=-1):
+    def deliver(self, link: int, *, up: bool, count: int, wire: int = -1) -> None:
         wires = [each for each in self.wires[link] if each.client_open or each.server_open]
         if not wires:
             return
@@ -348,14 +367,14 @@ class World:
 
     # How it follows
 
-    def run(self):
+    def run(self) -> None:
         """Every side sends what it has to say, as far as its socket takes it."""
         for link, wires in enumerate(self.wires):
             for wire in wires:
                 self.flush(link, wire)
         self.check_bounds()
 
-    def flush(self, link, wire):
+    def flush(self, link: int, wire: Wire) -> None:
         client, server = self.nodes[link + 1], self.nodes[link]
         while wire.client_open and wire.number and len(wire.up) < SOCKET:
             frame = client.client.next_frame(wire.number, client.now)
@@ -368,7 +387,7 @@ class World:
                 break
             wire.down += wire.server.send(frame)
 
-    def receive(self, link, wire, data, *, up):
+    def receive(self, link: int, wire: Wire, data: bytes, *, up: bool) -> None:
         connection = wire.server if up else wire.client
         if not data or not (wire.server_open if up else wire.client_open):
             return
@@ -376,16 +395,16 @@ class World:
         try:
             while (event := connection.next_event()) is not None:
                 (self.at_server if up else self.at_client)(link, wire, event)
-        except RemoteProtocolError as error:
-            assert wire.tampered, error
-            assert isinstance(error, CutError)
+        except CutError:
+            if not wire.tampered:
+                raise
             (self.hang_up_server if up else self.hang_up_client)(link, wire)
         if up:
             wire.down += wire.server.data_to_send()
         else:
             wire.up += wire.client.data_to_send()
 
-    def at_client(self, link, wire, event):
+    def at_client(self, link: int, wire: Wire, event: Event) -> None:
         node = self.nodes[link + 1]
         if isinstance(event, Peer):
             wire.up += wire.client.data_to_send()
@@ -395,17 +414,19 @@ class World:
         for each in node.client.receive(wire.number, event, node.now):
             node.heard_above(each)
 
-    def at_server(self, link, wire, event):
+    def at_server(self, link: int, wire: Wire, event: Event) -> None:
         node = self.nodes[link]
         if isinstance(event, Peer | Hello):
             return
         if isinstance(event, Open):
             self.admit(node, wire, event)
             return
+        assert wire.session is not None
         for each in wire.session.receive(wire.served, event, node.now):
             node.heard_below(wire.session, each)
 
-    def admit(self, node, wire, opening):
+    def admit(self, node: Node, wire: Wire, opening: Open) -> None:
+        assert wire.server.peer is not None
         outcome = node.register.admit(wire.server.peer, opening, fresh(16, "id", self.unique()), node.state)
         node.ended(outcome.ended)
         if isinstance(outcome, Refused):
@@ -416,9 +437,9 @@ class World:
 
     # What must hold
 
-    def check_bounds(self):
+    def check_bounds(self) -> None:
         for node in self.nodes:
-            if node.client:
+            if node.upstream:
                 for flow in node.client._flows.values():
                     assert flow.ring.size <= LIMITS.ring_bytes
                     assert flow.ring.frames <= LIMITS.ring_frames + 1
@@ -426,10 +447,11 @@ class World:
                 assert session._down.ring.size <= LIMITS.ring_bytes
                 assert session._down.ring.frames <= LIMITS.ring_frames + 1
 
-    def check_up(self):
+    def check_up(self) -> None:
         """Received is sent but for what was announced; in order, once, whole, and not too late."""
-        written_bytes, last = {}, {}
-        for data, when, _, _ in self.tty:
+        written_bytes: dict[int, int] = {}
+        last: dict[tuple[int, Channel], int] = {}
+        for data, when in self.tty:
             if not data:
                 continue
             number = int.from_bytes(data[:4], "big")
@@ -444,7 +466,7 @@ class World:
         for number, message in self.written.items():
             self.check_fates(message, written_bytes.get(number, 0))
 
-    def check_fates(self, message, count):
+    def check_fates(self, message: Written, count: int) -> None:
         position = 0
         for low, high, reason in message.fates:
             assert low == position, "one fate for every byte, in order"
@@ -454,7 +476,7 @@ class World:
             elif reason is not Reason.UNCERTAIN:
                 assert low >= count, "what was announced as lost is not"
 
-    def check_down(self):
+    def check_down(self) -> None:
         for node in self.nodes[1:]:
             self.check_bus(node.bus)
             for written, phase, bus in node.own_turns:
@@ -462,19 +484,19 @@ class World:
                 assert written.turn
                 self.check_bus(bus)
 
-    def check_bus(self, bus):
+    def check_bus(self, bus: list[list[bytes | int]]) -> None:
         """Each stretch without a gap of unknown size is on the line, behind the stretch before it."""
         start = 0
         for segment in bus:
             start = self.place_of(segment, start)
 
-    def place_of(self, segment, start):
+    def place_of(self, segment: list[bytes | int], start: int) -> int:
         length = sum(part if isinstance(part, int) else len(part) for part in segment)
         known = next((at for at in range(start, self.line - length + 1) if self.fits(segment, at)), None)
         assert known is not None, "what the bus heard is what the line said"
         return known + length
 
-    def fits(self, segment, at):
+    def fits(self, segment: list[bytes | int], at: int) -> bool:
         for part in segment:
             if isinstance(part, int):
                 at += part
@@ -486,7 +508,7 @@ class World:
 
     # The end of every schedule
 
-    def settle(self):
+    def settle(self) -> None:
         """The network becomes kind: everything must now flow, whatever happened before."""
         for link in range(len(self.wires)):
             for wire in self.wires[link]:
@@ -506,7 +528,7 @@ class World:
             if written.number not in self.lost_writers:
                 assert written.fates[-1][1] == len(written.data)
 
-    def go_on(self):
+    def go_on(self) -> None:
         for link, wires in enumerate(self.wires):
             if not wires[-1].client_open or wires[-1].client.state.value == "none: closed":
                 self.connect(link)
@@ -520,10 +542,10 @@ class World:
                 node.pass_up(channel)
         self.run()
 
-    def progress(self):
+    def progress(self) -> list[object]:
         clients = [node.client for node in self.nodes[1:]]
-        return (
+        return [
             [len(each.up) + len(each.down) for wires in self.wires for each in wires],
             [(client._line.received, client.resumed, client._positions()) for client in clients],
             len(self.tty),
-        )
+        ]

@@ -14,7 +14,9 @@ delays = st.integers(0, 5_000)
 
 
 @given(moments, moments, st.lists(st.tuples(delays, delays), min_size=1, max_size=12), delays)
-def test_nothing_passes_for_younger_nor_for_much_older_than_it_is(ours, theirs, trips, past):
+def test_nothing_passes_for_younger_nor_for_much_older_than_it_is(
+    ours: int, theirs: int, trips: list[tuple[int, int]], past: int
+) -> None:
     clock, passed = PeerClock(), 0
     for there, back in trips:
         asked = ours + passed
@@ -29,18 +31,18 @@ def test_nothing_passes_for_younger_nor_for_much_older_than_it_is(ours, theirs, 
     assert now - past - best <= then <= now - past
 
 
-def test_before_the_first_answer_there_is_no_round_trip():
+def test_before_the_first_answer_there_is_no_round_trip() -> None:
     assert PeerClock().round_trip is None
 
 
-def test_a_moment_that_is_yet_to_come_is_now():
+def test_a_moment_that_is_yet_to_come_is_now() -> None:
     assert age(to_wire(2**32 + 5), 2**32 + 3) == 0
     clock = PeerClock()
     clock.answered(0, 0, 0)
     assert clock.local(10, 7) == 7
 
 
-def test_answers_come_before_questions():
+def test_answers_come_before_questions() -> None:
     heartbeat = Heartbeat()
     heartbeat.ask()
     heartbeat.heard(5)
@@ -54,7 +56,7 @@ def test_answers_come_before_questions():
     assert heartbeat.clock.round_trip == 2
 
 
-def test_an_answer_to_what_was_not_asked_is_refused():
+def test_an_answer_to_what_was_not_asked_is_refused() -> None:
     heartbeat = Heartbeat()
     with pytest.raises(RemoteProtocolError, match="not asked"):
         heartbeat.answered(1, 2, 3)

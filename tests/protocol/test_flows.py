@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from protocol.downflow import DownFlow, ring_size
@@ -9,10 +11,12 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.inbox import Inbox
 from protocol.inflow import Inflow
 from protocol.reasons import Reason
-from protocol.ring import StreamFrame
 from protocol.stream_frames import MAX_DATA, MAX_MESSAGE, Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.turns import TurnParameters, TurnPhase, TurnStatus
 from protocol.upflow import Settled, UpFlow
+
+if TYPE_CHECKING:
+    from protocol.ring import StreamFrame
 
 TCP = Channel.TCP
 
@@ -24,7 +28,7 @@ def upflow(credit: int = 1000, max_bytes: int = 100, max_frames: int = 10) -> Up
 
 
 def sent(flow: UpFlow, now: int = 0) -> list[UpData | Gap]:
-    return list(iter(lambda: flow.next_frame(now), None))  # type: ignore[arg-type]
+    return list(iter(lambda: flow.next_frame(now), None))
 
 
 def test_a_message_is_sent_once_and_settled_by_its_acknowledgement() -> None:
@@ -227,7 +231,7 @@ def downflow(max_bytes: int = 8, max_frames: int = 4, credit: int = 10**6) -> Do
 
 
 def said(flow: DownFlow) -> list[StreamFrame]:
-    return list(iter(flow.next_frame, None))  # type: ignore[arg-type]
+    return list(iter(flow.next_frame, None))
 
 
 @pytest.mark.parametrize(("rate", "size"), [(300, 65_536), (115_200, 691_200), (460_800, 1_048_576)])
@@ -326,7 +330,7 @@ def inflow(window: int = 10) -> Inflow:
 
 
 def told(flow: Inflow) -> list[Ack | Lost | Credit]:
-    return list(iter(flow.next_frame, None))  # type: ignore[arg-type]
+    return list(iter(flow.next_frame, None))
 
 
 def test_what_is_handed_on_is_acknowledged_and_gives_new_credit() -> None:
@@ -340,9 +344,9 @@ def test_what_is_handed_on_is_acknowledged_and_gives_new_credit() -> None:
 
 def test_bytes_out_of_place_or_beyond_the_credit_are_refused() -> None:
     flow = inflow()
-    with pytest.raises(RemoteProtocolError, match="offset 1 on .*, expected 0"):
+    with pytest.raises(RemoteProtocolError, match=r"offset 1 on .*, expected 0"):
         flow.take(1, 2)
-    with pytest.raises(RemoteProtocolError, match="bytes to 11 .*, credit to 10"):
+    with pytest.raises(RemoteProtocolError, match=r"bytes to 11 .*, credit to 10"):
         flow.take(0, 11)
     with pytest.raises(RemoteProtocolError, match="expected 0"):
         flow.skip(Gap(TCP, 1, 1, Reason.TOO_OLD))
@@ -351,7 +355,7 @@ def test_bytes_out_of_place_or_beyond_the_credit_are_refused() -> None:
 def test_only_what_was_received_can_be_settled() -> None:
     flow = inflow()
     flow.take(0, 2)
-    with pytest.raises(LocalProtocolError, match="3 settled on .*, of which 2 was received"):
+    with pytest.raises(LocalProtocolError, match=r"3 settled on .*, of which 2 was received"):
         flow.hand(3)
     flow.hand(2)
     flow.hand(1)
@@ -390,7 +394,7 @@ def test_a_loss_is_told_again_until_its_arrival_is_proved() -> None:
 
 
 def test_a_peer_that_knows_more_than_there_is_is_refused() -> None:
-    with pytest.raises(RemoteProtocolError, match="1 known to be settled on .*: it is 0"):
+    with pytest.raises(RemoteProtocolError, match=r"1 known to be settled on .*: it is 0"):
         inflow().attach(1)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
-from protocol.frames import FRAMES, decode
+from protocol.frames import FRAMES, Frame, decode
 from protocol.header import Parts
 from protocol.hello import Confirm, Hello, HelloReply
 from protocol.port_state import MAX_PATH, PortState, encode_text
@@ -33,9 +33,7 @@ texts = st.text(max_size=60)
 channels = st.sampled_from(Channel)
 classes = st.sampled_from([Channel.PTZ, Channel.TCP, Channel.CGI])
 positions = st.tuples(*[st.builds(Position, u64, u64)] * 4)
-ports = st.builds(
-    PortState, u8, st.booleans(), u32, texts, texts, st.lists(sixteen, max_size=MAX_PATH).map(tuple)
-)
+ports = st.builds(PortState, u8, st.booleans(), u32, texts, texts, st.lists(sixteen, max_size=MAX_PATH).map(tuple))
 turns = st.builds(TurnParameters, u16, st.binary(max_size=249), u32)
 ranges = (channels, offsets, st.integers(1, MAX_DATA), st.sampled_from(Reason))
 
@@ -46,9 +44,7 @@ frames = st.one_of(
     st.builds(Close, st.sampled_from(CloseReason), positions, u64),
     st.builds(Open, sixteen, u64, u32, positions),
     st.builds(Opened, sixteen, u32, u32, positions, ports),
-    st.builds(
-        UpData, classes, offsets, u32, st.binary(min_size=1, max_size=99), turns | st.none(), st.booleans()
-    ),
+    st.builds(UpData, classes, offsets, u32, st.binary(min_size=1, max_size=99), turns | st.none(), st.booleans()),
     st.builds(DownData, offsets, st.binary(min_size=1, max_size=99)),
     st.builds(Ack, channels, u64),
     st.builds(Credit, channels, u64),
@@ -63,12 +59,12 @@ parts = st.builds(Parts, st.binary(max_size=200), st.integers(0, 5), st.integers
 
 
 @given(frames)
-def test_a_frame_is_read_as_it_was_written(frame):
+def test_a_frame_is_read_as_it_was_written(frame: Frame) -> None:
     assert decode(frame.code, frame.parts()) == frame
 
 
 @given(st.integers(0, 0x4F), parts)
-def test_any_bytes_are_a_frame_with_exactly_these_bytes_or_an_error(code, given_parts):
+def test_any_bytes_are_a_frame_with_exactly_these_bytes_or_an_error(code: int, given_parts: Parts) -> None:
     try:
         frame = decode(code, given_parts)
     except RemoteProtocolError:
@@ -77,7 +73,7 @@ def test_any_bytes_are_a_frame_with_exactly_these_bytes_or_an_error(code, given_
 
 
 @given(frames, st.data())
-def test_a_frame_with_another_byte_is_another_frame_or_an_error(frame, data):
+def test_a_frame_with_another_byte_is_another_frame_or_an_error(frame: Frame, data: st.DataObject) -> None:
     payload = bytearray(frame.parts().payload + b"\0")
     at = data.draw(st.integers(0, len(payload) - 1))
     payload[at] ^= data.draw(st.integers(1, 255))
@@ -88,18 +84,18 @@ def test_a_frame_with_another_byte_is_another_frame_or_an_error(frame, data):
     assert other != frame
 
 
-def test_every_type_has_its_number():
+def test_every_type_has_its_number() -> None:
     assert sorted(FRAMES) == list(range(1, 16))
 
 
 @pytest.mark.parametrize("code", [0, 16, 0x3F])
-def test_an_unknown_type_below_0x40_is_an_error(code):
+def test_an_unknown_type_below_0x40_is_an_error(code: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"no frame of type {code:#04x}"):
         decode(code, Parts())
 
 
 @pytest.mark.parametrize("code", [0x40, 0xFF])
-def test_an_unknown_type_from_0x40_up_is_ignored(code):
+def test_an_unknown_type_from_0x40_up_is_ignored(code: int) -> None:
     assert decode(code, Parts(b"whatever", 9, 9, 9)) is None
 
 
@@ -126,15 +122,15 @@ def test_an_unknown_type_from_0x40_up_is_ignored(code):
         (12, Parts(bytes(6) + b"\2x"), "a bad Port"),
     ],
 )
-def test_a_refusal_says_what_is_wrong(code, refused, why):
+def test_a_refusal_says_what_is_wrong(code: int, refused: Parts, why: str) -> None:
     with pytest.raises(RemoteProtocolError, match=why):
         decode(code, refused)
 
 
-def test_a_gap_of_unknown_size_stands_on_the_line_alone():
+def test_a_gap_of_unknown_size_stands_on_the_line_alone() -> None:
     unknown = Gap(Channel.LINE, 7, 0, Reason.RESTARTED)
     assert decode(unknown.code, unknown.parts()) == unknown
 
 
-def test_a_text_is_cut_between_two_characters():
+def test_a_text_is_cut_between_two_characters() -> None:
     assert encode_text("é" * 200) == bytes([254]) + "é".encode() * 127

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
-from protocol.header import MAX_LENGTH, SIZE, CutError, FrameDecoder, Header
+from protocol.header import MAX_LENGTH, SIZE, CutError, FrameDecoder, Header, RawFrame
 
 headers = st.builds(
     Header,
@@ -18,9 +18,10 @@ frames = headers.flatmap(
 )
 
 
-def cut(pieces):
+def cut(pieces: list[bytes]) -> tuple[list[RawFrame], int | str]:
     """All frames, and whether it ended in an error."""
-    decoder, got = FrameDecoder(), []
+    decoder = FrameDecoder()
+    got: list[RawFrame] = []
     for piece in pieces:
         decoder.receive_data(piece)
         try:
@@ -32,13 +33,13 @@ def cut(pieces):
     return got, len(decoder)
 
 
-def test_a_header_is_sixteen_bytes_in_network_order():
+def test_a_header_is_sixteen_bytes_in_network_order() -> None:
     header = Header(1, 7, 2, 1, 0x0102, 0x0304)
     assert header.encode() == bytes.fromhex("01 07 02 01 00000102 0000000000000304")
 
 
 @given(st.lists(frames, max_size=4))
-def test_frames_come_out_as_they_went_in(parts):
+def test_frames_come_out_as_they_went_in(parts: list[bytes]) -> None:
     got, left = cut([b"".join(parts)])
     assert [frame.head + frame.body for frame in got] == parts
     assert all(frame.header.encode() == frame.head for frame in got)
@@ -47,11 +48,11 @@ def test_frames_come_out_as_they_went_in(parts):
 
 @given(st.binary(max_size=600) | st.lists(frames, max_size=3).map(b"".join))
 @example(bytes(4) + b"\xff\xff\xff\xff" + bytes(8))  # the length that nobody may announce
-def test_whole_and_byte_by_byte_are_cut_alike(data):
+def test_whole_and_byte_by_byte_are_cut_alike(data: bytes) -> None:
     assert cut([data]) == cut([data[at : at + 1] for at in range(len(data))])
 
 
-def test_a_frame_that_is_too_long_fails_as_soon_as_its_header_is_there_and_ever_after():
+def test_a_frame_that_is_too_long_fails_as_soon_as_its_header_is_there_and_ever_after() -> None:
     decoder = FrameDecoder()
     decoder.receive_data(Header(1, 7, 0, 0, MAX_LENGTH + 1, 0).encode())
     for _ in range(2):
@@ -59,6 +60,6 @@ def test_a_frame_that_is_too_long_fails_as_soon_as_its_header_is_there_and_ever_
             decoder.next_frame()
 
 
-def test_the_longest_frame_is_taken():
+def test_the_longest_frame_is_taken() -> None:
     data = Header(1, 7, 0, 0, MAX_LENGTH, 0).encode() + bytes(MAX_LENGTH)
     assert len(cut([data])[0]) == 1

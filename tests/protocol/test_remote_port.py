@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.frames import FRAMES
+from protocol.frames import FRAMES, Frame
 from protocol.handshake import HandshakeError, Peer, WrongKeyError, key_point
 from protocol.header import CutError, Header
 from protocol.hello import Confirm, Hello, HelloReply
@@ -22,7 +23,7 @@ from tests.protocol.links import OPEN, OPENED, PORT, answer, call, connections, 
 UP = (Channel.PTZ, Channel.TCP, Channel.CGI)
 CLOSE = Close(CloseReason.STOPPING)
 # one frame of each kind, and of each shape that its channel gives it
-SAMPLES = (
+SAMPLES: tuple[Frame, ...] = (
     Hello(bytes(32), (1,), bytes(16), 0, bytes(16)),
     HelloReply(bytes(32), 1, bytes(16), 0, "", bytes(64)),
     Confirm(bytes(64)),
@@ -40,10 +41,10 @@ SAMPLES = (
     Ping(1),
     Pong(1, 2),
 )
-CLIENT_FRAMES = {UpData, Gap, Ack, Credit, Ping, Pong, Close}
-SERVER_FRAMES = {DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Close}
+CLIENT_FRAMES: set[type[Frame]] = {UpData, Gap, Ack, Credit, Ping, Pong, Close}
+SERVER_FRAMES: set[type[Frame]] = {DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Close}
 # the answers, written down once more and by other means than the table: who may say what while what is awaited
-MAY_SAY = {
+MAY_SAY: dict[tuple[Party, State], set[type[Frame]]] = {
     (Party.CLIENT, State.HELLO): {Hello},
     (Party.SERVER, State.REPLY): {HelloReply, Close},
     (Party.CLIENT, State.CONFIRM): {Confirm, Close},
@@ -56,29 +57,36 @@ MAY_SAY = {
     (Party.CLIENT, State.READY): CLIENT_FRAMES,
     (Party.SERVER, State.READY): SERVER_FRAMES,
 }
-OF_THE_STREAM_S_SENDER, OF_ITS_RECEIVER = {DownData, UpData, Gap, Turn}, {Ack, Credit, Lost}
 
 
-def channel_fits(party, frame):
-    if type(frame) not in OF_THE_STREAM_S_SENDER | OF_ITS_RECEIVER:
-        return True
-    if isinstance(frame, Turn):
-        return frame.channel in UP
-    up = (party is Party.CLIENT) == (type(frame) in OF_THE_STREAM_S_SENDER)
-    return (frame.channel in UP) == up
+def channel_fits(party: Party, frame: Frame) -> bool:
+    match frame:
+        case Turn():
+            return frame.channel in UP
+        case DownData() | UpData() | Gap():
+            return (frame.channel in UP) == (party is Party.CLIENT)
+        case Ack() | Credit() | Lost():
+            return (frame.channel in UP) == (party is Party.SERVER)
+        case _:
+            return True
 
 
-def allowed(party, state, frame):
-    return type(frame) in MAY_SAY.get((party, state), ()) and channel_fits(party, frame)
+def allowed(party: Party, state: State, frame: Frame) -> bool:
+    return type(frame) in MAY_SAY.get((party, state), set()) and channel_fits(party, frame)
 
 
-def forged(connection, frame):
+def sealed(by: Connection, head: bytes, payload: bytes) -> bytes:
+    assert by._sealer is not None
+    return head + by._sealer.seal(head, payload)
+
+
+def forged(connection: Connection, frame: Frame) -> bytes:
     """The frame's bytes from a sender who has the keys and respects nothing."""
     connection._state = State.READY
     payload, channel, flags, offset = frame.parts()
     tag = 0 if connection._sealer is None else 16
     head = Header(1, frame.code, channel, flags, len(payload) + tag, offset).encode()
-    return head + (connection._sealer.seal(head, payload) if tag else payload)
+    return sealed(connection, head, payload) if tag else head + payload
 
 
 PAIRS = [
@@ -88,7 +96,7 @@ PAIRS = [
 ]
 
 
-def two_in(party, state):
+def two_in(party: Party, state: State) -> tuple[Connection, Connection]:
     """The connection of ``party`` in ``state``, also where it would only pass through it, and its peer."""
     a, b = connections(state)
     one, other = (a, b) if party is Party.CLIENT else (b, a)
@@ -97,7 +105,7 @@ def two_in(party, state):
 
 
 @pytest.mark.parametrize(("receiver", "state", "frame"), PAIRS)
-def test_every_frame_in_every_state_has_one_answer(receiver, state, frame):
+def test_every_frame_in_every_state_has_one_answer(receiver: Party, state: State, frame: Frame) -> None:
     to, by = two_in(receiver, state)
     got = events(to, forged(by, frame))
     if state is State.CLOSED:
@@ -115,7 +123,7 @@ def test_every_frame_in_every_state_has_one_answer(receiver, state, frame):
 
 
 @pytest.mark.parametrize(("sender", "state", "frame"), PAIRS)
-def test_what_the_peer_may_not_send_we_may_not_send(sender, state, frame):
+def test_what_the_peer_may_not_send_we_may_not_send(sender: Party, state: State, frame: Frame) -> None:
     by, _ = two_in(sender, state)
     if allowed(sender, state, frame):
         assert by.send(frame)
@@ -125,14 +133,14 @@ def test_what_the_peer_may_not_send_we_may_not_send(sender, state, frame):
     assert by.state is state, "our own mistake changes nothing"
 
 
-def test_the_table_names_every_state_and_only_frames_that_exist():
+def test_the_table_names_every_state_and_only_frames_that_exist() -> None:
     assert TRANSITIONS.keys() == set(State)
     kinds = {kind for moves in TRANSITIONS.values() for _, kind in moves}
     assert kinds == {*FRAMES.values(), UpData}
     assert {kind for _, kind in CHANNELS} == {UpData, Gap, Ack, Credit, Lost, Turn}
 
 
-def test_the_handshake_leads_to_frames():
+def test_the_handshake_leads_to_frames() -> None:
     a, b = Connection(call()), Connection(answer())
     hello = a.data_to_send()
     assert a.data_to_send() == b""
@@ -144,7 +152,7 @@ def test_the_handshake_leads_to_frames():
     assert b.state is State.OPENED
 
 
-def test_a_wrong_key_is_said_in_clear_and_heard():
+def test_a_wrong_key_is_said_in_clear_and_heard() -> None:
     a, b = Connection(call(point=key_point("other"))), Connection(answer())
     events(b, a.data_to_send())
     ((kind, _),) = events(a, b.data_to_send())
@@ -155,7 +163,7 @@ def test_a_wrong_key_is_said_in_clear_and_heard():
     assert (a.state, b.state) == (State.CLOSED, State.CLOSED)
 
 
-def test_after_an_error_the_same_error_comes_for_ever_and_only_a_close_goes():
+def test_after_an_error_the_same_error_comes_for_ever_and_only_a_close_goes() -> None:
     a, b = connections()
     events(b, forged(a, OPEN))
     for _ in range(2):
@@ -166,7 +174,7 @@ def test_after_an_error_the_same_error_comes_for_ever_and_only_a_close_goes():
     assert events(a, b.send(CLOSE)) == [CLOSE]
 
 
-def test_a_broken_rule_behind_a_good_tag_ends_the_session_and_a_bad_tag_does_not():
+def test_a_broken_rule_behind_a_good_tag_ends_the_session_and_a_bad_tag_does_not() -> None:
     a, b = connections()
     events(b, forged(a, OPEN))
     assert not isinstance(b._error, CutError)
@@ -178,7 +186,7 @@ def test_a_broken_rule_behind_a_good_tag_ends_the_session_and_a_bad_tag_does_not
 
 
 @given(st.integers(0, 8 * (16 + 4 + 16) - 1))
-def test_a_flipped_bit_is_never_delivered(bit):
+def test_a_flipped_bit_is_never_delivered(bit: int) -> None:
     a, b = connections()
     frame = bytearray(a.send(Ping(1)))
     frame[bit // 8] ^= 1 << bit % 8
@@ -188,7 +196,7 @@ def test_a_flipped_bit_is_never_delivered(bit):
 
 
 @pytest.mark.parametrize("mid", [False, True])
-def test_the_end_of_the_stream_is_a_cut(mid):
+def test_the_end_of_the_stream_is_a_cut(mid: bool) -> None:
     a, b = connections()
     frame = a.send(Ping(1))
     assert events(b, frame[:5] if mid else frame) == ([] if mid else [Ping(1)])
@@ -198,7 +206,7 @@ def test_the_end_of_the_stream_is_a_cut(mid):
     assert ("mid-frame" in why) is mid
 
 
-def test_after_our_close_what_still_comes_is_not_kept():
+def test_after_our_close_what_still_comes_is_not_kept() -> None:
     a, b = connections()
     b.send(CLOSE)
     assert events(b, a.send(Ping(1))) == []
@@ -206,10 +214,10 @@ def test_after_our_close_what_still_comes_is_not_kept():
     assert not b.incomplete
 
 
-def test_types_from_0x40_up_are_passed_over_in_sealed_frames_alone():
+def test_types_from_0x40_up_are_passed_over_in_sealed_frames_alone() -> None:
     a, b = connections()
     head = Header(1, 0x40, 9, 9, 16, 9).encode()
-    unknown = head + a._sealer.seal(head, b"")
+    unknown = sealed(a, head, b"")
     assert events(b, unknown + a.send(Ping(1))) == [Ping(1)]
     clear = Connection(answer())
     ((kind, why),) = events(clear, Header(1, 0x40, 0, 0, 0, 0).encode())
@@ -217,15 +225,15 @@ def test_types_from_0x40_up_are_passed_over_in_sealed_frames_alone():
     assert "no frame of the handshake" in why
 
 
-def test_another_version_in_the_header_is_refused():
+def test_another_version_in_the_header_is_refused() -> None:
     a, b = connections()
     head = Header(2, Ping.code, 0, 0, 20, 0).encode()
-    ((kind, why),) = events(b, head + a._sealer.seal(head, bytes(4)))
+    ((kind, why),) = events(b, sealed(a, head, bytes(4)))
     assert kind is RemoteProtocolError
     assert "version 2 instead of 1" in why
 
 
-def conversation():
+def conversation() -> bytes:
     """The client's bytes of a whole conversation, and a server that has yet to hear them."""
     a, b = Connection(call()), Connection(answer())
     said = [a.data_to_send()]
@@ -241,9 +249,10 @@ def conversation():
 SAID = conversation()
 
 
-def hear(pieces):
+def hear(pieces: list[bytes]) -> list[Any]:
     """What a server makes of it; it answers OPEN at once."""
-    server, got = Connection(answer()), []
+    server = Connection(answer())
+    got: list[Any] = []
     for piece in pieces:
         server.receive_data(piece)
         try:
@@ -256,12 +265,12 @@ def hear(pieces):
     return got
 
 
-def test_a_whole_conversation_is_heard():
+def test_a_whole_conversation_is_heard() -> None:
     assert [type(event) for event in hear([SAID])] == [Hello, Peer, type(OPEN), Pong, UpData, Ping, Close]
 
 
 @given(st.lists(st.integers(0, len(SAID)), max_size=6), st.data())
-def test_whole_split_and_mutated_streams_give_equal_events(cuts, data):
+def test_whole_split_and_mutated_streams_give_equal_events(cuts: list[int], data: st.DataObject) -> None:
     said = bytearray(SAID)
     if data.draw(st.booleans()):
         said[data.draw(st.integers(0, len(said) - 1))] ^= data.draw(st.integers(1, 255))
@@ -272,15 +281,15 @@ def test_whole_split_and_mutated_streams_give_equal_events(cuts, data):
 
 
 @given(st.binary(max_size=200), st.sampled_from([State.OPEN, State.PONG, State.READY]), st.booleans())
-def test_random_payloads_behind_good_tags_give_events_or_remote_errors(payload, state, up):
+def test_random_payloads_behind_good_tags_give_events_or_remote_errors(payload: bytes, state: State, up: bool) -> None:
     for code in range(0x42):
         a, b = connections(state)
         by, to = (a, b) if up else (b, a)
         head = Header(1, code, code % 4, code % 2, len(payload) + 16, 7).encode()
-        events(to, head + by._sealer.seal(head, payload))
+        events(to, sealed(by, head, payload))
 
 
-def test_a_sealer_is_never_used_for_both_directions():
+def test_a_sealer_is_never_used_for_both_directions() -> None:
     a, b = connections()
     assert isinstance(a._sealer, Sealer)
     reflected = events(a, a.send(Ping(1)))

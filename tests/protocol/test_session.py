@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from protocol.client_session import ClientEvent, ClientSession
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.frames import Frame
 from protocol.handshake import Peer
 from protocol.inbox import Message
 from protocol.reasons import CloseReason, Reason
 from protocol.register import Admitted, Refused, Register
-from protocol.server_session import ServerEvent, ServerSession
 from protocol.session import NO_SESSION, Limits, Resumed
 from protocol.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position
 from protocol.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.turns import TurnParameters, TurnPhase, TurnStatus
 from protocol.upflow import Settled
 from tests.protocol.links import A_NODE, PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from protocol.frames import Frame
+    from protocol.server_session import ServerEvent, ServerSession
 
 PTZ, TCP, CGI = Channel.PTZ, Channel.TCP, Channel.CGI
 PEER = Peer(1, A_NODE, 0, "")
@@ -74,7 +78,7 @@ class Pair:
 
 
 def frames(session: ClientSession | ServerSession, number: int, now: int) -> list[Frame]:
-    return list(iter(lambda: session.next_frame(number, now), None))  # type: ignore[arg-type]
+    return list(iter(lambda: session.next_frame(number, now), None))
 
 
 def kinds(said: Iterable[object]) -> list[str]:
