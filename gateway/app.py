@@ -24,8 +24,9 @@ from gateway.bus import Bus
 from gateway.changes import Changes
 from gateway.device import SerialDevice
 from gateway.frontdoor import FrontDoor
+from gateway.identity import node_id
 from gateway.listeners import Drivers
-from gateway.manager import Manager
+from gateway.manager import Host, Manager
 from gateway.router import Router
 from gateway.routes import House, Routes
 from gateway.status import status
@@ -33,6 +34,7 @@ from gateway.store import Store
 from gateway.tls import Tls
 from gateway.users import Users
 from gateway.watch import Cell
+from protocol.guesses import GuessLimit
 from protocol.parameters import Catalogue
 
 if TYPE_CHECKING:
@@ -142,28 +144,28 @@ def compose(config: Config) -> Parts:
 
 
 def _managers(config: Config, store: Store) -> tuple[Manager, ...]:
+    host = Host(config, node_id(config.state_dir), _drivers(config.ptz), GuessLimit())
     buses = {f"P{index}": Bus(f"P{index}") for index in range(len(config.managers))}
     router = Router(buses)
-    drivers = _drivers(config.ptz)
     return tuple(
         Manager(
             index,
-            config,
+            host,
             bus,
             functools.partial(router.grant, bus.name),
-            _device(config, bus, index, store),
-            drivers,
+            _serial_device(host, bus, index, store),
             store.published,
         )
         for index, bus in enumerate(buses.values())
     )
 
 
-def _device(config: Config, bus: Bus, index: int, store: Store) -> SerialDevice | None:
-    number = config.managers[index].serial
+def _serial_device(host: Host, bus: Bus, index: int, store: Store) -> SerialDevice | None:
+    number = host.config.managers[index].serial
     if number is None:
         return None
-    return SerialDevice(bus, config.serial[number - 1], store.published.value.settings.serial.ports[number - 1])
+    line = store.published.value.settings.serial.ports[number - 1]
+    return SerialDevice(bus, host.config.serial[number - 1], line, host.node)
 
 
 def _make_runtime_dir(path: Path) -> None:

@@ -7,7 +7,7 @@ may read or write: that is decided where a handle is opened.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import trio
 
@@ -17,10 +17,52 @@ from gateway.watch import Cell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.turns import Turns
+    from gateway.receive_buffer import ReceiveBuffer
+    from gateway.turns import Claim, Reply
+    from gateway.uart import Uart
+    from protocol.reasons import Reason
     from protocol.settings import SerialPort
 
-__all__ = ["Bus", "PortState"]
+__all__ = ["Bus", "Hold", "Line", "PortState"]
+
+
+class Hold(Protocol):
+    """A writer's turn on the line: ``turns.Turn``, or one asked for from afar."""
+
+    async def write(self, began: Callable[[], None]) -> None:
+        """Write the message that it was taken for."""
+
+    async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
+        """Wait until the reply is over."""
+
+    async def send_break(self, seconds: float) -> None:
+        """Hold the line in break."""
+
+    def close(self) -> None:
+        """Let the next writer in."""
+
+
+class Line(Protocol):
+    """The writing half of a device: ``turns.Turns`` of a tty, or ``remote_line.RemoteLine``."""
+
+    async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
+        """Write one message whole."""
+
+    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
+        """Write a piece of a byte stream."""
+
+    async def turn(self, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> Hold:
+        """Take a turn to write ``message``, and to hear ``reply``."""
+
+    def begun(self, claim: Claim) -> int:
+        """Return how many bytes of this writer are on their way to the tty."""
+
+    def end(self, why: str) -> None:
+        """Refuse everybody: the device is gone."""
+
+    @property
+    def uart(self) -> Uart:
+        """The device itself, for what is beside the data. Raises UartError where it is another CPU's."""
 
 
 @final
@@ -31,7 +73,13 @@ class PortState:
     down: str | None
     """Why the port cannot be used, or None while it can."""
     line: SerialPort | None = None
-    """The settings that the driver keeps, or kept last; None where that was never known."""
+    """The settings that the driver keeps, or kept last; None where that was never known, or the line is remote."""
+    rate: int = 0
+    """The line's rate in bits a second; 0 where that was never known."""
+    settings: str = ""
+    """The line's settings in words."""
+    path: tuple[bytes, ...] = ()
+    """The node ids from the owner of the line to this node; empty while there is no way to a line."""
     cuts: int = 0
     """Readers that were cut because they were too slow."""
     last_cut: str = ""
@@ -52,8 +100,11 @@ class Bus:
         """Bytes that the line said."""
         self.heard_at = trio.current_time()
         """When it last said some, in seconds of trio's clock."""
+        self.missed = 0
+        """Bytes of the line that never reached this node, as far as their number is known."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
-        self._turns: Turns | None = None
+        self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
+        self._line: Line | None = None
         self.state = Cell(PortState("the port has not been opened yet"))
         """Changes when the device comes or goes, when its settings change, and when a reader is cut."""
 
@@ -66,6 +117,14 @@ class Bus:
         # A bound method is equal to itself, never identical.
         self._readers = tuple(other for other in self._readers if other != reader)
 
+    def attach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
+        """Let ``reader`` be told, in its place among the bytes, where some of them are missing."""
+        self._gap_readers = (*self._gap_readers, reader)
+
+    def detach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
+        """Let it be told no more."""
+        self._gap_readers = tuple(other for other in self._gap_readers if other != reader)
+
     def deliver(self, data: bytes) -> None:
         """Hand what the line said to every reader: one bytes object for all."""
         self.received += len(data)
@@ -73,32 +132,42 @@ class Bus:
         for reader in self._readers:
             reader(data)
 
-    def connect(self, turns: Turns) -> None:
-        """The device is open, and is written to through ``turns``."""
-        self._turns = turns
+    def miss(self, count: int, reason: Reason) -> None:
+        """Say that ``count`` bytes of the line never came (0: nobody knows how many)."""
+        self.missed += count
+        for reader in self._gap_readers:
+            reader(count, reason)
+
+    def connect(self, line: Line) -> None:
+        """The device is there, and is written to through ``line``."""
+        self._line = line
         self.state.set(replace(self.state.value, down=None))
 
     def disconnect(self, why: str) -> None:
         """The device is gone: whoever waits to write is refused at once, and so is whoever comes."""
-        turns, self._turns = self._turns, None
+        line, self._line = self._line, None
         self.state.set(replace(self.state.value, down=why))
-        if turns is not None:
-            turns.end(why)
+        if line is not None:
+            line.end(why)
 
-    def adjusted(self, line: SerialPort) -> None:
-        """Take note of the settings that the driver keeps."""
-        self.state.set(replace(self.state.value, line=line))
+    def route(self, *path: bytes) -> None:
+        """Take note of the nodes from the owner of the line to this one; none where there is no way to a line."""
+        self.state.set(replace(self.state.value, path=path))
+
+    def adjusted(self, rate: int, settings: str, line: SerialPort | None = None) -> None:
+        """Take note of the line's settings: in words, and where it is our own as the driver keeps them."""
+        self.state.set(replace(self.state.value, rate=rate, settings=settings, line=line))
 
     def cut(self, who: str) -> None:
         """Take note of a reader that was too slow."""
         self.state.set(replace(self.state.value, cuts=self.state.value.cuts + 1, last_cut=who))
 
     @property
-    def turns(self) -> Turns:
+    def line(self) -> Line:
         """The writing half of the device. Raises PortDown while there is none."""
-        if self._turns is None:
+        if self._line is None:
             raise PortDown(self.state.value.down or "")
-        return self._turns
+        return self._line
 
     @property
     def down(self) -> str | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway import line_settings
+from gateway.router import Right
 from gateway.supervise import Backoff, supervise
 from gateway.turns import PortDown, Turns
 from gateway.uart import DeviceGone, SettingsRefused, Uart, UartError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.config import Serial
     from gateway.reconcile import Leaf
     from gateway.uart import Counters, Refusal
+    from protocol.reasons import Reason
     from protocol.settings import SerialPort
 
 __all__ = ["SerialDevice"]
@@ -40,13 +42,33 @@ _CLOSE = 1.5
 
 
 @final
+class _Housekeeping:
+    """The claim of new settings on the line: never stale, and they write nothing."""
+
+    traffic = Right(0)
+
+    def check(self, accepted: float) -> None:
+        """See Claim."""
+
+    def wrote(self, count: int) -> None:
+        """See Claim."""
+
+    def lost(self, count: int, reason: Reason) -> None:
+        """See Claim."""
+
+
+_HOUSEKEEPING = _Housekeeping()
+
+
+@final
 class SerialDevice:
     """Serial.Ser# on its bus, while ``run()`` runs."""
 
-    def __init__(self, bus: Bus, config: Serial, line: SerialPort) -> None:
+    def __init__(self, bus: Bus, config: Serial, line: SerialPort, node: bytes = b"") -> None:
         self._bus = bus
         self._config = config
         self._line = line
+        self._node = node
         self._open: tuple[Uart, Turns] | None = None
         self.written = 0
         """Bytes that the tty took, over all times that it was open."""
@@ -99,21 +121,15 @@ class SerialDevice:
                 return ()  # it is gone; the settings are taken up when it is back
             finally:
                 turns.reckon()
-                self._bus.adjusted(uart.in_force)
+                self._tell(uart)
         return ()
-
-    def check(self, accepted: float) -> None:
-        """As a Claim for new settings: they are never stale."""
-
-    def wrote(self, count: int) -> None:
-        """As a Claim for new settings: they write nothing."""
 
     @contextlib.asynccontextmanager
     async def _hold(self, turns: Turns) -> AsyncIterator[None]:
         """Keep writers out, if the line can be had; it may be stuck for the sake of the old settings."""
         turn = None
         with trio.move_on_after(_SETTLE), contextlib.suppress(PortDown):
-            turn = await turns.turn(self, trio.current_time())
+            turn = await turns.turn(_HOUSEKEEPING, trio.current_time())
         try:
             yield
         finally:
@@ -123,6 +139,7 @@ class SerialDevice:
     async def run(self, leaf: Leaf) -> None:
         """Open the device, and again whenever it is lost, until the leaf's scope is cancelled; then let it drain."""
         leaf.began()
+        self._bus.route(self._node)  # the way to the line ends here, whether or not its device is there
 
         def down(why: str) -> None:
             self._bus.disconnect(why)
@@ -145,7 +162,7 @@ class SerialDevice:
         self._open = uart, turns
         finishers.start_soon(turns.run)
         self._bus.connect(turns)
-        self._bus.adjusted(uart.in_force)
+        self._tell(uart)
         leaf.up()
         backoff.reset()
         try:
@@ -156,6 +173,10 @@ class SerialDevice:
             raise
         self._close()
         raise DeviceGone(f"{self.path}: the device hung up")
+
+    def _tell(self, uart: Uart) -> None:
+        """Tell the bus which settings are in force."""
+        self._bus.adjusted(uart.pace.baud_rate, line_settings.in_words(uart.pace), uart.in_force)
 
     async def _retire(self) -> None:
         if self._open is None:

@@ -26,6 +26,7 @@ __all__ = [
     "bytes_per_second",
     "differing",
     "found",
+    "in_words",
     "line_time",
     "message_portion",
     "rs485",
@@ -140,6 +141,12 @@ def _mode(flags: int) -> PortMode:
 def differing(one: SerialPort, other: SerialPort) -> tuple[str, ...]:
     """Name the settings, as attributes, in which two lines differ."""
     return tuple(field.name for field in fields(one) if getattr(one, field.name) != getattr(other, field.name))
+
+
+def in_words(line: SerialPort) -> str:
+    """Say the settings as people do: ``RS232 9600 8N1``."""
+    flow = " XON/XOFF" * line.flow_control_xonxoff + " RTS/CTS" * line.flow_control_rtscts
+    return f"{line.port_mode.value} {line.baud_rate} {line.data_bits}{line.parity.value[0]}{line.stop_bits}{flow}"
 
 
 def bytes_per_second(line: SerialPort) -> float:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from gateway.doors import Doorway
     from gateway.plan import Listen
     from gateway.reconcile import Leaf
+    from gateway.remote_door import RemoteDoorway
 
-__all__ = ["DEAD_CLIENT", "Drivers", "endpoint", "listen_tcp", "listen_unix"]
+__all__ = ["DEAD_CLIENT", "Drivers", "endpoint", "listen_links", "listen_tcp", "listen_unix"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,15 @@ async def listen_tcp(spec: Listen, door: Doorway, leaf: Leaf) -> None:
     def welcome(sock: socket.socket, peer: Any) -> None:
         keep_alive(sock, DEAD_CLIENT)
         door.admit(SocketStream(sock), endpoint(peer), peer[0])
+
+    await _serve(leaf, lambda: _bind_tcp(spec.address, spec.port), welcome)
+
+
+async def listen_links(spec: Listen, door: RemoteDoorway, leaf: Leaf) -> None:
+    """Accept remote port clients on one address until cancelled."""
+
+    def welcome(sock: socket.socket, peer: Any) -> None:
+        door.admit(sock, endpoint(peer), peer[0])
 
     await _serve(leaf, lambda: _bind_tcp(spec.address, spec.port), welcome)
 

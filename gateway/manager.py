@@ -14,7 +14,7 @@ import trio
 
 from gateway.dial import dial
 from gateway.doors import Doorway
-from gateway.listeners import listen_tcp, listen_unix
+from gateway.listeners import listen_links, listen_tcp, listen_unix
 from gateway.plan import Device, Dial, Door, Listen, PtzSocket, Service, blamed, order, plan
 from gateway.reconcile import Leaf, Leaves
 from gateway.router import Right
@@ -31,17 +31,21 @@ if TYPE_CHECKING:
     from gateway.device import SerialDevice
     from gateway.listeners import Drivers
     from gateway.plan import Spec
+    from gateway.remote_device import RemoteDevice
+    from gateway.remote_door import RemoteDoorway
     from gateway.router import Handle, Session
     from gateway.store import Published
+    from protocol.guesses import GuessLimit
     from protocol.settings import Settings
 
-__all__ = ["Manager", "Refusal"]
+__all__ = ["Host", "Manager", "Refusal"]
 
 _RIGHTS = {
     Service.GENERIC_TCP: Right.READ | Right.TCP,
     Service.PTZ: Right.READ | Right.PTZ,
     Service.SERIAL_CGI: Right.READ | Right.CGI,
     Service.WEB_SOCKET: Right.READ | Right.TCP,
+    Service.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
 _FLUSH = 1.6
 """Seconds that clients have to take what waits for them when the gateway stops."""
@@ -57,27 +61,40 @@ class Refusal:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What all port managers of this host have in common; ``node`` is its node id."""
+
+    config: Config
+    node: bytes
+    drivers: Drivers
+    guesses: GuessLimit
+
+
+@final
 class Manager:
     """Port manager ``index`` of the host; ``grant`` makes a door's handle on its bus."""
 
     def __init__(
         self,
         index: int,
-        config: Config,
+        host: Host,
         bus: Bus,
         grant: Callable[[Right, str], Handle],
         device: SerialDevice | None,
-        drivers: Drivers,
         published: Cell[Published],
     ) -> None:
         self.index = index
         self.bus = bus
         self.device = device
+        self.remote: RemoteDevice | None = None
+        """The remote port client; None while PortType is not RemotePort."""
+        self.remote_door: RemoteDoorway | None = None
+        """The remote port server; None while RemotePortServer.Enabled is no."""
         self.serial_cgi: SerialCgi | None = None
         """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
-        self._config = config
+        self._host = host
         self._grant = grant
-        self._drivers = drivers
         self._published = published
         self._followed = Cell(-1)
         self._refused: tuple[Refusal, ...] = ()
@@ -140,15 +157,20 @@ class Manager:
         settings = published.settings
         for service, door in self._doors.items():
             door.review(*self._policy(service, settings))
-        wanted = plan(settings, self.index, self._numbers, self._config.tcp.bind) | {Door(Service.WEB_SOCKET)}
+        if self.remote_door is not None:
+            self.remote_door.review(*self._remote_policy(settings))
+        wanted = plan(settings, self.index, self._numbers, self._host.config.tcp.bind) | {Door(Service.WEB_SOCKET)}
         await self._leaves.apply(wanted)
         if not any(isinstance(spec, Device) for spec in wanted):
+            self.bus.route()
             self.bus.disconnect(self._why_no_device(settings))
         self._refused = await self._adjust(settings)
         self._followed.set(published.version)
 
     async def _adjust(self, settings: Settings) -> tuple[Refusal, ...]:
-        number = self._numbers[0]
+        number, index = self._numbers
+        if self.remote is not None and index is not None:
+            self.remote.adjust(settings.remote_ports[index])
         if self.device is None or number is None:
             return ()
         refusals = await self.device.adjust(settings.serial.ports[number - 1])
@@ -167,20 +189,26 @@ class Manager:
         match spec:
             case Device(PortType.SERIAL) if self.device is not None:
                 await self.device.run(leaf)
-            case Device():
-                await _run_nothing(leaf)
+            case Device(PortType.REMOTE, number):
+                await self._run_remote(number, leaf)
+            case Door(Service.REMOTE_PORT):
+                await self._run_remote_door(leaf)
             case Door(Service.SERIAL_CGI):
                 await self._run_serial_cgi(leaf)
             case Door(service):
                 await self._run_door(service, leaf)
+            case Listen(service=Service.REMOTE_PORT):
+                assert self.remote_door is not None
+                with leaf.scope:
+                    await listen_links(spec, self.remote_door, leaf)
             case Listen():
                 with leaf.scope:
                     await listen_tcp(spec, self._doors[Service.GENERIC_TCP], leaf)
             case PtzSocket(packets):
                 kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
-                path = self._config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
+                path = self._host.config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
                 with leaf.scope:
-                    await listen_unix(path, kind, self._drivers, self._doors[Service.PTZ], leaf)
+                    await listen_unix(path, kind, self._host.drivers, self._doors[Service.PTZ], leaf)
             case Dial():
                 with leaf.scope:
                     await dial(spec, self._doors[Service.GENERIC_TCP], leaf, lambda: self._stopping)
@@ -212,6 +240,41 @@ class Manager:
             del self._handles[service]
             handle.revoke(self._closed(service))
 
+    async def _run_remote(self, number: int, leaf: Leaf) -> None:
+        # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
+        from gateway.remote_device import RemoteDevice
+
+        settings = self._published.value.settings.remote_ports[number]
+        self.remote = RemoteDevice(self.bus, self._host.node, number, settings)
+        try:
+            await self.remote.run(leaf)
+        finally:
+            self.remote = None
+
+    async def _run_remote_door(self, leaf: Leaf) -> None:
+        from gateway.remote_door import RemoteDoorway
+
+        service = Service.REMOTE_PORT
+        handle = self._grant(_RIGHTS[service], service.value)
+        host = self._host
+        door = RemoteDoorway(self.index, host.node, host.config.chassis, handle, self._clients, host.guesses)
+        door.review(*self._remote_policy(self._published.value.settings))
+        self.remote_door = door
+        leaf.began()
+        leaf.up()
+        try:
+            with leaf.scope:
+                await door.run()
+        finally:
+            self.remote_door = None
+            door.revoke(self._closed(service))
+
+    def _remote_policy(self, settings: Settings) -> tuple[AddressList, str, bool]:
+        """Say who may chain to this port: which addresses, with which key, and whether for PTZ commands too."""
+        manager = settings.port_managers[self.index]
+        server = manager.remote_port_server
+        return server.allowed_ip_addresses, server.authentication_key, manager.ptz_server.enabled
+
     def _closed(self, service: Service) -> str:
         return "the gateway stops" if self._stopping else f"PortManager.{self.bus.name}.{service.value}.Enabled is no"
 
@@ -224,20 +287,13 @@ class Manager:
 
     @property
     def _numbers(self) -> tuple[int | None, int | None]:
-        hardware = self._config.managers[self.index]
+        hardware = self._host.config.managers[self.index]
         return hardware.serial, hardware.remote_port
 
     def _why_no_device(self, settings: Settings) -> str:
         if settings.port_managers[self.index].port_enabled:
             return f"PortManager.{self.bus.name} has no device of type {PortType.REMOTE.value}"
         return f"the port is disabled; PortManager.{self.bus.name}.PortEnabled=yes opens it"
-
-
-async def _run_nothing(leaf: Leaf) -> None:
-    leaf.began()
-    leaf.failing("this version has no remote port client")
-    with leaf.scope:
-        await trio.sleep_forever()
 
 
 async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -28,6 +28,7 @@ class Service(enum.Enum):
     GENERIC_TCP = "GenericTCPServer"
     PTZ = "PTZServer"
     SERIAL_CGI = "SerialCGI"
+    REMOTE_PORT = "RemotePortServer"
     WEB_SOCKET = "WebSocket"
     """Ours, and no parameter's: it stands as long as the port manager, and who comes has logged in."""
 
@@ -58,15 +59,15 @@ class Door:
 @final
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """A TCP listener of the generic TCP server, on one address of the host."""
+    """A TCP listener of one of the servers, on one address of the host."""
 
     address: str
     port: int
+    service: Service = Service.GENERIC_TCP
 
     def __str__(self) -> str:
-        return (
-            f"listen {self.address}:{self.port}" if ":" not in self.address else f"listen [{self.address}]:{self.port}"
-        )
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"listen {host}:{self.port}" + (" for remote ports" if self.service is Service.REMOTE_PORT else "")
 
 
 @final
@@ -122,6 +123,7 @@ def _doors(manager: PortManager) -> Iterator[Spec]:
         Service.GENERIC_TCP: manager.generic_tcp_server.enabled,
         Service.PTZ: manager.ptz_server.enabled,
         Service.SERIAL_CGI: manager.serial_cgi.enabled,
+        Service.REMOTE_PORT: manager.remote_port_server.enabled,
     }
     yield from (Door(service) for service, wanted in enabled.items() if wanted)
 
@@ -132,6 +134,9 @@ def _listeners(manager: PortManager, bind: Sequence[str]) -> Iterator[Spec]:
         yield from (Listen(address, tcp.listener.port) for address in bind)
     if tcp.enabled and tcp.connect_to.enabled and tcp.connect_to.host:
         yield Dial(tcp.connect_to.host, tcp.connect_to.port)
+    remote = manager.remote_port_server
+    if remote.enabled and remote.listener.enabled:
+        yield from (Listen(address, remote.listener.port, Service.REMOTE_PORT) for address in bind)
     if manager.ptz_server.enabled:
         yield from (PtzSocket(packets=False), PtzSocket(packets=True))
 
@@ -142,7 +147,8 @@ def blamed(spec: Spec, port: int, changed: Sequence[str]) -> tuple[str, ...]:
     All of the listener's own are put back together: with only its number put back, a listener that was just enabled
     would open a port that nobody asked for.
     """
-    server = f"PortManager.P{port}." + ("PTZServer." if isinstance(spec, PtzSocket) else "GenericTCPServer.")
+    service = spec.service if isinstance(spec, Listen) else Service.PTZ
+    server = f"PortManager.P{port}.{service.value}."
     for suspects in ((f"{server}Listener.Enabled", f"{server}Listener.Port"), (f"{server}Enabled",)):
         found = tuple(name for name in changed if name in suspects)
         if found:

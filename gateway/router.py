@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Protocol, final
 import trio
 
 from gateway.turns import PortDown
+from protocol.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from gateway.bus import Bus, PortState
-    from gateway.turns import Turn, Turns
+    from gateway.bus import Bus, Hold, Line, PortState
+    from gateway.turns import Reply
     from gateway.uart import ModemLines
     from gateway.watch import Cell
 
@@ -159,8 +160,10 @@ class Session:
     def __init__(self, handle: Handle, bus: Bus, write: Right) -> None:
         self._handle = handle
         self._bus = bus
-        self.writes = bool(write)
-        """Whether the holder may write at all."""
+        self.traffic = write
+        """The class that the holder writes in; none where it may only listen."""
+        self.fate: Callable[[int, Reason | None], None] = _ignored
+        """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason."""
         self._age_limit = _AGE_LIMIT.get(write, _OTHERS_AGE_LIMIT)
         self._pending = 0
         self._active_at = trio.current_time()
@@ -178,6 +181,12 @@ class Session:
         """Bytes of these that the line's tty took."""
         self.reader: Reader | None = None
         """Who hears the line for the client."""
+        self._gap_reader: Callable[[int, Reason], None] | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether the holder may write at all."""
+        return bool(self.traffic)
 
     @property
     def holder(self) -> str:
@@ -209,32 +218,41 @@ class Session:
         self.reader = reader
         self._bus.attach(reader.offer)
 
-    async def write(self, data: bytes) -> None:
-        """Write one message whole. Raises PortDown or Revoked."""
-        turns = self._accept(data)
-        try:
-            await turns.write(data, self, self._active_at)
-        finally:
-            self._pending = turns.begun(self)
+    def listen_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
+        """Let ``reader`` be told where bytes of the line are missing."""
+        self._gap_reader = reader
+        self._bus.attach_for_gaps(reader)
 
-    async def transfer(self, data: bytes) -> None:
-        """Write a piece of a byte stream; a long one lets others in between. Raises PortDown or Revoked."""
-        turns = self._accept(data)
-        try:
-            await turns.transfer(data, self, self._active_at)
-        finally:
-            self._pending = turns.begun(self)
-
-    async def turn(self, data: bytes) -> Turn:
-        """Wait for the line, to write one message in it, and hold it until the turn is closed.
+    async def write(self, data: bytes, accepted: float | None = None) -> None:
+        """Write one message whole, which was read from its client now, or at ``accepted``.
 
         Raises PortDown or Revoked.
         """
-        return await self._accept(data).turn(self, self._active_at, data)
+        line = self._accept(data)
+        try:
+            await line.write(data, self, self._active_at if accepted is None else accepted)
+        finally:
+            self._pending = line.begun(self)
+
+    async def transfer(self, data: bytes) -> None:
+        """Write a piece of a byte stream; a long one lets others in between. Raises PortDown or Revoked."""
+        line = self._accept(data)
+        try:
+            await line.transfer(data, self, self._active_at)
+        finally:
+            self._pending = line.begun(self)
+
+    async def turn(self, data: bytes, reply: Reply | None, accepted: float | None = None) -> Hold:
+        """Wait for the line, to write one message in it, and hold it for the reply until the turn is closed.
+
+        Raises PortDown or Revoked.
+        """
+        line = self._accept(data)
+        return await line.turn(self, self._active_at if accepted is None else accepted, data, reply)
 
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``, in a turn. Raises Forbidden, PortDown or UartError."""
-        turn = await self.turn(b"")
+        turn = await self.turn(b"", None)
         try:
             await turn.send_break(seconds)
         finally:
@@ -242,31 +260,37 @@ class Session:
 
     def modem_lines(self) -> ModemLines:
         """Return the lines beside the data as they are now. Raises PortDown or UartError."""
-        return self._bus.turns.uart.modem_lines()
+        return self._bus.line.uart.modem_lines()
 
     def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
         """Assert or release DTR and RTS; None leaves one as it is. Raises Forbidden, PortDown or UartError."""
         self.check(math.inf)
         if dtr is not None:
-            self._bus.turns.uart.set_dtr(dtr)
+            self._bus.line.uart.set_dtr(dtr)
         if rts is not None:
-            self._bus.turns.uart.set_rts(rts)
+            self._bus.line.uart.set_rts(rts)
 
     def check(self, accepted: float) -> None:
         """As a Claim: raise Forbidden or Revoked, or PortDown for a message that waited longer than its age limit."""
         if self.ended is not None:
             raise Revoked(self.ended)
-        if not self.writes:
+        if not self.traffic:
             raise Forbidden(f"{self.holder} may only read")
         now = trio.current_time()
         if now - accepted > self._age_limit:
-            raise PortDown(f"the line was busy for more than {self._age_limit:g} s")
+            raise PortDown(f"the line was busy for more than {self._age_limit:g} s", Reason.TOO_OLD)
         self._active_at = now  # the line takes its bytes: it is not idle, however long that lasts
 
     def wrote(self, count: int) -> None:
         """As a Claim: count what the tty took."""
         self.written += count
         self._pending -= count
+        self.fate(count, None)
+
+    def lost(self, count: int, reason: Reason) -> None:
+        """As a Claim: count what was on its way and will not be written."""
+        self._pending -= count
+        self.fate(count, reason)
 
     def end(self, why: str) -> None:
         """Stop hearing the line at once, and cancel all that the holder does here."""
@@ -286,13 +310,19 @@ class Session:
         self._deafen()
         self._handle.drop()
 
-    def _accept(self, data: bytes) -> Turns:
+    def _accept(self, data: bytes) -> Line:
         self.received += len(data)
         self._active_at = trio.current_time()
-        turns = self._bus.turns
-        self._pending = len(data)
-        return turns
+        line = self._bus.line
+        self._pending += len(data)
+        return line
 
     def _deafen(self) -> None:
         if self.reader is not None:
             self._bus.detach(self.reader.offer)
+        if self._gap_reader is not None:
+            self._bus.detach_for_gaps(self._gap_reader)
+
+
+def _ignored(count: int, reason: Reason | None) -> None:
+    """Nobody is interested in the fate of these bytes."""

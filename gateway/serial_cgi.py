@@ -10,64 +10,22 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway.receive_buffer import ReceiveBuffer
 from gateway.router import Revoked, Right
-from gateway.turns import PortDown
+from gateway.turns import PortDown, Reply
 from protocol.serial_request import CgiError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from gateway.bus import Hold
     from gateway.router import Handle, Session
-    from gateway.turns import Turn
     from protocol.serial_request import SerialRequest
 
-__all__ = ["ReceiveBuffer", "SerialCgi"]
+__all__ = ["SerialCgi"]
 
-_KEPT = 4096
-"""Bytes that came before a request asked for them: the newest so many are kept."""
 _PATIENCE = 15.0
 """Seconds that the line has to take what a request writes, its turn included."""
-
-
-@final
-class ReceiveBuffer:
-    """What the line said and no read has taken out yet."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._readers = trio.lowlevel.ParkingLot()
-        self._wanted = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes in it."""
-        return len(self._data)
-
-    def offer(self, data: bytes) -> None:
-        """Keep ``data``, and of what was there the newest; nothing that a waiting read asked for is left out."""
-        self._data += data
-        del self._data[: -(_KEPT + self._wanted)]
-        self._readers.unpark_all()
-
-    def clear(self) -> None:
-        """Empty it."""
-        self._data.clear()
-
-    async def wait_for(self, most: int, until: bytes | None) -> None:
-        """Wait until ``most`` bytes are there, or the bytes ``until`` among them."""
-        self._wanted += most
-        try:
-            while len(self._data) < most and (until is None or until not in self._data):
-                await self._readers.park()
-        finally:
-            self._wanted -= most
-
-    def take(self, most: int, until: bytes | None) -> bytes:
-        """Take out what is there: at most ``most`` bytes, and none after ``until``."""
-        end = self._data.find(until) + len(until) if until is not None and until in self._data else most
-        taken = bytes(self._data[: min(end, most)])
-        del self._data[: len(taken)]
-        return taken
 
 
 @final
@@ -131,16 +89,19 @@ class SerialCgi:
         if request.output is None:
             return await self._read(request, self._buffer)
         with trio.move_on_after(_PATIENCE) as patience:
-            turn = await session.turn(request.output)
+            turn = await session.turn(request.output, _reply(request))
         if patience.cancelled_caught:
             raise CgiError(f"the line was busy for more than {_PATIENCE:g} s; nothing was written")
-        with contextlib.closing(turn), self._reply(request) as reply:
-            await self._write(turn, patience.deadline)
-            return await self._read(request, reply)
+        with contextlib.closing(turn), self._reply(request) as heard:
+            await self._write(turn, heard.clear, patience.deadline)
+            if (reply := _reply(request)) is None:
+                return None
+            await turn.replied(heard, reply)
+            return self._taken(request, heard)
 
-    async def _write(self, turn: Turn, deadline: float) -> None:
+    async def _write(self, turn: Hold, began: Callable[[], None], deadline: float) -> None:
         with trio.move_on_at(deadline) as patience:
-            await turn.write()
+            await turn.write(began)
         if patience.cancelled_caught:
             raise CgiError(f"the line did not take all of it within {_PATIENCE:g} s; is flow control holding it?")
 
@@ -162,6 +123,15 @@ class SerialCgi:
             return None
         with trio.move_on_after(request.timeout):
             await buffer.wait_for(request.read, request.until)
+        return self._taken(request, buffer)
+
+    def _taken(self, request: SerialRequest, buffer: ReceiveBuffer) -> bytes:
+        assert request.read is not None
         answer = buffer.take(request.read, request.until)
         self.sent += len(answer)
         return answer
+
+
+def _reply(request: SerialRequest) -> Reply | None:
+    """Say what ends the read that follows the write, if there is one."""
+    return None if request.read is None else Reply(request.read, request.until, request.timeout)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gateway.device import SerialDevice
     from gateway.manager import Manager
     from gateway.plan import Service
+    from gateway.remote_device import RemoteDevice
+    from gateway.remote_door import RemoteDoorway
+    from gateway.remote_seat import RemoteSeat
     from gateway.router import Session
     from protocol.hardware import ManagerHardware
     from protocol.settings import SerialPort, Settings
@@ -57,7 +60,11 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "state": "up" if manager.bus.down is None else "down",
         "reason": manager.bus.down or "",
         "bytes_from_line": manager.bus.received,
+        "bytes_missed": manager.bus.missed,
+        "path": [node.hex() for node in manager.bus.state.value.path],
         **_device(manager.device),
+        **_remote(manager.remote),
+        **_remote_door(manager.remote_door),
         "services": manager.leaves,
         "clients_turned_away": manager.turned_away,
         "seats": [_seat(service, session) for service, session in manager.sessions],
@@ -86,6 +93,54 @@ def settings_shown(line: SerialPort) -> dict[str, object]:
 
 def _plain(value: object) -> object:
     return value.value if isinstance(value, Enum) else value
+
+
+def _remote(remote: RemoteDevice | None) -> dict[str, object]:
+    """Show the link to the server, where this port is a remote port client."""
+    if remote is None or remote.peer is None:
+        return {}
+    return {
+        "remote_port_client": {
+            "linked": remote.linked,
+            "server_node": remote.peer.node.hex(),
+            "server_port": f"P{remote.peer.index}",
+            "server_chassis": remote.peer.chassis,
+            "round_trip_ms": remote.round_trip,
+            "links_lost": remote.links_lost,
+            **_warning(remote.keyless),
+        }
+    }
+
+
+def _remote_door(door: RemoteDoorway | None) -> dict[str, object]:
+    """Show the remote port server and its sessions, where it is enabled."""
+    if door is None:
+        return {}
+    return {
+        "remote_port_server": {
+            "clients_turned_away": door.refused,
+            "wrong_keys": door.wrong_keys,
+            "links": [_link(seat) for seat in door.seats],
+            **_warning(door.keyless),
+        }
+    }
+
+
+def _link(seat: RemoteSeat) -> dict[str, object]:
+    return {
+        "holder": seat.handle.holder,
+        "linked": seat.link is not None,
+        "round_trip_ms": seat.session.round_trip,
+        "bytes_in": seat.received,
+        "bytes_out": seat.sent,
+        "dropped": seat.dropped,
+        "bytes_never_sent": seat.session.dropped,
+        "given_up_by_client": seat.gaps,
+    }
+
+
+def _warning(keyless: bool) -> dict[str, str]:
+    return {"warning": "the AuthenticationKey is empty: anybody may be at the other end"} if keyless else {}
 
 
 def _seat(service: Service, session: Session) -> dict[str, object]:

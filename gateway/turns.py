@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, final
 
 import trio
 
 from gateway.line_settings import bytes_per_second, message_portion
 from gateway.uart import UartError
+from protocol.reasons import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.receive_buffer import ReceiveBuffer
+    from gateway.router import Right
     from gateway.uart import Uart
 
-__all__ = ["Claim", "PortDown", "Turn", "Turns"]
+__all__ = ["Claim", "PortDown", "Reply", "Turn", "Turns"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +34,31 @@ _STALL = 2.0
 """Seconds without progress, besides the rest's line time, after which an abandoned message is given up."""
 
 
+@final
 class PortDown(Exception):
-    """The line cannot be written now; the message says why."""
+    """The line cannot be written now; the message says why, and ``reason`` in the terms of remote ports."""
+
+    def __init__(self, why: str, reason: Reason = Reason.PORT_DOWN) -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What ends a turn: so many bytes heard, or these bytes among them, or so many seconds."""
+
+    length: float
+    until: bytes | None
+    seconds: float
 
 
 class Claim(Protocol):
     """A writer's word that its message is still wanted."""
+
+    @property
+    def traffic(self) -> Right:
+        """The class of traffic that the message is of."""
 
     def check(self, accepted: float) -> None:
         """Raise what ends the write: the session is over, or the message is older than its age limit.
@@ -44,6 +69,9 @@ class Claim(Protocol):
 
     def wrote(self, count: int) -> None:
         """Count ``count`` bytes of this writer that the kernel took, maybe after the writer has left."""
+
+    def lost(self, count: int, reason: Reason) -> None:
+        """Count ``count`` bytes that were on their way and will not be written."""
 
 
 @final
@@ -57,10 +85,19 @@ class Turn:
         self._message = message
         self._closed = False
 
-    async def write(self) -> None:
-        """Write the message that the turn was taken for, once. Raises PortDown, or what the claim says."""
+    async def write(self, began: Callable[[], None]) -> None:
+        """Write the message that the turn was taken for, once. Raises PortDown, or what the claim says.
+
+        ``began`` is called before the first byte that may answer it is heard.
+        """
         message, self._message = self._message, b""
+        began()
         await self._turns.put(memoryview(message), len(message), self._claim, self._accepted)
+
+    async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
+        """Wait until the reply is whole, or its time is over."""
+        with trio.move_on_after(reply.seconds):
+            await heard.wait_for(reply.length, reply.until)
 
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``. Raises UartError."""
@@ -119,8 +156,11 @@ class Turns:
                 return
             accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of turns
 
-    async def turn(self, claim: Claim, accepted: float, message: bytes = b"") -> Turn:
-        """Wait for the line and hold it, to write ``message`` in it. Raises PortDown, or what the claim says."""
+    async def turn(self, claim: Claim, accepted: float, message: bytes = b"", _: Reply | None = None) -> Turn:
+        """Wait for the line and hold it, to write ``message`` in it. Raises PortDown, or what the claim says.
+
+        When the turn is over is for whoever closes it: the reply is heard here.
+        """
         await self._take(claim, accepted)
         return Turn(self, claim, accepted, message)
 
@@ -196,7 +236,7 @@ class Turns:
             await self._queue.park()
             # Who was handed the turn just before the end has it, and must use it or give it back.
             if trio.lowlevel.current_task() in self._refused:
-                raise PortDown(self._down)
+                raise PortDown(self._down or "")
         self._taken = True
         try:
             claim.check(accepted)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import trio
 
 from gateway.bus import Bus
 from gateway.router import Right, Router
-from gateway.turns import Turns
+from gateway.turns import PortDown, Turns
 from gateway.uart import DeviceGone, Uart
 from protocol.settings import SerialPort
 
@@ -19,8 +20,38 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.router import Handle
+    from protocol.reasons import Reason
 
 ALL = Right.READ | Right.PTZ | Right.TCP | Right.CGI
+
+
+class Unwanted(Exception):
+    """What a claim raises whose message is not wanted any more."""
+
+
+@dataclass(eq=False)
+class Writer:
+    """A claim that can be taken back, and counts."""
+
+    traffic: Right = Right.TCP
+    age_limit: float = math.inf
+    revoked: bool = False
+    written: int = 0
+    checked: list[float] = field(default_factory=list)
+    fates: list[tuple[int, Reason]] = field(default_factory=list)
+
+    def check(self, accepted: float) -> None:
+        self.checked.append(accepted)
+        if self.revoked:
+            raise Unwanted
+        if trio.current_time() - accepted > self.age_limit:
+            raise PortDown("stale")
+
+    def wrote(self, count: int) -> None:
+        self.written += count
+
+    def lost(self, count: int, reason: Reason) -> None:
+        self.fates.append((count, reason))
 
 
 class NarrowTty:

@@ -66,15 +66,15 @@ async def test_a_port_without_a_device_says_why_and_outlives_each() -> None:
     bus, ear = Bus("P0"), Ear()
     bus.attach(ear.take)
     with pytest.raises(PortDown, match="not been opened yet"):
-        _ = bus.turns
+        _ = bus.line
     turns = Turns(NarrowTty().as_uart)
     bus.connect(turns)
-    assert bus.turns is turns
+    assert bus.line is turns
     assert bus.down is None
     bus.disconnect("the cable is out")
     assert bus.down == "the cable is out"
     with pytest.raises(PortDown, match="the cable is out"):
-        _ = bus.turns
+        _ = bus.line
     bus.disconnect("the port is disabled")
     assert bus.down == "the port is disabled"
     bus.connect(Turns(NarrowTty().as_uart))

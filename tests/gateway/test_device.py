@@ -14,24 +14,12 @@ from gateway.device import SerialDevice
 from gateway.reconcile import Leaf
 from gateway.turns import PortDown
 from protocol.settings import Parity, SerialPort
+from tests.gateway.line import Writer
 from tests.helpers import FarEnd, lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-
-class Writer:
-    """A claim that is always good."""
-
-    def __init__(self) -> None:
-        self.written = 0
-
-    def check(self, accepted: float) -> None:
-        pass
-
-    def wrote(self, count: int) -> None:
-        self.written += count
 
 
 @asynccontextmanager
@@ -60,7 +48,7 @@ async def test_what_the_line_says_goes_to_the_bus_and_what_is_written_to_the_lin
             await end.say(b"hello")
             while bytes(heard) != b"hello":
                 await trio.lowlevel.checkpoint()
-            await bus.turns.write(b"answer", Writer(), trio.current_time())
+            await bus.line.write(b"answer", Writer(), trio.current_time())
             assert await end.hear(6) == b"answer"
             assert device.totals == (6, 0)
 
@@ -68,16 +56,16 @@ async def test_what_the_line_says_goes_to_the_bus_and_what_is_written_to_the_lin
 async def test_an_unplugged_device_is_down_at_once_and_opened_when_it_is_back(tmp_path: Path) -> None:
     with trio.fail_after(10):
         async with running(tmp_path) as (device, bus, end, leaf):
-            await bus.turns.write(b"one", Writer(), trio.current_time())
+            await bus.line.write(b"one", Writer(), trio.current_time())
             end.unplug()
             while bus.down is None:
                 await trio.lowlevel.checkpoint()
             with pytest.raises(PortDown, match="tty1"):
-                _ = bus.turns
+                _ = bus.line
             assert device.in_force is None
             end.plug()
             await reconnected(bus, leaf)
-            await bus.turns.write(b"two", Writer(), trio.current_time())
+            await bus.line.write(b"two", Writer(), trio.current_time())
             assert await end.hear(3) == b"two"
             assert device.totals == (6, 0)
 
@@ -115,7 +103,7 @@ async def test_settings_change_in_place_and_a_refusal_leaves_them_as_they_were(t
 async def test_new_settings_wait_for_the_turn_under_way_but_not_for_ever(tmp_path: Path) -> None:
     with trio.fail_after(10):
         async with running(tmp_path) as (device, bus, _, _leaf):
-            turn = await bus.turns.turn(Writer(), trio.current_time())
+            turn = await bus.line.turn(Writer(), trio.current_time(), b"", None)
             began = trio.current_time()
             assert await device.adjust(SerialPort(baud_rate=19200)) == ()
             assert trio.current_time() - began >= 1
@@ -125,7 +113,7 @@ async def test_new_settings_wait_for_the_turn_under_way_but_not_for_ever(tmp_pat
 async def test_a_device_lost_while_its_settings_change_is_no_refusal(tmp_path: Path) -> None:
     with trio.fail_after(5):
         async with running(tmp_path) as (device, bus, end, _):
-            turn = await bus.turns.turn(Writer(), trio.current_time())
+            turn = await bus.line.turn(Writer(), trio.current_time(), b"", None)
             end.unplug()
             assert await device.adjust(SerialPort(baud_rate=19200)) == ()
             turn.close()
@@ -139,7 +127,7 @@ async def test_a_stuck_line_does_not_keep_the_device_from_closing(
         async with running(tmp_path) as (_, bus, _end, leaf):
             writer = Writer()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(bus.turns.write, bytes(1 << 20), writer, trio.current_time())
+                nursery.start_soon(bus.line.write, bytes(1 << 20), writer, trio.current_time())
                 while not writer.written:
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()

@@ -183,9 +183,9 @@ async def test_what_a_cancelled_client_had_not_begun_is_dropped() -> None:
 async def test_a_turn_is_counted_as_any_other_write() -> None:
     bus, _ = narrow_port(NarrowTty(100))
     session = sit(bus, Right.CGI)
-    turn = await session.turn(b"request")
+    turn = await session.turn(b"request", None)
     assert (session.received, session.written, session.dropped) == (7, 0, 0)
-    await turn.write()
+    await turn.write(lambda: None)
     turn.close()
     assert (session.received, session.written, session.dropped) == (7, 7, 0)
 

@@ -9,8 +9,9 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.receive_buffer import ReceiveBuffer
 from gateway.router import Right, Router
-from gateway.serial_cgi import ReceiveBuffer, SerialCgi
+from gateway.serial_cgi import SerialCgi
 from protocol.serial_request import CgiError, SerialRequest
 from tests.gateway.line import NarrowTty, narrow_port, serial_line
 
@@ -279,7 +280,7 @@ async def test_a_line_that_others_hold_is_an_error_after_a_while(autojump_clock:
     tty = NarrowTty(10)
     bus, turns = narrow_port(tty)
     holder = grant(bus).open(Right.CGI)
-    turn = await holder.turn(b"")
+    turn = await holder.turn(b"", None)
     async with serving(bus) as (server, _):
         with pytest.raises(CgiError, match="busy for more than 15 s; nothing was written"):
             await ask(server, SerialRequest(output=b"x"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,36 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.turns import PortDown, Turns
-from tests.gateway.line import NarrowTty, serial_line
+from tests.gateway.line import NarrowTty, Unwanted, Writer, serial_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 PORTION = 512
-
-
-class Unwanted(Exception):
-    """What a claim raises whose message is not wanted any more."""
-
-
-@dataclass(eq=False)
-class Writer:
-    """A claim that can be taken back, and counts."""
-
-    age_limit: float = math.inf
-    revoked: bool = False
-    written: int = 0
-    checked: list[float] = field(default_factory=list)
-
-    def check(self, accepted: float) -> None:
-        self.checked.append(accepted)
-        if self.revoked:
-            raise Unwanted
-        if trio.current_time() - accepted > self.age_limit:
-            raise PortDown("stale")
-
-    def wrote(self, count: int) -> None:
-        self.written += count
 
 
 async def write(turns: Turns, data: bytes, writer: Writer | None = None) -> None:
@@ -182,8 +156,8 @@ async def test_a_turn_keeps_others_out_until_it_is_closed_even_twice() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write, turns, b"other")
         nursery.start_soon(write, turns, b"third")
-        await turn.write()
-        await turn.write()  # a message is written once
+        await turn.write(lambda: None)
+        await turn.write(lambda: None)  # a message is written once
         await blocked()
         assert tty.taken == b"request"
         turn.close()

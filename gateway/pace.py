@@ -1,0 +1,43 @@
+"""How fast bytes really go, measured as they do: ptys and USB adapters ignore the rate that was set.
+
+It must not know what they are, nor where they go.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import trio
+
+__all__ = ["Pace"]
+
+_SPAN: Final = 0.25
+"""Seconds over which it is measured."""
+
+
+@final
+class Pace:
+    """Bytes a second, at least ``floor`` (what the line is set to)."""
+
+    def __init__(self, floor: float) -> None:
+        self.floor = floor
+        self._measured = 0.0
+        self._count = 0
+        self._since = trio.current_time()
+
+    @property
+    def bytes_per_second(self) -> float:
+        """The pace as it was measured last, or the floor where that is more."""
+        return max(self._measured, self.floor)
+
+    def passed(self, count: int) -> None:
+        """So many bytes went now."""
+        now = trio.current_time()
+        self._count += count
+        span = now - self._since
+        if span >= _SPAN:
+            self._measured = self._count / span
+            self._count, self._since = 0, now
+        else:
+            # A pace that is still rising need not wait for the end of its span.
+            self._measured = max(self._measured, self._count / _SPAN)

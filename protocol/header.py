@@ -1,0 +1,97 @@
+"""The sixteen bytes in front of every frame of a remote-port link, and the cutting of a byte stream at them.
+
+It must not know what a frame means, nor whether it is sealed: until a tag has verified, nothing but the
+length may be believed, so nothing but the length is looked at here.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple, final
+
+from protocol.errors import RemoteProtocolError
+
+__all__ = ["MAX_LENGTH", "SIZE", "CutError", "FrameDecoder", "Header", "Parts", "RawFrame"]
+
+_LAYOUT: Final = struct.Struct("!BBBBIQ")
+SIZE: Final = _LAYOUT.size
+"""Bytes of a header."""
+
+MAX_LENGTH: Final = 16_400
+"""The most that may follow a header: 16 KiB of payload and a tag."""
+
+
+class CutError(RemoteProtocolError):
+    """These bytes cannot be trusted, or ended too early: the connection is over, its session stays."""
+
+
+@final
+class Header(NamedTuple):
+    """A frame's header in the order of the wire; ``length`` counts all bytes after it, the tag included."""
+
+    version: int
+    type: int
+    channel: int
+    flags: int
+    length: int
+    offset: int
+
+    def encode(self) -> bytes:
+        """Return the sixteen bytes."""
+        return _LAYOUT.pack(*self)
+
+
+@final
+class Parts(NamedTuple):
+    """What a frame itself fills in: its payload, and the fields of the header that are its own."""
+
+    payload: bytes = b""
+    channel: int = 0
+    flags: int = 0
+    offset: int = 0
+
+
+@final
+class RawFrame(NamedTuple):
+    """One frame as it was cut from the stream: its header, the header's very bytes, and what followed."""
+
+    header: Header
+    head: bytes
+    body: bytes
+
+
+@final
+class FrameDecoder:
+    """Cuts a stream into frames, however its bytes arrive.
+
+    Bounded: between two calls it holds less than one frame, as long as the caller takes every whole frame
+    after each piece that it gives. Nothing is consumed before its frame is whole.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def __len__(self) -> int:
+        """Bytes that wait for the rest of their frame (such a frame has two seconds)."""
+        return len(self._buffer)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what the connection brought."""
+        self._buffer += data
+
+    def next_frame(self) -> RawFrame | None:
+        """Return the next whole frame, or None until more has come.
+
+        Raises CutError as soon as a header announces more than MAX_LENGTH, and again ever after.
+        """
+        if len(self._buffer) < SIZE:
+            return None
+        header = Header(*_LAYOUT.unpack_from(self._buffer))
+        if header.length > MAX_LENGTH:
+            raise CutError(f"a frame of {header.length} bytes: at most {MAX_LENGTH} may follow a header")
+        end = SIZE + header.length
+        if len(self._buffer) < end:
+            return None
+        frame = RawFrame(header, bytes(self._buffer[:SIZE]), bytes(self._buffer[SIZE:end]))
+        del self._buffer[:end]
+        return frame

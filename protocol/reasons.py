@@ -1,0 +1,65 @@
+"""Why something ended or will not come, as the numbers that a remote-port link carries.
+
+It must not know who says them to whom, nor what follows from them.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import final
+
+__all__ = ["CloseReason", "Reason"]
+
+
+@final
+class Reason(enum.IntEnum):
+    """Why bytes of a stream will not come (GAP) or will not be written (LOST).
+
+    Where one range had several reasons, the greatest stands.
+    """
+
+    WITHDRAWN = 1
+    """Whoever asked has gone, or was answered already."""
+    TOO_OLD = 2
+    """Past the age limit of its class."""
+    OVERFLOW = 3
+    """The ring was full."""
+    PORT_DOWN = 4
+    FORBIDDEN = 5
+    """The right for this class was withdrawn."""
+    INCOMPLETE = 6
+    """The rest of a message of which a part is already written, or can never come."""
+    CLOSED = 7
+    """The session ended first, cleanly."""
+    RESTARTED = 8
+    """A node on the path lost its memory; a GAP with count 0 says that the size is unknown."""
+    UNCERTAIN = 9
+    """Sent towards the line, and nobody can tell how far it came."""
+
+
+@final
+class CloseReason(enum.IntEnum):
+    """Why a peer says CLOSE. All but STALE end the session; in clear it is a hint and ends nothing else."""
+
+    STOPPING = 1
+    WRONG_KEY = 2
+    OWN_NODE = 3
+    """The peer has our own node id: a loop of one, or a cloned image."""
+    VERSION = 4
+    """No wire version in common."""
+    BUSY = 5
+    """Too many handshakes, guesses or links."""
+    STALE = 6
+    """The connection number is not greater than the last, which this CLOSE names; the session stays."""
+    REPLACED = 7
+    """A new session of the same node and remote port took the place of this one."""
+    REVOKED = 8
+    KEY_CHANGED = 9
+    LOOP = 10
+    """The path to the line leads through the node that would use it."""
+    NO_PATH = 11
+    PROTOCOL = 12
+    """The peer broke the rules behind a good tag."""
+    IDLE = 13
+    DETACHED = 14
+    """The resume window is over, or more sessions waited than may."""

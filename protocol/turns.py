@@ -1,0 +1,61 @@
+"""Turn parameters: how the owner of a half-duplex line knows that the reply to a message is over.
+
+It must not know how a turn is held; the numbers here only travel.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import Final, final
+
+__all__ = ["TurnParameters", "TurnPhase", "TurnStatus"]
+
+_LAYOUT: Final = struct.Struct("!HI")
+
+
+@final
+class TurnPhase(enum.IntEnum):
+    """Which edge of a turn a TURN frame marks."""
+
+    BEGIN = 0
+    END = 1
+
+
+@final
+class TurnStatus(enum.IntEnum):
+    """How a turn ended; RUNNING at its beginning."""
+
+    RUNNING = 0
+    DELIMITER = 1
+    LENGTH = 2
+    TIME = 3
+    ABORTED = 4
+    """The port went down, or the right to it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TurnParameters:
+    """What ends the reply to a message, whichever comes first.
+
+    ``length`` in bytes (0 to 65535, 0: no length ends it), ``end`` a delimiter (0 to 249 bytes, empty: none
+    ends it), ``time`` in milliseconds (u32).
+    """
+
+    length: int
+    end: bytes
+    time: int
+
+    def encode(self) -> bytes:
+        """Return the options of a DATA frame; never empty, since empty options mean no turn."""
+        return _LAYOUT.pack(self.length, self.time) + self.end
+
+    @classmethod
+    def decode(cls, options: bytes) -> TurnParameters | None:
+        """Read the options of a DATA frame. Raises struct.error where they are too short."""
+        if not options:
+            return None
+        length, time = _LAYOUT.unpack_from(options)
+        return cls(length, options[_LAYOUT.size :], time)
