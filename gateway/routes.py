@@ -7,6 +7,7 @@ again. It sees neither ports nor connections; what the house is made of is `gate
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from protocol.cgi import (
     refused_answer,
     update_answer,
 )
-from protocol.discovery import discovery_answer
+from protocol.discovery import discovery_answer, internal_error_answer
 from protocol.roles import Role
 from protocol.serial_request import UNBIND, CgiError, SerialRequest, error_answer, serial_answer, serial_request
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from protocol.settings import Settings
 
 __all__ = ["House", "Route", "Routes"]
+
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -250,7 +253,13 @@ async def _page(_: Routes, request: Request, __: Caller) -> Response:
 
 
 async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
-    return Response(200, discovery_answer(request.method, request.body), "application/json")
+    try:
+        answer = discovery_answer(request.method, request.body)
+    except Exception:
+        # Its clients look for a fault of ours in the JSON, not in the status.
+        logger.exception("apidiscovery.cgi: a bug; no answer to %.200r", request.body)
+        answer = internal_error_answer()
+    return Response(200, answer, "application/json")
 
 
 _ANY_PORT = re.compile("(?<=^/daisyport/ports/)[^/]+$")
