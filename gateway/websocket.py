@@ -104,8 +104,10 @@ class WebSocketStream:
     @property
     def why_ended(self) -> str:
         """Say why it had to go, for the close frame."""
-        session = self.seat.session if self.seat is not None else None
-        return (session.ended if session is not None else None) or "the gateway stops, or has no seat for it"
+        if self.seat is None:
+            return "no seat is free"
+        session = self.seat.session
+        return (session.ended if session is not None else None) or "the gateway stops"
 
     def offer(self, data: bytes) -> int:
         """Take nothing: a frame cannot be sent without waiting, so each piece goes through the queue."""

@@ -3,7 +3,7 @@
 const OPERATOR = 4;
 const MESSAGE_LIMIT = 4096;
 const ROWS = 1000;               // of the log; older ones go
-const ROW_BYTES = 64;
+const ROW_BYTES = 128;
 const ROW_PAUSE = 200;           // milliseconds of silence that end a row
 const LOOK = 1000;               // milliseconds between looks at the status
 const DOORS = { GenericTCPServer: "TCP", PTZServer: "PTZ", SerialCGI: "serial.cgi", WebSocket: "Browser" };
@@ -38,6 +38,11 @@ async function update(assignments) {
   return answer.text();
 }
 
+// A TypeError is how fetch says that nobody is there; every browser in other words.
+function inShort(error) {
+  return error instanceof TypeError ? "" : error.message;
+}
+
 /* -- the node and its ports */
 
 const node = { level: 0, ports: [] };
@@ -52,7 +57,7 @@ async function look() {
     showPorts();
     if (detailed) showClients();
   } catch (error) {
-    $("trouble").textContent = `The gateway does not answer; trying again. ${error.message}`;
+    $("trouble").textContent = `The gateway does not answer; trying again. ${inShort(error)}`;
   }
 }
 
@@ -75,7 +80,7 @@ function showPorts() {
 function showFacts() {
   const now = node.ports.find(({ name }) => name === port);
   if (!now || now.bytes_from_line === undefined) return;
-  $("device").textContent = now.device ?? "";
+  $("device").textContent = now.type === "RemotePort" ? `remote port R${now.remote_port}` : now.device ?? "";
   const line = now.settings_in_force;
   const facts = {
     Line: line && lineInWords(line),
@@ -104,7 +109,7 @@ function driverErrors(counters) {
 
 // What should run and does not, and what the device refused: listeners, doors, links of the chain.
 function troubled(now) {
-  const services = Object.entries(now.services).filter(([, state]) => state !== "up");
+  const services = Object.entries(now.services).filter(([, state]) => !["up", now.reason].includes(state));
   return Object.fromEntries([...services, ...Object.entries(now.settings_refused ?? {})]);
 }
 
@@ -122,6 +127,7 @@ function choose() {
   document.title = `${port} · ${node.name} · Daisyport`;
   for (const id of ["device", "facts", "clients", "log"]) $(id).replaceChildren();
   row = null;
+  noteSettings("", "");
   showPorts();
   if (node.level >= OPERATOR) showClients();
   connect();
@@ -138,10 +144,7 @@ function connect() {
   socket?.close();
   const mine = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/daisyport/ports/${port}`);
   mine.binaryType = "arraybuffer";
-  mine.onopen = () => {
-    patience = 500;
-    if (node.level >= OPERATOR) request({ request: "modem" });
-  };
+  mine.onopen = () => { patience = 500; };
   mine.onmessage = ({ data }) => {
     if (mine !== socket) return;
     if (typeof data === "string") hear(JSON.parse(data));
@@ -149,7 +152,7 @@ function connect() {
   };
   mine.onclose = ({ reason }) => {
     if (mine !== socket) return;
-    showState(false, `not connected${reason && `: ${reason}`}; trying again`);
+    showState(false, `not connected${reason && `: ${reason}`}`);
     setTimeout(() => mine === socket && connect(), patience);
     patience = Math.min(patience * 2, 10_000);
   };
@@ -158,8 +161,9 @@ function connect() {
 
 function hear(message) {
   if (message.event === "port") {
-    showState(message.state === "up", message.reason);
-    if (message.state === "up") request({ request: "modem" });
+    const up = message.state === "up";
+    showState(up, up ? "up" : `down: ${message.reason}`);
+    if (up && node.level >= OPERATOR) request({ request: "modem" });
   } else if (message.event === "line") {
     note(`The line is set to ${lineInWords(message.settings)}`);
     if (!changedFields().length) loadSettings();
@@ -172,13 +176,12 @@ function hear(message) {
   }
 }
 
-function showState(up, reason) {
-  const text = up ? "up" : `down${reason && `: ${reason}`}`;
+function showState(up, text) {
   if ($("state").textContent === text) return;
   $("state").textContent = text;
   $("state").className = up ? "up" : "down";
   for (const button of document.querySelectorAll(".writes button")) button.disabled = !up;
-  note(`The port is ${text}`);
+  note(`${port} is ${text}`);
 }
 
 function show(way, bytes) {
@@ -390,15 +393,23 @@ async function loadSettings() {
 }
 
 function showSettings(definitions, groups) {
-  const open = new Set([...$("fields").querySelectorAll("details[open]")].map(({ id }) => id));
+  const open = new Set([...$("fields").querySelectorAll("details[open]")].map(({ firstChild }) => firstChild.textContent));
   const sheets = groups.flatMap((path) => {
     const group = path.split(".").reduce(below, definitions.querySelector('group[name="root"]'));
     return group ? sheetsOf(group, path) : [];
   });
   // The serial line is what people come for; the rest is a click away.
-  sheets.forEach((sheet, index) => { sheet.open = open.size ? open.has(sheet.id) : index < 2; });
+  sheets.forEach((sheet, index) => { sheet.open = open.size ? open.has(sheet.firstChild.textContent) : index < 2; });
   $("fields").replaceChildren(...sheets);
   markChanges();
+}
+
+// The definitions come by the alphabet; people look for these first.
+const FIRST = ["Enabled", "PortEnabled", "PortMode", "BaudRate", "DataBits", "Parity", "StopBits"];
+
+function byUse(one, other) {
+  const [a, b] = [one, other].map((parameter) => FIRST.indexOf(parameter.getAttribute("name")) + 1 || FIRST.length + 1);
+  return a - b;
 }
 
 function below(group, name) {
@@ -415,7 +426,7 @@ function parts(group, path) {
   const children = [...group.children];
   const groups = children.filter(({ tagName }) => tagName === "group");
   return {
-    fields: children.filter(({ tagName }) => tagName === "parameter").map((parameter) => fieldOf(parameter, path)),
+    fields: children.filter(({ tagName }) => tagName === "parameter").sort(byUse).map((parameter) => fieldOf(parameter, path)),
     groups: groups.map((child) => [child, `${path}.${child.getAttribute("name")}`]),
   };
 }
@@ -426,7 +437,7 @@ function sheetsOf(group, path) {
   const splits = path.startsWith("PortManager.") && path.split(".").length === 2;
   const within = splits ? [] : groups.map(([child, its]) =>
     element("fieldset", {}, element("legend", {}, titleOf(its)), ...parts(child, its).fields));
-  const sheet = element("details", { id: `sheet-${path}` }, element("summary", {}, titleOf(path)),
+  const sheet = element("details", {}, element("summary", {}, titleOf(path)),
     element("fieldset", { "aria-label": titleOf(path) }, ...fields), ...within);
   return [sheet, ...(splits ? groups.flatMap(([child, its]) => sheetsOf(child, its)) : [])];
 }
@@ -504,7 +515,8 @@ $("settings").onsubmit = async (event) => {
     for (const control of changed) if (!refused.has(control.name)) keep(control);
     blame(refused);
     if (answer === "OK") noteSettings("Saved.", "good");
-    else noteSettings(refused.size ? "Some values were refused; the others are saved." : answer, "bad");
+    else if (!refused.size) noteSettings(answer, "bad");
+    else noteSettings(refused.size < changed.length ? "Refused in part; the rest is saved." : "Refused; nothing was changed.", "bad");
   } catch (error) {
     noteSettings(`Not saved: ${error.message}`, "bad");
   }
@@ -521,7 +533,7 @@ function blame(refused) {
     const wrong = refused.has(control.name);
     control.setAttribute("aria-invalid", wrong);
     $(`${control.name}-error`).textContent = wrong
-      ? `${refused.get(control.name) || "An empty value"} was refused: it does not go with the other settings, or the device cannot do it.` : "";
+      ? `${refused.get(control.name) || "An empty value"} was refused: it is no value for this, does not go with another setting, or is more than the device can do.` : "";
     if (wrong) control.closest("details").open = true;
   }
 }
@@ -548,7 +560,7 @@ async function begin() {
     $("reads-only").hidden = level >= OPERATOR;
     await look();
   } catch (error) {
-    $("trouble").textContent = `The gateway does not answer: ${error.message} Reload the page to try again.`;
+    $("trouble").textContent = `The gateway does not answer. ${inShort(error)} Reload the page to try again.`;
     return;
   }
   document.querySelector("main").hidden = false;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -58,6 +59,27 @@ async def test_modem_lines_are_read_and_what_is_not_named_stays_as_it_is() -> No
 
 async def test_text_that_is_no_unicode_is_answered_too() -> None:
     assert (await answer("\ud800", cast("Session", Modem())))["answer"] is None
+
+
+def documented() -> list[dict[str, object]]:
+    """The JSON lines of the page's WebSocket section."""
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    section = page.split("## WebSocket\n")[1].split("\n## ")[0]
+    return [json.loads(line) for line in section.splitlines() if line.startswith("{")]
+
+
+async def test_the_requests_of_the_page_have_the_answers_that_it_shows() -> None:
+    modem = Modem()
+    pairs = [told for told in documented() if "event" not in told]
+    assert len(pairs) == 8
+    for asked, answered in zip(pairs[::2], pairs[1::2], strict=True):
+        assert await ask(modem, **asked) == answered
+
+
+def test_the_events_of_the_page_are_those_that_are_told() -> None:
+    now = PortState(None, SerialPort(), cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
+    told = [*events(None, now, all_told=True), *events(replace(now, cuts=0), now, all_told=True)]
+    assert told == [event for event in documented() if event.get("event") in ("port", "line", "cut")]
 
 
 def test_nothing_new_is_no_event() -> None:

@@ -1,0 +1,225 @@
+"""The console page as people use it: a real Chromium, a running gateway, a pty as the line."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.from_thread import run as in_the_house
+
+from tests.helpers import PASSWORD, house, needs_curl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+    from tests.helpers import House
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[browser]'")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [needs_curl, pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")]
+
+# Without them Chromium looks for its maker's hosts, and as root it does not start at all.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 10_000
+"""Milliseconds for what should take a fraction of one; Chromium starts slowly on a busy machine."""
+
+
+async def visit(home: House, look: Callable[[Page], None], user: str = "admin", **how: Any) -> None:
+    """Log in to the page as ``user`` and ``look`` at it, in a thread; Chromium must complain of nothing."""
+    login = {"username": user, "password": PASSWORD}
+    complaints = await trio.to_thread.run_sync(_visit, home, look, {"http_credentials": login} | how)
+    assert complaints == []
+
+
+def _visit(home: House, look: Callable[[Page], None], how: dict[str, Any]) -> list[str]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_context(base_url=f"http://127.0.0.1:{home.http_port}", **how).new_page()
+        page.set_default_timeout(PATIENCE)
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto("/")
+        look(page)
+        browser.close()
+    return complaints
+
+
+def shows(page: Page, selector: str, text: str) -> None:
+    page.locator(selector).filter(has_text=text).first.wait_for()
+
+
+def tab_to(page: Page, element: str) -> None:
+    """Press Tab until the element has the focus, as somebody without a mouse does."""
+    for _ in range(40):
+        if page.evaluate("document.activeElement.id") == element:
+            return
+        page.keyboard.press("Tab")
+    pytest.fail(f"Tab never comes to {element}")
+
+
+async def test_the_line_is_shown_as_text_and_hex_and_is_written_to_with_the_keyboard_alone(tmp_path: Path) -> None:
+    def look(page: Page) -> None:
+        shows(page, "#state", "up")
+        in_the_house(home.lines[0].say, b"<b>21\xc2\xb0</b>\r\n\x90\xff")
+        shows(page, ".received .text", "<b>21°</b>\\r\\n")
+        shows(page, ".received .hex", "3C 62 3E 32 31 C2 B0 3C 2F 62 3E 0D 0A")
+        shows(page, ".received .hex", "90 FF")
+        assert page.locator(".received time").first.inner_text().count(":") == 2
+
+        tab_to(page, "what")
+        page.keyboard.type("status?")
+        page.keyboard.press("Enter")
+        assert in_the_house(home.lines[0].hear, 8) == b"status?\r"
+        shows(page, ".sent .text", "status?\\r")
+
+        page.get_by_label("Send as").select_option("Hex")
+        page.get_by_label("Send", exact=True).fill("81 0")
+        page.keyboard.press("Enter")
+        shows(page, "#send-error", "two hexadecimal digits")
+        page.get_by_label("Send", exact=True).fill("0x81, 0x01 fF")
+        page.keyboard.press("Enter")
+        assert in_the_house(home.lines[0].hear, 3) == b"\x81\x01\xff"
+        page.keyboard.press("ArrowUp")
+        assert page.get_by_label("Send", exact=True).input_value() == "0x81, 0x01 fF"
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            await visit(home, look)
+
+
+async def test_the_baud_rate_is_changed_in_a_form_that_offers_what_the_hardware_has(tmp_path: Path) -> None:
+    def look(page: Page) -> None:
+        rate = page.get_by_label("Baud rate")
+        rate.wait_for()
+        offered = rate.locator("option").all_inner_texts()
+        assert "115200" in offered
+        assert "230400" not in offered  # this port has no RS-485
+        assert page.get_by_label("Port mode").locator("option").all_inner_texts() == ["RS232"]
+        assert page.get_by_label("Termination").count() == 0
+
+        save = page.get_by_role("button", name="Save")
+        assert save.is_disabled()
+        rate.select_option("19200")
+        save.click()
+        shows(page, "#settings-note", "Saved.")
+        shows(page, ".note", "The line is set to RS232, 19200 8N1")
+        shows(page, "#facts", "RS232, 19200 8N1")
+
+        page.get_by_text("TCP server", exact=True).click()
+        addresses = page.get_by_label("Allowed IP addresses").first
+        addresses.fill("300.1.1.1")
+        save.click()
+        shows(page, "#settings-note", "Refused; nothing was changed.")
+        shows(page, ".field .error", "300.1.1.1 was refused")
+        page.get_by_role("button", name="Undo").click()
+        assert addresses.input_value() == ""
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            await visit(home, look)
+            assert "BaudRate=19200\n" in await home.curl("/axis-cgi/param.cgi?action=list&group=Serial.Ser1.BaudRate")
+
+
+async def test_a_client_appears_with_its_bytes_and_is_gone_when_it_leaves(tmp_path: Path) -> None:
+    def look(page: Page) -> None:
+        shows(page, "#clients", "Browser")
+        client = in_the_house(trio.open_tcp_stream, "127.0.0.1", port)
+        in_the_house(client.send_all, b"hello")
+        address = "{}:{}".format(*client.socket.getsockname())
+        row = page.get_by_role("row").filter(has_text=address)
+        row.filter(has_text="5 B").wait_for()
+        assert "TCP" in row.inner_text()
+        in_the_house(client.aclose)
+        row.wait_for(state="detached")
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            port = await home.open_tcp()
+            await visit(home, look)
+
+
+async def test_a_device_that_is_unplugged_and_back_is_seen_to_be(tmp_path: Path) -> None:
+    def look(page: Page) -> None:
+        shows(page, "#state", "up")
+        shows(page, "#beside-note", "this device has no modem lines, nor a break")
+        home.lines[0].unplug()
+        shows(page, "#state.down", str(home.lines[0].path))
+        assert page.locator("#send button").is_disabled()
+        home.lines[0].plug()
+        shows(page, "#state.up", "up")
+        assert page.locator("#send button").is_enabled()
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            await visit(home, look)
+
+
+async def test_a_viewer_reads_the_line_and_is_offered_nothing_else(tmp_path: Path) -> None:
+    def look(page: Page) -> None:
+        shows(page, "#reads-only", "you can read the line, not write to it")
+        in_the_house(home.lines[0].say, b"seen")
+        shows(page, ".received .text", "seen")
+        for offered in ("#send", "#break", "#settings", "#clients"):
+            assert page.locator(offered).is_hidden()
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            await visit(home, look, user="viewer")
+
+
+async def test_an_operator_sees_the_settings_which_an_admin_may_change(tmp_path: Path) -> None:
+    def look(page: Page) -> None:
+        shows(page, "#settings-note", "can be changed by an admin")
+        assert page.get_by_label("Baud rate").is_disabled()
+        assert page.get_by_label("Send", exact=True).is_enabled()
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            await visit(home, look, user="operator")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_on_a_phone_nothing_is_cut_off_and_everything_has_a_name(tmp_path: Path, scheme: str) -> None:
+    def look(page: Page) -> None:
+        shows(page, "#state", "up")
+        page.get_by_label("Baud rate").wait_for()
+        in_the_house(home.lines[0].say, b"W" * 300)
+        shows(page, ".received .text", "WWW")
+        assert page.evaluate("document.scrollingElement.scrollWidth") == 360
+        grounds = {"light": "rgb(245, 246, 244)", "dark": "rgb(18, 23, 26)"}
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == grounds[scheme]
+        nameless = """[...document.querySelectorAll("input, select, button, a")]
+            .filter((it) => !(it.labels?.length || it.ariaLabel || it.textContent.trim())).map((it) => it.outerHTML)"""
+        assert page.evaluate(nameless) == []
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            await visit(home, look, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+
+
+async def test_when_the_gateway_stops_the_page_says_so(tmp_path: Path) -> None:
+    def look(page: Page) -> None:
+        shows(page, "#state", "up")
+        trio.from_thread.run_sync(home.stop.set)
+        shows(page, "#state.down", "not connected: the gateway stops")
+        shows(page, "#trouble", "The gateway does not answer; trying again.")
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            login = {"username": "admin", "password": PASSWORD}
+            complaints = await trio.to_thread.run_sync(_visit, home, look, {"http_credentials": login})
+            assert [why for why in complaints if "ERR_CONNECTION" not in why] == []
