@@ -1,0 +1,149 @@
+"""Real clients, unmodified, against a live daemon: who wrote for an Axis product finds one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from tests.helpers import PASSWORD, house, needs_curl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.helpers import House
+
+HERE = Path(__file__).parent
+APIS = ["api-discovery", "param-cgi", "serial-port"]
+SHUTTER = bytes.fromhex("8101060100ff")
+SERIAL = "/axis-cgi/com/serial.cgi"
+
+
+def needs_package(name: str) -> pytest.MarkDecorator:
+    found = importlib.util.find_spec(name)
+    return pytest.mark.skipif(found is None, reason=f"{name} is not installed: pip install -e '.[clients]'")
+
+
+async def run(home: House, command: Sequence[object], written: bytes) -> dict[str, Any]:
+    """Run a client, while the device takes ``written`` and then answers a question; what the client found."""
+    found: list[subprocess.CompletedProcess[bytes]] = []
+
+    async def client() -> None:
+        found.append(await trio.run_process(list(map(str, command)), capture_stdout=True))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client)
+        assert await home.lines[0].hear(len(written)) == written
+        await home.lines[0].say(b"ok")
+    answer: dict[str, Any] = json.loads(found[0].stdout)
+    return answer
+
+
+async def stop_bits(home: House) -> str:
+    return await home.curl("/axis-cgi/param.cgi?action=list&group=Serial.Ser1.StopBits")
+
+
+@needs_package("axis")
+@needs_curl
+async def test_axis_60_initializes_lists_updates_and_uses_the_line(tmp_path: Path) -> None:
+    with trio.fail_after(40):
+        async with house(tmp_path) as home:
+            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+            script = HERE / "axis_client.py"
+            found = await run(home, [sys.executable, script, str(home.http_port), PASSWORD], SHUTTER + b"Q")
+            assert found == {
+                "version": "60",
+                "apis": APIS,
+                "versions": ["1.0"],
+                "product": "Daisyport",
+                "firmware": found["firmware"],
+                "serial_number": found["serial_number"],
+                "baud_rate": 9600,
+                "ptz": 1,
+                "update": "OK",
+                "write": "",
+                "read": "#6F6B#",
+            }
+            assert await stop_bits(home) == "Serial.Ser1.StopBits=2\n"
+
+
+@needs_curl
+@pytest.mark.parametrize("library", [pytest.param(name, marks=needs_package(name)) for name in ("requests", "httpx")])
+async def test_a_python_library_with_digest_lists_updates_and_uses_the_line(tmp_path: Path, library: str) -> None:
+    with trio.fail_after(40):
+        async with house(tmp_path) as home:
+            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+            script = HERE / "http_clients.py"
+            command = [sys.executable, script, library, str(home.http_port), PASSWORD]
+            assert await run(home, command, SHUTTER + b"Q") == {
+                "apis": APIS,
+                "list": "Serial.Ser1.BaudRate=9600\n",
+                "update": "OK",
+                "write": 204,
+                "read": "#6F6B#",
+                "again": [200] * 20,
+            }
+            assert await stop_bits(home) == "Serial.Ser1.StopBits=2\n"
+
+
+@pytest.fixture(scope="module")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with camstreamerlib in its node_modules."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "package.json").write_text('{"private": true}')
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "camstreamerlib@1.2.3"]
+    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        pytest.skip(f"npm cannot install camstreamerlib: {done.stderr[-200:]}")
+    return folder
+
+
+@needs_curl
+async def test_camstreamerlib_1_2_3_lists_updates_and_uses_the_line(tmp_path: Path, node_modules: Path) -> None:
+    with trio.fail_after(40):
+        async with house(tmp_path) as home:
+            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+            command = ["node", HERE / "camstreamer.mjs", node_modules, str(home.http_port), PASSWORD]
+            assert await run(home, command, b"Q") == {
+                "apis": APIS,
+                "cameras": {"root.PTZ.CamPorts.Cam1Port": "1"},
+                "baudRate": {"Serial.Ser1.BaudRate": "9600"},
+                "update": "OK",
+                "exchange": "#6F6B#",
+                "refused": "# Error: Error setting 'root.Serial.Ser1.BaudRate' to '12345'!",
+            }
+            assert await stop_bits(home) == "Serial.Ser1.StopBits=2\n"
+
+
+@needs_curl
+@pytest.mark.parametrize("policy", ["recommended", "digest", "basic", "basic_digest"])
+async def test_curl_finds_its_way_in_by_anyauth_under_every_policy(tmp_path: Path, policy: str) -> None:
+    with trio.fail_after(40):
+        async with house(tmp_path) as home:
+            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+            assert await home.set({"Network.HTTP.AuthenticationPolicy": policy}) == "OK"
+            update = "/axis-cgi/param.cgi?action=update&Serial.Ser1.StopBits=2"
+            assert await home.curl(update, "--anyauth") == "OK"
+            listed = await home.curl("/axis-cgi/param.cgi", "--anyauth", "-d", "action=list&group=Serial.Ser1.StopBits")
+            assert listed == "Serial.Ser1.StopBits=2\n"
+            assert await home.curl(f"{SERIAL}?write={SHUTTER.hex()}", "--anyauth", "-w", "%{http_code}") == "204"
+            assert await home.lines[0].hear(len(SHUTTER)) == SHUTTER
+            await home.lines[0].say(b":K\\")
+            assert await home.curl(f"{SERIAL}?read=3&wait=9", "--anyauth") == "#3A4B5C#"
+
+
+@needs_curl
+async def test_curl_discovers_the_apis(tmp_path: Path) -> None:
+    with trio.fail_after(40):
+        async with house(tmp_path) as home:
+            listed = json.loads(await home.curl("/axis-cgi/apidiscovery.cgi", "-d", '{"method": "getApiList"}'))
+            assert [api["id"] for api in listed["data"]["apiList"]] == APIS
