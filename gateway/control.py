@@ -60,8 +60,9 @@ def events(before: PortState | None, now: PortState, *, all_told: bool) -> Itera
         yield {"event": "port", "state": "up" if now.down is None else "down", "reason": now.down or ""}
     if not all_told:
         return
-    if now.line is not None and (before is None or before.line != now.line):
-        yield {"event": "line", "settings": settings_shown(now.line)}
+    if now.settings and (before is None or (before.line, before.settings) != (now.line, now.settings)):
+        known = None if now.line is None else settings_shown(now.line)
+        yield {"event": "line", "words": now.settings, "settings": known}
     if before is not None and before.cuts != now.cuts:
         yield {"event": "cut", "count": now.cuts, "reason": now.last_cut}
 

@@ -9,7 +9,8 @@ import pytest
 import trio
 from trio.from_thread import run as in_the_house
 
-from tests.helpers import PASSWORD, house, needs_curl
+from protocol.hardware import ManagerHardware
+from tests.helpers import PASSWORD, free_port, house, needs_curl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,8 +117,8 @@ async def test_the_baud_rate_is_changed_in_a_form_that_offers_what_the_hardware_
         rate.select_option("19200")
         save.click()
         shows(page, "#settings-note", "Saved.")
-        shows(page, ".note", "The line is set to RS232, 19200 8N1")
-        shows(page, "#facts", "RS232, 19200 8N1")
+        shows(page, ".note", "The line is set to RS232 19200 8N1")
+        shows(page, "#facts", "RS232 19200 8N1")
 
         page.get_by_text("TCP server", exact=True).click()
         addresses = page.get_by_label("Allowed IP addresses").first
@@ -190,6 +191,34 @@ async def test_an_operator_sees_the_settings_which_an_admin_may_change(tmp_path:
     with trio.fail_after(60):
         async with house(tmp_path) as home:
             await visit(home, look, user="operator")
+
+
+async def test_a_chained_node_shows_the_line_that_another_owns_and_the_owner_shows_its_link(tmp_path: Path) -> None:
+    def look(page: Page) -> None:
+        shows(page, "#state", "up")
+        shows(page, "#device", "remote port R0")
+        shows(page, "#facts", "P0 of node")
+        in_the_house(owner.lines[0].say, b"from afar")
+        shows(page, ".received .text", "from afar")
+        page.get_by_label("Send", exact=True).fill("back")
+        page.keyboard.press("Enter")
+        assert in_the_house(owner.lines[0].hear, 5) == b"back\r"
+        shows(page, "#beside-note", "the line is another CPU's")
+
+    def look_at_the_owner(page: Page) -> None:
+        shows(page, "#clients", "Remote port")
+
+    port, key = free_port(), "a-key-that-nobody-knows"
+    server = {"Enabled": "yes", "AuthenticationKey": key, "Listener.Enabled": "yes", "Listener.Port": port}
+    client = {"AutoConf": "no", "Host": "127.0.0.1", "Port": port, "AuthenticationKey": key}
+    (tmp_path / "two").mkdir()
+    with trio.fail_after(60):
+        async with house(tmp_path) as owner:
+            await owner.set({f"PortManager.P0.RemotePortServer.{name}": value for name, value in server.items()})
+            async with house(tmp_path / "two", ports=0, managers=(ManagerHardware(remote_port=0),)) as chained:
+                await chained.set({f"RemotePort.R0.{name}": value for name, value in client.items()})
+                await visit(chained, look)
+                await visit(owner, look_at_the_owner)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -81,11 +81,13 @@ function showFacts() {
   const now = node.ports.find(({ name }) => name === port);
   if (!now || now.bytes_from_line === undefined) return;
   $("device").textContent = now.type === "RemotePort" ? `remote port R${now.remote_port}` : now.device ?? "";
-  const line = now.settings_in_force;
+  const line = now.type === "Serial" && now.settings_in_force;
   const facts = {
     Line: line && lineInWords(line),
+    ...chain(now),
     "From the line": amount(now.bytes_from_line),
     "To the line": now.bytes_to_line !== undefined && amount(now.bytes_to_line),
+    Missed: now.bytes_missed > 0 && amount(now.bytes_missed),
     Discarded: now.bytes_discarded > 0 && amount(now.bytes_discarded),
     "Turned away": now.clients_turned_away > 0 && String(now.clients_turned_away),
     ...driverErrors(now.driver_counters),
@@ -97,9 +99,20 @@ function showFacts() {
 }
 
 function lineInWords(line) {
-  const flow = [line.FlowControlXONXOFF && "XON/XOFF", line.FlowControlRTSCTS && "RTS/CTS"].filter(Boolean).join(", ");
   const frame = `${line.DataBits}${line.Parity[0]}${line.StopBits}`;
-  return `${line.PortMode}, ${line.BaudRate} ${frame}${flow && `, ${flow}`}`;
+  const flow = [line.FlowControlXONXOFF && "XON/XOFF", line.FlowControlRTSCTS && "RTS/CTS"];
+  return [line.PortMode, line.BaudRate, frame, ...flow].filter(Boolean).join(" ");
+}
+
+// Where the line is another CPU's: who leads to it, and over which nodes, the owner first.
+function chain({ remote_port_client: link, path }) {
+  if (!link) return {};
+  const place = `${link.server_port} of ${link.server_chassis || "node"} ${link.server_node.slice(0, 8)}`;
+  return {
+    Server: link.linked ? `${place}, ${link.round_trip_ms ?? "?"} ms away` : `${place}, not linked`,
+    Chain: path.length > 2 && path.map((id) => id.slice(0, 8)).join(" → "),
+    Warning: link.warning,
+  };
 }
 
 function driverErrors(counters) {
@@ -165,7 +178,7 @@ function hear(message) {
     showState(up, up ? "up" : `down: ${message.reason}`);
     if (up && node.level >= OPERATOR) request({ request: "modem" });
   } else if (message.event === "line") {
-    note(`The line is set to ${lineInWords(message.settings)}`);
+    note(`The line is set to ${message.words}`);
     if (!changedFields().length) loadSettings();
   } else if (message.event === "cut") {
     note(`A slow client was cut: ${message.reason}`);
@@ -349,17 +362,16 @@ function answered(message) {
 /* -- clients */
 
 function showClients() {
-  const seats = node.ports.find(({ name }) => name === port)?.seats ?? [];
-  const rows = seats.map((seat) => {
-    const since = new Date(seat.since * 1000);
-    const today = since.toDateString() === new Date().toDateString();
+  const now = node.ports.find(({ name }) => name === port);
+  const links = now?.remote_port_server?.links ?? [];
+  const rows = [...(now?.seats ?? []), ...links].map((seat) => {
     const cells = [
       ["Client", seat.holder],
-      ["By", DOORS[seat.door] ?? seat.door],
-      ["Since", today ? since.toLocaleTimeString("en-GB") : since.toLocaleString("en-GB")],
+      ["By", seat.linked === false ? "Remote port, not linked" : DOORS[seat.door] ?? "Remote port"],
+      ["Since", seat.since === undefined ? "" : timeOf(new Date(seat.since * 1000))],
       ["In", amount(seat.bytes_in), "number"],
       ["Out", amount(seat.bytes_out), "number"],
-      ["Waiting", amount(seat.queue), "number"],
+      ["Waiting", seat.queue === undefined ? "" : amount(seat.queue), "number"],
       ["Dropped", amount(seat.dropped), "number"],
     ];
     return element("tr", {}, ...cells.map(([label, text, kind]) =>
@@ -367,6 +379,11 @@ function showClients() {
   });
   const nobody = element("tr", {}, element("td", { class: "none", colspan: 7 }, "Nobody is connected."));
   $("clients").replaceChildren(...(rows.length ? rows : [nobody]));
+}
+
+function timeOf(date) {
+  const today = date.toDateString() === new Date().toDateString();
+  return today ? date.toLocaleTimeString("en-GB") : date.toLocaleString("en-GB");
 }
 
 /* -- settings: a form made from the definitions, which hold only what the hardware has */
@@ -381,12 +398,11 @@ async function loadSettings() {
   if (node.level < OPERATOR) return;
   const mine = port;
   const shown = node.ports.find(({ name }) => name === mine);
-  const groups = [
-    shown.serial_port != null && `Serial.Ser${shown.serial_port}`,
-    `PortManager.${mine}`,
-    shown.remote_port != null && `RemotePort.R${shown.remote_port}`,
-    "PTZ.CamPorts", "Network.HTTP",
-  ].filter(Boolean);
+  const line = shown.serial_port != null && `Serial.Ser${shown.serial_port}`;
+  const remote = shown.remote_port != null && `RemotePort.R${shown.remote_port}`;
+  // What the port is made of comes first.
+  const [first, last] = shown.type === "Serial" ? [line, remote] : [remote, line];
+  const groups = [first, `PortManager.${mine}`, last, "PTZ.CamPorts", "Network.HTTP"].filter(Boolean);
   const query = new URLSearchParams({ action: "listdefinitions", listformat: "xmlschema", group: groups.join(",") });
   const xml = await (await ask(`/axis-cgi/param.cgi?${query}`)).text();
   if (mine === port) showSettings(new DOMParser().parseFromString(xml, "text/xml"), groups);
@@ -398,7 +414,7 @@ function showSettings(definitions, groups) {
     const group = path.split(".").reduce(below, definitions.querySelector('group[name="root"]'));
     return group ? sheetsOf(group, path) : [];
   });
-  // The serial line is what people come for; the rest is a click away.
+  // What the port is made of is what people come for; the rest is a click away.
   sheets.forEach((sheet, index) => { sheet.open = open.size ? open.has(sheet.firstChild.textContent) : index < 2; });
   $("fields").replaceChildren(...sheets);
   markChanges();

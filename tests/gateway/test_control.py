@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.router import Session
 
 LINES = ModemLines(dtr=True, rts=True, cts=False, dsr=True, ri=False, dcd=False)
-UP = PortState(None, SerialPort())
+UP = PortState(None, SerialPort(), 9600, "RS232 9600 8N1")
 
 
 @dataclass
@@ -77,9 +77,14 @@ async def test_the_requests_of_the_page_have_the_answers_that_it_shows() -> None
 
 
 def test_the_events_of_the_page_are_those_that_are_told() -> None:
-    now = PortState(None, SerialPort(), cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
+    now = replace(UP, cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
     told = [*events(None, now, all_told=True), *events(replace(now, cuts=0), now, all_told=True)]
     assert told == [event for event in documented() if event.get("event") in ("port", "line", "cut")]
+
+
+def test_settings_of_a_line_that_another_cpu_owns_are_told_in_words() -> None:
+    told = list(events(UP, replace(UP, line=None, settings="RS485 300 7E1"), all_told=True))
+    assert told == [{"event": "line", "words": "RS485 300 7E1", "settings": None}]
 
 
 def test_nothing_new_is_no_event() -> None:
