@@ -21,7 +21,7 @@ from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardwar
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Config", "ConfigError", "Http", "Ptz", "Serial", "Tcp", "load", "parse", "usb_adapters"]
+__all__ = ["Config", "ConfigError", "Http", "Ptz", "Remote", "Serial", "Tcp", "load", "parse", "usb_adapters"]
 
 K = TypeVar("K")
 
@@ -74,6 +74,14 @@ class Ptz:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """Remote ports: whether AutoConf may dial without a key, whoever then says that it is our chassis."""
+
+    autoconf_without_key: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Serial:
     """One serial line: its device, what its hardware can do, and the command that switches its bias.
 
@@ -97,6 +105,7 @@ class Config:
     http: Http = field(default_factory=Http)
     tcp: Tcp = field(default_factory=Tcp)
     ptz: Ptz = field(default_factory=Ptz)
+    remote_port: Remote = field(default_factory=Remote)
     video_sources: int = 1
     serial: tuple[Serial, ...] = ()
     managers: tuple[ManagerHardware, ...] = ()
