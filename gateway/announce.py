@@ -22,10 +22,21 @@ __all__ = ["announce"]
 
 async def announce(bonjour: Bonjour, state: Cell[PortState], index: int, chassis: str, keyed: bool, port: int) -> None:
     """Announce port manager ``index``, which listens on TCP ``port``, until cancelled."""
-    while True:
-        path = (await state.wait_for(lambda now: bool(now.path))).path
-        advert = Advert(path[-1], index, chassis, len(path) - 1, keyed, VERSIONS)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(bonjour.announce, advert, port)
-            await state.wait_for(lambda now, told=path: now.path != told)  # type: ignore[misc]  # bound for this turn
-            nursery.cancel_scope.cancel()
+    told: tuple[bytes, ...] = ()
+    async with trio.open_nursery() as nursery:
+        ended = trio.CancelScope()
+        async for now in state.changes():
+            path = now.path
+            if path == told:
+                continue
+            # The new word before the end of the old one: neighbours see a change, and no goodbye.
+            before, ended, told = ended, trio.CancelScope(), path
+            if path:
+                advert = Advert(path[-1], index, chassis, len(path) - 1, keyed, VERSIONS)
+                nursery.start_soon(_say, bonjour, advert, port, ended)
+            before.cancel()
+
+
+async def _say(bonjour: Bonjour, advert: Advert, port: int, ended: trio.CancelScope) -> None:
+    with ended:
+        await bonjour.announce(advert, port)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, final
 
 from gateway.tables import Table, Wrong, listed, shown, text, truth, whole
+from protocol.advert import MAX_CHASSIS
 from protocol.digest import Algorithm
 from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
 
@@ -176,13 +177,23 @@ def _config(top: Table) -> Config:
     state_dir = top.take("state_dir", _path, Path("/var/lib/daisyport"))
     runtime_dir = top.take("runtime_dir", _runtime_folder, Path("/run/daisyport"))
     node_name = top.take("node_name", _name, os.uname().nodename)
-    chassis = top.take("chassis", text, "")
+    chassis = top.take("chassis", _chassis, "")
     http, tcp, ptz = _http(top.table("http")), _tcp(top.table("tcp")), _ptz(top.table("ptz"))
+    remote_port = _remote_port(top.table("remote_port"))
     video_sources = _video_sources(top.table("video"))
     serial = _serials(top.tables("serial"))
     managers = _managers(top.tables("port_manager"), len(serial))
     top.refuse_the_rest()
-    return Config(state_dir, runtime_dir, node_name, chassis, http, tcp, ptz, video_sources, serial, managers)
+    return Config(
+        state_dir, runtime_dir, node_name, chassis, http, tcp, ptz, remote_port, video_sources, serial, managers
+    )
+
+
+def _chassis(value: object) -> str:
+    name = text(value)
+    if len(name.encode()) > MAX_CHASSIS:
+        raise Wrong(("", f"longer than the {MAX_CHASSIS} bytes that Bonjour has room for"))
+    return name
 
 
 def _http(table: Table) -> Http:
@@ -211,6 +222,12 @@ def _ptz(table: Table) -> Ptz:
     ptz = Ptz(users=table.take("users", listed(_name), ()), groups=table.take("groups", listed(_name), ()))
     table.refuse_the_rest()
     return ptz
+
+
+def _remote_port(table: Table) -> Remote:
+    remote_port = Remote(autoconf_without_key=table.take("autoconf_without_key", truth, default=False))
+    table.refuse_the_rest()
+    return remote_port
 
 
 def _video_sources(table: Table) -> int:

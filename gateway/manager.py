@@ -6,6 +6,7 @@ It must not know HTTP, storage, or what other ports do.
 
 from __future__ import annotations
 
+import functools
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -195,17 +196,12 @@ class Manager:
                 await self._run_remote(number, leaf)
             case Door(Service.REMOTE_PORT):
                 await self._run_remote_door(leaf)
-            case Door(Service.SERIAL_CGI):
-                await self._run_serial_cgi(leaf)
             case Door(service):
-                await self._run_door(service, leaf)
-            case Listen(service=Service.REMOTE_PORT):
-                assert self.remote_door is not None
-                with leaf.scope:
-                    await listen_links(spec, self.remote_door, leaf)
+                runs = {Service.SERIAL_CGI: self._run_serial_cgi, Service.REMOTE_PORT: self._run_remote_door}
+                await runs.get(service, functools.partial(self._run_door, service))(leaf)
             case Listen():
                 with leaf.scope:
-                    await listen_tcp(spec, self._doors[Service.GENERIC_TCP], leaf)
+                    await self._listen(spec, leaf)
             case PtzSocket(packets):
                 kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
                 path = self._host.config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
@@ -216,6 +212,13 @@ class Manager:
             case Dial():
                 with leaf.scope:
                     await dial(spec, self._doors[Service.GENERIC_TCP], leaf, lambda: self._stopping)
+
+    async def _listen(self, spec: Listen, leaf: Leaf) -> None:
+        if spec.service is Service.REMOTE_PORT:
+            assert self.remote_door is not None, "doors start before their listeners"
+            await listen_links(spec, self.remote_door, leaf)
+        else:
+            await listen_tcp(spec, self._doors[spec.service], leaf)
 
     async def _run_door(self, service: Service, leaf: Leaf) -> None:
         handle = self._handles[service] = self._grant(_RIGHTS[service], service.value)

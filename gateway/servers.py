@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from protocol.advert import order
+from protocol.handshake import VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,11 +107,14 @@ class Servers:
             self._bonjour.look_again()
 
     def _choose(self, seen: tuple[Candidate, ...]) -> Server:
-        candidates = order(seen, self._chassis, self._index)
+        spoken = [each for each in seen if set(each.advert.versions) & set(VERSIONS)]
+        candidates = order(spoken, self._chassis, self._index)
         fresh = [each for each in candidates if (each.advert.node, each.advert.index) not in self._tried]
         if not fresh:
             self._tried.clear()
-            raise NobodyError(f"none of the {len(candidates)} servers that Bonjour found could be used; trying them again")
+            raise NobodyError(
+                f"none of the {len(candidates)} servers that Bonjour found could be used; trying them again"
+            )
         identity = fresh[0].advert.node, fresh[0].advert.index
         self._tried.add(identity)
         return Server(fresh[0].addresses[0], fresh[0].port, identity)
