@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway.access import Access
+from gateway.bonjour import Bonjour
 from gateway.bus import Bus
 from gateway.changes import Changes
 from gateway.device import SerialDevice
@@ -107,6 +108,7 @@ async def run(
     with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
             root.start_soon(notifier.keep_watch)
+            root.start_soon(parts.bonjour.run)
             if config.http.listen:
                 root.start_soon(_renew, tls, hang_ups or Cell(0))
             async with trio.open_nursery() as ports:
@@ -131,6 +133,7 @@ class Parts:
 
     catalogue: Catalogue
     store: Store
+    bonjour: Bonjour
     managers: tuple[Manager, ...]
     changes: Changes
 
@@ -139,12 +142,14 @@ def compose(config: Config) -> Parts:
     """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
     catalogue = Catalogue(config.hardware)
     store = Store(config.state_dir, catalogue)
-    managers = _managers(config, store)
-    return Parts(catalogue, store, managers, Changes(catalogue, store, managers))
+    node = node_id(config.state_dir)
+    bonjour = Bonjour(node, config.tcp.bind)
+    managers = _managers(config, store, bonjour, node)
+    return Parts(catalogue, store, bonjour, managers, Changes(catalogue, store, managers))
 
 
-def _managers(config: Config, store: Store) -> tuple[Manager, ...]:
-    host = Host(config, node_id(config.state_dir), _drivers(config.ptz), GuessLimit())
+def _managers(config: Config, store: Store, bonjour: Bonjour, node: bytes) -> tuple[Manager, ...]:
+    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour)
     buses = {f"P{index}": Bus(f"P{index}") for index in range(len(config.managers))}
     router = Router(buses)
     return tuple(

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, final
 
 from gateway.tables import Table, Wrong, listed, shown, text, truth, whole
+from protocol.advert import MAX_CHASSIS
 from protocol.digest import Algorithm
 from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Config", "ConfigError", "Http", "Ptz", "Serial", "Tcp", "load", "parse", "usb_adapters"]
+__all__ = ["Config", "ConfigError", "Http", "Ptz", "Remote", "Serial", "Tcp", "load", "parse", "usb_adapters"]
 
 K = TypeVar("K")
 
@@ -74,6 +75,14 @@ class Ptz:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """Remote ports: whether AutoConf may dial without a key, whoever then says that it is our chassis."""
+
+    autoconf_without_key: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Serial:
     """One serial line: its device, what its hardware can do, and the command that switches its bias.
 
@@ -97,6 +106,7 @@ class Config:
     http: Http = field(default_factory=Http)
     tcp: Tcp = field(default_factory=Tcp)
     ptz: Ptz = field(default_factory=Ptz)
+    remote_port: Remote = field(default_factory=Remote)
     video_sources: int = 1
     serial: tuple[Serial, ...] = ()
     managers: tuple[ManagerHardware, ...] = ()
@@ -167,13 +177,23 @@ def _config(top: Table) -> Config:
     state_dir = top.take("state_dir", _path, Path("/var/lib/daisyport"))
     runtime_dir = top.take("runtime_dir", _runtime_folder, Path("/run/daisyport"))
     node_name = top.take("node_name", _name, os.uname().nodename)
-    chassis = top.take("chassis", text, "")
+    chassis = top.take("chassis", _chassis, "")
     http, tcp, ptz = _http(top.table("http")), _tcp(top.table("tcp")), _ptz(top.table("ptz"))
+    remote_port = _remote_port(top.table("remote_port"))
     video_sources = _video_sources(top.table("video"))
     serial = _serials(top.tables("serial"))
     managers = _managers(top.tables("port_manager"), len(serial))
     top.refuse_the_rest()
-    return Config(state_dir, runtime_dir, node_name, chassis, http, tcp, ptz, video_sources, serial, managers)
+    return Config(
+        state_dir, runtime_dir, node_name, chassis, http, tcp, ptz, remote_port, video_sources, serial, managers
+    )
+
+
+def _chassis(value: object) -> str:
+    name = text(value)
+    if len(name.encode()) > MAX_CHASSIS:
+        raise Wrong(("", f"longer than the {MAX_CHASSIS} bytes that Bonjour has room for"))
+    return name
 
 
 def _http(table: Table) -> Http:
@@ -202,6 +222,12 @@ def _ptz(table: Table) -> Ptz:
     ptz = Ptz(users=table.take("users", listed(_name), ()), groups=table.take("groups", listed(_name), ()))
     table.refuse_the_rest()
     return ptz
+
+
+def _remote_port(table: Table) -> Remote:
+    remote_port = Remote(autoconf_without_key=table.take("autoconf_without_key", truth, default=False))
+    table.refuse_the_rest()
+    return remote_port
 
 
 def _video_sources(table: Table) -> int:

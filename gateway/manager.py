@@ -6,6 +6,7 @@ It must not know HTTP, storage, or what other ports do.
 
 from __future__ import annotations
 
+import functools
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -15,7 +16,7 @@ import trio
 from gateway.dial import dial
 from gateway.doors import Doorway
 from gateway.listeners import listen_links, listen_tcp, listen_unix
-from gateway.plan import Device, Dial, Door, Listen, PtzSocket, Service, blamed, order, plan
+from gateway.plan import Announce, Device, Dial, Door, Listen, PtzSocket, Service, blamed, order, plan
 from gateway.reconcile import Leaf, Leaves
 from gateway.router import Right
 from gateway.serial_cgi import SerialCgi
@@ -26,6 +27,7 @@ from protocol.hardware import PortType
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gateway.bonjour import Bonjour
     from gateway.bus import Bus
     from gateway.config import Config
     from gateway.device import SerialDevice
@@ -69,6 +71,7 @@ class Host:
     node: bytes
     drivers: Drivers
     guesses: GuessLimit
+    bonjour: Bonjour
 
 
 @final
@@ -193,25 +196,29 @@ class Manager:
                 await self._run_remote(number, leaf)
             case Door(Service.REMOTE_PORT):
                 await self._run_remote_door(leaf)
-            case Door(Service.SERIAL_CGI):
-                await self._run_serial_cgi(leaf)
             case Door(service):
-                await self._run_door(service, leaf)
-            case Listen(service=Service.REMOTE_PORT):
-                assert self.remote_door is not None
-                with leaf.scope:
-                    await listen_links(spec, self.remote_door, leaf)
+                runs = {Service.SERIAL_CGI: self._run_serial_cgi, Service.REMOTE_PORT: self._run_remote_door}
+                await runs.get(service, functools.partial(self._run_door, service))(leaf)
             case Listen():
                 with leaf.scope:
-                    await listen_tcp(spec, self._doors[Service.GENERIC_TCP], leaf)
+                    await self._listen(spec, leaf)
             case PtzSocket(packets):
                 kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
                 path = self._host.config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
                 with leaf.scope:
                     await listen_unix(path, kind, self._host.drivers, self._doors[Service.PTZ], leaf)
+            case Announce(port):
+                await self._run_announce(port, leaf)
             case Dial():
                 with leaf.scope:
                     await dial(spec, self._doors[Service.GENERIC_TCP], leaf, lambda: self._stopping)
+
+    async def _listen(self, spec: Listen, leaf: Leaf) -> None:
+        if spec.service is Service.REMOTE_PORT:
+            assert self.remote_door is not None, "doors start before their listeners"
+            await listen_links(spec, self.remote_door, leaf)
+        else:
+            await listen_tcp(spec, self._doors[spec.service], leaf)
 
     async def _run_door(self, service: Service, leaf: Leaf) -> None:
         handle = self._handles[service] = self._grant(_RIGHTS[service], service.value)
@@ -243,9 +250,13 @@ class Manager:
     async def _run_remote(self, number: int, leaf: Leaf) -> None:
         # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
         from gateway.remote_device import RemoteDevice
+        from gateway.servers import Servers
 
         settings = self._published.value.settings.remote_ports[number]
-        self.remote = RemoteDevice(self.bus, self._host.node, number, settings)
+        config = self._host.config
+        keyless = config.remote_port.autoconf_without_key
+        servers = Servers(self._host.bonjour, number, config.chassis, keyless=keyless)
+        self.remote = RemoteDevice(self.bus, self._host.node, number, settings, servers)
         try:
             await self.remote.run(leaf)
         finally:
@@ -268,6 +279,22 @@ class Manager:
         finally:
             self.remote_door = None
             door.revoke(self._closed(service))
+
+    async def _run_announce(self, port: int, leaf: Leaf) -> None:
+        """Tell the neighbours of the remote port server, once it listens."""
+        from gateway.announce import announce
+
+        leaf.began()
+        leaf.up()
+        host = self._host
+        listeners = [
+            other for spec, other in self._leaves if isinstance(spec, Listen) and spec.service is Service.REMOTE_PORT
+        ]
+        with leaf.scope:
+            await _first_risen(listeners)
+            key = self._published.value.settings.port_managers[self.index].remote_port_server.authentication_key
+            chassis = host.config.chassis
+            await announce(host.bonjour, self.bus.state, self.index, chassis, bool(key), port)
 
     def _remote_policy(self, settings: Settings) -> tuple[AddressList, str, bool]:
         """Say who may chain to this port: which addresses, with which key, and whether for PTZ commands too."""
@@ -299,3 +326,15 @@ class Manager:
 async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+async def _first_risen(leaves: Sequence[Leaf]) -> None:
+    """Wait until one of them is up."""
+    async with trio.open_nursery() as nursery:
+
+        async def rise(leaf: Leaf) -> None:
+            await leaf.risen.wait()
+            nursery.cancel_scope.cancel()
+
+        for leaf in leaves:
+            nursery.start_soon(rise, leaf)

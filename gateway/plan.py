@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from protocol.settings import PortManager, Settings
 
-__all__ = ["Device", "Dial", "Door", "Listen", "PtzSocket", "Service", "Spec", "blamed", "order", "plan"]
+__all__ = ["Announce", "Device", "Dial", "Door", "Listen", "PtzSocket", "Service", "Spec", "blamed", "order", "plan"]
 
 
 @final
@@ -93,9 +93,20 @@ class Dial:
         return f"connect to {self.host}:{self.port}"
 
 
-Spec = Device | Door | Listen | PtzSocket | Dial
+@final
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """The word to the neighbours that the remote port server listens on a TCP port."""
 
-_ORDER = (Device, Door, Listen, PtzSocket, Dial)
+    port: int
+
+    def __str__(self) -> str:
+        return f"announce port {self.port} by Bonjour"
+
+
+Spec = Device | Door | Listen | PtzSocket | Dial | Announce
+
+_ORDER = (Device, Door, Listen, PtzSocket, Dial, Announce)
 
 
 def order(spec: Spec) -> int:
@@ -137,6 +148,7 @@ def _listeners(manager: PortManager, bind: Sequence[str]) -> Iterator[Spec]:
     remote = manager.remote_port_server
     if remote.enabled and remote.listener.enabled:
         yield from (Listen(address, remote.listener.port, Service.REMOTE_PORT) for address in bind)
+        yield Announce(remote.listener.port)
     if manager.ptz_server.enabled:
         yield from (PtzSocket(packets=False), PtzSocket(packets=True))
 

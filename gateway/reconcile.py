@@ -30,6 +30,8 @@ class Leaf:
         """A word or sentence for the status: ``up``, or what is wrong."""
         self.refusal: str | None = None
         """Why it cannot be as wanted, where that is not the passing state of a device or a peer."""
+        self.risen = trio.Event()
+        """Set once it is up."""
         self.settled = trio.Event()
         """Set once it is up, or known not to be."""
         self.scope = trio.CancelScope()
@@ -43,6 +45,7 @@ class Leaf:
 
     def up(self) -> None:
         """It is as wanted."""
+        self.risen.set()
         self._tell("up", None)
 
     def failing(self, why: str) -> None:

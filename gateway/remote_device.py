@@ -16,6 +16,7 @@ import trio
 
 from gateway.link import HANDSHAKE_DEADLINE, Link, LinkCutError, innermost, now_ms, reason_text
 from gateway.remote_line import RemoteLine
+from gateway.servers import NobodyError
 from gateway.supervise import Backoff, supervise
 from protocol.client_session import ClientSession
 from protocol.errors import RemoteProtocolError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from gateway.bus import Bus
     from gateway.reconcile import Leaf
+    from gateway.servers import Server, Servers
     from protocol.client_session import ClientEvent
     from protocol.frames import Frame
     from protocol.port_state import PortState
@@ -53,15 +55,20 @@ _REKEY: Final = 24 * 3600.0
 """Seconds after which a connection is made anew, and with it its keys."""
 
 
+_FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
+"""What ends one try, and is followed by another."""
+
+
 @final
 class RemoteDevice:
     """RemotePort.R# ``index`` on its bus, while ``run()`` runs; ``node`` is our own node id."""
 
-    def __init__(self, bus: Bus, node: bytes, index: int, settings: RemotePort) -> None:
+    def __init__(self, bus: Bus, node: bytes, index: int, settings: RemotePort, servers: Servers) -> None:
         self._bus = bus
         self._node = node
         self._index = index
         self._settings = settings
+        self._servers = servers
         self._point = key_point(settings.authentication_key)
         self._session = ClientSession(node, Limits(window=_WINDOW))
         self._line = RemoteLine(self._session, self._flush)
@@ -85,6 +92,7 @@ class RemoteDevice:
 
         def down(why: str) -> None:
             leaf.failing(why)
+            self._servers.failed()
             if self._session.id == NO_SESSION:
                 self._disconnect(why)
 
@@ -93,9 +101,9 @@ class RemoteDevice:
                 with leaf.scope:
                     nursery.start_soon(self._keep_time)
                     while True:
-                        with trio.CancelScope() as self._attempt:
+                        with trio.CancelScope() as self._attempt, self._servers.looking(self._settings):
                             live = functools.partial(self._live, leaf)
-                            await supervise(live, (OSError, LinkCutError, RemoteProtocolError), down, backoff)
+                            await supervise(live, _FAILURES, down, backoff)
                         self._give_up(Reason.CLOSED, f"the settings of RemotePort.R{self._index} changed")
                         backoff.reset()
                 nursery.cancel_scope.cancel()
@@ -128,11 +136,12 @@ class RemoteDevice:
 
     async def _live(self, leaf: Leaf, backoff: Backoff) -> None:
         """Be connected once. Raises OSError, LinkCutError or RemoteProtocolError."""
-        sock = await self._connected()
+        server = await self._servers.next(self._settings, resuming=self._session.id != NO_SESSION)
+        sock = await self._connected(server)
         scalar, fresh = os.urandom(32), os.urandom(16)
         link = Link(sock, Connection(Call(self._point, self._node, self._index, scalar, fresh)))
         try:
-            await self._greet(link)
+            await self._greet(link, server)
             await self._carry(link, leaf, backoff)
         except WrongKeyError:
             logger.warning("%s R%d: the server has another key", self._bus.name, self._index)
@@ -143,21 +152,20 @@ class RemoteDevice:
         finally:
             link.close()
 
-    async def _connected(self) -> socket.socket:
-        host, port = self._settings.host, self._settings.port
-        if not host:
-            raise LinkCutError(f"RemotePort.R{self._index}.Host is empty")
+    async def _connected(self, server: Server) -> socket.socket:
         with trio.move_on_after(_CONNECT):
-            stream = await trio.open_tcp_stream(host, port)
+            stream = await trio.open_tcp_stream(server.host, server.port)
             return socket.socket(fileno=stream.socket.detach())
-        raise TimeoutError(f"{host} port {port} did not answer within {_CONNECT:g} s")
+        raise TimeoutError(f"{server.host} port {server.port} did not answer within {_CONNECT:g} s")
 
-    async def _greet(self, link: Link) -> None:
+    async def _greet(self, link: Link, server: Server) -> None:
         try:
             with trio.fail_after(HANDSHAKE_DEADLINE):
                 peer = await link.handshake(_not_called)
         except trio.TooSlowError:
             raise LinkCutError(f"no handshake within {HANDSHAKE_DEADLINE:g} s") from None
+        if server.identity not in (None, (peer.node, peer.index)):
+            raise LinkCutError(f"{server.host} port {server.port} is not the server that Bonjour announced there")
         if self.peer is not None and (peer.node, peer.index) != (self.peer.node, self.peer.index):
             logger.warning("%s R%d: another server answers at the same address", self._bus.name, self._index)
         self.peer = peer
@@ -171,6 +179,7 @@ class RemoteDevice:
             for event in self._session.receive(number, frame, now_ms()):
                 if isinstance(event, Resumed):
                     backoff.reset()
+                    self._servers.worked()
                     leaf.up()
                 self._heed(event)
 

@@ -1,0 +1,142 @@
+"""The network links of this host that others can be found on, and when they change: asked of the kernel by rtnetlink.
+
+The kernel tells that something changed (no timer), and is then asked for all of it anew, so that a lost or odd message
+does no harm. This room must not know what the links are used for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import TYPE_CHECKING, Final, NoReturn, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Link", "links", "watch"]
+
+# linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_addr.h
+_GETLINK, _GETADDR = 18, 22
+_ERROR, _DONE = 2, 3
+_REQUEST_DUMP: Final = 0x301
+_GROUPS: Final = 0x1 | 0x10 | 0x100
+"""RTMGRP_LINK, RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR."""
+_IFLA_CARRIER_UP_COUNT: Final = 47
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_NOT_YET: Final = 0x40 | 0x08
+"""IFA_F_TENTATIVE and IFA_F_DADFAILED: nothing can be bound to it."""
+_LOOPBACK: Final = 0x8
+_FINDABLE: Final = 0x1 | 0x40 | 0x1000
+"""IFF_UP, IFF_RUNNING and IFF_MULTICAST."""
+
+_HEADER: Final = struct.Struct("=IHHII")
+_LINK: Final = struct.Struct("=BxHiII")
+_ADDRESS: Final = struct.Struct("=BBBBI")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface that has a carrier and does multicast, and is not the loopback.
+
+    ``ups`` counts how often its carrier came: a link that went and came back between two looks is another value.
+    Link-local IPv6 addresses have ``index`` as their zone.
+    """
+
+    index: int
+    ups: int
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+
+
+def links() -> tuple[Link, ...]:
+    """Ask the kernel for the links that have an address. Raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
+        ups = dict(_findable(sock))
+        found: dict[int, list[IPv4Interface | IPv6Interface]] = {}
+        for index, address in _addresses(sock):
+            found.setdefault(index, []).append(address)
+    return tuple(Link(index, ups[index], tuple(found[index])) for index in sorted(ups.keys() & found.keys()))
+
+
+async def watch(tell: Callable[[tuple[Link, ...]], None]) -> NoReturn:
+    """Tell the links now, and again whenever anything about them may have changed. Raises OSError."""
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as news:
+        news.bind((0, _GROUPS))  # before the first look, so that nothing comes in between
+        while True:
+            tell(links())
+            await trio.lowlevel.wait_readable(news)
+            _skip(news)
+
+
+def _skip(news: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # nothing left; or ENOBUFS, that news were lost, and then all is asked anew too
+        while True:
+            news.recv(65536)
+
+
+def _findable(sock: socket.socket) -> Iterator[tuple[int, int]]:
+    """Yield the index of each link that others can be found on, and how often its carrier came."""
+    for body in _dump(sock, _GETLINK):
+        _, _, index, flags, _ = _LINK.unpack_from(body)
+        if flags & _FINDABLE == _FINDABLE and not flags & _LOOPBACK:
+            count = _attributes(body[_LINK.size :]).get(_IFLA_CARRIER_UP_COUNT, bytes(4))
+            yield index, int.from_bytes(count, sys.byteorder)
+
+
+def _addresses(sock: socket.socket) -> Iterator[tuple[int, IPv4Interface | IPv6Interface]]:
+    for body in _dump(sock, _GETADDR):
+        family, prefix, flags, _, index = _ADDRESS.unpack_from(body)
+        attributes = _attributes(body[_ADDRESS.size :])
+        flags |= attributes.get(_IFA_FLAGS, b"\0")[0]
+        if family == socket.AF_INET:
+            # On a point-to-point link IFA_ADDRESS is the peer's.
+            yield index, IPv4Interface((attributes[_IFA_LOCAL], prefix))
+        elif family == socket.AF_INET6 and not flags & _NOT_YET:
+            yield index, _ipv6(attributes[_IFA_ADDRESS], prefix, index)
+
+
+def _ipv6(packed: bytes, prefix: int, index: int) -> IPv6Interface:
+    address = IPv6Interface((packed, prefix))
+    return IPv6Interface(f"{address.ip}%{index}/{prefix}") if address.is_link_local else address
+
+
+def _dump(sock: socket.socket, question: int) -> Iterator[bytes]:
+    """Yield the bodies of all messages that answer ``question``."""
+    sock.send(_HEADER.pack(_HEADER.size + _LINK.size, question, _REQUEST_DUMP, 0, 0) + bytes(_LINK.size))
+    while True:
+        for kind, body in _messages(sock.recv(1 << 18)):
+            if kind == _DONE:
+                return
+            if kind == _ERROR:
+                raise OSError(
+                    -int.from_bytes(body[:4], sys.byteorder, signed=True), "the kernel does not tell its links"
+                )
+            yield body
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while data:
+        size, kind, *_ = _HEADER.unpack_from(data)
+        yield kind, data[_HEADER.size : size]
+        data = data[_aligned(size) :]
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found = {}
+    while len(data) >= _ATTRIBUTE.size:
+        size, kind = _ATTRIBUTE.unpack_from(data)
+        found[kind] = data[_ATTRIBUTE.size : size]
+        data = data[_aligned(size) :]
+    return found
+
+
+def _aligned(size: int) -> int:
+    return size + 3 & ~3

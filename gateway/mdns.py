@@ -1,0 +1,126 @@
+"""Multicast DNS by the zeroconf package: calls that block, for a thread of the caller's to make.
+
+The package costs 5 MB and a tenth of a second, so it is imported when first used. This room must not know what the
+services are, nor anything of trio: what is heard is told from a thread of the package's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from zeroconf import ServiceInfo, ServiceStateChange
+
+__all__ = ["SERVICE", "MdnsError", "Responder", "Service"]
+
+SERVICE: Final = "_daisyport._tcp.local."
+_RESOLVE: Final = 3000
+"""Milliseconds that a service has to say where it is."""
+
+
+class MdnsError(Exception):
+    """The network, the host or the package does not let us; one sentence."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service as multicast DNS has it: ``name`` is the instance's, ``host`` that of the SRV record, without domain.
+
+    Addresses are numeric; a link-local one that was heard has its zone.
+    """
+
+    name: str
+    host: str
+    port: int
+    text: bytes
+    addresses: tuple[str, ...]
+
+
+@final
+class Responder:
+    """Speaks and listens on the links of ``voices``, one address of this host for each. Raises MdnsError.
+
+    Every method may block for about half a second, and raises MdnsError.
+    """
+
+    def __init__(self, voices: Sequence[str]) -> None:
+        from zeroconf import Zeroconf
+
+        # What it warns of is a malformed packet or a link that went: no traceback of ours, and nothing that we can do.
+        logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
+        self._announced: dict[str, ServiceInfo] = {}
+        with _translated():
+            self._zeroconf = Zeroconf(interfaces=list(voices))
+
+    def announce(self, service: Service) -> None:
+        """Announce a service, or what is new about it.
+
+        The name must be unique by its making: it is not probed for, which would take more than a second.
+        """
+        from zeroconf import ServiceInfo
+
+        info = ServiceInfo(
+            SERVICE,
+            f"{service.name}.{SERVICE}",
+            port=service.port,
+            properties=service.text,
+            server=f"{service.host}.local.",
+            parsed_addresses=list(service.addresses),
+        )
+        with _translated():
+            if service.name in self._announced:
+                self._zeroconf.update_service(info)
+            else:
+                self._zeroconf.register_service(info, cooperating_responders=True)
+        self._announced[service.name] = info
+
+    def withdraw(self, name: str) -> None:
+        """Say goodbye to a service that was announced."""
+        with _translated():
+            self._zeroconf.unregister_service(self._announced.pop(name))
+
+    def look(self, told: Callable[[str, bool], None]) -> Callable[[], None]:
+        """Ask for services until the function that is returned is called, which waits for its thread.
+
+        ``told`` is given, on that thread, the full name of a service and whether it is there, as often as that may
+        have changed. That it is gone is only a rumour, and so is that it is there.
+        """
+        from zeroconf import ServiceBrowser
+        from zeroconf import ServiceStateChange as Change
+
+        def changed(*, name: str, state_change: ServiceStateChange, **_: object) -> None:
+            told(name, state_change is not Change.Removed)
+
+        with _translated():
+            return ServiceBrowser(self._zeroconf, SERVICE, handlers=[changed]).cancel
+
+    def resolve(self, name: str) -> Service | None:
+        """Ask where the service with this full name is; None if nobody says so in time."""
+        with _translated():
+            info = self._zeroconf.get_service_info(SERVICE, name, _RESOLVE)
+        if info is None:
+            return None
+        addresses = tuple(info.parsed_scoped_addresses())
+        return Service(name, info.server or "", info.port or 0, info.text or b"", addresses)
+
+    def close(self) -> None:
+        """Say goodbye to all that was announced, and end the threads."""
+        with _translated():
+            self._zeroconf.close()
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    from zeroconf import Error
+
+    try:
+        yield
+    # RuntimeError: no thread, no interface, a loop that has ended. None of these is a reason to end the gateway.
+    except (Error, OSError, RuntimeError) as exc:
+        raise MdnsError(f"multicast DNS: {str(exc) or type(exc).__name__}") from exc

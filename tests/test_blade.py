@@ -1,0 +1,183 @@
+"""A blade: an owner and two chained CPUs, three hosts on one bridge, that find each other by Bonjour.
+
+The link of a chained CPU goes down and up again and again, so that TCP does not notice at once; no byte is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.helpers import FarEnd, lines
+from tests.netns import needs_network, network
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.netns import Host
+
+pytestmark = needs_network
+
+RECORD = 16
+PACE = 0.005
+"""Seconds between two records: a real line's traffic, and each record a message of its own."""
+
+
+def record(letter: str, number: int) -> bytes:
+    return f"{letter}{number:014d}\n".encode()
+
+
+@contextlib.asynccontextmanager
+async def cpu(host: Host, directory: Path, config: str, parameters: dict[str, object]) -> AsyncIterator[Path]:
+    """Run the daemon on ``host`` until the block ends; its log is the file that this gives."""
+    (directory / "state").mkdir(parents=True)
+    (directory / "daisyport.toml").write_text(
+        f'state_dir = "{directory}/state"\nruntime_dir = "{directory}/run"\nchassis = "blade-7"\n'
+        f'[http]\nlisten = []\n[tcp]\nbind = ["0.0.0.0"]\n{config}\n'
+    )
+    (directory / "state" / "parameters").write_text("".join(f"root.{n}={v}\n" for n, v in parameters.items()))
+    command = host.command(sys.executable, "-m", "gateway", "run", "--config", str(directory / "daisyport.toml"))
+    log = directory / "log"
+    with log.open("wb") as output:
+        process = await trio.lowlevel.open_process(command, stderr=output, stdin=None)
+        try:
+            yield log
+            process.terminate()
+            with trio.move_on_after(5):
+                assert await process.wait() == 0
+        finally:
+            process.kill()
+
+
+async def connected(host: Host, port: int) -> trio.SocketStream:
+    """A TCP client on ``host`` itself, once the daemon there listens."""
+    while True:
+        with host.inside():
+            sock = socket.socket()
+        sock.setblocking(False)
+        stream = trio.socket.from_stdlib_socket(sock)
+        try:
+            await stream.connect(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            stream.close()
+            await trio.lowlevel.checkpoint()
+        else:
+            return trio.SocketStream(stream)
+
+
+async def until_logged(log: Path, text: str) -> None:
+    while text not in log.read_text():  # noqa: ASYNC110, ASYNC240 -- a process tells by its log, and no other way
+        await trio.sleep(0.01)
+
+
+SERVER = {
+    "PortManager.P0.RemotePortServer.Enabled": "yes",
+    "PortManager.P0.RemotePortServer.AuthenticationKey": "blade key",
+    "PortManager.P0.RemotePortServer.Listener.Enabled": "yes",
+    "PortManager.P0.RemotePortServer.Listener.Port": 2500,
+    "PortManager.P0.PTZServer.Enabled": "yes",
+}
+CLIENT = {
+    "RemotePort.R0.AuthenticationKey": "blade key",
+    "PortManager.P0.GenericTCPServer.Enabled": "yes",
+    "PortManager.P0.GenericTCPServer.Listener.Enabled": "yes",
+    "PortManager.P0.GenericTCPServer.Listener.Port": 3000,
+}
+
+
+class Traffic:
+    """Numbered records both ways until ``stop`` is set, and what arrived of them."""
+
+    def __init__(self, end: FarEnd, clients: dict[str, trio.SocketStream]) -> None:
+        self.end = end
+        self.clients = clients
+        self.stop = trio.Event()
+        self.sent = dict.fromkeys([*clients, "L"], 0)
+        self.on_the_line = bytearray()
+        self.heard = {letter: bytearray() for letter in clients}
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as listening:
+            listening.start_soon(self._hear_line)
+            for letter, stream in self.clients.items():
+                listening.start_soon(self._hear, letter, stream)
+            async with trio.open_nursery() as talking:
+                talking.start_soon(self._say)
+                for letter, stream in self.clients.items():
+                    talking.start_soon(self._talk, letter, stream)
+            await self._all_arrived()
+            listening.cancel_scope.cancel()
+
+    async def _talk(self, letter: str, stream: trio.SocketStream) -> None:
+        while not self.stop.is_set():
+            await stream.send_all(record(letter, self.sent[letter]))
+            self.sent[letter] += 1
+            await trio.sleep(PACE)
+
+    async def _say(self) -> None:
+        while not self.stop.is_set():
+            await self.end.say(record("L", self.sent["L"]))
+            self.sent["L"] += 1
+            await trio.sleep(PACE)
+
+    async def _hear_line(self) -> None:
+        while True:
+            self.on_the_line += await self.end.hear_some()
+
+    async def _hear(self, letter: str, stream: trio.SocketStream) -> None:
+        while data := await stream.receive_some():
+            self.heard[letter] += data
+
+    async def _all_arrived(self) -> None:
+        up = sum(self.sent[letter] for letter in self.clients) * RECORD
+        down = self.sent["L"] * RECORD
+        with trio.move_on_after(25):
+            while len(self.on_the_line) < up or any(  # noqa: ASYNC110 -- what comes last may be on either side
+                len(heard) < down for heard in self.heard.values()
+            ):
+                await trio.sleep(PACE)
+
+    def check(self) -> None:
+        """Every byte arrived once, in order."""
+        records = [bytes(self.on_the_line[at : at + RECORD]) for at in range(0, len(self.on_the_line), RECORD)]
+        for letter in self.clients:
+            own = [each for each in records if each[:1] == letter.encode()]
+            assert own == [record(letter, number) for number in range(self.sent[letter])]
+        said = b"".join(record("L", number) for number in range(self.sent["L"]))
+        for heard in self.heard.values():
+            assert bytes(heard) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cuts"), [(15, 2), pytest.param(60, 10, marks=pytest.mark.long)], ids=["short", "whole"]
+)
+async def test_links_that_go_down_and_up_cost_no_byte(tmp_path: Path, seconds: int, cuts: int) -> None:
+    with network(3) as (owner, one, two), lines(tmp_path, 1) as (end,), trio.fail_after(seconds + 90):
+        async with (
+            cpu(owner, tmp_path / "owner", f'[[serial]]\ndevice = "{end.path}"', SERVER),
+            cpu(one, tmp_path / "one", "[[port_manager]]", CLIENT) as log_one,
+            cpu(two, tmp_path / "two", "[[port_manager]]", CLIENT) as log_two,
+        ):
+            clients = {"A": await connected(one, 3000), "B": await connected(two, 3000)}
+            for log in (log_one, log_two):
+                await until_logged(log, "P0 R0: up")
+            traffic = Traffic(end, clients)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(traffic.run)
+                for cut in range(cuts):
+                    host = (one, two)[cut % 2]
+                    await trio.sleep(seconds / cuts / 2)
+                    host.unplug()
+                    await trio.sleep(min(3.0, seconds / cuts / 2))
+                    host.plug()
+                traffic.stop.set()
+            traffic.check()
+            assert all(sent > 100 for sent in traffic.sent.values())
+            for stream in clients.values():
+                await stream.aclose()
