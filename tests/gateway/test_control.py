@@ -3,62 +3,113 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
+import trio
+import trio.testing
 
 from gateway.bus import PortState
 from gateway.control import answer, events
+from gateway.router import Right, Router
 from gateway.uart import ModemLines
 from protocol.settings import SerialPort
+from tests.gateway.line import ALL, NarrowTty, narrow_port
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from gateway.router import Session
 
 LINES = ModemLines(dtr=True, rts=True, cts=False, dsr=True, ri=False, dcd=False)
 UP = PortState(None, SerialPort(), 9600, "RS232 9600 8N1")
 
 
-@dataclass
-class Modem:
-    """A session at a device with modem lines."""
+class ModemTty(NarrowTty):
+    """A device with modem lines, whose break ends when it may."""
 
-    lines: ModemLines = LINES
-    breaks: list[float] = field(default_factory=list)
+    def __init__(self, room: int = 100) -> None:
+        super().__init__(room)
+        self.lines = LINES
+        self.breaks: list[float] = []
 
     async def send_break(self, seconds: float) -> None:
         self.breaks.append(seconds)
+        await trio.sleep(seconds)
 
     def modem_lines(self) -> ModemLines:
         return self.lines
 
-    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
-        changed = {name: value for name, value in (("dtr", dtr), ("rts", rts)) if value is not None}
-        self.lines = replace(self.lines, **changed)
+    def set_dtr(self, asserted: bool) -> None:
+        self.lines = replace(self.lines, dtr=asserted)
+
+    def set_rts(self, asserted: bool) -> None:
+        self.lines = replace(self.lines, rts=asserted)
 
 
-async def ask(modem: Modem, **message: object) -> dict[str, object]:
-    return await answer(json.dumps(message), cast("Session", modem))
+def seated(tty: NarrowTty, write: Right = Right.TCP) -> Session:
+    bus, _ = narrow_port(tty)
+    return Router({"P0": bus}).grant("P0", ALL, "somebody").open(write)
 
 
-async def test_a_break_lasts_as_long_as_was_asked() -> None:
-    modem = Modem()
-    assert await ask(modem, request="break", milliseconds=40) == {"answer": "break", "milliseconds": 40}
-    assert await ask(modem, request="break", id="b") == {"answer": "break", "id": "b", "milliseconds": 250}
-    assert modem.breaks == [0.04, 0.25]
+async def ask(session: Session, **message: object) -> dict[str, object]:
+    return await answer(json.dumps(message), session)
+
+
+async def test_a_break_lasts_as_long_as_was_asked(autojump_clock: MockClock) -> None:
+    tty = ModemTty()
+    session = seated(tty)
+    assert await ask(session, request="break", milliseconds=40) == {"answer": "break", "milliseconds": 40}
+    assert await ask(session, request="break", id="b") == {"answer": "break", "id": "b", "milliseconds": 250}
+    assert tty.breaks == [0.04, 0.25]
+
+
+async def test_nobody_writes_while_a_break_lasts_nor_after_who_asked_for_it_has_left(autojump_clock: MockClock) -> None:
+    tty = ModemTty()
+    session = seated(tty)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(ask, session, request="break", milliseconds=5000))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(session.write, b"after")
+        await trio.testing.wait_all_tasks_blocked()
+        assert tty.taken == b""
+    assert tty.taken == b"after"
+    with trio.move_on_after(1):
+        await ask(session, request="break", milliseconds=5000)
+    await session.write(b"!")
+    assert tty.taken == b"after!"
 
 
 async def test_modem_lines_are_read_and_what_is_not_named_stays_as_it_is() -> None:
-    modem = Modem()
+    session = seated(ModemTty())
     shown = {"dtr": True, "rts": True, "cts": False, "dsr": True, "ri": False, "dcd": False}
-    assert await ask(modem, request="modem") == {"answer": "modem", "lines": shown}
-    assert await ask(modem, request="set", dtr=False) == {"answer": "set", "lines": shown | {"dtr": False}}
+    assert await ask(session, request="modem") == {"answer": "modem", "lines": shown}
+    assert await ask(session, request="set", dtr=False) == {"answer": "set", "lines": shown | {"dtr": False}}
+    both = shown | {"dtr": False, "rts": False}
+    assert await ask(session, request="set", rts=False) == {"answer": "set", "lines": both}
+
+
+async def test_who_may_only_read_reads_the_modem_lines_and_changes_nothing() -> None:
+    tty = ModemTty()
+    session = seated(tty, Right(0))
+    assert "lines" in await ask(session, request="modem")
+    for asked in ({"request": "break"}, {"request": "set", "dtr": False}):
+        assert (await ask(session, **asked))["error"] == "somebody may only read"
+    assert (tty.lines, tty.breaks) == (LINES, [])
+
+
+async def test_a_slow_reader_is_told_of_once() -> None:
+    session = seated(ModemTty())
+    session.cut("too slow")
+    session.cut("too slow")
+    assert (session.state.value.cuts, session.state.value.last_cut) == (1, "somebody: too slow")
 
 
 async def test_text_that_is_no_unicode_is_answered_too() -> None:
-    assert (await answer("\ud800", cast("Session", Modem())))["answer"] is None
+    assert (await answer("\ud800", seated(ModemTty())))["answer"] is None
 
 
 def documented() -> list[dict[str, object]]:
@@ -68,12 +119,12 @@ def documented() -> list[dict[str, object]]:
     return [json.loads(line) for line in section.splitlines() if line.startswith("{")]
 
 
-async def test_the_requests_of_the_page_have_the_answers_that_it_shows() -> None:
-    modem = Modem()
+async def test_the_requests_of_the_page_have_the_answers_that_it_shows(autojump_clock: MockClock) -> None:
+    session = seated(ModemTty())
     pairs = [told for told in documented() if "event" not in told]
     assert len(pairs) == 8
     for asked, answered in zip(pairs[::2], pairs[1::2], strict=True):
-        assert await ask(modem, **asked) == answered
+        assert await ask(session, **asked) == answered
 
 
 def test_the_events_of_the_page_are_those_that_are_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import subprocess
 import sys
 from base64 import b64encode
@@ -227,6 +228,38 @@ async def test_a_gateway_that_stops_says_so_in_the_close_frame(tmp_path: Path) -
         code, reason = await page.end()
         assert code == 1001
         assert reason == "the gateway stops"
+
+
+@needs_curl
+async def test_a_page_that_does_not_read_cannot_keep_the_gateway_from_stopping(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stays:
+        async with gateway(tmp_path) as home:
+            sock = await stays.enter_async_context(await trio.open_tcp_stream("127.0.0.1", home.http_port))
+            await sock.send_all(raw(home))
+            await home.until(lambda status: len(status["seats"]) == 1)
+            while not (await home.status())["seats"][0]["queue"]:
+                await home.lines[0].say(b"z" * 65536)
+            began = trio.current_time()
+        assert trio.current_time() - began < 4
+
+
+@needs_curl
+async def test_over_tls_the_line_is_the_same(tmp_path: Path) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # its certificate is its own
+    async with gateway(tmp_path) as home:
+        tcp = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+        async with trio.SSLStream(tcp, context, https_compatible=True) as stream, trio.open_nursery() as nursery:
+            ws = await wrap_client_stream(
+                nursery, stream, "127.0.0.1", "/daisyport/ports/P0", extra_headers=[login("operator")]
+            )
+            page = Browser(ws)
+            await page.send(b"up")
+            assert await home.lines[0].hear(2) == b"up"
+            await home.lines[0].say(b"down" * 1000)
+            assert await page.hear(4000) == b"down" * 1000
+            await ws.aclose()
 
 
 # -- events and requests -----------------------------------------------------------------------------------------
