@@ -33,10 +33,13 @@ async def announce(bonjour: Bonjour, state: Cell[PortState], index: int, chassis
             before, ended, told = ended, trio.CancelScope(), path
             if path:
                 advert = Advert(path[-1], index, chassis, len(path) - 1, keyed, VERSIONS)
-                nursery.start_soon(_say, bonjour, advert, port, ended)
+                await nursery.start(_say, bonjour, advert, port, ended)
             before.cancel()
 
 
-async def _say(bonjour: Bonjour, advert: Advert, port: int, ended: trio.CancelScope) -> None:
+async def _say(
+    bonjour: Bonjour, advert: Advert, port: int, ended: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+) -> None:
+    task_status.started()  # and goes on to the word itself, before whoever started it wakes
     with ended:
         await bonjour.announce(advert, port)
