@@ -207,8 +207,8 @@ class Manager:
                 path = self._host.config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
                 with leaf.scope:
                     await listen_unix(path, kind, self._host.drivers, self._doors[Service.PTZ], leaf)
-            case Announce(port):
-                await self._run_announce(port, leaf)
+            case Announce():
+                await self._run_announce(spec, leaf)
             case Dial():
                 with leaf.scope:
                     await dial(spec, self._doors[Service.GENERIC_TCP], leaf, lambda: self._stopping)
@@ -280,7 +280,7 @@ class Manager:
             self.remote_door = None
             door.revoke(self._closed(service))
 
-    async def _run_announce(self, port: int, leaf: Leaf) -> None:
+    async def _run_announce(self, spec: Announce, leaf: Leaf) -> None:
         """Tell the neighbours of the remote port server, once it listens."""
         from gateway.announce import announce
 
@@ -292,9 +292,8 @@ class Manager:
         ]
         with leaf.scope:
             await _first_risen(listeners)
-            key = self._published.value.settings.port_managers[self.index].remote_port_server.authentication_key
             chassis = host.config.chassis
-            await announce(host.bonjour, self.bus.state, self.index, chassis, bool(key), port)
+            await announce(host.bonjour, self.bus.state, self.index, chassis, spec.keyed, spec.port)
 
     def _remote_policy(self, settings: Settings) -> tuple[AddressList, str, bool]:
         """Say who may chain to this port: which addresses, with which key, and whether for PTZ commands too."""

@@ -96,9 +96,10 @@ class Dial:
 @final
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """The word to the neighbours that the remote port server listens on a TCP port."""
+    """The word to the neighbours that the remote port server listens on a TCP port, with a key or without."""
 
     port: int
+    keyed: bool
 
     def __str__(self) -> str:
         return f"announce port {self.port} by Bonjour"
@@ -148,7 +149,7 @@ def _listeners(manager: PortManager, bind: Sequence[str]) -> Iterator[Spec]:
     remote = manager.remote_port_server
     if remote.enabled and remote.listener.enabled:
         yield from (Listen(address, remote.listener.port, Service.REMOTE_PORT) for address in bind)
-        yield Announce(remote.listener.port)
+        yield Announce(remote.listener.port, bool(remote.authentication_key))
     if manager.ptz_server.enabled:
         yield from (PtzSocket(packets=False), PtzSocket(packets=True))
 

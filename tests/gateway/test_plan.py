@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.plan import Device, Dial, Door, Listen, PtzSocket, Service, Spec, blamed, order, plan
+from gateway.plan import Announce, Device, Dial, Door, Listen, PtzSocket, Service, Spec, blamed, order, plan
 from protocol.hardware import Hardware, ManagerHardware, PortType, SerialHardware
 from protocol.parameters import Catalogue
 from protocol.roles import Role
@@ -65,6 +65,22 @@ def test_ptz_drivers_have_a_stream_and_a_packet_socket() -> None:
     assert planned(PTZServer_Enabled="yes") >= {PtzSocket(packets=False), PtzSocket(packets=True), Door(Service.PTZ)}
 
 
+def test_a_remote_port_server_listens_and_is_announced() -> None:
+    wanted = planned(
+        RemotePortServer_Enabled="yes",
+        RemotePortServer_Listener_Enabled="yes",
+        RemotePortServer_Listener_Port="2500",
+        RemotePortServer_AuthenticationKey="key",
+    )
+    assert wanted == {
+        Device(PortType.SERIAL, 1),
+        Door(Service.REMOTE_PORT),
+        Listen("0.0.0.0", 2500, Service.REMOTE_PORT),
+        Listen("::", 2500, Service.REMOTE_PORT),
+        Announce(2500, keyed=True),
+    }
+
+
 def test_what_an_open_door_takes_up_in_place_changes_no_spec() -> None:
     opened = {"GenericTCPServer_Enabled": "yes"}
     assert planned(**opened) == planned(
@@ -107,3 +123,5 @@ def test_specs_read_well_in_a_log() -> None:
     assert [str(spec) for spec in told] == ["Ser1", "R0", "listen [::1]:9", "listen 10.0.0.1:9"]
     assert str(Dial("h", 1)) == "connect to h:1"
     assert str(Door(Service.PTZ)) == "door PTZServer"
+    assert str(Listen("::1", 9, Service.REMOTE_PORT)) == "listen [::1]:9 for remote ports"
+    assert str(Announce(9, keyed=False)) == "announce port 9 by Bonjour"
