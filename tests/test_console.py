@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, WebSocketRoute
 
     from tests.helpers import House
 
@@ -167,6 +168,40 @@ async def test_a_device_that_is_unplugged_and_back_is_seen_to_be(tmp_path: Path)
     with trio.fail_after(60):
         async with house(tmp_path) as home:
             await visit(home, look)
+
+
+async def test_where_the_device_has_modem_lines_they_are_shown_and_set_and_a_break_is_sent(tmp_path: Path) -> None:
+    lines = {"dtr": True, "rts": True, "cts": False, "dsr": True, "ri": False, "dcd": False}
+    asked: list[dict[str, Any]] = []
+
+    def answer(socket: WebSocketRoute) -> None:
+        """Be a port whose device has what a pty lacks."""
+
+        def reply(text: str | bytes) -> None:
+            request = json.loads(text)
+            asked.append(request)
+            lines.update({name: request[name] for name in lines if name in request})
+            done = {"milliseconds": request["milliseconds"]} if request["request"] == "break" else {"lines": lines}
+            socket.send(json.dumps({"answer": request["request"], **done}))
+
+        socket.on_message(reply)
+        socket.send(json.dumps({"event": "port", "state": "up", "reason": ""}))
+
+    def look(page: Page) -> None:
+        page.route_web_socket("**/daisyport/ports/P0", answer)
+        page.reload()
+        page.get_by_role("button", name="DTR", pressed=True).click()
+        page.get_by_role("button", name="DTR", pressed=False).wait_for()
+        shows(page, "#modem .on", "DSR")
+        page.get_by_label("Length of the break").fill("40")
+        page.get_by_role("button", name="Send break").click()
+        shows(page, ".note", "A break of 40 ms was sent")
+
+    with trio.fail_after(60):
+        async with house(tmp_path) as home:
+            await visit(home, look)
+    assert {"request": "set", "dtr": False} in asked
+    assert {"request": "break", "milliseconds": 40} in asked
 
 
 async def test_a_viewer_reads_the_line_and_is_offered_nothing_else(tmp_path: Path) -> None:

@@ -344,7 +344,8 @@ function answered(message) {
   modem.hidden = Boolean(message.error);
   $("break").hidden = Boolean(message.error);
   $("beside-note").textContent = message.error ?? "";
-  if (message.error) return;
+  if (message.error || modem.dataset.shown === JSON.stringify(message.lines)) return;
+  modem.dataset.shown = JSON.stringify(message.lines);
   const outputs = ["dtr", "rts"].map((name) => {
     const button = element("button", { type: "button", "aria-pressed": String(message.lines[name]) }, name.toUpperCase());
     button.onclick = () => request({ request: "set", [name]: !message.lines[name] });
@@ -404,8 +405,12 @@ async function loadSettings() {
   const [first, last] = shown.type === "Serial" ? [line, remote] : [remote, line];
   const groups = [first, `PortManager.${mine}`, last, "PTZ.CamPorts", "Network.HTTP"].filter(Boolean);
   const query = new URLSearchParams({ action: "listdefinitions", listformat: "xmlschema", group: groups.join(",") });
-  const xml = await (await ask(`/axis-cgi/param.cgi?${query}`)).text();
-  if (mine === port) showSettings(new DOMParser().parseFromString(xml, "text/xml"), groups);
+  try {
+    const xml = await (await ask(`/axis-cgi/param.cgi?${query}`)).text();
+    if (mine === port) showSettings(new DOMParser().parseFromString(xml, "text/xml"), groups);
+  } catch (error) {
+    noteSettings(`They could not be read. ${inShort(error)}`, "bad");
+  }
 }
 
 function showSettings(definitions, groups) {
@@ -534,7 +539,7 @@ $("settings").onsubmit = async (event) => {
     else if (!refused.size) noteSettings(answer, "bad");
     else noteSettings(refused.size < changed.length ? "Refused in part; the rest is saved." : "Refused; nothing was changed.", "bad");
   } catch (error) {
-    noteSettings(`Not saved: ${error.message}`, "bad");
+    noteSettings(`Not saved: the gateway does not answer. ${inShort(error)}`, "bad");
   }
   markChanges();
 };
@@ -582,7 +587,11 @@ async function begin() {
   document.querySelector("main").hidden = false;
   addEventListener("hashchange", choose);
   choose();
-  setInterval(() => document.visibilityState === "visible" && look(), LOOK);
+  setInterval(() => {
+    if (document.visibilityState !== "visible") return;
+    look();
+    if (!$("modem").hidden) request({ request: "modem" });
+  }, LOOK);
 }
 
 begin();
