@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import shutil
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.helpers import PASSWORD, house, needs_curl
+from gateway.config import Http
+from protocol.digest import Algorithm
+from tests.helpers import PASSWORD, free_port, house, needs_curl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from tests.helpers import House
 
@@ -24,6 +27,7 @@ HERE = Path(__file__).parent
 APIS = ["api-discovery", "param-cgi", "serial-port"]
 SHUTTER = bytes.fromhex("8101060100ff")
 SERIAL = "/axis-cgi/com/serial.cgi"
+HASHES = [(Algorithm.MD5,), (Algorithm.SHA256, Algorithm.MD5), (Algorithm.SHA256,)]
 
 
 def needs_package(name: str) -> pytest.MarkDecorator:
@@ -44,6 +48,15 @@ async def run(home: House, command: Sequence[object], written: bytes) -> dict[st
         await home.lines[0].say(b"ok")
     answer: dict[str, Any] = json.loads(found[0].stdout)
     return answer
+
+
+@contextlib.asynccontextmanager
+async def offering(directory: Path, hashes: tuple[Algorithm, ...]) -> AsyncIterator[House]:
+    """A house whose front door offers these hashes of Digest."""
+    port = free_port()
+    async with house(directory, http=Http((("127.0.0.1", port),), digest=hashes)) as home:
+        home.http_port = port
+        yield home
 
 
 async def stop_bits(home: House) -> str:
@@ -76,9 +89,12 @@ async def test_axis_60_initializes_lists_updates_and_uses_the_line(tmp_path: Pat
 
 @needs_curl
 @pytest.mark.parametrize("library", [pytest.param(name, marks=needs_package(name)) for name in ("requests", "httpx")])
-async def test_a_python_library_with_digest_lists_updates_and_uses_the_line(tmp_path: Path, library: str) -> None:
+@pytest.mark.parametrize("hashes", HASHES)
+async def test_a_python_library_with_digest_lists_updates_and_uses_the_line(
+    tmp_path: Path, library: str, hashes: tuple[Algorithm, ...]
+) -> None:
     with trio.fail_after(40):
-        async with house(tmp_path) as home:
+        async with offering(tmp_path, hashes) as home:
             assert await home.update(SerialCGI_Enabled="yes") == "OK"
             script = HERE / "http_clients.py"
             command = [sys.executable, script, library, str(home.http_port), PASSWORD]
@@ -108,9 +124,12 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_curl
-async def test_camstreamerlib_1_2_3_lists_updates_and_uses_the_line(tmp_path: Path, node_modules: Path) -> None:
+@pytest.mark.parametrize("hashes", HASHES[:2])  # it knows no other than MD5, and finds that beside SHA-256
+async def test_camstreamerlib_1_2_3_lists_updates_and_uses_the_line(
+    tmp_path: Path, node_modules: Path, hashes: tuple[Algorithm, ...]
+) -> None:
     with trio.fail_after(40):
-        async with house(tmp_path) as home:
+        async with offering(tmp_path, hashes) as home:
             assert await home.update(SerialCGI_Enabled="yes") == "OK"
             command = ["node", HERE / "camstreamer.mjs", node_modules, str(home.http_port), PASSWORD]
             assert await run(home, command, b"Q") == {
@@ -139,6 +158,14 @@ async def test_curl_finds_its_way_in_by_anyauth_under_every_policy(tmp_path: Pat
             assert await home.lines[0].hear(len(SHUTTER)) == SHUTTER
             await home.lines[0].say(b":K\\")
             assert await home.curl(f"{SERIAL}?read=3&wait=9", "--anyauth") == "#3A4B5C#"
+
+
+@needs_curl
+@pytest.mark.parametrize("hashes", HASHES)
+async def test_curl_logs_in_by_whatever_hash_is_offered(tmp_path: Path, hashes: tuple[Algorithm, ...]) -> None:
+    with trio.fail_after(40):
+        async with offering(tmp_path, hashes) as home:
+            assert await stop_bits(home) == "Serial.Ser1.StopBits=1\n"
 
 
 @needs_curl
