@@ -242,7 +242,7 @@ async def test_it_runs_until_sigterm_and_a_hang_up_does_not_end_it(config: Path)
             process = await run_daemon(nursery, config)
             await started(process, b"P0 Ser1: up")
             process.send_signal(signal.SIGHUP)
-            await started(process, b"SIGHUP")
+            await started(process, b"SHA-256 fingerprint")  # read again
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
 
