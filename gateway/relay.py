@@ -123,24 +123,21 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
 async def _pump(stream: Stream, session: Session) -> None:
     write = session.write if stream.exact else session.transfer
     refused = False
-    while data := await _receive(stream, session):
+    while True:
         try:
+            data = await stream.receive()
+            if not data:
+                return
             await write(data)
             refused = False
+        except TooLong:
+            logger.warning("%s %s: a packet over %d bytes is dropped", session.port, session.holder, MESSAGE_LIMIT)
         except PortDown as exc:
             if not refused:  # once an outage, or a client that goes on sending fills the log
                 logger.warning("%s %s: what it sends is dropped: %s", session.port, session.holder, exc)
             refused = True
         except Revoked:
             return
-
-
-async def _receive(stream: Stream, session: Session) -> bytes:
-    while True:
-        try:
-            return await stream.receive()
-        except TooLong:
-            logger.warning("%s %s: a packet over %d bytes is dropped", session.port, session.holder, MESSAGE_LIMIT)
 
 
 async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) -> None:

@@ -162,7 +162,9 @@ class Session:
         self._bus = bus
         self.traffic = write
         """The class that the holder writes in; none where it may only listen."""
-        self.fate: Callable[[int, Reason | None], None] = _ignored
+        self.writes = bool(write)
+        """Whether the holder may write at all."""
+        self.fate: Callable[[int, Reason | None], None] | None = None
         """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason."""
         self._age_limit = _AGE_LIMIT.get(write, _OTHERS_AGE_LIMIT)
         self._pending = 0
@@ -182,11 +184,6 @@ class Session:
         self.reader: Reader | None = None
         """Who hears the line for the client."""
         self._gap_reader: Callable[[int, Reason], None] | None = None
-
-    @property
-    def writes(self) -> bool:
-        """Whether the holder may write at all."""
-        return bool(self.traffic)
 
     @property
     def holder(self) -> str:
@@ -274,7 +271,7 @@ class Session:
         """As a Claim: raise Forbidden or Revoked, or PortDown for a message that waited longer than its age limit."""
         if self.ended is not None:
             raise Revoked(self.ended)
-        if not self.traffic:
+        if not self.writes:
             raise Forbidden(f"{self.holder} may only read")
         now = trio.current_time()
         if now - accepted > self._age_limit:
@@ -285,12 +282,14 @@ class Session:
         """As a Claim: count what the tty took."""
         self.written += count
         self._pending -= count
-        self.fate(count, None)
+        if self.fate is not None:
+            self.fate(count, None)
 
     def lost(self, count: int, reason: Reason) -> None:
         """As a Claim: count what was on its way and will not be written."""
         self._pending -= count
-        self.fate(count, reason)
+        if self.fate is not None:
+            self.fate(count, reason)
 
     def end(self, why: str) -> None:
         """Stop hearing the line at once, and cancel all that the holder does here."""
@@ -322,7 +321,3 @@ class Session:
             self._bus.detach(self.reader.offer)
         if self._gap_reader is not None:
             self._bus.detach_for_gaps(self._gap_reader)
-
-
-def _ignored(count: int, reason: Reason | None) -> None:
-    """Nobody is interested in the fate of these bytes."""

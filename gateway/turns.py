@@ -134,26 +134,32 @@ class Turns:
 
         Raises PortDown, or what the claim says.
         """
-        await self._take(claim, accepted)
-        try:
-            await self.put(memoryview(data), len(data), claim, accepted)
-        finally:
-            self.give_back()
+        await self.transfer(data, claim, accepted, len(data))
 
-    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
+    async def transfer(self, data: bytes, claim: Claim, accepted: float, portion: int = 0) -> None:
         """Write a piece of a byte stream: at full speed where nobody waits, else a portion a turn.
 
         A portion is 512 bytes, or 100 ms of line where that is more. Raises PortDown, or what the claim says.
         """
-        rest = memoryview(data)
+        done = 0
+        if not self._taken and self._down is None:
+            claim.check(accepted)
+            done = self._offer(data, claim)
+            if done == len(data):
+                return  # who need not wait needs no turn: nobody could have come in between
+        await self._in_turns(memoryview(data), done, portion or self._portion, claim, accepted)
+
+    async def _in_turns(self, rest: memoryview, done: int, portion: int, claim: Claim, accepted: float) -> None:
         while True:
-            await self._take(claim, accepted)
+            await self._take(claim, math.inf if done else accepted)
             try:
-                rest = rest[await self.put(rest, self._portion, claim, accepted) :]
+                done = await self.put(rest, portion, claim, accepted, done)
             finally:
                 self.give_back()
+            rest = rest[done:]
             if not rest:
                 return
+            done = 0
             accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of turns
 
     async def turn(self, claim: Claim, accepted: float, message: bytes = b"", _: Reply | None = None) -> Turn:
@@ -164,9 +170,11 @@ class Turns:
         await self._take(claim, accepted)
         return Turn(self, claim, accepted, message)
 
-    async def put(self, data: memoryview, portion: int, claim: Claim, accepted: float) -> int:
-        """Write within a turn; return how much: all of it, or whole portions where another writer waits by then."""
-        done = 0
+    async def put(self, data: memoryview, portion: int, claim: Claim, accepted: float, done: int = 0) -> int:
+        """Write within a turn all but the first ``done`` bytes, which are written.
+
+        Return how much is written then: all of it, or whole portions where another writer waits by then.
+        """
         try:
             while done < len(data) and not (done and done % portion == 0 and self._queue):
                 end = (done // portion + 1) * portion if self._queue else len(data)
@@ -191,7 +199,8 @@ class Turns:
                 self._queue.unpark(count=1)  # the turn goes straight to the longest waiting
             else:
                 self._taken = False
-                self._idlers.unpark_all()
+                if self._idlers:
+                    self._idlers.unpark_all()
                 if self._down is not None:
                     self._work.set()
 
@@ -244,7 +253,7 @@ class Turns:
             self.give_back()
             raise
 
-    def _offer(self, data: memoryview, claim: Claim) -> int:
+    def _offer(self, data: bytes | memoryview, claim: Claim) -> int:
         try:
             took = self._uart.offer(data)
         except UartError as exc:

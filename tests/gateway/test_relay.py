@@ -7,7 +7,7 @@ import logging
 import random
 import socket
 import tracemalloc
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,17 @@ async def client(line: Line, packets: bool = False) -> AsyncIterator[tuple[trio.
     assert near.fileno() == -1
 
 
+class Steps(trio.abc.Instrument):
+    """Counts the steps of all tasks but the one that made it."""
+
+    def __init__(self) -> None:
+        self.observer = trio.lowlevel.current_task()
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task is not self.observer
+
+
 # Both ways --------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +120,24 @@ async def test_bytes_go_both_ways_and_are_counted() -> None:
                 assert session.reader is not None
                 assert (session.received, session.written, session.reader.sent) == (8, 8, 6)
                 assert session.reader.size == session.dropped == 0
+
+
+async def test_a_message_costs_one_step_of_one_task_either_way_however_many_hear_it() -> None:
+    async with serial_line() as line:
+        with trio.fail_after(5):
+            async with AsyncExitStack() as seated:
+                peers = [(await seated.enter_async_context(client(line)))[0] for _ in range(8)]
+                steps = Steps()
+                trio.lowlevel.add_instrument(steps)
+                for _ in range(10):
+                    await peers[0].send(b"question")
+                    assert await line.hear(8) == b"question"
+                assert steps.count == 10
+                for _ in range(10):
+                    line.say(b"answer")
+                    assert [await peer.recv(100) for peer in peers] == [b"answer"] * 8
+                assert steps.count == 20
+                trio.lowlevel.remove_instrument(steps)
 
 
 async def test_a_long_stream_arrives_whole_each_way_at_the_same_time() -> None:
