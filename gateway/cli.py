@@ -1,4 +1,4 @@
-"""The command line: ``daisyport run | demo | check | user``.
+"""The command line: ``daisyport run | demo | check | keygen | user``.
 
 It turns words into calls, and errors into one line on standard error and an exit status. What a command does is in
 the room that it calls; so that each starts fast, it is imported only then.
@@ -61,8 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "run the gateway in the foreground until SIGTERM or SIGINT")
     run.add_argument("--verbose", action="store_true", help="log more")
     _command(commands, "check", _check, "check the host's configuration file, and say what is wrong with it")
-    demo = commands.add_parser("demo", help="try it out: a simulated camera and a gateway, no hardware needed")
+    demo = commands.add_parser("demo", help="try it out: a simulated camera and a chain of CPUs, no hardware needed")
+    demo.add_argument("--cut", action="store_true", help="cut the links now and then, and count what that costs")
     demo.set_defaults(command=_demo, config=None)
+    keygen = commands.add_parser("keygen", help="print a strong key for a remote port server and its clients")
+    keygen.set_defaults(command=_keygen, config=None)
     user = commands.add_parser("user", help="say who may log in at the front door; a running gateway heeds it at once")
     _add_user_commands(user.add_subparsers(required=True, metavar="COMMAND"))
     return parser
@@ -172,10 +175,17 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(_: argparse.Namespace) -> int:
-    from gateway.demo import main as demo
+def _demo(arguments: argparse.Namespace) -> int:
+    from gateway import demo
 
-    return demo()
+    return demo.main(demo.cut_demo if arguments.cut else demo.demo)
+
+
+def _keygen(_: argparse.Namespace) -> int:
+    from gateway.keygen import strong_key
+
+    print(strong_key())
+    return 0
 
 
 @contextlib.contextmanager

@@ -62,6 +62,13 @@ def test_a_command_is_required_and_named_in_the_help() -> None:
     assert "run" in daisyport("--help").stdout
 
 
+def test_keygen_prints_another_key_each_time() -> None:
+    one, another = daisyport("keygen"), daisyport("keygen")
+    assert one.returncode == 0
+    assert len(one.stdout.splitlines()) == 1
+    assert one.stdout != another.stdout
+
+
 def test_check_tells_what_the_configuration_means(config: Path) -> None:
     checked = daisyport("check", "--config", config)
     assert checked.returncode == 0

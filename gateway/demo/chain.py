@@ -1,0 +1,136 @@
+"""The demo's chain: a CPU that owns the lines, one that is chained to it, and a far one that is chained to that.
+
+It must not know what is on the lines, nor what the links between the CPUs are laid with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+import socket
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from gateway.app import run
+from gateway.demo.cpu import Cpu, Login
+from gateway.demo.examples import afar, at_the_owner
+from gateway.keygen import strong_key
+from gateway.sdnotify import Notifier
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from gateway.demo.examples import Example
+
+__all__ = ["Chain", "chained", "free_ports"]
+
+_NAMES: Final = ("owner", "middle", "far")
+_HTTP: Final = 8080
+_TCP: Final = 4001
+_STOP: Final = 1.0
+"""Seconds to end in after Ctrl-C; somebody is looking on."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The CPUs in this run, from the owner to the far one."""
+
+    cpus: tuple[Cpu, ...]
+
+    @property
+    def owner(self) -> Cpu:
+        """The one with the lines."""
+        return self.cpus[0]
+
+    @property
+    def far(self) -> Cpu:
+        """The one at the other end of the chain."""
+        return self.cpus[-1]
+
+    def text(self) -> str:
+        """What is shown at the start."""
+        login = self.owner.login
+        return f"""\
+A simulated PTZ camera (VISCA and Pelco-D) on {self.owner.devices[0]}, and a chain of CPUs that share its line:
+the owner has it, the middle one is chained to the owner, and the far one to the middle one.
+All of it is on this machine only, and gone when you press Ctrl-C.
+
+{"".join(map(_addresses, self.cpus))}
+  user {login.user}, password {login.password} (for this run)
+
+Paste these into another terminal, and see here what the camera is told:
+
+{_shown(at_the_owner(self.owner))}
+And these at the far CPU, two links away from the camera:
+
+{_shown(afar(self.far))}"""
+
+
+def _addresses(cpu: Cpu) -> str:
+    return (
+        f"  {cpu.name:7} http://{cpu.host}:{cpu.http_port}  TCP {cpu.host}:{cpu.tcp_ports[0]}  PTZ {cpu.ptz_socket}\n"
+    )
+
+
+def _shown(examples: Iterable[Example]) -> str:
+    return "\n".join(f"  # {example.what}\n  {example.command}\n" for example in examples)
+
+
+@contextlib.asynccontextmanager
+async def chained(
+    directory: Path, devices: Sequence[str], link: Callable[[int], Awaitable[int]]
+) -> AsyncIterator[Chain]:
+    """Run a chain in front of these devices; entered when all its doors are open, stopped at the block's end.
+
+    ``link`` lays the way to a TCP port of the host, and returns the port where it begins.
+    """
+    stop = trio.Event()
+    cpus: list[Cpu] = []
+    async with trio.open_nursery() as gateways:
+        for plan in _plans(directory, devices):
+            leads = [await link(port) for port in cpus[-1].served] if cpus else []
+            cpu = replace(plan, servers=tuple(leads))
+            cpu.prepare()
+            cpus.append(cpu)
+            await gateways.start(run, cpu.config, stop, Notifier(None))
+        try:
+            yield Chain(tuple(cpus))
+        finally:
+            stop.set()
+            gateways.cancel_scope.deadline = trio.current_time() + _STOP
+
+
+def _plans(directory: Path, devices: Sequence[str]) -> Iterator[Cpu]:
+    """From the owner to the far CPU, each with the ports that one would expect, or others that are free."""
+    login = Login("demo", secrets.token_hex(6), strong_key())
+    count = len(devices)
+    wanted = [(_HTTP + place, _TCP + place, *[0] * (2 * count - 1)) for place in range(len(_NAMES))]
+    ports = iter(free_ports(port for each in wanted for port in each))
+    for name in _NAMES:
+        yield Cpu(
+            name=name,
+            directory=directory / name,
+            login=login,
+            http_port=next(ports),
+            tcp_ports=tuple(itertools.islice(ports, count)),
+            devices=tuple(devices) if name == _NAMES[0] else (),
+            served=tuple(itertools.islice(ports, count)) if name != _NAMES[-1] else (),
+        )
+
+
+def free_ports(preferred: Iterable[int]) -> list[int]:
+    """Find a free port for each of these: the preferred one, or any other. Raises OSError where there is none."""
+    with contextlib.ExitStack() as held:
+        return [held.enter_context(_a_server(port)).getsockname()[1] for port in preferred]
+
+
+def _a_server(preferred: int) -> socket.socket:
+    for port in (preferred, 0):
+        with contextlib.suppress(OSError):
+            return socket.create_server((Cpu.host, port))
+    raise OSError(f"no free port on {Cpu.host}")

@@ -1,0 +1,115 @@
+"""One CPU of the demo's chain: what it is configured to, and what it finds in its state directory at its start.
+
+It must not know which CPUs are beside it: only the TCP ports of this host that lead to lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final, final
+
+from gateway.config import Config, Http, Serial, Tcp
+from gateway.users import Users
+from protocol.hardware import ManagerHardware
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Cpu", "Login"]
+
+_HOST: Final = "127.0.0.1"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who may log in at every CPU, and the key that chains them."""
+
+    user: str
+    password: str
+    key: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cpu:
+    """A CPU with a port manager for each of ``tcp_ports``.
+
+    Their lines are ``devices``, or, where there are none, those that the remote port servers at ``servers`` lead to.
+    The CPU's own remote port servers are at ``served``; there are none where that is empty.
+    """
+
+    host: ClassVar[str] = _HOST
+    name: str
+    directory: Path
+    login: Login
+    http_port: int
+    tcp_ports: tuple[int, ...]
+    devices: tuple[str, ...] = ()
+    servers: tuple[int, ...] = ()
+    served: tuple[int, ...] = ()
+
+    @property
+    def config(self) -> Config:
+        """Everything on loopback."""
+        own = tuple(ManagerHardware(serial=number) for number in range(1, len(self.devices) + 1))
+        return Config(
+            state_dir=self.directory / "state",
+            runtime_dir=self.directory,  # a socket's address may not be long
+            node_name=self.name,
+            http=Http(listen=((self.host, self.http_port),)),
+            tcp=Tcp(bind=(self.host,)),
+            serial=tuple(Serial(device) for device in self.devices),
+            managers=own or tuple(ManagerHardware(remote_port=index) for index in range(len(self.servers))),
+        )
+
+    @property
+    def ptz_socket(self) -> Path:
+        """Where a PTZ driver connects."""
+        return self.directory / "ptz-P0.sock"
+
+    @property
+    def parameters(self) -> str:
+        """All doors open."""
+        lines = [
+            *(_doors(index, port) for index, port in enumerate(self.tcp_ports)),
+            *(_server(index, port, self.login.key) for index, port in enumerate(self.served)),
+            *(_client(index, port, self.login.key) for index, port in enumerate(self.servers)),
+        ]
+        return "".join(lines)
+
+    def prepare(self) -> None:
+        """Write what the gateway finds at its start."""
+        self.directory.mkdir()
+        Users(self.config.state_dir, self.name).add(self.login.user, "admin", self.login.password)
+        parameters = self.config.state_dir / "parameters"
+        parameters.touch(mode=0o600)
+        parameters.write_text(self.parameters)
+
+
+def _doors(index: int, port: int) -> str:
+    return f"""\
+root.PortManager.P{index}.SerialCGI.Enabled=yes
+root.PortManager.P{index}.PTZServer.Enabled=yes
+root.PortManager.P{index}.GenericTCPServer.Enabled=yes
+root.PortManager.P{index}.GenericTCPServer.Listener.Enabled=yes
+root.PortManager.P{index}.GenericTCPServer.Listener.Port={port}
+"""
+
+
+def _server(index: int, port: int, key: str) -> str:
+    return f"""\
+root.PortManager.P{index}.RemotePortServer.Enabled=yes
+root.PortManager.P{index}.RemotePortServer.AuthenticationKey={key}
+root.PortManager.P{index}.RemotePortServer.Listener.Enabled=yes
+root.PortManager.P{index}.RemotePortServer.Listener.Port={port}
+"""
+
+
+def _client(index: int, port: int, key: str) -> str:
+    return f"""\
+root.RemotePort.R{index}.AutoConf=no
+root.RemotePort.R{index}.AuthenticationKey={key}
+root.RemotePort.R{index}.Host={_HOST}
+root.RemotePort.R{index}.Port={port}
+"""

@@ -1,0 +1,99 @@
+"""Commands for a shell that make the demo's camera do and say something, by each way in to a CPU.
+
+They must work with what any machine has: curl, and netcat or Python.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from gateway.demo.cpu import Cpu
+
+__all__ = ["Example", "afar", "at_the_owner"]
+
+_LEFT: Final = bytes.fromhex("8101060106050103ff")
+_WHERE: Final = bytes.fromhex("81090612ff")
+_HOME: Final = bytes.fromhex("81010604ff")
+_STOP: Final = bytes.fromhex("ff010000000001")
+_PAN: Final = bytes.fromhex("ff010051000052")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A command for a shell, and what it does."""
+
+    what: str
+    command: str
+
+
+def at_the_owner(cpu: Cpu) -> tuple[Example, ...]:
+    """Every way to the line, and how its parameters are set and shown."""
+    return (
+        Example("Over HTTP: drive to the left (VISCA)", _curl(cpu, f"com/serial.cgi?write={_LEFT.hex()}")),
+        _ask(cpu),
+        Example("Over TCP: stop, and ask for the pan in 0.01 degrees (Pelco-D)", _tcp(cpu, _STOP + _PAN)),
+        Example("As a PTZ driver: send it home (VISCA)", _ptz(cpu, _HOME)),
+        Example("Set the baud rate", _curl(cpu, "param.cgi?action=update&Serial.Ser1.BaudRate=19200")),
+        Example("List the port's parameters", _curl(cpu, "param.cgi?action=list&group=PortManager.P0")),
+    )
+
+
+def afar(cpu: Cpu) -> tuple[Example, ...]:
+    """The same ways, from a CPU that has no line of its own."""
+    return (
+        _ask(cpu),
+        Example("Over TCP: ask for the pan in 0.01 degrees (Pelco-D)", _tcp(cpu, _PAN)),
+        Example("As a PTZ driver: drive to the left (VISCA)", _ptz(cpu, _LEFT)),
+    )
+
+
+def _ask(cpu: Cpu) -> Example:
+    what = "Over HTTP: ask where it looks, and read the 11 bytes of its answer (VISCA)"
+    return Example(what, _curl(cpu, f"com/serial.cgi?write={_WHERE.hex()}&read=11&timeout=500"))
+
+
+def _curl(cpu: Cpu, target: str) -> str:
+    login = shlex.quote(f"{cpu.login.user}:{cpu.login.password}")
+    return f"curl -sS --digest -u {login} 'http://{cpu.host}:{cpu.http_port}/axis-cgi/{target}'; echo"
+
+
+def _tcp(cpu: Cpu, data: bytes) -> str:
+    if _netcat_half_closes():
+        # Octal, for a plain shell's printf knows no \x.
+        octal = "".join(f"\\{byte:03o}" for byte in data)
+        return f"printf '{octal}' | nc -N {cpu.host} {cpu.tcp_ports[0]} | od -An -tx1"
+    return _python("AF_INET", (cpu.host, cpu.tcp_ports[0]), data)
+
+
+def _ptz(cpu: Cpu, data: bytes) -> str:
+    return _python("AF_UNIX", str(cpu.ptz_socket), data)
+
+
+def _netcat_half_closes() -> bool:
+    """Whether there is a netcat that knows -N; one that does not would never end."""
+    if shutil.which("nc") is None:
+        return False
+    done = subprocess.run(["nc", "-h"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return b"-N" in done.stdout + done.stderr
+
+
+def _python(family: str, address: object, data: bytes) -> str:
+    """A one-line netcat for bytes: send, say that this was all, show what comes back."""
+    python = "python3" if shutil.which("python3") else sys.executable
+    talk = (
+        f"import socket; s = socket.socket(socket.{family}); s.connect({address!r}); "
+        f"s.sendall(bytes.fromhex('{data.hex()}')); s.shutdown(1); print(s.makefile('rb').read().hex(' '))"
+    )
+    return f"{shlex.quote(python)} -c {_double_quoted(talk)}"
+
+
+def _double_quoted(text: str) -> str:
+    return '"' + re.sub(r'([$`"\\])', r"\\\1", text) + '"'

@@ -1,0 +1,129 @@
+"""The demo itself: a camera and a chain in front of it, until Ctrl-C; with or without links that are cut.
+
+It holds the order of things, and that nothing of them stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from gateway.cable import lay
+from gateway.camera import Camera, live
+from gateway.demo.chain import chained
+from gateway.demo.reach import reach
+from gateway.demo.screen import Screen
+from gateway.demo.traffic import Traffic, a_line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from gateway.cable import Cable
+    from gateway.demo.chain import Chain
+
+__all__ = ["cut_demo", "demo", "main"]
+
+_STOP: Final = 1.8
+"""Seconds from Ctrl-C in which it ends, whatever it was about."""
+_CLEAR: Final = bytes.fromhex("88010001ff")
+_ADDRESS: Final = bytes.fromhex("883001ff")
+_ADDRESSED: Final = bytes.fromhex("883002ff")
+_CUT: Final = """
+Each of these commands works all the while, though the links are cut now and then, and for good measure numbered bytes
+flow both ways between a second line of the owner and the far CPU:
+"""
+
+
+async def demo(
+    screen: Screen, stop: trio.Event, *, task_status: trio.TaskStatus[Chain] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a camera and a chain until ``stop`` is set."""
+    narrator = _Narrator(screen)
+    async with _table() as (directory, table):
+        camera = await table.start(live, Camera(), narrator.tell)
+        async with chained(directory, [camera], _straight) as chain:
+            await narrator.begin(chain, chain.text())
+            task_status.started(chain)
+            await stop.wait()
+
+
+async def cut_demo(
+    screen: Screen, stop: trio.Event, *, task_status: trio.TaskStatus[Chain] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Do the same, and have numbered bytes flow over links that are cut now and then."""
+    narrator = _Narrator(screen)
+    cables: list[Cable] = []
+
+    async def link(port: int) -> int:
+        cables.append(await table.start(lay, port))
+        return cables[-1].port
+
+    async with _table() as (directory, table), a_line() as (device, path):
+        camera = await table.start(live, Camera(), narrator.tell)
+        async with chained(directory, [camera, path], link) as chain:
+            await narrator.begin(chain, chain.text() + _CUT)
+            task_status.started(chain)
+            async with await trio.open_tcp_stream(chain.far.host, chain.far.tcp_ports[1]) as client:
+                await Traffic(device, client, cables).run(screen.show, stop)
+
+
+@final
+class _Narrator:
+    """Tells on the screen what the camera hears, as soon as everything has been shown and works."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._begun = False
+
+    def tell(self, line: str) -> None:
+        if self._begun:
+            self._screen.say(line)
+
+    async def begin(self, chain: Chain, text: str) -> None:
+        """Wait until the far CPU has reached the camera, as a controller of cameras does when it is switched on."""
+        async with await trio.open_tcp_stream(chain.far.host, chain.far.tcp_ports[0]) as controller:
+            await reach(controller, controller, _CLEAR, _ADDRESS, _ADDRESSED)
+        self._screen.say(text)
+        self._begun = True
+
+
+@contextlib.asynccontextmanager
+async def _table() -> AsyncIterator[tuple[Path, trio.Nursery]]:
+    """Where it is all laid out, and cleared away at the end."""
+    with tempfile.TemporaryDirectory(prefix="daisyport-demo-") as directory:
+        async with trio.open_nursery() as table:
+            yield Path(directory), table
+            table.cancel_scope.cancel()
+
+
+async def _straight(port: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return port
+
+
+def main(show: Callable[[Screen, trio.Event], Awaitable[None]] = demo) -> int:
+    """Run a demo on this terminal until Ctrl-C; return the exit status."""
+    # That a link was cut is worth a warning, unless it is what is shown.
+    logging.basicConfig(level=logging.ERROR if show is cut_demo else logging.WARNING, format="%(message)s")
+    logging.getLogger("gateway.bonjour").setLevel(logging.ERROR)  # nobody is on loopback to be told of servers
+    trio.run(_on_a_terminal, show)
+    return 0
+
+
+async def _on_a_terminal(show: Callable[[Screen, trio.Event], Awaitable[None]]) -> None:
+    screen, stop = Screen(sys.stdout), trio.Event()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(show, screen, stop)
+            await anext(aiter(signals))
+            stop.set()
+            nursery.cancel_scope.deadline = trio.current_time() + _STOP
+    screen.leave()
+    screen.say("\nGone, with all it made.")

@@ -1,0 +1,117 @@
+"""Numbered bytes both ways between a line and a far client, while the links between them are cut now and then.
+
+It must not know how many links there are on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import tty
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from gateway.demo.numbers import Numbers
+from gateway.demo.reach import reach
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from gateway.cable import Cable
+
+__all__ = ["Traffic", "a_line"]
+
+_LINES: Final = 10
+_PAUSE: Final = 0.05
+"""Seconds between portions: 2000 bytes a second each way."""
+_REFRESH: Final = 1.0
+_SOONEST: Final = 0.2
+_LATEST: Final = 1.5
+"""Seconds between cuts."""
+_MOST: Final = 400
+"""Bytes after which a cut comes at the latest: anywhere in a frame."""
+_REST: Final = 0.5
+"""Seconds that the last bytes have to arrive."""
+
+
+@final
+class Traffic:
+    """Bytes between the line's device and a client of it, over ``cables``."""
+
+    def __init__(self, device: trio.abc.Stream, client: trio.abc.Stream, cables: Sequence[Cable]) -> None:
+        self._ends = (device, client)
+        self._cables = cables
+        self._ways = (Numbers(), Numbers())
+        self._heard = trio.Event()
+
+    async def run(self, show: Callable[[str], None], stop: trio.Event) -> None:
+        """Go on until ``stop`` is set and the rest has arrived; ``show`` is told the counts about once a second."""
+        one, other = self._ends
+        down, up = self._ways
+        await reach(one, other, b"?", b"!", b"!")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear, other, down)
+            nursery.start_soon(self._hear, one, up)
+            async with trio.open_nursery() as disturbance:
+                disturbance.start_soon(self._disturb)
+                disturbance.start_soon(self._tell, show)
+                await self._speak(stop)
+                disturbance.cancel_scope.cancel()
+            with trio.move_on_after(_REST):
+                await self._arrival()
+            nursery.cancel_scope.cancel()
+        show(self.text())
+
+    def text(self) -> str:
+        """What has come of it so far."""
+        sent, arrived, on_the_way, lost, strange = (
+            sum(getattr(way, name) for way in self._ways)
+            for name in ("sent", "arrived", "on_the_way", "lost", "strange")
+        )
+        cuts = sum(cable.cuts for cable in self._cables)
+        return (
+            f"{cuts:,} connections cut: {sent:,} bytes sent, {arrived:,} arrived, {on_the_way:,} on the way, "
+            f"{lost:,} lost" + (f", {strange:,} broken" if strange else "")
+        )
+
+    async def _speak(self, stop: trio.Event) -> None:
+        while not stop.is_set():
+            for end, way in zip(self._ends, self._ways, strict=True):
+                await end.send_all(way.next(_LINES))
+            with trio.move_on_after(_PAUSE):
+                await stop.wait()
+
+    async def _arrival(self) -> None:
+        while any(way.on_the_way for way in self._ways):
+            self._heard = trio.Event()
+            await self._heard.wait()
+
+    async def _hear(self, end: trio.abc.ReceiveStream, way: Numbers) -> None:
+        while data := await end.receive_some():
+            way.receive(bytes(data))
+            self._heard.set()
+
+    async def _disturb(self) -> None:
+        while True:
+            await trio.sleep(random.uniform(_SOONEST, _LATEST))
+            random.choice(self._cables).cut_after(random.randint(1, _MOST))
+
+    async def _tell(self, show: Callable[[str], None]) -> None:
+        while True:
+            show(self.text())
+            await trio.sleep(_REFRESH)
+
+
+@contextlib.asynccontextmanager
+async def a_line() -> AsyncIterator[tuple[trio.abc.Stream, str]]:
+    """Have a line: its device's end, and the path of the end that a gateway opens."""
+    master, slave = os.openpty()
+    try:
+        # This end stays open: with no slave open at all, reading the master fails with EIO.
+        tty.setraw(slave)
+        async with trio.lowlevel.FdStream(master) as device:
+            yield device, os.ttyname(slave)
+    finally:
+        os.close(slave)

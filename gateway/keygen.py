@@ -1,0 +1,18 @@
+"""``daisyport keygen``: a key for a remote port server and those who chain to it, strong and easy to copy by hand."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+__all__ = ["ALPHABET", "strong_key"]
+
+ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
+"""Lower case and digits without those that are taken for each other: 0 and o, 1 and i and l."""
+_GROUPS: Final = 6
+_GROUP: Final = 5
+
+
+def strong_key() -> str:
+    """Return a random key of 148 bits: six groups of five characters that need no quotes and no percent signs."""
+    return "-".join("".join(secrets.choice(ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
