@@ -17,7 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.config import Config, ConfigError, load, usb_adapters
+from gateway.config import Config
+from gateway.config_file import ConfigError, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,6 +98,8 @@ def _configuration(path: Path | None) -> Config:
         return load(path)
     if _DEFAULT_CONFIG.exists():
         return load(_DEFAULT_CONFIG)
+    from gateway.uart import usb_adapters
+
     return Config.for_this_machine(os.environ, usb_adapters())
 
 

@@ -44,6 +44,7 @@ PORTS = {"gateway.bus", "gateway.manager", "gateway.plan", "gateway.uart", "gate
 RULES = {
     "plan": {"trio", "gateway"},
     "config": {"trio"},
+    "config_file": {"trio"},
     "watch": {"protocol", "gateway"},
     "supervise": {"protocol", "gateway"},
     "reconcile": {"protocol", "gateway"},

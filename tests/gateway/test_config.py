@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway import config
-from gateway.config import Config, ConfigError
+from gateway import config_file
+from gateway.config import Config, Http, Ptz, Serial, Tcp
+from gateway.config_file import ConfigError
 from protocol.digest import Algorithm
 from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
 
@@ -60,31 +61,31 @@ serial = 1
 def complaints(text: str) -> list[str]:
     """What load would say of a file with this text, line by line."""
     with pytest.raises(ConfigError) as caught:
-        config.parse(text.encode())
+        config_file.parse(text.encode())
     assert str(caught.value) == "\n".join(caught.value.messages)
     return list(caught.value.messages)
 
 
 def outcome(data: bytes) -> Config | tuple[str, ...]:
     try:
-        return config.parse(data)
+        return config_file.parse(data)
     except ConfigError as exc:
         return exc.messages
 
 
 def test_every_key_of_a_whole_file_is_read() -> None:
-    assert config.parse(WHOLE.encode()) == Config(
+    assert config_file.parse(WHOLE.encode()) == Config(
         state_dir=Path("/var/lib/daisyport"),
         runtime_dir=Path("/run/daisyport"),
         node_name="cpu1",
         chassis="blade-7",
-        http=config.Http((("127.0.0.1", 8080), ("::1", 8081), ("127.0.0.1", 0)), browser_guard=False),
-        tcp=config.Tcp(("0.0.0.0", "::")),
-        ptz=config.Ptz(("camera",), ("ptz", "video")),
+        http=Http((("127.0.0.1", 8080), ("::1", 8081), ("127.0.0.1", 0)), browser_guard=False),
+        tcp=Tcp(("0.0.0.0", "::")),
+        ptz=Ptz(("camera",), ("ptz", "video")),
         video_sources=4,
         serial=(
-            config.Serial("/dev/ttyUSB0", SerialHardware((PortMode.RS232, PortMode.RS485))),
-            config.Serial(
+            Serial("/dev/ttyUSB0", SerialHardware((PortMode.RS232, PortMode.RS485))),
+            Serial(
                 "/dev/ttyS1",
                 SerialHardware((PortMode.RS485,), xon_xoff=False, rts_cts=False, termination=True, bias=True),
                 ("/usr/bin/bias", "--on={state}"),
@@ -95,7 +96,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
 
 
 def test_an_empty_file_means_the_defaults() -> None:
-    made = config.parse(b"")
+    made = config_file.parse(b"")
     assert made == Config(Path("/var/lib/daisyport"), Path("/run/daisyport"), os.uname().nodename)
     assert made.http.listen == (("127.0.0.1", 8080),)
     assert made.tcp.bind == ("0.0.0.0", "::")
@@ -103,7 +104,7 @@ def test_an_empty_file_means_the_defaults() -> None:
 
 
 def test_the_front_door_s_proofs_and_certificate_are_read() -> None:
-    made = config.parse(
+    made = config_file.parse(
         b'[http]\ndigest = ["SHA-256", "MD5"]\ntls_certificate = "/etc/ssl/cam.pem"\ntls_key = "/etc/ssl/cam.key"'
     )
     assert made.http.digest == (Algorithm.SHA256, Algorithm.MD5)
@@ -111,7 +112,7 @@ def test_the_front_door_s_proofs_and_certificate_are_read() -> None:
 
 
 def test_without_port_managers_each_serial_port_has_one() -> None:
-    made = config.parse(b'[video]\nsources=2\n[[serial]]\ndevice="/dev/a"\n[[serial]]\ndevice="/dev/b"\n')
+    made = config_file.parse(b'[video]\nsources=2\n[[serial]]\ndevice="/dev/a"\n[[serial]]\ndevice="/dev/b"\n')
     assert made.hardware == Hardware(
         serial=(SerialHardware(), SerialHardware()),
         managers=(ManagerHardware(1, 0), ManagerHardware(2, 1)),
@@ -120,8 +121,8 @@ def test_without_port_managers_each_serial_port_has_one() -> None:
 
 
 def test_the_example_is_accepted_and_says_what_the_defaults_are() -> None:
-    made = config.load(EXAMPLE)
-    assert made == config.parse(b'[[serial]]\ndevice = "/dev/ttyUSB0"\n')
+    made = config_file.load(EXAMPLE)
+    assert made == config_file.parse(b'[[serial]]\ndevice = "/dev/ttyUSB0"\n')
 
 
 def test_every_key_that_the_example_names_is_accepted() -> None:
@@ -269,7 +270,7 @@ def test_all_complaints_come_at_once_one_a_line() -> None:
 )
 def test_what_is_not_toml_is_named_with_its_line(data: bytes, complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config.parse(data)
+        config_file.parse(data)
     assert caught.value.messages == (complaint,)
 
 
@@ -281,13 +282,13 @@ def test_a_number_with_too_many_digits_is_a_complaint() -> None:
 def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
     for path, why in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigError) as caught:
-            config.load(path)
+            config_file.load(path)
         assert caught.value.messages == (f"cannot be read: {why}",)
 
 
 def test_a_file_of_any_size_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ConfigError, match="larger than 1 MiB"):
-        config.load("/dev/zero")
+        config_file.load("/dev/zero")
 
 
 def test_a_machine_without_configuration_keeps_to_its_user_and_to_loopback() -> None:
@@ -309,13 +310,6 @@ def test_without_xdg_folders_the_state_is_in_the_home_folder(
     made = Config.for_this_machine(environ, [])
     assert made.state_dir == Path("/home/u/.local/state/daisyport")
     assert made.runtime_dir == Path("/home/u/.local/state/daisyport/run")
-
-
-def test_adapters_are_named_in_order_and_without_any_there_are_none(tmp_path: Path) -> None:
-    for name in ("usb-B", "usb-A"):
-        (tmp_path / name).touch()
-    assert config.usb_adapters(tmp_path) == (f"{tmp_path}/usb-A", f"{tmp_path}/usb-B")
-    assert config.usb_adapters(tmp_path / "none") == ()
 
 
 @given(st.binary(max_size=200))
