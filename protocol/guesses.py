@@ -14,7 +14,7 @@ __all__ = ["GuessLimit", "network_of"]
 _BURST: Final = 10.0
 _FASTEST: Final = 1.0
 _SLOWEST: Final = 60.0
-"""Guesses at once, then one in so many seconds: the pause doubles with each that is wrong, and halves when quiet."""
+"""Guesses at once, then one in so many seconds; the pause doubles with each, until all have been saved up again."""
 _ADDRESSES: Final = 1024
 
 
@@ -62,8 +62,10 @@ class GuessLimit:
             del self._accounts[next(iter(self._accounts))]
 
     def refund(self, network: str) -> None:
-        """It was no guess: it has the key."""
-        self._accounts.pop(network, None)
+        """The last one was no guess: it has the key. Those of its neighbours behind the same address still count."""
+        account = self._accounts.get(network)
+        if account is not None:
+            account.left = min(_BURST, account.left + 1)
 
     def _account(self, network: str, now: float) -> _Account:
         account = self._accounts.get(network) or _Account(since=now)
