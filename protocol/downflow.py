@@ -16,6 +16,8 @@ __all__ = ["DownFlow", "ring_size"]
 
 _LEAST: Final = 64 * 1024
 _MOST: Final = 1024 * 1024
+_PIECE: Final = 4096  # small pieces that wait are joined up to this: a line that speaks byte by byte fills no ring
+_SHARE: Final = 16  # of the ring that one joined piece may be: only whole frames are dropped
 
 
 def ring_size(rate: int, window: float) -> int:
@@ -46,6 +48,8 @@ class DownFlow:
 
     def line(self, data: bytes) -> None:
         """Take bytes from the line."""
+        if self._join(data):
+            return
         size = min(MAX_DATA, self._ring.max_bytes)
         for at in range(0, len(data), size):
             frame = DownData(self._ring.tail, data[at : at + size])
@@ -69,6 +73,23 @@ class DownFlow:
         if isinstance(entry.frame, Gap) and entry.frame.reason is Reason.OVERFLOW:
             self.dropped += entry.frame.count
         return entry.frame
+
+    def _join(self, data: bytes) -> bool:
+        """Put ``data`` into the last frame, where that waits and both are small."""
+        ring = self._ring
+        last = ring.unsent[-1] if ring.unsent else None
+        if (
+            last is None
+            or not isinstance(last.frame, DownData)
+            or last.size + len(data) > min(_PIECE, ring.max_bytes // _SHARE)
+        ):
+            return False
+        frame = DownData(last.start, last.frame.data + data)
+        ring.unsent[-1] = last._replace(end=frame.end, frame=frame)
+        ring.tail = frame.end
+        ring.size += len(data)
+        self._trim()
+        return True
 
     def _append(self, end: int, frame: StreamFrame) -> None:
         start = self._ring.tail

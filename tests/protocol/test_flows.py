@@ -268,9 +268,25 @@ def test_what_was_sent_may_be_dropped_and_is_a_gap_only_where_it_did_not_arrive(
 def test_many_small_frames_are_bounded_too() -> None:
     flow = downflow(max_bytes=1000)
     for _ in range(50):
-        flow.line(b"x")
+        flow.line(b"x" * 62)
     assert flow.ring.frames <= 4
-    assert said(flow)[0] == Gap(Channel.LINE, 0, 47, Reason.OVERFLOW)
+    assert said(flow)[0] == Gap(Channel.LINE, 0, 47 * 62, Reason.OVERFLOW)
+
+
+def test_a_line_that_speaks_byte_by_byte_fills_no_ring_with_frames() -> None:
+    flow = downflow(max_bytes=64 * 1024, max_frames=8)
+    for number in range(10_000):
+        flow.line(bytes([number % 256]))
+    flow.turn(Turn(Channel.CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING))
+    flow.line(b"after the turn")
+    assert flow.ring.size == flow.ring.tail == 10_014
+    said_all = said(flow)
+    *pieces, turn, last = said_all
+    assert isinstance(turn, Turn)
+    assert b"".join(piece.data for piece in pieces if isinstance(piece, DownData)) == bytes(range(256)) * 39 + bytes(
+        range(16)
+    )
+    assert last == DownData(10_000, b"after the turn")
 
 
 def test_a_gap_of_unknown_size_is_never_forgotten() -> None:
