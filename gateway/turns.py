@@ -295,4 +295,5 @@ class Turns:
         finally:
             self._abandoned = None
             if rest:
+                claim.lost(len(rest), Reason.INCOMPLETE)
                 logger.warning("%d bytes of a message begun were not written: %s", len(rest), why)
