@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from protocol.reasons import Reason
     from protocol.settings import SerialPort
 
-__all__ = ["Bus", "Hold", "Line", "PortState"]
+__all__ = ["EVERY_CLASS", "Bus", "Hold", "Line", "PortState"]
+
+EVERY_CLASS = 0b1110
+"""The rights to all traffic classes, as remote ports write them."""
 
 
 class Hold(Protocol):
@@ -80,6 +83,8 @@ class PortState:
     """The line's settings in words."""
     path: tuple[bytes, ...] = ()
     """The node ids from the owner of the line to this node; empty while there is no way to a line."""
+    rights: int = EVERY_CLASS
+    """What the owner of a remote line lets links write: bit ``1 << channel`` for each traffic class."""
     cuts: int = 0
     """Readers that were cut because they were too slow."""
     last_cut: str = ""
@@ -150,9 +155,12 @@ class Bus:
         if line is not None:
             line.end(why)
 
-    def route(self, *path: bytes) -> None:
-        """Take note of the nodes from the owner of the line to this one; none where there is no way to a line."""
-        self.state.set(replace(self.state.value, path=path))
+    def route(self, *path: bytes, rights: int = EVERY_CLASS) -> None:
+        """Take note of the nodes from the owner of the line to this one; none where there is no way to a line.
+
+        ``rights`` is what the owner lets links write.
+        """
+        self.state.set(replace(self.state.value, path=path, rights=rights))
 
     def adjusted(self, rate: int, settings: str, line: SerialPort | None = None) -> None:
         """Take note of the line's settings: in words, and where it is our own as the driver keeps them."""

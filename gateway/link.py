@@ -16,7 +16,9 @@ import trio
 
 from gateway.streams import keep_alive
 from protocol.errors import LocalProtocolError
+from protocol.handshake import HandshakeError, OwnNodeError, VersionError, WrongKeyError
 from protocol.hello import Hello
+from protocol.reasons import CloseReason
 from protocol.session_frames import Close
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     from protocol.frames import Frame
     from protocol.handshake import Peer
-    from protocol.reasons import CloseReason
     from protocol.remote_port import Connection, Event
 
 __all__ = ["HANDSHAKE_DEADLINE", "Link", "LinkCutError", "innermost", "now_ms", "reason_text"]
@@ -49,11 +50,27 @@ _PROVE: Final = 5.0
 """Seconds after which it is asked in any case: its answer proves what it has heard."""
 _WHOLE: Final = 2.0
 """Seconds that an incomplete frame has."""
+_LOOK: Final = 0.5
+"""Seconds between two looks at all that."""
+
+_REFUSALS: Final[dict[type[HandshakeError], CloseReason]] = {
+    WrongKeyError: CloseReason.WRONG_KEY,
+    OwnNodeError: CloseReason.OWN_NODE,
+    VersionError: CloseReason.VERSION,
+}
+"""What is said, in clear, to a peer whose handshake failed for such an error."""
 
 
 @final
 class LinkCutError(Exception):
-    """The connection has gone, or is given up; the session may go on with another."""
+    """The connection has gone, or is given up; the session may go on with another.
+
+    ``reason`` is what the peer said, where it said CLOSE instead of finishing the handshake.
+    """
+
+    def __init__(self, why: str, reason: CloseReason | None = None) -> None:
+        super().__init__(why)
+        self.reason = reason
 
 
 def now_ms() -> int:
@@ -82,12 +99,18 @@ class Link:
         """Prove the key to each other; the caller bounds it. Raises LinkCutError or RemoteProtocolError.
 
         ``on_hello`` is called when the peer's hello is about to be answered: from then on it can test one guess.
+        What it raises ends the handshake before that.
         """
         self._push(self._connection.data_to_send())
         while self._connection.peer is None:
-            event = await self._next_event()
+            try:
+                event = await self._next_event()
+            except HandshakeError as exc:
+                if (reason := _REFUSALS.get(type(exc))) is not None:
+                    self.refuse(Close(reason))
+                raise
             if isinstance(event, Close):
-                raise LinkCutError(f"refused by the peer: {reason_text(event.reason)}")
+                raise LinkCutError(f"refused by the peer: {reason_text(event.reason)}", event.reason)
             if isinstance(event, Hello):
                 on_hello(event)
             self._push(self._connection.data_to_send())
@@ -109,17 +132,35 @@ class Link:
             nursery.start_soon(self._send_rest)
             nursery.start_soon(self._keep_watch, ask)
             self.flush()
-            await self._receive(take)
+            try:
+                await self._receive(take)
+            finally:
+                # The line goes on speaking while the tasks of this link end, and nothing may be said any more.
+                self._source = _nothing
             nursery.cancel_scope.cancel()
 
     def flush(self) -> None:
         """Send what there is to say, as far as the socket takes it now; the rest follows."""
         while not self._sealed and self._room():
-            frame = self._source()
-            if frame is None:
+            batch = self._batch()
+            if not batch:
                 return
-            self._push(self._connection.send(frame))
+            self._push(batch)
         self._stuck.set()
+
+    def _batch(self) -> bytes:
+        """Seal what there is to say, as far as there is room for it: one system call for many frames."""
+        frames, room = [], _UNSENT - self._pushed
+        while room > 0 and (frame := self._source()) is not None:
+            frames.append(self._connection.send(frame))
+            room -= len(frames[-1])
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def leave(self, source: Callable[[], Frame | None]) -> None:
+        """Say what ``source`` still has to say, as far as the socket takes it now."""
+        self._source = source
+        self.flush()
+        self._source = _nothing
 
     def refuse(self, close: Close) -> None:
         """Say why the connection ends, if that can be said; nothing follows."""
@@ -132,16 +173,19 @@ class Link:
         self._socket.close()
 
     async def _receive(self, take: Callable[[Frame], None]) -> None:
-        while True:
-            event = self._connection.next_event()
-            if event is not None:
-                self._whole_at = self._heard_at
-                take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
-                if isinstance(event, Close):
-                    return
-                continue
-            self.flush()
-            await self._read()
+        try:
+            while True:
+                event = self._connection.next_event()
+                if event is not None:
+                    self._whole_at = self._heard_at
+                    take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
+                    if isinstance(event, Close):
+                        return
+                    continue
+                self.flush()
+                await self._read()
+        finally:
+            self._source = _nothing  # from this instant: who flushes before all tasks have ended would be refused
 
     async def _next_event(self) -> Event:
         while (event := self._connection.next_event()) is None:
@@ -173,6 +217,7 @@ class Link:
         return waiting < _UNSENT
 
     def _push(self, data: bytes) -> None:
+        data = self._sealed + data
         try:
             sent = self._socket.send(data) if data else 0
         except OSError:
@@ -185,13 +230,13 @@ class Link:
             await self._stuck.wait()
             self._stuck = trio.Event()
             await trio.lowlevel.wait_writable(self._socket)
-            self._push(self._sealed)
+            self._push(b"")
             self._pushed = 0
             self.flush()
 
     async def _keep_watch(self, ask: Callable[[], None]) -> None:
         while True:
-            await trio.sleep(_QUIET / 2)
+            await trio.sleep(_LOOK)
             now = trio.current_time()
             quiet = now - self._heard_at
             if quiet > _QUIET + _SILENT:
@@ -213,6 +258,8 @@ class Link:
 
 def reason_text(reason: CloseReason) -> str:
     """Say a CLOSE's reason in words."""
+    if reason is CloseReason.OWN_NODE:
+        return "both have the same node id, so one of them may be a cloned image"
     return reason.name.lower().replace("_", " ")
 
 

@@ -186,6 +186,8 @@ class Manager:
         await self._leaves.apply(standing)
         for _, session in self.sessions:
             session.pumping.cancel()
+        if self.remote_door is not None:
+            self._clients.start_soon(self.remote_door.retire)
         self._clients.cancel_scope.deadline = trio.current_time() + _FLUSH
 
     async def _run(self, spec: Spec, leaf: Leaf) -> None:
@@ -299,7 +301,9 @@ class Manager:
         """Say who may chain to this port: which addresses, with which key, and whether for PTZ commands too."""
         manager = settings.port_managers[self.index]
         server = manager.remote_port_server
-        return server.allowed_ip_addresses, server.authentication_key, manager.ptz_server.enabled
+        # Of a line that another CPU owns, that one says whether PTZ commands may be written.
+        ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
+        return server.allowed_ip_addresses, server.authentication_key, ptz
 
     def _closed(self, service: Service) -> str:
         return "the gateway stops" if self._stopping else f"PortManager.{self.bus.name}.{service.value}.Enabled is no"

@@ -22,6 +22,7 @@ class Pace:
     def __init__(self, floor: float) -> None:
         self.floor = floor
         self._measured = 0.0
+        self._spans = (0.0, 0.0)
         self._count = 0
         self._since = trio.current_time()
 
@@ -30,6 +31,11 @@ class Pace:
         """The pace as it was measured last, or the floor where that is more."""
         return max(self._measured, self.floor)
 
+    @property
+    def steady(self) -> float:
+        """The slower one of the last two whole spans, or the floor: no buffer that was empty is taken for a pace."""
+        return max(min(self._spans), self.floor)
+
     def passed(self, count: int) -> None:
         """So many bytes went now."""
         now = trio.current_time()
@@ -37,6 +43,7 @@ class Pace:
         span = now - self._since
         if span >= _SPAN:
             self._measured = self._count / span
+            self._spans = self._spans[1], self._measured
             self._count, self._since = 0, now
         else:
             # A pace that is still rising need not wait for the end of its span.

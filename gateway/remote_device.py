@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import socket
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
 
@@ -21,6 +22,8 @@ from gateway.supervise import Backoff, supervise
 from protocol.client_session import ClientSession
 from protocol.errors import RemoteProtocolError
 from protocol.handshake import Call, Peer, WrongKeyError, key_point
+from protocol.header import CutError
+from protocol.port_state import MAX_PATH
 from protocol.reasons import CloseReason, Reason
 from protocol.remote_port import Connection
 from protocol.session import NO_SESSION, Limits, Resumed
@@ -29,7 +32,7 @@ from protocol.stream_frames import DownData, Gap, Turn
 from protocol.upflow import Settled
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Mapping
 
     from gateway.bus import Bus
     from gateway.reconcile import Leaf
@@ -51,6 +54,10 @@ _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 15.0
 _WRONG_KEY_RETRY: Final = 5.0
 _CONNECT: Final = 10.0
+_RETIRE: Final = 1.5
+"""Seconds that what was taken for the line has to get there when the device closes."""
+_SHORTEST_AGE: Final = 2.0
+"""Seconds until the earliest moment at which something taken now may be too old."""
 _REKEY: Final = 24 * 3600.0
 """Seconds after which a connection is made anew, and with it its keys."""
 
@@ -70,45 +77,61 @@ class RemoteDevice:
         self._settings = settings
         self._servers = servers
         self._point = key_point(settings.authentication_key)
-        self._session = ClientSession(node, Limits(window=_WINDOW))
-        self._line = RemoteLine(self._session, self._flush)
+        limits = Limits(window=_WINDOW)
+        self._session = ClientSession(node, limits)
+        self._line = RemoteLine(self._session, self._flush, limits.age)
         self._link: Link | None = None
-        self._port: PortState | None = None
         self._attempt = trio.CancelScope()
         self._expiry = trio.Event()
-        self._abandon_at = float("inf")
+        self._wake_at = math.inf
+        self._abandon_at = math.inf
         self.peer: Peer | None = None
         """Who owns the line, or leads to it; None before the first handshake."""
         self.links_lost = 0
         """Connections that ended."""
 
     async def run(self, leaf: Leaf) -> None:
-        """Keep the link up until the leaf's scope is cancelled; then end the session in words."""
+        """Keep the link up until the leaf's scope is cancelled; then let what was taken arrive, and say goodbye."""
         leaf.began()
+        self._disconnect(f"RemotePort.R{self._index} has not been connected yet")
         if self.keyless:
             logger.warning("RemotePort.R%d.AuthenticationKey is empty: anybody may be the server", self._index)
         leaf.settled.set()  # a server that is not there yet is no reason to refuse the settings
-        backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
-
-        def down(why: str) -> None:
-            leaf.failing(why)
-            self._servers.failed()
-            if self._session.id == NO_SESSION:
-                self._disconnect(why)
-
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._keep_linked, leaf)
                 with leaf.scope:
-                    nursery.start_soon(self._keep_time)
-                    while True:
-                        with trio.CancelScope() as self._attempt, self._servers.looking(self._settings):
-                            live = functools.partial(self._live, leaf)
-                            await supervise(live, _FAILURES, down, backoff)
-                        self._give_up(Reason.CLOSED, f"the settings of RemotePort.R{self._index} changed")
-                        backoff.reset()
+                    await trio.sleep_forever()
+                await self._retire()
                 nursery.cancel_scope.cancel()
         finally:
-            self._give_up(Reason.CLOSED, f"RemotePort.R{self._index} is closing")
+            self._give_up(Reason.CLOSED, self._closing)
+
+    async def _keep_linked(self, leaf: Leaf) -> None:
+        backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
+        while True:
+            with trio.CancelScope() as self._attempt, self._servers.looking(self._settings):
+                live = functools.partial(self._live, leaf)
+                await supervise(live, _FAILURES, functools.partial(self._down, leaf), backoff)
+            self._give_up(Reason.CLOSED, f"the settings of RemotePort.R{self._index} changed")
+            backoff.reset()
+
+    async def _retire(self) -> None:
+        self._bus.disconnect(self._closing)
+        if self._session.resumed:
+            with trio.move_on_after(_RETIRE):
+                await self._line.still()
+
+    @property
+    def _closing(self) -> str:
+        return f"RemotePort.R{self._index} is closing"
+
+    def _down(self, leaf: Leaf, why: str) -> None:
+        leaf.failing(why)
+        self._servers.failed()
+        if self._session.id == NO_SESSION:
+            self._disconnect(why)
 
     def adjust(self, settings: RemotePort) -> None:
         """Take up other settings: what differs ends the session and dials at once; the same again is no change."""
@@ -130,6 +153,11 @@ class RemoteDevice:
         return self._link is not None
 
     @property
+    def losses(self) -> Mapping[Reason, int]:
+        """Bytes that were taken for the line and not written, or perhaps not, by the reason why."""
+        return self._line.losses
+
+    @property
     def keyless(self) -> bool:
         """Whether anybody may be the server."""
         return not self._settings.authentication_key
@@ -143,11 +171,11 @@ class RemoteDevice:
         try:
             await self._greet(link, server)
             await self._carry(link, leaf, backoff)
-        except WrongKeyError:
-            logger.warning("%s R%d: the server has another key", self._bus.name, self._index)
-            link.refuse(Close(CloseReason.WRONG_KEY))
+        except WrongKeyError as exc:
             link.close()
-            await trio.sleep(_WRONG_KEY_RETRY)
+            self._down(leaf, str(exc))
+            backoff.reset()
+            await trio.sleep(_WRONG_KEY_RETRY)  # other settings end it
             raise
         finally:
             link.close()
@@ -171,31 +199,57 @@ class RemoteDevice:
         self.peer = peer
 
     async def _carry(self, link: Link, leaf: Leaf, backoff: Backoff) -> None:
+        """Carry frames of a new connection until it ends. Raises LinkCutError or RemoteProtocolError."""
         number = self._session.attach()
         self._link = link
-        self._abandon_at = float("inf")
+        since = trio.current_time()
 
         def take(frame: Frame) -> None:
             for event in self._session.receive(number, frame, now_ms()):
                 if isinstance(event, Resumed):
-                    backoff.reset()
-                    self._servers.worked()
-                    leaf.up()
+                    self._resumed(leaf)
                 self._heed(event)
 
+        say = functools.partial(self._next_frame, number)
+        why = "its keys are a day old"
         try:
-            why = await _cut(link.carry(lambda: self._session.next_frame(number, now_ms()), take, self._session.ping))
-        except trio.Cancelled:
-            self._session.close(CloseReason.STOPPING)
-            link.flush()
-            raise
+            with trio.move_on_after(_REKEY):
+                await link.carry(say, take, self._session.ping)
+        except* (LinkCutError, CutError) as group:
+            why = innermost(group)
+        except* RemoteProtocolError as group:
+            why = f"the server broke the protocol: {innermost(group)}"
+            link.refuse(Close(CloseReason.PROTOCOL))
+            self._give_up(Reason.CLOSED, why)
         finally:
-            self._link = None
-            self._session.detach()
-            self.links_lost += 1
-            self._abandon_at = trio.current_time() + RESUME_WINDOW
-            self._expiry.set()
+            self._detached(link)
+        # What ended in words would end so again: only a link that was cut, or lived, is dialled anew at once.
+        if self._session.id != NO_SESSION or trio.current_time() - since > _LAST_RETRY:
+            backoff.reset()
         raise LinkCutError(why)
+
+    def _next_frame(self, number: int) -> Frame | None:
+        return self._session.next_frame(number, now_ms())
+
+    def _resumed(self, leaf: Leaf) -> None:
+        self._abandon_at = math.inf
+        self._line.away(math.inf)
+        self._servers.worked()
+        leaf.up()
+
+    def _detached(self, link: Link) -> None:
+        """The connection has gone; where nobody said CLOSE, the time runs in which its session may go on."""
+        if self._session.resumed:
+            if trio.current_effective_deadline() == -math.inf:  # we are the ones who leave
+                self._session.close(CloseReason.STOPPING)
+                link.leave(functools.partial(self._next_frame, self._session.number))
+            now = trio.current_time()
+            self._abandon_at = now + RESUME_WINDOW
+            self._line.away(now)
+        self._link = None
+        self._session.detach()
+        self.links_lost += 1
+        self._expiry.set()
 
     def _heed(self, event: ClientEvent) -> None:
         match event:
@@ -213,22 +267,32 @@ class RemoteDevice:
                 self._closed(event.reason)
 
     def _heed_port(self, port: PortState) -> None:
-        self._port = port
         self._line.reckon(port.rate)
+        self._line.permit(port.rights)
         self._bus.adjusted(port.rate, port.line)
-        self._bus.route(*port.path, self._node)
-        if not port.up:
-            self._bus.disconnect(port.why)
+        path = (*port.path, self._node) if port.path else ()
+        # A path that is full can be used, but leads nobody further.
+        self._bus.route(*path if len(path) <= MAX_PATH else (), rights=port.rights)
+        if not port.up or not path:
+            self._bus.disconnect(port.why or "the server has no way to the line")
         elif self._bus.down is not None:
             self._line.begin()
             self._bus.connect(self._line)
 
-    def _closed(self, reason: CloseReason) -> None:
-        if reason is not CloseReason.STALE:
-            self._give_up(Reason.CLOSED, f"the server ended the session: {reason_text(reason)}")
+    def _closed(self, reason: CloseReason) -> NoReturn:
+        """The peer said CLOSE, or the path turned out to be a loop: then that is still to be said."""
+        self._flush()
+        why = f"the session is over: {reason_text(reason)}"
+        if reason is CloseReason.LOOP or self._session.id == NO_SESSION:
+            self._give_up(Reason.CLOSED, why)
+        else:  # said instead of OPENED: it ends the connection, and the session may go on with another
+            why = f"the server refuses the link: {reason_text(reason)}"
+        raise LinkCutError(why)
 
     def _give_up(self, reason: Reason, why: str) -> None:
         """End the session: its bytes have their fates now, and writes are refused."""
+        self._abandon_at = math.inf
+        self._line.away(math.inf)
         for settled in self._session.abandon(reason):
             self._line.settled(settled)
         self._disconnect(why)
@@ -238,9 +302,10 @@ class RemoteDevice:
         self._bus.disconnect(why)
 
     def _flush(self) -> None:
-        self._expiry.set()
         if self._link is not None:
             self._link.flush()
+        if self._session.holding and self._wake_at > trio.current_time() + _SHORTEST_AGE:
+            self._expiry.set()
 
     async def _keep_time(self) -> None:
         """Drop what grows too old, and the session when its window is over."""
@@ -248,25 +313,15 @@ class RemoteDevice:
             self._expiry = trio.Event()
             for settled in self._session.expire(now_ms()):
                 self._line.settled(settled)
-            if trio.current_time() >= self._abandon_at:
-                self._abandon_at = float("inf")
+            self._line.refuse_stale()
+            now = trio.current_time()
+            if now >= self._abandon_at:
                 self._give_up(Reason.PORT_DOWN, "the server has been away for longer than the resume window")
             expiry = self._session.next_expiry(now_ms())
-            deadline = self._abandon_at if expiry is None else min(self._abandon_at, expiry / 1000)
-            with trio.move_on_at(deadline):
+            oldest = math.inf if expiry is None else expiry / 1000
+            self._wake_at = min(self._abandon_at, oldest, self._line.next_refusal(now))
+            with trio.move_on_at(self._wake_at):
                 await self._expiry.wait()
-
-
-async def _cut(carrying: Awaitable[None]) -> str:
-    """Wait until a link has been cut, or is old enough for new keys; say why."""
-    why = "its keys are a day old"
-    try:
-        with trio.move_on_after(_REKEY):
-            await carrying
-            why = "the server closed the link"
-    except* (LinkCutError, RemoteProtocolError) as group:
-        why = f"the link was cut: {innermost(group)}"
-    return why
 
 
 def _not_called(_: object) -> None:

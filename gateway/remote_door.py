@@ -20,7 +20,7 @@ from gateway.router import Right
 from protocol.addresses import AddressList
 from protocol.errors import RemoteProtocolError
 from protocol.guesses import GuessLimit, network_of
-from protocol.handshake import Answer, HandshakeError, key_point
+from protocol.handshake import Answer, WrongKeyError, key_point
 from protocol.header import CutError
 from protocol.port_state import PortState
 from protocol.reasons import CloseReason
@@ -51,6 +51,11 @@ _OLDEST_KEYS: Final = 25 * 3600.0
 _RING: Final = 1 << 20
 """Bytes of the line that are kept for a client that is away or slow; what is more becomes a gap."""
 _CLASSES: Final = Right.PTZ | Right.TCP | Right.CGI
+_GUESSED: Final = "too many wrong keys came from there"
+_RETIRE: Final = 1.2
+"""Seconds that messages under way have when the gateway stops."""
+_QUIET: Final = 1.0
+"""Seconds for which the same reason to turn clients away is not logged again: who hammers must not fill the log."""
 
 
 @final
@@ -76,9 +81,11 @@ class RemoteDoorway:
         self._handshakes = 0
         self._left = trio.Event()
         self._watch = handle.attenuate(Right.READ, "remote port server").open(Right(0))
+        self._said = ("", -math.inf)
         self.refused = 0
         """Clients turned away."""
         self.wrong_keys = 0
+        """Handshakes that failed because of the key."""
 
     @property
     def seats(self) -> tuple[RemoteSeat, ...]:
@@ -94,8 +101,14 @@ class RemoteDoorway:
     def port(self) -> PortState:
         """The port as links are told."""
         state = self._watch.state.value
-        rights = sum(1 << channel for right, channel in CHANNELS.items() if right in self._rights)
+        rights = sum(1 << channel for right, channel in CHANNELS.items() if right in self._granted)
         return PortState(rights, state.down is None, state.rate, state.down or "", state.settings, state.path)
+
+    @property
+    def _granted(self) -> Right:
+        """What links may write: what we let them, as far as the owner of the line lets us."""
+        owner = self._watch.state.value.rights
+        return Right(sum(right.value for right, channel in CHANNELS.items() if owner >> channel & 1)) & self._rights
 
     def review(self, allowed: AddressList, key: str, ptz: bool) -> None:
         """Take up new settings: another key ends all sessions, another list those that it leaves out.
@@ -107,9 +120,7 @@ class RemoteDoorway:
         if key != self._key:
             self._set_key(key)
         for seat, address in tuple(self._addresses.items()):
-            if allowed.allows(address):
-                seat.permit(self._rights)
-            else:
+            if not allowed.allows(address):
                 self._end(self._register.end(seat.session, CloseReason.REVOKED))
         self._tell_port()
 
@@ -125,7 +136,7 @@ class RemoteDoorway:
         if not self._allowed.allows(address):
             self._turn_away(sock, holder, "its address is not among AllowedIPAddresses")
         elif not self._guesses.allows(network_of(address), trio.current_time()):
-            self._turn_away(sock, holder, "too many wrong keys came from there")
+            self._turn_away(sock, holder, _GUESSED)
         elif self._handshakes >= _HANDSHAKES:
             self._turn_away(sock, holder, f"{_HANDSHAKES} handshakes are under way")
         else:
@@ -138,29 +149,45 @@ class RemoteDoorway:
             async for _ in self._watch.state.changes():
                 self._tell_port()
 
+    async def retire(self) -> None:
+        """The gateway stops: let what was begun be finished, then end all sessions, which leaves nothing uncertain."""
+        for seat in self.seats:
+            seat.retire()
+        with trio.move_on_after(_RETIRE):
+            for seat in self.seats:
+                await seat.idle()
+        self._end_all(CloseReason.STOPPING)
+        self.handle.revoke("the gateway stops")
+
     def revoke(self, why: str) -> None:
         """Close the door and end all sessions."""
         self._end_all(CloseReason.REVOKED)
         self.handle.revoke(why)
 
     async def _serve(self, sock: socket.socket, holder: str, address: str) -> None:
-        link = Link(sock, Connection(Answer(self._point, self._node, self._index, self._chassis, os.urandom(32))))
-        try:
-            peer = await self._greet(link, address)
-            seat = await self._open(link, peer, f"{holder} (node {peer.node.hex()[:8]}, R{peer.index})", address)
-            if seat is not None:
-                await self._carry(link, seat)
-        except (LinkCutError, RemoteProtocolError, OSError) as exc:
-            logger.info("%s: %s", holder, exc)
-        except Exception:  # the first ring: what goes wrong with one client ends that client
-            logger.exception("%s: a bug ended it", holder)
-        finally:
-            link.close()
+        point = self._point
+        with sock:
+            try:
+                link = Link(sock, Connection(Answer(point, self._node, self._index, self._chassis, os.urandom(32))))
+                peer = await self._greet(link, address)
+                opening = await self._opening(link)
+                name = f"{holder} (node {peer.node.hex()[:8]}, R{peer.index})"
+                if (refusal := self._refusal(point, address)) is not None:
+                    self._refuse(link, name, Close(refusal))
+                elif (seat := self._admitted(link, peer, opening, name, address)) is not None:
+                    await self._carry(link, seat)
+            except (LinkCutError, RemoteProtocolError, OSError) as exc:
+                logger.info("%s: %s", holder, exc)
+            except Exception:  # the first ring: what goes wrong with one client ends that client
+                logger.exception("%s: a bug ended it", holder)
 
     async def _greet(self, link: Link, address: str) -> Peer:
         network = network_of(address)
 
         def charge(_: Hello) -> None:
+            # Judged once more: many may have come in before the first of them was charged.
+            if not self._guesses.allows(network, trio.current_time()):
+                raise LinkCutError(_GUESSED)
             self._guesses.charge(network, trio.current_time())
 
         self._handshakes += 1
@@ -169,31 +196,46 @@ class RemoteDoorway:
                 peer = await link.handshake(charge)
         except trio.TooSlowError:
             raise LinkCutError(f"no handshake within {HANDSHAKE_DEADLINE:g} s") from None
-        except HandshakeError:
-            self.wrong_keys += 1
+        except WrongKeyError:
+            self._note_wrong_key(address)
+            raise
+        except LinkCutError as exc:
+            if exc.reason is CloseReason.WRONG_KEY:
+                self._note_wrong_key(address)
             raise
         finally:
             self._handshakes -= 1
         self._guesses.refund(network)
         return peer
 
-    async def _open(self, link: Link, peer: Peer, holder: str, address: str) -> RemoteSeat | None:
-        """Find or make the seat of the session that the peer asks for; None where it is refused."""
+    def _note_wrong_key(self, address: str) -> None:
+        self.wrong_keys += 1
+        self._warn(f"{address} has another AuthenticationKey than P{self._index}'s remote port server")
+
+    async def _opening(self, link: Link) -> Open:
         with trio.move_on_after(HANDSHAKE_DEADLINE):
-            opening = await link.opening()
-            if isinstance(opening, Open):
-                return self._admitted(link, peer, opening, holder, address)
-        return None
+            if isinstance(opening := await link.opening(), Open):
+                return opening
+        raise LinkCutError("it proved the key, and opened no session")
+
+    def _refusal(self, point: bytes, address: str) -> CloseReason | None:
+        """Say what has changed since the client connected, if it may not come in any more."""
+        if self.handle.revoked is not None or not self._allowed.allows(address):
+            return CloseReason.REVOKED
+        if point is not self._point:
+            return CloseReason.KEY_CHANGED
+        return None if self._watch.state.value.path else CloseReason.NO_PATH
+
+    def _refuse(self, link: Link, holder: str, close: Close) -> None:
+        logger.info("%s refused: %s", holder, reason_text(close.reason))
+        link.refuse(close)
 
     def _admitted(self, link: Link, peer: Peer, opening: Open, holder: str, address: str) -> RemoteSeat | None:
-        if not self._watch.state.value.path:
-            link.refuse(Close(CloseReason.NO_PATH))
-            return None
+        """Find or make the seat of the session that the peer asks for; None where it is refused."""
         admitted = self._register.admit(peer, opening, os.urandom(16), self.port)
         self._end(admitted.ended)
         if isinstance(admitted, Refused):
-            logger.info("%s refused: %s", holder, reason_text(admitted.close.reason))
-            link.refuse(admitted.close)
+            self._refuse(link, holder, admitted.close)
             return None
         seat = self._seats.get(admitted.session) or self._new_seat(admitted.session, holder)
         self._addresses[seat] = address
@@ -201,7 +243,7 @@ class RemoteDoorway:
 
     def _new_seat(self, session: ServerSession, holder: str) -> RemoteSeat:
         seat = RemoteSeat(session, self.handle.attenuate(self.handle.rights, holder))
-        seat.permit(self._rights)
+        seat.permit(self._granted)
         self._seats[session] = seat
         self._clients.start_soon(self._run_seat, seat)
         return seat
@@ -219,12 +261,14 @@ class RemoteDoorway:
         session = seat.session
         try:
             closed = await seat.carry(link, _OLDEST_KEYS)
-        except* CutError as group:
+        except* (LinkCutError, CutError) as group:
             logger.info("%s: the link was cut: %s", seat.handle.holder, innermost(group))
             closed = False
         except* RemoteProtocolError as group:
             logger.warning("%s broke the protocol: %s", seat.handle.holder, innermost(group))
             self._end(self._register.end(session, CloseReason.PROTOCOL))
+            if (word := session.last_word(CloseReason.PROTOCOL)) is not None:
+                link.refuse(word)
             closed = False
         finally:
             self._left.set()
@@ -245,6 +289,7 @@ class RemoteDoorway:
     def _tell_port(self) -> None:
         port = self.port
         for seat in self.seats:
+            seat.permit(self._granted)
             seat.tell(port)
 
     async def _sweep(self) -> None:
@@ -258,5 +303,11 @@ class RemoteDoorway:
 
     def _turn_away(self, sock: socket.socket, holder: str, why: str) -> None:
         self.refused += 1
-        logger.warning("%s turned away from the remote port server: %s", holder, why)
+        self._warn(f"{holder.rpartition(':')[0]} is turned away from P{self._index}'s remote port server: {why}")
         sock.close()
+
+    def _warn(self, what: str) -> None:
+        said, at = self._said
+        if what != said or trio.current_time() > at + _QUIET:
+            self._said = what, trio.current_time()
+            logger.warning("%s", what)

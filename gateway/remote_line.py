@@ -7,6 +7,8 @@ This room must not know of connections.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NoReturn, final
 
@@ -16,20 +18,23 @@ from gateway.pace import Pace
 from gateway.router import Right
 from gateway.turns import PortDown
 from gateway.uart import UartError
+from protocol.reasons import Reason
 from protocol.stream_frames import Channel
 from protocol.turns import TurnParameters, TurnPhase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from gateway.receive_buffer import ReceiveBuffer
     from gateway.turns import Claim, Reply
     from protocol.client_session import ClientSession
-    from protocol.reasons import Reason
+    from protocol.session import AgeLimits
     from protocol.stream_frames import Turn
     from protocol.upflow import Settled
 
 __all__ = ["CHANNELS", "RemoteLine", "RemoteTurn"]
+
+logger = logging.getLogger(__name__)
 
 CHANNELS: Final = {Right.PTZ: Channel.PTZ, Right.TCP: Channel.TCP, Right.CGI: Channel.CGI}
 
@@ -39,6 +44,10 @@ _BITS: Final = 10
 """Bits of a character, more or less."""
 _AHEAD: Final = 5.0
 """Seconds of line that may be taken before they are written: well within the age limit, or they would grow stale."""
+_LEAST_PORTION: Final = 512
+_MOST_PORTION: Final = 8192
+_PORTION_TIME: Final = 0.1
+"""Seconds of line that a portion of a transfer may take, where that is more than the least."""
 _GRACE: Final = 2.0
 """Seconds that the way back may add to a reply's time."""
 
@@ -57,11 +66,15 @@ class _Fate:
 
 @final
 class RemoteLine:
-    """The writing half of a remote port; ``flush`` has the link look at the session again."""
+    """The writing half of a remote port; ``flush`` has the link look at the session again.
 
-    def __init__(self, session: ClientSession, flush: Callable[[], None]) -> None:
+    ``age_limits`` says for how long a class may be without a link before it is refused.
+    """
+
+    def __init__(self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits) -> None:
         self._session = session
         self._flush = flush
+        self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
         self._fates: dict[Channel, deque[_Fate]] = {channel: deque() for channel in CHANNELS.values()}
         self._owed: Counter[Claim] = Counter()
         self._turns: dict[tuple[Channel, int], RemoteTurn] = {}
@@ -69,7 +82,11 @@ class RemoteLine:
         self._down: str | None = None
         self._waiting = dict.fromkeys(CHANNELS.values(), 0)
         self._pace = Pace(0.0)
-        self._portion = 512
+        self._allowed = frozenset(CHANNELS.values())
+        self._away_since = math.inf
+        self._still = trio.lowlevel.ParkingLot()
+        self.losses: Counter[Reason] = Counter()
+        """Bytes that were taken and not written (or nobody knows: UNCERTAIN), by the reason why."""
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Take one message for the line. Raises PortDown, or what the claim says."""
@@ -77,9 +94,11 @@ class RemoteLine:
 
     async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Take a piece of a byte stream, a portion a message. Raises PortDown, or what the claim says."""
-        portion = self._portion
-        for start in range(0, len(data), portion):
-            await self.put(data[start : start + portion], claim, accepted, None)
+        start = 0
+        while start < len(data):
+            end = start + self._portion
+            await self.put(data[start:end], claim, accepted, None)
+            start = end
             accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of the line
 
     async def turn(self, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> RemoteTurn:
@@ -111,6 +130,8 @@ class RemoteLine:
         self._waiting[settled.channel] -= settled.count
         if settled.reason is None:
             self._pace.passed(settled.count)
+        else:
+            self._note_loss(settled)
         fates = self._fates[settled.channel]
         while fates and fates[0].start < settled.end:
             fate = fates[0]
@@ -128,6 +149,8 @@ class RemoteLine:
                 if not self._owed[fate.claim]:
                     del self._owed[fate.claim]
         self._writers[settled.channel].unpark()
+        if not self._owed:
+            self._still.unpark_all()
 
     def turned(self, turn: Turn) -> None:
         """Tell whoever asked for a turn that it began or ended at the owner."""
@@ -146,14 +169,37 @@ class RemoteLine:
     def end(self, why: str) -> None:
         """Refuse everybody who waits for room or will ask; what was taken keeps its fate."""
         self._down = why
-        for writers in self._writers.values():
-            writers.unpark_all()
+        self._wake(self._writers)
+
+    def away(self, since: float) -> None:
+        """Note that there is no link since then (infinity: there is one). For each class that is too long in time."""
+        self._away_since = since
+
+    def next_refusal(self, now: float) -> float:
+        """Return when ``refuse_stale`` should be called next."""
+        moments = (self._away_since + limit for limit in self._age_limits.values())
+        return min((moment for moment in moments if moment > now), default=math.inf)
+
+    def refuse_stale(self) -> None:
+        """Refuse the writers of each class that has been without a link for longer than its age limit.
+
+        What their clients sent meanwhile waits in sockets, where nobody counts its age: it is to be read, and dropped.
+        """
+        self._wake([channel for channel in self._writers if self._too_long_away(channel)])
+
+    def permit(self, rights: int) -> None:
+        """Take up which classes the owner lets us write, as the link tells it; the others are refused at once."""
+        self._allowed = frozenset(channel for channel in self._writers if rights >> channel & 1)
+        self._wake(self._writers.keys() - self._allowed)
+
+    async def still(self) -> None:
+        """Wait until all that was taken has its fate."""
+        while self._owed:
+            await self._still.park()
 
     def reckon(self, bits_per_second: int) -> None:
-        """Take up the rate of the owner's line: a portion is 512 bytes, or 100 ms of it where that is more."""
-        bytes_per_second = bits_per_second / _BITS
-        self._pace.floor = bytes_per_second
-        self._portion = int(min(max(512, bytes_per_second / 10), 4096))
+        """Take up the rate of the owner's line."""
+        self._pace.floor = bits_per_second / _BITS
 
     @property
     def uart(self) -> NoReturn:
@@ -175,10 +221,33 @@ class RemoteLine:
     ) -> int | None:
         if self._down is not None:
             raise PortDown(self._down)
+        if channel not in self._allowed:
+            raise PortDown("the owner of the line does not let this class of traffic in", Reason.FORBIDDEN)
+        if self._too_long_away(channel):
+            raise PortDown(f"the link has been away for {self._age_limits[channel]:g} s", Reason.TOO_OLD)
         claim.check(accepted)
         if self._waiting[channel] and self._waiting[channel] + len(data) > self._pace.bytes_per_second * _AHEAD:
             return None
         return self._session.write(channel, data, int(accepted * 1000), turn)
+
+    @property
+    def _portion(self) -> int:
+        """Bytes of a transfer for one turn; a line's buffer that was empty does not make it a fast line."""
+        return int(min(max(_LEAST_PORTION, self._pace.steady * _PORTION_TIME), _MOST_PORTION))
+
+    def _too_long_away(self, channel: Channel) -> bool:
+        return trio.current_time() - self._away_since >= self._age_limits[channel]
+
+    def _wake(self, channels: Iterable[Channel]) -> None:
+        for channel in channels:
+            self._writers[channel].unpark_all()
+
+    def _note_loss(self, settled: Settled) -> None:
+        reason = settled.reason
+        assert reason is not None
+        self.losses[reason] += settled.count
+        level = logging.WARNING if reason is Reason.UNCERTAIN else logging.INFO
+        logger.log(level, "%s: %d bytes sent: %s", settled.channel.name, settled.count, lost_text(reason))
 
 
 @final
@@ -237,6 +306,8 @@ class RemoteTurn:
 
 def lost_text(reason: Reason) -> str:
     """Say why bytes were not written, in words."""
+    if reason is Reason.UNCERTAIN:
+        return "nobody can tell whether the owner of the line wrote it; it is not sent again"
     return f"the owner of the line did not write it: {reason.name.lower().replace('_', ' ')}"
 
 

@@ -46,19 +46,29 @@ _MOST: Final = 65536
 
 
 @final
+class _UnderWay:
+    """A message that was begun, and how far its fate is known."""
+
+    def __init__(self, message: Message) -> None:
+        self.start = self.position = message.offset
+        self.end = message.end
+
+
+@final
 class _Writer:
     """One traffic class of a session: its messages, in order, each to its fate."""
 
-    def __init__(
-        self, session: ServerSession, channel: Channel, heard: ReceiveBuffer, flush: Callable[[], None]
-    ) -> None:
+    def __init__(self, session: ServerSession, channel: Channel, heard: _Heard, flush: Callable[[], None]) -> None:
         self._session = session
         self._channel = channel
         self._heard = heard
         self._flush = flush
-        self._under_way: deque[list[int]] = deque()
+        self._under_way: deque[_UnderWay] = deque()
         self._moved = trio.lowlevel.ParkingLot()
         self._pace = Pace(0.0)
+        self._taken = 0
+        self._retired = False
+        session.window(channel, _LEAST[channel])
         self.post, self._inbox = trio.open_memory_channel[Message](math.inf)  # the session's credit bounds it
         self.received = 0
         self.dropped = 0
@@ -66,41 +76,65 @@ class _Writer:
         """The line as this class may write to it; None while it has no right to."""
 
     async def run(self) -> None:
-        """Write what comes, until cancelled."""
+        """Write what comes, until cancelled or retired."""
         async for message in self._inbox:
+            if self._retired:
+                return
             self.received += len(message.data)
-            self._under_way.append([message.offset, message.end])
+            self._under_way.append(_UnderWay(message))
+            line = self.line
             try:
-                await self._write(message)
+                await self._write(message, line)
             except PortDown as exc:
-                await self._refuse(message, exc.reason)
+                await self._refuse(line, exc.reason)
             except Forbidden:
-                await self._refuse(message, Reason.FORBIDDEN)
+                await self._refuse(line, Reason.FORBIDDEN)
+
+    def retire(self) -> None:
+        """Begin no other message."""
+        self._retired = True
+
+    async def idle(self) -> None:
+        """Wait until every message that was begun has its fate."""
+        while self._under_way:
+            await self._moved.park()
+
+    def give_up(self) -> None:
+        """The session is over: what may still be written is uncertain, the rest never will be."""
+        if self._under_way:
+            first = self._under_way[0]
+            begun = first.end if first.position > first.start else first.start
+            if (end := max(self._taken, begun)) > first.position:
+                self._session.lost(self._channel, end, Reason.UNCERTAIN)
+        self._under_way.clear()
+        self._moved.unpark_all()
 
     def settle(self, count: int, reason: Reason | None) -> None:
         """Tell the session the fate of the next ``count`` bytes: in the tty, or lost for ``reason``."""
+        if not self._under_way:
+            return  # the session is over, and was told so
         message = self._under_way[0]
-        message[0] += count
+        message.position += count
         if reason is None:
-            self._session.handed(self._channel, message[0])
+            self._session.handed(self._channel, message.position)
             self._pace.passed(count)
             ahead = int(self._pace.bytes_per_second * _AHEAD)
             self._session.window(self._channel, min(max(ahead, _LEAST[self._channel]), _MOST))
         else:
             self.dropped += count
-            self._session.lost(self._channel, message[0], reason)
-        if message[0] == message[1]:
+            self._session.lost(self._channel, message.position, reason)
+        if message.position == message.end:
             self._under_way.popleft()
-            self._moved.unpark_all()
+        self._moved.unpark_all()
         self._flush()
 
-    async def _write(self, message: Message) -> None:
-        line = self.line
+    async def _write(self, message: Message, line: Session | None) -> None:
         if line is None:
             raise Forbidden("the right to this traffic class was withdrawn")
         with trio.CancelScope() as line.scope:
             if message.turn is None:
                 await line.write(message.data, message.accepted / 1000)
+                self._taken = message.end
             else:
                 await self._converse(message, message.turn, line)
             return
@@ -111,32 +145,42 @@ class _Writer:
         reply = Reply(parameters.length or math.inf, parameters.end or None, parameters.time / 1000)
         turn = await line.turn(message.data, reply, message.accepted / 1000)
         with contextlib.closing(turn), self._hearing():
+            self._taken = message.end
             await turn.write(lambda: self._mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING))
-            await turn.replied(self._heard, reply)
-            self._mark(message, TurnPhase.END, _status(self._heard, reply))
+            await turn.replied(self._heard.buffer, reply)
+            self._mark(message, TurnPhase.END, _status(self._heard.buffer, reply))
 
     @contextlib.contextmanager
     def _hearing(self) -> Iterator[None]:
-        self._heard.clear()
+        self._heard.wanted = True
         try:
             yield
         finally:
-            self._heard.clear()
+            self._heard.wanted = False
+            self._heard.buffer.clear()
 
     def _mark(self, message: Message, phase: TurnPhase, status: TurnStatus) -> None:
         if phase is TurnPhase.BEGIN:
-            self._heard.clear()
+            self._heard.buffer.clear()
         self._session.turn(self._channel, message.offset, phase, status)
         self._flush()
 
-    async def _refuse(self, message: Message, reason: Reason) -> None:
-        """Lose what is left of a message, after all that came before it has its fate."""
-        while self._under_way and self._under_way[-1][1] == message.end and self._under_way[0][1] != message.end:
+    async def _refuse(self, line: Session | None, reason: Reason) -> None:
+        """Lose what is left of a message, after all that came before it, or is on its way, has its fate."""
+        while len(self._under_way) > 1 or (self._under_way and line is not None and line.on_its_way):
             await self._moved.park()
-        if self._under_way and self._under_way[0][1] == message.end:
-            position, end = self._under_way[0]
-            begun = position > message.offset
-            self.settle(end - position, Reason.INCOMPLETE if begun else reason)
+        if self._under_way:
+            last = self._under_way[0]
+            self.settle(last.end - last.position, Reason.INCOMPLETE if last.position > last.start else reason)
+
+
+@final
+class _Heard:
+    """What answers the turn that a client has; the line itself lets only one have it at a time."""
+
+    def __init__(self) -> None:
+        self.buffer = ReceiveBuffer()
+        self.wanted = False
 
 
 def _status(heard: ReceiveBuffer, reply: Reply) -> TurnStatus:
@@ -164,8 +208,12 @@ class RemoteSeat:
         """As a Reader: bytes of the line that it was told, or is kept for it."""
         self.gaps = 0
         """Bytes that the client told us it would not send after all."""
-        self._heard = ReceiveBuffer()
-        self._writers = {channel: _Writer(session, channel, self._heard, self.flush) for channel in CHANNELS.values()}
+        heard = _Heard()
+        self._heard = heard
+        self._writers = {channel: _Writer(session, channel, heard, self.flush) for channel in CHANNELS.values()}
+        self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0))
+        self._line.listen(self)
+        self._line.listen_for_gaps(self.missed)
 
     @property
     def received(self) -> int:
@@ -186,7 +234,8 @@ class RemoteSeat:
         """As a Reader: pass on what the line said."""
         self.sent += len(data)
         self.session.line(data)
-        self._heard.offer(data)
+        if self._heard.wanted:
+            self._heard.buffer.offer(data)
         self.flush()
 
     def missed(self, count: int, reason: Reason) -> None:
@@ -218,10 +267,22 @@ class RemoteSeat:
         self.session.port(port)
         self.flush()
 
+    def retire(self) -> None:
+        """Begin nothing new: the gateway stops."""
+        for writer in self._writers.values():
+            writer.retire()
+
+    async def idle(self) -> None:
+        """Wait until all that was begun has its fate."""
+        for writer in self._writers.values():
+            await writer.idle()
+
     def end(self, why: str) -> None:
-        """The session is over, and has been told so: end all that it does here."""
-        self.flush()
+        """The session is over: tell the client so, after what became of its bytes, and end all that it does here."""
         self.handle.revoke(why)
+        for writer in self._writers.values():
+            writer.give_up()
+        self.flush()
         self._carrying.cancel()
         self.scope.cancel()
 
@@ -260,11 +321,8 @@ class RemoteSeat:
                     logger.info("%s gave up %d bytes: %s", self.handle.holder, event.count, event.reason.name.lower())
 
     async def run(self) -> None:
-        """Hear the line, and write what the client sends, until the seat's scope is cancelled."""
-        line = self.handle.attenuate(Right.READ, self.handle.holder).open(Right(0))
-        line.listen(self)
-        line.listen_for_gaps(self.missed)
-        with self.scope, contextlib.closing(line):
+        """Write what the client sends, until the seat's scope is cancelled; it hears the line from the first."""
+        with self.scope, contextlib.closing(self._line):
             async with trio.open_nursery() as nursery:
                 for writer in self._writers.values():
                     nursery.start_soon(writer.run)

@@ -168,6 +168,7 @@ class Session:
         """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason."""
         self._age_limit = _AGE_LIMIT.get(write, _OTHERS_AGE_LIMIT)
         self._pending = 0
+        self._line: Line | None = None
         self._active_at = trio.current_time()
         self.scope = trio.CancelScope()
         """All that the holder does with the session runs in it."""
@@ -204,6 +205,11 @@ class Session:
     def dropped(self) -> int:
         """Bytes that came from the client, did not reach the line, and are not on their way to it either."""
         return self.received - self.written - self._pending
+
+    @property
+    def on_its_way(self) -> int:
+        """Bytes that the line has charge of, though their writer may have left: their fate will be told."""
+        return 0 if self._line is None else self._line.begun(self)
 
     @property
     def active_at(self) -> float:
@@ -312,7 +318,7 @@ class Session:
     def _accept(self, data: bytes) -> Line:
         self.received += len(data)
         self._active_at = trio.current_time()
-        line = self._bus.line
+        line = self._line = self._bus.line
         self._pending += len(data)
         return line
 

@@ -56,6 +56,11 @@ class ClientSession:
         """Whether a PING (or the OPEN) has no answer yet."""
         return self._heartbeat.waiting
 
+    @property
+    def holding(self) -> bool:
+        """Whether anything waits to be sent, and may grow too old."""
+        return any(flow.ring.unsent for flow in self._flows.values())
+
     def attach(self) -> int:
         """Go over to a new connection; return its number."""
         self.number += 1

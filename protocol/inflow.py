@@ -56,6 +56,11 @@ class Inflow:
         self._lost: deque[Lost] = deque()
         self._unsaid: deque[Lost] = deque()
 
+    @property
+    def untold(self) -> bool:
+        """Whether the peer has yet to be told what became of something."""
+        return bool(self._unsaid) or self.told < self.settled
+
     def take(self, offset: int, end: int) -> None:
         """Take bytes. Raises RemoteProtocolError where they are not the next, or beyond the credit."""
         self._expect(offset)

@@ -129,6 +129,15 @@ class ServerSession:
         """Say CLOSE, with the final numbers, as soon as it can be sent, and nothing after it."""
         self._closing = reason
 
+    def last_word(self, reason: CloseReason) -> Close | None:
+        """Return the CLOSE for a connection that can carry nothing before it, and so not what is still to be told.
+
+        None where something is: the client would take the numbers for final, and send again what is written.
+        """
+        if any(inbox.flow.untold for inbox in self._inboxes.values()):
+            return None
+        return Close(reason, self._positions())
+
     def next_frame(self, number: int, now: int) -> Frame | None:
         """Return what that connection should send next, if anything."""
         if number != self.number or not self.attached:
