@@ -14,11 +14,11 @@ import pwd
 import time
 from collections import deque
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway import __version__
 from gateway.access import Access
 from gateway.bonjour import Bonjour
 from gateway.bus import Bus
@@ -200,7 +200,6 @@ async def _renew(tls: Tls, hang_ups: Cell[int]) -> None:
 
 def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
     started = time.time()
-    product_version = version("daisyport")
 
     def serial(index: int) -> SerialCgi | None:
         return parts.managers[index].serial_cgi
@@ -214,7 +213,7 @@ def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
         update=parts.changes.update,
         serial=serial,
         web_socket=lambda index: parts.managers[index].web_socket,
-        status=lambda: status(config, product_version, started, settings(), parts.managers, tls.status),
+        status=lambda: status(config, __version__, started, settings(), parts.managers, tls.status),
     )
     users = Users(config.state_dir, config.node_name)
     access = Access(users, lambda: settings().network.http.authentication_policy, config.http.digest)

@@ -13,10 +13,10 @@ import logging
 import os
 import signal
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway import __version__
 from gateway.config import Config
 from gateway.config_file import ConfigError, load
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="daisyport", description="A serial-port gateway that speaks the VAPIX Serial port API."
     )
-    parser.add_argument("--version", action="version", version=f"daisyport {version('daisyport')}")
+    parser.add_argument("--version", action="version", version=f"daisyport {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _command(commands, "run", _run, "run the gateway in the foreground until SIGTERM or SIGINT")
     run.add_argument("--verbose", action="store_true", help="log more")
