@@ -83,6 +83,9 @@ class Cable:
         self.whole = False
         self.cut()
 
+    def plug(self) -> None:
+        self.whole = True
+
     def freeze(self) -> None:
         """Carry nothing, so that neither end notices."""
         self._thawed = trio.Event()
