@@ -19,21 +19,15 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway import __version__
-from gateway.access import Access
 from gateway.bonjour import Bonjour
 from gateway.bus import Bus
 from gateway.changes import Changes
 from gateway.device import SerialDevice
-from gateway.frontdoor import FrontDoor
 from gateway.identity import node_id
 from gateway.listeners import Drivers
 from gateway.manager import Host, Manager
 from gateway.router import Router
-from gateway.routes import House, Routes
-from gateway.status import status
 from gateway.store import Store
-from gateway.tls import Tls
-from gateway.users import Users
 from gateway.watch import Cell
 from protocol.guesses import GuessLimit
 from protocol.parameters import Catalogue
@@ -43,8 +37,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.config import Config, Ptz
+    from gateway.frontdoor import FrontDoor
     from gateway.sdnotify import Notifier
     from gateway.serial_cgi import SerialCgi
+    from gateway.tls import Tls
     from protocol.settings import Settings
 
 __all__ = ["Parts", "StartError", "TooManyRestartsError", "compose", "run"]
@@ -102,27 +98,22 @@ async def run(
     """
     _make_runtime_dir(config.runtime_dir)
     parts = compose(config)
-    tls = _tls(config)
-    front_door = _front_door(config, parts, tls)
     restarts = _Restarts()
     with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
             root.start_soon(notifier.keep_watch)
             root.start_soon(parts.bonjour.run)
-            if config.http.listen:
-                root.start_soon(_renew, tls, hang_ups or Cell(0))
-            async with trio.open_nursery() as ports:
+            async with trio.open_nursery() as ports, trio.open_nursery() as front:
+                if config.http.listen:
+                    _open_front_door(config, parts, hang_ups or Cell(0), front)
                 for manager in parts.managers:
                     ports.start_soon(_keep, manager, stop, restarts)
-                async with trio.open_nursery() as front:
-                    for address in config.http.listen:
-                        front.start_soon(_listen, front_door, front, *address)
-                    front.start_soon(_announce, config, parts.managers, notifier, task_status)
-                    await stop.wait()
-                    notifier.stopping()
-                    logger.info("stopping")
-                    ports.cancel_scope.deadline = trio.current_time() + _STOP
-                    front.cancel_scope.cancel()
+                front.start_soon(_announce, config, parts.managers, notifier, task_status)
+                await stop.wait()
+                notifier.stopping()
+                logger.info("stopping")
+                ports.cancel_scope.deadline = trio.current_time() + _STOP
+                front.cancel_scope.cancel()
             root.cancel_scope.cancel()
 
 
@@ -182,13 +173,23 @@ def _make_runtime_dir(path: Path) -> None:
         ) from None
 
 
+def _open_front_door(config: Config, parts: Parts, hang_ups: Cell[int], clients: trio.Nursery) -> None:
+    """Serve HTTP in the nursery ``clients``, on every address."""
+    tls = _tls(config)
+    door = _front_door(config, parts, tls)
+    clients.start_soon(_renew, tls, hang_ups)
+    for address in config.http.listen:
+        clients.start_soon(_listen, door, clients, *address)
+
+
 def _tls(config: Config) -> Tls:
     """Find the front door's certificate, which vouches for every name that this node listens under."""
+    from gateway.tls import Tls
+
     hosts = [host for host, _ in config.http.listen if host not in ("0.0.0.0", "::")]
     names = dict.fromkeys([config.node_name, "localhost", "127.0.0.1", "::1", *hosts])
     tls = Tls(config.http.tls_certificate, config.http.tls_key, config.state_dir, tuple(names))
-    if config.http.listen:
-        tls.load()
+    tls.load()
     return tls
 
 
@@ -199,6 +200,13 @@ async def _renew(tls: Tls, hang_ups: Cell[int]) -> None:
 
 
 def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
+    # Loaded only where it listens: HTTP, and who may come in by it, cost every daemon memory and a slow start.
+    from gateway.access import Access
+    from gateway.frontdoor import FrontDoor
+    from gateway.routes import House, Routes
+    from gateway.status import status
+    from gateway.users import Users
+
     started = time.time()
 
     def serial(index: int) -> SerialCgi | None:

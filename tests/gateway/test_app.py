@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +42,13 @@ async def test_the_service_manager_is_told_ready_once_and_stopping_at_the_end(tm
 async def test_without_a_front_door_the_ports_run_all_the_same(tmp_path: Path) -> None:
     with lines(tmp_path, 1) as ends:
         await stopped_at_once(configuration(tmp_path, ends, 0, http=Http(listen=())))
+
+
+def test_a_start_loads_nothing_that_only_some_configurations_use() -> None:
+    costly = ("h11", "trio_websocket", "zeroconf", "cryptography", "msgspec", "email", "gateway.http", "gateway.demo")
+    code = f"import sys, gateway.cli, gateway.app; print(*(set({costly}) & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True, text=True)
+    assert found.stdout == "\n"
 
 
 async def test_a_front_door_that_is_taken_is_told_and_tried_again(
