@@ -35,7 +35,7 @@ class ClientSession:
         self._flows = {
             channel: UpFlow(channel, limits.age[channel], limits.ring_bytes, limits.ring_frames) for channel in CLASSES
         }
-        self._line = Inflow(Channel.LINE, 0, limits.window, limits.window // 2)
+        self._line = Inflow(Channel.LINE, 0, limits.window)
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
         self._heartbeat = Heartbeat()
         self._opening = False

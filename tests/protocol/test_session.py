@@ -309,8 +309,8 @@ def test_a_loss_of_which_the_client_did_not_hear_is_told_after_the_cut(pair: Pai
 
 def test_bounds_follow_the_line() -> None:
     pair = Pair(Limits(window=100))
-    pair.server.window(PTZ, 150)
-    assert Credit(PTZ, 150) in pair.down()
+    pair.server.window(PTZ, 250)
+    assert Credit(PTZ, 250) in pair.down()
     pair.server.resize(3)
     pair.server.line(b"abcdef")
     pair.server.gap(2, Reason.OVERFLOW)
