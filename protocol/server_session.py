@@ -29,7 +29,11 @@ ServerEvent: TypeAlias = Message | Gap | Close
 
 @final
 class ServerSession:
-    """One session; ``first`` is the OPEN that asked for it, ``key`` the client's (node id, R index)."""
+    """One session; ``first`` is the OPEN that asked for it, ``key`` the client's (node id, R index).
+
+    ``number`` is the last connection's, ``attached`` whether that lives as far as we know, ``detached_at``
+    when it was found not to.
+    """
 
     def __init__(self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: Limits) -> None:
         self.id = session_id
@@ -42,22 +46,12 @@ class ServerSession:
             channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
         }
         self._down = DownFlow(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
-        self._heartbeat = Heartbeat()
+        self.heartbeat = Heartbeat()
         self._proofs: deque[dict[Channel, int]] = deque()
         self._opening: Open | None = None
         self._closing: CloseReason | None = None
         self._port = port
         self._port_changed = False
-
-    @property
-    def round_trip(self) -> int | None:
-        """The best round trip to the client in milliseconds, None before it is known."""
-        return self._heartbeat.clock.round_trip
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a PING (or the OPENED) has no answer yet."""
-        return self._heartbeat.waiting
 
     @property
     def dropped(self) -> int:
@@ -70,7 +64,7 @@ class ServerSession:
         The caller has seen to it that its number is greater than the last, and that this is its session.
         """
         self.number, self.attached = opening.number, True
-        self._heartbeat = Heartbeat()
+        self.heartbeat = Heartbeat()
         self._proofs.clear()
         for channel, inbox in self._inboxes.items():
             sent, known = opening.positions[channel]
@@ -121,10 +115,6 @@ class ServerSession:
         """Tell the port's state."""
         self._port, self._port_changed = state, True
 
-    def ping(self) -> None:
-        """Ask whether the client is there; at least every ten seconds (see ``inflow``)."""
-        self._heartbeat.ask()
-
     def close(self, reason: CloseReason) -> None:
         """Say CLOSE, with the final numbers, as soon as it can be sent, and nothing after it."""
         self._closing = reason
@@ -158,7 +148,7 @@ class ServerSession:
         return Opened(self.id, echo, self._ask(now), self._positions(), self._port)
 
     def _control(self, now: int) -> Frame | None:
-        frame = self._heartbeat.next_frame(now)
+        frame = self.heartbeat.next_frame(now)
         if isinstance(frame, Ping):
             self._remember()
         if frame is None and self._port_changed:
@@ -180,7 +170,7 @@ class ServerSession:
         if whole is None:
             return []
         first, data = whole
-        accepted = self._heartbeat.clock.local(first.accepted, now)
+        accepted = self.heartbeat.clock.local(first.accepted, now)
         return [Message(frame.channel, first.offset, data, accepted, first.turn)]
 
     def _note(self, frame: Frame, now: int) -> None:
@@ -190,9 +180,9 @@ class ServerSession:
             case Credit():
                 self._down.ring.grant(frame.offset)
             case Ping():
-                self._heartbeat.heard(frame.clock)
+                self.heartbeat.heard(frame.clock)
             case Pong():
-                self._heartbeat.answered(frame.echo, frame.clock, now)
+                self.heartbeat.answered(frame.echo, frame.clock, now)
                 for channel, told in self._proofs.popleft().items():
                     self._inboxes[channel].flow.confirm(told)
             case _:
@@ -200,7 +190,7 @@ class ServerSession:
 
     def _ask(self, now: int) -> int:
         self._remember()
-        return self._heartbeat.asked(now)
+        return self.heartbeat.asked(now)
 
     def _remember(self) -> None:
         """Note what goes out before a question: its answer proves that all of it arrived."""

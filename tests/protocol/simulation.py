@@ -332,9 +332,9 @@ class World:
 
     def ping(self, link: int, *, up: bool) -> None:
         if up:
-            self.nodes[link + 1].client.ping()
+            self.nodes[link + 1].client.heartbeat.ask()
         else:
-            self.nodes[link].below(lambda session: session.ping())
+            self.nodes[link].below(lambda session: session.heartbeat.ask())
         self.run()
 
     def restart(self, place: int) -> None:

@@ -96,9 +96,9 @@ def pair() -> Pair:
 def test_a_session_opens_and_both_know_the_round_trip() -> None:
     pair = Pair()
     assert pair.heard_a == [Resumed(fresh=True, port=PORT)]
-    assert (pair.client.round_trip, pair.server.round_trip) == (0, 0)
-    assert not pair.client.waiting
-    assert not pair.server.waiting
+    assert (pair.client.heartbeat.round_trip, pair.server.heartbeat.round_trip) == (0, 0)
+    assert not pair.client.heartbeat.waiting
+    assert not pair.server.heartbeat.waiting
 
 
 def test_opened_is_answered_before_anything_else_is_said(pair: Pair) -> None:
@@ -141,6 +141,19 @@ def test_a_command_goes_before_a_transfer_that_began_earlier(pair: Pair) -> None
         pair.client.write(channel, b"x", 0)
     order = [frame.channel for frame in pair.up() if isinstance(frame, UpData)]
     assert order == [PTZ, CGI, TCP, TCP]
+
+
+def test_no_part_of_a_long_transfer_stands_in_front_of_a_command(pair: Pair) -> None:
+    number = pair.client.number
+    for _ in range(100):
+        pair.client.write(TCP, bytes(512), 0)
+    assert [frame.offset for _ in range(3) if isinstance(frame := pair.client.next_frame(number, 0), UpData)] == [
+        0,
+        512,
+        1024,
+    ]
+    pair.client.write(PTZ, b"stop", 0)
+    assert pair.client.next_frame(number, 0) == UpData(PTZ, 0, 0, b"stop")
 
 
 def test_the_lines_bytes_come_down_and_go_on_after_a_cut(pair: Pair) -> None:
@@ -223,16 +236,16 @@ def test_what_a_connection_keeps_to_itself_is_our_own_mistake_here(pair: Pair) -
 
 
 def test_pings_are_answered_by_either_side(pair: Pair) -> None:
-    pair.client.ping()
-    pair.server.ping()
+    pair.client.heartbeat.ask()
+    pair.server.heartbeat.ask()
     assert kinds(pair.up()) == ["Ping"]
     assert pair.server.next_frame(pair.server.number, 0) == Pong(0, 0)
-    assert (pair.client.waiting, pair.server.waiting) == (True, False)
+    assert (pair.client.heartbeat.waiting, pair.server.heartbeat.waiting) == (True, False)
     pair.client.receive(pair.client.number, Pong(0, 0), 0)
-    assert not pair.client.waiting
+    assert not pair.client.heartbeat.waiting
     assert isinstance(pair.server.next_frame(pair.server.number, 3), Ping)
     pair.server.receive(pair.server.number, Pong(3, 0), 4)
-    assert pair.server.round_trip == 0
+    assert pair.server.heartbeat.round_trip == 0
 
 
 def test_a_server_that_closes_leaves_nothing_uncertain(pair: Pair) -> None:
