@@ -41,7 +41,7 @@ class ClientSession:
         }
         self._line = Inflow(Channel.LINE, 0, limits.window)
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
-        self.heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat()
         self._opening = False
         self._closing: CloseReason | None = None
         self._heard = False
@@ -50,12 +50,22 @@ class ClientSession:
         self.attached = False
         self.resumed = False
 
+    @property
+    def round_trip(self) -> int | None:
+        """The best round trip to the server in milliseconds, None before it is known."""
+        return self._heartbeat.clock.round_trip
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a PING (or the OPEN) has no answer yet."""
+        return self._heartbeat.waiting
+
     def attach(self) -> int:
         """Go over to a new connection; return its number."""
         self.number += 1
         self.attached, self.resumed = True, False
         self._opening, self._closing = True, None
-        self.heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat()
         return self.number
 
     def detach(self) -> None:
@@ -94,6 +104,10 @@ class ClientSession:
             flow.abandon(reason)
         return self._news()
 
+    def ping(self) -> None:
+        """Ask whether the server is there."""
+        self._heartbeat.ask()
+
     def close(self, reason: CloseReason) -> None:
         """Say CLOSE as soon as it can be sent, and nothing after it; then ``abandon``."""
         self._closing = reason
@@ -104,7 +118,7 @@ class ClientSession:
             return None
         if self._opening:
             self._opening = False
-            return Open(self.id, number, self.heartbeat.asked(now), self._positions())
+            return Open(self.id, number, self._heartbeat.asked(now), self._positions())
         if self._closing is not None:
             self.detach()
             return Close(self._closing, self._positions())
@@ -118,7 +132,7 @@ class ClientSession:
         return [*self._news(), *events]
 
     def _next(self, now: int) -> Frame | None:
-        frame = self.heartbeat.next_frame(now) or self._line.next_frame()
+        frame = self._heartbeat.next_frame(now) or self._line.next_frame()
         if frame is not None:
             return frame
         frames = (self._flows[channel].next_frame(now) for channel in SEND_ORDER)
@@ -153,17 +167,17 @@ class ClientSession:
             case Credit():
                 self._flows[frame.channel].ring.grant(frame.offset)
             case Ping():
-                self.heartbeat.heard(frame.clock)
+                self._heartbeat.heard(frame.clock)
             case Pong():
-                self.heartbeat.answered(frame.echo, frame.clock, now)
+                self._heartbeat.answered(frame.echo, frame.clock, now)
             case _:
                 raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
 
     def _resume(self, opened: Opened, now: int) -> list[ClientEvent]:
         if opened.session == NO_SESSION:
             raise RemoteProtocolError("OPENED without a session")
-        self.heartbeat.answered(opened.echo, opened.clock, now)
-        self.heartbeat.heard(opened.clock)
+        self._heartbeat.answered(opened.echo, opened.clock, now)
+        self._heartbeat.heard(opened.clock)
         line = opened.positions[Channel.LINE]
         if line.reached != self._line.received:
             raise RemoteProtocolError(f"the line goes on from {line.reached}, not {self._line.received}")

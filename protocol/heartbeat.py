@@ -26,11 +26,6 @@ class Heartbeat:
         self._due = False
 
     @property
-    def round_trip(self) -> int | None:
-        """The best round trip to the peer in milliseconds, None before it is known."""
-        return self.clock.round_trip
-
-    @property
     def waiting(self) -> bool:
         """Whether a question has gone out and has no answer yet."""
         return bool(self._asked)

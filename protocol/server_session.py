@@ -46,12 +46,22 @@ class ServerSession:
             channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
         }
         self._down = DownFlow(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
-        self.heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat()
         self._proofs: deque[dict[Channel, int]] = deque()
         self._opening: Open | None = None
         self._closing: CloseReason | None = None
         self._port = port
         self._port_changed = False
+
+    @property
+    def round_trip(self) -> int | None:
+        """The best round trip to the client in milliseconds, None before it is known."""
+        return self._heartbeat.clock.round_trip
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a PING (or the OPENED) has no answer yet."""
+        return self._heartbeat.waiting
 
     @property
     def dropped(self) -> int:
@@ -64,7 +74,7 @@ class ServerSession:
         The caller has seen to it that its number is greater than the last, and that this is its session.
         """
         self.number, self.attached = opening.number, True
-        self.heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat()
         self._proofs.clear()
         for channel, inbox in self._inboxes.items():
             sent, known = opening.positions[channel]
@@ -115,6 +125,10 @@ class ServerSession:
         """Tell the port's state."""
         self._port, self._port_changed = state, True
 
+    def ping(self) -> None:
+        """Ask whether the client is there; at least every ten seconds (see ``inflow``)."""
+        self._heartbeat.ask()
+
     def close(self, reason: CloseReason) -> None:
         """Say CLOSE, with the final numbers, as soon as it can be sent, and nothing after it."""
         self._closing = reason
@@ -148,7 +162,7 @@ class ServerSession:
         return Opened(self.id, echo, self._ask(now), self._positions(), self._port)
 
     def _control(self, now: int) -> Frame | None:
-        frame = self.heartbeat.next_frame(now)
+        frame = self._heartbeat.next_frame(now)
         if isinstance(frame, Ping):
             self._remember()
         if frame is None and self._port_changed:
@@ -170,7 +184,7 @@ class ServerSession:
         if whole is None:
             return []
         first, data = whole
-        accepted = self.heartbeat.clock.local(first.accepted, now)
+        accepted = self._heartbeat.clock.local(first.accepted, now)
         return [Message(frame.channel, first.offset, data, accepted, first.turn)]
 
     def _note(self, frame: Frame, now: int) -> None:
@@ -180,9 +194,9 @@ class ServerSession:
             case Credit():
                 self._down.ring.grant(frame.offset)
             case Ping():
-                self.heartbeat.heard(frame.clock)
+                self._heartbeat.heard(frame.clock)
             case Pong():
-                self.heartbeat.answered(frame.echo, frame.clock, now)
+                self._heartbeat.answered(frame.echo, frame.clock, now)
                 for channel, told in self._proofs.popleft().items():
                     self._inboxes[channel].flow.confirm(told)
             case _:
@@ -190,7 +204,7 @@ class ServerSession:
 
     def _ask(self, now: int) -> int:
         self._remember()
-        return self.heartbeat.asked(now)
+        return self._heartbeat.asked(now)
 
     def _remember(self) -> None:
         """Note what goes out before a question: its answer proves that all of it arrived."""

@@ -24,10 +24,6 @@ The two ends
     its task wakes up. ``next_frame`` is asked again after every call that may have given it something to
     say. It gives answers and numbers first, then the line's bytes, then PTZ, CGI, TCP.
 
-    ``session.heartbeat`` is the connection's: ``ask()`` has a PING sent, ``waiting`` tells whether one has no
-    answer yet, ``round_trip`` what the best took. B asks at least every ten seconds (see ``inflow``), and both
-    after each second without traffic.
-
 Errors
     ``receive`` raises RemoteProtocolError where the peer broke the rules behind a good tag: send
     CLOSE(PROTOCOL) and end the session. LocalProtocolError is a bug of the caller.

@@ -332,9 +332,9 @@ class World:
 
     def ping(self, link: int, *, up: bool) -> None:
         if up:
-            self.nodes[link + 1].client.heartbeat.ask()
+            self.nodes[link + 1].client.ping()
         else:
-            self.nodes[link].below(lambda session: session.heartbeat.ask())
+            self.nodes[link].below(lambda session: session.ping())
         self.run()
 
     def restart(self, place: int) -> None:

@@ -96,9 +96,9 @@ def pair() -> Pair:
 def test_a_session_opens_and_both_know_the_round_trip() -> None:
     pair = Pair()
     assert pair.heard_a == [Resumed(fresh=True, port=PORT)]
-    assert (pair.client.heartbeat.round_trip, pair.server.heartbeat.round_trip) == (0, 0)
-    assert not pair.client.heartbeat.waiting
-    assert not pair.server.heartbeat.waiting
+    assert (pair.client.round_trip, pair.server.round_trip) == (0, 0)
+    assert not pair.client.waiting
+    assert not pair.server.waiting
 
 
 def test_opened_is_answered_before_anything_else_is_said(pair: Pair) -> None:
@@ -236,16 +236,16 @@ def test_what_a_connection_keeps_to_itself_is_our_own_mistake_here(pair: Pair) -
 
 
 def test_pings_are_answered_by_either_side(pair: Pair) -> None:
-    pair.client.heartbeat.ask()
-    pair.server.heartbeat.ask()
+    pair.client.ping()
+    pair.server.ping()
     assert kinds(pair.up()) == ["Ping"]
     assert pair.server.next_frame(pair.server.number, 0) == Pong(0, 0)
-    assert (pair.client.heartbeat.waiting, pair.server.heartbeat.waiting) == (True, False)
+    assert (pair.client.waiting, pair.server.waiting) == (True, False)
     pair.client.receive(pair.client.number, Pong(0, 0), 0)
-    assert not pair.client.heartbeat.waiting
+    assert not pair.client.waiting
     assert isinstance(pair.server.next_frame(pair.server.number, 3), Ping)
     pair.server.receive(pair.server.number, Pong(3, 0), 4)
-    assert pair.server.heartbeat.round_trip == 0
+    assert pair.server.round_trip == 0
 
 
 def test_a_server_that_closes_leaves_nothing_uncertain(pair: Pair) -> None:
