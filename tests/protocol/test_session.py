@@ -226,6 +226,8 @@ def test_a_path_that_leads_through_ourselves_is_closed(pair: Pair) -> None:
 def test_a_ping_is_answered_with_both_clocks(pair: Pair) -> None:
     pair.client.receive(pair.client.number, Ping(5), 7)
     assert pair.client.next_frame(pair.client.number, 8) == Pong(5, 8)
+    pair.server.receive(pair.server.number, Ping(6), 7)
+    assert pair.server.next_frame(pair.server.number, 9) == Pong(6, 9)
 
 
 def test_what_a_connection_keeps_to_itself_is_our_own_mistake_here(pair: Pair) -> None:
