@@ -439,3 +439,12 @@ def test_detached_sessions_wait_for_so_long_and_so_many() -> None:
     assert [ended.session.key[1] for ended in register.sweep(3000, 60_000)] == [1]
     assert [ended.session.key[1] for ended in register.sweep(62_001, 60_000)] == [2]
     assert [session.key[1] for session in register] == [0, 3]
+
+
+def test_a_message_larger_than_the_window_arrives_whole() -> None:
+    pair = Pair(Limits(window=4))
+    pair.talk()
+    pair.heard()
+    pair.client.write(CGI, b"0123456789", 0)
+    pair.talk()
+    assert [event.data for event in pair.heard()[1] if isinstance(event, Message)] == [b"0123456789"]
