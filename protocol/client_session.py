@@ -28,14 +28,18 @@ ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Clos
 
 @final
 class ClientSession:
-    """What a client keeps through all its connections. ``node`` is our own node id."""
+    """What a client keeps through all its connections. ``node`` is our own node id.
+
+    ``id`` is the session that the next connection asks for, ``number`` the last connection's, ``attached``
+    whether that lives as far as we know, ``resumed`` whether the server has answered on it.
+    """
 
     def __init__(self, node: bytes, limits: Limits) -> None:
         self._node = node
         self._flows = {
             channel: UpFlow(channel, limits.age[channel], limits.ring_bytes, limits.ring_frames) for channel in CLASSES
         }
-        self._line = Inflow(Channel.LINE, 0, limits.window, limits.window // 2)
+        self._line = Inflow(Channel.LINE, 0, limits.window)
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
         self._heartbeat = Heartbeat()
         self._opening = False

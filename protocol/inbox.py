@@ -44,12 +44,12 @@ class Inbox:
     """One incoming class from offset ``start``; ``window`` bytes may wait for the line."""
 
     def __init__(self, channel: Channel, start: int, window: int) -> None:
-        self.flow = Inflow(channel, start, window, window)
+        self.flow = Inflow(channel, start, window)
         self._parts: list[UpData] = []
 
     def resize(self, window: int) -> None:
         """Let so many bytes wait for the line from now on; what is granted stays granted."""
-        self.flow.window = self.flow.low = window
+        self.flow.window = window
 
     def take(self, frame: UpData) -> tuple[UpData, bytes] | None:
         """Take a frame; return the first frame and all the bytes of a message that is now whole.

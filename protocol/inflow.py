@@ -39,14 +39,13 @@ def _extend(ranges: deque[Lost], lost: Lost) -> None:
 class Inflow:
     """One incoming stream from offset ``start``.
 
-    Credit is granted to ``window`` bytes beyond what is settled, whenever less than ``low`` is left of it;
-    and, where ``partial`` names the offset of a message whose rest is awaited, at least for that message.
+    Credit is granted to ``window`` bytes beyond what is settled, whenever less than half of that is left; and,
+    where ``partial`` names the offset of a message whose rest is awaited, at once for all of that message.
     """
 
-    def __init__(self, channel: Channel, start: int, window: int, low: int) -> None:
+    def __init__(self, channel: Channel, start: int, window: int) -> None:
         self.channel = channel
         self.window = window
-        self.low = low
         self.received = start
         self.settled = start
         self.told = start
@@ -114,13 +113,17 @@ class Inflow:
             return self._tell_lost(self._unsaid[0])
         if self.told < self.settled:
             return self._acknowledge(self.settled)
-        allowed = self.settled + self.window
-        if self.partial is not None:
-            allowed = max(allowed, self.partial + MAX_MESSAGE)
-        if allowed <= self._granted or self._granted - self.received >= self.low:
+        allowed = self._allowed()
+        if allowed <= self._granted:
             return None
         self._granted = allowed
         return Credit(self.channel, allowed)
+
+    def _allowed(self) -> int:
+        if self.partial is not None:
+            return max(self.settled + self.window, self.partial + MAX_MESSAGE)
+        plenty = 2 * (self._granted - self.received) >= self.window
+        return self._granted if plenty else self.settled + self.window
 
     def _tell_lost(self, lost: Lost) -> Ack | Lost:
         if self.told < lost.offset:

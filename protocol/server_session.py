@@ -29,7 +29,11 @@ ServerEvent: TypeAlias = Message | Gap | Close
 
 @final
 class ServerSession:
-    """One session; ``first`` is the OPEN that asked for it, ``key`` the client's (node id, R index)."""
+    """One session; ``first`` is the OPEN that asked for it, ``key`` the client's (node id, R index).
+
+    ``number`` is the last connection's, ``attached`` whether that lives as far as we know, ``detached_at``
+    when it was found not to.
+    """
 
     def __init__(self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: Limits) -> None:
         self.id = session_id

@@ -20,7 +20,7 @@ from protocol.inbox import Message
 from protocol.port_state import PortState
 from protocol.reasons import CloseReason, Reason
 from protocol.register import Ended, Refused, Register
-from protocol.remote_port import Connection, Event
+from protocol.remote_port import Connection, Event, State
 from protocol.session import CLASSES, Limits
 from protocol.session_frames import Close, Open, Port
 from protocol.stream_frames import Channel, DownData, Gap, Turn
@@ -163,11 +163,14 @@ class Node:
             return
         count = len(message.data) * share // 4
         if message.turn:
+            self.world.note_turn(message, TurnPhase.BEGIN)
             session.turn(channel, message.offset, TurnPhase.BEGIN, TurnStatus.RUNNING)
+            self.world.speak(9)
         self.world.tty.append((message.data[:count], self.world.time))
         session.handed(channel, message.offset + count)
         session.lost(channel, message.end, Reason.PORT_DOWN)
         if message.turn:
+            self.world.note_turn(message, TurnPhase.END)
             session.turn(channel, message.offset, TurnPhase.END, TurnStatus.TIME)
 
     # What comes from above
@@ -238,6 +241,7 @@ class World:
         self.tty: list[tuple[bytes, int]] = []
         self.written: dict[int, Written] = {}
         self.lost_writers: set[int] = set()
+        self.turns: dict[tuple[int, TurnPhase], int] = {}
         self.gaps = 0
         self.nodes = [Node(self, place, 0) for place in range(nodes)]
         self.wires: list[list[Wire]] = [[] for _ in range(nodes - 1)]
@@ -272,6 +276,11 @@ class World:
             self.wires[link][-1].client_open = False
         client.client.detach()
         self.wires[link].append(wire)
+
+    def redial(self, link: int) -> None:
+        newest = self.wires[link][-1]
+        if not newest.client_open or newest.client.state is State.CLOSED:
+            self.connect(link)
 
     def cut(self, link: int, *, client: bool, server: bool, flight: bool) -> None:
         """Each end may learn of it now or later; what is under way may still arrive."""
@@ -364,6 +373,9 @@ class World:
         del queue[:count]
         self.receive(link, chosen, data, up=up)
         self.run()
+
+    def note_turn(self, message: Message, phase: TurnPhase) -> None:
+        self.turns[int.from_bytes(message.data[:4], "big"), phase] = self.line
 
     # How it follows
 
@@ -479,16 +491,19 @@ class World:
     def check_down(self) -> None:
         for node in self.nodes[1:]:
             self.check_bus(node.bus)
-            for written, phase, bus in node.own_turns:
-                assert phase in TurnPhase
-                assert written.turn
-                self.check_bus(bus)
+            marks = [(written.number, phase) for written, phase, _ in node.own_turns]
+            assert len(set(marks)) == len(marks), "no turn begins or ends twice"
+            for mark, (_, _, bus) in zip(marks, node.own_turns, strict=True):
+                place = self.check_bus(bus)
+                known = sum(len(part) for part in bus[-1] if isinstance(part, bytes)) >= 8
+                assert place == self.turns[mark] or not known, "a turn stands where it stood on the line"
 
-    def check_bus(self, bus: list[list[bytes | int]]) -> None:
+    def check_bus(self, bus: list[list[bytes | int]]) -> int:
         """Each stretch without a gap of unknown size is on the line, behind the stretch before it."""
         start = 0
         for segment in bus:
             start = self.place_of(segment, start)
+        return start
 
     def place_of(self, segment: list[bytes | int], start: int) -> int:
         length = sum(part if isinstance(part, int) else len(part) for part in segment)
@@ -529,9 +544,8 @@ class World:
                 assert written.fates[-1][1] == len(written.data)
 
     def go_on(self) -> None:
-        for link, wires in enumerate(self.wires):
-            if not wires[-1].client_open or wires[-1].client.state.value == "none: closed":
-                self.connect(link)
+        for link in range(len(self.wires)):
+            self.redial(link)
             for up in (True, False):
                 self.deliver(link, up=up, count=10_000)
         for channel in CLASSES:

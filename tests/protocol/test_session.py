@@ -143,6 +143,19 @@ def test_a_command_goes_before_a_transfer_that_began_earlier(pair: Pair) -> None
     assert order == [PTZ, CGI, TCP, TCP]
 
 
+def test_no_part_of_a_long_transfer_stands_in_front_of_a_command(pair: Pair) -> None:
+    number = pair.client.number
+    for _ in range(100):
+        pair.client.write(TCP, bytes(512), 0)
+    assert [frame.offset for _ in range(3) if isinstance(frame := pair.client.next_frame(number, 0), UpData)] == [
+        0,
+        512,
+        1024,
+    ]
+    pair.client.write(PTZ, b"stop", 0)
+    assert pair.client.next_frame(number, 0) == UpData(PTZ, 0, 0, b"stop")
+
+
 def test_the_lines_bytes_come_down_and_go_on_after_a_cut(pair: Pair) -> None:
     pair.server.line(b"abc")
     pair.down()
@@ -213,6 +226,8 @@ def test_a_path_that_leads_through_ourselves_is_closed(pair: Pair) -> None:
 def test_a_ping_is_answered_with_both_clocks(pair: Pair) -> None:
     pair.client.receive(pair.client.number, Ping(5), 7)
     assert pair.client.next_frame(pair.client.number, 8) == Pong(5, 8)
+    pair.server.receive(pair.server.number, Ping(6), 7)
+    assert pair.server.next_frame(pair.server.number, 9) == Pong(6, 9)
 
 
 def test_what_a_connection_keeps_to_itself_is_our_own_mistake_here(pair: Pair) -> None:
@@ -309,8 +324,8 @@ def test_a_loss_of_which_the_client_did_not_hear_is_told_after_the_cut(pair: Pai
 
 def test_bounds_follow_the_line() -> None:
     pair = Pair(Limits(window=100))
-    pair.server.window(PTZ, 150)
-    assert Credit(PTZ, 150) in pair.down()
+    pair.server.window(PTZ, 250)
+    assert Credit(PTZ, 250) in pair.down()
     pair.server.resize(3)
     pair.server.line(b"abcdef")
     pair.server.gap(2, Reason.OVERFLOW)
@@ -424,3 +439,12 @@ def test_detached_sessions_wait_for_so_long_and_so_many() -> None:
     assert [ended.session.key[1] for ended in register.sweep(3000, 60_000)] == [1]
     assert [ended.session.key[1] for ended in register.sweep(62_001, 60_000)] == [2]
     assert [session.key[1] for session in register] == [0, 3]
+
+
+def test_a_message_larger_than_the_window_arrives_whole() -> None:
+    pair = Pair(Limits(window=4))
+    pair.talk()
+    pair.heard()
+    pair.client.write(CGI, b"0123456789", 0)
+    pair.talk()
+    assert [event.data for event in pair.heard()[1] if isinstance(event, Message)] == [b"0123456789"]
