@@ -6,42 +6,65 @@ import argparse
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tests.benchmarks.chains import CHAINS
 from tests.benchmarks.peers import PEERS, NotReady
 from tests.benchmarks.report import as_json, table
-from tests.benchmarks.rounds import FULL, QUICK, run
+from tests.benchmarks.rounds import FULL, QUICK, run, run_chained
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.benchmarks.peers import Peer
 
 _USUAL = ("daisyport", "ser2net", "tuned", "socat")
 
 
 def main() -> int:
     """Measure what is there; 1 when a byte got lost."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description="How fast and how big Daisyport is."
-    )
-    parser.add_argument("--quick", action="store_true", help="under 30 s instead of under 3 minutes; coarser")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
-    parser.add_argument(
-        "--peers", nargs="+", choices=PEERS, default=_USUAL, help="which of them (default: %(default)s)"
-    )
-    options = parser.parse_args()
-    absent = [name for name in options.peers if not PEERS[name].present()]
-    peers = [PEERS[name] for name in options.peers if name not in absent]
-    if absent:
-        print(f"not here: {', '.join(absent)}", file=sys.stderr)
-    if not peers:
+    options = _options()
+    cases = {
+        "direct": (run, [PEERS[name] for name in options.peers]),
+        "chained": (run_chained, list(CHAINS.values())),
+    }
+    chosen = {case: (measure, _present(peers)) for case, (measure, peers) in cases.items() if case in options.cases}
+    if not all(peers for _, peers in chosen.values()):
         return 2
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    pace = QUICK if options.quick else FULL
     try:
-        results = run(peers, QUICK if options.quick else FULL)
+        results = {case: measure(peers, pace) for case, (measure, peers) in chosen.items()}
     except NotReady as exc:
         print(exc, file=sys.stderr)
         return 2
-    print(table(results))
+    print("\n\n".join(f"{case}\n{table(figures)}" for case, figures in results.items()))
     if options.json:
         options.json.write_text(as_json(results))
-    return 1 if results.lost else 0
+    return 1 if any(figures.lost for figures in results.values()) else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description="How fast and how big Daisyport is."
+    )
+    parser.add_argument("--quick", action="store_true", help="coarser, in a quarter of the time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
+    parser.add_argument(
+        "--cases", nargs="+", choices=("direct", "chained"), default=("direct", "chained"), help="default: both"
+    )
+    parser.add_argument(
+        "--peers", nargs="+", choices=PEERS, default=_USUAL, help="which in the direct case (default: %(default)s)"
+    )
+    return parser.parse_args()
+
+
+def _present(peers: Sequence[Peer]) -> list[Peer]:
+    absent = [peer.name for peer in peers if not peer.present()]
+    if absent:
+        print(f"not here: {', '.join(absent)}", file=sys.stderr)
+    return [peer for peer in peers if peer.name not in absent]
 
 
 if __name__ == "__main__":

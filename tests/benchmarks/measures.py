@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BULK",
     "BURST",
+    "CHAINED",
+    "CHAINED_BULK",
     "IDLE",
     "LATENCY",
     "MEMORY_MANY",
@@ -123,7 +125,10 @@ def _hears(client: socket.socket, token: bytes, end: float) -> bool:
     with contextlib.suppress(TimeoutError):
         while not heard.endswith(token):
             client.settimeout(max(1e-3, end - time.monotonic()))
-            heard += client.recv(_LONGEST)
+            data = client.recv(_LONGEST)
+            if not data:
+                raise Lost("a client's connection was closed")
+            heard += data
     client.settimeout(None)
     return heard.endswith(token)
 
@@ -286,6 +291,11 @@ def _bulk_to_net(rig: Rig, seconds: float) -> list[float]:
     return _megabytes(rig, rig.lines[0], rig.clients, _bulk(seconds), _PERIOD)
 
 
+def _paced_to_net(rig: Rig, seconds: float) -> list[float]:
+    """A pty is faster than any link, and a link keeps no more than 1 MiB: the device waits for who reads."""
+    return _megabytes(rig, rig.lines[0], rig.clients, _bulk(seconds), _WINDOW)
+
+
 def _to_all(rig: Rig, seconds: float) -> list[float]:
     return _megabytes(rig, rig.lines[0], rig.clients, _bulk(seconds / 3), _WINDOW)
 
@@ -321,3 +331,5 @@ BULK = (
 )
 STUCK = Metric(Row("8 readers beside a stuck one", "MB/s", more_is_better=True), _beside_a_stuck_one, 8)
 BURST = Metric(Row("64 ports speak at once", "us"), partial(_all_speak, size=16))
+CHAINED = tuple(metric for metric in LATENCY if metric.readers == 1)
+CHAINED_BULK = (BULK[0], Metric(Row("paced line to net", "MB/s", more_is_better=True), _paced_to_net))

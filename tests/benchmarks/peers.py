@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["PEERS", "NotReady", "Peer", "Port", "Running", "start"]
+__all__ = ["PEERS", "NotReady", "Peer", "Port", "Running", "daisyport", "has", "start", "which"]
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 10.0
@@ -36,11 +36,15 @@ class NotReady(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A serial line that a gateway is to open, the TCP port where it offers it, and for how many clients."""
+    """A serial line that a gateway is to open, the TCP port where it offers it, and for how many clients.
+
+    `links` are TCP ports for a chain of programs between the two.
+    """
 
     device: str
     tcp: int
     clients: int = 1
+    links: tuple[int, ...] = ()
 
 
 @final
@@ -50,7 +54,7 @@ class Peer:
 
     `commands` writes what configuration it needs into a directory and gives the commands to run. `shares`: any
     number of clients get what one line says. `notifies`: it says READY=1 on NOTIFY_SOCKET; the others are ready
-    when they listen.
+    when they listen. `links`: so many it has on the way to a line.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Peer:
     present: Callable[[], bool]
     shares: bool = True
     notifies: bool = False
+    links: int = 0
 
 
 @final
@@ -109,7 +114,8 @@ def start(peer: Peer, ports: Sequence[Port], directory: Path, cpus: set[int]) ->
                 process = subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=log, stderr=log)
                 stack.callback(_stop, process)
                 processes.append(process)
-        ready = (lambda: _said_ready(notify)) if peer.notifies else (lambda: _all_listen(ports))
+        said = _Readies(notify, len(commands))
+        ready = said.all if peer.notifies else (lambda: _all_listen(ports))
         _wait(peer, processes, ready, directory / "log")
         yield Running(tuple(processes), time.monotonic() - began)
 
@@ -151,23 +157,37 @@ def _notify_socket(directory: Path) -> Iterator[socket.socket]:
         yield notify
 
 
-def _said_ready(notify: socket.socket) -> bool:
-    try:
-        return b"READY=1" in notify.recv(4096).split(b"\n")
-    except BlockingIOError:
-        return False
+@final
+@dataclass(slots=True)
+class _Readies:
+    """Those who have still to say that they are ready."""
+
+    notify: socket.socket
+    missing: int
+
+    def all(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while self.missing:
+                self.missing -= b"READY=1" in self.notify.recv(4096).split(b"\n")
+        return not self.missing
 
 
 def _all_listen(ports: Sequence[Port]) -> bool:
     """Asked of the kernel: a connection would be a client, and change what is measured."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening = {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A"}
-    return all(port.tcp in listening for port in ports)
+    return all({port.tcp, *port.links} <= listening for port in ports)
 
 
 def _daisyport(ports: Sequence[Port], directory: Path) -> list[list[str]]:
+    lines = [f'[[serial]]\ndevice = "{port.device}"' for port in ports]
+    return [daisyport(directory / "cpu", lines, "".join(_parameters(i, port) for i, port in enumerate(ports)))]
+
+
+def daisyport(directory: Path, hardware: Sequence[str], parameters: str) -> list[str]:
+    """Prepare a directory for a daemon with this hardware and these parameters, and return the command."""
     state = directory / "state"
-    state.mkdir(mode=0o700)
+    state.mkdir(mode=0o700, parents=True)
     config = [
         f'state_dir = "{state}"',
         f'runtime_dir = "{directory}"',
@@ -175,14 +195,12 @@ def _daisyport(ports: Sequence[Port], directory: Path) -> list[list[str]]:
         "listen = []",
         "[tcp]",
         'bind = ["127.0.0.1"]',
+        *hardware,
     ]
-    for port in ports:
-        config += ["[[serial]]", f'device = "{port.device}"']
     (directory / "daisyport.toml").write_text("\n".join(config) + "\n")
-    parameters = state / "parameters"
-    parameters.touch(mode=0o600)
-    parameters.write_text("".join(_parameters(i, port) for i, port in enumerate(ports)))
-    return [[sys.executable, "-m", "gateway", "run", "--config", str(directory / "daisyport.toml")]]
+    (state / "parameters").touch(mode=0o600)
+    (state / "parameters").write_text(parameters)
+    return [sys.executable, "-m", "gateway", "run", "--config", str(directory / "daisyport.toml")]
 
 
 def _parameters(index: int, port: Port) -> str:
@@ -203,27 +221,28 @@ def _ser2net(options: Sequence[str], accepter: str = "tcp") -> Callable[[Sequenc
                 *(f"    {option}" for option in options),
             ]
         (directory / "ser2net.yaml").write_text("\n".join(lines) + "\n")
-        return [[_which("ser2net"), "-n", "-u", "-c", str(directory / "ser2net.yaml")]]
+        return [[which("ser2net"), "-n", "-u", "-c", str(directory / "ser2net.yaml")]]
 
     return commands
 
 
 def _socat(ports: Sequence[Port], _directory: Path) -> list[list[str]]:
     listen = "TCP-LISTEN:{},bind=127.0.0.1,reuseaddr,fork,nodelay"
-    return [[_which("socat"), listen.format(port.tcp), f"OPEN:{port.device},rawer"] for port in ports]
+    return [[which("socat"), listen.format(port.tcp), f"OPEN:{port.device},rawer"] for port in ports]
 
 
 def _relay(ports: Sequence[Port], _directory: Path) -> list[list[str]]:
     return [[sys.executable, "-m", "tests.benchmarks.relay", str(port.tcp), port.device] for port in ports]
 
 
-def _which(program: str) -> str:
+def which(program: str) -> str:
     """Where a program is; daemons often live where a user's PATH does not look."""
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or ""
 
 
-def _has(program: str) -> Callable[[], bool]:
-    return lambda: _which(program) != ""
+def has(program: str) -> Callable[[], bool]:
+    """Whether a program is here, when asked."""
+    return lambda: which(program) != ""
 
 
 _BIG = ("chardelay: false", "dev-to-net-bufsize: 65536", "net-to-dev-bufsize: 65536")
@@ -232,10 +251,10 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("daisyport", _daisyport, lambda: importlib.util.find_spec("gateway.__main__") is not None, notifies=True),
-        Peer("ser2net", _ser2net(()), _has("ser2net")),
-        Peer("tuned", _ser2net(("chardelay: false",)), _has("ser2net")),
-        Peer("max", _ser2net(_BIG, "tcp(nodelay)"), _has("ser2net")),
-        Peer("socat", _socat, _has("socat"), shares=False),
+        Peer("ser2net", _ser2net(()), has("ser2net")),
+        Peer("tuned", _ser2net(("chardelay: false",)), has("ser2net")),
+        Peer("max", _ser2net(_BIG, "tcp(nodelay)"), has("ser2net")),
+        Peer("socat", _socat, has("socat"), shares=False),
         Peer("relay", _relay, lambda: True),
     )
 }

@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.benchmarks.measures import Row
     from tests.benchmarks.rounds import Figure, Results
 
@@ -50,8 +52,12 @@ def _proofs(results: Results) -> list[str]:
     ]
 
 
-def as_json(results: Results) -> str:
-    """Every block's samples are in it only as median and p99 of the row."""
+def as_json(cases: Mapping[str, Results]) -> str:
+    """Every case's rows, and each row's blocks as their medians."""
+    return json.dumps({case: _plain(results) for case, results in cases.items()}, indent=2)
+
+
+def _plain(results: Results) -> dict[str, object]:
     rows = [
         {
             "metric": row.name,
@@ -64,4 +70,4 @@ def as_json(results: Results) -> str:
         }
         for row, figures in results.figures.items()
     ]
-    return json.dumps({"rows": rows, "carried": results.carried, "lost": results.lost}, indent=2)
+    return {"rows": rows, "carried": results.carried, "lost": results.lost}

@@ -23,9 +23,9 @@ from tests.benchmarks.measures import Metric, Rig, Row, seated
 from tests.benchmarks.peers import Peer, Port, Running, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FULL", "QUICK", "Figure", "Pace", "Results", "run"]
+__all__ = ["FULL", "QUICK", "Figure", "Pace", "Results", "run", "run_chained"]
 
 
 _MOST_CLIENTS = 65
@@ -97,14 +97,22 @@ class _Bench:
 
 
 def run(peers: Sequence[Peer], pace: Pace) -> Results:
-    """Measure everything. Raises NotReady when a peer does not start."""
+    """Measure everything on one machine. Raises NotReady when a peer does not start."""
+    return _run(peers, pace, _start_ups, _one_port, _many_ports)
+
+
+def run_chained(peers: Sequence[Peer], pace: Pace) -> Results:
+    """Measure the ways over links to another machine's line. Raises NotReady when a peer does not start."""
+    return _run(peers, pace, _chained)
+
+
+def _run(peers: Sequence[Peer], pace: Pace, *stages: Callable[[Results, Sequence[Peer], Pace, Path], None]) -> Results:
     results = Results(tuple(peer.name for peer in peers))
     gc.disable()
     try:
         with tempfile.TemporaryDirectory(prefix="daisyport-benchmark-") as directory:
-            _start_ups(results, peers, pace, Path(directory))
-            _one_port(results, peers, pace, Path(directory))
-            _many_ports(results, peers, pace, Path(directory))
+            for stage in stages:
+                stage(results, peers, pace, Path(directory))
     finally:
         gc.enable()
     return results
@@ -125,6 +133,15 @@ def _one_port(results: Results, peers: Sequence[Peer], pace: Pace, directory: Pa
         for metric in measures.LATENCY:
             _measure(results, core, benches, metric, pace.rounds, pace.block)
         for metric in (*measures.BULK, measures.STUCK):
+            _measure(results, core, benches, metric, pace.bulk_rounds, pace.block)
+        results.strays += core.strays
+
+
+def _chained(results: Results, peers: Sequence[Peer], pace: Pace, directory: Path) -> None:
+    with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
+        for metric in measures.CHAINED:
+            _measure(results, core, benches, metric, pace.rounds, pace.block)
+        for metric in measures.CHAINED_BULK:
             _measure(results, core, benches, metric, pace.bulk_rounds, pace.block)
         results.strays += core.strays
 
@@ -183,7 +200,8 @@ def _bench(peer: Peer, ports: int, directory: Path, cpus: set[int]) -> Iterator[
         lines = [stack.enter_context(contextlib.closing(Line())) for _ in range(ports)]
         rig = Rig(lines, free_ports(ports))
         clients = 1 if ports > 1 else _MOST_CLIENTS
-        wanted = [Port(line.device, tcp, clients) for line, tcp in zip(lines, rig.ports, strict=True)]
+        links = tuple(free_ports(peer.links))
+        wanted = [Port(line.device, tcp, clients, links) for line, tcp in zip(lines, rig.ports, strict=True)]
         running = stack.enter_context(start(peer, wanted, directory, cpus))
         stack.enter_context(seated(rig, 1))
         yield _Bench(peer, rig, running)

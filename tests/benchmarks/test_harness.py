@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.benchmarks import measures, rounds
+from tests.benchmarks.chains import CHAINS
 from tests.benchmarks.lines import Line, Lost, deadline, free_ports
 from tests.benchmarks.measures import Rig, seated
 from tests.benchmarks.peers import PEERS, NotReady, Peer, Port, start
 from tests.benchmarks.report import as_json, table
-from tests.benchmarks.rounds import Pace, run
+from tests.benchmarks.rounds import Pace, run, run_chained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,17 @@ def test_a_run_has_a_figure_in_every_row_and_proves_every_byte() -> None:
     assert all(results.figures[metric.row]["relay"].value > 0 for metric in (*measures.LATENCY, *measures.BULK))
 
 
+def test_a_chained_run_has_a_figure_for_every_way_and_proves_every_byte() -> None:
+    ways = [CHAINS[name] for name in ("1 hop", "2 hops")] + [
+        way for name, way in CHAINS.items() if "hop" not in name and way.present()
+    ]
+    results = run_chained(ways, BRIEF)
+    assert results.lost == []
+    assert set(results.figures) == {metric.row for metric in (*measures.CHAINED, *measures.CHAINED_BULK)}
+    assert all(figures.keys() == set(results.peers) for figures in results.figures.values())
+    assert all(figure.value > 0 for figures in results.figures.values() for figure in figures.values())
+
+
 def test_a_report_has_medians_ratios_stalls_and_losses() -> None:
     results = rounds.Results(("daisyport", "tuned", "socat"))
     results.add(measures.BURST.row, "tuned", [1.0, 2.0, 30.0])
@@ -63,7 +75,7 @@ def test_a_report_has_medians_ratios_stalls_and_losses() -> None:
     assert text[1].split() == ["64", "ports", "speak", "at", "once,", "us", "1.5", "(0.50)", "3.0", "(1.00)", "-"]
     assert text[2].split()[-3:] == ["125", "stall", "-"]
     assert text[-1] == "LOST socat: echo: nothing for 5 s"
-    burst = json.loads(as_json(results))["rows"][0]["peers"]["tuned"]
+    burst = json.loads(as_json({"direct": results}))["direct"]["rows"][0]["peers"]["tuned"]
     assert burst == {"median": 3.0, "p99": 30.0, "blocks": [2.0, 4.0]}
 
 
