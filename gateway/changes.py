@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _SETTLE = 2.0
 """Seconds that an answer waits for the ports."""
+_TOLD = 16
+"""Refused parameters of one request that the log tells of: one may name a thousand."""
 
 
 @final
@@ -49,6 +51,7 @@ class Changes:
             # a commit, which no one could interrupt anyway, and the settling, which has its deadline.
             with trio.CancelScope(shield=True):
                 update = await self._store.update(assignments, role)
+                _tell(update.refused)
                 await self._settle()
                 update = await self._put_back(update, before)
         return update
@@ -78,3 +81,11 @@ class Changes:
             changed=tuple(name for name in update.changed if name not in why),
             refused=(*update.refused, *errors),
         )
+
+
+def _tell(refused: Sequence[ParameterError]) -> None:
+    """Say what would have been right: VAPIX's error line has no room for it."""
+    for error in refused[:_TOLD]:
+        logger.info("not set: %.60r: %s", error.name, error.why)
+    if len(refused) > _TOLD:
+        logger.info("not set: %d more", len(refused) - _TOLD)

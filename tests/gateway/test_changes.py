@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pytest
+
     from protocol.parameters import Update
 
 
@@ -58,3 +60,26 @@ async def test_a_refusal_does_not_come_back_with_the_next_request(tmp_path: Path
     )
     assert first.refused
     assert second.refused == ()
+
+
+async def test_the_log_says_what_would_have_been_right(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gateway.changes")
+    await updated(tmp_path, BOTH, [("Serial.Ser1.DataBits", "9"), ("Serial.Ser1.Baud\nRate", "9600")])
+    assert caplog.messages == [
+        "not set: 'Serial.Ser1.DataBits': one of 7, 8 would be right",
+        "not set: 'Serial.Ser1.Baud\\nRate': there is no such parameter on this product",
+    ]
+
+
+async def test_a_request_of_junk_does_not_fill_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gateway.changes")
+    await updated(tmp_path, BOTH, [(f"Junk{number}", "") for number in range(1000)])
+    assert len(caplog.messages) == 17
+    assert caplog.messages[-1] == "not set: 984 more"
+
+
+async def test_the_log_repeats_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    await updated(tmp_path, BOTH, [("RemotePort.R0.AuthenticationKey", "hunter2" * 1000)])
+    assert "not set: 'RemotePort.R0.AuthenticationKey'" in caplog.text
+    assert "hunter2" not in caplog.text
