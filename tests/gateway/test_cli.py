@@ -156,6 +156,12 @@ def test_a_password_is_no_argument(config: Path) -> None:
     assert refused.returncode == 2
 
 
+def own_the_terminal() -> None:
+    """Run in the child: its Ctrl-C works even where a shell started these tests in the background, and ignores it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def typed(config: Path, *words: str, answers: Sequence[bytes]) -> tuple[int, bytes]:
     """Run a command on a terminal of its own, and type an answer at each question; its status, and all it showed."""
     near, far = pty.openpty()
@@ -167,7 +173,7 @@ def typed(config: Path, *words: str, answers: Sequence[bytes]) -> tuple[int, byt
         stdout=far,
         stderr=far,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=own_the_terminal,
         env=environ,
     )
     deadline = threading.Timer(20, process.kill)
