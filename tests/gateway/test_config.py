@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway import config_file
-from gateway.config import Config, Http, Ptz, Serial, Tcp
+from gateway.config import Config, Http, Ptz, Remote, Serial, Tcp
 from gateway.config_file import ConfigError
 from protocol.digest import Algorithm
 from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
@@ -130,6 +132,12 @@ def test_every_key_that_the_example_names_is_accepted() -> None:
     wanted = [line.removeprefix("# ") if " = " in line or line.startswith("# [[") else line for line in lines]
     told = complaints("\n".join(wanted))
     assert told == ["serial[0].bias: is of no use without RS485, RS485_4 or RS422 among the modes"]
+
+
+def test_the_example_names_every_key_that_there_is() -> None:
+    named = set(re.findall(r"^(?:# )?(\w+) = ", EXAMPLE.read_text(), re.MULTILINE))
+    tables = (Http, Tcp, Ptz, Remote, SerialHardware, ManagerHardware)
+    assert {key.name for table in tables for key in fields(table)} <= named
 
 
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
