@@ -124,6 +124,7 @@ async def _on_a_terminal(show: Callable[[Screen, trio.Event], Awaitable[None]]) 
             nursery.start_soon(show, screen, stop)
             await anext(aiter(signals))
             stop.set()
+            logging.disable(logging.WARNING)  # that the CPUs miss each other now is no news
             nursery.cancel_scope.deadline = trio.current_time() + _STOP
     screen.leave()
     screen.say("\nGone, with all it made.")
