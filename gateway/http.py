@@ -229,7 +229,8 @@ class _Connection:
     def _complaint(self, exc: h11.RemoteProtocolError) -> str:
         if exc.error_status_hint == 431:
             return f"The request head is longer than {self.limits.head} bytes: send fewer or shorter headers."
-        return f"This is not a request of HTTP/1.1 (RFC 9112): {str(exc)[:200]}"
+        why = str(exc).replace("bytearray", "")  # h11 quotes what came as its own type, which is no caller's concern
+        return f"This is not a request of HTTP/1.1 (RFC 9112): {why[:200]}"
 
     async def _receive(self) -> None:
         self.conn.receive_data(bytes(await self.stream.receive_some(min(_PIECE, self._room()))))
@@ -302,6 +303,9 @@ def _understood(head: h11.Request) -> h11.Request:
     """What h11 lets through and we do not speak is refused here."""
     if head.http_version not in _VERSIONS:
         raise _refuse(505, f"HTTP/{head.http_version.decode('ascii')} is not spoken here: use HTTP/1.1.")
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in head.headers}:
+        # A proxy before us may believe the other of the two, and what follows is then a request to one of us only.
+        raise _refuse(400, "Content-Length and Transfer-Encoding are two lengths of one body (RFC 9112): send one.")
     if head.method == b"CONNECT":
         raise _refuse(405, "This is no proxy: use GET or POST.")
     return head

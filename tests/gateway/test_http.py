@@ -328,7 +328,12 @@ async def test_who_never_reads_its_answer_is_cut_at_the_deadline(autojump_clock:
         (b"GET / HTTP/1.1\r\nHost: cam\r\nContent-Length: -1\r\n\r\n", 400, b"Content-Length"),
         (b"GET / HTTP/1.1\r\nHost: cam\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, b"conflicting"),
         (b"POST / HTTP/1.1\r\nHost: cam\r\nTransfer-Encoding: gzip\r\n\r\n", 501, b"chunked"),
-        (b"POST / HTTP/1.1\r\nHost: cam\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, b"illegal chunk"),
+        (b"POST / HTTP/1.1\r\nHost: cam\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, b"chunk header: (b'zz"),
+        (
+            b"POST / HTTP/1.1\r\nHost: cam\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            b"two lengths of one body",
+        ),
         (b"POST / HTTP/1.1\r\nHost: cam\r\nContent-Length: 9\r\n\r\nhalf", 400, b"received 4 bytes, expected 9"),
         (b"GET / HTT", 400, b"closed"),
         (b"PRI * HTTP/2.0\r\nHost: cam\r\n\r\n", 505, b"use HTTP/1.1"),
