@@ -97,6 +97,8 @@ async def test_where_nobody_listens_at_the_far_end_the_connection_is_closed() ->
 
 async def test_what_is_sent_to_an_end_that_is_gone_ends_the_connection() -> None:
     async with joined() as (_, near, far, _):
+        await near.send_all(b"x")
+        assert await far.receive_some() == b"x"
         far.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         await far.aclose()
         assert await everything(near) == b""
