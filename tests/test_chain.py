@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import socket
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+from gateway.link import Link, LinkCutError
+from gateway.router import Right
+from protocol.handshake import Call, WrongKeyError, key_point
 from protocol.hardware import ManagerHardware
+from protocol.header import CutError
+from protocol.remote_port import Connection
+from tests.gateway.linked import chained, holds, node
 from tests.helpers import free_port, house, needs_curl
 from tests.wire import wire
 
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.gateway.linked import Node
     from tests.helpers import House
     from tests.wire import Wire
 
@@ -152,3 +161,169 @@ async def test_a_link_that_is_cut_again_and_again_costs_no_byte(tmp_path: Path, 
                 assert heard["up"] == up_bytes
                 assert heard["down"] == down_bytes
                 assert all(cable.cuts > 3 for cable in cables)
+
+
+_PORTION = 512
+_UNDER_WAY = 96
+"""Bytes that the line takes while a command is under way on links."""
+
+
+async def _waits(owner: Node, typist: Node, driver: Node) -> list[int]:
+    """How many bytes of a transfer of 64 KiB are written between the sending of a PTZ command and its arrival."""
+    found = []
+    client, pressed = typist.sit(Right.TCP), driver.sit(Right.PTZ)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_take_slowly, owner)
+        nursery.start_soon(client.transfer, bytes(65536))
+        await holds(lambda: len(owner.tty.taken) > 4500)  # the line's buffer has been filled, and the line is slow now
+        for number in range(4):
+            command = b"<PTZ %d>" % number
+            before = len(owner.tty.taken)
+            await pressed.write(command)
+            await holds(lambda: command in owner.tty.taken)  # noqa: B023
+            found.append(owner.tty.taken.index(command) - before)
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def _take_slowly(owner: Node) -> None:
+    """Take 960 bytes a second, after what the line's buffer holds."""
+    owner.tty.make_room(4096)
+    while True:
+        await trio.sleep(0.05)
+        owner.tty.make_room(48)
+
+
+async def test_a_transfer_over_a_slow_line_makes_no_ptz_command_wait_longer_than_at_the_owner_itself() -> None:
+    results: dict[str, list[int]] = {}
+
+    async def measure(name: str, hops: int, typist: int, driver: int) -> None:
+        async with chained(hops, room=0) as (nodes, cables):
+            if driver == len(nodes):
+                nodes.append(node(nodes[0].nursery, "another"))
+                nodes[-1].dial(cables[0])
+                await nodes[-1].up()
+            results[name] = await _waits(nodes[0], nodes[typist], nodes[driver])
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(measure, "owner", 0, 0, 0)
+            nursery.start_soon(measure, "same CPU", 1, 1, 1)
+            nursery.start_soon(measure, "another CPU", 1, 1, 2)
+            nursery.start_soon(measure, "two hops", 2, 2, 2)
+            nursery.start_soon(measure, "two hops and one", 2, 2, 1)
+    print(results)
+    assert max(results.pop("owner")) <= _PORTION
+    assert all(max(found) <= _PORTION + _UNDER_WAY for found in results.values()), results
+
+
+async def _guess(port: int, point: bytes, hang_up: bool) -> bool:
+    """Try a key from another address, or hang up when the guess could be tested; tell whether it was answered."""
+    sock = socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.66", 0))
+    link = Link(sock, Connection(Call(point, os.urandom(16), 0, os.urandom(32), os.urandom(16))))
+    try:
+        if hang_up:
+            link._push(link._connection.data_to_send())
+            await link._next_event()
+        else:
+            await link.handshake(_unasked)
+    except WrongKeyError:
+        return True
+    except (LinkCutError, CutError):
+        return False
+    finally:
+        link.close()
+    return False
+
+
+def _unasked(_: object) -> None:
+    raise AssertionError
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_thousands_of_wrong_keys_from_one_address_disturb_nobody() -> None:
+    strangers, at_once, point = 5000, 40, key_point("a guess")
+    guesses = memory = 0
+    delays: list[float] = []
+    with trio.fail_after(60):
+        async with chained(1) as ((owner, far), (cable,)):
+            client, ear = far.sit(Right.TCP), far.listen()
+
+            async def echo() -> None:
+                while True:
+                    piece, began = b"%08d" % len(delays), trio.current_time()
+                    await client.write(piece)
+                    await holds(lambda: owner.tty.taken.endswith(piece))  # noqa: B023
+                    owner.bus.deliver(piece)
+                    await holds(lambda: ear.heard.endswith(piece))  # noqa: B023
+                    delays.append(trio.current_time() - began)
+
+            async def guess(hang_up: bool) -> None:
+                nonlocal guesses
+                answered = await _guess(owner.port, point, hang_up)
+                guesses += answered
+
+            began = trio.current_time()
+            async with trio.open_nursery() as good:
+                good.start_soon(echo)
+                for batch in range(strangers // at_once):
+                    async with trio.open_nursery() as bad:
+                        for number in range(at_once):
+                            bad.start_soon(guess, number % 2 == 0)
+                    memory = memory if batch > 10 else _resident()
+                good.cancel_scope.cancel()
+            seconds = trio.current_time() - began
+            grown = _resident() - memory
+            print(f"{strangers} in {seconds:.1f} s, {guesses} answered, {len(delays)} echoes,", end=" ")
+            print(f"the slowest {max(delays) * 1000:.0f} ms, {grown // 1024} KiB more")
+            assert 10 <= guesses <= 10 + seconds
+            assert owner.door.refused > strangers * 0.9
+            assert max(delays) < 1
+            assert grown < 4 << 20
+            assert far.device.links_lost == 0
+            late = node(owner.nursery, "late, and from another address")
+            late.dial(cable)
+            await late.up()
+
+
+async def _live(directory: Path, seconds: list[float], task_status: trio.TaskStatus[House], **more: Any) -> None:
+    """Run a house until it is told to stop, and note how long that took."""
+    async with house(_made(directory), **more) as home:
+        task_status.started(home)
+        await home.stop.wait()
+        began = trio.current_time()
+    seconds.append(trio.current_time() - began)
+
+
+@pytest.mark.parametrize("first", ["owner", "far"])
+@pytest.mark.parametrize("state", ["up", "down", "stuck"])
+async def test_gateways_stop_in_time_whatever_their_links_do(tmp_path: Path, state: str, first: str) -> None:
+    seconds: list[float] = []
+    managers = (ManagerHardware(remote_port=0),)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            owner: House = await nursery.start(_live, tmp_path / "owner", seconds)
+            async with wire(await serve_remotely(owner)) as cable:
+                start = functools.partial(_live, ports=0, managers=managers)
+                far: House = await nursery.start(start, tmp_path / "far", seconds)
+                await chain_to(far, cable.port)
+                await up(far)
+                async with await client(await far.open_tcp()) as tcp:
+                    await tcp.send_all(b"some")
+                    assert await owner.lines[0].hear(4) == b"some"
+                    if state == "stuck":
+                        with trio.move_on_after(1):
+                            await tcp.send_all(bytes(1 << 23))
+                    if state == "down":
+                        cable.unplug()
+                        await tcp.send_all(b"kept")
+                    for home in (owner, far) if first == "owner" else (far, owner):
+                        stopped = len(seconds)
+                        home.stop.set()
+                        await holds(lambda: len(seconds) > stopped)  # noqa: B023
+    print([round(each, 2) for each in seconds])
+    assert max(seconds) < 4
