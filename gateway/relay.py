@@ -82,14 +82,19 @@ class Outbox:
             await self._filled.wait()
             while self._chunks:
                 # It stays at the head while it is sent, so that nothing newer is offered past it.
-                took = await self._stream.send(self._chunks[0])
-                self.size -= took
-                self.sent += took
-                if rest := self._chunks.popleft()[took:]:
-                    self._chunks.appendleft(rest)
+                self._took(await self._stream.send(self._chunks[0]))
+                # A socket that has room has it for many small pieces: waiting before each would cost more than it.
+                while self._chunks and (took := self._stream.offer(self._chunks[0])):
+                    self._took(took)
             self._filled = trio.Event()
             self._emptied.set()
             self._emptied = trio.Event()
+
+    def _took(self, count: int) -> None:
+        self.size -= count
+        self.sent += count
+        if rest := self._chunks.popleft()[count:]:
+            self._chunks.appendleft(rest)
 
     async def empty(self) -> None:
         """Wait until nothing waits."""

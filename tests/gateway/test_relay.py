@@ -219,6 +219,23 @@ async def test_what_a_client_does_not_take_waits_in_order_and_nothing_overtakes_
     assert (outbox.size, outbox.sent) == (0, 15)
 
 
+async def test_a_client_that_has_room_again_gets_all_that_waits_in_one_step() -> None:
+    peer = Narrow()
+    outbox = Outbox(peer, lambda: pytest.fail("there is room"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.drain)
+        for _ in range(50):
+            outbox.offer(bytes(3000))
+        await blocked()
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        peer.make_room(50 * 3000)
+        await blocked()
+        trio.lowlevel.remove_instrument(steps)
+        assert (outbox.size, outbox.sent, steps.count) == (0, 50 * 3000, 1)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_queue_is_counted_exactly_while_the_client_takes_it_in_pieces() -> None:
     peer = Narrow()
     outbox = Outbox(peer, lambda: pytest.fail("there is room"))
