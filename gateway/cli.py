@@ -87,17 +87,21 @@ def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: object, text: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text)
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the configuration (default: {_DEFAULT_CONFIG})")
+    default = f"{_DEFAULT_CONFIG}, or without that file the USB serial adapters, on loopback only"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the configuration (default: {default})")
     parser.set_defaults(command=run)
     return parser
 
 
+def _made_up(path: Path | None) -> bool:
+    """Whether nothing is there to load."""
+    return path is None and not _DEFAULT_CONFIG.exists()
+
+
 def _configuration(path: Path | None) -> Config:
     """Load the configuration, or make one up for this machine where there is none."""
-    if path is not None:
-        return load(path)
-    if _DEFAULT_CONFIG.exists():
-        return load(_DEFAULT_CONFIG)
+    if not _made_up(path):
+        return load(path or _DEFAULT_CONFIG)
     from gateway.uart import usb_adapters
 
     return Config.for_this_machine(os.environ, usb_adapters())
@@ -112,7 +116,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     config = _configuration(arguments.config)
     _log(logging.DEBUG if arguments.verbose else logging.INFO)
-    if arguments.config is None and not _DEFAULT_CONFIG.exists():
+    if _made_up(arguments.config):
         _introduce(config)
     try:
         trio.run(_run_until_signalled, config)
@@ -169,6 +173,11 @@ def _introduce(config: Config) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     config = _configuration(arguments.config)
+    if _made_up(arguments.config):
+        _introduce(config)
+        return 0
+    if not config.managers:
+        print("No port: a [[serial]] table is wanted for each serial line, or a [[port_manager]] for another CPU's.")
     for number, line in enumerate(config.serial, start=1):
         modes = ", ".join(mode.value for mode in line.hardware.modes)
         print(f"Ser{number}: {line.device} ({modes})")

@@ -114,4 +114,5 @@ def _claimed(directory: Path) -> int:
             f"{directory} is in use by another daisyport: stop that one, or give this one a state_dir of its own"
         ) from exc
     except OSError as exc:
-        raise StoreError(f"{directory} cannot be used to keep the state: {exc.strerror}") from exc
+        why = "Not a directory" if isinstance(exc, FileExistsError) else exc.strerror
+        raise StoreError(f"{directory} cannot be used to keep the state: {why}") from exc

@@ -75,6 +75,11 @@ def test_check_tells_what_the_configuration_means(config: Path) -> None:
     assert checked.stdout.splitlines() == [f"Ser1: {config.parent}/tty1 (RS232)", "PortManager.P0: Ser1"]
 
 
+def test_check_says_so_where_there_is_no_port(config: Path) -> None:
+    config.write_text("")
+    assert "No port: a [[serial]] table is wanted" in daisyport("check", "--config", config).stdout
+
+
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_a_bad_configuration_is_told_key_by_key_without_a_traceback(config: Path, command: str) -> None:
     with config.open("a") as file:
@@ -229,6 +234,8 @@ def test_what_is_no_user_is_told_without_a_traceback(config: Path) -> None:
 def test_without_a_configuration_it_says_what_it_takes_and_keeps_its_state_at_home(tmp_path: Path) -> None:
     checked = daisyport("check", home=tmp_path)
     assert checked.returncode == 0
+    assert checked.stdout.startswith("No configuration: taking the USB serial adapters")
+    assert f"State: {tmp_path}/daisyport" in checked.stdout
     added = daisyport("user", "add", "anna", "--role", "admin", home=tmp_path, stdin="secret\n")
     assert added.returncode == 0
     assert (tmp_path / "daisyport" / "users").exists()

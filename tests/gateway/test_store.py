@@ -249,8 +249,9 @@ def test_a_parameter_file_that_cannot_be_read_is_no_reason_to_take_the_defaults(
 
 def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="file/state cannot be used to keep the state: Not a directory"):
-        Store(tmp_path / "file/state", CATALOGUE)
+    for path in ("file", "file/state"):
+        with pytest.raises(StoreError, match=f"{path} cannot be used to keep the state: Not a directory"):
+            Store(tmp_path / path, CATALOGUE)
 
 
 async def test_a_state_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
