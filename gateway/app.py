@@ -232,7 +232,7 @@ def _drivers(ptz: Ptz) -> Drivers:
     """Look up who may connect as a PTZ driver; a name that this host does not know is told, and left out."""
     users = {0, os.getuid()} | set(_known(ptz.users, lambda name: pwd.getpwnam(name).pw_uid, "user"))
     named = _known(ptz.groups, lambda name: grp.getgrnam(name).gr_gid, "group")
-    return Drivers(frozenset(users), frozenset({os.getgid(), *named}), named[0] if named else None)
+    return Drivers(frozenset(users), frozenset({os.getgid(), *named}))
 
 
 def _known(names: Sequence[str], find: Callable[[str], int], kind: str) -> list[int]:

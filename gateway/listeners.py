@@ -94,11 +94,16 @@ async def listen_unix(path: Path, kind: socket.SocketKind, drivers: Drivers, doo
 class Drivers:
     """Who may connect as a PTZ driver: users and groups of the host, by number."""
 
-    def __init__(self, users: frozenset[int], groups: frozenset[int], socket_group: int | None) -> None:
+    def __init__(self, users: frozenset[int], groups: frozenset[int]) -> None:
         self._users = users
         self._groups = groups
-        self.socket_group = socket_group
-        """The group that the sockets are given to, where it is not the daemon's own."""
+
+    @property
+    def mode(self) -> int:
+        """The mode of the sockets. It has room for the daemon's own user and group; where others are named, everybody
+        may knock, and ``identify`` tells them from strangers."""
+        ours = self._users <= {0, os.getuid()} and self._groups <= {os.getgid()}
+        return 0o660 if ours else 0o666
 
     def identify(self, sock: socket.socket) -> tuple[str, bool]:
         """Say who is at the other end of a Unix socket, and whether it may come in."""
@@ -182,9 +187,7 @@ def _bind_unix(path: Path, kind: socket.SocketKind, drivers: Drivers) -> socket.
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK))
         sock.bind(str(path))
-        path.chmod(0o660)  # nobody can have connected: it does not listen yet
-        if drivers.socket_group is not None:
-            os.chown(path, -1, drivers.socket_group)
+        path.chmod(drivers.mode)  # nobody can have connected: it does not listen yet
         sock.listen(_BACKLOG)
         undo.pop_all()
         return sock

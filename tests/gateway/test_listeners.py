@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-EVERYBODY = Drivers(frozenset({0, os.getuid()}), frozenset(), None)
+EVERYBODY = Drivers(frozenset({0, os.getuid()}), frozenset())
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 
 
@@ -279,11 +279,15 @@ async def test_a_path_that_is_too_long_is_a_state(folder: Path) -> None:
         assert "too long" in leaf.state
 
 
-@as_root
-async def test_the_socket_is_given_to_the_drivers_group(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("users", "groups"), [({54321}, set()), (set(), {54321}), ({os.getuid()}, {os.getgid(), 54321})]
+)
+async def test_who_is_named_can_reach_the_socket_though_the_daemon_is_no_such_user(
+    folder: Path, users: set[int], groups: set[int]
+) -> None:
     path = folder / "ptz-P0.sock"
-    async with sockets(path, Drivers(frozenset(), frozenset({4321}), 4321)):
-        assert path.stat().st_gid == 4321
+    async with sockets(path, Drivers(frozenset(users), frozenset(groups))):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
 
 
 KNOCK = """
@@ -291,7 +295,6 @@ import os, socket, sys
 kind, path, user, group, groups = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), eval(sys.argv[5])
 driver = socket.socket(socket.AF_UNIX, kind)
 driver.settimeout(5)
-os.chmod(path, 0o666)
 os.setgroups(groups)
 os.setresgid(group, group, group)
 os.setresuid(user, user, user)
@@ -334,7 +337,7 @@ async def test_only_drivers_whose_user_or_group_is_known_are_seated(
     folder: Path, kind: socket.SocketKind, user: int, group: int, groups: list[int], welcome: bool
 ) -> None:
     path = folder / "ptz-P0"
-    drivers = Drivers(frozenset({0, 1000}), frozenset({2000}), None)
+    drivers = Drivers(frozenset({0, 1000}), frozenset({2000}))
     async with sockets(path, drivers, packets=kind is socket.SOCK_SEQPACKET) as (door, _):
         assert await knock(path, door, kind, user, group, groups) is welcome
         assert door.refused == (not welcome)
