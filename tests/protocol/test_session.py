@@ -448,3 +448,16 @@ def test_a_message_larger_than_the_window_arrives_whole() -> None:
     pair.client.write(CGI, b"0123456789", 0)
     pair.talk()
     assert [event.data for event in pair.heard()[1] if isinstance(event, Message)] == [b"0123456789"]
+
+
+def test_a_last_word_is_said_only_where_nothing_is_still_to_be_told() -> None:
+    pair = Pair()
+    pair.client.write(TCP, b"one", accepted=0)
+    pair.talk()
+    assert [event.data for event in pair.heard_b if isinstance(event, Message)] == [b"one"]
+    pair.server.handed(TCP, 3)
+    assert pair.server.last_word(CloseReason.STOPPING) is None
+    pair.down()
+    word = pair.server.last_word(CloseReason.STOPPING)
+    assert word is not None
+    assert word.positions[TCP] == Position(3, 3)
