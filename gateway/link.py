@@ -211,7 +211,7 @@ class Link:
             return True
         try:
             waiting: int = _NUMBER.unpack(fcntl.ioctl(self._socket, _SIOCOUTQNSD, bytes(_NUMBER.size)))[0]
-        except OSError:
+        except (OSError, ValueError):  # it is gone, or closed
             return False
         self._pushed = waiting
         return waiting < _UNSENT
