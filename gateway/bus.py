@@ -7,65 +7,24 @@ may read or write: that is decided where a handle is opened.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.turns import PortDown
+from gateway.line import PortDown
 from gateway.watch import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.receive_buffer import ReceiveBuffer
-    from gateway.turns import Claim, Reply
-    from gateway.uart import Uart
+    from gateway.line import Line
     from protocol.reasons import Reason
     from protocol.settings import SerialPort
 
-__all__ = ["EVERY_CLASS", "Bus", "Hold", "Line", "PortState"]
+__all__ = ["EVERY_CLASS", "Bus", "PortState"]
 
 EVERY_CLASS = 0b1110
 """The rights to all traffic classes, as remote ports write them."""
-
-
-class Hold(Protocol):
-    """A writer's turn on the line: ``turns.Turn``, or one asked for from afar."""
-
-    async def write(self, began: Callable[[], None]) -> None:
-        """Write the message that it was taken for."""
-
-    async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
-        """Wait until the reply is over."""
-
-    async def send_break(self, seconds: float) -> None:
-        """Hold the line in break."""
-
-    def close(self) -> None:
-        """Let the next writer in."""
-
-
-class Line(Protocol):
-    """The writing half of a device: ``turns.Turns`` of a tty, or ``remote_line.RemoteLine``."""
-
-    async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
-        """Write one message whole."""
-
-    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
-        """Write a piece of a byte stream."""
-
-    async def turn(self, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> Hold:
-        """Take a turn to write ``message``, and to hear ``reply``."""
-
-    def begun(self, claim: Claim) -> int:
-        """Return how many bytes of this writer are on their way to the tty."""
-
-    def end(self, why: str) -> None:
-        """Refuse everybody: the device is gone."""
-
-    @property
-    def uart(self) -> Uart:
-        """The device itself, for what is beside the data. Raises UartError where it is another CPU's."""
 
 
 @final

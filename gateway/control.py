@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, final
 
 import msgspec
 
+from gateway.line import PortDown
 from gateway.router import Forbidden
 from gateway.status import settings_shown
-from gateway.turns import PortDown
 from gateway.uart import UartError
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway import line_settings
-from gateway.router import Right
+from gateway.line import PortDown
+from gateway.rights import Right
 from gateway.supervise import Backoff, supervise
-from gateway.turns import PortDown, Turns
+from gateway.turns import Turns
 from gateway.uart import DeviceGone, SettingsRefused, Uart, UartError
 
 if TYPE_CHECKING:

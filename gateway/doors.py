@@ -17,7 +17,8 @@ from gateway.watch import Cell
 from protocol.addresses import AddressList
 
 if TYPE_CHECKING:
-    from gateway.router import Handle, Right, Session
+    from gateway.rights import Right
+    from gateway.router import Handle, Session
     from gateway.streams import Stream
 
 __all__ = ["Doorway"]

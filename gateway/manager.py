@@ -18,7 +18,7 @@ from gateway.doors import Doorway
 from gateway.listeners import listen_links, listen_tcp, listen_unix
 from gateway.plan import Announce, Device, Dial, Door, Listen, PtzSocket, Service, blamed, order, plan
 from gateway.reconcile import Leaf, Leaves
-from gateway.router import Right
+from gateway.rights import Right
 from gateway.serial_cgi import SerialCgi
 from gateway.watch import Cell
 from protocol.addresses import AddressList

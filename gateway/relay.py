@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway.line import PortDown
 from gateway.router import Revoked
 from gateway.streams import MESSAGE_LIMIT, TooLong
-from gateway.turns import PortDown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

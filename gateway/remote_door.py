@@ -16,7 +16,7 @@ import trio
 from gateway.link import HANDSHAKE_DEADLINE, Link, LinkCutError, innermost, now_ms, reason_text
 from gateway.remote_line import CHANNELS
 from gateway.remote_seat import RemoteSeat
-from gateway.router import Right
+from gateway.rights import Right
 from protocol.addresses import AddressList
 from protocol.errors import RemoteProtocolError
 from protocol.guesses import GuessLimit, network_of

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
 
+from gateway.line import PortDown
 from gateway.pace import Pace
-from gateway.router import Right
-from gateway.turns import PortDown
+from gateway.rights import Right
 from gateway.uart import UartError
 from protocol.reasons import Reason
 from protocol.stream_frames import Channel
@@ -25,8 +25,8 @@ from protocol.turns import TurnParameters, TurnPhase
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from gateway.line import Claim, Reply
     from gateway.receive_buffer import ReceiveBuffer
-    from gateway.turns import Claim, Reply
     from protocol.client_session import ClientSession
     from protocol.session import AgeLimits
     from protocol.stream_frames import Turn

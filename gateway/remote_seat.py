@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
+from gateway.line import PortDown, Reply
 from gateway.link import now_ms
 from gateway.pace import Pace
 from gateway.receive_buffer import ReceiveBuffer
 from gateway.remote_line import CHANNELS
-from gateway.router import Forbidden, Right
-from gateway.turns import PortDown, Reply
+from gateway.rights import Right
+from gateway.router import Forbidden
 from protocol.inbox import Message
 from protocol.reasons import Reason
 from protocol.stream_frames import Channel, Gap

@@ -8,7 +8,6 @@ room must not know of sockets, parameters or protocols.
 
 from __future__ import annotations
 
-import enum
 import itertools
 import math
 import time
@@ -16,32 +15,19 @@ from typing import TYPE_CHECKING, Protocol, final
 
 import trio
 
-from gateway.turns import PortDown
+from gateway.line import PortDown
+from gateway.rights import Right
 from protocol.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from gateway.bus import Bus, Hold, Line, PortState
-    from gateway.turns import Reply
+    from gateway.bus import Bus, PortState
+    from gateway.line import Hold, Line, Reply
     from gateway.uart import ModemLines
     from gateway.watch import Cell
 
-__all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Right", "Router", "Session"]
-
-
-@final
-class Right(enum.Flag):
-    """What a handle lets its holder do on the port."""
-
-    READ = enum.auto()
-    """Hear what the line says."""
-    PTZ = enum.auto()
-    """Write PTZ commands."""
-    TCP = enum.auto()
-    """Write what generic TCP clients send."""
-    CGI = enum.auto()
-    """Write what serial.cgi was asked to."""
+__all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Router", "Session"]
 
 
 _AGE_LIMIT = {Right.PTZ: 2.0}

@@ -18,7 +18,7 @@ from gateway.guard import foreign
 from gateway.handshake import refusal, replayed
 from gateway.message import Handover, Request, Response, explain
 from gateway.pages import PAGES, page
-from gateway.router import Right
+from gateway.rights import Right
 from gateway.store import StoreError
 from protocol.cgi import (
     PARAM_PATHS,

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway.line import PortDown, Reply
 from gateway.receive_buffer import ReceiveBuffer
-from gateway.router import Revoked, Right
-from gateway.turns import PortDown, Reply
+from gateway.rights import Right
+from gateway.router import Revoked
 from protocol.serial_request import CgiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gateway.bus import Hold
+    from gateway.line import Hold
     from gateway.router import Handle, Session
     from protocol.serial_request import SerialRequest
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway.line import PortDown
 from gateway.line_settings import bytes_per_second, message_portion
 from gateway.uart import UartError
 from protocol.reasons import Reason
@@ -22,56 +22,16 @@ from protocol.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.line import Claim, Reply
     from gateway.receive_buffer import ReceiveBuffer
-    from gateway.router import Right
     from gateway.uart import Uart
 
-__all__ = ["Claim", "PortDown", "Reply", "Turn", "Turns"]
+__all__ = ["Turn", "Turns"]
 
 logger = logging.getLogger(__name__)
 
 _STALL = 2.0
 """Seconds without progress, besides the rest's line time, after which an abandoned message is given up."""
-
-
-@final
-class PortDown(Exception):
-    """The line cannot be written now; the message says why, and ``reason`` in the terms of remote ports."""
-
-    def __init__(self, why: str, reason: Reason = Reason.PORT_DOWN) -> None:
-        super().__init__(why)
-        self.reason = reason
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What ends a turn: so many bytes heard, or these bytes among them, or so many seconds."""
-
-    length: float
-    until: bytes | None
-    seconds: float
-
-
-class Claim(Protocol):
-    """A writer's word that its message is still wanted."""
-
-    @property
-    def traffic(self) -> Right:
-        """The class of traffic that the message is of."""
-
-    def check(self, accepted: float) -> None:
-        """Raise what ends the write: the session is over, or the message is older than its age limit.
-
-        Called synchronously when the turn begins, and after each wait for the tty. ``accepted`` is when the message
-        was read from its client, in seconds of trio's clock.
-        """
-
-    def wrote(self, count: int) -> None:
-        """Count ``count`` bytes of this writer that the kernel took, maybe after the writer has left."""
-
-    def lost(self, count: int, reason: Reason) -> None:
-        """Count ``count`` bytes that were on their way and will not be written."""
 
 
 @final

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from gateway.control import Message
     from gateway.doors import Doorway
-    from gateway.router import Handle, Right, Session
+    from gateway.rights import Right
+    from gateway.router import Handle, Session
 
 __all__ = ["WebSocketStream", "serve"]
 

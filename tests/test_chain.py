@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from gateway.link import Link, LinkCutError
-from gateway.router import Right
+from gateway.rights import Right
 from protocol.handshake import Call, WrongKeyError, key_point
 from protocol.hardware import ManagerHardware
 from protocol.header import CutError

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from gateway.bus import Bus
-from gateway.router import Right, Router
-from gateway.turns import PortDown, Turns
+from gateway.line import PortDown
+from gateway.rights import Right
+from gateway.router import Router
+from gateway.turns import Turns
 from gateway.uart import DeviceGone, Uart
 from protocol.settings import SerialPort
 

@@ -14,7 +14,8 @@ from gateway.bus import Bus
 from gateway.reconcile import Leaf
 from gateway.remote_device import RemoteDevice
 from gateway.remote_door import RemoteDoorway
-from gateway.router import Right, Router
+from gateway.rights import Right
+from gateway.router import Router
 from gateway.servers import Servers
 from gateway.turns import Turns
 from protocol.addresses import AddressList

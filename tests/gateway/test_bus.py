@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from gateway.bus import Bus
-from gateway.turns import PortDown, Turns
+from gateway.line import PortDown
+from gateway.turns import Turns
 from tests.gateway.line import NarrowTty
 
 

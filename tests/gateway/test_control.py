@@ -14,7 +14,8 @@ import trio.testing
 
 from gateway.bus import PortState
 from gateway.control import answer, events
-from gateway.router import Right, Router
+from gateway.rights import Right
+from gateway.router import Router
 from gateway.uart import ModemLines
 from protocol.settings import SerialPort
 from tests.gateway.line import ALL, NarrowTty, narrow_port

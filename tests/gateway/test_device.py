@@ -11,8 +11,8 @@ import trio
 from gateway.bus import Bus
 from gateway.config import Serial
 from gateway.device import SerialDevice
+from gateway.line import PortDown
 from gateway.reconcile import Leaf
-from gateway.turns import PortDown
 from protocol.settings import Parity, SerialPort
 from tests.gateway.line import Writer
 from tests.helpers import FarEnd, lines

@@ -17,7 +17,8 @@ from gateway.doors import Doorway
 from gateway.listeners import listen_tcp
 from gateway.plan import Dial, Listen
 from gateway.reconcile import Leaf
-from gateway.router import Right, Router
+from gateway.rights import Right
+from gateway.router import Router
 from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
 
 if TYPE_CHECKING:

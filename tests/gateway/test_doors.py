@@ -14,7 +14,8 @@ import trio.testing
 
 from gateway import doors
 from gateway.doors import Doorway
-from gateway.router import Right, Router
+from gateway.rights import Right
+from gateway.router import Router
 from gateway.streams import SocketStream
 from protocol.addresses import AddressList
 from tests.gateway.line import NarrowTty, narrow_port, serial_line

@@ -22,7 +22,8 @@ from gateway.doors import Doorway
 from gateway.listeners import Drivers, endpoint, listen_tcp, listen_unix
 from gateway.plan import Listen
 from gateway.reconcile import Leaf
-from gateway.router import Right, Router
+from gateway.rights import Right
+from gateway.router import Router
 from tests.gateway.line import ALL, NarrowTty, narrow_port
 
 if TYPE_CHECKING:

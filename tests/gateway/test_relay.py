@@ -17,7 +17,8 @@ import trio.testing
 
 from gateway.bus import Bus
 from gateway.relay import QUEUE_LIMIT, Outbox, relay
-from gateway.router import Right, Router
+from gateway.rights import Right
+from gateway.router import Router
 from gateway.streams import MESSAGE_LIMIT, PacketStream, SocketStream
 from gateway.watch import Cell
 from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line

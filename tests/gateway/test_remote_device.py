@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from gateway import link, remote_device
+from gateway.line import PortDown
 from gateway.link import Link
-from gateway.router import Right
+from gateway.rights import Right
 from gateway.serial_cgi import SerialCgi
-from gateway.turns import PortDown
 from protocol.reasons import CloseReason, Reason
 from protocol.serial_request import SerialRequest
 from protocol.stream_frames import Channel

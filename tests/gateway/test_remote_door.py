@@ -12,10 +12,10 @@ import trio
 import trio.testing
 
 from gateway import remote_door
+from gateway.line import PortDown
 from gateway.link import Link, LinkCutError, now_ms
 from gateway.remote_line import CHANNELS
-from gateway.router import Right
-from gateway.turns import PortDown
+from gateway.rights import Right
 from protocol.addresses import AddressList
 from protocol.client_session import ClientSession
 from protocol.handshake import Call, WrongKeyError, key_point

@@ -8,10 +8,10 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.line import PortDown, Reply
 from gateway.receive_buffer import ReceiveBuffer
 from gateway.remote_line import RemoteLine
-from gateway.router import Right
-from gateway.turns import PortDown, Reply
+from gateway.rights import Right
 from gateway.uart import UartError
 from protocol.client_session import ClientSession
 from protocol.reasons import Reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from gateway.remote_seat import RemoteSeat
-from gateway.router import Right
+from gateway.rights import Right
 from protocol.reasons import Reason
 from protocol.turns import TurnStatus
 from tests.gateway.linked import chained, holds
@@ -47,9 +47,9 @@ async def test_what_was_on_its_way_when_a_right_was_withdrawn_is_lost_and_told()
 
 
 def test_a_turns_end_has_its_reason() -> None:
+    from gateway.line import Reply
     from gateway.receive_buffer import ReceiveBuffer
     from gateway.remote_seat import _status
-    from gateway.turns import Reply
 
     heard = ReceiveBuffer()
     heard.offer(b"ab\r")

@@ -8,8 +8,9 @@ import trio.lowlevel
 import trio.testing
 
 from gateway.bus import Bus
-from gateway.router import Forbidden, Revoked, Right, Router, Session
-from gateway.turns import PortDown
+from gateway.line import PortDown
+from gateway.rights import Right
+from gateway.router import Forbidden, Revoked, Router, Session
 from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
 
 

@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from gateway.receive_buffer import ReceiveBuffer
-from gateway.router import Right, Router
+from gateway.rights import Right
+from gateway.router import Router
 from gateway.serial_cgi import SerialCgi
 from protocol.serial_request import CgiError, SerialRequest
 from tests.gateway.line import NarrowTty, narrow_port, serial_line

@@ -12,7 +12,8 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.turns import PortDown, Turns
+from gateway.line import PortDown
+from gateway.turns import Turns
 from tests.gateway.line import NarrowTty, Unwanted, Writer, serial_line
 
 if TYPE_CHECKING:

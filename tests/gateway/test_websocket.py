@@ -28,7 +28,8 @@ from gateway.bus import Bus
 from gateway.doors import Doorway
 from gateway.handshake import replayed
 from gateway.message import Peer, Request
-from gateway.router import Right, Router
+from gateway.rights import Right
+from gateway.router import Router
 from tests.gateway.line import NarrowTty, narrow_port
 from tests.helpers import PASSWORD, house, needs_curl
 
