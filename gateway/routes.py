@@ -39,9 +39,13 @@ if TYPE_CHECKING:
     from gateway.doors import Doorway
     from gateway.serial_cgi import SerialCgi
     from protocol import parameters
+    from protocol.errors import ParameterError
     from protocol.settings import Settings
 
 __all__ = ["House", "Route", "Routes"]
+
+_MOST_REASONS = 2000
+"""Characters of reasons that one answer gives."""
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +141,15 @@ async def _updated(house: House, assignments: Sequence[tuple[str, str]], role: R
         update = await house.update(assignments, role)
     except StoreError as exc:
         return Response(500, refused_answer(str(exc)))  # nothing that the caller could do better
-    return Response(200, update_answer(update.refused))
+    return Response(200, update_answer(update.refused), headers=_reasons(update.refused))
+
+
+def _reasons(refused: Sequence[ParameterError]) -> tuple[tuple[str, str], ...]:
+    """Say why parameters were refused where a person can see it, since VAPIX has no room for it in its answer."""
+    if not refused:
+        return ()
+    told = "; ".join(f"{error.name}: {error.why}" for error in refused)
+    return (("Daisyport-Refused", "".join(c if " " <= c <= "~" else "?" for c in told)[:_MOST_REASONS]),)
 
 
 # serial.cgi -----------------------------------------------------------------------------------------------------

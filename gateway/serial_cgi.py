@@ -82,6 +82,8 @@ class SerialCgi:
             session.close()
         if session.ended is not None:
             raise CgiError(session.ended)
+        if answer == b"" and (down := session.state.value.down) is not None:
+            raise CgiError(down)  # a device that is away is not a silent one
         return answer
 
     async def _perform(self, request: SerialRequest, session: Session) -> bytes | None:

@@ -489,6 +489,26 @@ async def test_rates_beyond_115200_need_an_rs485_mode(tmp_path: Path) -> None:
             assert answer == "# Error: Error setting 'root.Serial.Ser1.BaudRate' to '230400'!"
 
 
+async def test_a_refused_update_says_in_a_header_what_would_be_right(tmp_path: Path) -> None:
+    with trio.fail_after(15):
+        async with house(tmp_path) as home:
+            answer = await home.curl(
+                "/axis-cgi/param.cgi?action=update&Serial.Ser1.DataBits=9&Serial.Ser1.X%0d%0aY=1", "-i"
+            )
+            (header,) = [line for line in answer.splitlines() if line.startswith("Daisyport-Refused:")]
+            assert "Serial.Ser1.DataBits: one of 7, 8 would be right; Serial.Ser1.X" in header
+
+
+async def test_a_read_from_a_device_that_is_away_is_an_error_and_not_silence(tmp_path: Path) -> None:
+    with trio.fail_after(15):
+        async with house(tmp_path) as home:
+            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+            home.lines[0].unplug()
+            await home.until(lambda status: status["state"] == "down")
+            answer = await home.curl("/axis-cgi/com/serial.cgi?read=3&timeout=10")
+            assert answer.startswith(f"Error:\n{home.lines[0].path}")
+
+
 @pytest.mark.parametrize("role", ["viewer", "operator"])
 async def test_who_may_not_update_is_told_to_log_in_as_somebody_else(tmp_path: Path, role: str) -> None:
     with trio.fail_after(15):
