@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway.message import Request, Response, explain
-from protocol.digest import POLICIES, Algorithm, Authenticator, Verdict, advice, claim
+from protocol.credentials import Algorithm, claim
+from protocol.digest import POLICIES, Authenticator, Verdict, advice
 from protocol.roles import Role
 
 if TYPE_CHECKING:

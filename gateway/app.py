@@ -250,7 +250,7 @@ async def _keep(manager: Manager, stop: trio.Event, restarts: _Restarts) -> None
     while not stop.is_set():
         try:
             await manager.run(stop)
-        except Exception:
+        except Exception:  # whatever it is: the tree is gone, and only its restart brings the port back
             logger.exception("%s: a bug; the port manager is restarted", manager.bus.name)
             restarts.count()
 

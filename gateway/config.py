@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from protocol.digest import Algorithm
+from protocol.credentials import Algorithm
 from protocol.hardware import Hardware, ManagerHardware, SerialHardware
 
 if TYPE_CHECKING:

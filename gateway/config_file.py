@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar, final
 from gateway.config import Config, Http, Ptz, Remote, Serial, Tcp, one_for_each
 from gateway.tables import Table, Wrong, listed, shown, text, truth, whole
 from protocol.advert import MAX_CHASSIS
-from protocol.digest import Algorithm
+from protocol.credentials import Algorithm
 from protocol.hardware import ManagerHardware, PortMode, SerialHardware
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ class FrontDoor:
                 await self._seat(stream, Peer.of(stream))
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 logger.debug("front door: a connection broke: %s", exc)
-            except Exception:
+            except Exception:  # the first ring: what goes wrong with one connection ends that connection
                 logger.exception("front door: a connection ended by a fault of ours")
 
     async def _seat(self, stream: trio.SocketStream, peer: Peer) -> None:

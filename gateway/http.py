@@ -255,8 +255,7 @@ class _Connection:
     async def _answer(self, request: Request) -> Answer:
         try:
             return await self.respond(request)
-        except Exception:
-            # A bug of ours. It ends this connection only; the log says where, the caller is told no more.
+        except Exception:  # a bug of ours: it ends this connection only; the log says where, the caller no more
             logger.exception("%s: no answer to %s %.60r", self.peer, request.method, request.path)
             why = "This is a fault of the gateway, not of the request; its log says more."
             return explain(500, why, _CLOSE)

@@ -267,8 +267,7 @@ async def _page(_: Routes, request: Request, __: Caller) -> Response:
 async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
     try:
         answer = discovery_answer(request.method, request.body)
-    except Exception:
-        # Its clients look for a fault of ours in the JSON, not in the status.
+    except Exception:  # its clients look for a fault of ours in the JSON, not in the status
         logger.exception("apidiscovery.cgi: a bug; no answer to %.200r", request.body)
         answer = internal_error_answer()
     return Response(200, answer, "application/json")

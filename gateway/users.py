@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 from gateway import durable
-from protocol.digest import Algorithm, stored_hash
+from protocol.credentials import Algorithm, stored_hash
 from protocol.roles import Role
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""HTTP authentication: Digest with MD5 and SHA-256 (RFC 7616) and Basic (RFC 7617), challenges out, claims checked.
+"""HTTP authentication: Digest with MD5 and SHA-256 (RFC 7616) and Basic (RFC 7617), challenges out, claims judged.
 
 It must not know users, roles or requests: the caller looks the claimed name up and says which hashes are stored.
 Time and random bytes are arguments.
@@ -12,37 +12,22 @@ a fresh nonce and tries again by itself, and no password is doubted.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import enum
-import hashlib
 import hmac
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, final
-from urllib.parse import unquote
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
+from protocol.credentials import Algorithm, BasicClaim, DigestClaim, stored_hash
+from protocol.nonce_ledger import Ledger
 from protocol.settings import AuthenticationPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = [
-    "POLICIES",
-    "Algorithm",
-    "Authenticator",
-    "BasicClaim",
-    "Claim",
-    "DigestClaim",
-    "Offer",
-    "Scheme",
-    "Verdict",
-    "advice",
-    "claim",
-    "stored_hash",
-]
+    from protocol.credentials import Claim, StoredHashes
 
-# What is offered ----------------------------------------------------------------------------------------------
+__all__ = ["POLICIES", "Authenticator", "Offer", "Scheme", "Verdict", "advice"]
 
 
 @final
@@ -87,141 +72,6 @@ def advice(schemes: Sequence[Scheme]) -> str:
     )
 
 
-# What is stored -----------------------------------------------------------------------------------------------
-
-
-@final
-class Algorithm(enum.Enum):
-    """A hash of HTTP Digest, by its name on the wire."""
-
-    MD5 = "MD5"
-    SHA256 = "SHA-256"
-
-    def of(self, *parts: str) -> str:
-        """Hash the parts, joined by colons, to lower-case hex."""
-        new = hashlib.sha256 if self is Algorithm.SHA256 else hashlib.md5
-        return new(":".join(parts).encode(errors="replace"), usedforsecurity=False).hexdigest()
-
-
-StoredHashes: TypeAlias = "Mapping[Algorithm, str]"
-
-
-def stored_hash(algorithm: Algorithm, name: str, realm: str, password: str) -> str:
-    """What is kept of a password: RFC 7616's H(A1). It is as good as the password in this realm: keep it secret."""
-    return algorithm.of(name, realm, password)
-
-
-# What is claimed ----------------------------------------------------------------------------------------------
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class BasicClaim:
-    """A name and the password itself."""
-
-    name: str
-    password: str = field(repr=False)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class DigestClaim:
-    """A name and the proof of a password; ``count`` and ``client_nonce`` are None from a client before RFC 2617."""
-
-    name: str
-    nonce: str
-    uri: str
-    response: str = field(repr=False)
-    algorithm: Algorithm
-    count: str | None
-    client_nonce: str | None
-
-
-Claim: TypeAlias = BasicClaim | DigestClaim
-
-
-def claim(authorization: bytes) -> Claim | None:
-    """Read an Authorization header's value; None if it is no claim of a known scheme. Never fails."""
-    scheme, _, credentials = _text(authorization).strip().partition(" ")
-    match scheme.lower():
-        case "basic":
-            return _basic(credentials.strip())
-        case "digest":
-            return _digest(credentials)
-        case _:
-            return None
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def _basic(credentials: str) -> BasicClaim | None:
-    try:
-        name, colon, password = _text(base64.b64decode(credentials, validate=True)).partition(":")
-    except (binascii.Error, ValueError):
-        return None
-    return BasicClaim(name, password) if colon else None
-
-
-_PARAMETER = re.compile(
-    r"""[\s,]* ( [^\s,="]+ ) \s*=\s* (?: "( (?:[^"\\]|\\.)* )" | ( [^\s,"]+ ) ) \s* (?=,|\Z)""", re.VERBOSE | re.DOTALL
-)
-
-
-def _digest(credentials: str) -> DigestClaim | None:
-    given = _parameters(credentials)
-    try:
-        return DigestClaim(
-            name=_name(given),
-            nonce=given["nonce"],
-            uri=given["uri"],
-            response=given["response"].lower(),
-            algorithm=Algorithm(given.get("algorithm", "MD5").upper()),
-            count=_count(given),
-            client_nonce=given["cnonce"] if "qop" in given else None,
-        )
-    except (KeyError, ValueError):
-        return None
-
-
-def _parameters(credentials: str) -> dict[str, str]:
-    """Read ``name=value, name="value"``; nothing at all if anything else is in between, or a name comes twice."""
-    given: dict[str, str] = {}
-    end = 0
-    while found := _PARAMETER.match(credentials, end):
-        name, quoted, token = found.groups()
-        if name.lower() in given:
-            return {}
-        given[name.lower()] = token if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
-        end = found.end()
-    return {} if credentials[end:].strip(" \t,") else given
-
-
-def _count(given: Mapping[str, str]) -> str | None:
-    if "qop" not in given:
-        return None
-    if given["qop"] != "auth" or not re.fullmatch("[0-9a-fA-F]{8}", given["nc"]):
-        raise ValueError("only qop=auth is offered, and nc has 8 hexadecimal digits")
-    return given["nc"]
-
-
-def _name(given: Mapping[str, str]) -> str:
-    """The user's name, which RFC 7616 lets a client write as ``username*=UTF-8''J%C3%A4rvi`` too."""
-    if "username" in given:
-        return given["username"]
-    charset, _, encoded = given["username*"].partition("''")
-    if charset.upper() != "UTF-8":
-        raise ValueError(charset)
-    return unquote(encoded)
-
-
-# Challenge and check ------------------------------------------------------------------------------------------
-
-
 @final
 class Verdict(enum.Enum):
     """What a claim is worth."""
@@ -252,7 +102,7 @@ class Authenticator:
         self._secret = secret
         # What an unknown name is checked against, so that it costs the time of a known one and never matches.
         self._nobody = self._signature("nobody")
-        self._ledger = _Ledger()
+        self._ledger = Ledger()
 
     def challenges(
         self, schemes: Sequence[Scheme], verdict: Verdict | None, now: float, random: bytes
@@ -348,52 +198,3 @@ def _same(one: str, other: str) -> bool:
 def _path(target: str) -> str:
     """The path and query of a target: one side may hold the absolute form where the other does not."""
     return re.sub(r"\Ahttps?://[^/?]*", "", target)
-
-
-# Which counts were used ---------------------------------------------------------------------------------------
-
-_WINDOW = 128
-"""How far behind the newest count one may come: more requests than that are never under way on one nonce."""
-
-_NONCES = 1024
-"""How many nonces that proved a password are remembered."""
-
-
-@final
-class _Ledger:
-    """The used counts of each nonce; a nonce that had to be forgotten is refused, with all that were issued before."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, tuple[int, _Counts]] = {}
-        self._forgotten = -1
-
-    def take(self, nonce: str, issued: int, count: int) -> bool:
-        """Use up a count of a nonce; False if it was used before or cannot be told."""
-        if issued <= self._forgotten:
-            return False
-        if nonce not in self._counts and len(self._counts) >= _NONCES:
-            self._forget_the_oldest()
-        return self._counts.setdefault(nonce, (issued, _Counts()))[1].take(count)
-
-    def _forget_the_oldest(self) -> None:
-        oldest = min(self._counts)  # a nonce begins with its time of issue, in digits of equal number
-        self._forgotten, _ = self._counts.pop(oldest)
-
-
-@final
-class _Counts:
-    """The newest count of a nonce and, as bits, which of the window behind it were used."""
-
-    def __init__(self) -> None:
-        self._newest = -1
-        self._used = 0
-
-    def take(self, count: int) -> bool:
-        behind = self._newest - count
-        if behind < 0:
-            self._used = (self._used << min(-behind, _WINDOW) | 1) % (1 << _WINDOW)
-            self._newest = count
-            return True
-        free = behind < _WINDOW and not self._used >> behind & 1
-        self._used |= free << behind
-        return free

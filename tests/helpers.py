@@ -137,12 +137,12 @@ class House:
             if holds(status):
                 return status
 
-    def ptz(self, name: str = "ptz-P0.sock", kind: int = socket.SOCK_STREAM) -> trio.SocketStream:
-        """A PTZ driver's connection."""
-        sock = socket.socket(socket.AF_UNIX, kind)
-        sock.connect(str(self.config.runtime_dir / name))
+    def ptz(self) -> trio.SocketStream:
+        """A PTZ driver's connection, of the stream kind."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.config.runtime_dir / "ptz-P0.sock"))
         sock.setblocking(False)
-        return trio.SocketStream(trio.socket.from_stdlib_socket(sock)) if kind == socket.SOCK_STREAM else sock  # type: ignore[return-value]
+        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import trio
 
 from gateway import routes
 from gateway.config import Http, Serial
-from protocol.digest import Algorithm
+from protocol.credentials import Algorithm
 from protocol.hardware import ManagerHardware, PortMode, SerialHardware
 from tests.helpers import PASSWORD, free_port, house
 

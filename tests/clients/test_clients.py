@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from gateway.config import Http
-from protocol.digest import Algorithm
+from protocol.credentials import Algorithm
 from tests.helpers import PASSWORD, free_port, house, needs_curl
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import trio
 from gateway.access import Access, Caller, DeniedError, Guesses
 from gateway.message import Peer, Request, Response
 from gateway.users import Users
-from protocol.digest import Algorithm
+from protocol.credentials import Algorithm
 from protocol.roles import Role
 from protocol.settings import AuthenticationPolicy as Policy
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway import config_file
 from gateway.config import Config, Http, Ptz, Remote, Serial, Tcp
 from gateway.config_file import ConfigError
-from protocol.digest import Algorithm
+from protocol.credentials import Algorithm
 from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
 
 EXAMPLE = Path(__file__).parents[2] / "systemd/daisyport.toml"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.users import UserError, Users, _parsed, _written
-from protocol.digest import Algorithm
+from protocol.credentials import Algorithm
 from protocol.roles import Role
 
 if TYPE_CHECKING:

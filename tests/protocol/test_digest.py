@@ -9,18 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol.digest import (
-    POLICIES,
-    Algorithm,
-    Authenticator,
-    BasicClaim,
-    DigestClaim,
-    Scheme,
-    Verdict,
-    advice,
-    claim,
-    stored_hash,
-)
+from protocol.credentials import Algorithm, BasicClaim, DigestClaim, claim, stored_hash
+from protocol.digest import POLICIES, Authenticator, Scheme, Verdict, advice
 from protocol.settings import AuthenticationPolicy
 
 REALM = "Daisyport 00408C000001"
