@@ -66,6 +66,8 @@ class Bus:
         """When it last said some, in seconds of trio's clock."""
         self.missed = 0
         """Bytes of the line that never reached this node, as far as their number is known."""
+        self.dropped = 0
+        """Bytes that came from clients who have left, and were never written."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
         self._line: Line | None = None

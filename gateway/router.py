@@ -160,6 +160,7 @@ class Session:
         """All that the holder does with the session runs in it."""
         self.pumping = trio.CancelScope()
         """Within that, what reads from the client: cancelled when the gateway stops, and takes no more."""
+        self._left = False
         self.ended: str | None = None
         """Why the session was ended from this side, or None."""
         self.since = time.time()
@@ -297,9 +298,12 @@ class Session:
             self.end(why)
 
     def close(self) -> None:
-        """Get up and leave."""
+        """Get up and leave; leaving twice is leaving once."""
         self._deafen()
         self._handle.drop()
+        if not self._left:
+            self._left = True
+            self._bus.dropped += self.dropped
 
     def _accept(self, data: bytes) -> Line:
         self.received += len(data)

@@ -61,6 +61,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "reason": manager.bus.down or "",
         "bytes_from_line": manager.bus.received,
         "bytes_missed": manager.bus.missed,
+        "bytes_dropped": manager.bus.dropped + sum(session.dropped for _, session in manager.sessions),
         "path": [node.hex() for node in manager.bus.state.value.path],
         **_device(manager.device),
         **_remote(manager.remote),

@@ -193,8 +193,11 @@ async def test_the_device_is_unplugged_and_comes_back_while_its_clients_stay(tmp
                 await home.until(lambda status: status["state"] == "up")
                 await tcp.send_all(b"after")
                 assert await line.hear(5) == b"after"
+                assert (await home.status())["bytes_dropped"] == 7  # and that of serial.cgi
                 await line.say(b"answer")
                 assert await receive_exactly(tcp, 6) == b"answer"
+            await seated(home, 0)
+            assert (await home.status())["bytes_dropped"] == 7  # and that of serial.cgi
 
 
 async def test_port_enabled_no_then_yes_works_while_clients_are_connected(tmp_path: Path) -> None:
