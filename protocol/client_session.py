@@ -140,8 +140,10 @@ class ClientSession:
         frame = self._heartbeat.next_frame(now) or self._line.next_frame()
         if frame is not None:
             return frame
-        frames = (self._flows[channel].next_frame(now) for channel in SEND_ORDER)
-        return next((frame for frame in frames if frame is not None), None)
+        for channel in SEND_ORDER:
+            if (message := self._flows[channel].next_frame(now)) is not None:
+                return message
+        return None
 
     def _take(self, frame: Frame, now: int) -> list[ClientEvent]:
         match frame:

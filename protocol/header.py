@@ -69,29 +69,33 @@ class FrameDecoder:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = b""
+        self._at = 0  # what is before it was cut off already: a piece with many frames is not moved for each
 
     def __len__(self) -> int:
         """Bytes that wait for the rest of their frame (such a frame has two seconds)."""
-        return len(self._buffer)
+        return len(self._buffer) - self._at
 
     def receive_data(self, data: bytes) -> None:
         """Take what the connection brought."""
-        self._buffer += data
+        self._buffer = self._buffer[self._at :] + data
+        self._at = 0
 
     def next_frame(self) -> RawFrame | None:
         """Return the next whole frame, or None until more has come.
 
         Raises CutError as soon as a header announces more than MAX_LENGTH, and again ever after.
         """
-        if len(self._buffer) < SIZE:
+        buffer, start = self._buffer, self._at
+        body = start + SIZE
+        if len(buffer) < body:
+            self._buffer, self._at = buffer[start:], 0
             return None
-        header = Header(*_LAYOUT.unpack_from(self._buffer))
+        header = Header._make(_LAYOUT.unpack_from(buffer, start))
         if header.length > MAX_LENGTH:
             raise CutError(f"a frame of {header.length} bytes: at most {MAX_LENGTH} may follow a header")
-        end = SIZE + header.length
-        if len(self._buffer) < end:
+        end = body + header.length
+        if len(buffer) < end:
             return None
-        frame = RawFrame(header, bytes(self._buffer[:SIZE]), bytes(self._buffer[SIZE:end]))
-        del self._buffer[:end]
-        return frame
+        self._at = end
+        return RawFrame(header, buffer[start:body], buffer[body:end])

@@ -38,6 +38,8 @@ class Party(enum.Enum):
     CLIENT = "client"
     SERVER = "server"
 
+    __hash__ = object.__hash__  # Enum's own hashes the name, and every frame is looked up
+
     @property
     def other(self) -> Party:
         """Who listens."""
@@ -57,6 +59,8 @@ class State(enum.Enum):
     READY = "any"
     CLOSED = "none: closed"
     FAILED = "none: failed"
+
+    __hash__ = object.__hash__
 
 
 _C, _S = Party.CLIENT, Party.SERVER
@@ -105,10 +109,11 @@ Event: TypeAlias = Peer | Frame
 
 
 def _judge(state: State, party: Party, frame: Frame) -> State | None:
-    channels = CHANNELS.get((party, type(frame)))
+    move = party, type(frame)
+    channels = CHANNELS.get(move)
     if channels is not None and getattr(frame, "channel", None) not in channels:
         return None
-    return TRANSITIONS[state].get((party, type(frame)))
+    return TRANSITIONS[state].get(move)
 
 
 @final

@@ -179,8 +179,10 @@ class ServerSession:
             return Port(self._port)
         if frame is not None:
             return frame
-        tidings = (self._inboxes[channel].flow.next_frame() for channel in SEND_ORDER)
-        return next((frame for frame in tidings if frame is not None), None)
+        for channel in SEND_ORDER:
+            if (tidings := self._inboxes[channel].flow.next_frame()) is not None:
+                return tidings
+        return None
 
     def _close(self, now: int) -> Close | None:
         if self._closing is None:

@@ -94,6 +94,8 @@ class UpFlow:
 
     def next_frame(self, now: int) -> UpData | Gap | None:
         """Return what is to be sent next, if anything may be; what is too old becomes a GAP."""
+        if not self._ring.unsent:
+            return None
         self._drop_stale_head(now)
         gaps = []
         while isinstance(gap := self._ring.head, Gap):
@@ -166,8 +168,7 @@ class UpFlow:
         return Reason.TOO_OLD if age(entry.frame.accepted, now) > self._age_limit else None
 
     def _drop_stale_head(self, now: int) -> None:
-        unsent = self._ring.unsent
-        if unsent and self._judge(unsent[0], now):
+        if self._judge(self._ring.unsent[0], now):
             self.expire(now)
 
     def _drop_rest(self) -> None:
@@ -184,7 +185,8 @@ class UpFlow:
             if not isinstance(entry.frame, Gap):
                 break
             self._report(entry.end, entry.frame.reason)
-        self._withdrawn = {offset for offset in self._withdrawn if offset >= self._told}
+        if self._withdrawn:
+            self._withdrawn = {offset for offset in self._withdrawn if offset >= self._told}
 
     def _report(self, end: int, reason: Reason | None) -> None:
         if end > self._told:
