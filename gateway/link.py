@@ -141,20 +141,28 @@ class Link:
 
     def flush(self) -> None:
         """Send what there is to say, as far as the socket takes it now; the rest follows."""
-        while not self._sealed and self._room():
-            batch = self._batch()
-            if not batch:
-                return
-            self._push(batch)
-        self._stuck.set()
+        more = True
+        while more and not self._sealed and self._room():
+            more = self._push_batch()
+        if more or self._sealed:
+            self._stuck.set()
 
-    def _batch(self) -> bytes:
-        """Seal what there is to say, as far as there is room for it: one system call for many frames."""
-        frames, room = [], _UNSENT - self._pushed
-        while room > 0 and (frame := self._source()) is not None:
-            frames.append(self._connection.send(frame))
-            room -= len(frames[-1])
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+    def _push_batch(self) -> bool:
+        """Seal what there is to say, as far as there is room for it, and send it in one system call.
+
+        Return whether there may be more.
+        """
+        batch, room = [], _UNSENT - self._pushed
+        frame = self._source()
+        while frame is not None:
+            batch.append(self._connection.send(frame))
+            room -= len(batch[-1])
+            if room <= 0:
+                break
+            frame = self._source()
+        if batch:
+            self._push(b"".join(batch))
+        return frame is not None
 
     def leave(self, source: Callable[[], Frame | None]) -> None:
         """Say what ``source`` still has to say, as far as the socket takes it now."""
@@ -217,7 +225,8 @@ class Link:
         return waiting < _UNSENT
 
     def _push(self, data: bytes) -> None:
-        data = self._sealed + data
+        if self._sealed:
+            data = self._sealed + data
         try:
             sent = self._socket.send(data) if data else 0
         except OSError:
