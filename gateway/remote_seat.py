@@ -70,17 +70,26 @@ class _Writer:
         self._taken = 0
         self._retired = False
         session.window(channel, _LEAST[channel])
-        self.post, self._inbox = trio.open_memory_channel[Message](math.inf)  # the session's credit bounds it
+        self._inbox: deque[Message] = deque()  # the session's credit bounds it
+        self._posted = trio.lowlevel.ParkingLot()
         self.received = 0
         self.dropped = 0
         self.line: Session | None = None
         """The line as this class may write to it; None while it has no right to."""
 
+    def post(self, message: Message) -> None:
+        """Have it written after those before it."""
+        self._inbox.append(message)
+        self._posted.unpark()
+
     async def run(self) -> None:
-        """Write what comes, until cancelled or retired."""
-        async for message in self._inbox:
+        """Write what comes, until cancelled or retired; what the line takes at once costs no scheduler pass each."""
+        while True:
+            while not self._inbox:
+                await self._posted.park()
             if self._retired:
                 return
+            message = self._inbox.popleft()
             self.received += len(message.data)
             self._under_way.append(_UnderWay(message))
             line = self.line
@@ -316,7 +325,7 @@ class RemoteSeat:
         for event in self.session.receive(number, frame, now_ms()):
             match event:
                 case Message():
-                    self._writers[event.channel].post.send_nowait(event)
+                    self._writers[event.channel].post(event)
                 case Gap():
                     self.gaps += event.count
                     logger.info("%s gave up %d bytes: %s", self.handle.holder, event.count, event.reason.name.lower())
