@@ -1,4 +1,4 @@
-"""docs/remote-port-protocol.md against the code: every byte that it shows, and every table of numbers."""
+"""docs/remote-port-protocol.md against the code: every byte that it shows, and every table."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from protocol import cpace
+from gateway import link, remote_device, remote_door, remote_seat
+from gateway.mdns import SERVICE
+from protocol import cpace, downflow, guesses, register
+from protocol.advert import Advert
 from protocol.errors import RemoteProtocolError
 from protocol.frames import FRAMES
-from protocol.handshake import Answer, Call, key_point
+from protocol.handshake import VERSIONS, Answer, Call, key_point
 from protocol.port_state import PortState
 from protocol.reasons import CloseReason, Reason
-from protocol.remote_port import TRANSITIONS, Connection, State
+from protocol.remote_port import CHANNELS, TRANSITIONS, Connection, State
 from protocol.secure import traffic_keys
-from protocol.session import NO_SESSION
+from protocol.session import NO_SESSION, Limits
 from protocol.session_frames import NOWHERE, Open, Opened, Pong
 from protocol.stream_frames import Channel, UpData
 from protocol.turns import TurnPhase, TurnStatus
@@ -26,6 +29,45 @@ SHOWN = {name: bytes.fromhex(data) for name, data in re.findall(r"```hex (\w+)\n
 YA, YB, FRESH = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 80))
 A_NODE, B_NODE, SESSION = b"A" * 16, b"B" * 16, b"S" * 16
 PORT = PortState(0b1110, True, 9600, "", "9600 8N1 RS232", (B_NODE,))
+PARTIES = {"client": "A", "server": "B"}
+AGE = Limits().age
+
+VALUES = {
+    "handshake, on either side": f"{link.HANDSHAKE_DEADLINE:g} s",
+    "from a good CONFIRM to OPEN": f"{link.HANDSHAKE_DEADLINE:g} s",
+    "A waits for TCP to connect": f"{remote_device._CONNECT:g} s",
+    "PING after silence of": f"{link._QUIET:g} s",
+    "dead after silence of": f"{link._QUIET + link._SILENT:g} s",
+    "PING in any case after": f"{link._PROVE:g} s",
+    "an incomplete frame": f"{link._WHOLE:g} s",
+    "between two looks at these three": f"{link._LOOK:g} s",
+    "age limit of PTZ": f"{AGE[Channel.PTZ] / 1000:g} s",
+    "age limit of the others": f"{max(AGE[Channel.TCP], AGE[Channel.CGI]) / 1000:g} s",
+    "resume window, on either side": f"{max(remote_device.RESUME_WINDOW, remote_door.RESUME_WINDOW):g} s",
+    "A renews its connection after": f"{remote_device._REKEY / 3600:g} h",
+    "B ends a connection after": f"{remote_door._OLDEST_KEYS / 3600:g} h",
+    "B, when it stops, waits for what it began": f"{remote_door._RETIRE:g} s",
+    "A, when it closes, waits for what it took": f"{remote_device._RETIRE:g} s",
+    "A's first pause between two tries": f"{remote_device._FIRST_RETRY:g} s",
+    "A's longest pause": f"{remote_device._LAST_RETRY:g} s",
+    "A's pause after a wrong key": f"{remote_device._WRONG_KEY_RETRY:g} s",
+    "handshakes at once, a port": str(remote_door._HANDSHAKES),
+    "links, a port": str(register.MAX_LINKS),
+    "detached sessions, a port": str(register.MAX_DETACHED),
+    "guesses at once, a network": f"{guesses._BURST:g}",
+    "the fastest regain of a guess": f"{guesses._FASTEST:g} s",
+    "the slowest": f"{guesses._SLOWEST:g} s",
+    "networks remembered": str(guesses._ADDRESSES),
+    "least window of PTZ and TCP": str(max(remote_seat._LEAST[Channel.PTZ], remote_seat._LEAST[Channel.TCP])),
+    "least window of CGI": str(remote_seat._LEAST[Channel.CGI]),
+    "largest window up": str(remote_seat._MOST),
+    "window down": str(remote_device._WINDOW),
+    "ring down": str(remote_door._RING),
+    "ring up, a class": str(Limits().ring_bytes),
+    "frames in a ring": str(Limits().ring_frames),
+    "small pieces joined, down, up to": str(downflow._PIECE),
+}
+"""What the document says of times and limits, in the words of its table."""
 
 
 def worked() -> dict[str, bytes]:
@@ -76,6 +118,13 @@ def rows(section: str) -> dict[int, str]:
     return {int(number): name for number, name in re.findall(r"^\| (\d+) \| `?(\w+)", table, re.MULTILINE)}
 
 
+def table(section: str) -> list[list[str]]:
+    """The cells of the first table behind a heading, without its head."""
+    text = DOCUMENT[DOCUMENT.index(section) :]
+    lines = text[text.index("|") :].split("\n\n", 1)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
 @pytest.mark.parametrize(
     ("section", "numbers"),
     [
@@ -96,14 +145,47 @@ def test_the_documents_numbers_are_the_codes(section: str, numbers: dict[int, st
 def test_the_document_shows_every_transition() -> None:
     table = DOCUMENT[DOCUMENT.index("### States") :]
     shown = set(re.findall(r"^\| (\w+) \| ([AB]) \| (\w+) \| (\w+) \|$", table, re.MULTILINE))
-    parties = {"client": "A", "server": "B"}
     code = {
-        (state.name, parties[party.value], "DATA" if kind.code == 7 else rows("### Frame types")[kind.code], to.name)
+        (state.name, PARTIES[party.value], rows("### Frame types")[kind.code], to.name)
         for state, moves in TRANSITIONS.items()
         for (party, kind), to in moves.items()
-        if state is not State.FAILED
     }
     assert shown == code
+    assert {state for state, *_ in shown} | {"CLOSED"} == {state.name for state in State}
+
+
+def test_the_document_shows_who_says_what_on_which_channel() -> None:
+    shown = table("### Who says what of a stream")
+    code = {
+        (rows("### Frame types")[kind.code], PARTIES[party.value], ", ".join(map(str, sorted(map(int, channels)))))
+        for (party, kind), channels in CHANNELS.items()
+    } | {("DATA", "B", "0")}  # its class has no other
+    assert {tuple(row) for row in shown} == code
+
+
+def test_the_document_says_who_says_each_close() -> None:
+    said = {int(row[0]): row[2] for row in table("### Close reasons")}
+    assert said.keys() == {reason.value for reason in CloseReason}
+    assert all(re.match("A|B|either|nobody", who) for who in said.values())
+
+
+def test_the_documents_times_and_limits_are_the_codes() -> None:
+    assert {row[0]: row[1] for row in table("### Times and limits")} == VALUES
+
+
+def test_both_sides_wait_for_each_other_equally_long() -> None:
+    assert remote_device.RESUME_WINDOW == remote_door.RESUME_WINDOW
+    assert AGE[Channel.TCP] == AGE[Channel.CGI]
+    assert remote_seat._LEAST[Channel.PTZ] == remote_seat._LEAST[Channel.TCP]
+
+
+def test_the_document_shows_the_record_that_is_announced() -> None:
+    shown = re.search(r"```txt advert\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert shown is not None
+    strings = [line.encode() for line in shown[1].splitlines()]
+    text = b"".join(bytes([len(string)]) + string for string in strings)
+    assert text == Advert(B_NODE, 0, "blade-7", 1, True, VERSIONS).encode()
+    assert f"`{SERVICE.removesuffix('.local.')}`" in DOCUMENT
 
 
 def test_a_recorded_handshake_does_not_open_a_second_connection() -> None:
