@@ -203,10 +203,13 @@ class RemoteDevice:
         number = self._session.attach()
         self._link = link
         since = trio.current_time()
+        opened = False
 
         def take(frame: Frame) -> None:
+            nonlocal opened
             for event in self._session.receive(number, frame, now_ms()):
                 if isinstance(event, Resumed):
+                    opened = True
                     self._resumed(leaf)
                 self._heed(event)
 
@@ -224,7 +227,7 @@ class RemoteDevice:
         finally:
             self._detached(link)
         # What ended in words would end so again: only a link that was cut, or lived, is dialled anew at once.
-        if self._session.id != NO_SESSION or trio.current_time() - since > _LAST_RETRY:
+        if (opened and self._session.id != NO_SESSION) or trio.current_time() - since > _LAST_RETRY:
             backoff.reset()
         raise LinkCutError(why)
 

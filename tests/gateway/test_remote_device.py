@@ -18,6 +18,7 @@ from gateway.rights import Right
 from gateway.serial_cgi import SerialCgi
 from protocol.reasons import CloseReason, Reason
 from protocol.serial_request import SerialRequest
+from protocol.session import NO_SESSION
 from protocol.stream_frames import Channel
 from tests.gateway.linked import chained, holds, node
 
@@ -185,6 +186,17 @@ async def test_the_resume_window_runs_from_the_loss_however_often_the_server_ref
             assert far.device.losses == {Reason.UNCERTAIN: 3, Reason.PORT_DOWN: 4}
             with pytest.raises(PortDown):
                 await client.write(b"refused at once")
+
+
+async def test_a_server_that_refuses_a_session_is_asked_ever_more_rarely() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), (cable,)):
+            began, joined = trio.current_time(), cable.joined
+            owner.bus.route()  # it has no way to the line now, so it says CLOSE instead of OPENED
+            cable.cut()
+            await holds(lambda: cable.joined >= joined + 4)
+            assert trio.current_time() - began > 0.4
+            assert far.device._session.id != NO_SESSION
 
 
 async def test_after_a_restart_of_the_server_what_was_sent_is_uncertain_and_never_sent_again(
