@@ -39,7 +39,10 @@ class Reason(enum.IntEnum):
 
 @final
 class CloseReason(enum.IntEnum):
-    """Why a peer says CLOSE. All but STALE end the session; in clear it is a hint and ends nothing else."""
+    """Why a peer says CLOSE. It ends the session, but for STALE and for any that is said instead of OPENED.
+
+    In clear it is a hint, and ends the connection alone.
+    """
 
     STOPPING = 1
     WRONG_KEY = 2
@@ -48,7 +51,7 @@ class CloseReason(enum.IntEnum):
     VERSION = 4
     """No wire version in common."""
     BUSY = 5
-    """Too many handshakes, guesses or links."""
+    """Too many links. Too many handshakes or guesses are closed without a word."""
     STALE = 6
     """The connection number is not greater than the last, which this CLOSE names; the session stays."""
     REPLACED = 7

@@ -126,7 +126,7 @@ class ServerSession:
         self._port, self._port_changed = state, True
 
     def ping(self) -> None:
-        """Ask whether the client is there; at least every ten seconds (see ``inflow``)."""
+        """Ask whether the client is there; at least every five seconds (see ``inflow``)."""
         self._heartbeat.ask()
 
     def close(self, reason: CloseReason) -> None:

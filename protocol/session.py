@@ -95,7 +95,7 @@ _AGE_LIMITS: Final[AgeLimits] = MappingProxyType({Channel.PTZ: 2_000, Channel.TC
 @final
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a session may hold, and for how long; all of it host configuration or measured.
+    """What a session may hold, and for how long.
 
     ``ring_bytes`` and ``ring_frames`` bound each ring of what this side sends, ``window`` what may be under
     way to it on each stream that it receives.
