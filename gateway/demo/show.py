@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -113,7 +114,11 @@ def main(show: Callable[[Screen, trio.Event], Awaitable[None]] = demo) -> int:
     # That a link was cut is worth a warning, unless it is what is shown.
     logging.basicConfig(level=logging.ERROR if show is cut_demo else logging.WARNING, format="%(message)s")
     logging.getLogger("gateway.bonjour").setLevel(logging.ERROR)  # nobody is on loopback to be told of servers
-    trio.run(_on_a_terminal, show)
+    try:
+        trio.run(_on_a_terminal, show)
+    except* BrokenPipeError:
+        # Nobody reads the screen any more (`| head`): that ends it too, and what is not yet written is for nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

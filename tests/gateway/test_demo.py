@@ -339,3 +339,10 @@ def test_a_signal_ends_it_cleanly_within_two_seconds(
     assert errors == b""
     assert rest.endswith(b"Gone, with all it made.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_stops_reading_the_screen_ends_it_without_a_traceback() -> None:
+    command = f"{sys.executable} -m gateway demo --cut | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30, check=True)
+    assert "simulated PTZ camera" in done.stdout
+    assert done.stderr == ""
