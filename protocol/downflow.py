@@ -12,17 +12,10 @@ from protocol.reasons import Reason
 from protocol.ring import Entry, Ring, StreamFrame
 from protocol.stream_frames import MAX_DATA, Channel, DownData, Gap, Turn
 
-__all__ = ["DownFlow", "ring_size"]
+__all__ = ["DownFlow"]
 
-_LEAST: Final = 64 * 1024
-_MOST: Final = 1024 * 1024
 _PIECE: Final = 4096  # small pieces that wait are joined up to this: a line that speaks byte by byte fills no ring
 _SHARE: Final = 16  # of the ring that one joined piece may be: only whole frames are dropped
-
-
-def ring_size(rate: int, window: float) -> int:
-    """Return how many bytes to keep: what a line of ``rate`` bits a second says in ``window`` seconds."""
-    return min(max(_LEAST, int(rate / 10 * window)), _MOST)
 
 
 @final
@@ -40,11 +33,6 @@ class DownFlow:
     def ring(self) -> Ring:
         """What the client has not acknowledged (to look at)."""
         return self._ring
-
-    def resize(self, max_bytes: int) -> None:
-        """Take another bound in bytes, after a change of the line's rate."""
-        self._ring.max_bytes = max_bytes
-        self._trim()
 
     def line(self, data: bytes) -> None:
         """Take bytes from the line."""

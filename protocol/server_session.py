@@ -105,10 +105,6 @@ class ServerSession:
         """Let so many bytes wait for the line, from now on."""
         self._inboxes[channel].resize(size)
 
-    def resize(self, ring_bytes: int) -> None:
-        """Bound the down ring anew, after a change of the line's rate."""
-        self._down.resize(ring_bytes)
-
     def line(self, data: bytes) -> None:
         """Send bytes of the line."""
         self._down.line(data)

@@ -52,7 +52,7 @@ A server hears
 
 A server says
     ``line(data)``, ``gap(count, reason)``, ``turn(channel, offset, phase, status)``, ``port(state)``; and for
-    itself ``window(channel, size)``, ``resize(ring_bytes)``.
+    itself ``window(channel, size)``.
 
 A CPU in the middle
     has a ServerSession for each link below it and one ClientSession above. Message -> ``client.write`` with

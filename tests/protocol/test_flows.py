@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from protocol.downflow import DownFlow, ring_size
+from protocol.downflow import DownFlow
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.inbox import Inbox
 from protocol.inflow import Inflow
@@ -234,11 +234,6 @@ def said(flow: DownFlow) -> list[StreamFrame]:
     return list(iter(flow.next_frame, None))
 
 
-@pytest.mark.parametrize(("rate", "size"), [(300, 65_536), (115_200, 691_200), (460_800, 1_048_576)])
-def test_a_ring_holds_what_the_line_says_in_a_resume_window(rate: int, size: int) -> None:
-    assert ring_size(rate, 60) == size
-
-
 def test_the_line_is_cut_into_frames() -> None:
     flow = downflow(max_bytes=10**6, max_frames=99)
     flow.line(bytes(MAX_DATA + 5))
@@ -326,14 +321,6 @@ def test_bytes_of_the_line_are_cut_to_small_credit() -> None:
     assert said(flow) == [DownData(0, b"abc")]
     flow.ring.grant(6)
     assert said(flow) == [DownData(3, b"def")]
-
-
-def test_a_smaller_bound_takes_effect_at_once() -> None:
-    flow = downflow()
-    flow.line(b"abcd")
-    flow.line(b"efgh")
-    flow.resize(4)
-    assert said(flow) == [Gap(Channel.LINE, 0, 4, Reason.OVERFLOW), DownData(4, b"efgh")]
 
 
 # Received

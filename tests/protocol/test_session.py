@@ -323,10 +323,9 @@ def test_a_loss_of_which_the_client_did_not_hear_is_told_after_the_cut(pair: Pai
 
 
 def test_bounds_follow_the_line() -> None:
-    pair = Pair(Limits(window=100))
+    pair = Pair(Limits(window=100, ring_bytes=3))
     pair.server.window(PTZ, 250)
     assert Credit(PTZ, 250) in pair.down()
-    pair.server.resize(3)
     pair.server.line(b"abcdef")
     pair.server.gap(2, Reason.OVERFLOW)
     pair.talk()
@@ -453,7 +452,9 @@ def test_a_message_larger_than_the_window_arrives_whole() -> None:
 def test_a_last_word_is_said_only_where_nothing_is_still_to_be_told() -> None:
     pair = Pair()
     pair.client.write(TCP, b"one", accepted=0)
+    assert pair.client.holding
     pair.talk()
+    assert not pair.client.holding
     assert [event.data for event in pair.heard_b if isinstance(event, Message)] == [b"one"]
     pair.server.handed(TCP, 3)
     assert pair.server.last_word(CloseReason.STOPPING) is None
