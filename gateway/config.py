@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from gateway import __version__
 from protocol.credentials import Algorithm
-from protocol.hardware import Hardware, ManagerHardware, SerialHardware
+from protocol.hardware import Hardware, Identity, ManagerHardware, SerialHardware
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,6 +99,7 @@ class Config:
             serial=tuple(line.hardware for line in self.serial),
             managers=self.managers,
             video_sources=self.video_sources,
+            identity=Identity(firmware_version=__version__),
         )
 
     @classmethod

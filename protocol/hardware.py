@@ -125,7 +125,7 @@ class Identity:
     brand: str = "Daisyport"
     model: str = "Daisyport"
     serial_number: str = "000000000000"
-    firmware_version: str = "0.1.0"
+    firmware_version: str = ""
     build_date: str = ""
     build_number: str = "1"
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway import config_file
+from gateway import __version__, config_file
 from gateway.config import Config, Http, Ptz, Remote, Serial, Tcp
 from gateway.config_file import ConfigError
 from protocol.credentials import Algorithm
-from protocol.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
+from protocol.hardware import Hardware, Identity, ManagerHardware, PortMode, SerialHardware
 
 EXAMPLE = Path(__file__).parents[2] / "systemd/daisyport.toml"
 
@@ -59,6 +59,8 @@ serial = 1
 [[port_manager]]
 """
 
+OURS = Identity(firmware_version=__version__)
+
 
 def complaints(text: str) -> list[str]:
     """What load would say of a file with this text, line by line."""
@@ -102,7 +104,7 @@ def test_an_empty_file_means_the_defaults() -> None:
     assert made == Config(Path("/var/lib/daisyport"), Path("/run/daisyport"), os.uname().nodename)
     assert made.http.listen == (("127.0.0.1", 8080),)
     assert made.tcp.bind == ("0.0.0.0", "::")
-    assert made.hardware == Hardware(serial=(), managers=())
+    assert made.hardware == Hardware(serial=(), managers=(), identity=OURS)
 
 
 def test_the_front_door_s_proofs_and_certificate_are_read() -> None:
@@ -118,6 +120,7 @@ def test_without_port_managers_each_serial_port_has_one() -> None:
     assert made.hardware == Hardware(
         serial=(SerialHardware(), SerialHardware()),
         managers=(ManagerHardware(1, 0), ManagerHardware(2, 1)),
+        identity=OURS,
         video_sources=2,
     )
 
