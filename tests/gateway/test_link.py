@@ -71,7 +71,7 @@ async def test_who_finds_out_why_a_handshake_fails_tells_the_other(
     reason: CloseReason,
     teller: str,
 ) -> None:
-    links = pair(sockets, **server)  # type: ignore[arg-type]
+    links = pair(sockets, **server)  # type: ignore[arg-type]  # a case's own words
     errors: dict[Link, BaseException] = {}
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:

@@ -111,7 +111,7 @@ async def test_while_a_session_can_go_on_writes_are_kept_and_then_written_in_the
 
             def receive(number: int, frame: object, now: int) -> list[object]:
                 arrived.append(getattr(frame, "channel", None) if type(frame).__name__ == "UpData" else None)
-                return list(take(number, frame, now))  # type: ignore[arg-type]
+                return list(take(number, frame, now))  # type: ignore[arg-type]  # any frame
 
             await unplugged(far, cable)
             for right in (Right.TCP, Right.CGI, Right.PTZ):

@@ -55,7 +55,7 @@ def test_order_case_and_unknown_keys_do_not_matter(advert: Advert, random: objec
     others = [string for string in more if string.partition(b"=")[0].lower() not in known]
     shouted = [string.replace(key, key.upper(), 1) for key, string in known.items()]
     said = [*shouted, *others]
-    random.shuffle(said)  # type: ignore[attr-defined]
+    random.shuffle(said)  # type: ignore[attr-defined]  # Hypothesis types it loosely
     assert Advert.decode(record(*said)) == advert
 
 
@@ -121,7 +121,8 @@ def test_a_record_that_is_too_long_is_refused_unread() -> None:
 
 
 def seen(number: int, **what: object) -> Candidate:
-    return Candidate(replace(OWNER, node=bytes([number]) * 16, **what), (f"10.0.0.{number}",), 5000)  # type: ignore[arg-type]
+    advert = replace(OWNER, node=bytes([number]) * 16, **what)  # type: ignore[arg-type]  # a case's own words
+    return Candidate(advert, (f"10.0.0.{number}",), 5000)
 
 
 def test_own_chassis_then_equal_index_then_hops_then_node_id() -> None:
@@ -144,7 +145,7 @@ def test_the_order_does_not_depend_on_who_was_seen_first(
         Candidate(advert, ("10.0.0.1",), 1) for advert in {(each.node, each.index): each for each in some}.values()
     ]
     first = order(candidates, chassis, index)
-    random.shuffle(candidates)  # type: ignore[attr-defined]
+    random.shuffle(candidates)  # type: ignore[attr-defined]  # likewise
     assert order(candidates, chassis, index) == first
     assert set(first) <= set(candidates)
 

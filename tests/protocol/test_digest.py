@@ -21,7 +21,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
 
 
 def authenticator(**changes: object) -> Authenticator:
-    return Authenticator(REALM, secret=b"s" * 32, **changes)  # type: ignore[arg-type]
+    return Authenticator(REALM, secret=b"s" * 32, **changes)  # type: ignore[arg-type]  # a case's own words
 
 
 def stored(name: str = "root", password: str = "pass", realm: str = REALM) -> dict[Algorithm, str]:
@@ -66,7 +66,7 @@ def judged(door: Authenticator, header: bytes, *, now: float = 0.0, **request: o
     claimed = claim(header)
     assert claimed is not None
     given = {"stored": stored(), "schemes": EVERY_SCHEME, "method": "GET", "target": TARGET, **request}
-    return door.check(claimed, now=now, **given)  # type: ignore[arg-type]
+    return door.check(claimed, now=now, **given)  # type: ignore[arg-type]  # likewise
 
 
 # Challenges
