@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     Property: TypeAlias = Callable[[bytes], bytes | None]
 
 TARGETS: Mapping[str, str] = {
-    "addresses": "tests.protocol.test_addresses:test_any_text_is_a_list_or_a_value_error",
-    "advert": "tests.protocol.test_advert:test_any_bytes_are_an_advert_or_a_value_error",
-    "cgi": "tests.protocol.test_cgi:test_any_bytes_are_a_request_or_a_refusal_of_one_line",
-    "connection": "tests.protocol.test_remote_port:test_whole_split_and_mutated_streams_give_equal_events",
-    "digest": "tests.protocol.test_digest:test_any_bytes_are_a_claim_that_is_not_accepted_or_none",
-    "discovery": "tests.protocol.test_discovery:test_any_request_gets_data_or_a_known_error",
-    "handshake": "tests.protocol.test_handshake:test_a_mutated_handshake_ends_in_a_cut_or_waits",
-    "header": "tests.protocol.test_header:test_whole_and_byte_by_byte_are_cut_alike",
-    "http": "tests.gateway.test_routes:test_whatever_is_thrown_at_the_front_door_it_answers_or_closes",
-    "parameter_file": "tests.protocol.test_parameters:test_any_file_gives_a_whole_state_and_complaints_of_one_line",
-    "parameters": "tests.protocol.test_parameters:test_any_update_leaves_a_whole_state",
-    "payloads": "tests.protocol.test_remote_port:test_random_payloads_behind_good_tags_give_events_or_remote_errors",
-    "serial_cgi": "tests.protocol.test_serial_request:test_any_bytes_are_a_bounded_request_or_an_error_of_one_line",
+    "addresses": "tests.protocol.parameters.test_addresses:test_any_text_is_a_list_or_a_value_error",
+    "advert": "tests.protocol.link.test_advert:test_any_bytes_are_an_advert_or_a_value_error",
+    "cgi": "tests.protocol.http.test_param_cgi:test_any_bytes_are_a_request_or_a_refusal_of_one_line",
+    "connection": "tests.protocol.link.test_connection:test_whole_split_and_mutated_streams_give_equal_events",
+    "digest": "tests.protocol.http.test_digest:test_any_bytes_are_a_claim_that_is_not_accepted_or_none",
+    "discovery": "tests.protocol.http.test_apidiscovery:test_any_request_gets_data_or_a_known_error",
+    "handshake": "tests.protocol.link.test_handshake:test_a_mutated_handshake_ends_in_a_cut_or_waits",
+    "header": "tests.protocol.link.test_header:test_whole_and_byte_by_byte_are_cut_alike",
+    "http": "tests.gateway.web.test_routes:test_whatever_is_thrown_at_the_front_door_it_answers_or_closes",
+    "parameter_file": "tests.protocol.parameters.test_catalogue:test_any_file_gives_a_whole_state_and_complaints_of_one_line",
+    "parameters": "tests.protocol.parameters.test_catalogue:test_any_update_leaves_a_whole_state",
+    "payloads": "tests.protocol.link.test_connection:test_random_payloads_behind_good_tags_give_events_or_remote_errors",
+    "serial_cgi": "tests.protocol.http.test_serial_cgi:test_any_bytes_are_a_bounded_request_or_an_error_of_one_line",
 }
 
 ROOT = Path(__file__).parent.parent

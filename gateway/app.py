@@ -19,29 +19,29 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway import __version__
-from gateway.bonjour import Bonjour
-from gateway.bus import Bus
 from gateway.changes import Changes
-from gateway.device import SerialDevice
-from gateway.identity import node_id
-from gateway.listeners import Drivers
+from gateway.clients.listeners import Drivers
+from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
-from gateway.router import Router
-from gateway.store import Store
-from gateway.watch import Cell
-from protocol.guesses import GuessLimit
-from protocol.parameters import Catalogue
+from gateway.port.bus import Bus
+from gateway.port.router import Router
+from gateway.serial_line.device import SerialDevice
+from gateway.state.node_id import node_id
+from gateway.state.store import Store
+from gateway.tasks.watch import Cell
+from protocol.link.guesses import GuessLimit
+from protocol.parameters.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gateway.config import Config, Ptz
-    from gateway.frontdoor import FrontDoor
-    from gateway.sdnotify import Notifier
-    from gateway.serial_cgi import SerialCgi
-    from gateway.tls import Tls
-    from protocol.settings import Settings
+    from gateway.clients.serial_cgi import SerialCgi
+    from gateway.host.config import Config, Ptz
+    from gateway.host.sdnotify import Notifier
+    from gateway.web.server import FrontDoor
+    from gateway.web.tls import Tls
+    from protocol.parameters.settings import Settings
 
 __all__ = ["Parts", "StartError", "TooManyRestartsError", "compose", "run"]
 
@@ -184,7 +184,7 @@ def _open_front_door(config: Config, parts: Parts, hang_ups: Cell[int], clients:
 
 def _tls(config: Config) -> Tls:
     """Find the front door's certificate, which vouches for every name that this node listens under."""
-    from gateway.tls import Tls
+    from gateway.web.tls import Tls
 
     hosts = [host for host, _ in config.http.listen if host not in ("0.0.0.0", "::")]
     names = dict.fromkeys([config.node_name, "localhost", "127.0.0.1", "::1", *hosts])
@@ -201,11 +201,11 @@ async def _renew(tls: Tls, hang_ups: Cell[int]) -> None:
 
 def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
     # Loaded only where it listens: HTTP, and who may come in by it, cost every daemon memory and a slow start.
-    from gateway.access import Access
-    from gateway.frontdoor import FrontDoor
-    from gateway.routes import House, Routes
+    from gateway.state.users import Users
     from gateway.status import status
-    from gateway.users import Users
+    from gateway.web.auth import Access
+    from gateway.web.routes import House, Routes
+    from gateway.web.server import FrontDoor
 
     started = time.time()
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from protocol.errors import ParameterError
-from protocol.parameters import Update
-from protocol.roles import Role
+from protocol.parameters.catalogue import Update
+from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.manager import Manager
-    from gateway.store import Store
-    from protocol.parameters import Catalogue
-    from protocol.settings import Settings
+    from gateway.state.store import Store
+    from protocol.parameters.catalogue import Catalogue
+    from protocol.parameters.settings import Settings
 
 __all__ = ["Changes"]
 

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway import __version__
-from gateway.config import Config
-from gateway.config_file import ConfigError, load
+from gateway.host.config import Config
+from gateway.host.config_file import ConfigError, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import trio
 
-    from gateway.users import Users
-    from gateway.watch import Cell
+    from gateway.state.users import Users
+    from gateway.tasks.watch import Cell
 
 __all__ = ["main"]
 
@@ -102,7 +102,7 @@ def _configuration(path: Path | None) -> Config:
     """Load the configuration, or make one up for this machine where there is none."""
     if not _made_up(path):
         return load(path or _DEFAULT_CONFIG)
-    from gateway.uart import usb_adapters
+    from gateway.serial_line.uart import usb_adapters
 
     return Config.for_this_machine(os.environ, usb_adapters())
 
@@ -111,8 +111,8 @@ def _run(arguments: argparse.Namespace) -> int:
     import trio
 
     from gateway.app import StartError, TooManyRestartsError
-    from gateway.store import StoreError
-    from gateway.users import UserError
+    from gateway.state.store import StoreError
+    from gateway.state.users import UserError
 
     config = _configuration(arguments.config)
     _log(logging.DEBUG if arguments.verbose else logging.INFO)
@@ -136,8 +136,8 @@ async def _run_until_signalled(config: Config) -> None:
     import trio
 
     from gateway.app import run
-    from gateway.sdnotify import Notifier
-    from gateway.watch import Cell
+    from gateway.host.sdnotify import Notifier
+    from gateway.tasks.watch import Cell
 
     stop, hang_ups = trio.Event(), Cell(0)
     async with trio.open_nursery() as nursery:
@@ -194,7 +194,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _keygen(_: argparse.Namespace) -> int:
-    from gateway.keygen import strong_key
+    from gateway.remote_port.keygen import strong_key
 
     print(strong_key())
     return 0
@@ -202,7 +202,7 @@ def _keygen(_: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _users(arguments: argparse.Namespace) -> Iterator[Users]:
-    from gateway.users import UserError, Users
+    from gateway.state.users import UserError, Users
 
     config = _configuration(arguments.config)
     try:

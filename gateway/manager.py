@@ -13,32 +13,32 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.dial import dial
-from gateway.doors import Doorway
-from gateway.listeners import listen_links, listen_tcp, listen_unix
-from gateway.plan import Announce, Device, Dial, Door, Listen, PtzSocket, Service, blamed, order, plan
-from gateway.reconcile import Leaf, Leaves
-from gateway.rights import Right
-from gateway.serial_cgi import SerialCgi
-from gateway.watch import Cell
-from protocol.addresses import AddressList
-from protocol.hardware import PortType
+from gateway.clients.dial import dial
+from gateway.clients.listeners import listen_links, listen_tcp, listen_unix
+from gateway.clients.serial_cgi import SerialCgi
+from gateway.clients.service import Doorway
+from gateway.port.plan import Announce, Device, Dial, Door, Listen, PtzSocket, Service, blamed, order, plan
+from gateway.port.rights import Right
+from gateway.tasks.reconcile import Leaf, Leaves
+from gateway.tasks.watch import Cell
+from protocol.parameters.addresses import AddressList
+from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gateway.bonjour import Bonjour
-    from gateway.bus import Bus
-    from gateway.config import Config
-    from gateway.device import SerialDevice
-    from gateway.listeners import Drivers
-    from gateway.plan import Spec
-    from gateway.remote_device import RemoteDevice
-    from gateway.remote_door import RemoteDoorway
-    from gateway.router import Handle, Session
-    from gateway.store import Published
-    from protocol.guesses import GuessLimit
-    from protocol.settings import Settings
+    from gateway.clients.listeners import Drivers
+    from gateway.discovery.bonjour import Bonjour
+    from gateway.host.config import Config
+    from gateway.port.bus import Bus
+    from gateway.port.plan import Spec
+    from gateway.port.router import Handle, Session
+    from gateway.remote_port.client import RemoteDevice
+    from gateway.remote_port.server import RemoteDoorway
+    from gateway.serial_line.device import SerialDevice
+    from gateway.state.store import Published
+    from protocol.link.guesses import GuessLimit
+    from protocol.parameters.settings import Settings
 
 __all__ = ["Host", "Manager", "Refusal"]
 
@@ -251,8 +251,8 @@ class Manager:
 
     async def _run_remote(self, number: int, leaf: Leaf) -> None:
         # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
-        from gateway.remote_device import RemoteDevice
-        from gateway.servers import Servers
+        from gateway.remote_port.candidates import Servers
+        from gateway.remote_port.client import RemoteDevice
 
         settings = self._published.value.settings.remote_ports[number]
         config = self._host.config
@@ -265,7 +265,7 @@ class Manager:
             self.remote = None
 
     async def _run_remote_door(self, leaf: Leaf) -> None:
-        from gateway.remote_door import RemoteDoorway
+        from gateway.remote_port.server import RemoteDoorway
 
         service = Service.REMOTE_PORT
         handle = self._grant(_RIGHTS[service], service.value)
@@ -284,7 +284,7 @@ class Manager:
 
     async def _run_announce(self, spec: Announce, leaf: Leaf) -> None:
         """Tell the neighbours of the remote port server, once it listens."""
-        from gateway.announce import announce
+        from gateway.remote_port.announce import announce
 
         leaf.began()
         leaf.up()

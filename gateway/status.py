@@ -10,21 +10,21 @@ from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from gateway.line_settings import NAMES
+from gateway.serial_line.settings import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.config import Config
-    from gateway.device import SerialDevice
+    from gateway.host.config import Config
     from gateway.manager import Manager
-    from gateway.plan import Service
-    from gateway.remote_device import RemoteDevice
-    from gateway.remote_door import RemoteDoorway
-    from gateway.remote_seat import RemoteSeat
-    from gateway.router import Session
-    from protocol.hardware import ManagerHardware
-    from protocol.settings import SerialPort, Settings
+    from gateway.port.plan import Service
+    from gateway.port.router import Session
+    from gateway.remote_port.client import RemoteDevice
+    from gateway.remote_port.server import RemoteDoorway
+    from gateway.remote_port.session import RemoteSeat
+    from gateway.serial_line.device import SerialDevice
+    from protocol.parameters.hardware import ManagerHardware
+    from protocol.parameters.settings import SerialPort, Settings
 
 __all__ = ["settings_shown", "status"]
 

@@ -19,10 +19,10 @@ import pytest
 import trio
 
 from gateway.app import run
-from gateway.config import Config, Http, Serial, Tcp
-from gateway.sdnotify import Notifier
-from gateway.users import Users
-from protocol.hardware import ManagerHardware
+from gateway.host.config import Config, Http, Serial, Tcp
+from gateway.host.sdnotify import Notifier
+from gateway.state.users import Users
+from protocol.parameters.hardware import ManagerHardware
 
 if TYPE_CHECKING:
     import subprocess

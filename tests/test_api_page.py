@@ -10,10 +10,10 @@ from typing import Any
 
 import trio
 
-from gateway.config import Serial
-from gateway.pages import PAGES
-from gateway.routes import ROUTES
-from protocol.hardware import ManagerHardware, PortMode, SerialHardware
+from gateway.host.config import Serial
+from gateway.web.pages import PAGES
+from gateway.web.routes import ROUTES
+from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
 from tests.helpers import PASSWORD, house, needs_curl
 
 PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text()

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from gateway.link import Link, LinkCutError
-from gateway.rights import Right
-from protocol.handshake import Call, WrongKeyError, key_point
-from protocol.hardware import ManagerHardware
-from protocol.header import CutError
-from protocol.remote_port import Connection
-from tests.gateway.linked import chained, holds, node
+from gateway.port.rights import Right
+from gateway.remote_port.link import Link, LinkCutError
+from protocol.link.connection import Connection
+from protocol.link.handshake import Call, WrongKeyError, key_point
+from protocol.link.header import CutError
+from protocol.parameters.hardware import ManagerHardware
+from tests.gateway.remote_port.linked import chained, holds, node
 from tests.helpers import free_port, house, needs_curl
 from tests.wire import wire
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.gateway.linked import Node
+    from tests.gateway.remote_port.linked import Node
     from tests.helpers import House
     from tests.wire import Wire
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.from_thread import run as in_the_house
 
-from protocol.hardware import ManagerHardware
+from protocol.parameters.hardware import ManagerHardware
 from tests.helpers import PASSWORD, free_port, house, needs_curl
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from protocol.hardware import ManagerHardware
+from protocol.parameters.hardware import ManagerHardware
 from tests.helpers import free_port, house, needs_curl
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz import __main__ as fuzz
-from protocol import cgi
+from protocol.http import param_cgi as cgi
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -39,8 +39,14 @@ def test_the_protocol_knows_no_sockets_clocks_tasks_or_logs(path: Path) -> None:
     assert not breaches(path, OUTSIDE)
 
 
-PARAMETERS = {"protocol.settings", "protocol.parameters", "protocol.declare"}
-PORTS = {"gateway.bus", "gateway.manager", "gateway.plan", "gateway.uart", "gateway.device"}
+PARAMETERS = {"protocol.parameters.settings", "protocol.parameters.catalogue", "protocol.parameters.declare"}
+PORTS = {
+    "gateway.port.bus",
+    "gateway.manager",
+    "gateway.port.plan",
+    "gateway.serial_line.uart",
+    "gateway.serial_line.device",
+}
 RULES = {
     "plan": {"trio", "gateway"},
     "config": {"trio"},
@@ -52,19 +58,19 @@ RULES = {
     "sdnotify": {"protocol", "gateway"},
     "relay": PARAMETERS | PORTS,
     "streams": PARAMETERS | PORTS | {"protocol"},
-    "turns": PARAMETERS | {"gateway.bus", "gateway.manager", "gateway.plan"},
-    "bus": {"gateway.manager", "gateway.plan", "gateway.doors"},
-    "doors": {"gateway.bus", "gateway.manager", "gateway.router.Router"},
-    "dial": {"gateway.bus", "gateway.router.Router"},
-    "listeners": {"gateway.bus", "gateway.router.Router"},
-    "serial_cgi": {"gateway.router.Router", "gateway.http"},
-    "routes": {"gateway.bus", "gateway.router.Router", "gateway.manager"},
-    "http": {"gateway.routes", "gateway.bus", "gateway.router"},
-    "manager": {"gateway.http", "gateway.routes", "gateway.store.Store", "gateway.router.Router"},
-    "link": {"gateway.bus", "gateway.router", "gateway.remote_door", "gateway.remote_device"},
-    "remote_line": {"gateway.link", "gateway.bus"},
-    "remote_seat": {"gateway.bus", "gateway.router.Router", "socket"},
-    "remote_door": {"gateway.bus", "gateway.router.Router", "gateway.listeners"},
+    "turns": PARAMETERS | {"gateway.port.bus", "gateway.manager", "gateway.port.plan"},
+    "bus": {"gateway.manager", "gateway.port.plan", "gateway.clients.service"},
+    "doors": {"gateway.port.bus", "gateway.manager", "gateway.port.router.Router"},
+    "dial": {"gateway.port.bus", "gateway.port.router.Router"},
+    "listeners": {"gateway.port.bus", "gateway.port.router.Router"},
+    "serial_cgi": {"gateway.port.router.Router", "gateway.web.http"},
+    "routes": {"gateway.port.bus", "gateway.port.router.Router", "gateway.manager"},
+    "http": {"gateway.web.routes", "gateway.port.bus", "gateway.port.router"},
+    "manager": {"gateway.web.http", "gateway.web.routes", "gateway.state.store.Store", "gateway.port.router.Router"},
+    "link": {"gateway.port.bus", "gateway.port.router", "gateway.remote_port.server", "gateway.remote_port.client"},
+    "remote_line": {"gateway.remote_port.link", "gateway.port.bus"},
+    "remote_seat": {"gateway.port.bus", "gateway.port.router.Router", "socket"},
+    "remote_door": {"gateway.port.bus", "gateway.port.router.Router", "gateway.clients.listeners"},
 }
 """Room by room, what it must not know."""
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from gateway.app import run
-from gateway.config import Http
-from gateway.sdnotify import Notifier
-from gateway.self_signed import made
-from gateway.users import Users
-from gateway.watch import Cell
+from gateway.host.config import Http
+from gateway.host.sdnotify import Notifier
+from gateway.state.users import Users
+from gateway.tasks.watch import Cell
+from gateway.web.self_signed import made
 from tests.helpers import PASSWORD, configuration, free_port, house, lines, needs_curl
 
 if TYPE_CHECKING:

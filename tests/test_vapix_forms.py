@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from gateway import routes
-from gateway.config import Http, Serial
-from protocol.credentials import Algorithm
-from protocol.hardware import ManagerHardware, PortMode, SerialHardware
+from gateway.host.config import Http, Serial
+from gateway.web import routes
+from protocol.http.credentials import Algorithm
+from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
 from tests.helpers import PASSWORD, free_port, house
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.cable import Cable as Wire
-from gateway.cable import lay
+from gateway.demo.cable import Cable as Wire
+from gateway.demo.cable import lay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,8 +17,8 @@ import trio
 from gateway.app import run
 from gateway.demo.cpu import Cpu, Login
 from gateway.demo.examples import afar, at_the_owner
-from gateway.keygen import strong_key
-from gateway.sdnotify import Notifier
+from gateway.host.sdnotify import Notifier
+from gateway.remote_port.keygen import strong_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence

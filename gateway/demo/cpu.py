@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
-from gateway.config import Config, Http, Serial, Tcp
-from gateway.users import Users
-from protocol.hardware import ManagerHardware
+from gateway.host.config import Config, Http, Serial, Tcp
+from gateway.state.users import Users
+from protocol.parameters.hardware import ManagerHardware
 
 if TYPE_CHECKING:
     from pathlib import Path

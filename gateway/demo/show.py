@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from gateway.cable import lay
-from gateway.camera import Camera, live
+from gateway.demo.cable import lay
+from gateway.demo.camera import Camera, live
 from gateway.demo.chain import chained
 from gateway.demo.reach import reach
 from gateway.demo.screen import Screen
@@ -26,7 +26,7 @@ from gateway.demo.traffic import Traffic, a_line
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from gateway.cable import Cable
+    from gateway.demo.cable import Cable
     from gateway.demo.chain import Chain
 
 __all__ = ["cut_demo", "demo", "main"]
@@ -113,7 +113,9 @@ def main(show: Callable[[Screen, trio.Event], Awaitable[None]] = demo) -> int:
     """Run a demo on this terminal until Ctrl-C; return the exit status."""
     # That a link was cut is worth a warning, unless it is what is shown.
     logging.basicConfig(level=logging.ERROR if show is cut_demo else logging.WARNING, format="%(message)s")
-    logging.getLogger("gateway.bonjour").setLevel(logging.ERROR)  # nobody is on loopback to be told of servers
+    logging.getLogger("gateway.discovery.bonjour").setLevel(
+        logging.ERROR
+    )  # nobody is on loopback to be told of servers
     try:
         trio.run(_on_a_terminal, show)
     except* BrokenPipeError:

@@ -19,7 +19,7 @@ from gateway.demo.reach import reach
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from gateway.cable import Cable
+    from gateway.demo.cable import Cable
 
 __all__ = ["Traffic", "a_line"]
 

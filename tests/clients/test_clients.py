@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from gateway.config import Http
-from protocol.credentials import Algorithm
+from gateway.host.config import Http
+from protocol.http.credentials import Algorithm
 from tests.helpers import PASSWORD, free_port, house, needs_curl
 
 if TYPE_CHECKING:

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from gateway.bus import Bus
-from gateway.line import PortDown
-from gateway.rights import Right
-from gateway.router import Router
-from gateway.turns import Turns
-from gateway.uart import DeviceGone, Uart
-from protocol.settings import SerialPort
+from gateway.port.bus import Bus
+from gateway.port.line import PortDown
+from gateway.port.rights import Right
+from gateway.port.router import Router
+from gateway.serial_line.arbiter import Turns
+from gateway.serial_line.uart import DeviceGone, Uart
+from protocol.parameters.settings import SerialPort
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.router import Handle
-    from protocol.reasons import Reason
+    from gateway.port.router import Handle
+    from protocol.link.reasons import Reason
 
 ALL = Right.READ | Right.PTZ | Right.TCP | Right.CGI
 

@@ -12,14 +12,14 @@ import trio
 
 from gateway import manager
 from gateway.app import TooManyRestartsError, run
-from gateway.config import Http, Ptz
-from gateway.sdnotify import Notifier
+from gateway.host.config import Http, Ptz
+from gateway.host.sdnotify import Notifier
 from tests.helpers import configuration, free_port, lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.config import Config
+    from gateway.host.config import Config
 
 
 async def stopped_at_once(config: Config, notifier: Notifier | None = None) -> None:
@@ -45,7 +45,16 @@ async def test_without_a_front_door_the_ports_run_all_the_same(tmp_path: Path) -
 
 
 def test_a_start_loads_nothing_that_only_some_configurations_use() -> None:
-    costly = ("h11", "trio_websocket", "zeroconf", "cryptography", "msgspec", "email", "gateway.http", "gateway.demo")
+    costly = (
+        "h11",
+        "trio_websocket",
+        "zeroconf",
+        "cryptography",
+        "msgspec",
+        "email",
+        "gateway.web.http",
+        "gateway.demo",
+    )
     code = f"import sys, gateway.cli, gateway.app; print(*(set({costly}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True, text=True)
     assert found.stdout == "\n"

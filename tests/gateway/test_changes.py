@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.app import compose
-from gateway.config import Serial
-from protocol.hardware import PortMode, SerialHardware
-from protocol.roles import Role
+from gateway.host.config import Serial
+from protocol.parameters.hardware import PortMode, SerialHardware
+from protocol.parameters.roles import Role
 from tests.helpers import configuration, lines
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from protocol.parameters import Update
+    from protocol.parameters.catalogue import Update
 
 
 async def updated(directory: Path, hardware: SerialHardware, *requests: Sequence[tuple[str, str]]) -> list[Update]:

@@ -1,0 +1,1 @@
+"""Who uses a port: TCP clients, PTZ drivers and serial.cgi, and the relay that carries their bytes."""

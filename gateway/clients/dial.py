@@ -1,0 +1,76 @@
+"""Connect to another host as a generic TCP client, and again whenever the connection is lost.
+
+It must not know what is carried: once connected, the peer is a client like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+
+from gateway.clients.listeners import DEAD_CLIENT, endpoint
+from gateway.clients.streams import SocketStream, keep_alive
+from gateway.tasks.supervise import Backoff, supervise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.clients.service import Doorway
+    from gateway.port.plan import Dial
+    from gateway.tasks.reconcile import Leaf
+
+__all__ = ["dial"]
+
+_CONNECT = 10.0
+"""Seconds that one try may take."""
+_FIRST_RETRY = 0.1
+_LAST_RETRY = 15.0
+_LASTING = 15.0
+"""Seconds after which a connection counts as one that works; a peer that hangs up at once is not dialled at once."""
+
+
+async def dial(spec: Dial, door: Doorway, leaf: Leaf, stopping: Callable[[], bool]) -> None:
+    """Keep a connection to the host that ``spec`` names, until cancelled; the connection ends then.
+
+    But where the gateway is ``stopping``, its client may still take what waits for it.
+    """
+
+    async def connect(backoff: Backoff) -> None:
+        sock = await _connected(spec)
+        ended = trio.Event()
+        seat = door.dialled(SocketStream(sock), str(spec), endpoint(sock.getsockname()), ended)
+        if seat is None:
+            raise ConnectionError("this port cannot have the connection: the log says why")
+        since = trio.current_time()
+        leaf.up()
+        try:
+            await ended.wait()
+        except trio.Cancelled:
+            if not stopping():
+                seat.revoke("ConnectTo changed")
+            raise
+        if trio.current_time() - since > _LASTING:
+            backoff.reset()
+        raise ConnectionError(f"the connection ended: {seat.revoked}")
+
+    leaf.began()
+    leaf.settled.set()  # a peer that is not there yet is no reason to refuse the settings
+    # A name that cannot be looked up at all is a UnicodeError.
+    await supervise(connect, (OSError, UnicodeError), leaf.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
+
+
+async def _connected(spec: Dial) -> socket.socket:
+    with trio.move_on_after(_CONNECT):
+        stream = await trio.open_tcp_stream(spec.host, spec.port)
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(fileno=stream.socket.detach()))
+            keep_alive(sock, DEAD_CLIENT)
+            if sock.getsockname() == sock.getpeername():
+                # The kernel gave it the very number that it called, and joined it to itself.
+                raise ConnectionError("nothing listens there")
+            undo.pop_all()
+            return sock
+    raise TimeoutError(f"no answer within {_CONNECT:g} s")

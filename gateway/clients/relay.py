@@ -1,0 +1,163 @@
+"""Carry one client's bytes both ways, until either end has enough.
+
+Up is a pump: read, then write in turn; a busy line stops the pump, the client's window closes, nothing is queued.
+Down is a reader on the bus that offers each piece to the client itself, and queues only what the client does not
+take. This room knows nothing of ports, parameters or kinds of client: only a stream and a seat.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import operator
+from collections import deque
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway.clients.streams import MESSAGE_LIMIT, TooLong
+from gateway.port.line import PortDown
+from gateway.port.router import Revoked
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.clients.streams import Stream
+    from gateway.port.router import Session
+    from gateway.tasks.watch import Cell
+
+__all__ = ["Outbox", "relay"]
+
+logger = logging.getLogger(__name__)
+
+QUEUE_LIMIT = 1 << 20
+"""Bytes of the line that one client may leave unread before it is cut."""
+
+_PIECE = 4096
+"""Bytes up to which small pieces that wait are put together: each costs memory of its own."""
+
+_LINGER = 2.0
+"""Seconds for which a client that ended its sending still gets what the line answers."""
+
+_FLUSH = 1.5
+"""Seconds that a client has, at the end, to take what waits for it."""
+
+
+@final
+class Outbox:
+    """What the line said and one client has not taken yet: at most QUEUE_LIMIT bytes."""
+
+    def __init__(self, stream: Stream, overflow: Callable[[], None]) -> None:
+        self._stream = stream
+        self._overflow = overflow
+        self._chunks: deque[bytes] = deque()
+        self._filled = trio.Event()
+        self._emptied = trio.Event()
+        self.size = 0
+        """Bytes waiting."""
+        self.sent = 0
+        """Bytes that the client's socket took."""
+
+    def offer(self, data: bytes) -> None:
+        """Hand ``data`` to the client at once if nothing waits before it; queue what it does not take."""
+        if not self._chunks:
+            took = self._stream.offer(data)
+            self.sent += took
+            if took == len(data):
+                return
+            data = data[took:]
+        # Never with the head, which may be on its way.
+        if len(self._chunks) > 1 and len(self._chunks[-1]) + len(data) <= _PIECE:
+            self._chunks[-1] += data
+        else:
+            self._chunks.append(data)
+        self.size += len(data)
+        self._filled.set()
+        if self.size > QUEUE_LIMIT:
+            self._overflow()
+
+    async def drain(self) -> None:
+        """Send what waits, for as long as the client lives. Raises OSError when it is gone."""
+        while True:
+            await self._filled.wait()
+            while self._chunks:
+                # It stays at the head while it is sent, so that nothing newer is offered past it.
+                self._took(await self._stream.send(self._chunks[0]))
+                # A socket that has room has it for many small pieces: waiting before each would cost more than it.
+                while self._chunks and (took := self._stream.offer(self._chunks[0])):
+                    self._took(took)
+            self._filled = trio.Event()
+            self._emptied.set()
+            self._emptied = trio.Event()
+
+    def _took(self, count: int) -> None:
+        self.size -= count
+        self.sent += count
+        if rest := self._chunks.popleft()[count:]:
+            self._chunks.appendleft(rest)
+
+    async def empty(self) -> None:
+        """Wait until nothing waits."""
+        while self._chunks:
+            await self._emptied.wait()
+
+
+async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None:
+    """Carry bytes until the client leaves, the session is ended, or nothing went for ``idle_limit`` seconds.
+
+    0 is no limit. Closes the session and the stream.
+    """
+    outbox = Outbox(stream, lambda: session.cut(f"it left {QUEUE_LIMIT} bytes unread"))
+    session.listen(outbox)
+    try:
+        with session.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_gone, session, outbox.drain)
+                nursery.start_soon(_watch_idle, session, idle_limit)
+                with session.pumping:
+                    await _until_gone(session, lambda: _pump(stream, session))
+                    await trio.sleep(_LINGER)
+                with trio.move_on_after(_FLUSH):
+                    await outbox.empty()
+                nursery.cancel_scope.cancel()
+    finally:
+        session.close()
+        stream.close()
+
+
+async def _pump(stream: Stream, session: Session) -> None:
+    write = session.write if stream.exact else session.transfer
+    refused = False
+    while True:
+        try:
+            data = await stream.receive()
+            if not data:
+                return
+            await write(data)
+            refused = False
+        except TooLong:
+            logger.warning("%s %s: a packet over %d bytes is dropped", session.port, session.holder, MESSAGE_LIMIT)
+        except PortDown as exc:
+            if not refused:  # once an outage, or a client that goes on sending fills the log
+                logger.warning("%s %s: what it sends is dropped: %s", session.port, session.holder, exc)
+            refused = True
+        except Revoked:
+            return
+
+
+async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await carry()
+    except OSError as exc:
+        session.end(exc.strerror or str(exc))
+
+
+async def _watch_idle(session: Session, idle_limit: Cell[int]) -> None:
+    while True:
+        seconds = idle_limit.value
+        deadline = session.active_at + seconds if seconds else float("inf")
+        if trio.current_time() >= deadline:
+            session.end(f"idle for {seconds} s")
+            return
+        with trio.move_on_at(deadline):
+            await idle_limit.wait_for(functools.partial(operator.ne, seconds))

@@ -1,0 +1,140 @@
+"""serial.cgi's server on one port: a receive buffer that outlives requests, and write-then-read as one turn.
+
+It must not know HTTP: a request value comes in, the bytes read go out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway.port.line import PortDown, Reply
+from gateway.port.receive_buffer import ReceiveBuffer
+from gateway.port.rights import Right
+from gateway.port.router import Revoked
+from protocol.http.serial_cgi import CgiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gateway.port.line import Hold
+    from gateway.port.router import Handle, Session
+    from protocol.http.serial_cgi import SerialRequest
+
+__all__ = ["SerialCgi"]
+
+_PATIENCE = 15.0
+"""Seconds that the line has to take what a request writes, its turn included."""
+
+
+@final
+class SerialCgi:
+    """The server that serial.cgi needs (PortManager.P#.SerialCGI), while its door is open.
+
+    It hears the line for as long as ``serve()`` runs, into the buffer that all requests read from; during a
+    write-then-read, what the line says is the reply, and goes into a buffer that only this request sees.
+    """
+
+    def __init__(self, door: Handle) -> None:
+        self._door = door
+        self._buffer = ReceiveBuffer()
+        self._hearing = self._buffer
+        self.sent = 0
+        """As a Reader: bytes that requests read."""
+
+    @property
+    def size(self) -> int:
+        """As a Reader: bytes that no request has read."""
+        return self._hearing.size
+
+    def offer(self, data: bytes) -> None:
+        """As a Reader: keep what the line says."""
+        self._hearing.offer(data)
+
+    async def serve(self) -> None:
+        """Keep what the line says, until cancelled."""
+        listener = self._door.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
+        listener.listen(self)
+        try:
+            with listener.scope:
+                await trio.sleep_forever()
+        finally:
+            listener.close()
+
+    async def perform(self, request: SerialRequest, holder: str) -> bytes | None:
+        """Do what ``request`` asks, in the order flush, write, read; return what was read, None if no read was asked.
+
+        Cancel it where the caller goes away: the line is free at once. Raises CgiError.
+        """
+        try:
+            session = self._door.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI)
+        except Revoked as exc:
+            raise CgiError(str(exc)) from None
+        answer = None
+        try:
+            with session.scope:
+                answer = await self._perform(request, session)
+        except (PortDown, Revoked) as exc:
+            raise CgiError(str(exc)) from None
+        finally:
+            session.close()
+        if session.ended is not None:
+            raise CgiError(session.ended)
+        if answer == b"" and (down := session.state.value.down) is not None:
+            raise CgiError(down)  # a device that is away is not a silent one
+        return answer
+
+    async def _perform(self, request: SerialRequest, session: Session) -> bytes | None:
+        if request.flush:
+            self._buffer.clear()
+        if request.output is None:
+            return await self._read(request, self._buffer)
+        with trio.move_on_after(_PATIENCE) as patience:
+            turn = await session.turn(request.output, _reply(request))
+        if patience.cancelled_caught:
+            raise CgiError(f"the line was busy for more than {_PATIENCE:g} s; nothing was written")
+        with contextlib.closing(turn), self._reply(request) as heard:
+            await self._write(turn, heard.clear, patience.deadline)
+            if (reply := _reply(request)) is None:
+                return None
+            await turn.replied(heard, reply)
+            return self._taken(request, heard)
+
+    async def _write(self, turn: Hold, began: Callable[[], None], deadline: float) -> None:
+        with trio.move_on_at(deadline) as patience:
+            await turn.write(began)
+        if patience.cancelled_caught:
+            raise CgiError(f"the line did not take all of it within {_PATIENCE:g} s; is flow control holding it?")
+
+    @contextlib.contextmanager
+    def _reply(self, request: SerialRequest) -> Iterator[ReceiveBuffer]:
+        """Hear only what comes from now on; what is left of that in the end is there for the next read."""
+        self._buffer.clear()
+        if request.read is not None:
+            self._hearing = ReceiveBuffer()
+        try:
+            yield self._hearing
+        finally:
+            reply, self._hearing = self._hearing, self._buffer
+            if reply is not self._buffer:
+                self._buffer.offer(reply.take(reply.size, None))
+
+    async def _read(self, request: SerialRequest, buffer: ReceiveBuffer) -> bytes | None:
+        if request.read is None:
+            return None
+        with trio.move_on_after(request.timeout):
+            await buffer.wait_for(request.read, request.until)
+        return self._taken(request, buffer)
+
+    def _taken(self, request: SerialRequest, buffer: ReceiveBuffer) -> bytes:
+        assert request.read is not None
+        answer = buffer.take(request.read, request.until)
+        self.sent += len(answer)
+        return answer
+
+
+def _reply(request: SerialRequest) -> Reply | None:
+    """Say what ends the read that follows the write, if there is one."""
+    return None if request.read is None else Reply(request.read, request.until, request.timeout)

@@ -1,0 +1,1 @@
+"""This machine: its configuration file and its service manager."""

@@ -1,0 +1,128 @@
+"""What the host says of itself: its serial lines, what they can do, what to bind and where to keep things.
+
+Read once, at the start (see ``config_file``), or made up for a machine that has no configuration. This room opens no
+device and no socket: what is named here need not be there yet.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from gateway import __version__
+from protocol.http.credentials import Algorithm
+from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, SerialHardware
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Config", "Http", "Ptz", "Remote", "Serial", "Tcp", "one_for_each"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Http:
+    """The front door: where it listens, whether it guards against requests that a foreign page makes, and its proofs.
+
+    ``digest`` are the hashes of HTTP Digest, the preferred one first. The certificate and its key are PEM files, or
+    one for both; None: a self-signed certificate.
+    """
+
+    listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 8080),)
+    browser_guard: bool = True
+    digest: tuple[Algorithm, ...] = (Algorithm.MD5,)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """The addresses that the ports' own listeners bind."""
+
+    bind: tuple[str, ...] = ("0.0.0.0", "::")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ptz:
+    """Whom the PTZ sockets serve besides root and the daemon's own user and group, by name."""
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Remote ports: whether AutoConf may dial without a key, whoever then says that it is our chassis."""
+
+    autoconf_without_key: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Serial:
+    """One serial line: its device, what its hardware can do, and the command that switches its bias.
+
+    ``bias`` is empty where the hardware has none; ``{state}`` in it stands for on or off.
+    """
+
+    device: str
+    hardware: SerialHardware = field(default_factory=SerialHardware)
+    bias: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole of it. ``serial[0]`` is Ser1, ``managers[0]`` is P0."""
+
+    state_dir: Path
+    runtime_dir: Path
+    node_name: str
+    chassis: str = ""
+    http: Http = field(default_factory=Http)
+    tcp: Tcp = field(default_factory=Tcp)
+    ptz: Ptz = field(default_factory=Ptz)
+    remote_port: Remote = field(default_factory=Remote)
+    video_sources: int = 1
+    serial: tuple[Serial, ...] = ()
+    managers: tuple[ManagerHardware, ...] = ()
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the parameter tree is made from."""
+        return Hardware(
+            serial=tuple(line.hardware for line in self.serial),
+            managers=self.managers,
+            video_sources=self.video_sources,
+            identity=Identity(firmware_version=__version__),
+        )
+
+    @classmethod
+    def for_this_machine(cls, environ: Mapping[str, str], adapters: Sequence[str]) -> Config:
+        """Make up a configuration: these serial adapters, loopback only, and the user's own folders."""
+        state_dir = _xdg(environ, "XDG_STATE_HOME") or Path.home() / ".local/state"
+        runtime_dir = _xdg(environ, "XDG_RUNTIME_DIR")
+        return cls(
+            state_dir=state_dir / "daisyport",
+            runtime_dir=runtime_dir / "daisyport" if runtime_dir else state_dir / "daisyport/run",
+            node_name=os.uname().nodename,
+            tcp=Tcp(bind=("127.0.0.1", "::1")),
+            serial=tuple(Serial(device) for device in adapters),
+            managers=one_for_each(len(adapters)),
+        )
+
+
+def _xdg(environ: Mapping[str, str], key: str) -> Path | None:
+    """Take a folder of the XDG Base Directory Specification, which says to ignore a relative one."""
+    path = environ.get(key, "")
+    return Path(path) if path.startswith("/") else None
+
+
+def one_for_each(serials: int) -> tuple[ManagerHardware, ...]:
+    """Make a port manager for each serial line, which may serve a line of another CPU instead."""
+    return tuple(ManagerHardware(serial=n + 1, remote_port=n) for n in range(serials))

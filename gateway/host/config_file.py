@@ -1,0 +1,264 @@
+"""The configuration file of the host: TOML in, a Config out, or everything that is wrong with it at once.
+
+Each complaint names the key, what was found, and what would be right. This room must not know what any of it is for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, final
+
+from gateway.host.config import Config, Http, Ptz, Remote, Serial, Tcp, one_for_each
+from gateway.host.toml_table import Table, Wrong, listed, shown, text, truth, whole
+from protocol.http.credentials import Algorithm
+from protocol.link.advert import MAX_CHASSIS
+from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ConfigError", "load", "parse"]
+
+K = TypeVar("K")
+
+LARGEST_FILE = 1 << 20
+LONGEST_RUNTIME_DIR = 90  # a Unix socket's address holds 107 bytes, and ours end in /ptz-P000.sock
+RS485_MODES = frozenset({PortMode.RS485, PortMode.RS485_4, PortMode.RS422})
+
+
+@final
+class ConfigError(Exception):
+    """A configuration that cannot be used: ``messages`` has a line for each thing to mend."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = tuple(messages)
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read the host's configuration file; raise ConfigError with everything that is wrong with it."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ConfigError(["larger than 1 MiB: this is no configuration file"])
+        return parse(data)
+    except OSError as exc:
+        raise ConfigError([f"cannot be read: {exc.strerror}"]) from exc
+
+
+def parse(data: bytes) -> Config:
+    """Make a Config of the file's content; raise ConfigError with everything that is wrong with it."""
+    complaints: list[str] = []
+    config = _config(Table(_toml(data), complaints))
+    if complaints:
+        raise ConfigError(complaints)
+    return config
+
+
+def _toml(data: bytes) -> dict[str, object]:
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise ConfigError([f"line {line}: a byte that is not UTF-8; save the file as UTF-8"]) from exc
+    except RecursionError as exc:
+        raise ConfigError(["not TOML that can be read: nested too deep"]) from exc
+    except ValueError as exc:
+        raise ConfigError([f"not TOML: {exc}"]) from exc
+
+
+def _config(top: Table) -> Config:
+    state_dir = top.take("state_dir", _path, Path("/var/lib/daisyport"))
+    runtime_dir = top.take("runtime_dir", _runtime_folder, Path("/run/daisyport"))
+    node_name = top.take("node_name", _name, os.uname().nodename)
+    chassis = top.take("chassis", _chassis, "")
+    http, tcp, ptz = _http(top.table("http")), _tcp(top.table("tcp")), _ptz(top.table("ptz"))
+    remote_port = _remote_port(top.table("remote_port"))
+    video_sources = _video_sources(top.table("video"))
+    serial = _serials(top.tables("serial"))
+    managers = _managers(top.tables("port_manager"), len(serial))
+    top.refuse_the_rest()
+    return Config(
+        state_dir, runtime_dir, node_name, chassis, http, tcp, ptz, remote_port, video_sources, serial, managers
+    )
+
+
+def _chassis(value: object) -> str:
+    name = text(value)
+    if len(name.encode()) > MAX_CHASSIS:
+        raise Wrong(("", f"longer than the {MAX_CHASSIS} bytes that Bonjour has room for"))
+    return name
+
+
+def _http(table: Table) -> Http:
+    http = Http(
+        listen=table.take("listen", listed(_listen_address), Http().listen),
+        browser_guard=table.take("browser_guard", truth, default=True),
+        digest=table.take("digest", _digest, Http().digest),
+        tls_certificate=table.take("tls_certificate", _path, None),
+        tls_key=table.take("tls_key", _path, None),
+    )
+    if "tls_key" in table and "tls_certificate" not in table:
+        table.complain("tls_key", "is of no use without tls_certificate; name the certificate's file too")
+    table.refuse_the_rest()
+    return http
+
+
+def _tcp(table: Table) -> Tcp:
+    tcp = Tcp(bind=table.take("bind", listed(_ip_address), Tcp().bind))
+    if not tcp.bind:
+        table.complain("bind", 'an empty list is not an address to bind; ["127.0.0.1"] is this machine only')
+    table.refuse_the_rest()
+    return tcp
+
+
+def _ptz(table: Table) -> Ptz:
+    ptz = Ptz(users=table.take("users", listed(_name), ()), groups=table.take("groups", listed(_name), ()))
+    table.refuse_the_rest()
+    return ptz
+
+
+def _remote_port(table: Table) -> Remote:
+    remote_port = Remote(autoconf_without_key=table.take("autoconf_without_key", truth, default=False))
+    table.refuse_the_rest()
+    return remote_port
+
+
+def _video_sources(table: Table) -> int:
+    sources = table.take("sources", whole(1, 64), 1)
+    table.refuse_the_rest()
+    return sources
+
+
+def _serials(tables: Sequence[Table]) -> tuple[Serial, ...]:
+    lines = tuple(_serial(table) for table in tables)
+    _refuse_doubles(tables, "device", [os.path.normpath(line.device) if line.device else None for line in lines])
+    return lines
+
+
+def _serial(table: Table) -> Serial:
+    device = table.take("device", _device, "")
+    if "device" not in table:
+        table.complain("device", 'missing; name the serial device, as in "/dev/ttyUSB0"')
+    bias = table.take("bias", _bias_command, ())
+    hardware = SerialHardware(
+        modes=table.take("modes", _modes, SerialHardware().modes),
+        xon_xoff=table.take("xon_xoff", truth, default=True),
+        rts_cts=table.take("rts_cts", truth, default=True),
+        termination=table.take("termination", truth, default=False),
+        bias=bool(bias),
+    )
+    for key, there in (("termination", hardware.termination), ("bias", hardware.bias)):
+        if there and not RS485_MODES.intersection(hardware.modes):
+            table.complain(key, "is of no use without RS485, RS485_4 or RS422 among the modes")
+    table.refuse_the_rest()
+    return Serial(device, hardware, bias)
+
+
+def _managers(tables: Sequence[Table], serials: int) -> tuple[ManagerHardware, ...]:
+    managers = tuple(_manager(table, index, serials) for index, table in enumerate(tables))
+    _refuse_doubles(tables, "serial", [manager.serial for manager in managers])
+    return managers or one_for_each(serials)
+
+
+def _manager(table: Table, index: int, serials: int) -> ManagerHardware:
+    def existing(found: object) -> int:
+        number = whole(1, 65535)(found)
+        if number > serials:
+            raise Wrong.found(found, f"the number of a [[serial]]: there are {serials}")
+        return number
+
+    manager = ManagerHardware(
+        serial=table.take("serial", existing, None),
+        remote_port=table.take("remote_port", whole(0, 255), index),
+    )
+    table.refuse_the_rest()
+    return manager
+
+
+def _refuse_doubles(tables: Sequence[Table], key: str, values: Sequence[K | None]) -> None:
+    for index, (table, value) in enumerate(zip(tables, values, strict=True)):
+        first = values.index(value)
+        if value is not None and first < index:
+            table.complain(key, f"{shown(value)} is already that of {tables[first].where}")
+
+
+def _algorithm(found: object) -> Algorithm:
+    try:
+        return Algorithm(found)
+    except ValueError as exc:
+        raise Wrong.found(found, f"one of {', '.join(each.value for each in Algorithm)}") from exc
+
+
+def _digest(found: object) -> tuple[Algorithm, ...]:
+    algorithms = listed(_algorithm)(found)
+    if not algorithms:
+        raise Wrong(("", 'an empty list is no way to log in; ["MD5"] is what every client knows'))
+    return algorithms
+
+
+def _path(found: object) -> Path:
+    path = text(found)
+    if not path.startswith("/"):
+        raise Wrong.found(found, "an absolute path")
+    return Path(path)
+
+
+def _runtime_folder(found: object) -> Path:
+    path = _path(found)
+    if len(os.fsencode(path)) > LONGEST_RUNTIME_DIR:
+        raise Wrong.found(found, f"a path of at most {LONGEST_RUNTIME_DIR} bytes: sockets are made in it")
+    return path
+
+
+def _device(found: object) -> str:
+    return str(_path(found))
+
+
+def _name(found: object) -> str:
+    name = text(found)
+    if not name or name != name.strip():
+        raise Wrong.found(found, "a name")
+    return name
+
+
+def _mode(found: object) -> PortMode:
+    try:
+        return PortMode(found)
+    except ValueError as exc:
+        raise Wrong.found(found, f"one of {', '.join(mode.value for mode in PortMode)}") from exc
+
+
+def _modes(found: object) -> tuple[PortMode, ...]:
+    modes = listed(_mode)(found)
+    if not modes:
+        raise Wrong(("", 'an empty list is not what a line can do; ["RS232"] is what most can'))
+    return modes
+
+
+def _bias_command(found: object) -> tuple[str, ...]:
+    if not isinstance(found, list) or not found:
+        raise Wrong.found(found, 'a command, as in ["/usr/local/bin/bias", "{state}"]')
+    command = tuple(text(word) for word in found)
+    if not command[0] or not any("{state}" in word for word in command[1:]):
+        raise Wrong(("", "no word of the command is {state}, which becomes on or off"))
+    return command
+
+
+def _ip_address(found: object) -> str:
+    try:
+        return str(ipaddress.ip_address(text(found)))
+    except ValueError as exc:
+        raise Wrong.found(found, 'an IP address, as "127.0.0.1" or "::1"') from exc
+
+
+def _listen_address(found: object) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", text(found))
+    if match is None or int(match[3]) > 65535:
+        raise Wrong.found(found, 'host:port, as "127.0.0.1:8080" or "[::1]:8080"')
+    return _ip_address(match[1] or ("127.0.0.1" if match[2] == "localhost" else match[2])), int(match[3])

@@ -1,0 +1,144 @@
+"""One device, many readers: what the line says goes to each of them, and none can keep it from another.
+
+The bus outlives its device, so that clients stay while a cable is out. It must not know what a client is, nor who
+may read or write: that is decided where a handle is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway.port.line import PortDown
+from gateway.tasks.watch import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.port.line import Line
+    from protocol.link.reasons import Reason
+    from protocol.parameters.settings import SerialPort
+
+__all__ = ["EVERY_CLASS", "Bus", "PortState"]
+
+EVERY_CLASS = 0b1110
+"""The rights to all traffic classes, as remote ports write them."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PortState:
+    """What changes seldom at a port, for those who follow it."""
+
+    down: str | None
+    """Why the port cannot be used, or None while it can."""
+    line: SerialPort | None = None
+    """The settings that the driver keeps, or kept last; None where that was never known, or the line is remote."""
+    rate: int = 0
+    """The line's rate in bits a second; 0 where that was never known."""
+    settings: str = ""
+    """The line's settings in words."""
+    path: tuple[bytes, ...] = ()
+    """The node ids from the owner of the line to this node; empty while there is no way to a line."""
+    rights: int = EVERY_CLASS
+    """What the owner of a remote line lets links write: bit ``1 << channel`` for each traffic class."""
+    cuts: int = 0
+    """Readers that were cut because they were too slow."""
+    last_cut: str = ""
+    """Who was cut last, and why."""
+
+
+@final
+class Bus:
+    """What one port manager's device and its clients meet on.
+
+    A reader is a callable that takes the bytes at once: it never waits and never raises.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The port manager, as ``P0``."""
+        self.received = 0
+        """Bytes that the line said."""
+        self.heard_at = trio.current_time()
+        """When it last said some, in seconds of trio's clock."""
+        self.missed = 0
+        """Bytes of the line that never reached this node, as far as their number is known."""
+        self.dropped = 0
+        """Bytes that came from clients who have left, and were never written."""
+        self._readers: tuple[Callable[[bytes], None], ...] = ()
+        self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
+        self._line: Line | None = None
+        self.state = Cell(PortState("the port has not been opened yet"))
+        """Changes when the device comes or goes, when its settings change, and when a reader is cut."""
+
+    def attach(self, reader: Callable[[bytes], None]) -> None:
+        """Let ``reader`` have every byte from now on."""
+        self._readers = (*self._readers, reader)
+
+    def detach(self, reader: Callable[[bytes], None]) -> None:
+        """Let it have none any more, from this instant; detaching twice is detaching once."""
+        # A bound method is equal to itself, never identical.
+        self._readers = tuple(other for other in self._readers if other != reader)
+
+    def attach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
+        """Let ``reader`` be told, in its place among the bytes, where some of them are missing."""
+        self._gap_readers = (*self._gap_readers, reader)
+
+    def detach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
+        """Let it be told no more."""
+        self._gap_readers = tuple(other for other in self._gap_readers if other != reader)
+
+    def deliver(self, data: bytes) -> None:
+        """Hand what the line said to every reader: one bytes object for all."""
+        self.received += len(data)
+        self.heard_at = trio.current_time()
+        for reader in self._readers:
+            reader(data)
+
+    def miss(self, count: int, reason: Reason) -> None:
+        """Say that ``count`` bytes of the line never came (0: nobody knows how many)."""
+        self.missed += count
+        for reader in self._gap_readers:
+            reader(count, reason)
+
+    def connect(self, line: Line) -> None:
+        """The device is there, and is written to through ``line``."""
+        self._line = line
+        self.state.set(replace(self.state.value, down=None))
+
+    def disconnect(self, why: str) -> None:
+        """The device is gone: whoever waits to write is refused at once, and so is whoever comes."""
+        line, self._line = self._line, None
+        self.state.set(replace(self.state.value, down=why))
+        if line is not None:
+            line.end(why)
+
+    def route(self, *path: bytes, rights: int = EVERY_CLASS) -> None:
+        """Take note of the nodes from the owner of the line to this one; none where there is no way to a line.
+
+        ``rights`` is what the owner lets links write.
+        """
+        self.state.set(replace(self.state.value, path=path, rights=rights))
+
+    def adjusted(self, rate: int, settings: str, line: SerialPort | None = None) -> None:
+        """Take note of the line's settings: in words, and where it is our own as the driver keeps them."""
+        self.state.set(replace(self.state.value, rate=rate, settings=settings, line=line))
+
+    def cut(self, who: str) -> None:
+        """Take note of a reader that was too slow."""
+        self.state.set(replace(self.state.value, cuts=self.state.value.cuts + 1, last_cut=who))
+
+    @property
+    def line(self) -> Line:
+        """The writing half of the device. Raises PortDown while there is none."""
+        if self._line is None:
+            raise PortDown(self.state.value.down or "")
+        return self._line
+
+    @property
+    def down(self) -> str | None:
+        """Why the port cannot be used, or None while it can."""
+        return self.state.value.down

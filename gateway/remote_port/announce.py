@@ -1,0 +1,45 @@
+"""Tell the neighbours of a remote port server, for as long as it listens and has a way to the line.
+
+It must not know how neighbours are told, nor what a link is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.link.advert import Advert
+from protocol.link.handshake import VERSIONS
+
+if TYPE_CHECKING:
+    from gateway.discovery.bonjour import Bonjour
+    from gateway.port.bus import PortState
+    from gateway.tasks.watch import Cell
+
+__all__ = ["announce"]
+
+
+async def announce(bonjour: Bonjour, state: Cell[PortState], index: int, chassis: str, keyed: bool, port: int) -> None:
+    """Announce port manager ``index``, which listens on TCP ``port``, until cancelled."""
+    told: tuple[bytes, ...] = ()
+    async with trio.open_nursery() as nursery:
+        ended = trio.CancelScope()
+        async for now in state.changes():
+            path = now.path
+            if path == told:
+                continue
+            # The new word before the end of the old one: neighbours see a change, and no goodbye.
+            before, ended, told = ended, trio.CancelScope(), path
+            if path:
+                advert = Advert(path[-1], index, chassis, len(path) - 1, keyed, VERSIONS)
+                await nursery.start(_say, bonjour, advert, port, ended)
+            before.cancel()
+
+
+async def _say(
+    bonjour: Bonjour, advert: Advert, port: int, ended: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+) -> None:
+    task_status.started()  # and goes on to the word itself, before whoever started it wakes
+    with ended:
+        await bonjour.announce(advert, port)

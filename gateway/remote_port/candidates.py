@@ -1,0 +1,132 @@
+"""Whom a remote port client dials: the host that its parameters name, or, with AutoConf, whoever Bonjour found.
+
+What Bonjour says is hearsay: it tells where to knock, never whom to trust nor with which key. This room must not know
+how a link is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from protocol.link.advert import order
+from protocol.link.handshake import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.discovery.bonjour import Bonjour
+    from gateway.tasks.watch import Cell
+    from protocol.link.advert import Candidate
+    from protocol.parameters.settings import RemotePort
+
+__all__ = ["NobodyError", "Server", "Servers"]
+
+_DIALS: Final = 8.0
+_PAUSE: Final = 60.0
+"""Each dial gives a stranger one guess at the key: so many at once, then one in so many seconds."""
+
+
+@final
+class NobodyError(Exception):
+    """There is nobody to dial; the message says why."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where to dial, and who should answer there: its node id and port index, where that is known."""
+
+    host: str
+    port: int
+    identity: tuple[bytes, int] | None = None
+
+
+@final
+class Servers:
+    """The servers of RemotePort.R# ``index``; ``chassis`` is ours.
+
+    ``keyless`` is the host's word that AutoConf may go without a key. Only ``bonjour`` and a key make AutoConf work.
+    """
+
+    def __init__(self, bonjour: Bonjour, index: int, chassis: str, *, keyless: bool) -> None:
+        self._bonjour = bonjour
+        self._index = index
+        self._chassis = chassis
+        self._keyless = keyless
+        self._seen: Cell[tuple[Candidate, ...]] | None = None
+        self._tried: set[tuple[bytes, int]] = set()
+        self._last: Server | None = None
+        self._dials = _DIALS
+        self._counted_at = trio.current_time()
+
+    @contextlib.contextmanager
+    def looking(self, settings: RemotePort) -> Iterator[None]:
+        """Look for servers while the block runs, where ``settings`` want that."""
+        if not self._automatic(settings):
+            yield
+            return
+        with self._bonjour.browse() as self._seen:
+            try:
+                yield
+            finally:
+                self._seen = None
+
+    async def next(self, settings: RemotePort, resuming: bool) -> Server:
+        """Return whom to dial now, waiting until somebody is found.
+
+        While a session may be ``resuming``, that is nobody but its server. Raises NobodyError.
+        """
+        await trio.lowlevel.checkpoint()
+        if not settings.auto_conf:
+            if not settings.host:
+                raise NobodyError(f"RemotePort.R{self._index}.Host is empty, and AutoConf is no")
+            return Server(settings.host, settings.port)
+        if self._seen is None:
+            raise NobodyError(
+                f"AutoConf dials nobody without a key: set RemotePort.R{self._index}.AuthenticationKey as the server "
+                "has it, or Host and Port with AutoConf=no"
+            )
+        if resuming and self._last is not None:
+            return self._last
+        await self._afford()
+        self._last = self._choose(await self._seen.wait_for(bool))
+        return self._last
+
+    def worked(self) -> None:
+        """The last one was the right one."""
+        self._tried.clear()
+        self._dials = min(_DIALS, self._dials + 1)  # it had the key: that was no guess
+
+    def failed(self) -> None:
+        """The last one was not: look whether there is somebody else."""
+        if self._seen is not None:
+            self._bonjour.look_again()
+
+    def _choose(self, seen: tuple[Candidate, ...]) -> Server:
+        spoken = [each for each in seen if set(each.advert.versions) & set(VERSIONS)]
+        candidates = order(spoken, self._chassis, self._index)
+        fresh = [each for each in candidates if (each.advert.node, each.advert.index) not in self._tried]
+        if not fresh:
+            self._tried.clear()
+            raise NobodyError(
+                f"none of the {len(candidates)} servers that Bonjour found could be used; trying them again"
+            )
+        identity = fresh[0].advert.node, fresh[0].advert.index
+        self._tried.add(identity)
+        return Server(fresh[0].addresses[0], fresh[0].port, identity)
+
+    async def _afford(self) -> None:
+        now = trio.current_time()
+        self._dials = min(_DIALS, self._dials + (now - self._counted_at) / _PAUSE)
+        self._counted_at = now
+        if self._dials < 1:
+            await trio.sleep((1 - self._dials) * _PAUSE)
+            self._dials, self._counted_at = 1.0, trio.current_time()
+        self._dials -= 1
+
+    def _automatic(self, settings: RemotePort) -> bool:
+        return settings.auto_conf and (self._keyless or bool(settings.authentication_key))

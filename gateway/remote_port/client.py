@@ -1,0 +1,331 @@
+"""A remote port client as the device of a port manager (RemotePort.R#): the way to a line that another CPU owns.
+
+It dials the server, proves the key, and keeps one session over all connections, so that a link that drops and comes
+back costs no byte. It must not know who reads or writes: they meet on the bus.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import socket
+from typing import TYPE_CHECKING, Final, NoReturn, final
+
+import trio
+
+from gateway.remote_port.candidates import NobodyError
+from gateway.remote_port.line import RemoteLine
+from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, innermost, now_ms, reason_text
+from gateway.tasks.supervise import Backoff, supervise
+from protocol.errors import RemoteProtocolError
+from protocol.link.connection import Connection
+from protocol.link.handshake import Call, Peer, WrongKeyError, key_point
+from protocol.link.header import CutError
+from protocol.link.port_state import MAX_PATH
+from protocol.link.reasons import CloseReason, Reason
+from protocol.link.session_frames import Close, Port
+from protocol.link.stream_frames import DownData, Gap, Turn
+from protocol.session.client import ClientSession
+from protocol.session.send_stream import Settled
+from protocol.session.session import NO_SESSION, Limits, Resumed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.port.bus import Bus
+    from gateway.remote_port.candidates import Server, Servers
+    from gateway.tasks.reconcile import Leaf
+    from protocol.link.frames import Frame
+    from protocol.link.port_state import PortState
+    from protocol.parameters.settings import RemotePort
+    from protocol.session.client import ClientEvent
+
+__all__ = ["RemoteDevice"]
+
+logger = logging.getLogger(__name__)
+
+RESUME_WINDOW: Final = 60.0
+"""Seconds for which a session waits for its next connection."""
+_WINDOW: Final = 1 << 20
+"""Bytes of the line that may be under way to us: they go to the bus at once."""
+_FIRST_RETRY: Final = 0.1
+_LAST_RETRY: Final = 15.0
+_WRONG_KEY_RETRY: Final = 5.0
+_CONNECT: Final = 10.0
+_RETIRE: Final = 1.5
+"""Seconds that what was taken for the line has to get there when the device closes."""
+_SHORTEST_AGE: Final = 2.0
+"""Seconds until the earliest moment at which something taken now may be too old."""
+_REKEY: Final = 24 * 3600.0
+"""Seconds after which a connection is made anew, and with it its keys."""
+
+
+_FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
+"""What ends one try, and is followed by another."""
+
+
+@final
+class RemoteDevice:
+    """RemotePort.R# ``index`` on its bus, while ``run()`` runs; ``node`` is our own node id."""
+
+    def __init__(self, bus: Bus, node: bytes, index: int, settings: RemotePort, servers: Servers) -> None:
+        self._bus = bus
+        self._node = node
+        self._index = index
+        self._settings = settings
+        self._servers = servers
+        self._point = key_point(settings.authentication_key)
+        limits = Limits(window=_WINDOW)
+        self._session = ClientSession(node, limits)
+        self._line = RemoteLine(self._session, self._flush, limits.age)
+        self._link: Link | None = None
+        self._attempt = trio.CancelScope()
+        self._expiry = trio.Event()
+        self._wake_at = math.inf
+        self._abandon_at = math.inf
+        self.peer: Peer | None = None
+        """Who owns the line, or leads to it; None before the first handshake."""
+        self.links_lost = 0
+        """Connections that ended."""
+
+    async def run(self, leaf: Leaf) -> None:
+        """Keep the link up until the leaf's scope is cancelled; then let what was taken arrive, and say goodbye."""
+        leaf.began()
+        self._disconnect(f"RemotePort.R{self._index} has not been connected yet")
+        if self.keyless:
+            logger.warning("RemotePort.R%d.AuthenticationKey is empty: anybody may be the server", self._index)
+        leaf.settled.set()  # a server that is not there yet is no reason to refuse the settings
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._keep_linked, leaf)
+                with leaf.scope:
+                    await trio.sleep_forever()
+                await self._retire()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._give_up(Reason.CLOSED, self._closing)
+
+    async def _keep_linked(self, leaf: Leaf) -> None:
+        backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
+        while True:
+            with trio.CancelScope() as self._attempt, self._servers.looking(self._settings):
+                live = functools.partial(self._live, leaf)
+                await supervise(live, _FAILURES, functools.partial(self._down, leaf), backoff)
+            self._give_up(Reason.CLOSED, f"the settings of RemotePort.R{self._index} changed")
+            backoff.reset()
+
+    async def _retire(self) -> None:
+        self._bus.disconnect(self._closing)
+        if self._session.resumed:
+            with trio.move_on_after(_RETIRE):
+                await self._line.still()
+
+    @property
+    def _closing(self) -> str:
+        return f"RemotePort.R{self._index} is closing"
+
+    def _down(self, leaf: Leaf, why: str) -> None:
+        leaf.failing(why)
+        self._servers.failed()
+        if self._session.id == NO_SESSION:
+            self._disconnect(why)
+
+    def adjust(self, settings: RemotePort) -> None:
+        """Take up other settings: what differs ends the session and dials at once; the same again is no change."""
+        if settings == self._settings:
+            return
+        if settings.authentication_key != self._settings.authentication_key:
+            self._point = key_point(settings.authentication_key)
+        self._settings = settings
+        self._attempt.cancel()
+
+    @property
+    def round_trip(self) -> int | None:
+        """The best round trip to the server in milliseconds."""
+        return self._session.round_trip
+
+    @property
+    def linked(self) -> bool:
+        """Whether a connection stands now."""
+        return self._link is not None
+
+    @property
+    def losses(self) -> Mapping[Reason, int]:
+        """Bytes that were taken for the line and not written, or perhaps not, by the reason why."""
+        return self._line.losses
+
+    @property
+    def keyless(self) -> bool:
+        """Whether anybody may be the server."""
+        return not self._settings.authentication_key
+
+    async def _live(self, leaf: Leaf, backoff: Backoff) -> None:
+        """Be connected once. Raises OSError, LinkCutError or RemoteProtocolError."""
+        server = await self._servers.next(self._settings, resuming=self._session.id != NO_SESSION)
+        sock = await self._connected(server)
+        scalar, fresh = os.urandom(32), os.urandom(16)
+        link = Link(sock, Connection(Call(self._point, self._node, self._index, scalar, fresh)))
+        try:
+            await self._greet(link, server)
+            await self._carry(link, leaf, backoff)
+        except WrongKeyError as exc:
+            link.close()
+            self._down(leaf, str(exc))
+            backoff.reset()
+            await trio.sleep(_WRONG_KEY_RETRY)  # other settings end it
+            raise
+        finally:
+            link.close()
+
+    async def _connected(self, server: Server) -> socket.socket:
+        with trio.move_on_after(_CONNECT):
+            stream = await trio.open_tcp_stream(server.host, server.port)
+            return socket.socket(fileno=stream.socket.detach())
+        raise TimeoutError(f"{server.host} port {server.port} did not answer within {_CONNECT:g} s")
+
+    async def _greet(self, link: Link, server: Server) -> None:
+        try:
+            with trio.fail_after(HANDSHAKE_DEADLINE):
+                peer = await link.handshake(_not_called)
+        except trio.TooSlowError:
+            raise LinkCutError(f"no handshake within {HANDSHAKE_DEADLINE:g} s") from None
+        if server.identity not in (None, (peer.node, peer.index)):
+            raise LinkCutError(f"{server.host} port {server.port} is not the server that Bonjour announced there")
+        if self.peer is not None and (peer.node, peer.index) != (self.peer.node, self.peer.index):
+            logger.warning("%s R%d: another server answers at the same address", self._bus.name, self._index)
+        self.peer = peer
+
+    async def _carry(self, link: Link, leaf: Leaf, backoff: Backoff) -> None:
+        """Carry frames of a new connection until it ends. Raises LinkCutError or RemoteProtocolError."""
+        number = self._session.attach()
+        self._link = link
+        since = trio.current_time()
+        opened = False
+
+        def take(frame: Frame) -> None:
+            nonlocal opened
+            for event in self._session.receive(number, frame, now_ms()):
+                if isinstance(event, Resumed):
+                    opened = True
+                    self._resumed(leaf)
+                self._heed(event)
+
+        say = functools.partial(self._next_frame, number)
+        why = "its keys are a day old"
+        try:
+            with trio.move_on_after(_REKEY):
+                await link.carry(say, take, self._session.ping)
+        except* (LinkCutError, CutError) as group:
+            why = innermost(group)
+        except* RemoteProtocolError as group:
+            why = f"the server broke the protocol: {innermost(group)}"
+            link.refuse(Close(CloseReason.PROTOCOL))
+            self._give_up(Reason.CLOSED, why)
+        finally:
+            self._detached(link)
+        # What ended in words would end so again: only a link that was cut, or lived, is dialled anew at once.
+        if (opened and self._session.id != NO_SESSION) or trio.current_time() - since > _LAST_RETRY:
+            backoff.reset()
+        raise LinkCutError(why)
+
+    def _next_frame(self, number: int) -> Frame | None:
+        return self._session.next_frame(number, now_ms())
+
+    def _resumed(self, leaf: Leaf) -> None:
+        self._abandon_at = math.inf
+        self._line.away(math.inf)
+        self._servers.worked()
+        leaf.up()
+
+    def _detached(self, link: Link) -> None:
+        """The connection has gone; where nobody said CLOSE, the time runs in which its session may go on."""
+        if self._session.resumed:
+            if trio.current_effective_deadline() == -math.inf:  # we are the ones who leave
+                self._session.close(CloseReason.STOPPING)
+                link.leave(functools.partial(self._next_frame, self._session.number))
+            now = trio.current_time()
+            self._abandon_at = now + RESUME_WINDOW
+            self._line.away(now)
+        self._link = None
+        self._session.detach()
+        self.links_lost += 1
+        self._expiry.set()
+
+    def _heed(self, event: ClientEvent) -> None:
+        match event:
+            case DownData():
+                self._bus.deliver(event.data)
+            case Settled():
+                self._line.settled(event)
+            case Gap():
+                self._bus.miss(event.count, event.reason)
+            case Turn():
+                self._line.turned(event)
+            case Resumed() | Port():
+                self._heed_port(event.port if isinstance(event, Resumed) else event.state)
+            case Close():
+                self._closed(event.reason)
+
+    def _heed_port(self, port: PortState) -> None:
+        self._line.reckon(port.rate)
+        self._line.permit(port.rights)
+        self._bus.adjusted(port.rate, port.line)
+        path = (*port.path, self._node) if port.path else ()
+        # A path that is full can be used, but leads nobody further.
+        self._bus.route(*path if len(path) <= MAX_PATH else (), rights=port.rights)
+        if not port.up or not path:
+            self._bus.disconnect(port.why or "the server has no way to the line")
+        elif self._bus.down is not None:
+            self._line.begin()
+            self._bus.connect(self._line)
+
+    def _closed(self, reason: CloseReason) -> NoReturn:
+        """The peer said CLOSE, or the path turned out to be a loop: then that is still to be said."""
+        self._flush()
+        why = f"the session is over: {reason_text(reason)}"
+        if reason is CloseReason.LOOP or self._session.id == NO_SESSION:
+            self._give_up(Reason.CLOSED, why)
+        else:  # said instead of OPENED: it ends the connection, and the session may go on with another
+            why = f"the server refuses the link: {reason_text(reason)}"
+        raise LinkCutError(why)
+
+    def _give_up(self, reason: Reason, why: str) -> None:
+        """End the session: its bytes have their fates now, and writes are refused."""
+        self._abandon_at = math.inf
+        self._line.away(math.inf)
+        for settled in self._session.abandon(reason):
+            self._line.settled(settled)
+        self._disconnect(why)
+
+    def _disconnect(self, why: str) -> None:
+        self._bus.route()
+        self._bus.disconnect(why)
+
+    def _flush(self) -> None:
+        if self._link is not None:
+            self._link.flush()
+        if self._session.holding and self._wake_at > trio.current_time() + _SHORTEST_AGE:
+            self._expiry.set()
+
+    async def _keep_time(self) -> None:
+        """Drop what grows too old, and the session when its window is over."""
+        while True:
+            self._expiry = trio.Event()
+            for settled in self._session.expire(now_ms()):
+                self._line.settled(settled)
+            self._line.refuse_stale()
+            now = trio.current_time()
+            if now >= self._abandon_at:
+                self._give_up(Reason.PORT_DOWN, "the server has been away for longer than the resume window")
+            expiry = self._session.next_expiry(now_ms())
+            oldest = math.inf if expiry is None else expiry / 1000
+            self._wake_at = min(self._abandon_at, oldest, self._line.next_refusal(now))
+            with trio.move_on_at(self._wake_at):
+                await self._expiry.wait()
+
+
+def _not_called(_: object) -> None:
+    raise AssertionError("a client is sent no hello")

@@ -1,0 +1,327 @@
+"""The line as a chained CPU has it: writers of a bus, over the session of a remote-port link.
+
+There is a queue for each traffic class and no lock: turns belong to the owner alone. A message is taken as soon as
+the session has room for it; what becomes of its bytes is told to its writer's Claim, in order, when the owner says.
+This room must not know of connections.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final, NoReturn, final
+
+import trio
+
+from gateway.port.line import PortDown
+from gateway.port.rights import Right
+from gateway.remote_port.throughput import Pace
+from gateway.serial_line.uart import UartError
+from protocol.link.reasons import Reason
+from protocol.link.stream_frames import Channel
+from protocol.link.turn_parameters import TurnParameters, TurnPhase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gateway.port.line import Claim, Reply
+    from gateway.port.receive_buffer import ReceiveBuffer
+    from protocol.link.stream_frames import Turn
+    from protocol.session.client import ClientSession
+    from protocol.session.send_stream import Settled
+    from protocol.session.session import AgeLimits
+
+__all__ = ["CHANNELS", "RemoteLine", "RemoteTurn"]
+
+logger = logging.getLogger(__name__)
+
+CHANNELS: Final = {Right.PTZ: Channel.PTZ, Right.TCP: Channel.TCP, Right.CGI: Channel.CGI}
+
+_LONGEST_LENGTH: Final = 65535
+_LONGEST_END: Final = 249
+_BITS: Final = 10
+"""Bits of a character, more or less."""
+_AHEAD: Final = 5.0
+"""Seconds of line that may be taken before they are written: well within the age limit, or they would grow stale."""
+_LEAST_PORTION: Final = 512
+_MOST_PORTION: Final = 8192
+_PORTION_TIME: Final = 0.1
+"""Seconds of line that a portion of a transfer may take, where that is more than the least."""
+_GRACE: Final = 2.0
+"""Seconds that the way back may add to a reply's time."""
+
+
+@final
+class _Fate:
+    """A message that was taken, until it is known what became of all its bytes."""
+
+    def __init__(self, start: int, end: int, claim: Claim) -> None:
+        self.start = start
+        self.end = end
+        self.claim = claim
+        self.known = trio.Event()
+        self.lost: Reason | None = None
+
+
+@final
+class RemoteLine:
+    """The writing half of a remote port; ``flush`` has the link look at the session again.
+
+    ``age_limits`` says for how long a class may be without a link before it is refused.
+    """
+
+    def __init__(self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits) -> None:
+        self._session = session
+        self._flush = flush
+        self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
+        self._fates: dict[Channel, deque[_Fate]] = {channel: deque() for channel in CHANNELS.values()}
+        self._owed: Counter[Claim] = Counter()
+        self._turns: dict[tuple[Channel, int], RemoteTurn] = {}
+        self._writers = {channel: trio.lowlevel.ParkingLot() for channel in CHANNELS.values()}
+        self._down: str | None = None
+        self._waiting = dict.fromkeys(CHANNELS.values(), 0)
+        self._pace = Pace(0.0)
+        self._allowed = frozenset(CHANNELS.values())
+        self._away_since = math.inf
+        self._still = trio.lowlevel.ParkingLot()
+        self.losses: Counter[Reason] = Counter()
+        """Bytes that were taken and not written (or nobody knows: UNCERTAIN), by the reason why."""
+
+    async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
+        """Take one message for the line. Raises PortDown, or what the claim says."""
+        await self.put(data, claim, accepted, None)
+
+    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
+        """Take a piece of a byte stream, a portion a message. Raises PortDown, or what the claim says."""
+        start = 0
+        while start < len(data):
+            end = start + self._portion
+            await self.put(data[start:end], claim, accepted, None)
+            start = end
+            accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of the line
+
+    async def turn(self, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> RemoteTurn:
+        """Prepare a turn of the owner's line for one message."""
+        await trio.lowlevel.checkpoint()
+        claim.check(accepted)
+        return RemoteTurn(self, claim, accepted, message, reply)
+
+    async def put(self, data: bytes, claim: Claim, accepted: float, turn: TurnParameters | None) -> _Fate:
+        """Wait for room, and take one message."""
+        channel = CHANNELS[claim.traffic]
+        writers = self._writers[channel]
+        try:
+            if writers:
+                await writers.park()
+            while (offset := self._begin(channel, data, claim, accepted, turn)) is None:
+                await writers.park()
+        finally:
+            writers.unpark()  # there may be room for the next as well
+        self._waiting[channel] += len(data)
+        fate = _Fate(offset, offset + len(data), claim)
+        self._fates[channel].append(fate)
+        self._owed[claim] += len(data)
+        self._flush()
+        return fate
+
+    def settled(self, settled: Settled) -> None:
+        """Tell the writers what became of their bytes."""
+        self._waiting[settled.channel] -= settled.count
+        if settled.reason is None:
+            self._pace.passed(settled.count)
+        else:
+            self._note_loss(settled)
+        fates = self._fates[settled.channel]
+        while fates and fates[0].start < settled.end:
+            fate = fates[0]
+            count = min(fate.end, settled.end) - fate.start
+            fate.start += count
+            self._owed[fate.claim] -= count
+            if settled.reason is None:
+                fate.claim.wrote(count)
+            else:
+                fate.lost = settled.reason
+                fate.claim.lost(count, settled.reason)
+            if fate.start == fate.end:
+                fates.popleft()
+                fate.known.set()
+                if not self._owed[fate.claim]:
+                    del self._owed[fate.claim]
+        self._writers[settled.channel].unpark()
+        if not self._owed:
+            self._still.unpark_all()
+
+    def turned(self, turn: Turn) -> None:
+        """Tell whoever asked for a turn that it began or ended at the owner."""
+        asker = self._turns.get((turn.channel, turn.offset))
+        if asker is not None:
+            asker.turned(turn.phase)
+
+    def begun(self, claim: Claim) -> int:
+        """Return how many bytes of this writer have no fate yet."""
+        return self._owed[claim]
+
+    def begin(self) -> None:
+        """Take messages: the owner's device is there."""
+        self._down = None
+
+    def end(self, why: str) -> None:
+        """Refuse everybody who waits for room or will ask; what was taken keeps its fate."""
+        self._down = why
+        self._wake(self._writers)
+
+    def away(self, since: float) -> None:
+        """Note that there is no link since then (infinity: there is one). For each class that is too long in time."""
+        self._away_since = since
+
+    def next_refusal(self, now: float) -> float:
+        """Return when ``refuse_stale`` should be called next."""
+        moments = (self._away_since + limit for limit in self._age_limits.values())
+        return min((moment for moment in moments if moment > now), default=math.inf)
+
+    def refuse_stale(self) -> None:
+        """Refuse the writers of each class that has been without a link for longer than its age limit.
+
+        What their clients sent meanwhile waits in sockets, where nobody counts its age: it is to be read, and dropped.
+        """
+        self._wake([channel for channel in self._writers if self._too_long_away(channel)])
+
+    def permit(self, rights: int) -> None:
+        """Take up which classes the owner lets us write, as the link tells it; the others are refused at once."""
+        self._allowed = frozenset(channel for channel in self._writers if rights >> channel & 1)
+        self._wake(self._writers.keys() - self._allowed)
+
+    async def still(self) -> None:
+        """Wait until all that was taken has its fate."""
+        while self._owed:
+            await self._still.park()
+
+    def reckon(self, bits_per_second: int) -> None:
+        """Take up the rate of the owner's line."""
+        self._pace.floor = bits_per_second / _BITS
+
+    @property
+    def uart(self) -> NoReturn:
+        """What is beside the data stays with the owner. Raises UartError."""
+        raise UartError("the line is another CPU's: its modem lines and breaks are to be had there")
+
+    def ask(self, turn: RemoteTurn, channel: Channel, offset: int) -> None:
+        """Tell ``turn`` when the owner begins and ends it."""
+        self._turns[channel, offset] = turn
+
+    def withdraw(self, channel: Channel, offset: int) -> None:
+        """Whoever asked for a turn has gone: do not send its message, unless it is on its way."""
+        self._turns.pop((channel, offset), None)
+        for settled in self._session.withdraw(channel, offset):
+            self.settled(settled)
+
+    def _begin(
+        self, channel: Channel, data: bytes, claim: Claim, accepted: float, turn: TurnParameters | None
+    ) -> int | None:
+        if self._down is not None:
+            raise PortDown(self._down)
+        if channel not in self._allowed:
+            raise PortDown("the owner of the line does not let this class of traffic in", Reason.FORBIDDEN)
+        if self._too_long_away(channel):
+            raise PortDown(f"the link has been away for {self._age_limits[channel]:g} s", Reason.TOO_OLD)
+        claim.check(accepted)
+        if self._waiting[channel] and self._waiting[channel] + len(data) > self._pace.bytes_per_second * _AHEAD:
+            return None
+        return self._session.write(channel, data, int(accepted * 1000), turn)
+
+    @property
+    def _portion(self) -> int:
+        """Bytes of a transfer for one turn; a line's buffer that was empty does not make it a fast line."""
+        return int(min(max(_LEAST_PORTION, self._pace.steady * _PORTION_TIME), _MOST_PORTION))
+
+    def _too_long_away(self, channel: Channel) -> bool:
+        return trio.current_time() - self._away_since >= self._age_limits[channel]
+
+    def _wake(self, channels: Iterable[Channel]) -> None:
+        for channel in channels:
+            self._writers[channel].unpark_all()
+
+    def _note_loss(self, settled: Settled) -> None:
+        reason = settled.reason
+        assert reason is not None
+        self.losses[reason] += settled.count
+        level = logging.WARNING if reason is Reason.UNCERTAIN else logging.INFO
+        logger.log(level, "%s: %d bytes sent: %s", settled.channel.name, settled.count, lost_text(reason))
+
+
+@final
+class RemoteTurn:
+    """A turn of the owner's line, asked for from here; ``turns.Turn`` for a chained CPU."""
+
+    def __init__(self, line: RemoteLine, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> None:
+        self._line = line
+        self._claim = claim
+        self._accepted = accepted
+        self._message = message
+        self._parameters = None if reply is None else _parameters(reply)
+        self._place: tuple[Channel, int] | None = None
+        self._began: Callable[[], None] = _nothing
+        self._over = trio.Event()
+
+    async def write(self, began: Callable[[], None]) -> None:
+        """Have the message written; return when it is in the owner's tty. Raises PortDown, or what the claim says.
+
+        ``began`` is called when the turn begins, before the first byte that answers it is heard.
+        """
+        self._began = began
+        fate = await self._line.put(self._message, self._claim, self._accepted, self._parameters)
+        self._place = CHANNELS[self._claim.traffic], fate.start
+        self._line.ask(self, *self._place)
+        await fate.known.wait()
+        if fate.lost is not None:
+            raise PortDown(lost_text(fate.lost), fate.lost)
+
+    async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
+        """Wait until the reply is whole, or its time is over at the owner."""
+        with trio.move_on_after(reply.seconds + _GRACE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_after, self._over, nursery.cancel_scope)
+                await heard.wait_for(reply.length, reply.until)
+                nursery.cancel_scope.cancel()
+
+    async def send_break(self, seconds: float) -> None:
+        """Raise UartError: a break is the owner's to send."""
+        await trio.lowlevel.checkpoint()
+        _ = self._line.uart
+
+    def turned(self, phase: TurnPhase) -> None:
+        """The owner began or ended it."""
+        if phase is TurnPhase.BEGIN:
+            self._began()
+        else:
+            self._over.set()
+
+    def close(self) -> None:
+        """Want no more of it."""
+        if self._place is not None:
+            self._line.withdraw(*self._place)
+            self._place = None
+
+
+def lost_text(reason: Reason) -> str:
+    """Say why bytes were not written, in words."""
+    if reason is Reason.UNCERTAIN:
+        return "nobody can tell whether the owner of the line wrote it; it is not sent again"
+    return f"the owner of the line did not write it: {reason.name.lower().replace('_', ' ')}"
+
+
+def _parameters(reply: Reply) -> TurnParameters:
+    """Say a reply in the wire's terms; a delimiter too long for it is left to our own ear."""
+    length = int(min(reply.length, _LONGEST_LENGTH))
+    end = reply.until if reply.until is not None and len(reply.until) <= _LONGEST_END else b""
+    return TurnParameters(length, end, int(reply.seconds * 1000))
+
+
+async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,281 @@
+"""One TCP connection of a remote-port link: ``protocol.link.connection.Connection``, driven by trio.
+
+Bytes come in and become frames; frames go out as late as possible, so that a command never waits behind a transfer
+that was sealed before it. This room must not know what a session makes of frames, nor who dials and who answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from gateway.clients.streams import keep_alive
+from protocol.errors import LocalProtocolError
+from protocol.link.handshake import HandshakeError, OwnNodeError, VersionError, WrongKeyError
+from protocol.link.hello import Hello
+from protocol.link.reasons import CloseReason
+from protocol.link.session_frames import Close
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from protocol.link.connection import Connection, Event
+    from protocol.link.frames import Frame
+    from protocol.link.handshake import Peer
+
+__all__ = ["HANDSHAKE_DEADLINE", "Link", "LinkCutError", "innermost", "now_ms", "reason_text"]
+
+HANDSHAKE_DEADLINE: Final = 5.0
+"""Seconds for a handshake, from the first byte to the last."""
+
+_DEAD_PEER: Final = 2.0
+"""Seconds for TCP to give up: a link's reader never stops, so a window of zero is a dead peer."""
+_UNSENT: Final = 16384
+"""Bytes that may wait in the kernel: what has been sealed cannot be overtaken any more."""
+_TCP_NOTSENT_LOWAT: Final = 25
+_SIOCOUTQNSD: Final = 0x894B
+_NUMBER: Final = struct.Struct("i")
+_READ_SIZE: Final = 65536
+
+_QUIET: Final = 1.0
+"""Seconds without a word from the peer after which it is asked whether it is there."""
+_SILENT: Final = 3.0
+"""Seconds that it then has to say something."""
+_PROVE: Final = 5.0
+"""Seconds after which it is asked in any case: its answer proves what it has heard."""
+_WHOLE: Final = 2.0
+"""Seconds that an incomplete frame has."""
+_LOOK: Final = 0.5
+"""Seconds between two looks at all that."""
+
+_REFUSALS: Final[dict[type[HandshakeError], CloseReason]] = {
+    WrongKeyError: CloseReason.WRONG_KEY,
+    OwnNodeError: CloseReason.OWN_NODE,
+    VersionError: CloseReason.VERSION,
+}
+"""What is said, in clear, to a peer whose handshake failed for such an error."""
+
+
+@final
+class LinkCutError(Exception):
+    """The connection has gone, or is given up; the session may go on with another.
+
+    ``reason`` is what the peer said, where it said CLOSE instead of finishing the handshake.
+    """
+
+    def __init__(self, why: str, reason: CloseReason | None = None) -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
+def now_ms() -> int:
+    """Return the clock that links are timed by: milliseconds of trio's clock."""
+    return int(trio.current_time() * 1000)
+
+
+@final
+class Link:
+    """A connected TCP socket, and the protocol on it; it becomes non-blocking. ``close()`` it in the end."""
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        sock.setblocking(False)
+        keep_alive(sock, _DEAD_PEER)
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT)
+        self._socket = sock
+        self._connection = connection
+        self._source: Callable[[], Frame | None] = _nothing
+        self._sealed = b""
+        self._pushed = 0
+        self._stuck = trio.Event()
+        self._heard_at = self._whole_at = self._asked_at = trio.current_time()
+        self._partial_since: float | None = None
+
+    async def handshake(self, on_hello: Callable[[Hello], None]) -> Peer:
+        """Prove the key to each other; the caller bounds it. Raises LinkCutError or RemoteProtocolError.
+
+        ``on_hello`` is called when the peer's hello is about to be answered: from then on it can test one guess.
+        What it raises ends the handshake before that.
+        """
+        self._push(self._connection.data_to_send())
+        while self._connection.peer is None:
+            try:
+                event = await self._next_event()
+            except HandshakeError as exc:
+                if (reason := _REFUSALS.get(type(exc))) is not None:
+                    self.refuse(Close(reason))
+                raise
+            if isinstance(event, Close):
+                raise LinkCutError(f"refused by the peer: {reason_text(event.reason)}", event.reason)
+            if isinstance(event, Hello):
+                on_hello(event)
+            self._push(self._connection.data_to_send())
+        return self._connection.peer
+
+    async def opening(self) -> Event:
+        """Return the first frame after the handshake; the caller bounds it."""
+        return await self._next_event()
+
+    async def carry(
+        self, source: Callable[[], Frame | None], take: Callable[[Frame], None], ask: Callable[[], None]
+    ) -> None:
+        """Carry frames until the connection ends: what ``source`` has to say, and what comes to ``take``.
+
+        ``ask`` has a PING said. Raises LinkCutError or RemoteProtocolError, in an exception group or alone.
+        """
+        self._source = source
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_rest)
+            nursery.start_soon(self._keep_watch, ask)
+            self.flush()
+            try:
+                await self._receive(take)
+            finally:
+                # The line goes on speaking while the tasks of this link end, and nothing may be said any more.
+                self._source = _nothing
+            nursery.cancel_scope.cancel()
+
+    def flush(self) -> None:
+        """Send what there is to say, as far as the socket takes it now; the rest follows."""
+        more = True
+        while more and not self._sealed and self._room():
+            more = self._push_batch()
+        if more or self._sealed:
+            self._stuck.set()
+
+    def _push_batch(self) -> bool:
+        """Seal what there is to say, as far as there is room for it, and send it in one system call.
+
+        Return whether there may be more.
+        """
+        batch, room = [], _UNSENT - self._pushed
+        frame = self._source()
+        while frame is not None:
+            batch.append(self._connection.send(frame))
+            room -= len(batch[-1])
+            if room <= 0:
+                break
+            frame = self._source()
+        if batch:
+            self._push(b"".join(batch))
+        return frame is not None
+
+    def leave(self, source: Callable[[], Frame | None]) -> None:
+        """Say what ``source`` still has to say, as far as the socket takes it now."""
+        self._source = source
+        self.flush()
+        self._source = _nothing
+
+    def refuse(self, close: Close) -> None:
+        """Say why the connection ends, if that can be said; nothing follows."""
+        with contextlib.suppress(LocalProtocolError):  # there is nothing more to say in that state
+            self._push(self._connection.send(close))
+
+    def close(self) -> None:
+        """Close the socket at once."""
+        self._source = _nothing
+        self._socket.close()
+
+    async def _receive(self, take: Callable[[Frame], None]) -> None:
+        try:
+            while True:
+                event = self._connection.next_event()
+                if event is not None:
+                    self._whole_at = self._heard_at
+                    take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
+                    if isinstance(event, Close):
+                        return
+                    continue
+                self.flush()
+                await self._read()
+        finally:
+            self._source = _nothing  # from this instant: who flushes before all tasks have ended would be refused
+
+    async def _next_event(self) -> Event:
+        while (event := self._connection.next_event()) is None:
+            await self._read()
+        return event
+
+    async def _read(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                data = self._socket.recv(_READ_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise LinkCutError(exc.strerror or str(exc)) from exc
+            self._heard_at = trio.current_time()
+            self._connection.receive_data(data)
+            return
+
+    def _room(self) -> bool:
+        """Whether what is sealed now would leave soon."""
+        if self._pushed < _UNSENT:
+            return True
+        try:
+            waiting: int = _NUMBER.unpack(fcntl.ioctl(self._socket, _SIOCOUTQNSD, bytes(_NUMBER.size)))[0]
+        except (OSError, ValueError):  # it is gone, or closed
+            return False
+        self._pushed = waiting
+        return waiting < _UNSENT
+
+    def _push(self, data: bytes) -> None:
+        if self._sealed:
+            data = self._sealed + data
+        try:
+            sent = self._socket.send(data) if data else 0
+        except OSError:
+            sent = 0  # full, or gone: whoever reads meets the same error
+        self._pushed += sent
+        self._sealed = data[sent:]
+
+    async def _send_rest(self) -> None:
+        while True:
+            await self._stuck.wait()
+            self._stuck = trio.Event()
+            await trio.lowlevel.wait_writable(self._socket)
+            self._push(b"")
+            self._pushed = 0
+            self.flush()
+
+    async def _keep_watch(self, ask: Callable[[], None]) -> None:
+        while True:
+            await trio.sleep(_LOOK)
+            now = trio.current_time()
+            quiet = now - self._heard_at
+            if quiet > _QUIET + _SILENT:
+                raise LinkCutError(f"the peer has been silent for {quiet:.1f} s")
+            self._check_partial(now)
+            if (quiet > _QUIET and self._asked_at < self._heard_at) or now - self._asked_at > _PROVE:
+                self._asked_at = now
+                ask()
+                self.flush()
+
+    def _check_partial(self, now: float) -> None:
+        if not self._connection.incomplete:
+            self._partial_since = None
+        elif self._partial_since is None or self._whole_at >= self._partial_since:
+            self._partial_since = now
+        elif now - self._partial_since > _WHOLE:
+            raise LinkCutError(f"a frame was not whole within {_WHOLE:g} s")
+
+
+def reason_text(reason: CloseReason) -> str:
+    """Say a CLOSE's reason in words."""
+    if reason is CloseReason.OWN_NODE:
+        return "both have the same node id, so one of them may be a cloned image"
+    return reason.name.lower().replace("_", " ")
+
+
+def innermost(error: BaseException) -> str:
+    """Say what was wrong in the depth of an exception group."""
+    return innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else str(error)
+
+
+def _nothing() -> None:
+    return None

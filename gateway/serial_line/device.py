@@ -1,0 +1,207 @@
+"""A serial port as the device of a port manager: opened, kept open, set in place, closed last.
+
+What fails here is a state that is reported and tried again, at least every two seconds. It must not know who reads
+or writes: they meet on the bus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway.port.line import PortDown
+from gateway.port.rights import Right
+from gateway.serial_line import settings as line_settings
+from gateway.serial_line.arbiter import Turns
+from gateway.serial_line.uart import DeviceGone, SettingsRefused, Uart, UartError
+from gateway.tasks.supervise import Backoff, supervise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gateway.host.config import Serial
+    from gateway.port.bus import Bus
+    from gateway.serial_line.uart import Counters, Refusal
+    from gateway.tasks.reconcile import Leaf
+    from protocol.link.reasons import Reason
+    from protocol.parameters.settings import SerialPort
+
+__all__ = ["SerialDevice"]
+
+logger = logging.getLogger(__name__)
+
+_FIRST_RETRY = 0.1
+_LAST_RETRY = 2.0
+_SETTLE = 1.0
+"""Seconds that new line settings wait for the message under way."""
+_CLOSE = 1.5
+"""Seconds that a message under way, and then what is in the driver, have before the device is closed."""
+
+
+@final
+class _Housekeeping:
+    """The claim of new settings on the line: never stale, and they write nothing."""
+
+    traffic = Right(0)
+
+    def check(self, accepted: float) -> None:
+        """See Claim."""
+
+    def wrote(self, count: int) -> None:
+        """See Claim."""
+
+    def lost(self, count: int, reason: Reason) -> None:
+        """See Claim."""
+
+
+_HOUSEKEEPING = _Housekeeping()
+
+
+@final
+class SerialDevice:
+    """Serial.Ser# on its bus, while ``run()`` runs."""
+
+    def __init__(self, bus: Bus, config: Serial, line: SerialPort, node: bytes = b"") -> None:
+        self._bus = bus
+        self._config = config
+        self._line = line
+        self._node = node
+        self._open: tuple[Uart, Turns] | None = None
+        self.written = 0
+        """Bytes that the tty took, over all times that it was open."""
+        self.discarded = 0
+        """Bytes of these that were thrown away since, and bytes of messages begun that the tty did not take."""
+
+    @property
+    def path(self) -> str:
+        """The device's name in the host's file system."""
+        return self._config.device
+
+    @property
+    def in_force(self) -> SerialPort | None:
+        """The line settings that the driver keeps; None while the device is away."""
+        return None if self._open is None else self._open[0].in_force
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """The settings that the device did not take when it was opened."""
+        return () if self._open is None else self._open[0].refused
+
+    @property
+    def counters(self) -> Counters | None:
+        """What the driver counts; None where it does not, or while the device is away."""
+        try:
+            return None if self._open is None else self._open[0].counters()
+        except UartError:
+            return None
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Bytes written, and bytes lost after that, until now."""
+        if self._open is None:
+            return self.written, self.discarded
+        uart, turns = self._open
+        return self.written + turns.written, self.discarded + uart.discarded + turns.unfinished
+
+    async def adjust(self, line: SerialPort) -> tuple[Refusal, ...]:
+        """Set the line in place, after what was written; return what the driver refused (then all is as before)."""
+        self._line = line
+        if self._open is None:
+            return ()
+        uart, turns = self._open
+        async with self._hold(turns):
+            try:
+                await uart.reconfigure(line)
+            except SettingsRefused as exc:
+                return exc.refusals
+            except UartError:
+                return ()  # it is gone; the settings are taken up when it is back
+            finally:
+                turns.reckon()
+                self._tell(uart)
+        return ()
+
+    @contextlib.asynccontextmanager
+    async def _hold(self, turns: Turns) -> AsyncIterator[None]:
+        """Keep writers out, if the line can be had; it may be stuck for the sake of the old settings."""
+        turn = None
+        with trio.move_on_after(_SETTLE), contextlib.suppress(PortDown):
+            turn = await turns.turn(_HOUSEKEEPING, trio.current_time())
+        try:
+            yield
+        finally:
+            if turn is not None:
+                turn.close()
+
+    async def run(self, leaf: Leaf) -> None:
+        """Open the device, and again whenever it is lost, until the leaf's scope is cancelled; then let it drain."""
+        leaf.began()
+        self._bus.route(self._node)  # the way to the line ends here, whether or not its device is there
+
+        def down(why: str) -> None:
+            self._bus.disconnect(why)
+            leaf.failing(why)
+
+        try:
+            async with trio.open_nursery() as finishers:
+                with leaf.scope:
+                    live = functools.partial(self._live, leaf, finishers)
+                    await supervise(live, (UartError,), down, Backoff(_FIRST_RETRY, _LAST_RETRY))
+                await self._retire()
+                finishers.cancel_scope.cancel()
+        finally:
+            self._close()
+
+    async def _live(self, leaf: Leaf, finishers: trio.Nursery, backoff: Backoff) -> None:
+        """Carry what the line says until the device is gone. Raises UartError."""
+        uart = await Uart.open(self.path, self._line, self._config.bias)
+        turns = Turns(uart)
+        self._open = uart, turns
+        finishers.start_soon(turns.run)
+        self._bus.connect(turns)
+        self._tell(uart)
+        leaf.up()
+        backoff.reset()
+        try:
+            while data := await uart.receive():
+                self._bus.deliver(data)
+        except UartError:
+            self._close()
+            raise
+        self._close()
+        raise DeviceGone(f"{self.path}: the device hung up")
+
+    def _tell(self, uart: Uart) -> None:
+        """Tell the bus which settings are in force."""
+        self._bus.adjusted(uart.pace.baud_rate, line_settings.in_words(uart.pace), uart.in_force)
+
+    async def _retire(self) -> None:
+        if self._open is None:
+            return
+        uart, turns = self._open
+        self._bus.disconnect(f"{self.path} is closing")
+        with trio.move_on_after(_CLOSE):
+            await turns.idle()
+        with trio.move_on_after(_CLOSE):
+            await self._drain(uart)
+
+    async def _drain(self, uart: Uart) -> None:
+        try:
+            await uart.drain(min(_CLOSE, line_settings.line_time(uart.pace, uart.queued()) + 1.0))
+        except UartError as exc:
+            logger.warning("%s", exc)
+
+    def _close(self) -> None:
+        """Close it without waiting, if it is open, and keep what was counted."""
+        if self._open is None:
+            return
+        uart, turns = self._open
+        turns.end(f"{self.path} is gone")
+        uart.close()
+        self.written += turns.written
+        self.discarded += uart.discarded + turns.unfinished
+        self._open = None

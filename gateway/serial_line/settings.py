@@ -1,0 +1,166 @@
+"""What a serial line's settings mean: to pyserial, to termios, to the kernel's RS-485 control, and in time.
+
+Pure functions over ``SerialPort``; the room must not know of devices, descriptors or tasks. A driver's answer is
+turned back into a ``SerialPort`` too, so that "did it stick?" is a comparison of two equal things.
+"""
+
+from __future__ import annotations
+
+import termios
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import serial
+
+from protocol.parameters.declare import grow
+from protocol.parameters.hardware import Hardware, PortMode, SerialHardware
+from protocol.parameters.settings import Parity, SerialPort
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "NAMES",
+    "Rs485",
+    "arguments",
+    "bytes_per_second",
+    "differing",
+    "found",
+    "in_words",
+    "line_time",
+    "message_portion",
+    "rs485",
+    "wanted",
+]
+
+_ALL_HARDWARE: Final = Hardware(
+    serial=(SerialHardware(modes=tuple(PortMode), termination=True, bias=True),), managers=()
+)
+NAMES: Final = {str(declared.path[0]): declared.name for declared in grow(SerialPort, _ALL_HARDWARE)[1]}
+"""What the contract calls each attribute of ``SerialPort``: ``baud_rate`` is ``BaudRate``."""
+
+_PYSERIAL_PARITY: Final = {
+    Parity.NONE: serial.PARITY_NONE,
+    Parity.EVEN: serial.PARITY_EVEN,
+    Parity.ODD: serial.PARITY_ODD,
+    Parity.MARK: serial.PARITY_MARK,
+    Parity.SPACE: serial.PARITY_SPACE,
+}
+_CMSPAR: Final = 0o10000000000  # Linux; Python's termios leaves it out
+_TERMIOS_PARITY: Final = {
+    0: Parity.EVEN,
+    termios.PARODD: Parity.ODD,
+    _CMSPAR | termios.PARODD: Parity.MARK,
+    _CMSPAR: Parity.SPACE,
+}
+_DATA_BITS: Final = {termios.CS5: 5, termios.CS6: 6, termios.CS7: 7, termios.CS8: 8}
+_RATES: Final = {
+    getattr(termios, name): int(name[1:]) for name in dir(termios) if name[:1] == "B" and name[1:].isdigit()
+}
+
+_ENABLED: Final = 1 << 0
+_RX_DURING_TX: Final = 1 << 4
+_TERMINATE_BUS: Final = 1 << 5
+_MODE_RS422: Final = 1 << 9
+_MODES: Final = {
+    PortMode.RS232: 0,
+    PortMode.RS485: _ENABLED,
+    PortMode.RS485_4: _ENABLED | _RX_DURING_TX,
+    PortMode.RS422: _ENABLED | _MODE_RS422,
+}
+_MODE_BITS: Final = _ENABLED | _RX_DURING_TX | _MODE_RS422
+
+Rs485 = tuple[int, ...]
+"""The eight words of Linux' ``struct serial_rs485``: flags, two RTS delays in ms, addresses and padding."""
+
+_LEAST_PORTION: Final = 512
+
+
+def arguments(line: SerialPort) -> Mapping[str, int | str]:
+    """Say ``line`` in pyserial's words: keywords of ``serial.Serial``, and names of its attributes."""
+    return {
+        "baudrate": line.baud_rate,
+        "bytesize": line.data_bits,
+        "parity": _PYSERIAL_PARITY[line.parity],
+        "stopbits": line.stop_bits,
+        "xonxoff": line.flow_control_xonxoff,
+        "rtscts": line.flow_control_rtscts,
+    }
+
+
+def rs485(line: SerialPort, before: Rs485) -> Rs485:
+    """Return the RS-485 control for ``line``: Linux' Documentation/driver-api/serial/serial-rs485.
+
+    The polarity of RTS and the delays are the board's own (its device tree set them), so they stay as ``before``
+    has them. A driver that does not know a flag drops it and says so when it is read back.
+    """
+    ours = _MODE_BITS | _TERMINATE_BUS
+    flags = _MODES[line.port_mode] | (_TERMINATE_BUS if wanted(line).termination else 0)
+    return (before[0] & ~ours | flags, *before[1:])
+
+
+def wanted(line: SerialPort) -> SerialPort:
+    """Return what a device shows once ``line`` is in force: RS-232 has neither termination nor bias to show."""
+    balanced = line.port_mode.balanced
+    return replace(line, termination=line.termination and balanced, bias=line.bias and balanced)
+
+
+def found(attributes: list[Any], control: Rs485, *, bias: bool) -> SerialPort:
+    """Read the settings in force from what ``tcgetattr`` and ``TIOCGRS485`` returned.
+
+    A rate that has no name in termios reads as 0, which is no rate that anybody can ask for.
+    """
+    iflag, _oflag, cflag, _lflag, _ispeed, ospeed, _characters = attributes
+    return SerialPort(
+        port_mode=_mode(control[0]),
+        baud_rate=_RATES.get(ospeed, 0),
+        data_bits=_DATA_BITS[cflag & termios.CSIZE],
+        stop_bits=2 if cflag & termios.CSTOPB else 1,
+        parity=_parity(cflag),
+        flow_control_xonxoff=iflag & (termios.IXON | termios.IXOFF) == termios.IXON | termios.IXOFF,
+        flow_control_rtscts=bool(cflag & termios.CRTSCTS),
+        termination=control[0] & (_ENABLED | _TERMINATE_BUS) == _ENABLED | _TERMINATE_BUS,
+        bias=bias,
+    )
+
+
+def _parity(cflag: int) -> Parity:
+    if not cflag & termios.PARENB:
+        return Parity.NONE
+    return _TERMIOS_PARITY[cflag & (_CMSPAR | termios.PARODD)]
+
+
+def _mode(flags: int) -> PortMode:
+    if not flags & _ENABLED:
+        return PortMode.RS232
+    if flags & _MODE_RS422:
+        return PortMode.RS422
+    return PortMode.RS485_4 if flags & _RX_DURING_TX else PortMode.RS485
+
+
+def differing(one: SerialPort, other: SerialPort) -> tuple[str, ...]:
+    """Name the settings, as attributes, in which two lines differ."""
+    return tuple(field.name for field in fields(one) if getattr(one, field.name) != getattr(other, field.name))
+
+
+def in_words(line: SerialPort) -> str:
+    """Say the settings as people do: ``RS232 9600 8N1``."""
+    flow = " XON/XOFF" * line.flow_control_xonxoff + " RTS/CTS" * line.flow_control_rtscts
+    return f"{line.port_mode.value} {line.baud_rate} {line.data_bits}{line.parity.value[0]}{line.stop_bits}{flow}"
+
+
+def bytes_per_second(line: SerialPort) -> float:
+    """Return how many characters the line carries each way in a second, start, parity and stop bits paid."""
+    start_bits = 1
+    parity_bits = line.parity is not Parity.NONE
+    return line.baud_rate / (start_bits + line.data_bits + parity_bits + line.stop_bits)
+
+
+def line_time(line: SerialPort, characters: int) -> float:
+    """Return how many seconds ``characters`` take on the line."""
+    return characters / bytes_per_second(line)
+
+
+def message_portion(line: SerialPort) -> int:
+    """Return the longest piece of a byte stream that goes out in one turn: 100 ms of line, 512 bytes at least."""
+    return max(_LEAST_PORTION, int(bytes_per_second(line) / 10))

@@ -1,0 +1,118 @@
+"""The parameters in force: the tree that everybody looks at, and the file that it comes back from.
+
+A change is judged, then on the disk, then seen, in this order. This room does not know what a parameter does; it
+knows that one daemon only may work on a state directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway.state import atomic_file as durable
+from gateway.tasks.watch import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from protocol.parameters.catalogue import Catalogue, Update
+    from protocol.parameters.roles import Role
+    from protocol.parameters.settings import Settings
+
+__all__ = ["Published", "Store", "StoreError"]
+
+logger = logging.getLogger(__name__)
+
+
+@final
+class StoreError(Exception):
+    """Why the state directory cannot be used, in one sentence."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The tree in force; ``version`` counts the changes since the start."""
+
+    version: int
+    settings: Settings
+
+
+@final
+class Store:
+    """The parameters kept in ``directory``, which is made if need be and is this process's own until ``close``.
+
+    Raises StoreError where it cannot be used: then nothing was changed. What is wrong *in* the file of parameters
+    is named in the log line by line and left out.
+    """
+
+    def __init__(self, directory: Path, catalogue: Catalogue) -> None:
+        self._path = directory / "parameters"
+        self._catalogue = catalogue
+        self._turn = trio.Lock()
+        # A thread of its own: a disk must not wait for names that somebody looks up in threads, or the other way.
+        self._thread = trio.CapacityLimiter(1)
+        self._claim = _claimed(directory)
+        try:
+            self.published = Cell(Published(0, self._restored()))
+        except StoreError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        if self._claim >= 0:
+            claim, self._claim = self._claim, -1
+            os.close(claim)
+
+    async def update(self, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
+        """Set what can be set of these names and texts; return when it is on the disk and published.
+
+        Raises StoreError where the disk does not take it; then nothing is changed. Cancelled, it is done or not
+        begun.
+        """
+        async with self._turn:
+            before = self.published.value
+            update = self._catalogue.updated(before.settings, assignments, role)
+            if update.changed:
+                content = self._catalogue.stored(update.settings).encode()
+                await trio.to_thread.run_sync(self._write, content, limiter=self._thread)
+                self.published.set(Published(before.version + 1, update.settings))
+                logger.info("parameters changed: %.300s", ", ".join(update.changed))
+            return update
+
+    def _write(self, content: bytes) -> None:
+        try:
+            durable.replace(self._path, content)
+        except OSError as exc:
+            raise StoreError(f"{self._path} cannot be written, nothing was changed: {exc.strerror}") from exc
+
+    def _restored(self) -> Settings:
+        try:
+            durable.sweep(self._path)
+            content = durable.read(self._path)
+        except OSError as exc:
+            raise StoreError(f"{self._path} cannot be read: {exc.strerror}") from exc
+        # What is no UTF-8 becomes U+FFFD, which no parameter takes.
+        restored = self._catalogue.restored((content or b"").decode(errors="replace"))
+        for line, why in restored.complaints:
+            logger.warning("%s line %d: %s; left out", self._path, line, why)
+        return restored.settings
+
+
+def _claimed(directory: Path) -> int:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return durable.claim(directory / "lock")
+    except BlockingIOError as exc:
+        raise StoreError(
+            f"{directory} is in use by another daisyport: stop that one, or give this one a state_dir of its own"
+        ) from exc
+    except OSError as exc:
+        why = "Not a directory" if isinstance(exc, FileExistsError) else exc.strerror
+        raise StoreError(f"{directory} cannot be used to keep the state: {why}") from exc

@@ -1,0 +1,247 @@
+"""Who may come in through the front door, and what is kept of their passwords.
+
+One file, STATE_DIR/users, a line for each user; the daemon looks again whenever the file changed. This room knows
+the hashes, which are as good as the passwords, and does not know how a caller proves that it has one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, final
+
+from gateway.state import atomic_file as durable
+from protocol.http.credentials import Algorithm, stored_hash
+from protocol.parameters.roles import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["ROLES", "User", "UserError", "Users"]
+
+logger = logging.getLogger(__name__)
+
+ROLES: Mapping[str, Role] = MappingProxyType({"admin": Role.ADMIN, "operator": Role.OPERATOR, "viewer": Role.VIEWER})
+"""The roles that a user can have, by the words of the command line and the file."""
+
+HEADER = "# name:role:realm:MD5:SHA-256, made by `daisyport user add`; the hashes are as good as the passwords.\n"
+STORED = (Algorithm.MD5, Algorithm.SHA256)  # in the order of the line's fields
+HASH = re.compile(r"[0-9a-f]{32}:[0-9a-f]{64}")
+LONGEST_NAME = 64
+LONGEST_PASSWORD = 1024
+
+
+@final
+class UserError(Exception):
+    """Why a user was not found, added or changed, in one sentence."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody with a password; ``hashes`` are RFC 7616's H(A1) in the realm of the file."""
+
+    name: str
+    role: Role
+    hashes: Mapping[Algorithm, str] = field(repr=False)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Book:
+    """What the file says; ``kept`` are comments and the lines that made no sense, kept for whoever wrote them."""
+
+    realm: str
+    fixed: bool = False
+    users: Mapping[str, User] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+    complaints: tuple[tuple[int, str], ...] = ()
+
+
+@final
+class Users:
+    """The users of one state directory.
+
+    ``realm`` is what the passwords are hashed with. It is fixed when the file is first made, for the hashes are
+    worth nothing in another; afterwards the file's own holds. Raises UserError where the file cannot be made.
+    """
+
+    def __init__(self, directory: Path, realm: str = "Daisyport") -> None:
+        self._path = directory / "users"
+        # What would have to be quoted in the file or in a challenge is no part of a realm.
+        self._book = _Book(re.sub(r'[^ -~]|[:"\\]', "-", realm))
+        self._seen: object = None
+        with _explained(self._path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._seen = self._look()
+            self._book = self._read()
+            if not self._book.fixed:
+                self._change(lambda users: None)
+
+    @property
+    def realm(self) -> str:
+        """The realm that the passwords are hashed with."""
+        return self._current().realm
+
+    @property
+    def everyone(self) -> tuple[User, ...]:
+        """All users, by name."""
+        users = self._current().users
+        return tuple(users[name] for name in sorted(users))
+
+    def find(self, name: str) -> User | None:
+        """Find a user. A file that cannot be read, or is gone, has none."""
+        return self._current().users.get(name)
+
+    def add(self, name: str, role: str, password: str) -> None:
+        """Add a user; raise UserError for one that is there, or for what cannot be a name, role or password."""
+        _check_name(name)
+        if role not in ROLES:
+            raise UserError(f"{role!a:.60} is not one of {', '.join(ROLES)}")
+
+        def change(users: dict[str, User]) -> None:
+            if name in users:
+                raise UserError(f"{name} is a user already; remove it first, or set its password")
+            users[name] = self._user(name, ROLES[role], password)
+
+        self._edit(change)
+
+    def remove(self, name: str) -> None:
+        """Remove a user; raise UserError where there is none."""
+
+        def change(users: dict[str, User]) -> None:
+            del users[self._known(users, name).name]
+
+        self._edit(change)
+
+    def set_password(self, name: str, password: str) -> None:
+        """Give a user another password; raise UserError where there is no such user, or for a bad password."""
+
+        def change(users: dict[str, User]) -> None:
+            users[name] = self._user(name, self._known(users, name).role, password)
+
+        self._edit(change)
+
+    def _user(self, name: str, role: Role, password: str) -> User:
+        if not password or not password.isprintable() or len(password) > LONGEST_PASSWORD:
+            raise UserError(f"a password has 1 to {LONGEST_PASSWORD} characters, and no control character among them")
+        realm = self._book.realm
+        return User(name, role, {each: stored_hash(each, name, realm, password) for each in STORED})
+
+    def _known(self, users: Mapping[str, User], name: str) -> User:
+        if name not in users:
+            raise UserError(f"{name!a:.60} is not a user of {self._path}")
+        return users[name]
+
+    def _edit(self, change: Callable[[dict[str, User]], None]) -> None:
+        with _explained(self._path):
+            self._change(change)
+
+    def _change(self, change: Callable[[dict[str, User]], None]) -> None:
+        with durable.turn(self._path.parent):
+            self._book = self._read()
+            users = dict(self._book.users)
+            change(users)
+            durable.replace(self._path, _written(self._book, users))
+
+    def _current(self) -> _Book:
+        look = self._look()
+        if look != self._seen:
+            self._seen = look
+            self._reread()
+        return self._book
+
+    def _reread(self) -> None:
+        try:
+            self._book = self._read()
+        except OSError as exc:
+            # Who cannot be looked up must not come in.
+            self._book = _Book(self._book.realm)
+            logger.error("%s cannot be read, so nobody can log in: %s", self._path, exc.strerror)  # noqa: TRY400
+
+    def _look(self) -> object:
+        try:
+            found = self._path.stat()
+        except OSError as exc:
+            return exc.errno
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def _read(self) -> _Book:
+        content = durable.read(self._path)
+        if content is None:
+            return _Book(self._book.realm)
+        book = _parsed(content.decode(errors="surrogateescape"), self._book.realm)
+        for line, why in book.complaints:
+            logger.warning("%s line %d: %s; left out", self._path, line, why)
+        return book
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise UserError(f"{path}: {exc.strerror}") from exc
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > LONGEST_NAME or not name.isprintable() or ":" in name or name[0] in " #":
+        raise UserError(
+            f"{name!a:.60} cannot be a name: 1 to {LONGEST_NAME} printable characters, no colon, not # or blank first"
+        )
+
+
+def _written(book: _Book, users: Mapping[str, User]) -> bytes:
+    words = {role: word for word, role in ROLES.items()}
+    lines = [f"realm:{book.realm}\n"]
+    lines += [
+        ":".join([name, words[user.role], book.realm, *(user.hashes[each] for each in STORED)]) + "\n"
+        for name, user in sorted(users.items())
+    ]
+    lines += [f"{line}\n" for line in book.kept]
+    return (HEADER + "".join(lines)).encode(errors="surrogateescape")
+
+
+def _parsed(text: str, realm: str) -> _Book:
+    lines = [(n, line.rstrip("\r")) for n, line in enumerate(text.split("\n"), 1)]
+    told = [line.removeprefix("realm:") for _, line in lines if _is_realm(line)]
+    realm = told[0] if told else realm
+    users: dict[str, User] = {}
+    kept, complaints = [], []
+    for number, line in lines:
+        if not line.strip() or line == HEADER.rstrip() or _is_realm(line):
+            continue
+        if line.startswith("#"):
+            kept.append(line)
+            continue
+        try:
+            user = _user(line, realm)
+        except UserError as exc:
+            kept.append(line)
+            complaints.append((number, str(exc)))
+            continue
+        if user.name in users:
+            # Not kept: it would come to life when the first one is removed.
+            complaints.append((number, f"{user.name} is there twice"))
+        users.setdefault(user.name, user)
+    return _Book(realm, bool(told), users, tuple(kept), tuple(complaints))
+
+
+def _is_realm(line: str) -> bool:
+    return re.fullmatch(r'realm:[^:"\\]+', line) is not None and line.isprintable()
+
+
+def _user(line: str, realm: str) -> User:
+    name, role, told, hashes = (*line.split(":", 3), "", "", "", "")[:4]
+    if HASH.fullmatch(hashes) is None:
+        raise UserError("is not name:role:realm:MD5:SHA-256, with hashes in lower-case hex")
+    _check_name(name)
+    if role not in ROLES:
+        raise UserError(f"{role!a:.60} is not one of {', '.join(ROLES)}")
+    if told != realm:
+        raise UserError(f"is of realm {told!a:.60}, not {realm!a:.60}: the password has to be set anew")
+    return User(name, ROLES[role], dict(zip(STORED, hashes.split(":"), strict=True)))

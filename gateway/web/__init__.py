@@ -1,0 +1,1 @@
+"""The front door: HTTP, TLS, logins, WebSockets and the console page."""

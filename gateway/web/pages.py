@@ -1,0 +1,36 @@
+"""The console: a page that shows the ports of this node, live, in a browser.
+
+Its files lie beside this room, in ``console/``, and are read when somebody first asks for them. What the page asks of
+the gateway in turn goes through the same paths as everybody's requests.
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib.resources import files
+
+from gateway.web.message import Response
+
+__all__ = ["PAGES", "page"]
+
+PAGES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/daisyport/console.css": ("console.css", "text/css; charset=utf-8"),
+    "/daisyport/console.js": ("console.js", "text/javascript; charset=utf-8"),
+    "/daisyport/console.svg": ("console.svg", "image/svg+xml"),
+}
+"""By path: a file of ``console/``, and its type."""
+
+# Nothing from anywhere else, nothing inline, and no foreign frame around it that could borrow the user's clicks.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@functools.cache
+def page(path: str) -> Response:
+    """Answer with the file of a path in PAGES."""
+    name, content_type = PAGES[path]
+    body = files("gateway.web").joinpath("console", name).read_bytes()
+    return Response(200, body, content_type, (("Content-Security-Policy", _POLICY), ("Referrer-Policy", "same-origin")))

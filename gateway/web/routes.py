@@ -1,0 +1,286 @@
+"""What answers under which path: the table of the front door, and a handler for each of its entries.
+
+A handler reads a request by ``protocol``'s rules, asks the house, and writes the answer by ``protocol``'s rules
+again. It sees neither ports nor connections; what the house is made of is `gateway.app`'s affair.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from gateway.port.rights import Right
+from gateway.state.store import StoreError
+from gateway.web.auth import Access, Caller, DeniedError
+from gateway.web.csrf import foreign
+from gateway.web.message import Handover, Request, Response, explain
+from gateway.web.pages import PAGES, page
+from gateway.web.websocket_handshake import refusal, replayed
+from protocol.http.apidiscovery import discovery_answer, internal_error_answer
+from protocol.http.param_cgi import (
+    PARAM_PATHS,
+    List,
+    ListDefinitions,
+    Update,
+    param_request,
+    refused_answer,
+    update_answer,
+)
+from protocol.http.serial_cgi import UNBIND, CgiError, SerialRequest, error_answer, serial_answer, serial_request
+from protocol.parameters.roles import Role
+
+if TYPE_CHECKING:
+    import trio
+
+    from gateway.clients.serial_cgi import SerialCgi
+    from gateway.clients.service import Doorway
+    from protocol.errors import ParameterError
+    from protocol.parameters import catalogue as parameters
+    from protocol.parameters.settings import Settings
+
+__all__ = ["House", "Route", "Routes"]
+
+_MOST_REASONS = 2000
+"""Characters of reasons that one answer gives."""
+
+logger = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class House:
+    """What the front door may ask of the gateway."""
+
+    catalogue: parameters.Catalogue
+    settings: Callable[[], Settings]
+    update: Callable[[Sequence[tuple[str, str]], Role], Awaitable[parameters.Update]]
+    """Set parameters; it returns when the ports have settled, with what they refused put back."""
+    serial: Callable[[int], SerialCgi | None]
+    """The serial.cgi server of ``PortManager.P(n)``; None while ``SerialCGI.Enabled=no``."""
+    web_socket: Callable[[int], Doorway | None]
+    """The door of ``PortManager.P(n)`` that WebSockets come in by; None while it is being restarted."""
+    status: Callable[[], dict[str, Any]]
+    """What ``/daisyport/status`` shows, as JSON can hold it."""
+
+
+Handler: TypeAlias = Callable[["Routes", Request, Caller], Awaitable[Response | Handover]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path answers to: at least this role, one of these methods (none: all of them)."""
+
+    role: Role
+    handler: Handler
+    methods: tuple[str, ...] = ("GET", "POST")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Answers requests. ``browser_guard`` refuses what a foreign web page may have made a browser send."""
+
+    house: House
+    access: Access
+    browser_guard: bool = True
+
+    async def respond(self, request: Request) -> Response | Handover:
+        """The answer to a request, whatever it holds."""
+        route = ROUTES.get(_ANY_PORT.sub("P#", request.path))
+        if route is None:
+            return explain(404, f"There is nothing here. There is: {', '.join(sorted(ROUTES))}")
+        if route.methods and request.method not in route.methods:
+            allowed = ", ".join(route.methods)
+            return explain(405, f"{request.path} takes {allowed}.", ("Allow", allowed))
+        try:
+            return await route.handler(self, request, self.access.admit(request, route.role))
+        except DeniedError as denied:
+            return denied.response
+
+    def guard(self, request: Request) -> None:
+        """DeniedError where a request that changes something may be a foreign page's doing."""
+        why = foreign(request) if self.browser_guard else None
+        if why is not None:
+            raise DeniedError(
+                explain(
+                    403,
+                    f"This request changes something, and a foreign web page may have made it: {why}. "
+                    "Scripts and camera software are not concerned; [http] browser_guard = false in the "
+                    "configuration of the host lifts this.",
+                )
+            )
+
+
+# param.cgi ------------------------------------------------------------------------------------------------------
+
+
+async def _param(routes: Routes, request: Request, caller: Caller) -> Response:
+    asked = param_request(request.query, request.body)
+    routes.access.require(request, caller, asked.role)
+    house = routes.house
+    match asked:
+        case List(groups):
+            return Response(200, house.catalogue.listed(house.settings(), groups, caller.role).encode())
+        case ListDefinitions(groups):
+            host = (request.header(b"host") or b"").decode("latin-1")
+            defined = house.catalogue.defined(house.settings(), groups, caller.role, host)
+            return Response(200, defined.encode(), "text/xml")
+        case Update(assignments):
+            routes.guard(request)
+            return await _updated(house, assignments, caller.role)
+    return Response(200, refused_answer(asked.why))
+
+
+async def _updated(house: House, assignments: Sequence[tuple[str, str]], role: Role) -> Response:
+    try:
+        update = await house.update(assignments, role)
+    except StoreError as exc:
+        return Response(500, refused_answer(str(exc)))  # nothing that the caller could do better
+    return Response(200, update_answer(update.refused), headers=_reasons(update.refused))
+
+
+def _reasons(refused: Sequence[ParameterError]) -> tuple[tuple[str, str], ...]:
+    """Say why parameters were refused where a person can see it, since VAPIX has no room for it in its answer."""
+    if not refused:
+        return ()
+    told = "; ".join(f"{error.name}: {error.why}" for error in refused)
+    return (("Daisyport-Refused", "".join(c if " " <= c <= "~" else "?" for c in told)[:_MOST_REASONS]),)
+
+
+# serial.cgi -----------------------------------------------------------------------------------------------------
+
+
+async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
+    try:
+        asked = serial_request(request.query, request.body)
+        if asked.binds or asked.flush or asked.output:
+            routes.guard(request)
+        received = await _served(routes.house, asked, f"{caller.name} at {request.peer}")
+    except CgiError as wrong:
+        return Response(200, error_answer(str(wrong)))
+    if received is None:
+        return Response(204)
+    return Response(200, serial_answer(received, asked.format), asked.format.content_type)
+
+
+async def _served(house: House, asked: SerialRequest, holder: str) -> bytes | None:
+    """Bind, then flush, write and read. What can be known to fail is looked at before anything is done."""
+    uses = asked.flush or asked.output is not None or asked.read is not None
+    port = _port(house.settings(), asked)
+    server = None if port == UNBIND else _server(house, port)
+    if uses and server is None:
+        raise CgiError(
+            f"serial.cgi is off for port {port}; root.PortManager.P{port - 1}.SerialCGI.Enabled=yes lets it in"
+        )
+    if asked.port is not None and asked.camera is not None:
+        await _bind(house, asked.camera, asked.port)
+    return await server.perform(asked, holder) if uses and server is not None else None
+
+
+def _port(settings: Settings, asked: SerialRequest) -> int:
+    """The number of the port that is meant, from 1, or UNBIND."""
+    camera = asked.camera or 1
+    cameras, ports = settings.ptz.cam_ports, len(settings.port_managers)
+    if camera > len(cameras):
+        raise CgiError(f"camera={camera}: the video sources are 1 to {len(cameras)}")
+    port = asked.port if asked.port is not None else cameras[camera - 1]
+    if port > ports:
+        raise CgiError(f"port={port}: the ports are 1 to {ports}")
+    if port == UNBIND and asked.port is None:
+        raise CgiError(f"video source {camera} is on no port; port=N&camera={camera} connects it to port N")
+    return port
+
+
+def _server(house: House, port: int) -> SerialCgi | None:
+    manager = port - 1
+    if not house.settings().port_managers[manager].port_enabled:
+        raise CgiError(f"port {port} is disabled; root.PortManager.P{manager}.PortEnabled=yes enables it")
+    return house.serial(manager)
+
+
+async def _bind(house: House, camera: int, port: int) -> None:
+    """Connect a video source to a port. The binding is a parameter, which the page opens to serial.cgi's callers."""
+    if house.settings().ptz.cam_ports[camera - 1] == port:
+        return
+    try:
+        update = await house.update([(f"PTZ.CamPorts.Cam{camera}Port", str(port))], Role.ADMIN)
+    except StoreError as exc:
+        raise CgiError(str(exc)) from exc
+    if update.refused:
+        raise CgiError(str(update.refused[0]))
+
+
+# The others -----------------------------------------------------------------------------------------------------
+
+
+async def _status(routes: Routes, _: Request, __: Caller) -> Response:
+    return Response(200, json.dumps(routes.house.status(), indent=2).encode() + b"\n", "application/json")
+
+
+async def _ports(routes: Routes, _: Request, caller: Caller) -> Response:
+    """Tell what a viewer may know of the ports, and who the caller is."""
+    status = routes.house.status()
+    told = {
+        "node": status["node"],
+        "user": caller.name,
+        "role": caller.role.name.lower(),
+        "level": caller.role.value,
+        "ports": [{name: port[name] for name in _TOLD_OF_A_PORT} for port in status["ports"]],
+    }
+    return Response(200, json.dumps(told, indent=2).encode() + b"\n", "application/json")
+
+
+_TOLD_OF_A_PORT = ("name", "type", "serial_port", "remote_port", "state", "reason")
+
+
+async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Response | Handover:
+    routes.guard(request)
+    if (refused := refusal(request)) is not None:
+        return refused
+    name = request.path.rpartition("/")[2]
+    ports = {f"P{index}": index for index in range(len(routes.house.settings().port_managers))}
+    if name not in ports:
+        return explain(404, f"There is no such port. There is: {', '.join(ports)}")
+    door = routes.house.web_socket(ports[name])
+    if door is None:
+        return explain(503, f"{name} is being restarted: try again.", ("Retry-After", "1"))
+    writes = Right.TCP if caller.role >= Role.OPERATOR else Right(0)
+
+    async def take(stream: trio.abc.HalfCloseableStream) -> None:
+        # Only who opens a WebSocket pays for the libraries behind it.
+        from gateway.web import websocket
+
+        await websocket.serve(stream, replayed(request), door, Right.READ | writes, f"{caller.name} at {request.peer}")
+
+    return Handover(take)
+
+
+async def _page(_: Routes, request: Request, __: Caller) -> Response:
+    return page(request.path)
+
+
+async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
+    try:
+        answer = discovery_answer(request.method, request.body)
+    except Exception:  # its clients look for a fault of ours in the JSON, not in the status
+        logger.exception("apidiscovery.cgi: a bug; no answer to %.200r", request.body)
+        answer = internal_error_answer()
+    return Response(200, answer, "application/json")
+
+
+_ANY_PORT = re.compile("(?<=^/daisyport/ports/)[^/]+$")
+
+ROUTES = {
+    **{path: Route(role, _param) for path, role in PARAM_PATHS.items()},
+    "/axis-cgi/com/serial.cgi": Route(Role.VIEWER, _serial),
+    "/axis-cgi/apidiscovery.cgi": Route(Role.OPEN, _discovery, methods=()),  # its JSON says what is not POST
+    "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET",)),
+    "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET",)),
+    "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),
+    **dict.fromkeys(PAGES, Route(Role.VIEWER, _page, methods=("GET",))),
+}

@@ -1,0 +1,183 @@
+"""TLS at the front door: which certificate is in force, where it comes from, and what is wrong with another.
+
+The certificate comes from the configuration, or from the state directory, where one of our own is made at the first
+start. A new one that cannot be used never takes the place of an old one that can. This room knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway.state import atomic_file as durable
+from gateway.web.tls_stream import TlsStream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["Certificate", "CertificateError", "Tls"]
+
+logger = logging.getLogger(__name__)
+
+OWN_FILE = "tls.pem"
+_LARGEST = 1 << 20
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_OUT_OF_DATE = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
+
+@final
+class CertificateError(Exception):
+    """Why a certificate and its key cannot be used, in one sentence that names the file."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate with its key, proven to belong together; ``out_of_date`` says so where it is, and is "" else."""
+
+    path: Path
+    context: ssl.SSLContext
+    fingerprint: str
+    """SHA-256 of the certificate, as browsers and ``openssl x509 -fingerprint`` show it."""
+    out_of_date: str = ""
+
+    @classmethod
+    def load(cls, path: Path, key: Path | None = None) -> Certificate:
+        """Read PEM files (``key`` None: the key is in the same one). Raises CertificateError."""
+        found = _CERTIFICATE.search(_read(path))
+        if found is None:
+            raise CertificateError(f"{path}: there is no PEM certificate in it (BEGIN CERTIFICATE)")
+        _check_key(key or path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            der = ssl.PEM_cert_to_DER_cert(found[0])
+            # Without a password of our own OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(path, key, password="")
+        except (ssl.SSLError, ValueError) as exc:
+            raise CertificateError(_explained(path, key, exc)) from None
+        fingerprint = hashlib.sha256(der).digest().hex(":").upper()
+        return cls(path, context, fingerprint, _out_of_date(path, context, found[0]))
+
+
+@final
+class Tls:
+    """The front door's certificate: that of the configuration or, where ``path`` is None, one of our own.
+
+    Our own one is kept in ``state_dir``, and made for ``names`` where there is none yet.
+    """
+
+    def __init__(self, path: Path | None, key: Path | None, state_dir: Path, names: Sequence[str]) -> None:
+        self._path = path
+        self._key = key
+        self._own = state_dir / OWN_FILE
+        self._names = names
+        self.certificate: Certificate | None = None
+        """None where there is none that could be used: then the door speaks plain HTTP only."""
+        self.complaint = ""
+        """What is wrong with the files that were last read."""
+
+    def load(self) -> None:
+        """Read the files, and use what they hold from the next connection on. What is wrong is logged, never raised."""
+        try:
+            new = self._read()
+            if new.out_of_date and self.certificate is not None and not self.certificate.out_of_date:
+                raise CertificateError(f"{new.path}: {new.out_of_date}")
+        except CertificateError as exc:
+            self.complaint = str(exc)
+            still = "the one in force stays" if self.certificate else "the front door speaks plain HTTP only"
+            logger.error("TLS: %s; %s", exc, still)  # noqa: TRY400 - the traceback says no more
+            return
+        self.certificate, self.complaint = new, new.out_of_date
+        if new.out_of_date:
+            # Better than none: the clock of a host that has just started may be wrong.
+            logger.error("TLS: %s: %s; it is used until there is a better one", new.path, new.out_of_date)
+        logger.info("TLS: certificate %s, SHA-256 fingerprint %s", new.path, new.fingerprint)
+
+    @property
+    def status(self) -> dict[str, str]:
+        """What the status page shows."""
+        used = self.certificate
+        return {
+            "certificate": str(used.path) if used else "",
+            "fingerprint_sha256": used.fingerprint if used else "",
+            "complaint": self.complaint,
+        }
+
+    async def secure(self, stream: trio.abc.HalfCloseableStream) -> TlsStream:
+        """Shake hands with a client. Raises trio.BrokenResourceError where that fails, or there is no certificate."""
+        if self.certificate is None:
+            raise trio.BrokenResourceError("it speaks TLS, and there is no certificate")
+        secured = TlsStream(stream, self.certificate.context)
+        await secured.do_handshake()
+        return secured
+
+    def _read(self) -> Certificate:
+        if self._path is not None:
+            return Certificate.load(self._path, self._key)
+        try:
+            if durable.read(self._own) is None:
+                from gateway.web.self_signed import made  # with cryptography, for once in a gateway's life
+
+                durable.replace(self._own, made(self._names))
+        except OSError as exc:
+            raise CertificateError(f"{self._own}: {exc.strerror}") from None
+        return Certificate.load(self._own)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LARGEST).decode("latin-1")
+    except OSError as exc:
+        raise CertificateError(f"{path} cannot be read: {exc.strerror}") from None
+
+
+def _check_key(path: Path) -> None:
+    content = _read(path)
+    if "PRIVATE KEY-----" not in content:
+        raise CertificateError(f"{path}: there is no PEM key in it (BEGIN PRIVATE KEY); tls_key names its file")
+    if "ENCRYPTED" in content:
+        raise CertificateError(f"{path}: the key has a password, and nobody is there to type it; take it off the key")
+
+
+def _explained(path: Path, key: Path | None, exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError) and exc.reason == "KEY_VALUES_MISMATCH":
+        return f"{path}: the key in {key or path} is not that of this certificate"
+    files = str(path) if key is None else f"{path} or {key}"
+    return f"{files}: not PEM that OpenSSL can use: {exc}"
+
+
+def _out_of_date(path: Path, context: ssl.SSLContext, pem: str) -> str:
+    """Shake hands with ourselves in memory: that proves that the pair works, and looks at the dates."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whoever signed it, this certificate is trusted here
+    client.load_verify_locations(cadata=pem)
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near = context.wrap_bio(up, down, server_side=True)
+    far = client.wrap_bio(down, up)
+    try:
+        for side in (far, near, far, near):
+            _step(side)
+    except ssl.SSLCertVerificationError as exc:
+        if exc.verify_code in _OUT_OF_DATE:
+            return exc.verify_message
+        raise CertificateError(f"{path}: {exc.verify_message}") from None
+    except ssl.SSLError as exc:
+        raise CertificateError(f"{path}: no TLS connection can be made with it: {exc}") from None
+    return ""
+
+
+def _step(side: ssl.SSLObject) -> None:
+    try:
+        side.do_handshake()
+    except ssl.SSLWantReadError:
+        return  # it is the other's turn

@@ -1,0 +1,62 @@
+"""Whether a request opens a WebSocket (RFC 6455, 4.2.1), and the head that hands it on.
+
+It looks at headers only: who asks, and for which port, is not known here. What it lets through is written anew, with
+nothing in it but what the handshake needs, for the library that takes over never answers a head that it dislikes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING
+
+import h11
+
+from gateway.web.message import explain
+
+if TYPE_CHECKING:
+    from gateway.web.message import Request, Response
+
+__all__ = ["refusal", "replayed"]
+
+_KEY_BYTES = 16
+
+
+def refusal(request: Request) -> Response | None:
+    """Say what is wrong with a request that should open a WebSocket; None where nothing is."""
+    upgrade = ("Upgrade", "websocket"), ("Connection", "Upgrade")
+    if b"websocket" not in _tokens(request, b"upgrade") or b"upgrade" not in _tokens(request, b"connection"):
+        return explain(426, "This path is a WebSocket: send Upgrade: websocket and Connection: Upgrade.", *upgrade)
+    if request.header(b"sec-websocket-version") != b"13":
+        why = "Only version 13 is spoken (RFC 6455): send Sec-WebSocket-Version: 13."
+        return explain(426, why, *upgrade, ("Sec-WebSocket-Version", "13"))
+    if request.body or request.method != "GET":
+        return explain(400, "A WebSocket is opened by a GET without a body.")
+    if not _is_a_key(request.header(b"sec-websocket-key")):
+        return explain(400, f"Sec-WebSocket-Key must be {_KEY_BYTES} bytes in base64.")
+    return None
+
+
+def replayed(request: Request) -> bytes:
+    """Write the head of a request that ``refusal`` had nothing against, as a client would have sent it."""
+    key = request.header(b"sec-websocket-key") or b""
+    headers = [
+        (b"Host", b"daisyport"),
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Version", b"13"),
+        (b"Sec-WebSocket-Key", key),
+    ]
+    return h11.Connection(h11.CLIENT).send(h11.Request(method="GET", target="/", headers=headers)) or b""
+
+
+def _tokens(request: Request, name: bytes) -> set[bytes]:
+    values = b",".join(value for found, value in request.headers if found == name)
+    return {token.strip().lower() for token in values.split(b",")}
+
+
+def _is_a_key(value: bytes | None) -> bool:
+    try:
+        return len(base64.b64decode(value or b"", validate=True)) == _KEY_BYTES
+    except binascii.Error:
+        return False

@@ -1,0 +1,235 @@
+"""serial.cgi between the wire and the line: a query or body in, a request value out, bytes to an answer.
+
+It must not know whether the port exists or is open. A request is read whole before anything is done: one
+wrong argument, and nothing is written.
+
+Where the API page is silent:
+
+- An argument that is given twice is an error, and ``dataout`` counts as ``write``: nobody can tell which was
+  meant.
+- Unknown arguments are ignored, however often they come: clients add time stamps and the like to defeat
+  caches.
+- An argument with an empty value counts as not given, as an HTML form sends its empty fields.
+- A ``+`` in the query is a plus, because ``writestring`` is percent-encoded and no form; in a body it is a
+  blank.
+- An escape that is none (``50%``) is an error: what goes to a machine is not guessed.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, final
+from urllib.parse import quote
+
+from protocol.http.param_cgi import pairs, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "READ_LIMIT",
+    "UNBIND",
+    "WRITE_LIMIT",
+    "CgiError",
+    "Format",
+    "SerialRequest",
+    "error_answer",
+    "serial_answer",
+    "serial_request",
+]
+
+T = TypeVar("T")
+
+UNBIND = -1
+"""The port number that takes a video source off its port."""
+
+WRITE_LIMIT = 4096
+"""Bytes that one request may write: so many go to the line as one message that nobody interrupts."""
+
+READ_LIMIT = 65536
+"""Bytes that one answer holds at most; a request for more reads up to this many."""
+
+DEFAULT_TIMEOUT = 1.0
+"""Seconds that a read waits when neither ``wait`` nor ``timeout`` says otherwise."""
+
+
+@final
+class CgiError(Exception):
+    """What serial.cgi answers with an error; the message says what is wrong and what would be right."""
+
+
+@final
+class Format(enum.Enum):
+    """How the answer carries the bytes that were read. Anything but HEX is our own addition."""
+
+    HEX = "hex"
+    RAW = "raw"
+    BASE64 = "base64"
+
+    @property
+    def content_type(self) -> str:
+        """The answer's media type."""
+        return "application/octet-stream" if self is Format.RAW else "text/plain"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SerialRequest:
+    """One call of serial.cgi: flush, then write, then read, as one uninterrupted turn on the line.
+
+    ``port`` counts from 1 (port N is ``PortManager.P(N-1)``) and may be UNBIND; None is the port of the video
+    source ``camera``, which in turn is source 1 if it is None. Only a request with both binds the source to
+    the port. ``output`` is what to write, ``read`` the most bytes to read (None: no read), ``until`` the
+    bytes that end the read early, themselves included; ``timeout`` in seconds, 0 to 9, ends it in any case.
+    """
+
+    port: int | None = None
+    camera: int | None = None
+    flush: bool = False
+    output: bytes | None = None
+    read: int | None = None
+    until: bytes | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    format: Format = Format.HEX
+
+    @property
+    def binds(self) -> bool:
+        """Whether a video source is bound to a port or taken off it."""
+        return self.port is not None and self.camera is not None
+
+
+def serial_request(query: bytes, body: bytes) -> SerialRequest:
+    """Read a call of serial.cgi; CgiError if any argument cannot be meant."""
+    given = _Given(query, body)
+    written = (given.read("write", _hexadecimal), given.read("writestring", bytes))
+    until = given.read("until", _hexadecimal)
+    most = given.read("read", _from_one) or (READ_LIMIT if until else None)
+    waits = (given.read("wait", _seconds), given.read("timeout", _milliseconds))
+    request = SerialRequest(
+        port=given.read("port", _port),
+        camera=given.read("camera", _from_one),
+        flush=given.read("flush", _yes_or_no) or False,
+        output=b"".join(filter(None, written)) or None,
+        read=most and min(most, READ_LIMIT),
+        until=until,
+        timeout=min((wait for wait in waits if wait is not None), default=DEFAULT_TIMEOUT),
+        format=given.read("format", _format) or Format.HEX,
+    )
+    _refuse_contradictions(request)
+    return request
+
+
+def serial_answer(received: bytes, form: Format) -> bytes:
+    """Render what was read: ``#3A4B#``, and ``##`` for nothing; or as the request's format says."""
+    match form:
+        case Format.HEX:
+            return b"#%b#" % received.hex().upper().encode()
+        case Format.BASE64:
+            return base64.b64encode(received)
+        case _:
+            return received
+
+
+def error_answer(why: str) -> bytes:
+    """Render an error in the form that VAPIX documents for ptz.cgi, serial.cgi's sibling."""
+    return f"Error:\n{why}\n".encode()
+
+
+# Arguments --------------------------------------------------------------------------------------------------
+
+_ARGUMENTS = {
+    "port", "camera", "flush", "write", "writestring", "dataout", "read", "until", "wait", "timeout", "format"
+}  # fmt: skip
+_OLD_NAMES = {"dataout": "write"}
+
+
+@final
+class _Given:
+    """The arguments that were given, each once."""
+
+    def __init__(self, query: bytes, body: bytes) -> None:
+        form = body.replace(b"+", b" ")
+        if broken := re.search(rb"%(?![0-9A-Fa-f]{2})[^&]{0,2}", query + b"&" + form):
+            raise CgiError(f"{_shown(broken[0])} is no percent escape; a percent sign itself is %25")
+        known = [
+            (_OLD_NAMES.get(name, name), value)
+            for name, value in pairs(query) + pairs(form)
+            if name in _ARGUMENTS and value
+        ]
+        self._values = dict(known)
+        if repeated := [name for name, times in Counter(name for name, _ in known).items() if times > 1]:
+            raise CgiError(f"{repeated[0]} is given more than once; dataout is an old name of write")
+
+    def read(self, name: str, reader: Callable[[bytes], T]) -> T | None:
+        if name not in self._values:
+            return None
+        try:
+            return reader(self._values[name])
+        except CgiError as wrong:
+            raise CgiError(f"{name}={_shown(self._values[name])}: {wrong}") from None
+
+
+def _shown(value: bytes) -> str:
+    """Quote what came, short and harmless."""
+    return quote(value[:40], safe=" %:;,.-_!#*()") + ("..." if len(value) > 40 else "")
+
+
+def _refuse_contradictions(request: SerialRequest) -> None:
+    if len(request.output or b"") > WRITE_LIMIT:
+        raise CgiError(f"{len(request.output or b'')} bytes to write; {WRITE_LIMIT} go into one request")
+    if request.port == UNBIND:
+        if request.camera is None:
+            raise CgiError("port=-1 takes a video source off its port; camera=N says which")
+        if request.output or request.read or request.flush:
+            raise CgiError("port=-1 leaves no port to write to or read from")
+    if not (request.port or request.output or request.read or request.flush):
+        raise CgiError("nothing to do; write, writestring, read, until, flush or port is missing")
+
+
+# One reader for each kind of value: bytes in, the value out, or CgiError with the rule ----------------------
+
+
+def _hexadecimal(value: bytes) -> bytes:
+    if not re.fullmatch(rb"(?:[0-9A-Fa-f]{2})+", value):
+        raise CgiError("two hexadecimal digits are wanted for each byte")
+    return bytes.fromhex(value.decode())
+
+
+def _number(value: bytes, low: int, high: int, wanted: str) -> int:
+    # 18 digits are more than any of these numbers needs, and far from what int() refuses to read
+    if not re.fullmatch(rb"-?[0-9]{1,18}", value) or not low <= int(value) <= high:
+        raise CgiError(f"{wanted} is wanted")
+    return int(value)
+
+
+def _from_one(value: bytes) -> int:
+    return _number(value, 1, 10**18, "a whole number from 1")
+
+
+def _port(value: bytes) -> int:
+    return UNBIND if value == b"-1" else _number(value, 1, 10**18, "a port number from 1, or -1 for none,")
+
+
+def _seconds(value: bytes) -> float:
+    return float(_number(value, 1, 9, "a whole number of seconds from 1 to 9"))
+
+
+def _milliseconds(value: bytes) -> float:
+    return _number(value, 0, 9000, "a whole number of milliseconds from 0 to 9000") / 1000
+
+
+def _yes_or_no(value: bytes) -> bool:
+    if value not in {b"yes", b"no"}:
+        raise CgiError("yes or no is wanted")
+    return value == b"yes"
+
+
+def _format(value: bytes) -> Format:
+    try:
+        return Format(text(value))
+    except ValueError:
+        raise CgiError("hex, raw or base64 is wanted") from None

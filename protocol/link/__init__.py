@@ -1,0 +1,1 @@
+"""One connection of a remote-port link: the handshake, and the frames of the wire."""

@@ -1,0 +1,256 @@
+"""One TCP connection of a remote-port link, sans-IO: bytes in, events out, frames in, bytes out.
+
+It knows the order in which frames may come, and turns them into sealed bytes and back. It must not know
+what a session makes of them: streams, offsets and resuming are ``session``'s.
+
+Rules. All that decides which frame may follow which is in TRANSITIONS; the same table judges what we send and
+what the peer sends, so that neither side can allow itself what it refuses the other. States are named after
+the frame that is awaited. Whatever the peer does, the answer is an event or a RemoteProtocolError; of these a
+CutError leaves the session alive, since nobody has proved that the peer said it.
+
+Theory of operation. ``receive_data`` takes what the socket brought (b"" is its end); then ``next_event``
+until None. ``data_to_send`` gives the bytes of the handshake, and is asked after construction and after each
+event. From ``Peer`` on, frames go out through ``send``. After an error only a CLOSE may be sent, after a
+CLOSE nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, TypeAlias, final
+
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.frames import Frame, decode
+from protocol.link.handshake import Agreement, Answer, Call, HandshakeError, Peer
+from protocol.link.header import CutError, FrameDecoder, Header, Parts, RawFrame
+from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.secure import TAG, Opener, Sealer
+from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
+from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+
+__all__ = ["CHANNELS", "TRANSITIONS", "Connection", "Event", "Party", "State"]
+
+
+@final
+class Party(enum.Enum):
+    """Who speaks."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+    __hash__ = object.__hash__  # Enum's own hashes the name, and every frame is looked up
+
+    @property
+    def other(self) -> Party:
+        """Who listens."""
+        return Party.SERVER if self is Party.CLIENT else Party.CLIENT
+
+
+@final
+class State(enum.Enum):
+    """Which frame is awaited."""
+
+    HELLO = "Hello"
+    REPLY = "HelloReply"
+    CONFIRM = "Confirm"
+    OPEN = "Open"
+    OPENED = "Opened"
+    PONG = "the Pong to Opened"
+    READY = "any"
+    CLOSED = "none: closed"
+    FAILED = "none: failed"
+
+    __hash__ = object.__hash__
+
+
+_C, _S = Party.CLIENT, Party.SERVER
+_Moves: TypeAlias = dict[tuple[Party, type[Frame]], State]
+
+
+def _stay(state: State, party: Party, *frames: type[Frame]) -> _Moves:
+    return dict.fromkeys(((party, frame) for frame in frames), state)
+
+
+_BYE: Final[_Moves] = {(_C, Close): State.CLOSED, (_S, Close): State.CLOSED}
+_DOWN: Final = (DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong)
+_UP: Final = (UpData, Gap, Ack, Credit, Ping, Pong)
+
+TRANSITIONS: Final[dict[State, _Moves]] = {
+    State.HELLO: {(_C, Hello): State.REPLY},
+    State.REPLY: {(_S, HelloReply): State.CONFIRM, (_S, Close): State.CLOSED},
+    State.CONFIRM: {(_C, Confirm): State.OPEN, (_C, Close): State.CLOSED},
+    State.OPEN: {(_C, Open): State.OPENED, **_BYE},
+    State.OPENED: {(_S, Opened): State.PONG, **_BYE},
+    State.PONG: {(_C, Pong): State.READY, **_stay(State.PONG, _S, *_DOWN), **_BYE},
+    State.READY: {**_stay(State.READY, _C, *_UP), **_stay(State.READY, _S, *_DOWN), **_BYE},
+    State.CLOSED: {},
+    State.FAILED: {(_C, Close): State.CLOSED, (_S, Close): State.CLOSED},
+}
+"""state -> (who sends, what) -> state; what is not here must not be sent."""
+
+_LINE: Final = frozenset({Channel.LINE})
+_CLASSES: Final = frozenset(Channel) - _LINE
+
+CHANNELS: Final[dict[tuple[Party, type[Frame]], frozenset[Channel]]] = {
+    (_C, UpData): _CLASSES,
+    (_C, Gap): _CLASSES,
+    (_S, Ack): _CLASSES,
+    (_S, Credit): _CLASSES,
+    (_S, Lost): _CLASSES,
+    (_S, Turn): _CLASSES,
+    (_S, Gap): _LINE,
+    (_C, Ack): _LINE,
+    (_C, Credit): _LINE,
+}
+"""On which streams who may send what: its sender DATA and GAP, its receiver ACK, CREDIT and LOST."""
+
+Event: TypeAlias = Peer | Frame
+"""A Peer once both sides have proved the key; a Hello, for a server to charge a guess; then frames."""
+
+
+def _judge(state: State, party: Party, frame: Frame) -> State | None:
+    move = party, type(frame)
+    channels = CHANNELS.get(move)
+    if channels is not None and getattr(frame, "channel", None) not in channels:
+        return None
+    return TRANSITIONS[state].get(move)
+
+
+@final
+class Connection:
+    """One side of one connection; which side is told by its handshake."""
+
+    def __init__(self, handshake: Call | Answer) -> None:
+        self._handshake = handshake
+        self.party: Final = Party.CLIENT if isinstance(handshake, Call) else Party.SERVER
+        self.peer: Peer | None = None
+        self._state = State.HELLO
+        self._version = 1
+        self._decoder = FrameDecoder()
+        self._ended = False
+        self._sealer: Sealer | None = None
+        self._opener: Opener | None = None
+        self._error: RemoteProtocolError | None = None
+        self._outgoing = self.send(handshake.hello) if isinstance(handshake, Call) else b""
+
+    @property
+    def state(self) -> State:
+        """Which frame is awaited."""
+        return self._state
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a frame has begun to arrive and is not whole: it has two seconds."""
+        return len(self._decoder) > 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what the socket brought; b"" says that it brings no more."""
+        self._ended = self._ended or not data
+        if self._state is not State.CLOSED:
+            self._decoder.receive_data(data)
+
+    def data_to_send(self) -> bytes:
+        """Return what the handshake has to say, once."""
+        data, self._outgoing = self._outgoing, b""
+        return data
+
+    def next_event(self) -> Event | None:
+        """Return the next event, or None until more has come (or for ever, after a CLOSE).
+
+        Raises RemoteProtocolError, and the same again ever after; a CutError leaves the session alive.
+        """
+        if self._error is not None:
+            raise self._error
+        try:
+            return self._next_event()
+        except RemoteProtocolError as error:
+            self._state = State.FAILED
+            self._error = error
+            raise
+
+    def send(self, frame: Frame) -> bytes:
+        """Return the bytes of one frame. Raises LocalProtocolError where it may not be sent now."""
+        state = _judge(self._state, self.party, frame)
+        if state is None:
+            raise LocalProtocolError(f"a {self.party.value} in state {self._state} sends no {frame!r:.60}")
+        self._state = state
+        return self._encode(frame)
+
+    def _next_event(self) -> Event | None:
+        while self._state is not State.CLOSED:
+            raw = self._decoder.next_frame()
+            if raw is None:
+                return self._wait()
+            frame = self._open(raw)
+            if frame is not None:
+                return self._advance(frame)
+        return None
+
+    def _wait(self) -> Event | None:
+        if self._ended:
+            raise CutError("the peer hung up in mid-frame" if self.incomplete else "the peer hung up")
+        return None
+
+    def _open(self, raw: RawFrame) -> Frame | None:
+        if self._opener is None:
+            return self._read_clear(raw)
+        payload = self._opener.open(raw.head, raw.body)
+        return self._read(raw.header, payload)
+
+    def _read_clear(self, raw: RawFrame) -> Frame:
+        try:
+            frame = self._read(raw.header, raw.body)
+        except RemoteProtocolError as error:
+            raise HandshakeError(str(error)) from error
+        if frame is None:
+            raise HandshakeError(f"type {raw.header.type:#04x} is no frame of the handshake")
+        return frame
+
+    def _read(self, header: Header, payload: bytes) -> Frame | None:
+        if header.version != self._version:
+            raise RemoteProtocolError(f"a frame of version {header.version} instead of {self._version}")
+        return decode(header.type, Parts(payload, header.channel, header.flags, header.offset))
+
+    def _advance(self, frame: Frame) -> Event:
+        state = _judge(self._state, self.party.other, frame)
+        if state is None:
+            wrong = HandshakeError if self._opener is None else RemoteProtocolError
+            raise wrong(f"{frame!r:.60} while {self._state.value} is awaited")
+        self._state = state
+        match frame:
+            case Hello():
+                self._reply(frame)
+            case HelloReply():
+                return self._confirm(frame)
+            case Confirm():
+                return self._finish(frame)
+        return frame
+
+    def _reply(self, hello: Hello) -> None:
+        assert isinstance(self._handshake, Answer)
+        self._outgoing += self.send(self._handshake.reply(hello))
+
+    def _confirm(self, reply: HelloReply) -> Peer:
+        assert isinstance(self._handshake, Call)
+        confirm, agreement = self._handshake.confirm(reply)
+        self._outgoing += self.send(confirm)
+        return self._agree(agreement)
+
+    def _finish(self, confirm: Confirm) -> Peer:
+        assert isinstance(self._handshake, Answer)
+        return self._agree(self._handshake.finish(confirm))
+
+    def _agree(self, agreement: Agreement) -> Peer:
+        keys, self.peer = agreement.keys, agreement.peer
+        client = self.party is Party.CLIENT
+        self._sealer = Sealer(keys.up if client else keys.down)
+        self._opener = Opener(keys.down if client else keys.up)
+        self._version = agreement.peer.version
+        return agreement.peer
+
+    def _encode(self, frame: Frame) -> bytes:
+        payload, channel, flags, offset = frame.parts()
+        tag = 0 if self._sealer is None else TAG
+        header = Header(self._version, frame.code, channel, flags, len(payload) + tag, offset)
+        head = header.encode()
+        return head + (payload if self._sealer is None else self._sealer.seal(head, payload))

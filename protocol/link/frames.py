@@ -1,0 +1,81 @@
+"""The table of a remote-port link's frames by type, and the reading of a frame from its parts.
+
+It must not know in which state a frame may come, nor what it does there. Each class's ``decode`` is the exact
+inverse of its ``parts``: bytes that the frame would not be written with are refused, so unused fields are
+zero, nothing trails, and every frame has one form.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from protocol.errors import RemoteProtocolError
+from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
+from protocol.link.stream_frames import Ack, Credit, DownData, Gap, Lost, Turn, UpData
+
+if TYPE_CHECKING:
+    from protocol.link.header import Parts
+
+__all__ = ["FRAMES", "IGNORABLE", "Frame", "decode"]
+
+IGNORABLE: Final = 0x40
+"""Types from here up may be ignored by who does not know them."""
+
+Frame: TypeAlias = (
+    Hello
+    | HelloReply
+    | Confirm
+    | Close
+    | Open
+    | Opened
+    | UpData
+    | DownData
+    | Ack
+    | Credit
+    | Gap
+    | Lost
+    | Port
+    | Turn
+    | Ping
+    | Pong
+)
+
+FRAMES: Final = {
+    frame.code: frame
+    for frame in (
+        Hello,
+        HelloReply,
+        Confirm,
+        Close,
+        Open,
+        Opened,
+        DownData,
+        Ack,
+        Credit,
+        Gap,
+        Lost,
+        Port,
+        Turn,
+        Ping,
+        Pong,
+    )
+}
+"""The class that reads each type; DATA has two shapes."""
+
+
+def decode(code: int, parts: Parts) -> Frame | None:
+    """Return the frame, or None for an unknown type that may be ignored. Raises RemoteProtocolError."""
+    kind = FRAMES.get(code)
+    if kind is None and code >= IGNORABLE:
+        return None
+    if kind is None:
+        raise RemoteProtocolError(f"there is no frame of type {code:#04x}")
+    try:
+        frame = kind.decode(parts)
+    except (ValueError, IndexError, struct.error) as error:
+        raise RemoteProtocolError(f"a bad {kind.__name__} frame: {error}") from error
+    if frame.parts() != parts:
+        raise RemoteProtocolError(f"a {kind.__name__} frame in another form than its one")
+    return frame

@@ -1,0 +1,106 @@
+"""The three frames of the handshake, the only ones that ever go in clear beside a CLOSE.
+
+It must not know how shares and tags are made. What a hello says beside its share is CPace's associated data:
+``ad`` is its exact bytes, since both sides must feed the same ones to the arithmetic.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final, final
+
+from protocol.link.header import Parts
+from protocol.link.port_state import NODE_ID, decode_text, encode_text
+
+__all__ = ["Confirm", "Hello", "HelloReply"]
+
+_SHARE: Final = 32
+_FRESH: Final = 16
+_TAG: Final = 64
+_HELLO: Final = struct.Struct(f"!{NODE_ID}sB{_FRESH}s")
+_REPLY: Final = struct.Struct(f"!B{NODE_ID}sB")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A to B: ``share`` is Ya; then the versions offered, A's node id, R index and 16 fresh random bytes."""
+
+    code: ClassVar[int] = 1
+    share: bytes
+    versions: tuple[int, ...]
+    node: bytes
+    index: int
+    fresh: bytes
+
+    @property
+    def ad(self) -> bytes:
+        """ADa."""
+        return bytes([len(self.versions), *self.versions]) + _HELLO.pack(self.node, self.index, self.fresh)
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(self.share + self.ad)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Hello:
+        """Read it back. Raises IndexError or struct.error."""
+        start = _SHARE + 1
+        end = start + parts.payload[_SHARE]
+        fields = _HELLO.unpack_from(parts.payload, end)
+        return cls(parts.payload[:_SHARE], tuple(parts.payload[start:end]), *fields)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HelloReply:
+    """B to A: ``share`` is Yb; then the version chosen, B's node id, port index, chassis; ``tag`` is Tb."""
+
+    code: ClassVar[int] = 2
+    share: bytes
+    version: int
+    node: bytes
+    index: int
+    chassis: str
+    tag: bytes
+
+    @property
+    def ad(self) -> bytes:
+        """ADb."""
+        return _REPLY.pack(self.version, self.node, self.index) + encode_text(self.chassis)
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(self.share + self.ad + self.tag)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> HelloReply:
+        """Read it back. Raises IndexError, UnicodeDecodeError or struct.error."""
+        version, node, index = _REPLY.unpack_from(parts.payload, _SHARE)
+        chassis, end = decode_text(parts.payload, _SHARE + _REPLY.size)
+        return cls(parts.payload[:_SHARE], version, node, index, chassis, _tag(parts.payload[end:]))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """A to B: ``tag`` is Ta, the proof that A has the key."""
+
+    code: ClassVar[int] = 3
+    tag: bytes
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(self.tag)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Confirm:
+        """Read it back. Raises ValueError."""
+        return cls(_tag(parts.payload))
+
+
+def _tag(data: bytes) -> bytes:
+    if len(data) != _TAG:
+        raise ValueError(f"a tag has {_TAG} bytes")
+    return data

@@ -1,0 +1,175 @@
+"""The frames that open, watch and close a session, and tell the state of its port.
+
+It must not know what a session does about them. ``decode`` reads what ``parts`` wrote; see ``frames``.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple, TypeAlias, final
+
+from protocol.link.header import Parts
+from protocol.link.port_state import PortState
+from protocol.link.reasons import CloseReason
+
+__all__ = ["NOWHERE", "Close", "Open", "Opened", "Ping", "Pong", "Port", "Position", "Positions"]
+
+_OPEN: Final = struct.Struct("!16sQI8Q")
+_OPENED: Final = struct.Struct("!16sII8Q")
+_CLOSE: Final = struct.Struct("!B8Q")
+_CLOCK: Final = struct.Struct("!I")
+_CLOCKS: Final = struct.Struct("!II")
+
+
+@final
+class Position(NamedTuple):
+    """How far a stream is, as one side knows it, in bytes from its start.
+
+    ``reached``: received, or, by the side that sends the stream, sent. ``settled``: handed on or lost for
+    good, or, by the side that sends it, known to be so.
+    """
+
+    reached: int
+    settled: int
+
+
+Positions: TypeAlias = tuple[Position, Position, Position, Position]
+"""A Position for each Channel, in its order."""
+
+NOWHERE: Final[Positions] = (Position(0, 0),) * 4
+
+
+def _positions(numbers: tuple[int, ...]) -> Positions:
+    line, ptz, tcp, cgi = (Position(*numbers[at : at + 2]) for at in range(0, 8, 2))
+    return line, ptz, tcp, cgi
+
+
+def _numbers(positions: Positions) -> list[int]:
+    return [number for position in positions for number in position]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The connection ends, and with it the session (but see CloseReason); ``last`` is used by STALE alone."""
+
+    code: ClassVar[int] = 4
+    reason: CloseReason
+    positions: Positions = NOWHERE
+    last: int = 0
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(_CLOSE.pack(self.reason, *_numbers(self.positions)), offset=self.last)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Close:
+        """Read it back. Raises ValueError or struct.error."""
+        reason, *numbers = _CLOSE.unpack(parts.payload)
+        return cls(CloseReason(reason), _positions(tuple(numbers)), parts.offset)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A to B: the session to go on with (16 zero bytes: none), the connection's number, A's clock."""
+
+    code: ClassVar[int] = 5
+    session: bytes
+    number: int
+    clock: int
+    positions: Positions
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(_OPEN.pack(self.session, self.number, self.clock, *_numbers(self.positions)))
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Open:
+        """Read it back. Raises struct.error."""
+        session, number, clock, *numbers = _OPEN.unpack(parts.payload)
+        return cls(session, number, clock, _positions(tuple(numbers)))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """B to A: the session that goes on from here; another id than OPEN asked for means a new one.
+
+    ``echo`` is OPEN's clock, ``clock`` B's, which A answers by a PONG before anything else.
+    """
+
+    code: ClassVar[int] = 6
+    session: bytes
+    echo: int
+    clock: int
+    positions: Positions
+    port: PortState
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        fixed = _OPENED.pack(self.session, self.echo, self.clock, *_numbers(self.positions))
+        return Parts(fixed + self.port.encode())
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Opened:
+        """Read it back. Raises ValueError, IndexError or struct.error."""
+        session, echo, clock, *numbers = _OPENED.unpack_from(parts.payload)
+        port = PortState.decode(parts.payload[_OPENED.size :])
+        return cls(session, echo, clock, _positions(tuple(numbers)), port)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Port:
+    """B to A: the port's state, at every change of it."""
+
+    code: ClassVar[int] = 12
+    state: PortState
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(self.state.encode())
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Port:
+        """Read it back. Raises ValueError, IndexError or struct.error."""
+        return cls(PortState.decode(parts.payload))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there? ``clock`` is the sender's, in milliseconds (u32)."""
+
+    code: ClassVar[int] = 14
+    clock: int
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(_CLOCK.pack(self.clock))
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Ping:
+        """Read it back. Raises struct.error."""
+        return cls(*_CLOCK.unpack(parts.payload))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a PING (or to OPENED): its clock, and the answerer's."""
+
+    code: ClassVar[int] = 15
+    echo: int
+    clock: int
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(_CLOCKS.pack(self.echo, self.clock))
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Pong:
+        """Read it back. Raises struct.error."""
+        return cls(*_CLOCKS.unpack(parts.payload))

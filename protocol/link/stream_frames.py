@@ -1,0 +1,211 @@
+"""The frames of a session's streams: bytes, and what both sides say about ranges of them.
+
+It must not know who may send which, nor when. ``decode`` reads what ``parts`` wrote; see ``frames``.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final, Self, final
+
+from protocol.link.header import Parts
+from protocol.link.reasons import Reason
+from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
+
+__all__ = ["MAX_DATA", "MAX_MESSAGE", "Ack", "Channel", "Credit", "DownData", "Gap", "Lost", "Turn", "UpData"]
+
+MAX_DATA: Final = 16_384
+"""The most line bytes in one frame down."""
+
+MAX_MESSAGE: Final = 8_192
+"""The most bytes that one message up may have, over however many frames."""
+
+_MORE: Final = 1
+_LAST_OFFSET: Final = 2**64 - 1
+_UP: Final = struct.Struct("!IB")
+_RANGE: Final = struct.Struct("!QB")
+_TURN: Final = struct.Struct("!BB")
+
+
+@final
+class Channel(enum.IntEnum):
+    """The streams of a session: one down, and one up for each traffic class."""
+
+    LINE = 0
+    PTZ = 1
+    TCP = 2
+    CGI = 3
+
+
+def _check_range(offset: int, count: int, least: int = 1) -> None:
+    if count < least or offset + count > _LAST_OFFSET:
+        raise ValueError(f"{count} bytes from offset {offset} are no range of a stream")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class UpData:
+    """A message towards the line, or with ``more`` a part of one whose rest follows on the same channel.
+
+    ``accepted`` is when it was read from its client, in milliseconds (u32) of the sender's clock.
+    """
+
+    code: ClassVar[int] = 7
+    channel: Channel
+    offset: int
+    accepted: int
+    data: bytes
+    turn: TurnParameters | None = None
+    more: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range(self.offset, len(self.data))
+        if len(self.data) > MAX_MESSAGE:
+            raise ValueError(f"a message has at most {MAX_MESSAGE} bytes")
+
+    @property
+    def end(self) -> int:
+        """The offset after the last byte."""
+        return self.offset + len(self.data)
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        options = self.turn.encode() if self.turn else b""
+        payload = _UP.pack(self.accepted, len(options)) + options + self.data
+        return Parts(payload, self.channel, _MORE if self.more else 0, self.offset)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> UpData:
+        """Read it back. Raises ValueError or struct.error."""
+        accepted, length = _UP.unpack_from(parts.payload)
+        start = _UP.size + length
+        turn = TurnParameters.decode(parts.payload[_UP.size : start])
+        channel, more = Channel(parts.channel), bool(parts.flags & _MORE)
+        return cls(channel, parts.offset, accepted, parts.payload[start:], turn, more)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DownData:
+    """Bytes from the line."""
+
+    code: ClassVar[int] = 7
+    channel: ClassVar[Channel] = Channel.LINE
+    offset: int
+    data: bytes
+
+    def __post_init__(self) -> None:
+        _check_range(self.offset, len(self.data))
+        if len(self.data) > MAX_DATA:
+            raise ValueError(f"a frame brings at most {MAX_DATA} bytes of the line")
+
+    @property
+    def end(self) -> int:
+        """The offset after the last byte."""
+        return self.offset + len(self.data)
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(self.data, offset=self.offset)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> DownData | UpData:
+        """Read it back: the channel tells which. Raises ValueError or struct.error."""
+        return UpData.decode(parts) if parts.channel else cls(parts.offset, parts.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    channel: Channel
+    offset: int
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(b"", self.channel, offset=self.offset)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Self:
+        """Read it back. Raises ValueError."""
+        return cls(Channel(parts.channel), parts.offset)
+
+
+@final
+class Ack(_Mark):
+    """The receiver: all before ``offset`` has been handed on, or is known to be lost."""
+
+    __slots__ = ()
+    code: ClassVar[int] = 8
+
+
+@final
+class Credit(_Mark):
+    """The receiver: bytes before ``offset`` may be sent."""
+
+    __slots__ = ()
+    code: ClassVar[int] = 9
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    channel: Channel
+    offset: int
+    count: int
+    reason: Reason
+
+    def __post_init__(self) -> None:
+        _check_range(self.offset, self.count, least=0 if self.channel is Channel.LINE else 1)
+
+    @property
+    def end(self) -> int:
+        """The offset after the range."""
+        return self.offset + self.count
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(_RANGE.pack(self.count, self.reason), self.channel, offset=self.offset)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Self:
+        """Read it back. Raises ValueError or struct.error."""
+        count, reason = _RANGE.unpack(parts.payload)
+        return cls(Channel(parts.channel), parts.offset, count, Reason(reason))
+
+
+@final
+class Gap(_Range):
+    """The sender: these bytes will not come. On channel 0 a count of 0 stands for an unknown size."""
+
+    __slots__ = ()
+    code: ClassVar[int] = 10
+
+
+@final
+class Lost(_Range):
+    """The receiver: these bytes were taken, and will not be written."""
+
+    __slots__ = ()
+    code: ClassVar[int] = 11
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """B to A, in order among the line's bytes: the turn of the message at ``offset`` began, or ended."""
+
+    code: ClassVar[int] = 13
+    channel: Channel
+    offset: int
+    phase: TurnPhase
+    status: TurnStatus
+
+    def parts(self) -> Parts:
+        """Return what goes on the wire."""
+        return Parts(_TURN.pack(self.phase, self.status), self.channel, offset=self.offset)
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Turn:
+        """Read it back. Raises ValueError or struct.error."""
+        phase, status = _TURN.unpack(parts.payload)
+        return cls(Channel(parts.channel), parts.offset, TurnPhase(phase), TurnStatus(status))

@@ -1,0 +1,240 @@
+"""The kinds of value that a parameter can have: how each is read, written, and described to clients.
+
+A rule knows its kind of text and nothing of parameters, roles or other values.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, Protocol, TypeVar, final
+
+from protocol.parameters.addresses import AddressList
+from protocol.parameters.markup import quoted
+
+__all__ = ["Addresses", "Choice", "Count", "HostName", "Integer", "Rule", "Secret", "Text", "YesNo"]
+
+T = TypeVar("T")
+
+
+class Rule(Protocol[T]):
+    """What one kind of value looks like as text."""
+
+    def parse(self, text: str) -> T:
+        """Read the value. Raises ValueError with a sentence that says what would be right.
+
+        The sentence never repeats the text of a secret.
+        """
+        ...
+
+    def format(self, value: T) -> str:
+        """Write the value in its canonical form; ``parse`` of it gives the same value."""
+        ...
+
+    def definition(self) -> tuple[str, ...]:
+        """The lines inside ``<type>`` of a listdefinitions answer."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class YesNo:
+    """``yes`` or ``no``."""
+
+    def parse(self, text: str) -> bool:
+        """Read exactly ``yes`` or ``no``."""
+        if text not in ("yes", "no"):
+            raise ValueError("yes or no would be right")
+        return text == "yes"
+
+    def format(self, value: bool) -> str:
+        """Write the contract's word."""
+        return "yes" if value else "no"
+
+    def definition(self) -> tuple[str, ...]:
+        """A bool with its two words."""
+        return ('<bool true="yes" false="no" />',)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Choice(Generic[T]):
+    """One of a few values: enum members, shown by their value, or numbers."""
+
+    options: tuple[T, ...]
+
+    def parse(self, text: str) -> T:
+        """Find the option that is written like this, letter for letter."""
+        for option in self.options:
+            if self.format(option) == text:
+                return option
+        raise ValueError(f"one of {', '.join(self._texts)} would be right")
+
+    def format(self, value: T) -> str:
+        """Write the option's word or number."""
+        return str(value.value if isinstance(value, Enum) else value)
+
+    def definition(self) -> tuple[str, ...]:
+        """An enum with an entry for each option."""
+        entries = (f"  <entry value={quoted(t)} niceValue={quoted(t)} />" for t in self._texts)
+        return ("<enum>", *entries, "</enum>")
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        return tuple(self.format(option) for option in self.options)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A whole number from ``minimum`` (0 or more) to ``maximum``, both included."""
+
+    minimum: int
+    maximum: int
+
+    def parse(self, text: str) -> int:
+        """Read decimal digits."""
+        value = _digits(text)
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"a number from {self.minimum} to {self.maximum} would be right")
+        return value
+
+    def format(self, value: int) -> str:
+        """Write it in decimal."""
+        return str(value)
+
+    def definition(self) -> tuple[str, ...]:
+        """An int with its bounds."""
+        return (f'<int min="{self.minimum}" max="{self.maximum}" />',)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A whole number that the product reports; it has no bounds to tell because nobody sets it."""
+
+    def parse(self, text: str) -> int:
+        """Read decimal digits."""
+        return _digits(text)
+
+    def format(self, value: int) -> str:
+        """Write it in decimal."""
+        return str(value)
+
+    def definition(self) -> tuple[str, ...]:
+        """An int without bounds."""
+        return ("<int />",)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Any printable text of at most ``longest`` characters; empty is allowed."""
+
+    longest: int
+
+    def parse(self, text: str) -> str:
+        """Take the text as it is."""
+        return _short(text, self.longest)
+
+    def format(self, value: str) -> str:
+        """The text itself."""
+        return value
+
+    def definition(self) -> tuple[str, ...]:
+        """A string with its limit."""
+        return (f'<string maxlen="{self.longest}" />',)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A text that only who may write it may see; others are told whether there is one."""
+
+    longest: int
+
+    def parse(self, text: str) -> str:
+        """Take the text as it is."""
+        return _short(text, self.longest)
+
+    def format(self, value: str) -> str:
+        """The text itself: who shows it must ask first who is looking."""
+        return value
+
+    def definition(self) -> tuple[str, ...]:
+        """A password with its limit."""
+        return (f'<password maxlen="{self.longest}" />',)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HostName:
+    """A host name (RFC 1123, underscores tolerated) or a numeric address; empty means none is set."""
+
+    def parse(self, text: str) -> str:
+        """Check the form; nothing is resolved."""
+        if text and not _is_address(text) and not _is_name(text):
+            raise ValueError("a host name or an IP address would be right, without port, blanks or brackets")
+        return text
+
+    def format(self, value: str) -> str:
+        """The name itself."""
+        return value
+
+    def definition(self) -> tuple[str, ...]:
+        """A host name."""
+        return ("<hostname />",)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """A list of IP addresses; see ``protocol.parameters.addresses``."""
+
+    longest: int = 2048
+
+    def parse(self, text: str) -> AddressList:
+        """Read the list, item by item."""
+        return AddressList.parse(_short(text, self.longest))
+
+    def format(self, value: AddressList) -> str:
+        """The list as it was written."""
+        return str(value)
+
+    def definition(self) -> tuple[str, ...]:
+        """An address list."""
+        return ("<ipList />",)
+
+
+def _digits(text: str) -> int:
+    # int() would also take blanks, signs, underscores, other scripts' digits, and thousands of them.
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise ValueError("decimal digits and nothing else would be right")
+    return int(text)
+
+
+def _short(text: str, longest: int) -> str:
+    if len(text) > longest:
+        raise ValueError(f"at most {longest} characters would be right, not {len(text)}")
+    return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    # A zone may hold anything, as far as the standard library is concerned.
+    _, percent, zone = text.partition("%")
+    return not percent or re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", zone) is not None
+
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+def _is_name(text: str) -> bool:
+    labels = text.removesuffix(".").split(".")
+    # A last label of digits alone is a mistyped address (1.2.3.256), which a resolver would take literally.
+    return len(text) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()

@@ -1,0 +1,59 @@
+"""Asking whether the peer is there, and answering: PING and PONG of one connection.
+
+It must not know when to ask, nor how long to wait: that is for whoever has a clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import final
+
+from protocol.errors import RemoteProtocolError
+from protocol.link.session_frames import Ping, Pong
+from protocol.session.clock import PeerClock, to_wire
+
+__all__ = ["Heartbeat"]
+
+
+@final
+class Heartbeat:
+    """The questions and answers of one connection. OPEN and OPENED count among them: both carry clocks."""
+
+    def __init__(self) -> None:
+        self.clock = PeerClock()
+        self._asked: deque[int] = deque()
+        self._heard: deque[int] = deque()
+        self._due = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a question has gone out and has no answer yet."""
+        return bool(self._asked)
+
+    def ask(self) -> None:
+        """Have a PING sent."""
+        self._due = True
+
+    def asked(self, now: int) -> int:
+        """Note that a question goes out; return what it must say."""
+        self._asked.append(to_wire(now))
+        return self._asked[-1]
+
+    def heard(self, clock: int) -> None:
+        """Note the peer's question, to be answered."""
+        self._heard.append(clock)
+
+    def answered(self, echo: int, clock: int, now: int) -> None:
+        """Take the answer to our oldest question. Raises RemoteProtocolError where it answers another."""
+        if not self._asked or self._asked.popleft() != echo:
+            raise RemoteProtocolError(f"an answer to {echo}, which was not asked, or not next")
+        self.clock.answered(echo, clock, now)
+
+    def next_frame(self, now: int) -> Ping | Pong | None:
+        """Return what there is to say, answers first."""
+        if self._heard:
+            return Pong(self._heard.popleft(), to_wire(now))
+        if not self._due:
+            return None
+        self._due = False
+        return Ping(self.asked(now))

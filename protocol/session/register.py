@@ -1,0 +1,123 @@
+"""The sessions of one port: which OPEN goes on with which session, and which sessions must end for it.
+
+It must not know what sessions carry, nor of connections: whoever calls ends the links of what is ended here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, final
+
+from protocol.errors import RemoteProtocolError
+from protocol.link.reasons import CloseReason
+from protocol.link.session_frames import Close, Position
+from protocol.session.server import ServerSession
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from protocol.link.handshake import Peer
+    from protocol.link.port_state import PortState
+    from protocol.link.session_frames import Open
+    from protocol.session.session import Limits
+
+__all__ = ["MAX_DETACHED", "MAX_LINKS", "Admitted", "Ended", "Refused", "Register"]
+
+MAX_LINKS: Final = 64
+MAX_DETACHED: Final = 16
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A session that is no more: discard and count its messages, say CLOSE where it is still attached."""
+
+    session: ServerSession
+    reason: CloseReason
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The session that an OPEN goes on with; ``fresh`` where it is new; and what had to end for it."""
+
+    session: ServerSession
+    fresh: bool
+    ended: tuple[Ended, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why an OPEN is refused, as the CLOSE to send; and what had to end for it."""
+
+    close: Close
+    ended: tuple[Ended, ...] = ()
+
+
+def _anew(opening: Open) -> Open:
+    """Say of an OPEN that all it has sent is settled: a new session knows nothing of what was before."""
+    positions = (Position(reached, reached) for reached, _ in opening.positions)
+    line, ptz, tcp, cgi = positions
+    return replace(opening, positions=(line, ptz, tcp, cgi))
+
+
+@final
+class Register:
+    """The sessions of one port, at most one for each (node id, R index)."""
+
+    def __init__(self, limits: Limits, max_links: int = MAX_LINKS, max_detached: int = MAX_DETACHED) -> None:
+        self._limits = limits
+        self._max_links = max_links
+        self._max_detached = max_detached
+        self._sessions: dict[tuple[bytes, int], ServerSession] = {}
+
+    def __iter__(self) -> Iterator[ServerSession]:
+        return iter(tuple(self._sessions.values()))
+
+    def admit(self, peer: Peer, opening: Open, fresh_id: bytes, port: PortState) -> Admitted | Refused:
+        """Find or make the session that an OPEN asks for, and put it on this connection.
+
+        ``fresh_id`` is 16 random bytes for a new session. The link that the session had before is to be
+        dropped: nothing of it counts any more.
+        """
+        key = peer.node, peer.index
+        current = self._sessions.get(key)
+        if current is not None and opening.number <= current.number:
+            return Refused(Close(CloseReason.STALE, last=current.number))
+        if current is not None and current.id == opening.session:
+            return self._go_on(current, opening)
+        if sum(session.attached for session in self if session is not current) >= self._max_links:
+            return Refused(Close(CloseReason.BUSY))
+        ended = self.end(current, CloseReason.REPLACED) if current is not None else ()
+        session = ServerSession(fresh_id, key, opening, port, self._limits)
+        session.attach(_anew(opening))
+        self._sessions[key] = session
+        return Admitted(session, fresh=True, ended=ended)
+
+    def _go_on(self, session: ServerSession, opening: Open) -> Admitted | Refused:
+        try:
+            session.attach(opening)
+        except RemoteProtocolError:
+            reason = CloseReason.PROTOCOL
+            return Refused(Close(reason), self.end(session, reason))
+        return Admitted(session, fresh=False, ended=())
+
+    def end(self, session: ServerSession, reason: CloseReason) -> tuple[Ended, ...]:
+        """End a session, if it has not ended before."""
+        if self._sessions.get(session.key) is not session:
+            return ()
+        del self._sessions[session.key]
+        session.close(reason)
+        return (Ended(session, reason),)
+
+    def sweep(self, now: int, window: int) -> tuple[Ended, ...]:
+        """End the sessions that wait for longer than ``window`` milliseconds, and the oldest of too many."""
+        waiting = sorted((session for session in self if not session.attached), key=lambda session: session.detached_at)
+        surplus = len(waiting) - self._max_detached
+        return tuple(
+            ended
+            for place, session in enumerate(waiting)
+            if place < surplus or now - session.detached_at > window
+            for ended in self.end(session, CloseReason.DETACHED)
+        )

@@ -1,0 +1,185 @@
+"""The ring of one outgoing stream: whole frames that were sent and not acknowledged, or not sent yet.
+
+It must not know which way the stream flows, nor why anything is dropped. What will never come stays in the
+ring as a Gap, so that the frames in it always touch: each begins where the one before it ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
+
+from protocol.errors import RemoteProtocolError
+from protocol.link.reasons import Reason
+from protocol.link.stream_frames import Channel, DownData, Gap, Turn, UpData
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Entry", "Ring", "StreamFrame"]
+
+StreamFrame: TypeAlias = UpData | DownData | Gap | Turn
+"""What the sender of a stream sends on it."""
+
+
+@final
+class Entry(NamedTuple):
+    """A frame and the range of the stream that it covers (a Turn: nothing).
+
+    ``origin`` is where its message begins, which only for the rest of a split one is not ``start``.
+    """
+
+    start: int
+    end: int
+    origin: int
+    frame: StreamFrame
+
+    @property
+    def size(self) -> int:
+        """Bytes of data that it keeps in memory."""
+        return len(self.frame.data) if isinstance(self.frame, UpData | DownData) else 0
+
+    def split(self, at: int) -> tuple[Entry, Entry]:
+        """Cut a frame of data at an offset inside it; a message's first part keeps its turn."""
+        assert isinstance(self.frame, UpData | DownData)
+        head, tail = self.frame.data[: at - self.start], self.frame.data[at - self.start :]
+        first: StreamFrame = DownData(self.start, head)
+        rest: StreamFrame = DownData(at, tail)
+        if isinstance(self.frame, UpData):
+            first = replace(self.frame, data=head, more=True)
+            rest = replace(self.frame, offset=at, data=tail, turn=None)
+        return self._replace(end=at, frame=first), self._replace(start=at, frame=rest)
+
+    def gone(self, channel: Channel, reason: Reason) -> Entry:
+        """Return the Gap that stands for it."""
+        return self._replace(frame=Gap(channel, self.start, self.end - self.start, reason))
+
+    def trimmed(self, start: int) -> Entry:
+        """Return a Gap without what is before ``start``, where it is longer than that."""
+        if not isinstance(self.frame, Gap) or start <= self.start:
+            return self
+        return self._replace(start=start, frame=replace(self.frame, offset=start, count=self.end - start))
+
+
+@final
+class Ring:
+    """Frames in the order of their offsets, from ``acked`` (what the receiver has settled) to ``tail``."""
+
+    def __init__(self, channel: Channel, start: int, max_bytes: int, max_frames: int) -> None:
+        self.channel = channel
+        self.max_bytes = max_bytes
+        self.max_frames = max_frames
+        self.acked = start
+        self.tail = start
+        self.credit = start
+        self.size = 0
+        self.sent: deque[Entry] = deque()
+        self.unsent: deque[Entry] = deque()
+
+    @property
+    def next(self) -> int:
+        """The offset from which the next frame will be sent."""
+        return self.unsent[0].start if self.unsent else self.tail
+
+    @property
+    def head(self) -> StreamFrame | None:
+        """The next frame to be sent, whether or not there is credit for it."""
+        return self.unsent[0].frame if self.unsent else None
+
+    @property
+    def frames(self) -> int:
+        """How many frames it holds."""
+        return len(self.sent) + len(self.unsent)
+
+    def append(self, entry: Entry) -> None:
+        """Put a frame behind the others; it begins at the tail."""
+        self.unsent.append(entry)
+        self.tail = entry.end
+        self.size += entry.size
+
+    def ready(self) -> Entry | None:
+        """Return the next frame to be sent as far as credit allows it; ``advance`` when it goes out.
+
+        A frame that is larger than the whole credit is split, or it would wait for ever.
+        """
+        if not self.unsent:
+            return None
+        entry = self.unsent[0]
+        if not entry.size or entry.end <= self.credit:
+            return entry
+        if not entry.start == self.acked < self.credit:
+            return None
+        first, rest = self.unsent.popleft().split(self.credit)
+        self.unsent.extendleft((rest, first))
+        return first
+
+    def advance(self) -> None:
+        """Note that the next frame goes out."""
+        self.sent.append(self.unsent.popleft())
+
+    def drop(self, judge: Callable[[Entry], Reason | None]) -> None:
+        """Put Gaps in place of the unsent frames for which ``judge`` gives a reason."""
+        judged = [(entry, judge(entry)) for entry in self.unsent]
+        self.unsent = deque(entry.gone(self.channel, why) if why else entry for entry, why in judged)
+        self.size -= sum(entry.size for entry, why in judged if why)
+
+    def drop_sent(self) -> list[Entry]:
+        """Forget what was sent, as if it were settled; return it."""
+        gone = list(self.sent)
+        self.sent.clear()
+        self.size -= sum(entry.size for entry in gone)
+        self.acked = self.credit = self.next
+        return gone
+
+    def split_at(self, offset: int) -> None:
+        """Cut the oldest frame in two where ``offset`` is inside it, and leave out the first part."""
+        if self.sent and self.sent[0].start < offset and self.sent[0].size:
+            first, self.sent[0] = self.sent[0].split(offset)
+            self.size -= first.size
+
+    def clear(self) -> None:
+        """Forget everything, as if it were settled."""
+        self.drop_sent()
+        self.unsent.clear()
+        self.size = 0
+        self.acked = self.credit = self.tail
+
+    def grant(self, offset: int) -> None:
+        """Take a CREDIT. Raises RemoteProtocolError where it takes back what was granted."""
+        if offset < self.credit:
+            raise RemoteProtocolError(f"credit to {offset} after credit to {self.credit}")
+        self.credit = offset
+
+    def acknowledge(self, offset: int) -> list[Entry]:
+        """Take an ACK; return the frames that it settles whole. Raises RemoteProtocolError."""
+        if not self.acked <= offset <= self.next:
+            raise RemoteProtocolError(f"{offset} settled: it must be in {self.acked} to {self.next}")
+        self.acked = offset
+        settled: list[Entry] = []
+        # A Turn that stands right at the offset may not have arrived: only what comes behind it tells.
+        while self.sent and self.sent[0].end <= offset and self.sent[0].start < offset:
+            settled.append(self.sent.popleft())
+            self.size -= settled[-1].size
+        return settled
+
+    def rewind(self, received: int) -> None:
+        """Go back to what the receiver has: all from there on is to be sent anew, under new credit.
+
+        Raises RemoteProtocolError where that is no boundary of frames that were sent.
+        """
+        if not self.acked <= received <= self.next:
+            raise RemoteProtocolError(f"{received} received: it must be in {self.acked} to {self.next}")
+        while self.sent and (self.sent[-1].end > received or self.sent[-1].start >= received):
+            self.unsent.appendleft(self.sent.pop())
+        self._begin_at(received)
+        self.credit = received
+
+    def _begin_at(self, received: int) -> None:
+        if self.unsent:
+            self.unsent[0] = self.unsent[0].trimmed(received)
+        if self.next > received:
+            gap = Gap(self.channel, received, self.next - received, Reason.OVERFLOW)
+            self.unsent.appendleft(Entry(received, self.next, received, gap))
+        elif self.next < received:
+            raise RemoteProtocolError(f"{received} received: that is in the middle of a frame")

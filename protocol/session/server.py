@@ -1,0 +1,225 @@
+"""B's side of a session: one client of one port. ``session`` tells how it is used.
+
+It must not know of other sessions, nor who writes the messages and brings the bytes of the line.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, TypeAlias, final
+
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
+from protocol.link.stream_frames import Ack, Channel, Credit, Gap, Turn, UpData
+from protocol.session.heartbeat import Heartbeat
+from protocol.session.inbox import Inbox, Message
+from protocol.session.line_stream import DownFlow
+from protocol.session.session import CLASSES, SEND_ORDER, Limits
+
+if TYPE_CHECKING:
+    from protocol.link.frames import Frame
+    from protocol.link.port_state import PortState
+    from protocol.link.reasons import CloseReason, Reason
+    from protocol.link.turn_parameters import TurnPhase, TurnStatus
+
+__all__ = ["ServerEvent", "ServerSession"]
+
+ServerEvent: TypeAlias = Message | Gap | Close
+
+
+@final
+class ServerSession:
+    """One session; ``first`` is the OPEN that asked for it, ``key`` the client's (node id, R index).
+
+    ``number`` is the last connection's, ``attached`` whether that lives as far as we know, ``detached_at``
+    when it was found not to.
+    """
+
+    def __init__(self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: Limits) -> None:
+        self.id = session_id
+        self.key = key
+        self.number = 0
+        self.attached = False
+        self.detached_at = 0
+        self._age = limits.age
+        self._inboxes = {
+            channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
+        }
+        self._down = DownFlow(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
+        self._heartbeat = Heartbeat()
+        self._proofs: deque[dict[Channel, int]] = deque()
+        self._opening: Open | None = None
+        self._closing: CloseReason | None = None
+        self._port = port
+        self._port_changed = False
+
+    @property
+    def round_trip(self) -> int | None:
+        """The best round trip to the client in milliseconds, None before it is known."""
+        return self._heartbeat.clock.round_trip
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a PING (or the OPENED) has no answer yet."""
+        return self._heartbeat.waiting
+
+    @property
+    def dropped(self) -> int:
+        """Bytes of the line that the client was told it will not get, because its ring was full."""
+        return self._down.dropped
+
+    def attach(self, opening: Open) -> None:
+        """Go over to the connection that brought this OPEN. Raises RemoteProtocolError.
+
+        The caller has seen to it that its number is greater than the last, and that this is its session.
+        """
+        self.number, self.attached = opening.number, True
+        self._heartbeat = Heartbeat()
+        self._proofs.clear()
+        for channel, inbox in self._inboxes.items():
+            sent, known = opening.positions[channel]
+            if sent < inbox.flow.received:
+                raise RemoteProtocolError(f"only {sent} sent on {channel!r}: {inbox.flow.received} came")
+            inbox.flow.attach(known)
+        self._down.ring.rewind(opening.positions[Channel.LINE].reached)
+        self._opening = opening
+
+    def detach(self, now: int) -> None:
+        """The connection has gone; the session waits."""
+        self.attached = False
+        self.detached_at = now
+
+    def expired(self, message: Message, now: int) -> bool:
+        """Tell whether it is too late to begin the message's turn."""
+        return now - message.accepted > self._age[message.channel]
+
+    def handed(self, channel: Channel, end: int) -> None:
+        """All before ``end`` is in the owner's tty, or known to be lost. Raises LocalProtocolError."""
+        self._inboxes[channel].flow.hand(end)
+
+    def lost(self, channel: Channel, end: int, reason: Reason) -> None:
+        """What is before ``end`` and not yet handed will never be written. Raises LocalProtocolError."""
+        self._inboxes[channel].flow.lose(end, reason)
+
+    def window(self, channel: Channel, size: int) -> None:
+        """Let so many bytes wait for the line, from now on."""
+        self._inboxes[channel].resize(size)
+
+    def line(self, data: bytes) -> None:
+        """Send bytes of the line."""
+        self._down.line(data)
+
+    def gap(self, count: int, reason: Reason) -> None:
+        """Say that bytes of the line never reached us; 0 where nobody knows how many."""
+        self._down.gap(count, reason)
+
+    def turn(self, channel: Channel, offset: int, phase: TurnPhase, status: TurnStatus) -> None:
+        """Mark an edge of the turn of this client's message at ``offset`` among the line's bytes."""
+        self._down.turn(Turn(channel, offset, phase, status))
+
+    def port(self, state: PortState) -> None:
+        """Tell the port's state."""
+        self._port, self._port_changed = state, True
+
+    def ping(self) -> None:
+        """Ask whether the client is there; at least every five seconds (see ``inflow``)."""
+        self._heartbeat.ask()
+
+    def close(self, reason: CloseReason) -> None:
+        """Say CLOSE, with the final numbers, as soon as it can be sent, and nothing after it."""
+        self._closing = reason
+
+    def last_word(self, reason: CloseReason) -> Close | None:
+        """Return the CLOSE for a connection that can carry nothing before it, and so not what is still to be told.
+
+        None where something is: the client would take the numbers for final, and send again what is written.
+        """
+        if any(inbox.flow.untold for inbox in self._inboxes.values()):
+            return None
+        return Close(reason, self._positions())
+
+    def next_frame(self, number: int, now: int) -> Frame | None:
+        """Return what that connection should send next, if anything."""
+        if number != self.number or not self.attached:
+            return None
+        if self._opening is not None:
+            return self._opened(self._opening.clock, now)
+        return self._control(now) or self._close(now) or self._down.next_frame()
+
+    def receive(self, number: int, frame: Frame, now: int) -> list[ServerEvent]:
+        """Take a frame of that connection. Raises RemoteProtocolError."""
+        if number != self.number or not self.attached:
+            return []
+        match frame:
+            case UpData():
+                return self._accept(frame, now)
+            case Gap():
+                self._inboxes[frame.channel].skip(frame)
+                return [frame]
+            case Close():
+                self.detach(now)
+                return [frame]
+        self._note(frame, now)
+        return []
+
+    def _opened(self, echo: int, now: int) -> Opened:
+        self._opening, self._port_changed = None, False
+        return Opened(self.id, echo, self._ask(now), self._positions(), self._port)
+
+    def _control(self, now: int) -> Frame | None:
+        frame = self._heartbeat.next_frame(now)
+        if isinstance(frame, Ping):
+            self._remember()
+        if frame is None and self._port_changed:
+            self._port_changed = False
+            return Port(self._port)
+        if frame is not None:
+            return frame
+        for channel in SEND_ORDER:
+            if (tidings := self._inboxes[channel].flow.next_frame()) is not None:
+                return tidings
+        return None
+
+    def _close(self, now: int) -> Close | None:
+        if self._closing is None:
+            return None
+        self.detach(now)
+        return Close(self._closing, self._positions())
+
+    def _accept(self, frame: UpData, now: int) -> list[ServerEvent]:
+        whole = self._inboxes[frame.channel].take(frame)
+        if whole is None:
+            return []
+        first, data = whole
+        accepted = self._heartbeat.clock.local(first.accepted, now)
+        return [Message(frame.channel, first.offset, data, accepted, first.turn)]
+
+    def _note(self, frame: Frame, now: int) -> None:
+        match frame:
+            case Ack():
+                self._down.ring.acknowledge(frame.offset)
+            case Credit():
+                self._down.ring.grant(frame.offset)
+            case Ping():
+                self._heartbeat.heard(frame.clock)
+            case Pong():
+                self._heartbeat.answered(frame.echo, frame.clock, now)
+                for channel, told in self._proofs.popleft().items():
+                    self._inboxes[channel].flow.confirm(told)
+            case _:
+                raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
+
+    def _ask(self, now: int) -> int:
+        self._remember()
+        return self._heartbeat.asked(now)
+
+    def _remember(self) -> None:
+        """Note what goes out before a question: its answer proves that all of it arrived."""
+        self._proofs.append({channel: inbox.flow.told for channel, inbox in self._inboxes.items()})
+
+    def _positions(self) -> Positions:
+        """Return the numbers for OPENED and CLOSE: settled is what the client has been told so far."""
+        line = Position(self._down.ring.next, self._down.ring.acked)
+        flows = (inbox.flow for inbox in self._inboxes.values())
+        ptz, tcp, cgi = (Position(flow.received, flow.told) for flow in flows)
+        return line, ptz, tcp, cgi

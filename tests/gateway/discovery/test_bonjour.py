@@ -1,0 +1,503 @@
+"""Bonjour between real hosts, where the machine allows network namespaces, and at its limits with a made-up network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from gateway.discovery import bonjour
+from gateway.discovery import interfaces as links
+from gateway.discovery.bonjour import Bonjour
+from gateway.discovery.interfaces import Link
+from gateway.discovery.mdns import SERVICE, MdnsError, Service
+from protocol.link.advert import Advert
+from tests.gateway.discovery.bonjour_peer import node
+from tests.netns import needs_network, network
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from tests.netns import Host
+
+PATIENCE = 10
+"""Seconds: finding addresses and saying goodbye have times of their own, which add up to three or so."""
+
+needs_avahi = pytest.mark.skipif(
+    any(shutil.which(program) is None for program in ("avahi-daemon", "avahi-browse", "dbus-daemon", "unshare")),
+    reason="avahi-daemon, avahi-utils and dbus are not installed",
+)
+
+
+class Peer:
+    """A process on a host that announces and looks, and what it last said of each thing."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+        self._rest = b""
+        self.said: dict[str, Any] = {}
+
+    async def tell(self, *words: str) -> None:
+        assert self._process.stdin is not None
+        await self._process.stdin.send_all("".join(f"{word}\n" for word in words).encode())
+
+    async def line(self) -> str:
+        assert self._process.stdout is not None
+        while b"\n" not in self._rest:
+            more = await self._process.stdout.receive_some()
+            assert more, "the peer ended"
+            self._rest += more
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    async def until(self, what: str, holds: Callable[[Any], bool]) -> Any:
+        while what not in self.said or not holds(self.said[what]):
+            self.said |= json.loads(await self.line())
+        return self.said[what]
+
+    async def sees(self, *nodes: int) -> list[Any]:
+        found = await self.until("seen", lambda seen: [each[0] for each in seen] == list(nodes))
+        assert isinstance(found, list)
+        return found
+
+    async def stop(self) -> int:
+        assert self._process.stdin is not None
+        await self._process.stdin.aclose()
+        return await self._process.wait()
+
+
+@contextlib.asynccontextmanager
+async def peer(host: Host, number: int, bind: str = "0.0.0.0") -> AsyncIterator[Peer]:
+    async with host.running(sys.executable, "-m", "tests.gateway.discovery.bonjour_peer", str(number), bind) as process:
+        made = Peer(process)
+        yield made
+        assert await made.stop() == 0
+
+
+@needs_network
+async def test_two_hosts_find_each_other_and_say_goodbye() -> None:
+    with trio.fail_after(PATIENCE), network(2) as (left, right):
+        async with peer(left, 1) as one, peer(right, 2) as two:
+            await one.tell("announce 0 5001 blade-7", "browse")
+            await two.tell("browse", "announce 1 5002 blade-8")
+            assert await two.sees(1) == [[1, 0, "blade-7", ["10.77.0.1"], 5001]]
+            assert await one.sees(2) == [[2, 1, "blade-8", ["10.77.0.2"], 5002]]
+            await one.tell("withdraw")
+            await two.sees()
+            assert await two.stop() == 0
+            await one.sees()
+            assert await one.stop() == 0
+
+
+@needs_network
+async def test_two_gateways_on_one_host_find_each_other() -> None:
+    with trio.fail_after(PATIENCE), network(1) as (host,):
+        async with peer(host, 1) as one, peer(host, 2) as two:
+            await one.tell("announce 0 5001 blade-7", "browse")
+            await two.tell("announce 0 5002 blade-7", "browse")
+            await one.sees(2)
+            await two.sees(1)
+
+
+@needs_network
+async def test_an_announcement_made_while_the_link_was_down_is_heard_when_it_is_back() -> None:
+    with trio.fail_after(PATIENCE), network(2) as (left, right):
+        async with peer(left, 1) as one, peer(right, 2) as two:
+            await two.tell("browse")
+            await two.until("state", lambda state: state == "up")
+            left.unplug()
+            await one.tell("announce 0 5001 blade-7")
+            await one.until("state", lambda state: state == "no network link is up that does multicast")
+            left.plug()
+            await two.sees(1)
+
+
+@needs_network
+async def test_who_looks_hears_after_an_outage_what_it_missed() -> None:
+    with trio.fail_after(PATIENCE), network(3) as (left, middle, right):
+        async with peer(left, 1) as one, peer(middle, 2) as two, peer(right, 3) as three:
+            await one.tell("announce 0 5001 blade-7")
+            await three.tell("browse")
+            await three.sees(1)
+            right.unplug()
+            await three.sees()
+            await one.stop()
+            await two.tell("announce 0 5002 blade-7")
+            await two.until("announced", lambda count: count == 1)
+            right.plug()
+            await three.sees(2)
+
+
+@needs_network
+async def test_a_link_that_only_flickered_is_announced_on_anew() -> None:
+    with trio.fail_after(PATIENCE), network(1) as (host,):
+        async with peer(host, 1) as one:
+            await one.tell("announce 0 5001 blade-7")
+            await one.until("announced", lambda count: count == 1)
+            host.unplug()
+            host.plug()
+            await one.until("announced", lambda count: count == 0)
+            await one.until("announced", lambda count: count == 1)
+
+
+@needs_network
+async def test_a_new_address_is_announced_and_one_off_the_link_is_not_for_us() -> None:
+    with trio.fail_after(PATIENCE), network(2) as (left, right):
+        async with peer(left, 1) as one, peer(right, 2) as two:
+            await one.tell("announce 0 5001 blade-7")
+            await two.tell("browse")
+            await two.sees(1)
+            left.ip("address add 10.99.0.1/24 dev eth0")
+            left.ip("address add 10.77.0.77/24 dev eth0")
+            both = ["10.77.0.1", "10.77.0.77"]
+            await two.until("seen", lambda seen: seen == [[1, 0, "blade-7", both, 5001]])
+
+
+@needs_network
+async def test_a_link_with_nothing_but_link_local_ipv6_is_enough() -> None:
+    with trio.fail_after(PATIENCE), network(2) as (left, right):
+        for number, host in enumerate((left, right), 1):
+            host.ip("-4 address flush dev eth0")
+            host.ip(f"address add fe80::{number}/64 dev eth0 nodad")
+        async with peer(left, 1, "::") as one, peer(right, 2, "::") as two:
+            await one.tell("announce 0 5001 blade-7")
+            await two.tell("browse")
+            ((_, _, _, addresses, _),) = await two.sees(1)
+            assert "fe80::1%" in addresses[0]
+
+
+@needs_network
+async def test_what_listens_on_the_loopback_only_is_not_announced() -> None:
+    with trio.fail_after(PATIENCE), network(1) as (host,):
+        async with peer(host, 1, "127.0.0.1") as one:
+            await one.tell("announce 0 5001 blade-7")
+            why = "nothing is announced: no network link has what is listened on (127.0.0.1)"
+            await one.until("state", lambda state: state == why)
+
+
+@needs_network
+async def test_a_host_without_a_network_says_so_and_starts_when_one_comes() -> None:
+    with trio.fail_after(PATIENCE), network(2) as (left, right):
+        left.ip("link set eth0 down")
+        async with peer(left, 1) as one, peer(right, 2) as two:
+            await one.tell("announce 0 5001 blade-7")
+            await two.tell("browse")
+            await one.until("state", lambda state: state == "no network link is up that does multicast")
+            left.ip("link set eth0 up")
+            await two.sees(1)
+
+
+@needs_network
+async def test_to_look_again_loses_nobody_who_lives() -> None:
+    with trio.fail_after(PATIENCE), network(2) as (left, right):
+        async with peer(left, 1) as one, peer(right, 2) as two:
+            await one.tell("announce 0 5001 blade-7")
+            await two.tell("browse")
+            await two.sees(1)
+            await two.tell("look")
+            await two.sees()
+            await two.sees(1)
+
+
+AVAHI = """
+set -e
+mount -t tmpfs tmpfs /run
+mkdir /run/dbus
+dbus-daemon --system --nopidfile --fork
+avahi-daemon --no-drop-root --no-chroot --no-rlimits -D
+avahi-publish -s Another _daisyport._tcp 5009 wire=1,2 node=09090909090909090909090909090909 port=3 \
+    "chassis=blade 9" hops=1 key=no >&2 &
+exec avahi-browse --parsable --resolve _daisyport._tcp
+"""
+
+
+@needs_network
+@needs_avahi
+async def test_avahi_and_we_understand_each_other() -> None:
+    inside = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", AVAHI)
+    with trio.fail_after(PATIENCE), network(2) as (left, right):
+        async with peer(left, 1) as one, right.running(*inside) as process:
+            avahi = Peer(process)
+            await one.tell("announce 0 5001 blade-7", "browse")
+            assert await one.sees(9) == [[9, 3, "blade 9", ["10.77.0.2"], 5009]]
+            while not (line := await avahi.line()).startswith("=;eth0;IPv4;Daisyport"):
+                pass
+            *_, host, address, port, text = line.split(";")
+            assert (host, address, port) == (f"daisyport-{node(1).hex()}.local", "10.77.0.1", "5001")
+            assert '"chassis=blade-7"' in text
+            await one.tell("withdraw")
+            while not (await avahi.line()).startswith("-;eth0;IPv4;Daisyport"):
+                pass
+
+
+def test_the_package_is_not_loaded_before_it_is_wanted() -> None:
+    code = "import sys, gateway.discovery.bonjour; sys.exit('zeroconf' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
+
+
+OWN = Link(2, 1, (ip_interface("10.77.0.1/24"),))
+ADVERT = Advert(node(1), 0, "blade-7", 0, keyed=True, versions=(1,))
+THEIRS = replace(ADVERT, node=node(2))
+
+
+def service(name: str, advert: Advert = THEIRS, address: str = "10.77.0.2", port: int = 5002) -> Service:
+    return Service(f"{name}.{SERVICE}", "other.local.", port, advert.encode(), (address,))
+
+
+class Neighbourhood:
+    """A network made up of services, in the place of the zeroconf package; its threads are real."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Service] = {}
+        self.failures: list[str] = []
+        self.opened = 0
+        self.calls: list[str] = []
+        self.told: Callable[[str, bool], None] | None = None
+        self.answering = threading.Event()
+        self.answering.set()
+        self.asked = threading.Event()
+        self.closing = threading.Event()
+        self.closing.set()
+
+    def __call__(self, voices: Sequence[str]) -> Neighbourhood:
+        self.opened += 1
+        self._fail("open")
+        return self
+
+    def _fail(self, what: str) -> None:
+        self.calls.append(what)
+        if what in self.failures:
+            self.failures.remove(what)
+            raise MdnsError(f"multicast DNS: {what} failed")
+
+    def announce(self, service: Service) -> None:
+        self._fail("announce")
+
+    def withdraw(self, name: str) -> None:
+        self._fail("withdraw")
+
+    def look(self, told: Callable[[str, bool], None]) -> Callable[[], None]:
+        self._fail("look")
+        self.told = told
+        for name in self.services:
+            told(name, True)
+        return lambda: None
+
+    def resolve(self, name: str) -> Service | None:
+        self._fail("resolve")
+        self.asked.set()
+        assert self.answering.wait(5)
+        return self.services.get(name)
+
+    def close(self) -> None:
+        self.calls.append("close")
+        self.closing.wait(5)
+
+    def add(self, *services: Service) -> None:
+        self.services |= {service.name: service for service in services}
+
+
+@pytest.fixture
+def around(monkeypatch: pytest.MonkeyPatch) -> Iterator[Neighbourhood]:
+    async def watch(tell: Callable[[tuple[Link, ...]], None]) -> None:
+        tell((OWN,))
+        await trio.sleep_forever()
+
+    made = Neighbourhood()
+    monkeypatch.setattr(bonjour, "Responder", made)
+    monkeypatch.setattr(bonjour, "_FIRST_RETRY", 0.01)
+    monkeypatch.setattr(bonjour, "_LAST_RETRY", 0.01)
+    monkeypatch.setattr(links, "watch", watch)
+    yield made
+    made.answering.set()
+    made.closing.set()
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[Bonjour]:
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            made = Bonjour(node(1), ["0.0.0.0"])
+            nursery.start_soon(made.run)
+            yield made
+            nursery.cancel_scope.cancel()
+
+
+async def up(here: Bonjour) -> None:
+    await here.state.wait_for(lambda state: state == "up")
+
+
+async def test_only_a_service_that_can_be_connected_to_is_seen(
+    around: Neighbourhood, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    around.add(
+        service("own", ADVERT),
+        service("far", address="10.88.0.2"),
+        service("closed", port=0),
+        replace(service("odd" * 100), text=b"\x06hops=9"),
+        service("good"),
+    )
+    async with running() as here:
+        with here.browse() as seen:
+            (candidate,) = await seen.wait_for(bool)
+            assert (candidate.advert, candidate.addresses, candidate.port) == (THEIRS, ("10.77.0.2",), 5002)
+            while around.calls.count("resolve") < 5:
+                await trio.lowlevel.checkpoint()
+            assert seen.value == (candidate,)
+    (left_out,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert "the TXT record does not say node=" in left_out
+    assert len(left_out) < 200
+
+
+async def test_one_who_does_not_say_where_it_is_delays_nobody(around: Neighbourhood) -> None:
+    around.add(service("good"))
+    async with running() as here:
+        with here.browse() as seen:
+            await seen.wait_for(bool)
+            assert around.told is not None
+            around.answering.clear()
+            around.told("silent", True)
+            await trio.to_thread.run_sync(around.asked.wait, 5)
+            around.answering.set()
+            assert len(seen.value) == 1
+
+
+async def test_a_crowd_of_forged_services_is_cut_short(around: Neighbourhood) -> None:
+    around.add(*(service(f"forged {number}", replace(THEIRS, index=number % 256)) for number in range(1000)))
+    async with running() as here:
+        with here.browse() as seen:
+            await seen.wait_for(lambda candidates: len(candidates) == 256)
+            while around.calls.count("resolve") < 256:
+                await trio.lowlevel.checkpoint()
+        await here.state.wait_for(lambda state: state == "off")
+    assert around.calls.count("resolve") == 256
+
+
+async def test_news_that_came_while_we_asked_about_the_old_count(around: Neighbourhood) -> None:
+    around.add(service("going"))
+    around.answering.clear()
+    async with running() as here:
+        with here.browse() as seen:
+            await trio.to_thread.run_sync(around.asked.wait, 5)
+            assert around.told is not None
+            around.told(f"going.{SERVICE}", False)
+            around.told(f"brief.{SERVICE}", True)
+            around.told(f"brief.{SERVICE}", False)
+            around.services.clear()
+            around.add(service("coming"))
+            around.told(f"coming.{SERVICE}", True)
+            around.answering.set()
+            assert len(await seen.wait_for(bool)) == 1
+            # It comes to say what makes no candidate, and is no longer one.
+            around.add(service("coming", port=0))
+            around.told(f"coming.{SERVICE}", True)
+            await seen.wait_for(lambda candidates: not candidates)
+
+
+@pytest.mark.parametrize("what", ["open", "announce", "look", "resolve"])
+async def test_what_fails_is_told_and_tried_again(around: Neighbourhood, what: str) -> None:
+    around.failures = [what]
+    around.add(service("good"))
+    async with running() as here, trio.open_nursery() as nursery:
+        states: list[str] = []
+
+        async def keep_states() -> None:
+            nonlocal states
+            async for state in here.state.changes():
+                states += [state]
+
+        nursery.start_soon(keep_states)
+        nursery.start_soon(here.announce, ADVERT, 5001)
+        with here.browse() as seen:
+            while around.failures:
+                await trio.lowlevel.checkpoint()
+            await here.announced.wait_for(bool)
+            await seen.wait_for(bool)
+            await up(here)
+        assert around.opened == 2
+        assert f"multicast DNS: {what} failed" in states
+        nursery.cancel_scope.cancel()
+
+
+async def test_links_that_cannot_be_asked_for_are_told_and_tried_again(
+    around: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = False
+
+    async def watch(tell: Callable[[tuple[Link, ...]], None]) -> None:
+        await trio.lowlevel.checkpoint()
+        if not allowed:
+            raise OSError("Address family not supported by protocol")
+        tell((OWN,))
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(links, "watch", watch)
+    async with running() as here:
+        with here.browse():
+            await here.state.wait_for(lambda state: state == "Address family not supported by protocol")
+            allowed = True
+            await up(here)
+
+
+async def test_nothing_runs_while_nothing_is_wanted(around: Neighbourhood) -> None:
+    async with running() as here:
+        with here.browse(), here.browse():
+            await up(here)
+        await here.state.wait_for(lambda state: state == "off")
+        assert around.calls[-1] == "close"
+        with here.browse():
+            await up(here)
+        assert around.opened == 2
+
+
+async def test_one_of_two_announcements_can_end(around: Neighbourhood) -> None:
+    async with running() as here, trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def announce(index: int) -> None:
+            with scope if index else contextlib.nullcontext():
+                await here.announce(replace(ADVERT, index=index), 5000 + index)
+
+        nursery.start_soon(announce, 0)
+        nursery.start_soon(announce, 1)
+        await here.announced.wait_for(lambda names: len(names) == 2)
+        scope.cancel()
+        (left,) = await here.announced.wait_for(lambda names: len(names) == 1)
+        assert left == f"Daisyport {node(1).hex()} P0"
+        assert around.calls[-1] == "withdraw"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_goodbye_that_hangs_does_not_hold_up_the_end(
+    around: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bonjour, "_GOODBYE", 0.02)
+    around.closing.clear()
+    async with running() as here:
+        with here.browse():
+            await up(here)
+    assert around.calls[-1] == "close"
+    assert not around.closing.is_set()
+
+
+async def test_news_after_the_end_of_the_gateway_are_for_nobody(around: Neighbourhood) -> None:
+    async def look() -> None:
+        async with running() as here:
+            with here.browse():
+                while around.told is None:
+                    await trio.lowlevel.checkpoint()
+
+    await trio.to_thread.run_sync(trio.run, look)
+    assert around.told is not None
+    around.told("late", True)

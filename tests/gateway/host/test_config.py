@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway import __version__
+from gateway.host import config_file
+from gateway.host.config import Config, Http, Ptz, Remote, Serial, Tcp
+from gateway.host.config_file import ConfigError
+from protocol.http.credentials import Algorithm
+from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, PortMode, SerialHardware
+
+EXAMPLE = Path(__file__).parents[3] / "systemd/daisyport.toml"
+
+WHOLE = """
+state_dir = "/var/lib/daisyport"
+runtime_dir = "/run/daisyport"
+node_name = "cpu1"
+chassis = "blade-7"
+
+[http]
+listen = ["127.0.0.1:8080", "[::1]:8081", "localhost:0"]
+browser_guard = false
+
+[tcp]
+bind = ["0.0.0.0", "::"]
+
+[ptz]
+users = ["camera"]
+groups = ["ptz", "video"]
+
+[video]
+sources = 4
+
+[[serial]]
+device = "/dev/ttyUSB0"
+modes = ["RS232", "RS485"]
+
+[[serial]]
+device = "/dev/ttyS1"
+modes = ["RS485"]
+rts_cts = false
+xon_xoff = false
+termination = true
+bias = ["/usr/bin/bias", "--on={state}"]
+
+[[port_manager]]
+serial = 2
+remote_port = 3
+
+[[port_manager]]
+serial = 1
+
+[[port_manager]]
+"""
+
+OURS = Identity(firmware_version=__version__)
+
+
+def complaints(text: str) -> list[str]:
+    """What load would say of a file with this text, line by line."""
+    with pytest.raises(ConfigError) as caught:
+        config_file.parse(text.encode())
+    assert str(caught.value) == "\n".join(caught.value.messages)
+    return list(caught.value.messages)
+
+
+def outcome(data: bytes) -> Config | tuple[str, ...]:
+    try:
+        return config_file.parse(data)
+    except ConfigError as exc:
+        return exc.messages
+
+
+def test_every_key_of_a_whole_file_is_read() -> None:
+    assert config_file.parse(WHOLE.encode()) == Config(
+        state_dir=Path("/var/lib/daisyport"),
+        runtime_dir=Path("/run/daisyport"),
+        node_name="cpu1",
+        chassis="blade-7",
+        http=Http((("127.0.0.1", 8080), ("::1", 8081), ("127.0.0.1", 0)), browser_guard=False),
+        tcp=Tcp(("0.0.0.0", "::")),
+        ptz=Ptz(("camera",), ("ptz", "video")),
+        video_sources=4,
+        serial=(
+            Serial("/dev/ttyUSB0", SerialHardware((PortMode.RS232, PortMode.RS485))),
+            Serial(
+                "/dev/ttyS1",
+                SerialHardware((PortMode.RS485,), xon_xoff=False, rts_cts=False, termination=True, bias=True),
+                ("/usr/bin/bias", "--on={state}"),
+            ),
+        ),
+        managers=(ManagerHardware(2, 3), ManagerHardware(1, 1), ManagerHardware(None, 2)),
+    )
+
+
+def test_an_empty_file_means_the_defaults() -> None:
+    made = config_file.parse(b"")
+    assert made == Config(Path("/var/lib/daisyport"), Path("/run/daisyport"), os.uname().nodename)
+    assert made.http.listen == (("127.0.0.1", 8080),)
+    assert made.tcp.bind == ("0.0.0.0", "::")
+    assert made.hardware == Hardware(serial=(), managers=(), identity=OURS)
+
+
+def test_the_front_door_s_proofs_and_certificate_are_read() -> None:
+    made = config_file.parse(
+        b'[http]\ndigest = ["SHA-256", "MD5"]\ntls_certificate = "/etc/ssl/cam.pem"\ntls_key = "/etc/ssl/cam.key"'
+    )
+    assert made.http.digest == (Algorithm.SHA256, Algorithm.MD5)
+    assert (made.http.tls_certificate, made.http.tls_key) == (Path("/etc/ssl/cam.pem"), Path("/etc/ssl/cam.key"))
+
+
+def test_without_port_managers_each_serial_port_has_one() -> None:
+    made = config_file.parse(b'[video]\nsources=2\n[[serial]]\ndevice="/dev/a"\n[[serial]]\ndevice="/dev/b"\n')
+    assert made.hardware == Hardware(
+        serial=(SerialHardware(), SerialHardware()),
+        managers=(ManagerHardware(1, 0), ManagerHardware(2, 1)),
+        identity=OURS,
+        video_sources=2,
+    )
+
+
+def test_the_example_is_accepted_and_says_what_the_defaults_are() -> None:
+    made = config_file.load(EXAMPLE)
+    assert made == config_file.parse(b'[[serial]]\ndevice = "/dev/ttyUSB0"\n')
+
+
+def test_every_key_that_the_example_names_is_accepted() -> None:
+    lines = EXAMPLE.read_text().splitlines()
+    wanted = [line.removeprefix("# ") if " = " in line or line.startswith("# [[") else line for line in lines]
+    told = complaints("\n".join(wanted))
+    assert told == ["serial[0].bias: is of no use without RS485, RS485_4 or RS422 among the modes"]
+
+
+def test_the_example_names_every_key_that_there_is() -> None:
+    named = set(re.findall(r"^(?:# )?(\w+) = ", EXAMPLE.read_text(), re.MULTILINE))
+    tables = (Http, Tcp, Ptz, Remote, SerialHardware, ManagerHardware)
+    assert {key.name for table in tables for key in fields(table)} <= named
+
+
+SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            SERIAL + 'modes = ["RS232", "RS484"]',
+            "serial[0].modes[1]: RS484 is not one of RS232, RS485, RS485_4, RS422",
+        ),
+        (SERIAL + 'modes = ["RS232", "RS232"]', "serial[0].modes[1]: RS232 is there twice; once is enough"),
+        (SERIAL + 'modes = "RS232"', "serial[0].modes: RS232 is not a list, [...]"),
+        (
+            SERIAL + "modes = []",
+            'serial[0].modes: an empty list is not what a line can do; ["RS232"] is what most can',
+        ),
+        (SERIAL + "modes = [[]]", "serial[0].modes[0]: a list is not one of RS232, RS485, RS485_4, RS422"),
+        (SERIAL + 'mode = ["RS232"]', "serial[0].mode: is no key of this file; did you mean modes?"),
+        (SERIAL + "rts_cts = 1", "serial[0].rts_cts: 1 is not true or false"),
+        (
+            SERIAL + "termination = true",
+            "serial[0].termination: is of no use without RS485, RS485_4 or RS422 among the modes",
+        ),
+        (
+            SERIAL + 'modes=["RS485"]\nbias = []',
+            'serial[0].bias: a list is not a command, as in ["/usr/local/bin/bias", "{state}"]',
+        ),
+        (
+            SERIAL + 'modes=["RS485"]\nbias = ["/usr/bin/bias", "on"]',
+            "serial[0].bias: no word of the command is {state}, which becomes on or off",
+        ),
+        (
+            SERIAL + 'modes=["RS485"]\nbias = ["/usr/bin/bias", 1]',
+            "serial[0].bias: 1 is not a string of printable characters",
+        ),
+        ("[[serial]]", 'serial[0].device: missing; name the serial device, as in "/dev/ttyUSB0"'),
+        ('[[serial]]\ndevice = "ttyS0"', "serial[0].device: ttyS0 is not an absolute path"),
+        (
+            SERIAL + '[[serial]]\ndevice = "/dev/../dev/ttyS0"',
+            "serial[1].device: /dev/ttyS0 is already that of serial[0]",
+        ),
+        ("[serial]", "serial: a table is not an array of tables; write [[serial]] above each"),
+        ("serial = [1]", "serial: a list is not an array of tables; write [[serial]] above each"),
+        (
+            SERIAL + "[[port_manager]]\nserial = 2",
+            "port_manager[0].serial: 2 is not the number of a [[serial]]: there are 1",
+        ),
+        (
+            SERIAL + "[[port_manager]]\nserial = 0",
+            "port_manager[0].serial: 0 is not a whole number from 1 to 65535",
+        ),
+        (
+            SERIAL + "[[port_manager]]\nserial = 1\n[[port_manager]]\n[[port_manager]]\nserial = 1",
+            "port_manager[2].serial: 1 is already that of port_manager[0]",
+        ),
+        (
+            "[[port_manager]]\nremote_port = true",
+            "port_manager[0].remote_port: true is not a whole number from 0 to 255",
+        ),
+        ("http = 8080", "http: 8080 is not a table; write [...] around its name"),
+        (
+            '[http]\nlisten = ["8080"]',
+            'http.listen[0]: 8080 is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
+        ),
+        (
+            '[http]\nlisten = ["127.0.0.1:80", "::1:80"]',
+            'http.listen[1]: ::1:80 is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
+        ),
+        (
+            '[http]\nlisten = ["127.0.0.1:65536"]',
+            'http.listen[0]: 127.0.0.1:65536 is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
+        ),
+        (
+            '[http]\nlisten = ["300.0.0.1:80"]',
+            'http.listen[0]: 300.0.0.1 is not an IP address, as "127.0.0.1" or "::1"',
+        ),
+        (
+            '[http]\nlisten = ["127.0.0.1:80", "127.0.0.1:80"]',
+            "http.listen[1]: 127.0.0.1:80 is there twice; once is enough",
+        ),
+        ("[http]\ndigest = []", 'http.digest: an empty list is no way to log in; ["MD5"] is what every client knows'),
+        ('[http]\ndigest = ["MD5", "SHA-512"]', "http.digest[1]: SHA-512 is not one of MD5, SHA-256"),
+        ("[http]\ndigest = [{}]", "http.digest[0]: a table is not one of MD5, SHA-256"),
+        ('[http]\ntls_certificate = "cert.pem"', "http.tls_certificate: cert.pem is not an absolute path"),
+        (
+            '[http]\ntls_key = "/etc/daisyport/key.pem"',
+            "http.tls_key: is of no use without tls_certificate; name the certificate's file too",
+        ),
+        ("[tcp]\nbind = [1]", "tcp.bind[0]: 1 is not a string of printable characters"),
+        (
+            "[tcp]\nbind = []",
+            'tcp.bind: an empty list is not an address to bind; ["127.0.0.1"] is this machine only',
+        ),
+        ('[ptz]\nusers = [" "]', "ptz.users[0]: ' ' is not a name"),
+        ('[ptz]\nowner = "x"', "ptz.owner: is no key of this file; here are known: users, groups"),
+        ("[video]\nsources = 0", "video.sources: 0 is not a whole number from 1 to 64"),
+        ('chassis = "a\\nb"', "chassis: 'a\\nb' is not a string of printable characters"),
+        ('state_dir = ""', "state_dir: '' is not an absolute path"),
+        (
+            f'runtime_dir = "/{"x" * 90}"',
+            f"runtime_dir: /{'x' * 59}... is not a path of at most 90 bytes: sockets are made in it",
+        ),
+        ("stat_dir = 1979-05-27", "stat_dir: is no key of this file; did you mean state_dir?"),
+        ('"\\n" = 1', "'\\n': is no key of this file; here are known: state_dir, "),
+        ("chassis = 1979-05-27", "chassis: 1979-05-27 is not a string of printable characters"),
+        (
+            f"[video]\nsources = 0x{'f' * 9999}",
+            "video.sources: a number of that length is not a whole number from 1 to 64",
+        ),
+    ],
+)
+def test_a_complaint_names_the_key_what_was_found_and_what_would_be_right(text: str, complaint: str) -> None:
+    (told,) = complaints(text)
+    assert told.startswith(complaint)
+    assert told == complaint or complaint.endswith(", ")
+
+
+def test_all_complaints_come_at_once_one_a_line() -> None:
+    assert complaints('state_dir = 5\nnode_name = ""\n[http]\nlisten = ["x", "y"]\n[[serial]]\ndvice = 1') == [
+        "state_dir: 5 is not a string of printable characters",
+        "node_name: '' is not a name",
+        'http.listen[0]: x is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
+        'http.listen[1]: y is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
+        'serial[0].device: missing; name the serial device, as in "/dev/ttyUSB0"',
+        "serial[0].dvice: is no key of this file; did you mean device?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b'node_name = "a"\nchassis = b\n', "not TOML: Invalid value (at line 2, column 11)"),
+        (b'# ok\nnode_name = "caf\xe9"\n', "line 2: a byte that is not UTF-8; save the file as UTF-8"),
+        (b"x = " + b"[" * 5000, "not TOML that can be read: nested too deep"),
+    ],
+)
+def test_what_is_not_toml_is_named_with_its_line(data: bytes, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_file.parse(data)
+    assert caught.value.messages == (complaint,)
+
+
+def test_a_number_with_too_many_digits_is_a_complaint() -> None:
+    (told,) = complaints("x = " + "9" * 5000)
+    assert told.startswith("not TOML: ")
+
+
+def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
+    for path, why in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigError) as caught:
+            config_file.load(path)
+        assert caught.value.messages == (f"cannot be read: {why}",)
+
+
+def test_a_file_of_any_size_is_refused_before_it_fills_the_memory() -> None:
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        config_file.load("/dev/zero")
+
+
+def test_a_machine_without_configuration_keeps_to_its_user_and_to_loopback() -> None:
+    environ = {"XDG_STATE_HOME": "/home/u/state", "XDG_RUNTIME_DIR": "/run/user/1000"}
+    made = Config.for_this_machine(environ, ["/dev/serial/by-id/usb-A", "/dev/serial/by-id/usb-B"])
+    assert made.state_dir == Path("/home/u/state/daisyport")
+    assert made.runtime_dir == Path("/run/user/1000/daisyport")
+    assert made.http.listen == (("127.0.0.1", 8080),)
+    assert made.tcp.bind == ("127.0.0.1", "::1")
+    assert [line.device for line in made.serial] == ["/dev/serial/by-id/usb-A", "/dev/serial/by-id/usb-B"]
+    assert made.managers == (ManagerHardware(1, 0), ManagerHardware(2, 1))
+
+
+@pytest.mark.parametrize("environ", [{}, {"XDG_STATE_HOME": "relative", "XDG_RUNTIME_DIR": ""}])
+def test_without_xdg_folders_the_state_is_in_the_home_folder(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/u")
+    made = Config.for_this_machine(environ, [])
+    assert made.state_dir == Path("/home/u/.local/state/daisyport")
+    assert made.runtime_dir == Path("/home/u/.local/state/daisyport/run")
+
+
+@given(st.binary(max_size=200))
+@example(b"\xff")
+def test_any_bytes_are_a_configuration_or_a_complaint(data: bytes) -> None:
+    assert outcome(data)
+
+
+KEYS = st.sampled_from(
+    [line.split("=")[0].strip() for line in WHOLE.splitlines() if "=" in line] + ["[http]", "[[serial]]"]
+)
+VALUES = st.sampled_from(
+    ["1", "-1", "1.5", "nan", "true", '"/x"', '""', "[]", "[[]]", "{}", "[{}]", "[1, 1]", '["::1"]', "07:32:00"]
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "[http]", "[tcp]", "[[serial]]", "[[port_manager]]"]), KEYS, VALUES)))
+def test_any_value_under_any_key_is_accepted_or_complained_of(lines: list[tuple[str, str, str]]) -> None:
+    text = "\n".join(f"{head}\n{key} = {value}" for head, key, value in lines)
+    match outcome(text.encode()):
+        case Config() as made:
+            assert isinstance(made.hardware, Hardware)
+        case messages:
+            assert all(": " in message and "\n" not in message for message in messages)

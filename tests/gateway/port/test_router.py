@@ -1,0 +1,262 @@
+"""Handles and sessions: what is not granted cannot be had, what is revoked is gone at once, what passes is counted."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.lowlevel
+import trio.testing
+
+from gateway.port import router
+from gateway.port.bus import Bus
+from gateway.port.line import PortDown
+from gateway.port.rights import Right
+from gateway.port.router import Forbidden, Revoked, Router, Session
+from gateway.remote_port.line import CHANNELS
+from protocol.session.session import Limits
+from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
+
+
+class Ear:
+    size = 0
+    sent = 0
+
+    def __init__(self) -> None:
+        self.heard = b""
+
+    def offer(self, data: bytes) -> None:
+        self.heard += data
+
+
+async def blocked() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+def sit(bus: Bus, write: Right = Right.TCP) -> Session:
+    return Router({"P0": bus}).grant("P0", ALL, "door").attenuate(Right.READ | write, "client").open(write)
+
+
+# Permission -------------------------------------------------------------------------------------------------
+
+
+async def test_a_handle_can_be_narrowed_and_never_widened() -> None:
+    door = Router({"P0": Bus("P0")}).grant("P0", Right.READ | Right.PTZ, "PTZServer")
+    listener = door.attenuate(Right.READ, "listener")
+    with pytest.raises(Forbidden, match=r"listener has no right to .*PTZ.* on P0"):
+        listener.attenuate(Right.READ | Right.PTZ, "burglar")
+    with pytest.raises(Forbidden):
+        listener.open(Right.PTZ)
+    with pytest.raises(Forbidden):
+        door.attenuate(Right.PTZ, "mute").open(Right.PTZ)  # who may not hear the line has no seat at it
+
+
+async def test_revoking_reaches_everything_that_was_narrowed_from_it() -> None:
+    bus = Bus("P0")
+    root = Router({"P0": bus}).grant("P0", ALL, "root")
+    door, other = root.attenuate(ALL, "door"), root.attenuate(ALL, "other")
+    seat = door.attenuate(ALL, "seat")
+    session, beside = seat.open(Right.TCP), other.open(Right.TCP)
+    door.revoke("the door is closed")
+    assert session.ended == "the door is closed"
+    assert session.scope.cancel_called
+    assert beside.ended is None
+    assert root.seats == (other,)
+    assert tuple(root.sessions) == (beside,)
+    for handle in (door, seat):
+        with pytest.raises(Revoked, match="the door is closed"):
+            handle.attenuate(Right.READ, "late")
+        with pytest.raises(Revoked):
+            handle.open(Right.TCP)
+
+
+async def test_a_seat_that_was_left_is_no_longer_held_and_no_way_around_its_door() -> None:
+    door = Router({"P0": Bus("P0")}).grant("P0", ALL, "door")
+    seat = door.attenuate(ALL, "client")
+    session = seat.open(Right.TCP)
+    assert list(door.seats) == [seat]
+    session.close()
+    session.close()
+    assert list(door.seats) == []
+    with pytest.raises(Revoked, match="left"):
+        seat.attenuate(ALL, "child out of sight")
+
+
+async def test_a_session_that_is_ended_twice_keeps_its_first_reason() -> None:
+    session = sit(Bus("P0"))
+    session.end("idle")
+    session.end("the door is closed")
+    assert session.ended == "idle"
+
+
+async def test_a_handle_has_one_session_or_revoking_would_miss_one() -> None:
+    seat = Router({"P0": Bus("P0")}).grant("P0", ALL, "door")
+    seat.open(Right.TCP)
+    with pytest.raises(AssertionError):
+        seat.open(Right.TCP)
+
+
+async def test_nothing_of_the_line_is_heard_once_revoke_has_returned() -> None:
+    bus, ear = Bus("P0"), Ear()
+    seat = Router({"P0": bus}).grant("P0", ALL, "door")
+    seat.open(Right.TCP).listen(ear)
+    bus.deliver(b"before")
+    seat.revoke("gone")
+    bus.deliver(b"after")
+    assert ear.heard == b"before"
+
+
+@pytest.mark.parametrize("waiting_for", ["the turn", "the tty"])
+async def test_nothing_is_written_once_revoke_has_returned_even_by_who_was_woken_before(waiting_for: str) -> None:
+    tty = NarrowTty(0)
+    bus, turns = narrow_port(tty)
+    seat = Router({"P0": bus}).grant("P0", ALL, "door")
+    session = seat.open(Right.TCP)
+
+    async def pump() -> None:
+        with pytest.raises(Revoked, match="no longer welcome"):
+            await session.transfer(b"evil")
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            turn = await turns.turn(sit(bus), trio.current_time()) if waiting_for == "the turn" else None
+            nursery.start_soon(pump)
+            await blocked()
+            tty.make_room(100)
+            if turn is not None:
+                turn.close()
+            seat.revoke("no longer welcome")  # after the wake, before the pump runs
+        await turns.idle()
+    assert tty.taken == b""
+    assert (session.received, session.written, session.dropped) == (4, 0, 4)
+
+
+# Counting ---------------------------------------------------------------------------------------------------
+
+
+async def test_every_byte_of_a_client_is_on_the_line_or_dropped_or_on_its_way() -> None:
+    async with serial_line() as line:
+        session = line.door.open(Right.TCP)
+        with trio.fail_after(5):
+            await session.write(b"PTZ")
+            await session.transfer(b"TCP!")
+            assert await line.hear(7) == b"PTZTCP!"
+            line.unplug()
+            for send in (session.write, session.transfer):
+                with pytest.raises(PortDown):
+                    await send(b"lost")
+    assert (session.received, session.written, session.dropped) == (15, 7, 8)
+
+
+async def test_a_message_half_written_is_on_its_way_as_long_as_anybody_writes_it() -> None:
+    tty = NarrowTty(3)
+    bus, turns = narrow_port(tty)
+    session = sit(bus)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as client:
+                client.start_soon(session.write, b"pan left")
+                await blocked()
+                assert (session.written, session.dropped) == (3, 0)
+                client.cancel_scope.cancel()
+            await blocked()
+            assert (session.written, session.dropped) == (3, 0)
+            tty.make_room(100)
+            await blocked()
+            assert (session.written, session.dropped) == (8, 0)
+            turns.end("over")
+
+
+async def test_what_a_cancelled_client_had_not_begun_is_dropped() -> None:
+    tty = NarrowTty(600)
+    bus, turns = narrow_port(tty)
+    session = sit(bus)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as client:
+                client.start_soon(session.transfer, bytes(5000))
+                await blocked()
+                client.cancel_scope.cancel()
+            tty.make_room(10_000)
+            await blocked()
+            turns.end("over")
+    assert (session.written, session.dropped) == (1024, 5000 - 1024)
+
+
+async def test_a_turn_is_counted_as_any_other_write() -> None:
+    bus, _ = narrow_port(NarrowTty(100))
+    session = sit(bus, Right.CGI)
+    turn = await session.turn(b"request", None)
+    assert (session.received, session.written, session.dropped) == (7, 0, 0)
+    await turn.write(lambda: None)
+    turn.close()
+    assert (session.received, session.written, session.dropped) == (7, 7, 0)
+
+
+async def test_a_session_says_who_sits_where_since_when() -> None:
+    session = sit(Bus("P0"))
+    assert (session.holder, session.port) == ("client", "P0")
+    assert session.since > 1.6e9
+
+
+# Time -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("right", "limit"), [(Right.PTZ, 2), (Right.TCP, 15), (Right.CGI, 15)])
+async def test_a_command_that_waited_longer_than_its_class_may_is_not_sent(
+    autojump_clock: trio.testing.MockClock, right: Right, limit: int
+) -> None:
+    tty = NarrowTty(100)
+    bus, turns = narrow_port(tty)
+    turn = await turns.turn(sit(bus), trio.current_time())
+    late, early = sit(bus, right), sit(bus, right)
+
+    async def fail() -> None:
+        with pytest.raises(PortDown, match=f"busy for more than {limit} s"):
+            await late.write(b"late")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        await trio.sleep(1)
+        nursery.start_soon(early.write, b"early")
+        await trio.sleep(limit - 0.5)
+        turn.close()
+    assert tty.taken == b"early"
+    assert late.dropped == 4
+
+
+async def test_a_client_is_active_when_it_speaks_when_the_line_speaks_and_when_its_bytes_move(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    tty = NarrowTty(1)
+    bus, _ = narrow_port(tty)
+    session = sit(bus)
+
+    def quiet() -> float:
+        return round(trio.current_time() - session.active_at, 3)
+
+    await trio.sleep(5)
+    assert quiet() == 5
+    bus.deliver(b"x")
+    assert quiet() == 0
+    await trio.sleep(5)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.write, b"abc")
+        await trio.lowlevel.checkpoint()
+        await trio.sleep(7)
+        assert quiet() == 7
+        tty.make_room(1)  # a slow line takes its bytes: that is activity
+        await trio.sleep(3)
+        assert quiet() == 3
+        tty.make_room(1)
+    bus.disconnect("out")
+    await trio.sleep(5)
+    with pytest.raises(PortDown):
+        await session.write(b"x")
+    assert quiet() == 0
+
+
+def test_the_age_limits_of_the_line_are_those_of_the_links() -> None:
+    limits = {channel: router._AGE_LIMIT.get(right, router._OTHERS_AGE_LIMIT) for right, channel in CHANNELS.items()}
+    assert limits == {channel: milliseconds / 1000 for channel, milliseconds in Limits().age.items()}

@@ -1,0 +1,226 @@
+"""Nodes to test links with, without houses around them: buses, a door, a device, and a cable that can be disturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+from gateway.port.bus import Bus
+from gateway.port.rights import Right
+from gateway.port.router import Router
+from gateway.remote_port.candidates import Servers
+from gateway.remote_port.client import RemoteDevice
+from gateway.remote_port.server import RemoteDoorway
+from gateway.serial_line.arbiter import Turns
+from gateway.tasks.reconcile import Leaf
+from protocol.link.guesses import GuessLimit
+from protocol.parameters.addresses import AddressList
+from protocol.parameters.settings import RemotePort
+from tests.gateway.line import ALL, NarrowTty
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from gateway.discovery.bonjour import Bonjour
+    from gateway.port.router import Session
+    from protocol.link.reasons import Reason
+
+KEY = "the key of the house"
+_HOST = "127.0.0.1"
+_numbers = itertools.count(1)
+
+
+async def holds(what: Callable[[], object]) -> None:
+    """Wait until it does."""
+    while not what():
+        await trio.lowlevel.checkpoint()
+
+
+@dataclass(eq=False)
+class Ear:
+    """A reader of a bus."""
+
+    heard: bytes = b""
+    size: int = 0
+    missed: list[tuple[int, Reason]] = field(default_factory=list)
+
+    @property
+    def sent(self) -> int:
+        return len(self.heard)
+
+    def offer(self, data: bytes) -> None:
+        self.heard += data
+
+    def miss(self, count: int, reason: Reason) -> None:
+        self.missed.append((count, reason))
+
+
+class Cable:
+    """Carries what connects to ``port`` to another port; can be cut, frozen, taken out, and made to lie."""
+
+    def __init__(self, port: int, to: int) -> None:
+        self.port = port
+        self.to = to
+        self.joined = 0
+        self.carried = {"up": 0, "down": 0}
+        self.flip: str | None = None
+        """Which way the next byte that passes is altered."""
+        self.whole = True
+        self._thawed = trio.Event()
+        self._thawed.set()
+        self._live: list[trio.CancelScope] = []
+
+    def cut(self) -> None:
+        for scope in self._live:
+            scope.cancel()
+        self._live.clear()
+
+    def unplug(self) -> None:
+        self.whole = False
+        self.cut()
+
+    def plug(self) -> None:
+        self.whole = True
+
+    def freeze(self) -> None:
+        """Carry nothing, so that neither end notices."""
+        self._thawed = trio.Event()
+
+    def thaw(self) -> None:
+        self._thawed.set()
+
+    async def carry(self, near: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope, contextlib.suppress(OSError):
+            self._live.append(scope)
+            async with near:
+                if self.whole:
+                    async with await trio.open_tcp_stream(_HOST, self.to) as far, trio.open_nursery() as both:
+                        self.joined += 1
+                        both.start_soon(self._pass_on, "up", near, far, scope)
+                        both.start_soon(self._pass_on, "down", far, near, scope)
+
+    async def _pass_on(
+        self, way: str, near: trio.SocketStream, far: trio.SocketStream, scope: trio.CancelScope
+    ) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await near.receive_some(4096):
+                await self._thawed.wait()
+                if self.flip == way:
+                    self.flip, data = None, data[:-1] + bytes([data[-1] ^ 1])
+                self.carried[way] += len(data)
+                await far.send_all(data)
+        scope.cancel()
+
+
+@dataclass(eq=False)
+class Node:
+    """A CPU: its bus, and what is on either side of that."""
+
+    name: str
+    nursery: trio.Nursery
+    bus: Bus
+    node: bytes
+    guesses: GuessLimit = field(default_factory=GuessLimit)
+
+    def __post_init__(self) -> None:
+        self.handle = Router({"P0": self.bus}).grant("P0", ALL, self.name)
+
+    def sit(self, right: Right) -> Session:
+        """A local client that may write in that class."""
+        return self.handle.attenuate(Right.READ | right, f"{self.name}'s {right.name}").open(right)
+
+    def listen(self) -> Ear:
+        ear = Ear()
+        session = self.sit(Right.TCP)
+        session.listen(ear)
+        session.listen_for_gaps(ear.miss)
+        return ear
+
+    def own(self, room: int = 1 << 20) -> None:
+        """Own a line with a tty that takes ``room`` bytes."""
+        self.tty = NarrowTty(room)
+        self.turns = Turns(self.tty.as_uart)
+        self.bus.connect(self.turns)
+        self.bus.adjusted(9600, "9600 8N1")
+        self.bus.route(self.node)
+        self.nursery.start_soon(self.turns.run)
+
+    async def serve(self, key: str = KEY, ptz: bool = True) -> Cable:
+        """Open a remote port server, and return a cable to it."""
+        self.clients = await self.nursery.start(_keep)
+        self.reopen(key, ptz)
+        listener = socket.create_server((_HOST, 0))
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        self.nursery.start_soon(self._accept, listener)
+        cable: Cable = await self.nursery.start(lay, self.port)
+        return cable
+
+    def reopen(self, key: str = KEY, ptz: bool = True) -> None:
+        """A server that knows of no session."""
+        handle = self.handle.attenuate(ALL, "remote port server")
+        self.door = RemoteDoorway(0, self.node, "chassis", handle, self.clients, self.guesses)
+        self.door.review(AddressList(), key, ptz)
+        self.clients.start_soon(self.door.run)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        with listener:
+            while True:
+                await trio.lowlevel.wait_readable(listener)
+                sock, peer = listener.accept()
+                self.door.admit(sock, f"{peer[0]}:{peer[1]}", peer[0])
+
+    def dial(self, cable: Cable, key: str = KEY, index: int = 0) -> None:
+        """Chain to the server at the other end of the cable."""
+        settings = RemotePort(auto_conf=False, authentication_key=key, host=_HOST, port=cable.port)
+        servers = Servers(cast("Bonjour", None), index, "", keyless=False)
+        self.device = RemoteDevice(self.bus, self.node, index, settings, servers)
+        self.settings = settings
+        self.leaf = Leaf("P0 R0", lambda: None)
+        self.nursery.start_soon(self.device.run, self.leaf)
+
+    async def up(self) -> None:
+        await holds(lambda: self.bus.down is None)
+
+    async def down(self) -> None:
+        await holds(lambda: self.bus.down is not None)
+
+
+async def _keep(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    async with trio.open_nursery() as nursery:
+        task_status.started(nursery)
+        await trio.sleep_forever()
+
+
+async def lay(to: int, task_status: trio.TaskStatus[Cable]) -> None:
+    """Lay a cable to a port."""
+    listeners = await trio.open_tcp_listeners(0, host=_HOST)
+    cable = Cable(listeners[0].socket.getsockname()[1], to)
+    task_status.started(cable)
+    await trio.serve_listeners(cable.carry, listeners)
+
+
+def node(nursery: trio.Nursery, name: str) -> Node:
+    """A CPU that has nothing yet."""
+    return Node(name, nursery, Bus("P0"), next(_numbers).to_bytes(16, "big"))
+
+
+@contextlib.asynccontextmanager
+async def chained(hops: int = 1, room: int = 1 << 20) -> AsyncIterator[tuple[list[Node], list[Cable]]]:
+    """An owner and ``hops`` CPUs behind it, each linked to the one before."""
+    async with trio.open_nursery() as nursery:
+        owner = node(nursery, "owner")
+        owner.own(room)
+        nodes, cables = [owner], []
+        for hop in range(hops):
+            cables.append(await nodes[-1].serve())
+            nodes.append(node(nursery, f"cpu{hop + 1}"))
+            nodes[-1].dial(cables[-1])
+            await nodes[-1].up()
+        yield nodes, cables
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,182 @@
+"""A remote line's writers: each in the order it came, each told the fate of its bytes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import trio
+import trio.testing
+
+from gateway.port.line import PortDown, Reply
+from gateway.port.receive_buffer import ReceiveBuffer
+from gateway.port.rights import Right
+from gateway.remote_port.line import RemoteLine
+from gateway.serial_line.uart import UartError
+from protocol.link.reasons import Reason
+from protocol.link.stream_frames import Channel, Turn
+from protocol.link.turn_parameters import TurnPhase, TurnStatus
+from protocol.session.client import ClientSession
+from protocol.session.send_stream import Settled
+from protocol.session.session import Limits
+from tests.gateway.line import Unwanted, Writer
+
+
+def line(ring_bytes: int = 1000) -> RemoteLine:
+    limits = Limits(ring_bytes=ring_bytes)
+    remote = RemoteLine(ClientSession(b"n" * 16, limits), lambda: None, limits.age)
+    remote.reckon(9600)
+    return remote
+
+
+async def test_who_waits_for_room_is_served_in_turn_and_told_the_truth() -> None:
+    remote, first, second = line(ring_bytes=10), Writer(), Writer()
+    refused: list[bytes] = []
+
+    async def write(data: bytes) -> None:
+        try:
+            await remote.write(data, second, trio.current_time())
+        except PortDown:
+            refused.append(data)
+
+    with trio.fail_after(5):
+        await remote.write(b"12345678", first, trio.current_time())
+        async with trio.open_nursery() as nursery:
+            for data in (b"abcdefgh", b"ijklmnop"):
+                nursery.start_soon(write, data)
+                await trio.testing.wait_all_tasks_blocked()
+            assert (remote.begun(first), remote.begun(second)) == (8, 0)
+            for settled in remote._session.abandon(Reason.CLOSED):
+                remote.settled(settled)
+            await trio.testing.wait_all_tasks_blocked()
+            assert (remote.begun(first), remote.begun(second)) == (0, 8)
+            remote.end("the device is gone")
+    assert refused == [b"ijklmnop"]
+    assert first.fates == [(8, Reason.CLOSED)]
+    assert remote.losses == {Reason.CLOSED: 8}
+
+
+async def test_one_message_may_have_several_fates() -> None:
+    remote, writer = line(), Writer()
+    with trio.fail_after(5):
+        await remote.write(b"12345678", writer, trio.current_time())
+        await remote.write(b"ab", writer, trio.current_time())
+    remote.settled(Settled(Channel.TCP, 0, 3, None))
+    remote.settled(Settled(Channel.TCP, 3, 6, Reason.INCOMPLETE))
+    assert writer.written == 3
+    assert writer.fates == [(5, Reason.INCOMPLETE), (1, Reason.INCOMPLETE)]
+    assert remote.begun(writer) == 1
+    remote.settled(Settled(Channel.TCP, 9, 1, None))
+    with trio.fail_after(1):
+        await remote.still()
+    assert writer.written == 4
+
+
+async def test_still_is_when_everything_has_its_fate() -> None:
+    remote, writer = line(), Writer()
+    await remote.write(b"12", writer, trio.current_time())
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remote.still)
+            await trio.testing.wait_all_tasks_blocked()
+            remote.settled(Settled(Channel.TCP, 0, 1, None))
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            remote.settled(Settled(Channel.TCP, 1, 1, None))
+
+
+async def test_a_class_that_the_owner_does_not_let_in_is_refused_at_once_and_the_others_are_not() -> None:
+    remote = line()
+    remote.permit(1 << Channel.TCP)
+    with pytest.raises(PortDown, match="does not let") as refusal:
+        await remote.write(b"left", Writer(traffic=Right.PTZ), trio.current_time())
+    assert refusal.value.reason is Reason.FORBIDDEN
+    await remote.write(b"x", Writer(), trio.current_time())
+
+
+async def test_without_a_link_each_class_is_refused_after_its_own_age_limit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    remote, driver, client = line(), Writer(traffic=Right.PTZ), Writer()
+    began = trio.current_time()
+    remote.away(began)
+    assert remote.next_refusal(began) == began + 2
+    await remote.write(b"x", driver, began)
+    autojump_clock.jump(2)
+    assert remote.next_refusal(trio.current_time()) == began + 15
+    with pytest.raises(PortDown, match="away for 2 s"):
+        await remote.write(b"x", driver, trio.current_time())
+    await remote.write(b"x", client, trio.current_time())
+    autojump_clock.jump(13)
+    assert remote.next_refusal(trio.current_time()) == math.inf
+    with pytest.raises(PortDown, match="away for 15 s"):
+        await remote.write(b"x", client, trio.current_time())
+    remote.away(math.inf)
+    await remote.write(b"x", driver, trio.current_time())
+
+
+async def test_what_is_not_wanted_any_more_is_not_taken() -> None:
+    remote, writer = line(), Writer(revoked=True)
+    with pytest.raises(Unwanted):
+        await remote.write(b"x", writer, trio.current_time())
+    with pytest.raises(Unwanted):
+        await remote.turn(writer, trio.current_time(), b"x", None)
+
+
+async def test_a_transfer_goes_in_portions_and_in_larger_ones_over_a_line_that_is_fast() -> None:
+    remote, writer = line(ring_bytes=65536), Writer()
+    with trio.fail_after(5):
+        await remote.transfer(bytes(1200), writer, trio.current_time())
+    assert [entry.size for entry in remote._session._flows[Channel.TCP].ring.unsent] == [512, 512, 176]
+    remote.reckon(460_800)
+    assert remote._portion == 4608
+    remote.reckon(10_000_000)
+    assert remote._portion == 8192
+
+
+async def test_a_turn_begins_and_ends_when_the_owner_says_so() -> None:
+    remote, writer, heard = line(), Writer(traffic=Right.CGI), ReceiveBuffer()
+    began = []
+    reply = Reply(3, b"\r" * 300, 5.0)
+    with trio.fail_after(5):
+        turn = await remote.turn(writer, trio.current_time(), b"ask", reply)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.write, lambda: began.append(True))
+            await trio.testing.wait_all_tasks_blocked()
+            remote.turned(Turn(Channel.CGI, 77, TurnPhase.BEGIN, TurnStatus.RUNNING))
+            assert not began
+            remote.turned(Turn(Channel.CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING))
+            assert began
+            remote.settled(Settled(Channel.CGI, 0, 3, None))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.replied, heard, reply)
+            await trio.testing.wait_all_tasks_blocked()
+            remote.turned(Turn(Channel.CGI, 0, TurnPhase.END, TurnStatus.TIME))
+        turn.close()
+        turn.close()
+        early = await remote.turn(writer, trio.current_time(), b"ask", reply)
+        heard.offer(b"abc")
+        await early.replied(heard, reply)
+        early.close()
+
+
+async def test_a_turn_whose_message_is_lost_says_why() -> None:
+    remote, writer = line(), Writer(traffic=Right.CGI)
+    with trio.fail_after(5):
+        turn = await remote.turn(writer, trio.current_time(), b"ask", None)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(PortDown, match="nobody can tell") as lost:
+                    await turn.write(lambda: None)
+                assert lost.value.reason is Reason.UNCERTAIN
+
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            remote.settled(Settled(Channel.CGI, 0, 3, Reason.UNCERTAIN))
+
+
+async def test_what_is_beside_the_data_stays_with_the_owner() -> None:
+    turn = await line().turn(Writer(), trio.current_time(), b"", None)
+    with pytest.raises(UartError, match="another CPU's"):
+        await turn.send_break(0.1)

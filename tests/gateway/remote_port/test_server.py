@@ -1,0 +1,499 @@
+"""The remote port server: who comes in, who is turned away, and what ends a session."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from gateway.port.line import PortDown
+from gateway.port.rights import Right
+from gateway.remote_port import server as remote_door
+from gateway.remote_port.line import CHANNELS
+from gateway.remote_port.link import Link, LinkCutError, now_ms
+from protocol.link.connection import Connection
+from protocol.link.handshake import Call, WrongKeyError, key_point
+from protocol.link.header import CutError
+from protocol.link.reasons import CloseReason, Reason
+from protocol.link.session_frames import Close
+from protocol.link.stream_frames import Ack, Channel, UpData
+from protocol.parameters.addresses import AddressList
+from protocol.session.client import ClientSession
+from protocol.session.session import Limits
+from tests.gateway.remote_port.linked import KEY, chained, holds, node
+
+if TYPE_CHECKING:
+    from gateway.remote_port.session import RemoteSeat
+    from protocol.link.frames import Frame
+    from tests.gateway.remote_port.linked import Node
+
+
+def call(port: int, own: bytes = b"c" * 16, key: str = KEY, address: str = "127.0.0.1") -> Link:
+    """A client's connection, which has said HELLO to nobody yet."""
+    sock = socket.create_connection(("127.0.0.1", port), source_address=(address, 0))
+    return Link(sock, Connection(Call(key_point(key), own, 0, os.urandom(32), os.urandom(16))))
+
+
+def unasked(_: object) -> None:
+    raise AssertionError
+
+
+async def refused(link: Link) -> CloseReason | None:
+    """Shake hands, and return why that was refused."""
+    try:
+        await link.handshake(unasked)
+    except LinkCutError as exc:
+        return exc.reason
+    return None
+
+
+async def opened(link: Link, session: ClientSession) -> list[object]:
+    """Open a session on a new connection, and return what it brings until it has ended, as a list that grows."""
+    await link.handshake(unasked)
+    heard: list[object] = []
+    number = session.attach()
+
+    def take(frame: Frame) -> None:
+        heard.append(frame)
+        session.receive(number, frame, now_ms())
+
+    await link.carry(lambda: session.next_frame(number, now_ms()), take, session.ping)
+    return heard
+
+
+def seat_of(owner: Node) -> RemoteSeat:
+    (seat,) = owner.door.seats
+    return seat
+
+
+async def test_a_wrong_key_is_counted_and_named_on_both_sides_and_tried_again_at_once_with_the_right_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            cable = await owner.serve()
+            other = node(owner.nursery, "cpu")
+            other.dial(cable, key="another key")
+            await holds(lambda: "AuthenticationKey" in other.leaf.state)
+            assert "same AuthenticationKey" in (other.bus.down or "")
+            await holds(lambda: owner.door.wrong_keys == 1)
+            assert "127.0.0.1 has another AuthenticationKey than P0" in caplog.text
+            assert cable.joined == 1
+            other.device.adjust(
+                type(other.settings)(auto_conf=False, authentication_key=KEY, host="127.0.0.1", port=cable.port)
+            )
+            await other.up()
+            assert (owner.door.wrong_keys, cable.joined) == (1, 2)
+
+
+async def test_a_node_that_meets_its_own_id_is_told_that_it_may_be_a_cloned_image() -> None:
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            cable = await owner.serve()
+            twin = node(owner.nursery, "twin")
+            twin.node = owner.node
+            twin.dial(cable)
+            await holds(lambda: "cloned image" in twin.leaf.state)
+            assert not owner.door.wrong_keys
+            assert not owner.door.seats
+
+
+async def test_guesses_are_charged_before_the_answer_however_many_connected_before_the_first() -> None:
+    with trio.fail_after(10):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            links = [call(owner.port, key="a guess") for _ in range(30)]
+            answered = []
+
+            async def guess(link: Link) -> None:
+                try:
+                    await link.handshake(unasked)
+                except (LinkCutError, CutError) as exc:
+                    answered.append(type(exc).__name__)
+                finally:
+                    link.close()
+
+            async with trio.open_nursery() as nursery:
+                for link in links:
+                    nursery.start_soon(guess, link)
+            assert answered.count("WrongKeyError") == 10
+            assert len(answered) == 30
+
+
+async def test_who_hangs_up_after_the_reply_has_made_a_guess_and_who_has_the_key_has_not() -> None:
+    with trio.fail_after(10):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            for _ in range(9):
+                sock = socket.create_connection(("127.0.0.1", owner.port))
+                connection = Connection(Call(key_point("a guess"), b"g" * 16, 0, os.urandom(32), os.urandom(16)))
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+                await stream.send_all(connection.data_to_send())
+                assert await stream.receive_some()
+                await stream.aclose()
+            for _ in range(5):
+                good = call(owner.port)
+                await good.handshake(unasked)
+                good.close()
+                await holds(lambda: owner.guesses.allows("127.0.0.1", trio.current_time()))
+            bad = call(owner.port, key="a guess")
+            assert await _wrong(bad)
+            late = call(owner.port, key="a guess")
+            assert not await _wrong(late)
+            assert owner.door.refused == 1
+
+
+async def _wrong(link: Link) -> bool:
+    """Whether a guess was answered."""
+    try:
+        await link.handshake(unasked)
+    except (LinkCutError, CutError) as exc:
+        return isinstance(exc, WrongKeyError)
+    finally:
+        link.close()
+    return False
+
+
+async def test_only_so_many_handshakes_are_under_way_and_each_has_its_deadline(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote_door, "HANDSHAKE_DEADLINE", 0.3)
+    caplog.set_level(logging.INFO)
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            silent = [socket.create_connection(("127.0.0.1", owner.port)) for _ in range(32)]
+            await holds(lambda: owner.door._handshakes == 32)
+            socks = [socket.create_connection(("127.0.0.1", owner.port)) for _ in range(3)]
+            await holds(lambda: owner.door.refused == 3)
+            assert caplog.text.count("32 handshakes are under way") == 1, "who hammers must not fill the log"
+            await holds(lambda: owner.door._handshakes == 0)
+            assert "no handshake within 0.3 s" in caplog.text
+            for sock in (*silent, *socks):
+                sock.close()
+
+
+async def test_who_proves_the_key_and_then_says_nothing_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote_door, "HANDSHAKE_DEADLINE", 0.3)
+    caplog.set_level(logging.INFO)
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            link = call(owner.port)
+            await link.handshake(unasked)
+            await holds(lambda: "opened no session" in caplog.text)
+            link.close()
+
+
+async def test_another_key_ends_sessions_at_once_and_the_same_one_is_no_change() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), _):
+            seat = seat_of(owner)
+            owner.door.review(AddressList(), KEY, ptz=True)
+            assert seat_of(owner) is seat
+            owner.door.review(AddressList(), "a new key", ptz=True)
+            assert seat.handle.revoked == "key changed"
+            assert not owner.door.seats
+            await holds(lambda: far.bus.down is not None and "same AuthenticationKey" in far.bus.down)
+
+
+async def test_a_key_that_changes_during_a_handshake_does_not_let_the_old_one_in() -> None:
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            link = call(owner.port)
+            await link.handshake(unasked)
+            owner.door.review(AddressList(), "a new key", ptz=True)
+            session = ClientSession(b"c" * 16, Limits())
+            assert [Close(CloseReason.KEY_CHANGED)] == await _carried(link, session)
+            assert not owner.door.seats
+
+
+async def test_an_address_or_a_door_that_changes_during_a_handshake_lets_nobody_in() -> None:
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            for change in ("list", "door"):
+                link = call(owner.port)
+                await link.handshake(unasked)
+                if change == "list":
+                    owner.door.review(AddressList.parse("10.0.0.1"), KEY, ptz=True)
+                else:
+                    owner.door.revoke("closed")
+                assert [Close(CloseReason.REVOKED)] == await _carried(link, ClientSession(b"c" * 16, Limits()))
+                owner.door.review(AddressList(), KEY, ptz=True)
+            assert not owner.door.seats
+
+
+async def _carried(link: Link, session: ClientSession) -> list[object]:
+    number = session.attach()
+    heard: list[object] = []
+    try:
+        await link.carry(lambda: session.next_frame(number, now_ms()), heard.append, session.ping)
+    finally:
+        link.close()
+    return heard
+
+
+async def test_a_list_that_leaves_an_address_out_ends_its_sessions_and_no_others() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), _):
+            link, session = call(owner.port, address="127.0.0.9"), ClientSession(b"c" * 16, Limits())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(opened, link, session)
+                await holds(lambda: len(owner.door.seats) == 2)
+                owner.door.review(AddressList.parse("127.0.0.1"), KEY, ptz=True)
+            assert len(owner.door.seats) == 1
+            assert not session.attached
+            link.close()
+            await far.sit(Right.TCP).write(b"still here")
+            await holds(lambda: owner.tty.taken == b"still here")
+            turned = socket.create_connection(("127.0.0.1", owner.port), source_address=("127.0.0.9", 0))
+            await holds(lambda: owner.door.refused == 1)
+            turned.close()
+
+
+async def test_the_right_to_ptz_follows_the_owner_live_and_at_every_hop() -> None:
+    with trio.fail_after(5):
+        async with chained(2) as ((owner, middle, far), _):
+            driver, client = far.sit(Right.PTZ), far.sit(Right.TCP)
+            await driver.write(b"1")
+            await holds(lambda: owner.tty.taken == b"1")
+            owner.door.review(AddressList(), KEY, ptz=False)
+            await holds(lambda: not far.bus.state.value.rights & 1 << CHANNELS[Right.PTZ])
+            await middle.sit(Right.TCP).write(b"2")
+            await client.write(b"3")
+            await holds(lambda: owner.tty.taken == b"123")
+            for driver_there in (driver, middle.sit(Right.PTZ)):
+                with pytest.raises(PortDown, match="does not let"):
+                    await driver_there.write(b"x")
+            owner.door.review(AddressList(), KEY, ptz=True)
+            await holds(lambda: far.bus.state.value.rights == 0b1110)
+            await driver.write(b"4")
+            await holds(lambda: owner.tty.taken == b"1234")
+
+
+async def test_a_right_that_is_withdrawn_in_mid_message_lets_that_be_finished_and_tells_the_truth() -> None:
+    with trio.fail_after(5):
+        async with chained(1, room=3) as ((owner, far), _):
+            driver = far.sit(Right.PTZ)
+            await driver.write(b"begun!")
+            await driver.write(b"not begun")
+            await holds(lambda: owner.tty.taken == b"beg")
+            owner.door.review(AddressList(), KEY, ptz=False)
+            await holds(lambda: not far.bus.state.value.rights & 1 << CHANNELS[Right.PTZ])
+            owner.tty.make_room(100)
+            await holds(lambda: driver.dropped == 9)
+            assert owner.tty.taken == b"begun!"
+            assert driver.written == 6
+            assert far.device.losses == {Reason.FORBIDDEN: 9}
+
+
+async def test_a_door_that_closes_in_mid_message_says_what_is_uncertain_and_nothing_is_written_twice() -> None:
+    with trio.fail_after(5):
+        async with chained(1, room=3) as ((owner, far), _):
+            client = far.sit(Right.TCP)
+            await client.write(b"begun!")
+            await client.write(b"not begun")
+            await holds(lambda: owner.tty.taken == b"beg" and client.written == 3)
+            owner.door.review(AddressList(), "a new key", ptz=True)
+            await far.down()
+            assert far.device.losses == {Reason.UNCERTAIN: 3, Reason.CLOSED: 9}
+            owner.door.review(AddressList(), KEY, ptz=True)
+            owner.tty.make_room(100)
+            await holds(lambda: owner.tty.taken == b"begun!")
+
+
+async def test_without_a_path_nobody_is_let_in_and_who_was_keeps_the_session() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), (cable,)):
+            client = far.sit(Right.TCP)
+            seat = seat_of(owner)
+            owner.bus.route()
+            owner.bus.disconnect("no way")
+            await far.down()
+            assert far.bus.state.value.path == ()
+            cable.cut()
+            await holds(lambda: "no path" in far.leaf.state)
+            owner.own()
+            await far.up()
+            assert seat_of(owner) is seat
+            await client.write(b"again")
+            await holds(lambda: owner.tty.taken == b"again")
+
+
+async def test_a_new_session_of_the_same_node_ends_the_old_one_which_does_not_fight_back() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), (cable,)):
+            twin = node(owner.nursery, "twin")
+            twin.node = far.node
+            twin.dial(cable)
+            joined = cable.joined
+            with trio.move_on_after(1):
+                await trio.sleep_forever()
+            assert cable.joined - joined < 20, "two that replace each other must not do so all the time"
+            assert len(owner.door.seats) <= 1
+
+
+async def test_a_client_that_breaks_the_protocol_is_told_and_loses_its_session() -> None:
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            link, session = call(owner.port), ClientSession(b"c" * 16, Limits())
+            await link.handshake(unasked)
+            number = session.attach()
+            heard: list[object] = []
+            said = iter([UpData(Channel.TCP, 99, 0, b"not the next")])
+
+            def say() -> Frame | None:
+                frame = session.next_frame(number, now_ms())
+                return next(said, None) if frame is None and session.resumed else frame
+
+            def take(frame: Frame) -> None:
+                heard.append(frame)
+                session.receive(number, frame, now_ms())
+
+            await link.carry(say, take, session.ping)
+            link.close()
+            assert isinstance(heard[-1], Close)
+            assert heard[-1].reason is CloseReason.PROTOCOL
+            await holds(lambda: not owner.door.seats)
+
+
+async def test_a_server_that_breaks_the_protocol_ends_the_session_at_the_client() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), _):
+            client = far.sit(Right.TCP)
+            seat = seat_of(owner)
+            link = seat.link
+            assert link is not None
+            link._push(link._connection.send(Ack(Channel.TCP, 1000)))
+            await far.down()
+            assert "broke the protocol" in (far.bus.down or "")
+            await far.up()
+            await client.write(b"on")
+            await holds(lambda: owner.tty.taken == b"on")
+
+
+async def test_a_stopping_server_finishes_what_was_begun_and_leaves_nothing_uncertain() -> None:
+    with trio.fail_after(5):
+        async with chained(1, room=3) as ((owner, far), _):
+            client = far.sit(Right.TCP)
+            await client.write(b"begun!")
+            await client.write(b"not begun")
+            await holds(lambda: owner.tty.taken == b"beg")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(owner.door.retire)
+                await trio.testing.wait_all_tasks_blocked()
+                owner.tty.make_room(100)
+            await far.down()
+            assert owner.tty.taken == b"begun!"
+            assert client.written == 6
+            assert far.device.losses == {Reason.CLOSED: 9}
+
+
+async def test_a_stuck_line_does_not_hold_a_stopping_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_door, "_RETIRE", 0.1)
+    with trio.fail_after(5):
+        async with chained(1, room=3) as ((owner, far), _):
+            await far.sit(Right.TCP).write(b"begun!")
+            await holds(lambda: owner.tty.taken == b"beg")
+            await owner.door.retire()
+            await far.down()
+            assert far.device.losses == {Reason.UNCERTAIN: 3}
+
+
+async def test_a_client_that_stays_away_is_forgotten_after_the_resume_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_door, "RESUME_WINDOW", 0.2)
+    with trio.fail_after(5):
+        async with chained() as ((owner, _), (cable,)):
+            seat = seat_of(owner)
+            cable.unplug()
+            await holds(lambda: seat.link is None)
+            assert owner.door.seats == (seat,)
+            await holds(lambda: not owner.door.seats)
+            assert seat.handle.revoked == "detached"
+
+
+async def test_a_client_that_leaves_in_words_is_forgotten_at_once() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), _):
+            seat = seat_of(owner)
+            far.leaf.scope.cancel()
+            await holds(lambda: not owner.door.seats)
+            assert seat.handle.revoked == "stopping"
+
+
+async def test_a_connection_with_old_keys_is_cut_and_its_session_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_door, "_OLDEST_KEYS", 0.2)
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), (cable,)):
+            seat = seat_of(owner)
+            await holds(lambda: cable.joined > 2)
+            assert owner.door.seats == (seat,)
+            assert far.bus.down is None
+
+
+async def test_a_bug_in_a_seat_ends_that_session_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), _):
+            seat = seat_of(owner)
+
+            async def fail(*_: object) -> None:
+                raise RuntimeError
+
+            writer = seat._writers[Channel.TCP]
+            monkeypatch.setattr(type(writer), "_write", fail)
+            await far.sit(Right.TCP).write(b"x")
+            await holds(lambda: seat not in owner.door.seats)
+            assert "a bug ended it" in caplog.text
+
+
+async def test_a_bug_in_a_connection_ends_that_connection_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            monkeypatch.setattr(owner.door, "_admitted", lambda *_: 1 / 0)
+            link = call(owner.port)
+            await link.handshake(unasked)
+            session = ClientSession(b"c" * 16, Limits())
+            with pytest.raises(ExceptionGroup):
+                await _carried(link, session)
+            assert "a bug ended it" in caplog.text
+
+
+async def test_an_empty_key_lets_anybody_in_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            cable = await owner.serve(key="")
+            assert owner.door.keyless
+            assert "anybody may chain to it" in caplog.text
+            far = node(owner.nursery, "far")
+            far.dial(cable, key="")
+            await far.up()
+            assert far.device.keyless
+            assert "anybody may be the server" in caplog.text
+
+
+async def test_more_links_than_may_be_are_refused_and_nothing_else_is_disturbed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), (cable,)):
+            monkeypatch.setattr(owner.door._register, "_max_links", 1)
+            late = node(owner.nursery, "late")
+            late.dial(cable)
+            await holds(lambda: "busy" in late.leaf.state)
+            await far.sit(Right.TCP).write(b"x")
+            await holds(lambda: owner.tty.taken == b"x")

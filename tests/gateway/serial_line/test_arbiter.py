@@ -1,0 +1,688 @@
+"""Writers of one line: each message whole, each writer in order, every byte counted, whoever is cancelled when."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.port.line import PortDown
+from gateway.serial_line.arbiter import Turns
+from tests.gateway.line import NarrowTty, Unwanted, Writer, serial_line
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+PORTION = 512
+
+
+async def write(turns: Turns, data: bytes, writer: Writer | None = None) -> None:
+    await turns.write(data, writer or Writer(), trio.current_time())
+
+
+async def transfer(turns: Turns, data: bytes, writer: Writer | None = None) -> None:
+    await turns.transfer(data, writer or Writer(), trio.current_time())
+
+
+async def blocked() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+# The plain way ----------------------------------------------------------------------------------------------
+
+
+async def test_a_message_is_in_the_kernel_when_write_returns_and_no_other_task_had_to_run() -> None:
+    async with serial_line() as line:
+        writer = Writer()
+        coroutine = line.turns.write(b"\x81\x01\x04\x07\x02\xff", writer, trio.current_time())
+        with pytest.raises(StopIteration):  # it never yielded
+            coroutine.send(None)
+        with trio.fail_after(5):
+            assert await line.hear(6) == b"\x81\x01\x04\x07\x02\xff"
+        assert writer.written == line.turns.written == 6
+        assert line.turns.unfinished == 0
+
+
+async def test_a_large_transfer_arrives_whole_through_a_pty_that_takes_it_in_pieces() -> None:
+    data = random.Random(7).randbytes(300_000)
+    async with serial_line() as line:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(transfer, line.turns, data)
+                assert await line.hear(len(data)) == data
+        assert line.turns.written == len(data)
+
+
+async def test_an_empty_message_writes_nothing_and_leaves_the_line_free() -> None:
+    tty = NarrowTty(10)
+    turns = Turns(tty.as_uart)
+    await write(turns, b"")
+    await transfer(turns, b"")
+    await write(turns, b"x")
+    assert tty.taken == b"x"
+
+
+# In turn ----------------------------------------------------------------------------------------------------
+
+
+async def test_writers_are_served_in_the_order_in_which_they_came() -> None:
+    tty = NarrowTty(1)
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        for name in (b"aa", b"bb", b"cc"):
+            nursery.start_soon(write, turns, name)
+            await blocked()
+        tty.make_room(5)
+    assert tty.taken == b"aabbcc"
+
+
+async def test_nobody_slips_in_before_the_writer_whom_the_turn_was_handed_to() -> None:
+    tty = NarrowTty()
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        turn = await turns.turn(Writer(), trio.current_time())
+        nursery.start_soon(write, turns, b"first")
+        await blocked()
+        turn.close()
+        tty.make_room(20)
+        await write(turns, b"second")
+    assert tty.taken == b"firstsecond"
+
+
+async def test_a_long_transfer_lets_a_waiting_writer_in_after_a_portion() -> None:
+    tty = NarrowTty(PORTION + 100)
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transfer, turns, b"t" * PORTION * 4)
+        await blocked()
+        nursery.start_soon(write, turns, b"PTZ")
+        await blocked()
+        tty.make_room(PORTION * 9)
+    assert tty.taken.index(b"PTZ") == PORTION * 2
+    assert len(tty.taken) == PORTION * 4 + 3
+
+
+async def test_two_transfers_share_the_line_portion_by_portion() -> None:
+    tty = NarrowTty()
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transfer, turns, b"a" * PORTION * 3)
+        await blocked()
+        nursery.start_soon(transfer, turns, b"b" * PORTION * 3)
+        await blocked()
+        tty.make_room(PORTION * 6)
+    assert tty.taken == (b"a" * PORTION + b"b" * PORTION) * 3
+
+
+async def test_a_transfer_does_not_grow_stale_for_the_turns_that_it_lets_others_have(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    tty = NarrowTty()
+    turns = Turns(tty.as_uart)
+    writers = Writer(age_limit=15), Writer(age_limit=15)
+    async with trio.open_nursery() as nursery:
+        for writer in writers:
+            nursery.start_soon(transfer, turns, bytes(PORTION * 8), writer)
+        for _ in range(160):
+            await trio.sleep(0.5)  # 80 s in all
+            tty.make_room(PORTION // 10 + 1)
+    assert [writer.written for writer in writers] == [PORTION * 8] * 2
+
+
+async def test_a_faster_line_has_longer_portions_once_it_is_reckoned_with() -> None:
+    tty = NarrowTty()
+    turns = Turns(tty.as_uart)
+    tty.pace = type(tty.pace)(baud_rate=460800)
+    turns.reckon()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transfer, turns, b"t" * 10_000)
+        await blocked()
+        nursery.start_soon(write, turns, b"PTZ")
+        await blocked()
+        tty.make_room(20_000)
+    assert tty.taken.index(b"PTZ") == 4608
+
+
+async def test_a_turn_keeps_others_out_until_it_is_closed_even_twice() -> None:
+    tty = NarrowTty(100)
+    turns = Turns(tty.as_uart)
+    writer = Writer()
+    turn = await turns.turn(writer, trio.current_time(), b"request")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write, turns, b"other")
+        nursery.start_soon(write, turns, b"third")
+        await turn.write(lambda: None)
+        await turn.write(lambda: None)  # a message is written once
+        await blocked()
+        assert tty.taken == b"request"
+        turn.close()
+        turn.close()
+    assert sorted((tty.taken[7:12], tty.taken[12:])) == [b"other", b"third"]
+    assert writer.written == 7
+
+
+async def test_idle_waits_until_nobody_has_the_turn() -> None:
+    turns = Turns(NarrowTty(9).as_uart)
+    with trio.fail_after(5):
+        await turns.idle()
+        turn = await turns.turn(Writer(), trio.current_time())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.idle)
+            await blocked()
+            assert nursery.child_tasks
+            turn.close()
+
+
+# No longer wanted -------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_is_not_wanted_when_its_turn_comes_is_not_written_and_the_next_one_is() -> None:
+    tty = NarrowTty(10)
+    turns = Turns(tty.as_uart)
+    turn = await turns.turn(Writer(), trio.current_time())
+    revoked = Writer()
+
+    async def fail() -> None:
+        with pytest.raises(Unwanted):
+            await write(turns, b"evil", revoked)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        await blocked()
+        nursery.start_soon(write, turns, b"good")
+        await blocked()
+        revoked.revoked = True
+        turn.close()
+    assert tty.taken == b"good"
+
+
+@pytest.mark.parametrize("done", [0, PORTION])
+async def test_who_is_revoked_after_it_was_woken_begins_no_message(done: int) -> None:
+    tty = NarrowTty(done)
+    turns, writer = Turns(tty.as_uart), Writer()
+
+    async def fail() -> None:
+        with pytest.raises(Unwanted):
+            await transfer(turns, bytes(PORTION * 3), writer)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        await blocked()
+        tty.make_room(PORTION * 3)  # it is woken
+        writer.revoked = True  # and runs only now
+    assert len(tty.taken) == writer.written == done
+
+
+async def test_who_is_revoked_in_the_middle_has_the_portion_begun_finished_and_no_more() -> None:
+    tty = NarrowTty(PORTION + 1)
+    turns, writer = Turns(tty.as_uart), Writer()
+
+    async def fail() -> None:
+        with pytest.raises(Unwanted):
+            await transfer(turns, bytes(PORTION * 3), writer)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        nursery.start_soon(fail)
+        await blocked()
+        tty.make_room(PORTION * 3)
+        writer.revoked = True
+        await blocked()
+        turns.end("over")
+    assert len(tty.taken) == writer.written == PORTION * 2
+
+
+async def test_a_command_that_a_stuck_line_kept_waiting_does_not_fire_when_it_moves_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    tty = NarrowTty()
+    turns = Turns(tty.as_uart)
+
+    async def fail() -> None:
+        with pytest.raises(PortDown, match="stale"):
+            await write(turns, b"pan left", Writer(age_limit=2))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        nursery.start_soon(fail)
+        await trio.sleep(60)
+        tty.make_room(100)
+    assert tty.taken == b""
+
+
+async def test_a_message_begun_is_finished_however_long_the_line_was_stuck(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    tty = NarrowTty(3)
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write, turns, b"pan left", Writer(age_limit=2))
+        await trio.sleep(60)
+        tty.make_room(100)
+    assert tty.taken == b"pan left"
+
+
+# Cancelled --------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_whose_writer_is_cancelled_in_its_middle_is_finished_before_the_next() -> None:
+    tty = NarrowTty(3)
+    turns, writer = Turns(tty.as_uart), Writer()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_blocked, scope)
+            await write(turns, b"pan left", writer)
+        assert turns.begun(writer) == turns.unfinished == 5
+        assert turns.begun(Writer()) == 0
+        nursery.start_soon(write, turns, b"|next")
+        await blocked()
+        assert tty.taken == b"pan"
+        tty.make_room(2)
+        await blocked()
+        assert turns.unfinished == 3
+        tty.make_room(100)
+        await blocked()
+        turns.end("over")
+    assert tty.taken == b"pan left|next"
+    assert writer.written == 8
+    assert turns.unfinished == turns.begun(writer) == 0
+
+
+async def cancel_when_blocked(scope: trio.CancelScope) -> None:
+    await blocked()
+    scope.cancel()
+
+
+@pytest.mark.parametrize("method", [Turns.write, Turns.transfer])
+async def test_a_message_not_begun_goes_with_its_writer(
+    method: Callable[[Turns, bytes, Writer, float], Awaitable[None]],
+) -> None:
+    tty = NarrowTty()
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        for _ in range(2):  # one that has the turn, one that waits for it
+            nursery.start_soon(cancelled_when_blocked, method, turns)
+        await blocked()
+        await blocked()
+        tty.make_room(100)
+        await write(turns, b"next")
+        turns.end("over")
+    assert tty.taken == b"next"
+    assert turns.unfinished == 0
+
+
+async def cancelled_when_blocked(
+    method: Callable[[Turns, bytes, Writer, float], Awaitable[None]], turns: Turns
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel_when_blocked, nursery.cancel_scope)
+        await method(turns, b"gone", Writer(), 0)
+
+
+async def test_a_transfer_that_is_cancelled_finishes_its_portion_only() -> None:
+    tty = NarrowTty(PORTION + 10)
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_blocked, scope)
+            await transfer(turns, bytes(PORTION * 5))
+        tty.make_room(PORTION * 5)
+        await blocked()
+        turns.end("over")
+    assert len(tty.taken) == PORTION * 2
+
+
+async def test_a_stuck_line_keeps_an_abandoned_message_for_its_time_and_then_lets_the_next_try(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    tty = NarrowTty(3)
+    turns, writer = Turns(tty.as_uart), Writer()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        with trio.move_on_after(1):
+            await write(turns, b"pan left", writer)
+        nursery.start_soon(write, turns, b"next")
+        await trio.sleep(1.9)
+        tty.make_room(1)  # it moves: patience begins anew
+        await trio.sleep(1.9)
+        assert not caplog.records
+        await trio.sleep(0.2)
+        assert "4 bytes of a message begun were not written: the line takes nothing" in caplog.text
+        tty.make_room(10)
+        await blocked()
+        turns.end("over")
+    assert tty.taken == b"pan next"
+    assert (turns.unfinished, writer.written, turns.written) == (4, 4, 8)
+
+
+# The end ----------------------------------------------------------------------------------------------------
+
+
+async def test_who_waits_and_who_comes_is_refused_at_the_end_and_who_writes_may_finish() -> None:
+    tty = NarrowTty(2)
+    turns = Turns(tty.as_uart)
+    refused: list[str] = []
+
+    async def fail() -> None:
+        with pytest.raises(PortDown, match="the cable is out") as caught:
+            await write(turns, b"late")
+        refused.append(str(caught.value))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        nursery.start_soon(write, turns, b"begun")
+        await blocked()
+        nursery.start_soon(fail)
+        nursery.start_soon(fail)
+        await blocked()
+        turns.end("the cable is out")
+        await blocked()
+        assert len(refused) == 2
+        await fail()
+        tty.make_room(100)
+        with trio.fail_after(5):
+            await turns.idle()
+    assert tty.taken == b"begun"
+
+
+async def test_a_turn_handed_over_just_before_the_end_is_used_or_given_back() -> None:
+    tty = NarrowTty(10)
+    turns = Turns(tty.as_uart)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            turn = await turns.turn(Writer(), trio.current_time())
+            nursery.start_soon(write, turns, b"heir")
+            await blocked()
+            turn.close()
+            turns.end("closing")
+            await turns.idle()
+    assert tty.taken == b"heir"
+
+
+async def test_a_message_that_is_cancelled_after_the_end_is_finished_too() -> None:
+    tty = NarrowTty(2)
+    turns = Turns(tty.as_uart)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as writers:
+                    writers.start_soon(write, turns, b"begun")
+                    await blocked()
+                    turns.end("closing")
+                    await blocked()
+                    scope.cancel()
+            tty.make_room(100)
+            await turns.idle()
+    assert tty.taken == b"begun"
+
+
+async def test_a_device_lost_in_mid_write_is_told_to_the_writer() -> None:
+    tty = NarrowTty(2)
+    turns, writer = Turns(tty.as_uart), Writer()
+
+    async def fail() -> None:
+        with pytest.raises(PortDown, match="the cable is out"):
+            await write(turns, b"begun", writer)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        nursery.start_soon(fail)
+        await blocked()
+        turns.end("the cable is out")
+        tty.close()
+    assert writer.written == 2
+    assert turns.unfinished == 0
+
+
+async def test_a_device_closed_before_its_bus_knows_is_told_as_closed() -> None:
+    tty = NarrowTty()
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(blocked_then_close, tty)
+        with pytest.raises(PortDown, match="the device was closed"):
+            await write(turns, b"x")
+
+
+async def blocked_then_close(tty: NarrowTty) -> None:
+    await blocked()
+    tty.close()
+
+
+async def test_a_real_device_that_hangs_up_refuses_the_next_message() -> None:
+    async with serial_line() as line:
+        line.uart.close()
+        with pytest.raises(PortDown, match="gone"):
+            await write(line.turns, b"x")
+
+
+async def test_a_device_lost_between_the_writers_end_and_the_finisher_is_counted_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tty = NarrowTty(2)
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_blocked, scope)
+            await write(turns, b"begun")
+        turns.end("the cable is out")  # the finisher has not run yet
+        tty.close()
+        assert turns.unfinished == 3
+    assert turns.unfinished == 3
+    assert "3 bytes of a message begun were not written: the cable is out" in caplog.text
+
+
+async def test_a_real_tty_closed_under_the_finisher_is_counted_too() -> None:
+    async with serial_line() as line:
+        with trio.fail_after(5):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel_when_blocked, scope)
+                    await write(line.turns, bytes(1 << 20))
+            before = line.turns.unfinished
+            assert before == (1 << 20) - line.turns.written
+            line.unplug()
+            await line.turns.idle()
+            assert line.turns.unfinished == before
+
+
+async def test_the_finisher_that_is_cancelled_says_what_it_left(caplog: pytest.LogCaptureFixture) -> None:
+    tty = NarrowTty(2)
+    turns = Turns(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_when_blocked, scope)
+            await write(turns, b"begun")
+        await blocked()
+        nursery.cancel_scope.cancel()
+    assert turns.unfinished == 3
+    assert "3 bytes of a message begun were not written: the port closes" in caplog.text
+
+
+# Every schedule ---------------------------------------------------------------------------------------------
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels ``scope`` when ``task`` is about to take its ``step``-th step."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+        self.task: trio.lowlevel.Task | None = None
+        self.scope = trio.CancelScope()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            self.left -= 1
+            if self.left == 0:
+                self.scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["write", "transfer"])
+async def test_cancelled_at_any_step_a_message_is_whole_or_absent_and_the_line_is_free(kind: str) -> None:
+    data = b"<" + bytes(PORTION - 2) + b">"
+    for step in range(1, 100):
+        tty = NarrowTty()
+        turns, writer = Turns(tty.as_uart), Writer()
+        instrument = CancelAtStep(step)
+
+        async def victim(instrument: CancelAtStep = instrument, turns: Turns = turns, writer: Writer = writer) -> None:
+            instrument.task = trio.lowlevel.current_task()
+            with instrument.scope:
+                await trio.lowlevel.checkpoint()
+                for _ in range(2):
+                    if kind == "write":
+                        await write(turns, data, writer)
+                    else:
+                        await transfer(turns, data, writer)
+
+        trio.lowlevel.add_instrument(instrument)
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(turns.run)
+                nursery.start_soon(victim)
+                nursery.start_soon(write, turns, b"*")
+                for _ in range(12):
+                    await blocked()
+                    tty.make_room(100)
+                tty.make_room(1000)
+                await write(turns, b"!")
+                turns.end("over")
+        trio.lowlevel.remove_instrument(instrument)
+        whole = tty.taken.count(data)
+        assert tty.taken.replace(data, b"").replace(b"*", b"") == b"!"
+        assert writer.written == whole * len(data)
+        assert (turns.written, turns.unfinished) == (len(tty.taken), 0)
+        if not instrument.scope.cancelled_caught:
+            assert whole == 2
+            return
+    pytest.fail("the writer takes more steps than that?")
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> list[tuple[int, int]]:
+    """What happens in turn: (writer, length) or (-1, room) or (-2, writer to cancel)."""
+    event = st.one_of(
+        st.tuples(st.integers(0, 3), st.integers(1, 1400)),
+        st.tuples(st.just(-1), st.integers(1, 900)),
+        st.tuples(st.just(-2), st.integers(0, 3)),
+    )
+    return draw(st.lists(event, max_size=25))
+
+
+def frame(writer: int, number: int, length: int) -> bytes:
+    """A message that can be told apart: its length, who wrote it, its number, and filling."""
+    return bytes([0xF0 | writer, number, length >> 8, length & 0xFF]) + bytes([writer]) * length
+
+
+def frames(wire: bytes) -> list[tuple[int, int]]:
+    """Read messages off the wire; fails where one is cut or mixed with another."""
+    read = []
+    while wire:
+        writer, number, length = wire[0] & 0x0F, wire[1], wire[2] << 8 | wire[3]
+        assert wire[: 4 + length] == frame(writer, number, length)
+        read.append((writer, number))
+        wire = wire[4 + length :]
+    return read
+
+
+@given(schedules())
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_the_schedule_every_message_on_the_line_is_whole_in_order_and_counted(
+    schedule: Sequence[tuple[int, int]],
+) -> None:
+    trio.run(run_schedule, schedule)
+
+
+async def run_schedule(schedule: Sequence[tuple[int, int]]) -> None:
+    tty = NarrowTty()
+    turns = Turns(tty.as_uart)
+    writers = [Writer() for _ in range(4)]
+    scopes: list[trio.CancelScope | None] = [None] * 4
+    numbers: Counter[int] = Counter()
+
+    async def message(index: int, data: bytes, scope: trio.CancelScope) -> None:
+        with scope:
+            await write(turns, data, writers[index])
+        scopes[index] = None
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            for who, number in schedule:
+                if who == -1:
+                    tty.make_room(number)
+                elif who == -2:
+                    if (scope := scopes[number]) is not None:
+                        scope.cancel()
+                elif scopes[who] is None:
+                    scope = scopes[who] = trio.CancelScope()
+                    nursery.start_soon(message, who, frame(who, numbers[who], number), scope)
+                    numbers[who] += 1
+                if number % 3:
+                    await blocked()
+            tty.make_room(1 << 20)
+            await blocked()
+            turns.end("over")
+    seen = frames(tty.taken)
+    for index, writer in enumerate(writers):
+        mine = [number for who, number in seen if who == index]
+        assert mine == sorted(set(mine))
+        assert writer.written == sum(len(data) for data in split(tty.taken) if data[0] & 0x0F == index)
+    assert (turns.written, turns.unfinished) == (len(tty.taken), 0)
+
+
+def split(wire: bytes) -> list[bytes]:
+    """Cut the wire into its messages."""
+    parts = []
+    while wire:
+        length = 4 + (wire[2] << 8 | wire[3])
+        parts.append(wire[:length])
+        wire = wire[length:]
+    return parts
+
+
+async def test_many_writers_on_a_real_line_with_random_cancels_lose_no_byte_of_a_message_begun() -> None:
+    chance = random.Random(20)
+    async with serial_line() as line:
+        writers = [Writer() for _ in range(6)]
+
+        async def chatter(index: int) -> None:
+            for number in range(40):
+                data = frame(index, number, chance.randrange(1, 3000))
+                with trio.CancelScope() as scope:
+                    if chance.random() < 0.3:
+                        scope.deadline = trio.current_time() + chance.random() / 1000
+                    await write(line.turns, data, writers[index])
+
+        wire = b""
+
+        async def listen() -> None:
+            nonlocal wire
+            while True:
+                wire += await line.hear(1)
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listen)
+                async with trio.open_nursery() as chatters:
+                    for index in range(len(writers)):
+                        chatters.start_soon(chatter, index)
+                await line.turns.idle()
+                while len(wire) < line.turns.written:
+                    await blocked()
+                nursery.cancel_scope.cancel()
+        for index in range(len(writers)):
+            mine = [number for who, number in frames(wire) if who == index]
+            assert mine == sorted(set(mine))
+        assert sum(writer.written for writer in writers) == line.turns.written == len(wire)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from gateway.host.config import Serial
+from gateway.port.bus import Bus
+from gateway.port.line import PortDown
+from gateway.serial_line.device import SerialDevice
+from gateway.tasks.reconcile import Leaf
+from protocol.parameters.settings import Parity, SerialPort
+from tests.gateway.line import Writer
+from tests.helpers import FarEnd, lines
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[tuple[SerialDevice, Bus, FarEnd, Leaf]]:
+    with lines(directory, 1) as (end,):
+        bus = Bus("P0")
+        device = SerialDevice(bus, Serial(str(end.path)), SerialPort())
+        leaf = Leaf("P0 Ser1", lambda: None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(device.run, leaf)
+            await leaf.settled.wait()
+            yield device, bus, end, leaf
+            leaf.scope.cancel()
+
+
+async def reconnected(bus: Bus, leaf: Leaf) -> None:
+    while bus.down is not None or leaf.state != "up":
+        await trio.lowlevel.checkpoint()
+
+
+async def test_what_the_line_says_goes_to_the_bus_and_what_is_written_to_the_line(tmp_path: Path) -> None:
+    with trio.fail_after(5):
+        async with running(tmp_path) as (device, bus, end, _):
+            heard = bytearray()
+            bus.attach(heard.extend)
+            await end.say(b"hello")
+            while bytes(heard) != b"hello":
+                await trio.lowlevel.checkpoint()
+            await bus.line.write(b"answer", Writer(), trio.current_time())
+            assert await end.hear(6) == b"answer"
+            assert device.totals == (6, 0)
+
+
+async def test_an_unplugged_device_is_down_at_once_and_opened_when_it_is_back(tmp_path: Path) -> None:
+    with trio.fail_after(10):
+        async with running(tmp_path) as (device, bus, end, leaf):
+            await bus.line.write(b"one", Writer(), trio.current_time())
+            end.unplug()
+            while bus.down is None:
+                await trio.lowlevel.checkpoint()
+            with pytest.raises(PortDown, match="tty1"):
+                _ = bus.line
+            assert device.in_force is None
+            end.plug()
+            await reconnected(bus, leaf)
+            await bus.line.write(b"two", Writer(), trio.current_time())
+            assert await end.hear(3) == b"two"
+            assert device.totals == (6, 0)
+
+
+async def test_a_device_that_is_not_there_yet_is_a_state(tmp_path: Path) -> None:
+    with trio.fail_after(10):
+        with lines(tmp_path, 1) as (end,):
+            end.unplug()
+            bus = Bus("P0")
+            device = SerialDevice(bus, Serial(str(end.path)), SerialPort())
+            leaf = Leaf("P0 Ser1", lambda: None)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(device.run, leaf)
+                await leaf.settled.wait()
+                assert "no such device" in leaf.state
+                assert leaf.refusal is None
+                assert await device.adjust(SerialPort(baud_rate=19200)) == ()
+                end.plug()
+                await reconnected(bus, leaf)
+                assert device.in_force == SerialPort(baud_rate=19200)
+                leaf.scope.cancel()
+
+
+async def test_settings_change_in_place_and_a_refusal_leaves_them_as_they_were(tmp_path: Path) -> None:
+    with trio.fail_after(5):
+        async with running(tmp_path) as (device, _, _end, _leaf):
+            faster = SerialPort(baud_rate=115200)
+            assert await device.adjust(faster) == ()
+            assert device.in_force == faster
+            (refusal,) = await device.adjust(replace(faster, parity=Parity.EVEN))
+            assert refusal.name == "Parity"
+            assert device.in_force == faster
+
+
+async def test_new_settings_wait_for_the_turn_under_way_but_not_for_ever(tmp_path: Path) -> None:
+    with trio.fail_after(10):
+        async with running(tmp_path) as (device, bus, _, _leaf):
+            turn = await bus.line.turn(Writer(), trio.current_time(), b"", None)
+            began = trio.current_time()
+            assert await device.adjust(SerialPort(baud_rate=19200)) == ()
+            assert trio.current_time() - began >= 1
+            turn.close()
+
+
+async def test_a_device_lost_while_its_settings_change_is_no_refusal(tmp_path: Path) -> None:
+    with trio.fail_after(5):
+        async with running(tmp_path) as (device, bus, end, _):
+            turn = await bus.line.turn(Writer(), trio.current_time(), b"", None)
+            end.unplug()
+            assert await device.adjust(SerialPort(baud_rate=19200)) == ()
+            turn.close()
+
+
+async def test_a_stuck_line_does_not_keep_the_device_from_closing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with trio.fail_after(10):
+        async with running(tmp_path) as (_, bus, _end, leaf):
+            writer = Writer()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bus.line.write, bytes(1 << 20), writer, trio.current_time())
+                while not writer.written:
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            leaf.scope.cancel()
+    assert (
+        "were not written: the port closes" in caplog.text or "were not written: the line takes nothing" in caplog.text
+    )
+
+
+async def test_a_bus_whose_device_is_closed_says_so(tmp_path: Path) -> None:
+    with trio.fail_after(5):
+        async with running(tmp_path) as (device, bus, _, _leaf):
+            assert device.counters is None
+            assert device.refused == ()
+        assert bus.down is not None
+        assert "closing" in bus.down

@@ -1,0 +1,248 @@
+"""Logins as clients really make them, against real users in a real file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from gateway.state.users import Users
+from gateway.web.auth import Access, Caller, DeniedError, Guesses
+from gateway.web.message import Peer, Request, Response
+from protocol.http.credentials import Algorithm
+from protocol.parameters.roles import Role
+from protocol.parameters.settings import AuthenticationPolicy as Policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+PEER = Peer("192.0.2.7", 40000)
+TARGET = b"/axis-cgi/param.cgi?action=list"
+
+
+@dataclass
+class Gate:
+    """An access with three users, whose policy can be changed."""
+
+    access: Access
+    policy: Policy = Policy.RECOMMENDED
+
+    def ask(self, authorization: bytes | None = None, role: Role = Role.VIEWER, peer: Peer = PEER) -> Caller | Response:
+        """Ask to be admitted: the caller, or the answer that refuses it."""
+        headers = ((b"authorization", authorization),) if authorization is not None else ()
+        try:
+            return self.access.admit(Request("GET", TARGET, headers, b"", peer), role)
+        except DeniedError as denied:
+            return denied.response
+
+    def refused(self, authorization: bytes | None = None, role: Role = Role.VIEWER, peer: Peer = PEER) -> Response:
+        answer = self.ask(authorization, role, peer)
+        assert isinstance(answer, Response)
+        return answer
+
+    def log_in(self, name: str, password: str = "secret", role: Role = Role.VIEWER) -> Caller | Response:
+        return self.ask(digest(self.refused(), name, password), role)
+
+
+def challenges(response: Response) -> list[str]:
+    return [value for name, value in response.headers if name == "WWW-Authenticate"]
+
+
+def digest(challenged: Response, name: str, password: str) -> bytes:
+    """RFC 7616's answer to a challenge, written without the code under test."""
+    said = dict(re.findall(r'(\w+)="([^"]*)"', challenges(challenged)[0]))
+
+    def h(*parts: str) -> str:
+        return hashlib.md5(":".join(parts).encode()).hexdigest()
+
+    uri = TARGET.decode()
+    proof = h(h(name, said["realm"], password), said["nonce"], "00000001", "c0ffee", "auth", h("GET", uri))
+    return (
+        f'Digest username="{name}", realm="{said["realm"]}", nonce="{said["nonce"]}", uri="{uri}", '
+        f'qop=auth, nc=00000001, cnonce="c0ffee", response="{proof}", algorithm=MD5'
+    ).encode()
+
+
+def basic(name: str, password: str = "secret") -> bytes:
+    return b"Basic " + base64.b64encode(f"{name}:{password}".encode())
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Users:
+    users = Users(tmp_path)
+    for name in ("admin", "operator", "viewer"):
+        users.add(name, name, "secret")
+    return users
+
+
+@pytest.fixture
+def gate(users: Users) -> Gate:
+    made = Gate(Access(users, lambda: made.policy))
+    return made
+
+
+# --- logins ---
+
+
+async def test_a_digest_login_is_admitted_with_its_role(gate: Gate) -> None:
+    assert gate.log_in("operator") == Caller("operator", Role.OPERATOR)
+
+
+async def test_who_sends_no_login_is_asked_for_one_and_told_how(gate: Gate) -> None:
+    refused = gate.refused()
+    assert refused.status == 401
+    assert [challenge.split()[0] for challenge in challenges(refused)] == ["Digest"]
+    assert b"curl --digest" in refused.body
+    assert b"Network.HTTP.AuthenticationPolicy" in refused.body
+
+
+@pytest.mark.parametrize("header", [b"", b"Bearer x", b"Digest", b"Basic !!!", b'Digest username="admin"', b"\xff\x00"])
+async def test_what_is_no_login_is_asked_for_one(gate: Gate, header: bytes) -> None:
+    assert gate.refused(header).status == 401
+
+
+@pytest.mark.parametrize(("name", "password"), [("admin", "guess"), ("nobody", "secret"), ("", "")])
+async def test_a_wrong_name_and_a_wrong_password_get_the_same_answer(gate: Gate, name: str, password: str) -> None:
+    refused = gate.log_in(name, password)
+    assert isinstance(refused, Response)
+    assert refused.status == 401
+    assert b"the name or the password is wrong" in refused.body
+
+
+async def test_a_used_up_login_is_stale_not_wrong(gate: Gate) -> None:
+    login = digest(gate.refused(), "admin", "secret")
+    assert isinstance(gate.ask(login), Caller)
+    again = gate.refused(login)
+    assert again.status == 401
+    assert "stale=true" in challenges(again)[0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "schemes", "basic_admits"),
+    [
+        (Policy.BASIC, ["Basic"], True),
+        (Policy.DIGEST, ["Digest"], False),
+        (Policy.BASIC_DIGEST, ["Digest", "Basic"], True),
+        (Policy.RECOMMENDED, ["Digest"], False),
+    ],
+)
+async def test_the_policy_holds_at_once(gate: Gate, policy: Policy, schemes: list[str], basic_admits: bool) -> None:
+    gate.policy = policy
+    assert [challenge.split()[0] for challenge in challenges(gate.refused())] == schemes
+    assert isinstance(gate.ask(basic("admin")), Caller) is basic_admits
+
+
+async def test_recommended_is_basic_where_the_connection_is_secure(users: Users) -> None:
+    access = Access(users, lambda: Policy.RECOMMENDED)
+    request = Request("GET", TARGET, ((b"authorization", basic("admin")),), b"", PEER, secure=True)
+    assert access.admit(request, Role.ADMIN) == Caller("admin", Role.ADMIN)
+
+
+async def test_the_hashes_are_offered_in_the_order_that_the_host_wants(users: Users) -> None:
+    gate = Gate(Access(users, lambda: Policy.DIGEST, (Algorithm.SHA256, Algorithm.MD5)))
+    offered = [re.search("algorithm=([^,]+)", challenge) for challenge in challenges(gate.refused())]
+    assert [found and found[1] for found in offered] == ["SHA-256", "MD5"]
+
+
+async def test_a_user_made_later_may_come_in_at_once(tmp_path: Path) -> None:
+    users = Users(tmp_path)
+    gate = Gate(Access(users, lambda: Policy.BASIC))
+    refused = gate.refused(basic("late"))
+    assert refused.status == 403
+    assert b"daisyport user add NAME --role admin" in refused.body
+    Users(tmp_path).add("late", "viewer", "secret")
+    assert gate.ask(basic("late")) == Caller("late", Role.VIEWER)
+
+
+# --- roles ---
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR, Role.ADMIN])
+@pytest.mark.parametrize("name", ["viewer", "operator", "admin"])
+async def test_a_role_may_do_what_takes_it_or_a_lower_one(gate: Gate, name: str, role: Role) -> None:
+    gate.policy = Policy.BASIC
+    answer = gate.ask(basic(name), role)
+    if Role[name.upper()] >= role:
+        assert isinstance(answer, Caller)
+    else:
+        assert isinstance(answer, Response)
+        assert answer.status == 401
+        assert challenges(answer)
+        assert name.encode() in answer.body
+        assert role.name.lower().encode() in answer.body
+
+
+async def test_what_is_open_takes_no_login_and_no_user(tmp_path: Path) -> None:
+    access = Access(Users(tmp_path), lambda: Policy.DIGEST)
+    assert access.admit(Request("POST", TARGET, (), b"", PEER), Role.OPEN) == Caller("", Role.OPEN)
+
+
+# --- guessing ---
+
+
+async def test_guessing_is_slowed_down_for_its_network_and_for_no_other(gate: Gate, autojump_clock: MockClock) -> None:
+    gate.policy = Policy.BASIC
+    for guess in range(10):
+        assert gate.refused(basic("admin", f"guess{guess}")).status == 401
+    limited = gate.refused(basic("admin"))
+    assert limited.status == 429
+    assert ("Retry-After", "6") in limited.headers
+    assert b"looked at in 6 s" in limited.body
+    assert isinstance(gate.ask(basic("admin"), peer=Peer("192.0.2.8", 1)), Caller)
+    await trio.sleep(6)
+    assert isinstance(gate.ask(basic("admin")), Caller)
+
+
+async def test_a_host_cannot_guess_on_from_its_other_ipv6_addresses(gate: Gate) -> None:
+    gate.policy = Policy.BASIC
+    for guess in range(10):
+        gate.ask(basic("admin", "guess"), peer=Peer(f"2001:db8::{guess:x}", 1))
+    assert gate.refused(basic("admin"), peer=Peer("2001:db8::ffff", 1)).status == 429
+
+
+async def test_stale_and_missing_logins_are_no_guesses(gate: Gate) -> None:
+    login = digest(gate.refused(), "admin", "secret")
+    gate.ask(login)
+    for _ in range(20):
+        assert gate.refused(login).status == 401
+        assert gate.refused().status == 401
+        assert gate.refused(basic("admin", "not offered")).status == 401
+    assert isinstance(gate.log_in("admin"), Caller)
+
+
+def test_only_so_many_networks_are_remembered_the_latest_guessers_among_them() -> None:
+    guesses = Guesses(burst=1, networks=3)
+    for network in "abcad":
+        guesses.wrong(network, now=0.0)
+    assert [guesses.wait(network, 0.0) > 0 for network in "abcd"] == [True, False, True, True]
+
+
+def test_a_network_that_stops_guessing_has_its_burst_back() -> None:
+    guesses = Guesses(burst=2, pause=5.0)
+    guesses.wrong("a", 0.0)
+    assert guesses.wait("a", 0.0) == 0
+    guesses.wrong("a", 0.0)
+    assert guesses.wait("a", 0.0) == 5.0
+    assert guesses.wait("a", 10.0) == 0
+    guesses.wrong("a", 100.0)
+    assert guesses.wait("a", 100.0) == 0
+
+
+async def test_no_secret_is_logged_or_told(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    gate.policy = Policy.BASIC
+    header = basic("admin\n" + "x" * 500, "hunter2")
+    refused = gate.refused(header)
+    assert b"hunter2" not in refused.body
+    assert "hunter2" not in caplog.text
+    (line,) = [record.message for record in caplog.records if record.name == "gateway.web.auth"]
+    assert len(line) < 150
+    assert line.isprintable()

@@ -1,0 +1,155 @@
+"""Requests beside the bytes, at a device that has what a pty lacks; how they travel is the WebSocket's test."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from gateway.port.bus import PortState
+from gateway.port.rights import Right
+from gateway.port.router import Router
+from gateway.serial_line.uart import ModemLines
+from gateway.web.control import answer, events
+from protocol.parameters.settings import SerialPort
+from tests.gateway.line import ALL, NarrowTty, narrow_port
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from gateway.port.router import Session
+
+LINES = ModemLines(dtr=True, rts=True, cts=False, dsr=True, ri=False, dcd=False)
+UP = PortState(None, SerialPort(), 9600, "RS232 9600 8N1")
+
+
+class ModemTty(NarrowTty):
+    """A device with modem lines, whose break ends when it may."""
+
+    def __init__(self, room: int = 100) -> None:
+        super().__init__(room)
+        self.lines = LINES
+        self.breaks: list[float] = []
+
+    async def send_break(self, seconds: float) -> None:
+        self.breaks.append(seconds)
+        await trio.sleep(seconds)
+
+    def modem_lines(self) -> ModemLines:
+        return self.lines
+
+    def set_dtr(self, asserted: bool) -> None:
+        self.lines = replace(self.lines, dtr=asserted)
+
+    def set_rts(self, asserted: bool) -> None:
+        self.lines = replace(self.lines, rts=asserted)
+
+
+def seated(tty: NarrowTty, write: Right = Right.TCP) -> Session:
+    bus, _ = narrow_port(tty)
+    return Router({"P0": bus}).grant("P0", ALL, "somebody").open(write)
+
+
+async def ask(session: Session, **message: object) -> dict[str, object]:
+    return await answer(json.dumps(message), session)
+
+
+async def test_a_break_lasts_as_long_as_was_asked(autojump_clock: MockClock) -> None:
+    tty = ModemTty()
+    session = seated(tty)
+    assert await ask(session, request="break", milliseconds=40) == {"answer": "break", "milliseconds": 40}
+    assert await ask(session, request="break", id="b") == {"answer": "break", "id": "b", "milliseconds": 250}
+    assert tty.breaks == [0.04, 0.25]
+
+
+async def test_nobody_writes_while_a_break_lasts_nor_after_who_asked_for_it_has_left(autojump_clock: MockClock) -> None:
+    tty = ModemTty()
+    session = seated(tty)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(ask, session, request="break", milliseconds=5000))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(session.write, b"after")
+        await trio.testing.wait_all_tasks_blocked()
+        assert tty.taken == b""
+    assert tty.taken == b"after"
+    with trio.move_on_after(1):
+        await ask(session, request="break", milliseconds=5000)
+    await session.write(b"!")
+    assert tty.taken == b"after!"
+
+
+async def test_modem_lines_are_read_and_what_is_not_named_stays_as_it_is() -> None:
+    session = seated(ModemTty())
+    shown = {"dtr": True, "rts": True, "cts": False, "dsr": True, "ri": False, "dcd": False}
+    assert await ask(session, request="modem") == {"answer": "modem", "lines": shown}
+    assert await ask(session, request="set", dtr=False) == {"answer": "set", "lines": shown | {"dtr": False}}
+    both = shown | {"dtr": False, "rts": False}
+    assert await ask(session, request="set", rts=False) == {"answer": "set", "lines": both}
+
+
+async def test_who_may_only_read_reads_the_modem_lines_and_changes_nothing() -> None:
+    tty = ModemTty()
+    session = seated(tty, Right(0))
+    assert "lines" in await ask(session, request="modem")
+    for asked in ({"request": "break"}, {"request": "set", "dtr": False}):
+        assert (await ask(session, **asked))["error"] == "somebody may only read"
+    assert (tty.lines, tty.breaks) == (LINES, [])
+
+
+async def test_a_slow_reader_is_told_of_once() -> None:
+    session = seated(ModemTty())
+    session.cut("too slow")
+    session.cut("too slow")
+    assert (session.state.value.cuts, session.state.value.last_cut) == (1, "somebody: too slow")
+
+
+async def test_text_that_is_no_unicode_is_answered_too() -> None:
+    assert (await answer("\ud800", seated(ModemTty())))["answer"] is None
+
+
+def documented() -> list[dict[str, object]]:
+    """The JSON lines of the page's WebSocket section."""
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    section = page.split("## WebSocket\n")[1].split("\n## ")[0]
+    return [json.loads(line) for line in section.splitlines() if line.startswith("{")]
+
+
+async def test_the_requests_of_the_page_have_the_answers_that_it_shows(autojump_clock: MockClock) -> None:
+    session = seated(ModemTty())
+    pairs = [told for told in documented() if "event" not in told]
+    assert len(pairs) == 8
+    for asked, answered in zip(pairs[::2], pairs[1::2], strict=True):
+        assert await ask(session, **asked) == answered
+
+
+def test_the_events_of_the_page_are_those_that_are_told() -> None:
+    now = replace(UP, cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
+    told = [*events(None, now, all_told=True), *events(replace(now, cuts=0), now, all_told=True)]
+    assert told == [event for event in documented() if event.get("event") in ("port", "line", "cut")]
+
+
+def test_settings_of_a_line_that_another_cpu_owns_are_told_in_words() -> None:
+    told = list(events(UP, replace(UP, line=None, settings="RS485 300 7E1"), all_told=True))
+    assert told == [{"event": "line", "words": "RS485 300 7E1", "settings": None}]
+
+
+def test_nothing_new_is_no_event() -> None:
+    assert list(events(UP, UP, all_told=True)) == []
+
+
+@pytest.mark.parametrize("all_told", [True, False])
+def test_settings_and_cuts_are_told_to_those_who_may_know(all_told: bool) -> None:
+    now = replace(UP, line=SerialPort(baud_rate=300), cuts=2, last_cut="x: too slow")
+    told = [event["event"] for event in events(UP, now, all_told=all_told)]
+    assert told == (["line", "cut"] if all_told else [])
+
+
+def test_who_comes_later_is_not_told_of_earlier_cuts() -> None:
+    told = [event["event"] for event in events(None, replace(UP, cuts=2), all_told=True)]
+    assert told == ["port", "line"]

@@ -1,0 +1,33 @@
+"""Requests and peers as values."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.web.message import Peer, Request, explain
+
+PEER = Peer("192.0.2.7", 40000)
+
+
+def test_the_target_may_name_the_origin_as_it_does_through_a_proxy() -> None:
+    request = Request("GET", b"http://cam:80/a/b?x=http://y", (), b"", PEER)
+    assert (request.path, request.query) == ("/a/b", b"x=http://y")
+    assert Request("GET", b"/a?x=http://y/z", (), b"", PEER).path == "/a"
+    assert Request("OPTIONS", b"*", (), b"", PEER).path == "*"
+
+
+@pytest.mark.parametrize(
+    ("peer", "shown", "network"),
+    [
+        (Peer("192.0.2.7", 40000), "192.0.2.7:40000", "192.0.2.7"),
+        (Peer("2001:db8:1:2:3::4", 9), "[2001:db8:1:2:3::4]:9", "2001:db8:1:2::/64"),
+    ],
+)
+def test_a_peer_is_shown_with_its_port_and_counted_by_its_network(peer: Peer, shown: str, network: str) -> None:
+    assert (str(peer), peer.network) == (shown, network)
+
+
+def test_an_error_is_its_status_in_words_and_the_reason() -> None:
+    answer = explain(405, "Use GET.", ("Allow", "GET"))
+    assert (answer.status, answer.body) == (405, b"405 Method Not Allowed\nUse GET.\n")
+    assert answer.headers == (("Allow", "GET"),)

@@ -1,0 +1,683 @@
+"""The front door as its callers see it: a real catalogue and real users, a house that is a small fake."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from base64 import b64encode
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import trio
+from hypothesis import example, given
+from hypothesis import strategies as st
+from trio.testing import MockClock, memory_stream_pair
+
+from gateway.state.store import StoreError
+from gateway.state.users import Users
+from gateway.web.auth import Access
+from gateway.web.http import serve
+from gateway.web.message import Peer, Request, Response
+from gateway.web.pages import PAGES
+from gateway.web.routes import ROUTES, House, Routes
+from gateway.web.server import FrontDoor
+from protocol.errors import ParameterError
+from protocol.http.serial_cgi import CgiError, SerialRequest
+from protocol.parameters.catalogue import Catalogue, Update
+from protocol.parameters.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
+from protocol.parameters.roles import Role
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from gateway.clients.serial_cgi import SerialCgi
+    from protocol.parameters.settings import Settings
+
+PEER = Peer("192.0.2.7", 40000)
+SERIAL = "/axis-cgi/com/serial.cgi"
+PARAM = "/axis-cgi/param.cgi"
+STATUS = "/daisyport/status"
+PORTS = "/daisyport/ports"
+TOLD = {"name": "P0", "type": "Serial", "serial_port": 1, "remote_port": None, "state": "up", "reason": ""}
+STATUS_SHOWN = {"node": "cpu1", "ports": [TOLD | {"seats": [{"holder": "somebody"}]}]}
+DISCOVERY = "/axis-cgi/apidiscovery.cgi"
+CATALOGUE = Catalogue(
+    Hardware(
+        serial=(SerialHardware((PortMode.RS232, PortMode.RS485)), SerialHardware()),
+        managers=(ManagerHardware(serial=1, remote_port=0), ManagerHardware(serial=2)),
+        video_sources=4,
+    )
+)
+
+
+@dataclass
+class Line:
+    """A serial.cgi server that answers from a script and remembers what it was asked."""
+
+    answer: bytes | None = None
+    error: str = ""
+    asked: list[tuple[SerialRequest, str]] = field(default_factory=list)
+
+    async def perform(self, request: SerialRequest, holder: str) -> bytes | None:
+        self.asked.append((request, holder))
+        await trio.lowlevel.checkpoint()
+        if self.error:
+            raise CgiError(self.error)
+        return self.answer
+
+
+@dataclass
+class FakeHouse:
+    """Settings that change in memory, and lines that answer from a script."""
+
+    settings: Settings = field(default_factory=CATALOGUE.defaults)
+    lines: dict[int, Line] = field(default_factory=lambda: {0: Line()})
+    updates: list[tuple[Sequence[tuple[str, str]], Role]] = field(default_factory=list)
+    rolled_back: tuple[ParameterError, ...] = ()
+    disk: str = "works"
+
+    async def update(self, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
+        self.updates.append((assignments, role))
+        await trio.lowlevel.checkpoint()
+        if self.disk == "full":
+            raise StoreError("parameters cannot be written, nothing was changed: No space left on device")
+        update = CATALOGUE.updated(self.settings, assignments, role)
+        if self.rolled_back:
+            return replace(update, settings=self.settings, changed=(), refused=self.rolled_back)
+        self.settings = update.settings
+        return update
+
+    def set(self, **parameters: str) -> None:
+        """Set parameters by their names, with _ for the dots."""
+        wanted = [(name.replace("_", "."), value) for name, value in parameters.items()]
+        update = CATALOGUE.updated(self.settings, wanted, Role.ADMIN)
+        assert not update.refused
+        self.settings = update.settings
+
+    def house(self) -> House:
+        return House(
+            catalogue=CATALOGUE,
+            settings=lambda: self.settings,
+            update=self.update,
+            serial=lambda number: cast("SerialCgi | None", self.lines.get(number)),
+            web_socket=lambda _: None,
+            status=lambda: STATUS_SHOWN,
+        )
+
+
+def made(directory: Path, fake: FakeHouse) -> Routes:
+    users = Users(directory)
+    for name in ("admin", "operator", "viewer"):
+        users.add(name, name, "secret")
+    return Routes(fake.house(), Access(users, lambda: fake.settings.network.http.authentication_policy))
+
+
+@pytest.fixture
+def fake() -> FakeHouse:
+    fake = FakeHouse()
+    fake.set(Network_HTTP_AuthenticationPolicy="basic")
+    return fake
+
+
+@pytest.fixture
+def routes(tmp_path: Path, fake: FakeHouse) -> Routes:
+    return made(tmp_path, fake)
+
+
+def login(name: str) -> bytes:
+    return b"Basic " + b64encode(f"{name}:secret".encode())
+
+
+def request(target: str, name: str = "", method: str = "GET", body: bytes = b"", **headers: str) -> Request:
+    sent = [(key.replace("_", "-").encode(), value.encode()) for key, value in headers.items()]
+    if name:
+        sent.append((b"authorization", login(name)))
+    return Request(method, target.encode(), tuple(sent), body, PEER)
+
+
+async def ask(routes: Routes, target: str, name: str = "admin", **more: Any) -> Response:
+    with trio.fail_after(5):
+        answer = await routes.respond(request(target, name, **more))
+    assert isinstance(answer, Response)
+    return answer
+
+
+# --- the table ---
+
+
+async def test_an_unknown_path_is_told_what_there_is(routes: Routes) -> None:
+    answer = await ask(routes, "/axis-cgi/nothing.cgi")
+    assert answer.status == 404
+    assert all(path.encode() in answer.body for path in ROUTES)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("path", [PARAM, SERIAL, STATUS])
+async def test_a_wrong_method_is_told_the_right_ones(routes: Routes, path: str, method: str) -> None:
+    answer = await ask(routes, path, method=method)
+    assert answer.status == 405
+    ((name, allowed),) = answer.headers
+    assert name == "Allow"
+    assert allowed == ("GET" if path == STATUS else "GET, POST")
+    assert allowed.encode() in answer.body
+
+
+@pytest.mark.parametrize(
+    ("path", "least"),
+    [
+        (PARAM, Role.VIEWER),
+        ("/axis-cgi/view/param.cgi", Role.VIEWER),
+        ("/axis-cgi/operator/param.cgi", Role.OPERATOR),
+        ("/axis-cgi/admin/param.cgi", Role.ADMIN),
+        (SERIAL, Role.VIEWER),
+        (STATUS, Role.OPERATOR),
+        (PORTS, Role.VIEWER),
+        *((path, Role.VIEWER) for path in PAGES),
+        (DISCOVERY, Role.OPEN),
+    ],
+)
+async def test_each_path_takes_its_role(routes: Routes, path: str, least: Role) -> None:
+    for name in ("", "viewer", "operator", "admin"):
+        answer = await ask(routes, f"{path}?action=list&group=Properties", name)
+        admitted = (Role[name.upper()] if name else Role.OPEN) >= least
+        assert answer.status == (200 if admitted else 401), name
+
+
+# --- param.cgi ---
+
+
+async def test_list_answers_lines_of_text(routes: Routes) -> None:
+    answer = await ask(routes, f"{PARAM}?action=list&group=Serial.Ser1.BaudRate")
+    assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"Serial.Ser1.BaudRate=9600\n")
+
+
+async def test_list_shows_each_role_what_it_may_read(routes: Routes, fake: FakeHouse) -> None:
+    fake.set(RemotePort_R0_AuthenticationKey="hunter2")
+    target = f"{PARAM}?action=list&group=RemotePort.R0.AuthenticationKey"
+    assert b"hunter2" in (await ask(routes, target, "admin")).body
+    assert b"******" in (await ask(routes, target, "operator")).body
+    assert b"Error -1" in (await ask(routes, target, "viewer")).body
+
+
+async def test_update_answers_ok_and_nothing_more(routes: Routes, fake: FakeHouse) -> None:
+    answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=19200&DataBits=7")
+    assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"OK")
+    assert fake.settings.serial.ports[0].baud_rate == 19200
+    assert fake.settings.serial.ports[0].data_bits == 7
+
+
+async def test_update_names_what_is_refused_and_does_the_rest(routes: Routes, fake: FakeHouse) -> None:
+    answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=12345&Serial.Ser1.StopBits=2")
+    assert answer.status == 200
+    assert answer.body == b"# Error: Error setting 'root.Serial.Ser1.BaudRate' to '12345'!"
+    assert fake.settings.serial.ports[0].stop_bits == 2
+
+
+async def test_what_the_port_refused_is_an_error_line_too(routes: Routes, fake: FakeHouse) -> None:
+    fake.rolled_back = (ParameterError("Serial.Ser1.BaudRate", "300", "the driver does not take it"),)
+    answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300")
+    assert answer.body == b"# Error: Error setting 'root.Serial.Ser1.BaudRate' to '300'!"
+
+
+async def test_a_disk_that_takes_nothing_is_told_as_the_gateway_s_fault(routes: Routes, fake: FakeHouse) -> None:
+    fake.disk = "full"
+    answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300")
+    assert answer.status == 500
+    assert answer.body.startswith(b"# Request failed: parameters cannot be written, nothing was changed: No space")
+    answer = await ask(routes, f"{SERIAL}?port=2&camera=2")
+    assert answer.body.startswith(b"Error:\nparameters cannot be written")
+
+
+async def test_update_by_post_is_an_update(routes: Routes, fake: FakeHouse) -> None:
+    answer = await ask(routes, PARAM, method="POST", body=b"action=update&Serial.Ser1.Parity=Even")
+    assert answer.body == b"OK"
+    assert fake.settings.serial.ports[0].parity.value == "Even"
+
+
+async def test_a_viewer_cannot_update_and_is_told_the_role_it_takes(routes: Routes, fake: FakeHouse) -> None:
+    answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300", "viewer")
+    assert answer.status == 401
+    assert b"viewer is a viewer, and this takes an operator" in answer.body
+    assert not fake.updates
+
+
+async def test_an_operator_s_update_of_an_admin_s_parameter_is_an_error_line(routes: Routes, fake: FakeHouse) -> None:
+    answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300", "operator")
+    assert answer.status == 200
+    assert answer.body.startswith(b"# Error: Error setting 'root.Serial.Ser1.BaudRate'")
+    assert fake.updates[0][1] is Role.OPERATOR
+
+
+async def test_definitions_are_xml_that_names_the_host(routes: Routes) -> None:
+    answer = await ask(routes, f"{PARAM}?action=listdefinitions&listformat=xmlschema&group=Serial", host='cam"<')
+    assert answer.content_type == "text/xml"
+    assert answer.body.startswith(b'<?xml version="1.0"')
+    assert b'<parameter name="NbrOfPorts" value="2"' in answer.body
+
+
+@pytest.mark.parametrize("query", ["", "?action=", "?action=add", "?action=drop", "?action=list&action=update"])
+async def test_a_call_that_cannot_be_meant_fails_in_the_documented_form(routes: Routes, query: str) -> None:
+    answer = await ask(routes, PARAM + query)
+    assert answer.status == 200
+    assert answer.body.startswith(b"# Request failed: ")
+
+
+# --- serial.cgi ---
+
+
+async def test_write_alone_has_no_content_to_answer(routes: Routes, fake: FakeHouse) -> None:
+    answer = await ask(routes, f"{SERIAL}?write=2153435253500c0d", "viewer")
+    assert (answer.status, answer.body) == (204, b"")
+    ((asked, holder),) = fake.lines[0].asked
+    assert asked.output == bytes.fromhex("2153435253500c0d")
+    assert holder == "viewer at 192.0.2.7:40000"
+
+
+async def test_read_answers_hex_between_signs(routes: Routes, fake: FakeHouse) -> None:
+    fake.lines[0].answer = b":K\xff"
+    answer = await ask(routes, f"{SERIAL}?read=3&timeout=2000")
+    assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"#3A4BFF#")
+    assert fake.lines[0].asked[0][0].timeout == 2.0
+    fake.lines[0].answer = b""
+    assert (await ask(routes, f"{SERIAL}?read=3&timeout=2000")).body == b"##"
+
+
+async def test_a_read_in_raw_form_is_no_text(routes: Routes, fake: FakeHouse) -> None:
+    fake.lines[0].answer = b"\x00\xff"
+    answer = await ask(routes, f"{SERIAL}?read=2&format=raw")
+    assert (answer.content_type, answer.body) == ("application/octet-stream", b"\x00\xff")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("", "nothing to do"),
+        ("?write=abc", "two hexadecimal digits"),
+        ("?read=0", "a whole number from 1"),
+        ("?port=3&write=00", "port=3: the ports are 1 to 2"),
+        ("?camera=5&write=00", "camera=5: the video sources are 1 to 4"),
+        ("?port=1&camera=5", "camera=5: the video sources are 1 to 4"),
+        ("?camera=2&write=00", "video source 2 is on no port; port=N&camera=2 connects it"),
+        ("?port=2&read=1", "serial.cgi is off for port 2; root.PortManager.P1.SerialCGI.Enabled=yes"),
+        ("?port=-1", "camera=N says which"),
+    ],
+)
+async def test_an_error_says_what_would_be_right_and_nothing_is_done(
+    routes: Routes, fake: FakeHouse, query: str, words: str
+) -> None:
+    answer = await ask(routes, SERIAL + query)
+    assert (answer.status, answer.content_type) == (200, "text/plain")
+    assert answer.body.startswith(b"Error:\n")
+    assert words in answer.body.decode()
+    assert not fake.lines[0].asked
+    assert not fake.updates
+
+
+async def test_a_disabled_port_names_its_parameter(routes: Routes, fake: FakeHouse) -> None:
+    fake.set(PortManager_P0_PortEnabled="no")
+    for query in ("write=00", "port=1&camera=2"):
+        answer = await ask(routes, f"{SERIAL}?{query}")
+        assert answer.body == b"Error:\nport 1 is disabled; root.PortManager.P0.PortEnabled=yes enables it\n"
+    assert not fake.updates
+
+
+async def test_what_the_line_cannot_do_is_an_error_of_the_documented_form(routes: Routes, fake: FakeHouse) -> None:
+    fake.lines[0].error = "the device is away"
+    assert (await ask(routes, f"{SERIAL}?write=00")).body == b"Error:\nthe device is away\n"
+
+
+# --- which port ---
+
+
+async def test_a_camera_s_binding_chooses_the_port_and_an_explicit_port_wins(routes: Routes, fake: FakeHouse) -> None:
+    fake.lines[1] = Line()
+    fake.set(PTZ_CamPorts_Cam3Port="2")
+    for query, line in (("write=01", 0), ("camera=3&write=02", 1), ("port=2&write=03", 1), ("port=1&write=04", 0)):
+        await ask(routes, f"{SERIAL}?{query}")
+        assert fake.lines[line].asked[-1][0].output == bytes.fromhex(query[-2:])
+    assert not fake.updates
+
+
+async def test_a_port_and_a_camera_are_bound_by_a_viewer_and_taken_apart(routes: Routes, fake: FakeHouse) -> None:
+    answer = await ask(routes, f"{SERIAL}?port=2&camera=2", "viewer")
+    assert answer.status == 204
+    assert fake.settings.ptz.cam_ports == (1, 2, -1, -1)
+    answer = await ask(routes, f"{SERIAL}?port=-1&camera=2", "viewer")
+    assert answer.status == 204
+    assert fake.settings.ptz.cam_ports == (1, -1, -1, -1)
+    assert [names for names, _ in fake.updates] == [[("PTZ.CamPorts.Cam2Port", "2")], [("PTZ.CamPorts.Cam2Port", "-1")]]
+
+
+async def test_a_binding_that_is_there_is_not_stored_again(routes: Routes, fake: FakeHouse) -> None:
+    for query in ("port=1&camera=1", "port=1&camera=1&write=00", "port=-1&camera=2"):
+        assert (await ask(routes, f"{SERIAL}?{query}")).status == 204
+    assert not fake.updates
+    assert len(fake.lines[0].asked) == 1
+
+
+async def test_binding_and_writing_go_in_one_request(routes: Routes, fake: FakeHouse) -> None:
+    await ask(routes, f"{SERIAL}?port=1&camera=4&write=07")
+    assert fake.settings.ptz.cam_ports[3] == 1
+    assert fake.lines[0].asked[0][0].output == b"\x07"
+
+
+async def test_a_binding_that_is_refused_is_told(routes: Routes, fake: FakeHouse) -> None:
+    fake.rolled_back = (ParameterError("PTZ.CamPorts.Cam2Port", "2", "the camera is busy"),)
+    answer = await ask(routes, f"{SERIAL}?port=2&camera=2")
+    assert answer.body == b"Error:\nPTZ.CamPorts.Cam2Port: the camera is busy\n"
+
+
+# --- the browser guard ---
+
+CHANGES = [
+    f"{PARAM}?action=update&Serial.Ser1.BaudRate=300",
+    f"{SERIAL}?write=00",
+    f"{SERIAL}?writestring=a",
+    f"{SERIAL}?flush=yes",
+    f"{SERIAL}?port=1&camera=2",
+    f"{SERIAL}?port=-1&camera=1",
+]
+READS = [f"{PARAM}?action=list&group=Serial", f"{SERIAL}?read=1", STATUS]
+
+
+@pytest.mark.parametrize("target", CHANGES)
+async def test_a_change_that_a_foreign_page_may_have_made_is_refused_with_the_reason(
+    routes: Routes, fake: FakeHouse, target: str
+) -> None:
+    answer = await ask(routes, target, origin="http://evil.example", host="cam")
+    assert answer.status == 403
+    assert b"Origin is 'http://evil.example'" in answer.body
+    assert b"browser_guard = false" in answer.body
+    assert not fake.updates
+    assert not fake.lines[0].asked
+    assert (await ask(routes, target, origin="http://cam", host="cam")).status in {200, 204}
+
+
+@pytest.mark.parametrize("target", CHANGES)
+async def test_the_browser_guard_can_be_switched_off(routes: Routes, target: str) -> None:
+    unguarded = replace(routes, browser_guard=False)
+    assert (await ask(unguarded, target, sec_fetch_site="cross-site")).status in {200, 204}
+
+
+@pytest.mark.parametrize("target", READS)
+async def test_what_changes_nothing_is_open_to_a_browser_s_address_bar(
+    routes: Routes, fake: FakeHouse, target: str
+) -> None:
+    fake.lines[0].answer = b"x"
+    answer = await ask(routes, target, user_agent="Mozilla/5.0", accept="text/html", accept_language="en")
+    assert answer.status == 200
+
+
+# --- the others ---
+
+
+async def test_the_status_is_json(routes: Routes) -> None:
+    answer = await ask(routes, STATUS, "operator")
+    assert answer.content_type == "application/json"
+    assert json.loads(answer.body) == STATUS_SHOWN
+
+
+async def test_a_viewer_is_told_of_the_ports_and_who_it_is_but_not_who_else_is_there(routes: Routes) -> None:
+    answer = await ask(routes, PORTS, "viewer")
+    assert answer.content_type == "application/json"
+    shown = {"node": "cpu1", "user": "viewer", "role": "viewer", "level": 1, "ports": [TOLD]}
+    assert json.loads(answer.body) == shown
+
+
+async def test_the_page_lets_nothing_in_from_elsewhere_and_is_framed_by_nobody(routes: Routes) -> None:
+    for path in PAGES:
+        answer = await ask(routes, path, "viewer")
+        policy = dict(answer.headers)["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; ")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert b"http://" not in answer.body.replace(b"http://www.w3.org/2000/svg", b"")
+        assert b"https://" not in answer.body
+    page = (await ask(routes, "/")).body.decode()
+    linked = set(re.findall(r'(?:href|src)="([^"]*)"', page))
+    assert linked == set(PAGES) - {"/"}
+    assert " style=" not in page
+    assert "<script>" not in page
+
+
+async def test_a_web_socket_at_a_port_that_is_being_restarted_is_told_to_come_again(routes: Routes) -> None:
+    handshake = {"sec_websocket_version": "13", "sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    answer = await ask(routes, f"{PORTS}/P0", "viewer", connection="Upgrade", upgrade="websocket", **handshake)
+    assert answer.status == 503
+    assert ("Retry-After", "1") in answer.headers
+
+
+async def test_discovery_is_open_without_login_and_by_any_method(routes: Routes) -> None:
+    body = b'{"apiVersion":"1.0","context":"x","method":"getApiList","params":{"id":"serial-*"}}'
+    answer = await ask(routes, DISCOVERY, "", method="POST", body=body)
+    assert answer.content_type == "application/json"
+    assert [api["id"] for api in json.loads(answer.body)["data"]["apiList"]] == ["serial-port"]
+    assert json.loads((await ask(routes, DISCOVERY, "", method="GET")).body)["error"]["code"] == 2002
+
+
+# --- real curl ---
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@asynccontextmanager
+async def open_door(routes: Routes) -> AsyncIterator[str]:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    with trio.fail_after(5):
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(FrontDoor(routes.respond).accept, listener, nursery)
+            yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+            nursery.cancel_scope.cancel()
+
+
+async def curl(*arguments: str) -> str:
+    """What curl prints: the body, a bar, and the status."""
+    command = ["curl", "--silent", "--show-error", "--max-time", "4", "--write-out", "|%{http_code}", *arguments]
+    done = await trio.run_process(command, capture_stdout=True, stderr=subprocess.STDOUT, check=False)
+    return done.stdout.decode()
+
+
+@needs_curl
+async def test_curl_logs_in_as_the_policy_has_it(routes: Routes, fake: FakeHouse) -> None:
+    target = f"{PARAM}?action=list&group=Serial.Ser1.BaudRate"
+    shown = "Serial.Ser1.BaudRate=9600\n|200"
+    async with open_door(routes) as url:
+        assert (
+            await curl("--basic", "-u", "viewer:secret", url + target)
+            == "# Error: Error -1 getting param in group 'Serial.Ser1.BaudRate'\n|200"
+        )
+        assert await curl("--basic", "-u", "admin:secret", url + target) == shown
+        fake.set(Network_HTTP_AuthenticationPolicy="recommended")
+        assert "curl --digest" in await curl("--basic", "-u", "admin:secret", url + target)
+        assert await curl("--digest", "-u", "admin:secret", url + target) == shown
+        assert await curl("--anyauth", "-u", "admin:secret", url + target) == shown
+        assert await curl("--anyauth", "-u", "admin:secret", url + target, url + target) == shown * 2
+        assert (await curl("--digest", "-u", "admin:wrong", url + target)).endswith("|401")
+
+
+@needs_curl
+async def test_curl_gets_the_contract_s_examples_as_written(routes: Routes, fake: FakeHouse) -> None:
+    fake.lines[0].answer = b":K\xff"
+    admin = ("--digest", "-u", "admin:secret")
+    fake.set(Network_HTTP_AuthenticationPolicy="digest")
+    async with open_door(routes) as url:
+        assert await curl(*admin, f"{url}{SERIAL}?read=3&timeout=2000") == "#3A4BFF#|200"
+        fake.lines[0].answer = None
+        for query in ("write=2153435253500c0d", "port=2&camera=2", "port=-1&camera=2"):
+            assert await curl(*admin, f"{url}{SERIAL}?{query}") == "|204"
+        generic = "PortManager.P0.GenericTCPServer"
+        listener = f"{generic}.Listener.Enabled=yes&{generic}.Listener.Port=3000"
+        for query in (
+            "Serial.Ser1.BaudRate=9600&DataBits=8",
+            f"{generic}.Enabled=yes&{listener}&PortManager.P0.PortEnabled=yes",
+            "PortManager.P0.PortType=RemotePort",
+            "RemotePort.R0.Host=10.0.0.1&RemotePort.R0.Port=2500&PortManager.P0.PortEnabled=yes",
+        ):
+            assert await curl(*admin, f"{url}{PARAM}?action=update&{query}") == "OK|200"
+        assert await curl(*admin, "-d", "action=update&Serial.Ser1.Parity=Odd", url + PARAM) == "OK|200"
+
+
+@needs_curl
+async def test_curl_speaks_http_1_0_with_preemptive_basic(routes: Routes, fake: FakeHouse) -> None:
+    async with open_door(routes) as url:
+        target = f"{url}{SERIAL}?port=1&write=2153435253500c0d"
+        assert await curl("--http1.0", "--basic", "-u", "viewer:secret", target) == "|204"
+    assert fake.lines[0].asked[0][0].output == bytes.fromhex("2153435253500c0d")
+
+
+@needs_curl
+async def test_curl_sends_a_large_body_after_asking(routes: Routes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"action=list&junk=" + b"x" * 30_000)
+        file.flush()
+        arguments = ("--basic", "-u", "viewer:secret", "-H", "Expect: 100-continue", "-d", f"@{file.name}")
+        async with open_door(routes) as url:
+            answer = await curl(*arguments, url + PARAM)
+            assert "root.Properties.Serial.Serial=yes\n" in answer
+            file.write(b"x" * 40_000)
+            file.flush()
+            assert "longer than 65536 bytes" in await curl(*arguments, url + PARAM)
+
+
+async def test_a_caller_that_leaves_during_a_read_frees_the_line(routes: Routes, fake: FakeHouse) -> None:
+    begun, ended = trio.Event(), trio.Event()
+
+    class Slow:
+        async def perform(self, request: SerialRequest, holder: str) -> bytes | None:
+            begun.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.set()
+
+    fake.lines[0] = cast("Line", Slow())
+    async with open_door(routes) as url:
+        stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+        asked = b"GET %b?read=1&wait=9 HTTP/1.0\r\nAuthorization: %b\r\n\r\n" % (SERIAL.encode(), login("viewer"))
+        await stream.send_all(asked)
+        await begun.wait()
+        await stream.aclose()
+        await ended.wait()
+
+
+def test_plain_http_loads_no_websocket_and_no_cryptography() -> None:
+    code = (
+        "import sys, gateway.web.server, gateway.web.routes, gateway.web.auth\n"
+        "heavy = {'trio_websocket', 'wsproto', 'cryptography', 'zeroconf', 'msgspec'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# --- anything at all ---
+
+
+@cache
+def basic_door() -> Routes:
+    """Routes of a house that nobody else uses; what is thrown at it may change it."""
+    fake = FakeHouse(lines={0: Line(b"answer"), 1: Line(error="away")})
+    fake.settings = CATALOGUE.updated(
+        fake.settings, [("Network.HTTP.AuthenticationPolicy", "basic_digest")], Role.ADMIN
+    ).settings
+    directory = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, directory)  # every example asks for the users in it
+    return made(directory, fake)
+
+
+PATHS = [path.encode() for path in ROUTES]
+QUERIES = [
+    b"action=list",
+    b"action=update&Serial.Ser1.BaudRate=300",
+    b"action=listdefinitions&listformat=xmlschema",
+    b"group=Serial.*,root.PTZ",
+    b"write=00ff",
+    b"writestring=%00%ff+a",
+    b"read=4&timeout=100",
+    b"port=1&camera=2",
+    b"port=-1&camera=9999999999",
+    b'{"method":"getApiList","apiVersion":"1.0"}',
+]
+HEADS = [
+    b"Host: cam\r\n",
+    b"Authorization: " + login("admin") + b"\r\n",
+    b"Authorization: " + login("viewer") + b"\r\n",
+    b'Authorization: Digest username="admin", nonce="x", uri="/", response="0", qop=auth, nc=1, cnonce="y"\r\n',
+    b"Origin: http://evil.example\r\n",
+    b"Sec-Fetch-Site: cross-site\r\n",
+    b"Connection: close\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\n",
+    b"X: " + b"x" * 9000 + b"\r\n",
+]
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """Mostly a request, somewhere on the way to rubbish."""
+    anything = st.binary(max_size=20)
+    method = draw(st.sampled_from([b"GET", b"POST", b"HEAD", b"CONNECT", b"PUT"]))
+    target = draw(st.sampled_from(PATHS)) + b"?" + b"&".join(draw(st.lists(st.sampled_from(QUERIES), max_size=3)))
+    head = b"".join(draw(st.lists(st.sampled_from(HEADS), max_size=5, unique=True)))
+    body = draw(st.sampled_from([b"", *QUERIES]))
+    version = draw(st.sampled_from([b"1.1", b"1.1", b"1.0", b"2.0"]))
+    raw = b"%b %b HTTP/%b\r\n%bContent-Length: %d\r\n\r\n%b" % (method, target, version, head, len(body), body)
+    cut = draw(st.integers(0, len(raw)) | st.just(len(raw)))
+    return raw[:cut] + draw(anything if cut < len(raw) else st.just(b""))
+
+
+@given(
+    thrown=st.lists(requests() | st.binary(max_size=60), max_size=4),
+    pause=st.sampled_from([0.0, 0.1, 12.0]),
+    half_close=st.booleans(),
+)
+@example(thrown=[b"\x16\x03\x01"], pause=0.0, half_close=False)
+@example(thrown=[b"CONNECT /axis-cgi/apidiscovery.cgi HTTP/1.1\r\nHost: a\r\n\r\n"], pause=0.0, half_close=True)
+def test_whatever_is_thrown_at_the_front_door_it_answers_or_closes(
+    thrown: list[bytes], pause: float, half_close: bool
+) -> None:
+    """Never an exception, never a 500, never a hang: it all ends within the deadlines, which a mock clock counts."""
+
+    async def run() -> bytes:
+        near, far = memory_stream_pair()
+        with trio.fail_after(500):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve_then_close, near)
+                got: list[bytes] = []
+                nursery.start_soon(keep, far, got)
+                await throw(far, thrown, pause, half_close=half_close)
+        return b"".join(got)
+
+    got = trio.run(run, clock=MockClock(autojump_threshold=0))
+    assert re.fullmatch(rb"(?s)(HTTP/1\.1 [1-4]\d\d .*|HTTP/1\.1 50[15] .*)?", got)
+    assert b"HTTP/1.1 500 " not in got
+
+
+async def serve_then_close(near: Any) -> None:
+    async with near:
+        await serve(near, PEER, basic_door().respond)
+
+
+async def keep(far: Any, got: list[bytes]) -> None:
+    got.extend([bytes(piece) async for piece in far])
+
+
+async def throw(far: Any, thrown: list[bytes], pause: float, *, half_close: bool) -> None:
+    try:
+        for piece in thrown:
+            await far.send_all(piece)
+            await trio.sleep(pause)
+        if half_close:
+            await far.send_eof()
+    except trio.BrokenResourceError:
+        pass  # it closed, which is one of the two clean ends

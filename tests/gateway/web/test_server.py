@@ -1,0 +1,235 @@
+"""Places at the front door, over real sockets on loopback."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import struct
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from gateway.web.http import Limits
+from gateway.web.message import Request, Response
+from gateway.web.server import FrontDoor, Places
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio.testing import MockClock
+
+GET = b"GET / HTTP/1.1\r\nHost: cam\r\n\r\n"
+
+
+async def hello(_: Request) -> Response:
+    return Response(200, b"hello")
+
+
+@asynccontextmanager
+async def listening(door: FrontDoor, host: str = "127.0.0.1") -> AsyncIterator[tuple[str, int]]:
+    """The address of a door that accepts."""
+    (listener,) = await trio.open_tcp_listeners(0, host=host)
+    with trio.fail_after(5):
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(door.accept, listener, nursery)
+            yield listener.socket.getsockname()[:2]
+            nursery.cancel_scope.cancel()
+
+
+async def whole(stream: trio.SocketStream) -> bytes:
+    return b"".join([bytes(piece) async for piece in stream])
+
+
+async def ask(address: tuple[str, int]) -> bytes:
+    async with await trio.open_tcp_stream(*address) as stream:
+        await stream.send_all(GET)
+        await stream.send_eof()
+        return await whole(stream)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_request_over_a_real_socket_is_answered(host: str) -> None:
+    async with listening(FrontDoor(hello), host) as address:
+        assert (await ask(address)).endswith(b"hello")
+
+
+async def test_an_ipv4_caller_on_an_ipv6_socket_is_named_by_its_ipv4_address() -> None:
+    seen: list[str] = []
+
+    async def note(request: Request) -> Response:
+        seen.append(request.peer.address)
+        return Response(200)
+
+    sock = trio.socket.socket(socket.AF_INET6)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    await sock.bind(("::", 0))
+    sock.listen()
+    listener = trio.SocketListener(sock)
+    with trio.fail_after(5):
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(FrontDoor(note).accept, listener, nursery)
+            await ask(("127.0.0.1", sock.getsockname()[1]))
+            nursery.cancel_scope.cancel()
+    assert seen == ["127.0.0.1"]
+
+
+async def test_who_finds_no_place_is_told_so_and_the_next_free_place_is_taken() -> None:
+    door = FrontDoor(hello, places=Places(total=2, share=2))
+    async with listening(door) as address:
+        async with await trio.open_tcp_stream(*address), await trio.open_tcp_stream(*address):
+            while door.places.taken.total() < 2:
+                await trio.lowlevel.checkpoint()
+            refused = await ask(address)
+            assert refused.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After: 1\r\n" in refused
+            assert refused.endswith(b"All connections are taken: close idle ones, or try again.\n")
+        while door.places.taken:
+            await trio.lowlevel.checkpoint()
+        assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_one_silent_address_cannot_hold_all_places() -> None:
+    door = FrontDoor(hello, places=Places(total=3, share=2))
+    async with (
+        listening(door) as address,
+        await trio.open_tcp_stream(*address),
+        await trio.open_tcp_stream(*address),
+    ):
+        while door.places.taken.total() < 2:
+            await trio.lowlevel.checkpoint()
+        assert (await ask(address)).startswith(b"HTTP/1.1 503 ")
+        elsewhere = trio.socket.socket()
+        await elsewhere.bind(("127.0.0.2", 0))
+        await elsewhere.connect(address)
+        async with trio.SocketStream(elsewhere) as stream:
+            await stream.send_all(GET)
+            await stream.send_eof()
+            assert (await whole(stream)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_when_even_the_doorstep_is_full_a_connection_is_closed_at_once() -> None:
+    door = FrontDoor(hello, places=Places(total=0), doorstep=Places(total=0))
+    async with listening(door) as address, await trio.open_tcp_stream(*address) as stream:
+        assert await whole(stream) == b""
+
+
+async def test_two_hundred_connections_at_once_leave_nothing_behind() -> None:
+    door = FrontDoor(hello, limits=Limits(linger_seconds=1))
+    async with listening(door) as address:
+        streams = [await trio.open_tcp_stream(*address) for _ in range(200)]
+        statuses: list[bytes] = []
+
+        async def one(stream: trio.SocketStream) -> None:
+            async with stream:
+                await stream.send_all(GET)
+                statuses.append(bytes(await stream.receive_some())[9:12])
+
+        async with trio.open_nursery() as nursery:
+            for stream in streams:
+                nursery.start_soon(one, stream)
+        assert statuses.count(b"200") == door.places.share
+        assert set(statuses) <= {b"200", b"503", b""}
+        while door.places.taken or door.doorstep.taken:
+            await trio.lowlevel.checkpoint()
+        assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_work_for_a_caller_that_resets_is_cancelled_at_once() -> None:
+    begun, ended = trio.Event(), trio.Event()
+
+    async def work(_: Request) -> Response:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with listening(FrontDoor(work, limits=Limits(half_closed_seconds=3600))) as address:
+        stream = await trio.open_tcp_stream(*address)
+        await stream.send_all(GET)
+        await begun.wait()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+        await ended.wait()
+
+
+async def test_a_refusal_arrives_though_its_sender_is_still_sending() -> None:
+    async with listening(FrontDoor(hello)) as address, await trio.open_tcp_stream(*address) as stream:
+        await stream.send_all(b"POST / HTTP/1.1\r\nHost: cam\r\nContent-Length: 9000000\r\n\r\n")
+        await stream.send_all(b"x" * 1_000_000)
+        await stream.send_eof()
+        assert (await whole(stream)).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_a_caller_that_leaves_before_it_is_seated_disturbs_nobody() -> None:
+    door = FrontDoor(hello)
+    async with listening(door) as address:
+        client = trio.socket.socket()
+        await client.connect(address)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
+        near, far = socket.socketpair()
+        near.close()
+        with far:
+            unconnected = trio.SocketStream(trio.socket.socket())
+            await door.welcome(unconnected)
+            assert unconnected.socket.fileno() == -1
+
+
+async def test_a_fault_of_ours_ends_one_connection_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def wrong(_: Request) -> Response:
+        return Response(200, headers=(("bad header", "\n"),))
+
+    async with listening(FrontDoor(wrong)) as address:
+        assert await ask(address) == b""
+        assert await ask(address) == b""
+    assert caplog.text.count("ended by a fault of ours") == 2
+
+
+class Scripted(trio.abc.Listener[trio.SocketStream]):
+    """A listener whose accepts fail in a given order, and then wait."""
+
+    def __init__(self, *failures: int) -> None:
+        self.failures = list(failures)
+        self.exhausted = trio.Event()
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        if not self.failures:
+            self.exhausted.set()
+            await trio.sleep_forever()
+        number = self.failures.pop(0)
+        raise OSError(number, errno.errorcode[number])
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_running_out_of_descriptors_is_waited_out_and_told_once(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    listener = Scripted(errno.EMFILE, errno.ENFILE, errno.EMFILE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(FrontDoor(hello).accept, listener, nursery)
+        await listener.exhausted.wait()
+        nursery.cancel_scope.cancel()
+    assert [record.message for record in caplog.records] == ["front door: cannot accept (EMFILE); trying again"]
+    assert caplog.records[0].levelno == logging.WARNING
+
+
+async def test_any_other_accept_error_is_not_hidden() -> None:
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(OSError, match="EBADF"):
+            await FrontDoor(hello).accept(Scripted(errno.EBADF), nursery)
+
+
+def test_a_network_without_connections_is_forgotten() -> None:
+    places = Places()
+    with places.take("192.0.2.1") as granted:
+        assert granted
+        assert places.taken == {"192.0.2.1": 1}
+    assert not places.taken

@@ -1,0 +1,520 @@
+"""A browser's way to the line: real WebSocket clients at a running gateway, and rubbish at a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import subprocess
+import sys
+from base64 import b64encode
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import memory_stream_pair
+from trio_websocket import (
+    ConnectionClosed,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+
+from gateway.clients.service import Doorway
+from gateway.port.bus import Bus
+from gateway.port.rights import Right
+from gateway.port.router import Router
+from gateway.web import websocket
+from gateway.web.message import Peer, Request
+from gateway.web.websocket_handshake import replayed
+from tests.gateway.line import NarrowTty, narrow_port
+from tests.helpers import PASSWORD, house, needs_curl
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from tests.helpers import House
+
+BOTH = Right.READ | Right.TCP
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+UPGRADE = (
+    (b"upgrade", b"websocket"),
+    (b"connection", b"keep-alive, Upgrade"),
+    (b"sec-websocket-version", b"13"),
+    (b"sec-websocket-key", KEY),
+)
+
+
+def request(*headers: tuple[bytes, bytes], method: str = "GET", body: bytes = b"") -> Request:
+    return Request(method, b"/daisyport/ports/P0", headers, body, Peer("127.0.0.1", 1))
+
+
+LEFT_OUT = {b"upgrade": 426, b"connection": 426, b"sec-websocket-version": 426, b"sec-websocket-key": 400}
+"""What is answered where a handshake has no such header."""
+HEAD = replayed(request(*UPGRADE))
+
+
+@asynccontextmanager
+async def gateway(directory: Path) -> AsyncIterator[House]:
+    """A running gateway that takes Basic too, which a client can send at once."""
+    with trio.fail_after(20):
+        async with house(directory) as home:
+            assert await home.set({"Network.HTTP.AuthenticationPolicy": "basic_digest"}) == "OK"
+            yield home
+
+
+def login(user: str) -> tuple[bytes, bytes]:
+    return b"authorization", b"Basic " + b64encode(f"{user}:{PASSWORD}".encode())
+
+
+class Browser:
+    """What a page does with its WebSocket."""
+
+    def __init__(self, ws: WebSocketConnection) -> None:
+        self.ws = ws
+
+    async def send(self, data: bytes) -> None:
+        await self.ws.send_message(data)
+
+    async def hear(self, count: int) -> bytes:
+        heard = b""
+        while len(heard) < count:
+            message = await self.ws.get_message()
+            heard += message if isinstance(message, bytes) else b""
+        return heard
+
+    async def told(self, name: str) -> dict[str, Any]:
+        """The next event, or answer, of that name."""
+        while True:
+            message = await self.ws.get_message()
+            told: dict[str, Any] = json.loads(message) if isinstance(message, str) else {}
+            if name in (told.get("event"), told.get("answer")):
+                return told
+
+    async def ask(self, **message: object) -> dict[str, Any]:
+        await self.ws.send_message(json.dumps(message))
+        return await self.told(str(message["request"]))
+
+    async def end(self) -> tuple[int, str | None]:
+        """The code and the reason that the gateway closes with."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await self.ws.get_message()
+        assert self.ws.closed is not None
+        return self.ws.closed.code, self.ws.closed.reason
+
+
+@asynccontextmanager
+async def browser(home: House, *headers: tuple[bytes, bytes], user: str = "operator") -> AsyncIterator[Browser]:
+    async with await trio.open_tcp_stream("127.0.0.1", home.http_port) as stream, trio.open_nursery() as nursery:
+        more = [login(user), *headers]
+        ws = await wrap_client_stream(
+            nursery, stream, f"127.0.0.1:{home.http_port}", "/daisyport/ports/P0", extra_headers=more
+        )
+        yield Browser(ws)
+        await ws.aclose()
+
+
+# -- the line ----------------------------------------------------------------------------------------------------
+
+
+@needs_curl
+async def test_bytes_go_both_ways_and_the_status_shows_the_seat(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home) as page:
+        await page.send(b"\x00up\xff")
+        assert await home.lines[0].hear(4) == b"\x00up\xff"
+        await home.lines[0].say(b"\xffdown\x00")
+        assert await page.hear(6) == b"\xffdown\x00"
+        (seat,) = (await home.until(lambda status: bool(status["seats"]) and status["seats"][0]["bytes_out"] == 6))[
+            "seats"
+        ]
+        assert seat["door"] == "WebSocket"
+        assert seat["holder"].startswith("operator at 127.0.0.1:")
+        assert (seat["bytes_in"], seat["written"], seat["dropped"], seat["queue"]) == (4, 4, 0, 0)
+
+
+@needs_curl
+async def test_a_message_of_4096_bytes_is_written_whole_between_two_others(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home) as one, browser(home) as two:
+        pages = {b"a": one, b"b": two}
+
+        async def talk(letter: bytes) -> None:
+            for _ in range(5):
+                await pages[letter].send(letter * 4096)
+
+        async with trio.open_nursery() as nursery:
+            for letter in pages:
+                nursery.start_soon(talk, letter)
+            written = await home.lines[0].hear(10 * 4096)
+        messages = {written[at : at + 4096] for at in range(0, len(written), 4096)}
+        assert messages == {letter * 4096 for letter in pages}
+
+
+@needs_curl
+async def test_a_longer_message_closes_with_1009_and_nothing_of_it_is_written(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home) as page:
+        await page.send(b"x" * 4097)
+        code, reason = await page.end()
+        assert (code, reason) == (1009, "Exceeded maximum message size: 4096 bytes")
+        async with browser(home) as other:
+            await other.send(b"next")
+            assert await home.lines[0].hear(4) == b"next"
+
+
+@needs_curl
+async def test_an_empty_message_writes_nothing_and_ends_nothing(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home) as page:
+        await page.send(b"")
+        await page.send(b"x")
+        assert await home.lines[0].hear(1) == b"x"
+
+
+@needs_curl
+async def test_a_viewer_hears_the_line_and_is_told_that_it_may_not_write(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home, user="viewer") as page:
+        await page.send(b"no")
+        refused = await page.told("refused")
+        assert refused["reason"].endswith("may only read")
+        assert (await page.ask(request="break"))["error"].endswith("may only read")
+        assert (await page.ask(request="set", dtr=True))["error"].endswith("may only read")
+        await home.lines[0].say(b"line")
+        assert await page.hear(4) == b"line"
+        assert (await home.status())["bytes_to_line"] == 0
+
+
+@needs_curl
+async def test_who_does_not_read_is_queued_for_alone_and_then_cut_which_others_are_told(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home) as page:
+        sock = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+        async with sock:
+            await sock.send_all(raw(home))
+            await home.until(lambda status: len(status["seats"]) == 2)
+            cut: dict[str, Any] = {}
+            while not cut:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(home.lines[0].say, b"z" * 65536)
+                    heard = 0
+                    while heard < 65536:  # who reads, hears everything
+                        message = await page.ws.get_message()
+                        if isinstance(message, bytes):
+                            heard += len(message)
+                        elif (told := json.loads(message))["event"] == "cut":
+                            cut = told
+            assert cut["count"] == 1
+            assert cut["reason"].endswith("it left 1048576 bytes unread")
+            await home.until(lambda status: len(status["seats"]) == 1)
+
+
+@needs_curl
+async def test_a_page_that_leaves_without_a_word_gives_its_seat_back(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home:
+        async with await trio.open_tcp_stream("127.0.0.1", home.http_port) as sock:
+            await sock.send_all(raw(home))
+            await home.until(lambda status: len(status["seats"]) == 1)
+        await home.until(lambda status: not status["seats"])
+
+
+@needs_curl
+async def test_a_gateway_that_stops_says_so_in_the_close_frame(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home) as page:
+        await home.lines[0].say(b"last words")
+        assert await page.hear(10) == b"last words"
+        home.stop.set()
+        code, reason = await page.end()
+        assert code == 1001
+        assert reason == "the gateway stops"
+
+
+@needs_curl
+async def test_a_page_that_does_not_read_cannot_keep_the_gateway_from_stopping(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stays:
+        async with gateway(tmp_path) as home:
+            sock = await stays.enter_async_context(await trio.open_tcp_stream("127.0.0.1", home.http_port))
+            await sock.send_all(raw(home))
+            await home.until(lambda status: len(status["seats"]) == 1)
+            while not (await home.status())["seats"][0]["queue"]:
+                await home.lines[0].say(b"z" * 65536)
+            began = trio.current_time()
+        assert trio.current_time() - began < 4
+
+
+@needs_curl
+async def test_over_tls_the_line_is_the_same(tmp_path: Path) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # its certificate is its own
+    async with gateway(tmp_path) as home:
+        tcp = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+        async with trio.SSLStream(tcp, context, https_compatible=True) as stream, trio.open_nursery() as nursery:
+            ws = await wrap_client_stream(
+                nursery, stream, "127.0.0.1", "/daisyport/ports/P0", extra_headers=[login("operator")]
+            )
+            page = Browser(ws)
+            await page.send(b"up")
+            assert await home.lines[0].hear(2) == b"up"
+            await home.lines[0].say(b"down" * 1000)
+            assert await page.hear(4000) == b"down" * 1000
+            await ws.aclose()
+
+
+# -- events and requests -----------------------------------------------------------------------------------------
+
+
+@needs_curl
+async def test_the_port_tells_when_it_goes_down_when_it_is_back_and_how_it_is_set(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home) as page:
+        assert await page.told("port") == {"event": "port", "state": "up", "reason": ""}
+        assert (await page.told("line"))["settings"]["BaudRate"] == 9600
+        assert await home.set({"Serial.Ser1.BaudRate": 19200}) == "OK"
+        assert (await page.told("line"))["settings"]["BaudRate"] == 19200
+        home.lines[0].unplug()
+        down = await page.told("port")
+        assert down["state"] == "down"
+        assert str(home.lines[0].path) in down["reason"]
+        home.lines[0].plug()
+        while (await page.told("port"))["state"] == "down":  # it may be told again, with another reason
+            pass
+
+
+@needs_curl
+async def test_a_viewer_is_told_of_the_port_but_not_of_settings_that_param_cgi_keeps_from_it(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home, user="viewer") as page:
+        assert (await page.told("port"))["state"] == "up"
+        assert await home.set({"Serial.Ser1.BaudRate": 19200}) == "OK"
+        assert "lines" not in await page.ask(request="modem")  # and no event came before the answer
+        home.lines[0].unplug()
+        assert json.loads(str(await page.ws.get_message()))["event"] == "port"
+
+
+@needs_curl
+async def test_a_pty_answers_that_it_has_neither_modem_lines_nor_a_break(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home, browser(home) as page:
+        for asked in ({"request": "break", "milliseconds": 10}, {"request": "modem"}, {"request": "set", "rts": False}):
+            answer = await page.ask(**asked, id=7)
+            assert answer["id"] == 7
+            assert answer["error"].endswith("this device has no modem lines, nor a break")
+        home.lines[0].unplug()
+        while (await page.told("port"))["state"] == "up":
+            pass
+        assert str(home.lines[0].path) in (await page.ask(request="break"))["error"]
+
+
+@needs_curl
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("hello", "malformed"),
+        ("[]", "Expected `object`"),
+        ("{}", "missing required field `request`"),
+        ('{"request": "reboot"}', "Invalid value 'reboot' - at `$.request`"),
+        ('{"request": "break", "milliseconds": 0}', "Expected `int` >= 1 - at `$.milliseconds`"),
+        ('{"request": "break", "milliseconds": 9000}', "Expected `int` <= 5000 - at `$.milliseconds`"),
+        ('{"request": "set", "dtr": "yes"}', "Expected `bool | null`, got `str` - at `$.dtr`"),
+        ('{"request": "modem", "more": 1}', "unknown field `more`"),
+    ],
+)
+async def test_a_text_that_is_no_request_is_answered_with_what_is_wrong(tmp_path: Path, text: str, why: str) -> None:
+    async with gateway(tmp_path) as home, browser(home) as page:
+        await page.ws.send_message(text)
+        while "error" not in (answer := json.loads(str(await page.ws.get_message()))):
+            pass
+        assert answer["answer"] is None
+        assert why in answer["error"]
+
+
+# -- who may come, and how ---------------------------------------------------------------------------------------
+
+
+def raw(
+    home: House, *more: bytes, without: bytes = b"", method: bytes = b"GET", user: str = "operator", port: bytes = b"P0"
+) -> bytes:
+    headers = [b"%s: %s" % header for header in (*UPGRADE, login(user)) if header[0] != without]
+    host = b"host: 127.0.0.1:%d" % home.http_port
+    return b"\r\n".join([b"%s /daisyport/ports/%s HTTP/1.1" % (method, port), host, *headers, *more, b"", b""])
+
+
+async def answered(home: House, sent: bytes) -> bytes:
+    answer = b""
+    async with await trio.open_tcp_stream("127.0.0.1", home.http_port) as sock:
+        await sock.send_all(sent)
+        await sock.send_eof()
+        async for piece in sock:
+            answer += piece
+    return answer
+
+
+@needs_curl
+async def test_it_takes_a_login_an_own_page_and_a_port_that_there_is(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home:
+        assert (await answered(home, raw(home, user="nobody"))).startswith(b"HTTP/1.1 401 ")
+        answer = await answered(home, raw(home, b"origin: http://evil.example"))
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert b"Origin is 'http://evil.example'" in answer
+        for port in (b"P1", b"P#", b"P00", b"P" + b"9" * 5000, b"x"):
+            answer = await answered(home, raw(home, port=port))
+            assert answer.startswith(b"HTTP/1.1 404 ")
+            assert answer.endswith(b"There is: P0\n")
+        async with browser(home, (b"origin", f"http://127.0.0.1:{home.http_port}".encode())) as page:
+            await page.send(b"x")
+            assert await home.lines[0].hear(1) == b"x"
+
+
+@needs_curl
+async def test_a_bad_handshake_is_answered_as_http_and_the_connection_goes_on(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home:
+        for left_out, status in LEFT_OUT.items():
+            twice = raw(home, without=left_out) * 2
+            assert (await answered(home, twice)).count(b"HTTP/1.1 %d " % status) == 2, left_out
+        for wrong in (b"sec-websocket-key: short", b"sec-websocket-key: " + b"*" * 24):
+            assert (await answered(home, raw(home, wrong, without=b"sec-websocket-key"))).startswith(b"HTTP/1.1 400 ")
+        assert (await answered(home, raw(home, b"content-length: 1") + b"x")).startswith(b"HTTP/1.1 400 ")
+        assert (await answered(home, raw(home, method=b"POST"))).startswith(b"HTTP/1.1 405 ")
+
+
+@needs_curl
+async def test_bytes_before_the_101_are_refused_for_they_would_be_lost(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as home:
+        answer = await answered(home, raw(home) + b"\x82\x80\0\0\0\0")
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"wait for that" in answer
+        assert not (await home.status())["seats"]
+
+
+def test_nothing_imports_the_library_before_a_websocket_is_asked_for() -> None:
+    program = "import sys, gateway.cli, gateway.app; sys.exit(bool({'trio_websocket', 'wsproto'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# -- without a daemon: a clock that jumps, a full door, rubbish --------------------------------------------------
+
+
+@asynccontextmanager
+async def served(bus: Bus, head: bytes = b"") -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, Doorway]]:
+    """What is at the far end of a stream whose near end is being served, and the door; it waits until that ends."""
+    near, far = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        door = Doorway("P0", Router({"P0": bus}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
+        nursery.start_soon(websocket.serve, near, head, door, BOTH, "somebody")
+        yield far, door
+    assert not door.handle.seats
+
+
+@asynccontextmanager
+async def greeted(bus: Bus) -> AsyncIterator[tuple[Browser, Doorway]]:
+    """A page that was let in, and its door."""
+    async with served(bus) as (far, door), trio.open_nursery() as nursery:
+        ws = await wrap_client_stream(nursery, cast(trio.SocketStream, far), "host", "/")
+        await trio.testing.wait_all_tasks_blocked()
+        yield Browser(ws), door
+        await ws.aclose()
+
+
+async def test_an_idle_page_that_answers_pings_stays(autojump_clock: MockClock) -> None:
+    with trio.fail_after(7200):
+        async with greeted(Bus("P0")) as (_, door):
+            await trio.sleep(3605)
+            assert len(door.handle.seats) == 1
+
+
+async def test_a_page_that_answers_no_ping_is_gone_after_two_of_its_deadlines(autojump_clock: MockClock) -> None:
+    with trio.fail_after(60):
+        async with served(Bus("P0"), HEAD) as (far, _):
+            received = b"".join([bytes(piece) async for piece in far])
+    assert received.endswith(b"\x03\xe9no answer to a ping within 20 s")
+    assert trio.current_time() < 60
+
+
+async def test_a_page_whose_message_waits_for_the_line_is_not_taken_for_dead(autojump_clock: MockClock) -> None:
+    tty = NarrowTty(room=1)
+    bus, _ = narrow_port(tty)
+    with trio.fail_after(7200):
+        async with greeted(bus) as (page, door):
+            for _ in range(4):  # the one that waits, and those that the library keeps
+                await page.send(b"xy")
+            await trio.sleep(100)
+            assert len(door.handle.seats) == 1
+            tty.make_room(100)
+            await trio.sleep(105)
+            assert len(door.handle.seats) == 1
+
+
+async def test_a_message_begun_before_its_page_left_is_still_written(autojump_clock: MockClock) -> None:
+    tty = NarrowTty(room=1)
+    bus, _ = narrow_port(tty)
+    with trio.fail_after(7200):
+        async with greeted(bus) as (page, _):
+            await page.send(b"xy")
+            await page.ws.aclose()
+            await trio.sleep(100)
+            tty.make_room(1)
+    assert tty.taken == b"xy"
+
+
+async def test_a_page_that_leaves_while_the_port_changes_is_simply_gone(autojump_clock: MockClock) -> None:
+    bus = Bus("P0")
+    with trio.fail_after(5):
+        async with greeted(bus) as (page, _):
+            bus.cut("somebody else: too slow")
+            await page.ws.aclose()
+            bus.cut("a third: too slow")
+
+
+async def test_where_the_door_was_closed_meanwhile_the_page_is_told(autojump_clock: MockClock) -> None:
+    near, far = memory_stream_pair()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            door = Doorway("P0", Router({"P0": Bus("P0")}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
+            door.revoke("the port manager failed")
+            nursery.start_soon(websocket.serve, near, b"", door, BOTH, "somebody")
+            ws = await wrap_client_stream(nursery, cast(trio.SocketStream, far), "host", "/")
+            assert await Browser(ws).end() == (1001, "no seat is free")
+
+
+async def test_a_revoked_seat_ends_with_its_reason(autojump_clock: MockClock) -> None:
+    with trio.fail_after(5):
+        async with greeted(Bus("P0")) as (page, door):
+            door.revoke("ä" * 100)
+            assert await page.end() == (1001, "ä" * 61)
+
+
+async def test_a_ping_that_crosses_our_close_frame_is_no_fault(autojump_clock: MockClock) -> None:
+    with trio.fail_after(60):
+        async with served(Bus("P0"), HEAD) as (far, door):
+            await trio.testing.wait_all_tasks_blocked()
+            door.revoke("the port is closed")
+            await trio.testing.wait_all_tasks_blocked()
+            await far.send_all(b"\x89\x80\0\0\0\0")
+            received = b"".join([bytes(piece) async for piece in far])
+    assert received.endswith(b"the port is closed")
+
+
+async def test_a_greeting_that_nobody_takes_is_given_up(autojump_clock: MockClock) -> None:
+    near, far = memory_stream_pair()
+    near.send_stream.send_all_hook = trio.sleep_forever
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            door = Doorway("P0", Router({"P0": Bus("P0")}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
+            await websocket.serve(near, HEAD, door, BOTH, "somebody")
+    assert trio.current_time() < 10
+    await far.aclose()
+
+
+@settings(max_examples=50)
+@given(pieces=st.lists(st.binary(max_size=200), max_size=6), framed=st.booleans())
+async def test_rubbish_after_the_handshake_ends_the_page_and_nothing_else(pieces: list[bytes], framed: bool) -> None:
+    with trio.fail_after(5):
+        async with served(Bus("P0"), HEAD) as (far, _):
+            while b"\r\n\r\n" not in await far.receive_some():
+                pass
+            for piece in pieces:
+                head = bytes([0x82, 0x80 | min(len(piece), 125)]) + b"\0\0\0\0" if framed else b""
+                with contextlib.suppress(trio.BrokenResourceError):  # it has had enough
+                    await far.send_all(head + piece)
+                await trio.testing.wait_all_tasks_blocked()
+            await far.aclose()

@@ -1,0 +1,90 @@
+"""The limit of guesses at a key: a burst, then slower and slower, and nobody else pays for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.link.guesses import GuessLimit, network_of
+
+
+def guessed(limit: GuessLimit, network: str, start: float, seconds: int) -> int:
+    """How many guesses somebody gets who tries ten times a second."""
+    count = 0
+    for tick in range(seconds * 10):
+        now = start + tick / 10
+        if limit.allows(network, now):
+            limit.charge(network, now)
+            count += 1
+    return count
+
+
+def test_ten_at_once_then_one_a_second_falling_to_one_a_minute() -> None:
+    limit = GuessLimit()
+    assert guessed(limit, "a", 0.0, 1) == 10
+    assert guessed(limit, "a", 1.0, 60) <= 6
+    assert guessed(limit, "a", 61.0, 3600) <= 61
+    assert guessed(limit, "a", 3661.0, 3600) in (59, 60, 61)
+
+
+def test_who_stays_away_until_all_is_saved_up_is_as_before() -> None:
+    limit = GuessLimit()
+    guessed(limit, "a", 0.0, 600)
+    assert guessed(limit, "a", 600.0 + 10 * 60 + 60, 1) == 10
+    assert guessed(limit, "a", 1262.0, 5) >= 1
+
+
+def test_each_network_has_its_own() -> None:
+    limit = GuessLimit()
+    assert guessed(limit, "a", 0.0, 1) == 10
+    assert guessed(limit, "b", 0.5, 1) == 10
+
+
+def test_who_has_the_key_pays_nothing_and_frees_nobody_else() -> None:
+    limit = GuessLimit()
+    for _ in range(100):
+        assert limit.allows("a", 0.0)
+        limit.charge("a", 0.0)
+        limit.refund("a")
+    for _ in range(10):
+        limit.charge("a", 0.0)
+    limit.charge("a", 0.0)
+    limit.refund("a")
+    assert not limit.allows("a", 0.0)
+
+
+def test_a_refund_never_makes_more_than_a_burst_nor_an_account() -> None:
+    limit = GuessLimit()
+    limit.refund("stranger")
+    limit.charge("a", 0.0)
+    limit.allows("a", 100.0)
+    limit.refund("a")
+    limit.refund("a")
+    assert guessed(limit, "a", 100.0, 1) == 10
+
+
+def test_only_so_many_are_remembered_and_the_oldest_is_forgotten() -> None:
+    limit = GuessLimit()
+    for _ in range(10):
+        limit.charge("first", 0.0)
+        limit.charge("second", 0.0)
+    limit.charge("first", 0.0)  # it guessed again, so that the second is the oldest now
+    for number in range(1023):
+        limit.charge(str(number), 1.0)
+    assert not limit.allows("first", 1.0)
+    assert limit.allows("second", 1.0)
+    assert len(limit._accounts) == 1024
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("no address", "no address"),
+    ],
+)
+def test_an_ipv6_host_counts_with_all_of_its_network(address: str, network: str) -> None:
+    assert network_of(address) == network

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import RemoteProtocolError
+from protocol.link.connection import Connection
+from protocol.link.cpace import PointError
+from protocol.link.handshake import HandshakeError, OwnNodeError, Peer, VersionError, WrongKeyError, key_point
+from protocol.link.header import CutError
+from protocol.link.hello import Confirm
+from tests.protocol.session.links import A_NODE, B_NODE, POINT, answer, call, events
+
+OTHER = key_point("pelco124")
+
+
+def test_both_sides_reach_the_same_keys_and_know_each_other() -> None:
+    a, b = call(), answer()
+    confirm, at_a = a.confirm(b.reply(a.hello))
+    at_b = b.finish(confirm)
+    assert at_a.keys == at_b.keys
+    assert at_a.peer == Peer(1, B_NODE, 3, "blade-7")
+    assert at_b.peer == Peer(1, A_NODE, 0, "")
+
+
+def test_no_secret_is_shown() -> None:
+    a, b = call(), answer()
+    agreement = a.confirm(b.reply(a.hello))[1]
+    assert "keys" not in repr(agreement)
+
+
+def test_a_wrong_key_is_found_by_the_client_first() -> None:
+    a, b = call(point=OTHER), answer()
+    with pytest.raises(WrongKeyError, match="same AuthenticationKey"):
+        a.confirm(b.reply(a.hello))
+
+
+def test_a_client_that_guesses_on_is_found_by_the_server() -> None:
+    a, b = call(), answer(point=OTHER)
+    b.reply(a.hello)
+    with pytest.raises(WrongKeyError):
+        b.finish(Confirm(bytes(64)))
+
+
+def test_a_tampered_tag_is_refused_by_either_side() -> None:
+    a, b = call(), answer()
+    reply = b.reply(a.hello)
+    with pytest.raises(WrongKeyError):
+        a.confirm(replace(reply, tag=bytes(64)))
+    tag = bytearray(a.confirm(reply)[0].tag)
+    tag[0] ^= 1
+    with pytest.raises(WrongKeyError):
+        b.finish(Confirm(bytes(tag)))
+
+
+def test_a_replayed_handshake_is_refused_by_either_side() -> None:
+    a, b = call(), answer()
+    reply = b.reply(a.hello)
+    confirm, _ = a.confirm(reply)
+    again = answer(seed=9)
+    again.reply(a.hello)
+    with pytest.raises(WrongKeyError):
+        again.finish(confirm)
+    with pytest.raises(WrongKeyError):
+        call(seed=9).confirm(reply)
+
+
+def test_a_hello_that_comes_back_to_its_sender_is_refused() -> None:
+    a = call()
+    with pytest.raises(OwnNodeError, match="cloned image"):
+        answer(node=A_NODE).reply(a.hello)
+    b = answer(node=A_NODE, seed=2)
+    with pytest.raises(OwnNodeError):
+        a.confirm(b.reply(call(node=B_NODE).hello))
+    connection = Connection(call())
+    kind, why = events(connection, connection.data_to_send())[-1]
+    assert issubclass(kind, HandshakeError)
+    assert "while HelloReply is awaited" in why
+
+
+def test_a_downgraded_version_is_refused() -> None:
+    a, b = call(versions=(1, 2)), answer(versions=(1, 2))
+    assert b.reply(a.hello).version == 2
+    stripped = answer(versions=(1, 2)).reply(replace(a.hello, versions=(1,)))
+    assert stripped.version == 1
+    with pytest.raises(WrongKeyError):
+        a.confirm(stripped)
+
+
+def test_a_version_that_nobody_offered_is_refused() -> None:
+    a = call()
+    with pytest.raises(VersionError, match="chose version 2"):
+        a.confirm(replace(answer().reply(a.hello), version=2))
+    with pytest.raises(VersionError, match=r"offers versions \(7,\), we speak \(1,\)"):
+        answer().reply(call(versions=(7,)).hello)
+
+
+def test_a_point_of_low_order_is_refused_by_either_side() -> None:
+    a, b = call(), answer()
+    with pytest.raises(PointError):
+        a.confirm(replace(b.reply(a.hello), share=bytes(32)))
+    with pytest.raises(PointError):
+        b.reply(replace(a.hello, share=bytes(32)))
+
+
+def test_a_failed_handshake_leaves_the_session_alive() -> None:
+    for error in (WrongKeyError, OwnNodeError, VersionError, PointError):
+        assert issubclass(error, CutError)
+
+
+def wire(key: str, seed: int) -> bytes:
+    """All that an eavesdropper sees of a whole handshake."""
+    point = key_point(key)
+    a, b = Connection(call(point=point, seed=seed)), Connection(answer(point=point, seed=seed + 100))
+    seen = a.data_to_send()
+    events(b, seen)
+    reply = b.data_to_send()
+    events(a, reply)
+    return seen + reply + a.data_to_send()
+
+
+def test_nothing_on_the_wire_depends_on_the_key_alone() -> None:
+    """A byte that the randomness leaves as it is, the key leaves as it is too: no guess can be checked by it."""
+    runs = {(key, seed): wire(key, seed) for key in ("", "a", "pelco123") for seed in range(1, 9)}
+    for at in range(len(runs["", 1])):
+        by_key = {key: {runs[key, seed][at] for seed in range(1, 9)} for key in ("", "a", "pelco123")}
+        if any(len(values) == 1 for values in by_key.values()):
+            assert len(set().union(*by_key.values())) == 1
+
+
+def test_no_share_and_no_tag_ever_comes_again() -> None:
+    runs = [wire(key, seed) for key in ("", "pelco123") for seed in range(1, 9)]
+    pieces = [run[at : at + 16] for run in runs for at in (16, 32, len(run) - 64, len(run) - 32)]
+    assert len(set(pieces)) == len(pieces)
+
+
+def test_an_empty_key_is_a_key_like_others() -> None:
+    assert len({key_point(key) for key in ("", "a", "é", "e")}) == 4
+    a, b = call(point=key_point("")), answer(point=key_point(""))
+    assert b.finish(a.confirm(b.reply(a.hello))[0]).peer.node == A_NODE
+
+
+@given(st.binary(min_size=1, max_size=400), st.booleans())
+def test_random_bytes_in_the_handshake_are_an_error_or_wait(data: bytes, at_server: bool) -> None:
+    connection = Connection(answer() if at_server else call())
+    whole = events(connection, data)
+    again = Connection(answer() if at_server else call())
+    pieces = itertools.chain.from_iterable(events(again, bytes([byte])) for byte in data)
+    assert list(dict.fromkeys(map(repr, pieces))) == list(dict.fromkeys(map(repr, whole)))
+
+
+@given(st.data())
+def test_a_mutated_handshake_ends_in_a_cut_or_waits(data: st.DataObject) -> None:
+    a, b = Connection(call()), Connection(answer())
+    hello = a.data_to_send()
+    events(b, hello)
+    reply = b.data_to_send()
+    target, good = data.draw(st.sampled_from([(Connection(answer()), hello), (a, reply)]))
+    bad = bytearray(good)
+    at = data.draw(st.integers(0, len(bad) - 1))
+    bad[at] ^= data.draw(st.integers(1, 255))
+    got = events(target, bytes(bad))
+    if target is a:
+        assert not any(isinstance(event, Peer) for event in got)
+    assert all(issubclass(event[0], CutError) for event in got if isinstance(event, tuple))
+    assert issubclass(CutError, RemoteProtocolError)
+
+
+def test_the_point_of_a_key_is_fixed() -> None:
+    assert key_point("pelco123") == POINT

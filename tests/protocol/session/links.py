@@ -1,0 +1,63 @@
+"""Two connections joined, at any point of their lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from protocol.errors import RemoteProtocolError
+from protocol.link.connection import Connection, State
+from protocol.link.handshake import VERSIONS, Answer, Call, key_point
+from protocol.link.port_state import PortState
+from protocol.link.reasons import CloseReason
+from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Pong
+from protocol.session.session import NO_SESSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+POINT = key_point("pelco123")
+A_NODE, B_NODE = b"a" * 16, b"b" * 16
+PORT = PortState(0b1110, True, 9600, "", "9600 8N1 RS232", (B_NODE,))
+OPEN = Open(NO_SESSION, 1, 5, NOWHERE)
+OPENED = Opened(b"s" * 16, 5, 6, NOWHERE, PORT)
+
+
+def call(point: bytes = POINT, node: bytes = A_NODE, seed: int = 1, versions: tuple[int, ...] = VERSIONS) -> Call:
+    return Call(point, node, 0, bytes([seed]) * 32, bytes([seed]) * 16, versions)
+
+
+def answer(point: bytes = POINT, node: bytes = B_NODE, seed: int = 2, versions: tuple[int, ...] = VERSIONS) -> Answer:
+    return Answer(point, node, 3, "blade-7", bytes([seed]) * 32, versions)
+
+
+def events(connection: Connection, data: bytes | None = None) -> list[Any]:
+    """All events, and the error that ended them as the last."""
+    got: list[Any] = []
+    if data is not None:
+        connection.receive_data(data)
+    try:
+        while (event := connection.next_event()) is not None:
+            got.append(event)
+    except RemoteProtocolError as error:
+        got.append((type(error), str(error)))
+    return got
+
+
+def connections(state: State = State.READY) -> tuple[Connection, Connection]:
+    """A client and a server whose conversation has come to ``state``."""
+    a, b = Connection(call()), Connection(answer())
+    steps: dict[State, Callable[[], object]] = {
+        State.HELLO: lambda: None,
+        State.REPLY: lambda: events(b, a.data_to_send()),
+        State.CONFIRM: lambda: None,
+        State.OPEN: lambda: (events(a, b.data_to_send()), events(b, a.data_to_send())),
+        State.OPENED: lambda: events(b, a.send(OPEN)),
+        State.PONG: lambda: events(a, b.send(OPENED)),
+        State.READY: lambda: events(b, a.send(Pong(6, 7))),
+        State.CLOSED: lambda: events(b, a.send(Close(CloseReason.STOPPING))),
+    }
+    for step, advance in steps.items():
+        advance()
+        if step is state:
+            return a, b
+    raise AssertionError(state)

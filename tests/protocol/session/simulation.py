@@ -1,0 +1,565 @@
+"""A chain of CPUs in one process: no sockets, no clock, a network that does its worst.
+
+Node 0 owns the line; node n reaches it through node n - 1. Every node has a clock of its own, which shows
+another time than the others'. What the network holds back, it delivers when it is told to, as many bytes as it
+is told, or never.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from protocol.link.connection import Connection, Event, State
+from protocol.link.handshake import Answer, Call, Peer, key_point
+from protocol.link.header import CutError
+from protocol.link.hello import Hello
+from protocol.link.port_state import PortState
+from protocol.link.reasons import CloseReason, Reason
+from protocol.link.session_frames import Close, Open, Port
+from protocol.link.stream_frames import Channel, DownData, Gap, Turn
+from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
+from protocol.session.client import ClientEvent, ClientSession
+from protocol.session.inbox import Message
+from protocol.session.register import Ended, Refused, Register
+from protocol.session.send_stream import Settled
+from protocol.session.session import CLASSES, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from protocol.session.server import ServerEvent, ServerSession
+
+POINT = key_point("correct horse battery staple")
+AGE = {Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000}
+LIMITS = Limits(ring_bytes=700, ring_frames=24, window=96, age=AGE)
+SOCKET = 900
+WINDOW = 60_000
+
+
+def fresh(size: int, *seed: object) -> bytes:
+    return hashlib.shake_128(repr(seed).encode()).digest(size)
+
+
+def line_bytes(start: int, end: int) -> bytes:
+    """The line's bytes never repeat, so that eight of them tell where they belong."""
+    blocks = range(start // 32, end // 32 + 1)
+    return b"".join(fresh(32, "line", at) for at in blocks)[start % 32 :][: end - start]
+
+
+@dataclass
+class Written:
+    """A message as its writer knows it."""
+
+    number: int
+    node: int
+    channel: Channel
+    data: bytes
+    accepted: float
+    turn: bool
+    offset: int | None = None
+    fates: list[tuple[int, int, Reason | None]] = field(default_factory=list)
+
+
+@dataclass
+class Wire:
+    """One TCP connection: what is under way in it, and the two ends."""
+
+    client: Connection
+    server: Connection
+    number: int = 0
+    session: ServerSession | None = None
+    served: int = 0
+    up: bytearray = field(default_factory=bytearray)
+    down: bytearray = field(default_factory=bytearray)
+    client_open: bool = True
+    server_open: bool = True
+    tampered: bool = False
+
+
+Range: TypeAlias = tuple[int, int, "tuple[ServerSession, int] | Written"]
+"""What was written above: from where, to where, and for whom."""
+
+
+class Node:
+    """One CPU: its client session (but for the owner), its register (but for the last), what it holds."""
+
+    def __init__(self, world: World, place: int, life: int) -> None:
+        self.world, self.place = world, place
+        self.id = fresh(16, "node", place)
+        self.skew = int.from_bytes(fresh(5, "skew", place, life), "big")
+        self.upstream = ClientSession(self.id, LIMITS) if place else None
+        self.register = Register(LIMITS)
+        self.state = PortState(
+            0b1110, True, 9600, "", "9600 8N1", tuple(fresh(16, "node", n) for n in range(place + 1))
+        )
+        self.held: dict[Channel, deque[tuple[ServerSession, Message]]] = {
+            channel: deque() for channel in CLASSES
+        }  # messages from below that wait for their turn
+        self.ranges: dict[Channel, deque[Range]] = {
+            channel: deque() for channel in CLASSES
+        }  # what was written above, and for whom
+        self.turns: dict[tuple[Channel, int], tuple[ServerSession, int] | Written] = {}
+        self.bus: list[list[bytes | int]] = [[]]  # segments of what this node heard of the line
+        self.own_turns: list[tuple[Written, TurnPhase, list[list[bytes | int]]]] = []
+
+    @property
+    def client(self) -> ClientSession:
+        assert self.upstream is not None, "the owner has none"
+        return self.upstream
+
+    @property
+    def now(self) -> int:
+        return self.world.time + self.skew
+
+    # What comes from below
+
+    def heard_below(self, session: ServerSession, event: ServerEvent) -> None:
+        match event:
+            case Message():
+                self.held[event.channel].append((session, event))
+                self.pass_up(event.channel)
+            case Gap():
+                self.world.gaps += event.count
+            case Close():
+                self.ended(self.register.end(session, CloseReason.STOPPING))
+
+    def ended(self, ended: tuple[Ended, ...]) -> None:
+        for end in ended:
+            for channel, held in self.held.items():
+                self.held[channel] = deque(item for item in held if item[0] is not end.session)
+                for low, _, owner in list(self.ranges[channel]):
+                    if isinstance(owner, tuple) and owner[0] is end.session:
+                        self.fates(self.client.withdraw(channel, low))
+
+    def pass_up(self, channel: Channel) -> None:
+        """A CPU in the middle hands on what its own ring takes; the owner waits for a turn."""
+        held = self.held[channel]
+        while self.upstream and held:
+            session, message = held[0]
+            if session.expired(message, self.now):
+                session.lost(channel, message.end, Reason.TOO_OLD)
+            else:
+                offset = self.client.write(channel, message.data, message.accepted, message.turn)
+                if offset is None:
+                    return
+                self.ranges[channel].append((offset, offset + len(message.data), (session, message.offset)))
+                self.turns[channel, offset] = session, message.offset
+            held.popleft()
+
+    def write_to_tty(self, channel: Channel, session_pick: int, share: int) -> None:
+        """One turn of the owner's bus."""
+        held = self.held[channel]
+        sessions = list(dict.fromkeys(id(item[0]) for item in held))
+        if not sessions:
+            return
+        wanted = sessions[session_pick % len(sessions)]
+        session, message = next(item for item in held if id(item[0]) == wanted)
+        held.remove((session, message))
+        if session.expired(message, self.now):
+            session.lost(channel, message.end, Reason.TOO_OLD)
+            return
+        count = len(message.data) * share // 4
+        if message.turn:
+            self.world.note_turn(message, TurnPhase.BEGIN)
+            session.turn(channel, message.offset, TurnPhase.BEGIN, TurnStatus.RUNNING)
+            self.world.speak(9)
+        self.world.tty.append((message.data[:count], self.world.time))
+        session.handed(channel, message.offset + count)
+        session.lost(channel, message.end, Reason.PORT_DOWN)
+        if message.turn:
+            self.world.note_turn(message, TurnPhase.END)
+            session.turn(channel, message.offset, TurnPhase.END, TurnStatus.TIME)
+
+    # What comes from above
+
+    def heard_above(self, event: ClientEvent) -> None:
+        match event:
+            case Settled():
+                self.fates([event])
+            case DownData():
+                self.bus[-1].append(event.data)
+                self.below(lambda session: session.line(event.data))
+            case Gap():
+                assert event.reason in (Reason.OVERFLOW, Reason.RESTARTED)
+                self.bus[-1].append(event.count)
+                if event.reason is Reason.RESTARTED:
+                    self.bus.append([])
+                self.below(lambda session: session.gap(event.count, event.reason))
+            case Turn():
+                owner = self.turns[event.channel, event.offset]
+                if isinstance(owner, Written):
+                    self.own_turns.append((owner, event.phase, list(map(list, self.bus))))
+                else:
+                    owner[0].turn(event.channel, owner[1], event.phase, event.status)
+            case Port():
+                self.state = event.state
+
+    def below(self, tell: Callable[[ServerSession], None]) -> None:
+        for session in self.register:
+            tell(session)
+
+    def fates(self, settled: list[Settled]) -> None:
+        for fate in settled:
+            ranges = self.ranges[fate.channel]
+            low = fate.offset
+            while low < fate.end:
+                start, end, owner = ranges[0]
+                assert start <= low < end, "fates come in order, without a hole"
+                high = min(end, fate.end)
+                if isinstance(owner, Written):
+                    owner.fates.append((low - start, high - start, fate.reason))
+                elif fate.reason is None:
+                    owner[0].handed(fate.channel, owner[1] + high - start)
+                else:
+                    owner[0].lost(fate.channel, owner[1] + high - start, fate.reason)
+                low = high
+                if high == end:
+                    ranges.popleft()
+            self.pass_up(fate.channel)
+
+    def write_own(self, written: Written) -> bool:
+        turn = TurnParameters(4, b"\r", 100) if written.turn else None
+        written.offset = self.client.write(written.channel, written.data, self.now, turn)
+        if written.offset is None:
+            return False
+        end = written.offset + len(written.data)
+        self.ranges[written.channel].append((written.offset, end, written))
+        self.turns[written.channel, written.offset] = written
+        return True
+
+
+class World:
+    """The chain and its network; ``links[n]`` leads from node n + 1 to node n."""
+
+    def __init__(self, nodes: int) -> None:
+        self.time = 0
+        self.serial = 0
+        self.line = 0
+        self.tty: list[tuple[bytes, int]] = []
+        self.written: dict[int, Written] = {}
+        self.lost_writers: set[int] = set()
+        self.turns: dict[tuple[int, TurnPhase], int] = {}
+        self.gaps = 0
+        self.nodes = [Node(self, place, 0) for place in range(nodes)]
+        self.wires: list[list[Wire]] = [[] for _ in range(nodes - 1)]
+
+    def unique(self) -> int:
+        self.serial += 1
+        return self.serial
+
+    # What may happen
+
+    def write(self, place: int, channel: Channel, size: int, *, turn: bool) -> None:
+        number = self.unique()
+        data = number.to_bytes(4, "big") + fresh(4 + size, "message", number)
+        written = Written(number, place, channel, data, self.time, turn)
+        if self.nodes[place].write_own(written):
+            self.written[number] = written
+        self.run()
+
+    def speak(self, count: int) -> None:
+        data = line_bytes(self.line, self.line + count)
+        self.line += count
+        self.nodes[0].below(lambda session: session.line(data))
+        self.run()
+
+    def connect(self, link: int) -> None:
+        client, server = self.nodes[link + 1], self.nodes[link]
+        number = self.unique()
+        call = Call(POINT, client.id, 0, fresh(32, "a", number), fresh(16, "f", number))
+        wire = Wire(Connection(call), Connection(Answer(POINT, server.id, 0, "", fresh(32, "b", number))))
+        wire.up += wire.client.data_to_send()
+        if self.wires[link]:
+            self.wires[link][-1].client_open = False
+        client.client.detach()
+        self.wires[link].append(wire)
+
+    def redial(self, link: int) -> None:
+        newest = self.wires[link][-1]
+        if not newest.client_open or newest.client.state is State.CLOSED:
+            self.connect(link)
+
+    def cut(self, link: int, *, client: bool, server: bool, flight: bool) -> None:
+        """Each end may learn of it now or later; what is under way may still arrive."""
+        for wire in self.wires[link][-1:]:
+            if client:
+                self.hang_up_client(link, wire)
+            if server:
+                self.hang_up_server(link, wire)
+            if flight:
+                wire.up.clear()
+                wire.down.clear()
+                self.hang_up_client(link, wire)
+                self.hang_up_server(link, wire)
+        self.run()
+
+    def hang_up_client(self, link: int, wire: Wire) -> None:
+        client = self.nodes[link + 1].client
+        if wire.client_open and client.number == wire.number:
+            client.detach()
+        wire.client_open = False
+
+    def hang_up_server(self, link: int, wire: Wire) -> None:
+        if wire.server_open and wire.session is not None and wire.session.number == wire.served:
+            wire.session.detach(self.nodes[link].now)
+        wire.server_open = False
+
+    def flip(self, link: int, *, up: bool, place: int) -> None:
+        for wire in self.wires[link][-1:]:
+            queue = wire.up if up else wire.down
+            if queue:
+                queue[place % len(queue)] ^= 1 << place % 8
+                wire.tampered = True
+
+    def wait(self, milliseconds: int) -> None:
+        self.time += milliseconds
+        for node in self.nodes:
+            if node.upstream:
+                node.fates(node.client.expire(node.now))
+            node.ended(node.register.sweep(node.now, WINDOW))
+        self.run()
+
+    def withdraw(self, number: int) -> None:
+        written = self.written.get(number)
+        if written and number not in self.lost_writers:
+            node = self.nodes[written.node]
+            assert written.offset is not None
+            node.fates(node.client.withdraw(written.channel, written.offset))
+            self.run()
+
+    def ping(self, link: int, *, up: bool) -> None:
+        if up:
+            self.nodes[link + 1].client.ping()
+        else:
+            self.nodes[link].below(lambda session: session.ping())
+        self.run()
+
+    def restart(self, place: int) -> None:
+        for link in (place - 1, place):
+            for wire in self.wires[link] if 0 <= link < len(self.wires) else ():
+                self.hang_up_client(link, wire)
+                self.hang_up_server(link, wire)
+        self.lost_writers |= {w.number for w in self.written.values() if w.node == place}
+        self.nodes[place] = Node(self, place, self.unique())
+        self.run()
+
+    def close(self, link: int, *, up: bool) -> None:
+        """A clean end of a session, from either side."""
+        client, server = self.nodes[link + 1], self.nodes[link]
+        if up:
+            client.client.close(CloseReason.STOPPING)
+            self.run()
+            client.fates(client.client.abandon(Reason.CLOSED))
+        else:
+            self.stop_writing(server)
+            for session in server.register:
+                server.ended(server.register.end(session, CloseReason.STOPPING))
+        self.run()
+
+    def stop_writing(self, server: Node) -> None:
+        if server.upstream:
+            server.fates(server.client.abandon(Reason.CLOSED))
+
+    def deliver(self, link: int, *, up: bool, count: int, wire: int = -1) -> None:
+        wires = [each for each in self.wires[link] if each.client_open or each.server_open]
+        if not wires:
+            return
+        chosen = wires[wire % len(wires)]
+        queue = chosen.up if up else chosen.down
+        data = bytes(queue[:count])
+        del queue[:count]
+        self.receive(link, chosen, data, up=up)
+        self.run()
+
+    def note_turn(self, message: Message, phase: TurnPhase) -> None:
+        self.turns[int.from_bytes(message.data[:4], "big"), phase] = self.line
+
+    # How it follows
+
+    def run(self) -> None:
+        """Every side sends what it has to say, as far as its socket takes it."""
+        for link, wires in enumerate(self.wires):
+            for wire in wires:
+                self.flush(link, wire)
+        self.check_bounds()
+
+    def flush(self, link: int, wire: Wire) -> None:
+        client, server = self.nodes[link + 1], self.nodes[link]
+        while wire.client_open and wire.number and len(wire.up) < SOCKET:
+            frame = client.client.next_frame(wire.number, client.now)
+            if frame is None:
+                break
+            wire.up += wire.client.send(frame)
+        while wire.server_open and wire.session and len(wire.down) < SOCKET:
+            frame = wire.session.next_frame(wire.served, server.now)
+            if frame is None:
+                break
+            wire.down += wire.server.send(frame)
+
+    def receive(self, link: int, wire: Wire, data: bytes, *, up: bool) -> None:
+        connection = wire.server if up else wire.client
+        if not data or not (wire.server_open if up else wire.client_open):
+            return
+        connection.receive_data(data)
+        try:
+            while (event := connection.next_event()) is not None:
+                (self.at_server if up else self.at_client)(link, wire, event)
+        except CutError:
+            if not wire.tampered:
+                raise
+            (self.hang_up_server if up else self.hang_up_client)(link, wire)
+        if up:
+            wire.down += wire.server.data_to_send()
+        else:
+            wire.up += wire.client.data_to_send()
+
+    def at_client(self, link: int, wire: Wire, event: Event) -> None:
+        node = self.nodes[link + 1]
+        if isinstance(event, Peer):
+            wire.up += wire.client.data_to_send()
+            if wire.client_open:
+                wire.number = node.client.attach()
+            return
+        for each in node.client.receive(wire.number, event, node.now):
+            node.heard_above(each)
+
+    def at_server(self, link: int, wire: Wire, event: Event) -> None:
+        node = self.nodes[link]
+        if isinstance(event, Peer | Hello):
+            return
+        if isinstance(event, Open):
+            self.admit(node, wire, event)
+            return
+        assert wire.session is not None
+        for each in wire.session.receive(wire.served, event, node.now):
+            node.heard_below(wire.session, each)
+
+    def admit(self, node: Node, wire: Wire, opening: Open) -> None:
+        assert wire.server.peer is not None
+        outcome = node.register.admit(wire.server.peer, opening, fresh(16, "id", self.unique()), node.state)
+        node.ended(outcome.ended)
+        if isinstance(outcome, Refused):
+            assert outcome.close.reason is CloseReason.STALE
+            wire.down += wire.server.send(outcome.close)
+        else:
+            wire.session, wire.served = outcome.session, opening.number
+
+    # What must hold
+
+    def check_bounds(self) -> None:
+        for node in self.nodes:
+            if node.upstream:
+                for flow in node.client._flows.values():
+                    assert flow.ring.size <= LIMITS.ring_bytes
+                    assert flow.ring.frames <= LIMITS.ring_frames + 1
+            for session in node.register:
+                assert session._down.ring.size <= LIMITS.ring_bytes
+                assert session._down.ring.frames <= LIMITS.ring_frames + 1
+
+    def check_up(self) -> None:
+        """Received is sent but for what was announced; in order, once, whole, and not too late."""
+        written_bytes: dict[int, int] = {}
+        last: dict[tuple[int, Channel], int] = {}
+        for data, when in self.tty:
+            if not data:
+                continue
+            number = int.from_bytes(data[:4], "big")
+            message = self.written[number]
+            assert number not in written_bytes, "no byte twice"
+            assert message.data.startswith(data)
+            written_bytes[number] = len(data)
+            assert when - message.accepted <= AGE[message.channel], "nothing after its age limit"
+            key = message.node, message.channel
+            assert last.get(key, 0) < number, "in order"
+            last[key] = number
+        for number, message in self.written.items():
+            self.check_fates(message, written_bytes.get(number, 0))
+
+    def check_fates(self, message: Written, count: int) -> None:
+        position = 0
+        for low, high, reason in message.fates:
+            assert low == position, "one fate for every byte, in order"
+            position = high
+            if reason is None:
+                assert high <= count, "what was acknowledged is in the tty"
+            elif reason is not Reason.UNCERTAIN:
+                assert low >= count, "what was announced as lost is not"
+
+    def check_down(self) -> None:
+        for node in self.nodes[1:]:
+            self.check_bus(node.bus)
+            marks = [(written.number, phase) for written, phase, _ in node.own_turns]
+            assert len(set(marks)) == len(marks), "no turn begins or ends twice"
+            for mark, (_, _, bus) in zip(marks, node.own_turns, strict=True):
+                place = self.check_bus(bus)
+                known = sum(len(part) for part in bus[-1] if isinstance(part, bytes)) >= 8
+                assert place == self.turns[mark] or not known, "a turn stands where it stood on the line"
+
+    def check_bus(self, bus: list[list[bytes | int]]) -> int:
+        """Each stretch without a gap of unknown size is on the line, behind the stretch before it."""
+        start = 0
+        for segment in bus:
+            start = self.place_of(segment, start)
+        return start
+
+    def place_of(self, segment: list[bytes | int], start: int) -> int:
+        length = sum(part if isinstance(part, int) else len(part) for part in segment)
+        known = next((at for at in range(start, self.line - length + 1) if self.fits(segment, at)), None)
+        assert known is not None, "what the bus heard is what the line said"
+        return known + length
+
+    def fits(self, segment: list[bytes | int], at: int) -> bool:
+        for part in segment:
+            if isinstance(part, int):
+                at += part
+            elif line_bytes(at, at + len(part)) != part:
+                return False
+            else:
+                at += len(part)
+        return True
+
+    # The end of every schedule
+
+    def settle(self) -> None:
+        """The network becomes kind: everything must now flow, whatever happened before."""
+        for link in range(len(self.wires)):
+            for wire in self.wires[link]:
+                self.hang_up_client(link, wire)
+                self.hang_up_server(link, wire)
+        for link in range(len(self.wires)):
+            self.connect(link)
+        for _ in range(400):
+            before = self.progress()
+            self.go_on()
+            if before == self.progress():
+                break
+        for node in self.nodes[1:]:
+            for flow in node.client._flows.values():
+                assert flow.ring.acked == flow.ring.tail, "no deadlock of credit, and every fate is told"
+        for written in self.written.values():
+            if written.number not in self.lost_writers:
+                assert written.fates[-1][1] == len(written.data)
+
+    def go_on(self) -> None:
+        for link in range(len(self.wires)):
+            self.redial(link)
+            for up in (True, False):
+                self.deliver(link, up=up, count=10_000)
+        for channel in CLASSES:
+            while self.nodes[0].held[channel]:
+                self.nodes[0].write_to_tty(channel, 0, 4)
+        for node in self.nodes[1:]:
+            for channel in CLASSES:
+                node.pass_up(channel)
+        self.run()
+
+    def progress(self) -> list[object]:
+        clients = [node.client for node in self.nodes[1:]]
+        return [
+            [len(each.up) + len(each.down) for wires in self.wires for each in wires],
+            [(client._line.received, client.resumed, client._positions()) for client in clients],
+            len(self.tty),
+        ]

@@ -1,0 +1,464 @@
+"""A client's and a server's session face to face, without connections: frames handed over as they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.handshake import Peer
+from protocol.link.reasons import CloseReason, Reason
+from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position
+from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
+from protocol.session.client import ClientEvent, ClientSession
+from protocol.session.inbox import Message
+from protocol.session.register import Admitted, Refused, Register
+from protocol.session.send_stream import Settled
+from protocol.session.session import NO_SESSION, Limits, Resumed
+from tests.protocol.session.links import A_NODE, PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from protocol.link.frames import Frame
+    from protocol.session.server import ServerEvent, ServerSession
+
+PTZ, TCP, CGI = Channel.PTZ, Channel.TCP, Channel.CGI
+PEER = Peer(1, A_NODE, 0, "")
+B_AHEAD = 1_000_000
+"""B's clock shows this much more than A's."""
+
+
+class Pair:
+    """A and B; ``up`` and ``down`` carry over all that one has to say, and return it."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.client = ClientSession(A_NODE, self.limits)
+        self.register = Register(self.limits)
+        self.now = 0
+        self.server: ServerSession
+        self.heard_a: list[ClientEvent] = []
+        self.heard_b: list[ServerEvent] = []
+        self.connect()
+
+    def connect(self) -> None:
+        number = self.client.attach()
+        opening = self.client.next_frame(number, self.now)
+        assert isinstance(opening, Open)
+        admitted = self.register.admit(PEER, opening, b"%016d" % number, PORT)
+        assert isinstance(admitted, Admitted)
+        self.server = admitted.session
+        self.down()
+        self.up()
+
+    def up(self) -> list[Frame]:
+        said = frames(self.client, self.client.number, self.now)
+        for frame in said:
+            self.heard_b += self.server.receive(self.server.number, frame, self.now + B_AHEAD)
+        return said
+
+    def down(self) -> list[Frame]:
+        said = frames(self.server, self.server.number, self.now + B_AHEAD)
+        for frame in said:
+            self.heard_a += self.client.receive(self.client.number, frame, self.now)
+        return said
+
+    def talk(self) -> None:
+        while self.up() + self.down():
+            pass
+
+    def heard(self) -> tuple[list[ClientEvent], list[ServerEvent]]:
+        heard = self.heard_a, self.heard_b
+        self.heard_a, self.heard_b = [], []
+        return heard
+
+
+def frames(session: ClientSession | ServerSession, number: int, now: int) -> list[Frame]:
+    return list(iter(lambda: session.next_frame(number, now), None))
+
+
+def kinds(said: Iterable[object]) -> list[str]:
+    return [type(each).__name__ for each in said]
+
+
+@pytest.fixture
+def pair() -> Pair:
+    pair = Pair()
+    pair.talk()
+    pair.heard()
+    return pair
+
+
+def test_a_session_opens_and_both_know_the_round_trip() -> None:
+    pair = Pair()
+    assert pair.heard_a == [Resumed(fresh=True, port=PORT)]
+    assert (pair.client.round_trip, pair.server.round_trip) == (0, 0)
+    assert not pair.client.waiting
+    assert not pair.server.waiting
+
+
+def test_opened_is_answered_before_anything_else_is_said(pair: Pair) -> None:
+    pair.client.write(PTZ, b"x", 0)
+    number = pair.client.attach()
+    assert kinds(frames(pair.client, number, 0)) == ["Open"]
+    pair.client.receive(number, Opened(pair.client.id, 0, 9, NOWHERE, PORT), 0)
+    assert frames(pair.client, number, 0)[0] == Pong(9, 0)
+
+
+def test_a_message_is_written_and_its_writer_hears_of_it(pair: Pair) -> None:
+    turn = TurnParameters(2, b"", 50)
+    pair.now = 5
+    assert pair.client.write(CGI, b"abc", 3, turn) == 0
+    pair.talk()
+    (message,) = pair.heard()[1]
+    assert message == Message(CGI, 0, b"abc", 3 + B_AHEAD, turn)
+    assert message.end == 3
+    pair.server.handed(CGI, 2)
+    pair.server.lost(CGI, 3, Reason.PORT_DOWN)
+    pair.talk()
+    assert pair.heard()[0] == [Settled(CGI, 0, 2, None), Settled(CGI, 2, 1, Reason.PORT_DOWN)]
+
+
+def test_a_message_is_too_old_by_the_limit_of_its_class(pair: Pair) -> None:
+    for channel in (PTZ, TCP):
+        pair.client.write(channel, b"x", 0)
+    pair.talk()
+    ptz, tcp = pair.heard()[1]
+    assert isinstance(ptz, Message)
+    assert isinstance(tcp, Message)
+    now = B_AHEAD + 2_000
+    assert not pair.server.expired(ptz, now)
+    assert pair.server.expired(ptz, now + 1)
+    assert not pair.server.expired(tcp, now + 1)
+
+
+def test_a_command_goes_before_a_transfer_that_began_earlier(pair: Pair) -> None:
+    for channel in (TCP, TCP, CGI, PTZ):
+        pair.client.write(channel, b"x", 0)
+    order = [frame.channel for frame in pair.up() if isinstance(frame, UpData)]
+    assert order == [PTZ, CGI, TCP, TCP]
+
+
+def test_no_part_of_a_long_transfer_stands_in_front_of_a_command(pair: Pair) -> None:
+    number = pair.client.number
+    for _ in range(100):
+        pair.client.write(TCP, bytes(512), 0)
+    assert [frame.offset for _ in range(3) if isinstance(frame := pair.client.next_frame(number, 0), UpData)] == [
+        0,
+        512,
+        1024,
+    ]
+    pair.client.write(PTZ, b"stop", 0)
+    assert pair.client.next_frame(number, 0) == UpData(PTZ, 0, 0, b"stop")
+
+
+def test_the_lines_bytes_come_down_and_go_on_after_a_cut(pair: Pair) -> None:
+    pair.server.line(b"abc")
+    pair.down()
+    pair.server.line(b"def")
+    pair.server.detach(0)
+    pair.client.detach()
+    pair.connect()
+    pair.talk()
+    assert pair.heard()[0] == [DownData(0, b"abc"), Resumed(fresh=False, port=PORT), DownData(3, b"def")]
+    assert pair.server.dropped == 0
+
+
+def test_after_a_cut_nothing_is_lost_and_nothing_comes_twice(pair: Pair) -> None:
+    for data in (b"a", b"b", b"c"):
+        pair.client.write(TCP, data, 0)
+    first = pair.client.next_frame(pair.client.number, 0)
+    assert first is not None
+    pair.heard_b += pair.server.receive(pair.server.number, first, 0)
+    frames(pair.client, pair.client.number, 0)  # dropped by the network
+    pair.connect()
+    pair.talk()
+    assert [event.data for event in pair.heard()[1] if isinstance(event, Message)] == [b"a", b"b", b"c"]
+
+
+def test_a_connection_that_was_replaced_is_not_heard_and_has_nothing_to_say(pair: Pair) -> None:
+    old_a, old_b = pair.client.number, pair.server.number
+    pair.connect()
+    pair.client.write(PTZ, b"x", 0)
+    pair.server.line(b"x")
+    assert pair.client.next_frame(old_a, 0) is None
+    assert pair.server.next_frame(old_b, 0) is None
+    assert pair.client.receive(old_a, DownData(0, b"x"), 0) == []
+    assert pair.server.receive(old_b, UpData(PTZ, 0, 0, b"x"), 0) == []
+
+
+def test_turns_stand_among_the_bytes_and_are_told_once(pair: Pair) -> None:
+    pair.client.write(CGI, b"?", 0)
+    pair.talk()
+    pair.server.turn(CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING)
+    pair.server.line(b"ok")
+    pair.server.turn(CGI, 0, TurnPhase.END, TurnStatus.LENGTH)
+    pair.talk()
+    begin, end = (Turn(CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING), Turn(CGI, 0, TurnPhase.END, TurnStatus.LENGTH))
+    assert pair.heard()[0] == [begin, DownData(0, b"ok"), end]
+    pair.connect()
+    pair.talk()
+    assert end not in pair.heard()[0]
+
+
+def test_the_port_is_told_at_every_change_and_its_latest_state_alone(pair: Pair) -> None:
+    down, up = replace(PORT, up=False, why="no such device"), replace(PORT, rate=19_200)
+    pair.server.port(down)
+    pair.server.port(up)
+    pair.talk()
+    assert pair.heard()[0] == [Port(up)]
+
+
+def test_a_path_that_leads_through_ourselves_is_closed(pair: Pair) -> None:
+    pair.server.port(replace(PORT, path=(b"o" * 16, A_NODE)))
+    pair.talk()
+    events_a, events_b = pair.heard()
+    assert kinds(events_a) == ["Port", "Close"]
+    assert kinds(events_b) == ["Close"]
+    assert not pair.client.attached
+    assert not pair.server.attached
+
+
+def test_a_ping_is_answered_with_both_clocks(pair: Pair) -> None:
+    pair.client.receive(pair.client.number, Ping(5), 7)
+    assert pair.client.next_frame(pair.client.number, 8) == Pong(5, 8)
+    pair.server.receive(pair.server.number, Ping(6), 7)
+    assert pair.server.next_frame(pair.server.number, 9) == Pong(6, 9)
+
+
+def test_what_a_connection_keeps_to_itself_is_our_own_mistake_here(pair: Pair) -> None:
+    with pytest.raises(LocalProtocolError, match="no session takes Open"):
+        pair.client.receive(pair.client.number, opening(), 0)
+    with pytest.raises(LocalProtocolError, match="no session takes Open"):
+        pair.server.receive(pair.server.number, opening(), 0)
+
+
+def test_pings_are_answered_by_either_side(pair: Pair) -> None:
+    pair.client.ping()
+    pair.server.ping()
+    assert kinds(pair.up()) == ["Ping"]
+    assert pair.server.next_frame(pair.server.number, 0) == Pong(0, 0)
+    assert (pair.client.waiting, pair.server.waiting) == (True, False)
+    pair.client.receive(pair.client.number, Pong(0, 0), 0)
+    assert not pair.client.waiting
+    assert isinstance(pair.server.next_frame(pair.server.number, 3), Ping)
+    pair.server.receive(pair.server.number, Pong(3, 0), 4)
+    assert pair.server.round_trip == 0
+
+
+def test_a_server_that_closes_leaves_nothing_uncertain(pair: Pair) -> None:
+    for data in (b"ab", b"cd"):
+        pair.client.write(TCP, data, 0)
+    pair.up()
+    pair.server.handed(TCP, 2)
+    (ended,) = pair.register.end(pair.server, CloseReason.STOPPING)
+    assert ended.reason is CloseReason.STOPPING
+    assert pair.register.end(pair.server, CloseReason.STOPPING) == ()
+    assert kinds(pair.down())[-1] == "Close"
+    assert kinds(pair.heard()[0]) == ["Settled", "Close"]
+    assert pair.client.id == NO_SESSION
+    pair.connect()
+    pair.talk()
+    events_a, events_b = pair.heard()
+    assert events_a == [Gap(Channel.LINE, 0, 0, Reason.RESTARTED), Resumed(fresh=True, port=PORT)]
+    assert [event.data for event in events_b if isinstance(event, Message)] == [b"cd"]
+
+
+def test_a_client_that_closes_says_it_last_and_gives_up_the_rest(pair: Pair) -> None:
+    pair.client.write(TCP, b"ab", 0)
+    pair.client.close(CloseReason.STOPPING)
+    assert kinds(pair.up()) == ["Close"]
+    assert pair.client.abandon(Reason.CLOSED) == [Settled(TCP, 0, 2, Reason.CLOSED)]
+    assert kinds(pair.heard()[1]) == ["Close"]
+
+
+def test_a_server_without_memory_leaves_uncertain_what_was_sent(pair: Pair) -> None:
+    pair.client.write(TCP, b"ab", 0)
+    pair.up()
+    pair.client.write(TCP, b"cd", 0)
+    pair.register = Register(pair.limits)
+    pair.connect()
+    pair.talk()
+    events_a, events_b = pair.heard()
+    assert events_a == [
+        Settled(TCP, 0, 2, Reason.UNCERTAIN),
+        Gap(Channel.LINE, 0, 0, Reason.RESTARTED),
+        Resumed(fresh=True, port=PORT),
+    ]
+    assert [event.offset for event in events_b[1:] if isinstance(event, Message)] == [2]
+
+
+def test_what_is_too_old_is_settled_without_a_connection(pair: Pair) -> None:
+    pair.client.detach()
+    pair.client.write(PTZ, b"ab", 0)
+    pair.client.write(TCP, b"cd", 0)
+    assert pair.client.next_expiry(5) == 2_001
+    (fate,) = pair.client.expire(2_001)
+    assert fate == Settled(PTZ, 0, 2, Reason.TOO_OLD)
+    assert fate.end == 2
+    assert pair.client.withdraw(TCP, 0) == [Settled(TCP, 0, 2, Reason.WITHDRAWN)]
+    assert pair.client.next_expiry(5) is None
+    pair.connect()
+    pair.talk()
+    assert kinds(pair.heard()[1]) == ["Gap", "Gap"]
+
+
+def test_a_loss_of_which_the_client_did_not_hear_is_told_after_the_cut(pair: Pair) -> None:
+    for data in (b"ab", b"cd"):
+        pair.client.write(TCP, data, 0)
+    pair.up()
+    pair.server.lost(TCP, 2, Reason.FORBIDDEN)
+    pair.server.handed(TCP, 4)
+    frames(pair.server, pair.server.number, 0)  # dropped by the network
+    pair.connect()
+    pair.talk()
+    assert [event for event in pair.heard()[0] if isinstance(event, Settled)] == [
+        Settled(TCP, 0, 2, Reason.FORBIDDEN),
+        Settled(TCP, 2, 2, None),
+    ]
+
+
+def test_bounds_follow_the_line() -> None:
+    pair = Pair(Limits(window=100, ring_bytes=3))
+    pair.server.window(PTZ, 250)
+    assert Credit(PTZ, 250) in pair.down()
+    pair.server.line(b"abcdef")
+    pair.server.gap(2, Reason.OVERFLOW)
+    pair.talk()
+    assert pair.server.dropped == 5
+    assert [event for event in pair.heard()[0] if isinstance(event, Gap | DownData)] == [
+        Gap(Channel.LINE, 0, 3, Reason.OVERFLOW),
+        DownData(3, b"def"),
+        Gap(Channel.LINE, 6, 2, Reason.OVERFLOW),
+    ]
+
+
+# What a peer that breaks the rules gets
+
+
+def test_a_close_instead_of_opened_ends_nothing_and_may_teach_the_number(pair: Pair) -> None:
+    session, number = pair.client.id, pair.client.attach()
+    close = Close(CloseReason.STALE, last=41)
+    assert pair.client.receive(number, close, 0) == [close]
+    assert pair.client.id == session
+    assert pair.client.attach() == 42
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"session": NO_SESSION}, "without a session"),
+        ({"echo": 99}, "not asked"),
+        ({"positions": (Position(7, 7), *NOWHERE[1:])}, "the line goes on from 7"),
+        ({"positions": (Position(0, 7), *NOWHERE[1:])}, "7 known to be settled"),
+        ({"positions": (*NOWHERE[:3], Position(7, 0))}, "7 received"),
+    ],
+)
+def test_an_opened_that_cannot_be_is_refused(pair: Pair, change: dict[str, object], why: str) -> None:
+    number = pair.client.attach()
+    pair.client.next_frame(number, 0)
+    opened = Opened(pair.client.id, 0, 0, NOWHERE, PORT)
+    with pytest.raises(RemoteProtocolError, match=why):
+        pair.client.receive(number, replace(opened, **change), 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("frame", [Ack(TCP, 1), Lost(TCP, 0, 1, Reason.TOO_OLD), Credit(TCP, 0), Pong(1, 1)])
+def test_numbers_that_cannot_be_are_refused_by_the_client(pair: Pair, frame: Frame) -> None:
+    with pytest.raises(RemoteProtocolError):
+        pair.client.receive(pair.client.number, frame, 0)
+
+
+@pytest.mark.parametrize("frame", [Ack(Channel.LINE, 1), Credit(Channel.LINE, 0), Pong(1, 1), UpData(TCP, 1, 0, b"x")])
+def test_numbers_that_cannot_be_are_refused_by_the_server(pair: Pair, frame: Frame) -> None:
+    with pytest.raises(RemoteProtocolError):
+        pair.server.receive(pair.server.number, frame, 0)
+
+
+# The register
+
+
+def opening(session: bytes = NO_SESSION, number: int = 9) -> Open:
+    return Open(session, number, 0, NOWHERE)
+
+
+def other(index: int) -> Peer:
+    return replace(PEER, index=index)
+
+
+def test_a_number_that_does_not_grow_is_refused_with_the_last(pair: Pair) -> None:
+    refused = pair.register.admit(PEER, opening(pair.client.id, 1), b"n" * 16, PORT)
+    assert refused == Refused(Close(CloseReason.STALE, last=1))
+    assert pair.server.attached
+
+
+def test_numbers_that_contradict_the_session_end_it(pair: Pair) -> None:
+    pair.client.write(TCP, b"ab", 0)
+    pair.up()
+    refused = pair.register.admit(PEER, opening(pair.client.id), b"n" * 16, PORT)
+    assert isinstance(refused, Refused)
+    assert refused.close.reason is CloseReason.PROTOCOL
+    assert [ended.session for ended in refused.ended] == [pair.server]
+    assert list(pair.register) == []
+
+
+def test_another_nodes_session_cannot_be_taken_over(pair: Pair) -> None:
+    admitted = pair.register.admit(other(1), opening(pair.client.id), b"n" * 16, PORT)
+    assert isinstance(admitted, Admitted)
+    assert admitted.fresh
+    assert list(pair.register) == [pair.server, admitted.session]
+
+
+def test_a_new_session_of_the_same_remote_port_ends_the_old(pair: Pair) -> None:
+    admitted = pair.register.admit(PEER, opening(), b"n" * 16, PORT)
+    assert isinstance(admitted, Admitted)
+    assert [(ended.session, ended.reason) for ended in admitted.ended] == [(pair.server, CloseReason.REPLACED)]
+    assert kinds(frames(pair.server, pair.server.number, 0))[-1] == "Close", "its old link still hears why"
+
+
+def test_so_many_links_and_no_more() -> None:
+    register = Register(Limits(), max_links=1)
+    first = register.admit(other(0), opening(), b"0" * 16, PORT)
+    assert isinstance(first, Admitted)
+    assert register.admit(other(1), opening(), b"1" * 16, PORT) == Refused(Close(CloseReason.BUSY))
+    first.session.detach(0)
+    assert isinstance(register.admit(other(1), opening(), b"1" * 16, PORT), Admitted)
+
+
+def test_detached_sessions_wait_for_so_long_and_so_many() -> None:
+    register = Register(Limits(), max_detached=2)
+    for index in range(4):
+        admitted = register.admit(other(index), opening(), bytes([index + 1]) * 16, PORT)
+        assert isinstance(admitted, Admitted)
+        if index:
+            admitted.session.detach(index * 1000)
+    assert [ended.session.key[1] for ended in register.sweep(3000, 60_000)] == [1]
+    assert [ended.session.key[1] for ended in register.sweep(62_001, 60_000)] == [2]
+    assert [session.key[1] for session in register] == [0, 3]
+
+
+def test_a_message_larger_than_the_window_arrives_whole() -> None:
+    pair = Pair(Limits(window=4))
+    pair.talk()
+    pair.heard()
+    pair.client.write(CGI, b"0123456789", 0)
+    pair.talk()
+    assert [event.data for event in pair.heard()[1] if isinstance(event, Message)] == [b"0123456789"]
+
+
+def test_a_last_word_is_said_only_where_nothing_is_still_to_be_told() -> None:
+    pair = Pair()
+    pair.client.write(TCP, b"one", accepted=0)
+    assert pair.client.holding
+    pair.talk()
+    assert not pair.client.holding
+    assert [event.data for event in pair.heard_b if isinstance(event, Message)] == [b"one"]
+    pair.server.handed(TCP, 3)
+    assert pair.server.last_word(CloseReason.STOPPING) is None
+    pair.down()
+    word = pair.server.last_word(CloseReason.STOPPING)
+    assert word is not None
+    assert word.positions[TCP] == Position(3, 3)
