@@ -36,9 +36,13 @@ TARGETS: Mapping[str, str] = {
     "handshake": "tests.protocol.link.test_handshake:test_a_mutated_handshake_ends_in_a_cut_or_waits",
     "header": "tests.protocol.link.test_header:test_whole_and_byte_by_byte_are_cut_alike",
     "http": "tests.gateway.web.test_routes:test_whatever_is_thrown_at_the_front_door_it_answers_or_closes",
-    "parameter_file": "tests.protocol.parameters.test_catalogue:test_any_file_gives_a_whole_state_and_complaints_of_one_line",
+    "parameter_file": (
+        "tests.protocol.parameters.test_catalogue:test_any_file_gives_a_whole_state_and_complaints_of_one_line"
+    ),
     "parameters": "tests.protocol.parameters.test_catalogue:test_any_update_leaves_a_whole_state",
-    "payloads": "tests.protocol.link.test_connection:test_random_payloads_behind_good_tags_give_events_or_remote_errors",
+    "payloads": (
+        "tests.protocol.link.test_connection:test_random_payloads_behind_good_tags_give_events_or_remote_errors"
+    ),
     "serial_cgi": "tests.protocol.http.test_serial_cgi:test_any_bytes_are_a_bounded_request_or_an_error_of_one_line",
 }
 

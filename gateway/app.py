@@ -20,7 +20,7 @@ import trio
 
 from gateway import __version__
 from gateway.changes import Changes
-from gateway.clients.listeners import Drivers
+from gateway.clients.drivers import Drivers
 from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
 from gateway.port.bus import Bus
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.clients.serial_cgi import SerialCgi
-    from gateway.host.config import Config, Ptz
+    from gateway.host.config import Config, PtzConfig
     from gateway.host.sdnotify import Notifier
     from gateway.web.server import FrontDoor
     from gateway.web.tls import Tls
@@ -204,7 +204,7 @@ def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
     from gateway.state.users import Users
     from gateway.status import status
     from gateway.web.auth import Access
-    from gateway.web.routes import House, Routes
+    from gateway.web.routes import Backend, Routes
     from gateway.web.server import FrontDoor
 
     started = time.time()
@@ -215,7 +215,7 @@ def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
     def settings() -> Settings:
         return parts.store.published.value.settings
 
-    house = House(
+    backend = Backend(
         catalogue=parts.catalogue,
         settings=settings,
         update=parts.changes.update,
@@ -225,10 +225,10 @@ def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
     )
     users = Users(config.state_dir, config.node_name)
     access = Access(users, lambda: settings().network.http.authentication_policy, config.http.digest)
-    return FrontDoor(Routes(house, access, config.http.browser_guard).respond, tls.secure)
+    return FrontDoor(Routes(backend, access, config.http.browser_guard).respond, tls.secure)
 
 
-def _drivers(ptz: Ptz) -> Drivers:
+def _drivers(ptz: PtzConfig) -> Drivers:
     """Look up who may connect as a PTZ driver; a name that this host does not know is told, and left out."""
     users = {0, os.getuid()} | set(_known(ptz.users, lambda name: pwd.getpwnam(name).pw_uid, "user"))
     named = _known(ptz.groups, lambda name: grp.getgrnam(name).gr_gid, "group")

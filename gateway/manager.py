@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway.clients.dial import dial
-from gateway.clients.listeners import listen_links, listen_tcp, listen_unix
+from gateway.clients.listeners import listen_tcp, listen_unix
 from gateway.clients.serial_cgi import SerialCgi
-from gateway.clients.service import Doorway
-from gateway.port.plan import Announce, Device, Dial, Door, Listen, PtzSocket, Service, blamed, order, plan
+from gateway.clients.service import Service
+from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, blamed, order, plan
 from gateway.port.rights import Right
-from gateway.tasks.reconcile import Leaf, Leaves
+from gateway.tasks.reconcile import Unit, Units
 from gateway.tasks.watch import Cell
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import PortType
@@ -27,14 +27,14 @@ from protocol.parameters.hardware import PortType
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gateway.clients.listeners import Drivers
+    from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
     from gateway.host.config import Config
     from gateway.port.bus import Bus
     from gateway.port.plan import Spec
     from gateway.port.router import Handle, Session
-    from gateway.remote_port.client import RemoteDevice
-    from gateway.remote_port.server import RemoteDoorway
+    from gateway.remote_port.client import RemotePortClient
+    from gateway.remote_port.server import RemotePortService
     from gateway.serial_line.device import SerialDevice
     from gateway.state.store import Published
     from protocol.link.guesses import GuessLimit
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["Host", "Manager", "Refusal"]
 
 _RIGHTS = {
-    Service.GENERIC_TCP: Right.READ | Right.TCP,
-    Service.PTZ: Right.READ | Right.PTZ,
-    Service.SERIAL_CGI: Right.READ | Right.CGI,
-    Service.WEB_SOCKET: Right.READ | Right.TCP,
-    Service.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
+    ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
+    ServiceKind.PTZ: Right.READ | Right.PTZ,
+    ServiceKind.SERIAL_CGI: Right.READ | Right.CGI,
+    ServiceKind.WEB_SOCKET: Right.READ | Right.TCP,
+    ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
 _FLUSH = 1.6
 """Seconds that clients have to take what waits for them when the gateway stops."""
@@ -90,9 +90,9 @@ class Manager:
         self.index = index
         self.bus = bus
         self.device = device
-        self.remote: RemoteDevice | None = None
+        self.remote: RemotePortClient | None = None
         """The remote port client; None while PortType is not RemotePort."""
-        self.remote_door: RemoteDoorway | None = None
+        self.remote_service: RemotePortService | None = None
         """The remote port server; None while RemotePortServer.Enabled is no."""
         self.serial_cgi: SerialCgi | None = None
         """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
@@ -101,21 +101,21 @@ class Manager:
         self._published = published
         self._followed = Cell(-1)
         self._refused: tuple[Refusal, ...] = ()
-        self._doors: dict[Service, Doorway] = {}
-        self._handles: dict[Service, Handle] = {}
+        self._services: dict[ServiceKind, Service] = {}
+        self._handles: dict[ServiceKind, Handle] = {}
         self._stopping = False
 
     async def run(self, stop: trio.Event) -> None:
         """Do what the settings say until ``stop`` is set, then end everything in its order."""
         async with trio.open_nursery() as roof:
-            self._leaves: Leaves[Spec] = Leaves(roof, self._run, order, self.bus.name)
+            self._units: Units[Spec] = Units(roof, self._run, order, self.bus.name)
             async with trio.open_nursery() as self._clients:
                 with trio.CancelScope() as following:
                     roof.start_soon(_cancel_at, stop, following)
                     async for published in self._published.changes():
                         await self._follow(published)
                 await self._send_away()
-            await self._leaves.apply(frozenset())
+            await self._units.apply(frozenset())
 
     async def settled(self, version: int) -> tuple[Refusal, ...]:
         """Wait until the port does what version ``version`` of the settings says, or is known not to.
@@ -123,47 +123,47 @@ class Manager:
         Returns what its device or the host refused; the caller bounds the wait.
         """
         await self._followed.wait_for(lambda followed: followed >= version)
-        await self._leaves.settled()
+        await self._units.settled()
         return self._refused
 
     def blamed(self, changed: Sequence[str]) -> tuple[Refusal, ...]:
         """Say which of the parameters that a request changed brought about what the port cannot do."""
         listeners = tuple(
-            Refusal(name, f"{spec}: {leaf.refusal}")
-            for spec, leaf in self._leaves
-            if leaf.refusal is not None
+            Refusal(name, f"{spec}: {unit.refusal}")
+            for spec, unit in self._units
+            if unit.refusal is not None
             for name in blamed(spec, self.index, changed)
         )
         return listeners + tuple(refusal for refusal in self._refused if refusal.name in changed)
 
     @property
-    def leaves(self) -> dict[str, str]:
+    def units(self) -> dict[str, str]:
         """What runs, and how it is, for the status."""
-        return {str(spec): leaf.state for spec, leaf in self._leaves}
+        return {str(spec): unit.state for spec, unit in self._units}
 
     @property
-    def sessions(self) -> tuple[tuple[Service, Session], ...]:
+    def sessions(self) -> tuple[tuple[ServiceKind, Session], ...]:
         """Who sits at the line, by the door that they came through."""
-        return tuple((service, session) for service, handle in self._handles.items() for session in handle.sessions)
+        return tuple((kind, session) for kind, handle in self._handles.items() for session in handle.sessions)
 
     @property
-    def web_socket(self) -> Doorway | None:
+    def web_socket(self) -> Service | None:
         """The door that WebSockets come in by; None while the port manager is being restarted."""
-        return self._doors.get(Service.WEB_SOCKET)
+        return self._services.get(ServiceKind.WEB_SOCKET)
 
     @property
     def turned_away(self) -> int:
         """Clients that the open doors did not let in."""
-        return sum(door.refused for door in self._doors.values())
+        return sum(service.refused for service in self._services.values())
 
     async def _follow(self, published: Published) -> None:
         settings = published.settings
-        for service, door in self._doors.items():
-            door.review(*self._policy(service, settings))
-        if self.remote_door is not None:
-            self.remote_door.review(*self._remote_policy(settings))
-        wanted = plan(settings, self.index, self._numbers, self._host.config.tcp.bind) | {Door(Service.WEB_SOCKET)}
-        await self._leaves.apply(wanted)
+        for kind, service in self._services.items():
+            service.review(*self._policy(kind, settings))
+        if self.remote_service is not None:
+            self.remote_service.review(*self._remote_policy(settings))
+        wanted = plan(settings, self.index, self._numbers, self._host.config.tcp.bind) | {Serve(ServiceKind.WEB_SOCKET)}
+        await self._units.apply(wanted)
         if not any(isinstance(spec, Device) for spec in wanted):
             self.bus.route()
             self.bus.disconnect(self._why_no_device(settings))
@@ -182,118 +182,121 @@ class Manager:
     async def _send_away(self) -> None:
         """Close the listeners, read no more from clients, and let each take what waits for it."""
         self._stopping = True
-        standing = frozenset(spec for spec, _ in self._leaves if isinstance(spec, Device | Door))
-        await self._leaves.apply(standing)
+        standing = frozenset(spec for spec, _ in self._units if isinstance(spec, Device | Serve))
+        await self._units.apply(standing)
         for _, session in self.sessions:
             session.pumping.cancel()
-        if self.remote_door is not None:
-            self._clients.start_soon(self.remote_door.retire)
+        if self.remote_service is not None:
+            self._clients.start_soon(self.remote_service.retire)
         self._clients.cancel_scope.deadline = trio.current_time() + _FLUSH
 
-    async def _run(self, spec: Spec, leaf: Leaf) -> None:
+    async def _run(self, spec: Spec, unit: Unit) -> None:
         match spec:
             case Device(PortType.SERIAL) if self.device is not None:
-                await self.device.run(leaf)
+                await self.device.run(unit)
             case Device(PortType.REMOTE, number):
-                await self._run_remote(number, leaf)
-            case Door(Service.REMOTE_PORT):
-                await self._run_remote_door(leaf)
-            case Door(service):
-                runs = {Service.SERIAL_CGI: self._run_serial_cgi, Service.REMOTE_PORT: self._run_remote_door}
-                await runs.get(service, functools.partial(self._run_door, service))(leaf)
+                await self._run_remote(number, unit)
+            case Serve(ServiceKind.REMOTE_PORT):
+                await self._run_remote_service(unit)
+            case Serve(kind):
+                runs = {ServiceKind.SERIAL_CGI: self._run_serial_cgi, ServiceKind.REMOTE_PORT: self._run_remote_service}
+                await runs.get(kind, functools.partial(self._run_service, kind))(unit)
             case Listen():
-                with leaf.scope:
-                    await self._listen(spec, leaf)
+                with unit.scope:
+                    await self._listen(spec, unit)
             case PtzSocket(packets):
-                kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
+                socket_kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
                 path = self._host.config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
-                with leaf.scope:
-                    await listen_unix(path, kind, self._host.drivers, self._doors[Service.PTZ], leaf)
+                with unit.scope:
+                    await listen_unix(path, socket_kind, self._host.drivers.mode, self._welcome_driver, unit)
             case Announce():
-                await self._run_announce(spec, leaf)
+                await self._run_announce(spec, unit)
             case Dial():
-                with leaf.scope:
-                    await dial(spec, self._doors[Service.GENERIC_TCP], leaf, lambda: self._stopping)
+                with unit.scope:
+                    await dial(spec, self._services[ServiceKind.GENERIC_TCP], unit, lambda: self._stopping)
 
-    async def _listen(self, spec: Listen, leaf: Leaf) -> None:
-        if spec.service is Service.REMOTE_PORT:
-            assert self.remote_door is not None, "doors start before their listeners"
-            await listen_links(spec, self.remote_door, leaf)
+    async def _listen(self, spec: Listen, unit: Unit) -> None:
+        if spec.kind is ServiceKind.REMOTE_PORT:
+            assert self.remote_service is not None, "services start before their listeners"
+            await listen_tcp(spec, self.remote_service.welcome, unit)
         else:
-            await listen_tcp(spec, self._doors[spec.service], leaf)
+            await listen_tcp(spec, self._services[spec.kind].welcome, unit)
 
-    async def _run_door(self, service: Service, leaf: Leaf) -> None:
-        handle = self._handles[service] = self._grant(_RIGHTS[service], service.value)
-        door = self._doors[service] = Doorway(self.bus.name, handle, _RIGHTS[service] & ~Right.READ, self._clients)
-        door.review(*self._policy(service, self._published.value.settings))
-        leaf.began()
-        leaf.up()
+    def _welcome_driver(self, sock: socket.socket, _: object) -> None:
+        self._host.drivers.welcome(self._services[ServiceKind.PTZ], sock)
+
+    async def _run_service(self, kind: ServiceKind, unit: Unit) -> None:
+        handle = self._handles[kind] = self._grant(_RIGHTS[kind], kind.value)
+        service = self._services[kind] = Service(self.bus.name, handle, _RIGHTS[kind] & ~Right.READ, self._clients)
+        service.review(*self._policy(kind, self._published.value.settings))
+        unit.began()
+        unit.up()
         try:
-            with leaf.scope:
+            with unit.scope:
                 await trio.sleep_forever()
         finally:
-            del self._doors[service], self._handles[service]
-            handle.revoke(self._closed(service))
+            del self._services[kind], self._handles[kind]
+            handle.revoke(self._closed(kind))
 
-    async def _run_serial_cgi(self, leaf: Leaf) -> None:
-        service = Service.SERIAL_CGI
-        handle = self._handles[service] = self._grant(_RIGHTS[service], service.value)
+    async def _run_serial_cgi(self, unit: Unit) -> None:
+        kind = ServiceKind.SERIAL_CGI
+        handle = self._handles[kind] = self._grant(_RIGHTS[kind], kind.value)
         self.serial_cgi = SerialCgi(handle)
-        leaf.began()
-        leaf.up()
+        unit.began()
+        unit.up()
         try:
-            with leaf.scope:
+            with unit.scope:
                 await self.serial_cgi.serve()
         finally:
             self.serial_cgi = None
-            del self._handles[service]
-            handle.revoke(self._closed(service))
+            del self._handles[kind]
+            handle.revoke(self._closed(kind))
 
-    async def _run_remote(self, number: int, leaf: Leaf) -> None:
+    async def _run_remote(self, number: int, unit: Unit) -> None:
         # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
         from gateway.remote_port.candidates import Servers
-        from gateway.remote_port.client import RemoteDevice
+        from gateway.remote_port.client import RemotePortClient
 
         settings = self._published.value.settings.remote_ports[number]
         config = self._host.config
         keyless = config.remote_port.autoconf_without_key
         servers = Servers(self._host.bonjour, number, config.chassis, keyless=keyless)
-        self.remote = RemoteDevice(self.bus, self._host.node, number, settings, servers)
+        self.remote = RemotePortClient(self.bus, self._host.node, number, settings, servers)
         try:
-            await self.remote.run(leaf)
+            await self.remote.run(unit)
         finally:
             self.remote = None
 
-    async def _run_remote_door(self, leaf: Leaf) -> None:
-        from gateway.remote_port.server import RemoteDoorway
+    async def _run_remote_service(self, unit: Unit) -> None:
+        from gateway.remote_port.server import RemotePortService
 
-        service = Service.REMOTE_PORT
-        handle = self._grant(_RIGHTS[service], service.value)
+        kind = ServiceKind.REMOTE_PORT
+        handle = self._grant(_RIGHTS[kind], kind.value)
         host = self._host
-        door = RemoteDoorway(self.index, host.node, host.config.chassis, handle, self._clients, host.guesses)
-        door.review(*self._remote_policy(self._published.value.settings))
-        self.remote_door = door
-        leaf.began()
-        leaf.up()
+        service = RemotePortService(self.index, host.node, host.config.chassis, handle, self._clients, host.guesses)
+        service.review(*self._remote_policy(self._published.value.settings))
+        self.remote_service = service
+        unit.began()
+        unit.up()
         try:
-            with leaf.scope:
-                await door.run()
+            with unit.scope:
+                await service.run()
         finally:
-            self.remote_door = None
-            door.revoke(self._closed(service))
+            self.remote_service = None
+            service.revoke(self._closed(kind))
 
-    async def _run_announce(self, spec: Announce, leaf: Leaf) -> None:
+    async def _run_announce(self, spec: Announce, unit: Unit) -> None:
         """Tell the neighbours of the remote port server, once it listens."""
         from gateway.remote_port.announce import announce
 
-        leaf.began()
-        leaf.up()
+        unit.began()
+        unit.up()
         host = self._host
         listeners = [
-            other for spec, other in self._leaves if isinstance(spec, Listen) and spec.service is Service.REMOTE_PORT
+            other for spec, other in self._units if isinstance(spec, Listen) and spec.kind is ServiceKind.REMOTE_PORT
         ]
-        with leaf.scope:
-            await _first_risen(listeners)
+        with unit.scope:
+            await _first_up(listeners)
             chassis = host.config.chassis
             await announce(host.bonjour, self.bus.state, self.index, chassis, spec.keyed, spec.port)
 
@@ -305,12 +308,12 @@ class Manager:
         ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
         return server.allowed_ip_addresses, server.authentication_key, ptz
 
-    def _closed(self, service: Service) -> str:
-        return "the gateway stops" if self._stopping else f"PortManager.{self.bus.name}.{service.value}.Enabled is no"
+    def _closed(self, kind: ServiceKind) -> str:
+        return "the gateway stops" if self._stopping else f"PortManager.{self.bus.name}.{kind.value}.Enabled is no"
 
-    def _policy(self, service: Service, settings: Settings) -> tuple[AddressList, int]:
+    def _policy(self, kind: ServiceKind, settings: Settings) -> tuple[AddressList, int]:
         """Say who may come through a door, and how many seconds a client may be idle (0: for ever)."""
-        if service is not Service.GENERIC_TCP:
+        if kind is not ServiceKind.GENERIC_TCP:
             return AddressList(), 0
         tcp = settings.port_managers[self.index].generic_tcp_server
         return tcp.allowed_ip_addresses, tcp.timeout
@@ -331,13 +334,13 @@ async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _first_risen(leaves: Sequence[Leaf]) -> None:
+async def _first_up(units: Sequence[Unit]) -> None:
     """Wait until one of them is up."""
     async with trio.open_nursery() as nursery:
 
-        async def rise(leaf: Leaf) -> None:
-            await leaf.risen.wait()
+        async def rise(unit: Unit) -> None:
+            await unit.is_up.wait()
             nursery.cancel_scope.cancel()
 
-        for leaf in leaves:
-            nursery.start_soon(rise, leaf)
+        for unit in units:
+            nursery.start_soon(rise, unit)

@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from gateway.serial_line.settings import NAMES
+from gateway.serial_line.settings import by_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gateway.host.config import Config
     from gateway.manager import Manager
-    from gateway.port.plan import Service
+    from gateway.port.plan import ServiceKind
     from gateway.port.router import Session
-    from gateway.remote_port.client import RemoteDevice
-    from gateway.remote_port.server import RemoteDoorway
-    from gateway.remote_port.session import RemoteSeat
+    from gateway.remote_port.client import RemotePortClient
+    from gateway.remote_port.server import RemotePortService
+    from gateway.remote_port.session import RemoteSession
     from gateway.serial_line.device import SerialDevice
     from protocol.parameters.hardware import ManagerHardware
-    from protocol.parameters.settings import SerialPort, Settings
+    from protocol.parameters.settings import Settings
 
-__all__ = ["settings_shown", "status"]
+__all__ = ["status"]
 
 
 def status(
@@ -65,10 +64,10 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "path": [node.hex() for node in manager.bus.state.value.path],
         **_device(manager.device),
         **_remote(manager.remote),
-        **_remote_door(manager.remote_door),
-        "services": manager.leaves,
+        **_remote_service(manager.remote_service),
+        "services": manager.units,
         "clients_turned_away": manager.turned_away,
-        "seats": [_seat(service, session) for service, session in manager.sessions],
+        "clients": [_client(kind, session) for kind, session in manager.sessions],
     }
 
 
@@ -79,7 +78,7 @@ def _device(device: SerialDevice | None) -> dict[str, object]:
     counters = device.counters
     return {
         "device": device.path,
-        "settings_in_force": None if device.in_force is None else settings_shown(device.in_force),
+        "settings_in_force": None if device.in_force is None else by_name(device.in_force),
         "settings_refused": {refusal.name: refusal.why for refusal in device.refused},
         "bytes_to_line": written,
         "bytes_discarded": discarded,
@@ -87,16 +86,7 @@ def _device(device: SerialDevice | None) -> dict[str, object]:
     }
 
 
-def settings_shown(line: SerialPort) -> dict[str, object]:
-    """Show line settings under the contract's names."""
-    return {name: _plain(getattr(line, attribute)) for attribute, name in NAMES.items()}
-
-
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, Enum) else value
-
-
-def _remote(remote: RemoteDevice | None) -> dict[str, object]:
+def _remote(remote: RemotePortClient | None) -> dict[str, object]:
     """Show the link to the server, where this port is a remote port client."""
     if remote is None or remote.peer is None:
         return {}
@@ -113,21 +103,21 @@ def _remote(remote: RemoteDevice | None) -> dict[str, object]:
     }
 
 
-def _remote_door(door: RemoteDoorway | None) -> dict[str, object]:
+def _remote_service(service: RemotePortService | None) -> dict[str, object]:
     """Show the remote port server and its sessions, where it is enabled."""
-    if door is None:
+    if service is None:
         return {}
     return {
         "remote_port_server": {
-            "clients_turned_away": door.refused,
-            "wrong_keys": door.wrong_keys,
-            "links": [_link(seat) for seat in door.seats],
-            **_warning(door.keyless),
+            "clients_turned_away": service.refused,
+            "wrong_keys": service.wrong_keys,
+            "links": [_link(seat) for seat in service.children],
+            **_warning(service.keyless),
         }
     }
 
 
-def _link(seat: RemoteSeat) -> dict[str, object]:
+def _link(seat: RemoteSession) -> dict[str, object]:
     return {
         "holder": seat.handle.holder,
         "linked": seat.link is not None,
@@ -144,10 +134,10 @@ def _warning(keyless: bool) -> dict[str, str]:
     return {"warning": "the AuthenticationKey is empty: anybody may be at the other end"} if keyless else {}
 
 
-def _seat(service: Service, session: Session) -> dict[str, object]:
+def _client(kind: ServiceKind, session: Session) -> dict[str, object]:
     reader = session.reader
     return {
-        "door": service.value,
+        "service": kind.value,
         "holder": session.holder,
         "since": round(session.since, 3),
         "bytes_in": session.received,

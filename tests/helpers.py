@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from gateway.app import run
-from gateway.host.config import Config, Http, Serial, Tcp
+from gateway.host.config import Config, HttpConfig, SerialConfig, TcpConfig
 from gateway.host.sdnotify import Notifier
 from gateway.state.users import Users
 from protocol.parameters.hardware import ManagerHardware
@@ -162,9 +162,9 @@ def configuration(directory: Path, ends: tuple[FarEnd, ...], http_port: int, **m
         state_dir=directory / "state",
         runtime_dir=directory / "run",
         node_name="cpu1",
-        http=Http(listen=(("127.0.0.1", http_port),)),
-        tcp=Tcp(bind=("127.0.0.1",)),
-        serial=tuple(Serial(str(end.path)) for end in ends),
+        http=HttpConfig(listen=(("127.0.0.1", http_port),)),
+        tcp=TcpConfig(bind=("127.0.0.1",)),
+        serial=tuple(SerialConfig(str(end.path)) for end in ends),
         managers=tuple(ManagerHardware(serial=number) for number in range(1, len(ends) + 1)),
     )
     return replace(config, **more)

@@ -220,7 +220,7 @@ async def test_the_port_is_toggled_as_a_public_web_page_does_it_while_clients_ar
         async with house(tmp_path) as home:
             port = await home.open_tcp(SerialCGI_Enabled="yes", PTZServer_Enabled="yes")
             async with await trio.open_tcp_stream("127.0.0.1", port) as tcp, home.ptz() as driver:
-                await home.until(lambda status: len(status["seats"]) >= 2)
+                await home.until(lambda status: len(status["clients"]) >= 2)
                 assert await home.update(PortEnabled="no") == "OK"
                 await tcp.send_all(b"lost")
                 until = trio.current_time() + 0.8  # the page's own pause, filled with looks at the status
@@ -235,4 +235,4 @@ async def test_the_port_is_toggled_as_a_public_web_page_does_it_while_clients_ar
                 await home.lines[0].say(b"both")
                 for stream in (tcp, driver):
                     assert await stream.receive_some(100) == b"both"
-                assert any(seat["dropped"] == 4 for seat in (await home.status())["seats"])
+                assert any(seat["dropped"] == 4 for seat in (await home.status())["clients"])

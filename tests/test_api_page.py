@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from gateway.host.config import Serial
+from gateway.host.config import SerialConfig
 from gateway.web.pages import PAGES
 from gateway.web.routes import ROUTES
 from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
@@ -41,7 +41,7 @@ def shape(value: Any) -> Any:
 
 async def test_every_example_answers_what_the_page_shows(tmp_path: Path) -> None:
     more: dict[str, Any] = {
-        "serial": (Serial(str(tmp_path / "tty1"), SerialHardware((PortMode.RS232, PortMode.RS485))),),
+        "serial": (SerialConfig(str(tmp_path / "tty1"), SerialHardware((PortMode.RS232, PortMode.RS485))),),
         "managers": (ManagerHardware(serial=1, remote_port=0),),
     }
     with trio.fail_after(60):
@@ -60,7 +60,7 @@ async def test_every_example_answers_what_the_page_shows(tmp_path: Path) -> None
 
             nursery.start_soon(device)
             async with await trio.open_tcp_stream("127.0.0.1", port):
-                await home.until(lambda status: len(status["seats"]) == 2)
+                await home.until(lambda status: len(status["clients"]) == 2)
                 for command, shown in EXAMPLES:
                     shell = ["bash", "-c", replaced(command, here)]
                     done = await trio.run_process(shell, capture_stdout=True, stderr=DEVNULL)

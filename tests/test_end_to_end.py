@@ -34,7 +34,7 @@ async def receive_exactly(stream: trio.SocketStream, count: int) -> bytes:
 
 
 async def seated(home: House, count: int, door: str = "GenericTCPServer") -> None:
-    await home.until(lambda status: sum(seat["door"] == door for seat in status["seats"]) == count)
+    await home.until(lambda status: sum(seat["service"] == door for seat in status["clients"]) == count)
 
 
 def taken(port: int) -> bool:
@@ -187,7 +187,7 @@ async def test_the_device_is_unplugged_and_comes_back_while_its_clients_stay(tmp
                 assert answer.startswith("Error:\n")
                 assert str(line.path) in answer
                 await tcp.send_all(b"stale!")
-                await home.until(lambda status: any(seat["dropped"] == 6 for seat in status["seats"]))
+                await home.until(lambda status: any(seat["dropped"] == 6 for seat in status["clients"]))
 
                 line.plug()
                 await home.until(lambda status: status["state"] == "up")

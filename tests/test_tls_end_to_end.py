@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from gateway.app import run
-from gateway.host.config import Http
+from gateway.host.config import HttpConfig
 from gateway.host.sdnotify import Notifier
 from gateway.state.users import Users
 from gateway.tasks.watch import Cell
@@ -97,7 +97,7 @@ async def test_a_new_certificate_is_used_after_a_hang_up_and_open_connections_st
     pem.write_bytes(made(("old",)))
     port, hang_ups, stop = free_port(), Cell(0), trio.Event()
     with trio.fail_after(15), lines(tmp_path, 1) as ends:
-        config = configuration(tmp_path, ends, port, http=Http((("127.0.0.1", port),), tls_certificate=pem))
+        config = configuration(tmp_path, ends, port, http=HttpConfig((("127.0.0.1", port),), tls_certificate=pem))
         Users(config.state_dir).add("admin", "admin", PASSWORD)
         async with trio.open_nursery() as nursery:
             await nursery.start(run, config, stop, Notifier(None), hang_ups)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from gateway.host.config import Http, Serial
+from gateway.host.config import HttpConfig, SerialConfig
 from gateway.web import routes
 from protocol.http.credentials import Algorithm
 from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
@@ -85,7 +85,7 @@ async def ask(
 
 @contextlib.asynccontextmanager
 async def home(
-    directory: Path, policy: str = "basic_digest", parameters: str = "", http: Http | None = None
+    directory: Path, policy: str = "basic_digest", parameters: str = "", http: HttpConfig | None = None
 ) -> AsyncIterator[House]:
     """A blade's CPU: two lines, the first of which can do RS-485 too, four video sources, serial.cgi on."""
     state = directory / "state"
@@ -96,7 +96,7 @@ async def home(
     modes = SerialHardware((PortMode.RS232, PortMode.RS485))
     with trio.fail_after(20):
         more: dict[str, object] = {
-            "serial": (Serial(str(directory / "tty1"), modes), Serial(str(directory / "tty2"))),
+            "serial": (SerialConfig(str(directory / "tty1"), modes), SerialConfig(str(directory / "tty2"))),
             "managers": (ManagerHardware(1, 0), ManagerHardware(2, 1)),
             "video_sources": 4,
         }
@@ -669,7 +669,7 @@ async def test_basic_first_is_no_wrong_password_under_digest(tmp_path: Path) -> 
 
 async def test_two_hashes_are_two_challenges_and_either_logs_in(tmp_path: Path) -> None:
     target = LIST + BAUD
-    http = Http((("127.0.0.1", free_port()),), digest=(Algorithm.SHA256, Algorithm.MD5))
+    http = HttpConfig((("127.0.0.1", free_port()),), digest=(Algorithm.SHA256, Algorithm.MD5))
     async with home(tmp_path, "digest", http=http) as found:
         sha256, md5 = await challenged(found)
         for count, challenge, name in ((1, sha256, "SHA-256"), (2, md5, "MD5")):  # on one nonce, so two counts

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.clients.listeners import DEAD_CLIENT, endpoint
+from gateway.clients.service import DEAD_CLIENT
 from gateway.clients.streams import SocketStream, keep_alive
 from gateway.tasks.supervise import Backoff, supervise
+from protocol.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.clients.service import Doorway
+    from gateway.clients.service import Service
     from gateway.port.plan import Dial
-    from gateway.tasks.reconcile import Leaf
+    from gateway.tasks.reconcile import Unit
 
 __all__ = ["dial"]
 
@@ -32,7 +33,7 @@ _LASTING = 15.0
 """Seconds after which a connection counts as one that works; a peer that hangs up at once is not dialled at once."""
 
 
-async def dial(spec: Dial, door: Doorway, leaf: Leaf, stopping: Callable[[], bool]) -> None:
+async def dial(spec: Dial, service: Service, unit: Unit, stopping: Callable[[], bool]) -> None:
     """Keep a connection to the host that ``spec`` names, until cancelled; the connection ends then.
 
     But where the gateway is ``stopping``, its client may still take what waits for it.
@@ -41,11 +42,11 @@ async def dial(spec: Dial, door: Doorway, leaf: Leaf, stopping: Callable[[], boo
     async def connect(backoff: Backoff) -> None:
         sock = await _connected(spec)
         ended = trio.Event()
-        seat = door.dialled(SocketStream(sock), str(spec), endpoint(sock.getsockname()), ended)
+        seat = service.dialled(SocketStream(sock), str(spec), str(Endpoint.of(sock.getsockname())), ended)
         if seat is None:
             raise ConnectionError("this port cannot have the connection: the log says why")
         since = trio.current_time()
-        leaf.up()
+        unit.up()
         try:
             await ended.wait()
         except trio.Cancelled:
@@ -56,10 +57,10 @@ async def dial(spec: Dial, door: Doorway, leaf: Leaf, stopping: Callable[[], boo
             backoff.reset()
         raise ConnectionError(f"the connection ended: {seat.revoked}")
 
-    leaf.began()
-    leaf.settled.set()  # a peer that is not there yet is no reason to refuse the settings
+    unit.began()
+    unit.settled.set()  # a peer that is not there yet is no reason to refuse the settings
     # A name that cannot be looked up at all is a UnicodeError.
-    await supervise(connect, (OSError, UnicodeError), leaf.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
+    await supervise(connect, (OSError, UnicodeError), unit.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
 
 
 async def _connected(spec: Dial) -> socket.socket:

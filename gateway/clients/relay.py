@@ -58,10 +58,10 @@ class Outbox:
         self.sent = 0
         """Bytes that the client's socket took."""
 
-    def offer(self, data: bytes) -> None:
+    def deliver(self, data: bytes) -> None:
         """Hand ``data`` to the client at once if nothing waits before it; queue what it does not take."""
         if not self._chunks:
-            took = self._stream.offer(data)
+            took = self._stream.send_nowait(data)
             self.sent += took
             if took == len(data):
                 return
@@ -84,7 +84,7 @@ class Outbox:
                 # It stays at the head while it is sent, so that nothing newer is offered past it.
                 self._took(await self._stream.send(self._chunks[0]))
                 # A socket that has room has it for many small pieces: waiting before each would cost more than it.
-                while self._chunks and (took := self._stream.offer(self._chunks[0])):
+                while self._chunks and (took := self._stream.send_nowait(self._chunks[0])):
                     self._took(took)
             self._filled = trio.Event()
             self._emptied.set()

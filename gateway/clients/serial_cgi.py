@@ -37,8 +37,8 @@ class SerialCgi:
     write-then-read, what the line says is the reply, and goes into a buffer that only this request sees.
     """
 
-    def __init__(self, door: Handle) -> None:
-        self._door = door
+    def __init__(self, service: Handle) -> None:
+        self._service = service
         self._buffer = ReceiveBuffer()
         self._hearing = self._buffer
         self.sent = 0
@@ -49,13 +49,13 @@ class SerialCgi:
         """As a Reader: bytes that no request has read."""
         return self._hearing.size
 
-    def offer(self, data: bytes) -> None:
+    def deliver(self, data: bytes) -> None:
         """As a Reader: keep what the line says."""
-        self._hearing.offer(data)
+        self._hearing.deliver(data)
 
     async def serve(self) -> None:
         """Keep what the line says, until cancelled."""
-        listener = self._door.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
+        listener = self._service.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
         listener.listen(self)
         try:
             with listener.scope:
@@ -69,7 +69,7 @@ class SerialCgi:
         Cancel it where the caller goes away: the line is free at once. Raises CgiError.
         """
         try:
-            session = self._door.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI)
+            session = self._service.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI)
         except Revoked as exc:
             raise CgiError(str(exc)) from None
         answer = None
@@ -119,7 +119,7 @@ class SerialCgi:
         finally:
             reply, self._hearing = self._hearing, self._buffer
             if reply is not self._buffer:
-                self._buffer.offer(reply.take(reply.size, None))
+                self._buffer.deliver(reply.take(reply.size, None))
 
     async def _read(self, request: SerialRequest, buffer: ReceiveBuffer) -> bytes | None:
         if request.read is None:

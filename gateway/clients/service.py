@@ -7,23 +7,30 @@ connect, nor see the router: it is given a handle, and narrows it for each clien
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 
 from gateway.clients.relay import relay
+from gateway.clients.streams import SocketStream, keep_alive
 from gateway.port.router import Revoked
 from gateway.tasks.watch import Cell
+from protocol.endpoint import Endpoint
 from protocol.parameters.addresses import AddressList
 
 if TYPE_CHECKING:
+    import socket
+
     from gateway.clients.streams import Stream
     from gateway.port.rights import Right
     from gateway.port.router import Handle, Session
 
-__all__ = ["Doorway"]
+__all__ = ["DEAD_CLIENT", "Service"]
 
 logger = logging.getLogger(__name__)
+
+DEAD_CLIENT = 30.0
+"""Seconds after which a TCP client that answers nothing is given up; less would cut a paused terminal."""
 
 _SEATS = 256
 """Clients that one door seats at a time: each may cost a descriptor and a queue."""
@@ -31,7 +38,7 @@ _LOOP = "it is this port's own connection, and would feed the line with its own 
 
 
 @final
-class Doorway:
+class Service:
     """An open door; ``clients`` is the nursery that its clients live in, which outlives it."""
 
     def __init__(self, port: str, handle: Handle, write: Right, clients: trio.Nursery) -> None:
@@ -53,6 +60,12 @@ class Doorway:
         for seat, address in tuple(self._addresses.items()):
             if not allowed.allows(address):
                 seat.revoke(f"{address} is not among AllowedIPAddresses any more")
+
+    def welcome(self, sock: socket.socket, sockaddr: Any) -> None:
+        """Take a TCP client that a listener accepted. Raises OSError where it has already left."""
+        keep_alive(sock, DEAD_CLIENT)
+        peer = Endpoint.of(sockaddr)
+        self.admit(SocketStream(sock), str(peer), peer.address)
 
     def admit(self, stream: Stream, holder: str, address: str) -> bool:
         """Seat a client that came from the endpoint ``holder``, of the IP address ``address``, if it may come in.
@@ -91,7 +104,7 @@ class Doorway:
 
         ``ended`` is set when it is gone. ``rights`` are those that it gets, without them all that the door has.
         """
-        if len(self.handle.seats) >= _SEATS:
+        if len(self.handle.children) >= _SEATS:
             self.turn_away(stream, holder, f"all {_SEATS} seats are taken")
             return None
         try:

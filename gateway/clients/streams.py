@@ -31,7 +31,7 @@ class Stream(Protocol):
     exact: bool
     """Whether each piece that ``receive()`` returns is a whole message, never to be split."""
 
-    def offer(self, data: bytes) -> int:
+    def send_nowait(self, data: bytes) -> int:
         """Take what can be taken now, and say how many bytes that was. Never waits, never raises."""
 
     async def send(self, data: bytes) -> int:
@@ -54,7 +54,7 @@ class SocketStream:
         sock.setblocking(False)
         self._socket = sock
 
-    def offer(self, data: bytes) -> int:
+    def send_nowait(self, data: bytes) -> int:
         """See Stream."""
         try:
             return self._socket.send(data)
@@ -94,7 +94,7 @@ class PacketStream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket = sock
 
-    def offer(self, data: bytes) -> int:
+    def send_nowait(self, data: bytes) -> int:
         """See Stream."""
         try:
             return self._socket.send(data)

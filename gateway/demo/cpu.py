@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
-from gateway.host.config import Config, Http, Serial, Tcp
+from gateway.host.config import Config, HttpConfig, SerialConfig, TcpConfig
 from gateway.state.users import Users
 from protocol.parameters.hardware import ManagerHardware
 
@@ -57,9 +57,9 @@ class Cpu:
             state_dir=self.directory / "state",
             runtime_dir=self.directory,  # a socket's address may not be long
             node_name=self.name,
-            http=Http(listen=((self.host, self.http_port),)),
-            tcp=Tcp(bind=(self.host,)),
-            serial=tuple(Serial(device) for device in self.devices),
+            http=HttpConfig(listen=((self.host, self.http_port),)),
+            tcp=TcpConfig(bind=(self.host,)),
+            serial=tuple(SerialConfig(device) for device in self.devices),
             managers=own or tuple(ManagerHardware(remote_port=index) for index in range(len(self.servers))),
         )
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, final
 
 import trio
 
-from gateway.discovery import interfaces as links
-from gateway.discovery.mdns import MdnsError, Responder, Service
-from gateway.discovery.resolver import Lookout
+from gateway.discovery import interfaces as interfaces
+from gateway.discovery.mdns import MdnsError, Responder, ServiceRecord
+from gateway.discovery.resolver import Resolver
+from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
 from gateway.tasks.watch import Cell
 from protocol.link.advert import Advert, Candidate, on_link
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-    from gateway.discovery.interfaces import Link
+    from gateway.discovery.interfaces import Interface
 
 __all__ = ["Bonjour"]
 
@@ -48,7 +49,7 @@ class _Situation:
     adverts: tuple[tuple[Advert, int], ...] = ()
     browsers: int = 0
     looks: int = 0
-    links: tuple[Link, ...] | None = None  # nobody has looked yet
+    interfaces: tuple[Interface, ...] | None = None  # nobody has looked yet
 
     @property
     def wanted(self) -> bool:
@@ -58,14 +59,14 @@ class _Situation:
     def voices(self) -> tuple[tuple[int, int, str], ...] | None:
         """For each link its index, how often it came up, and our address to speak from."""
         # IPv6 only where there is no IPv4: its addresses come seconds later, and would start all over again.
-        if self.links is None:
+        if self.interfaces is None:
             return None
-        return tuple((link.index, link.ups, str(min(link.addresses, key=_family).ip)) for link in self.links)
+        return tuple((link.index, link.ups, str(min(link.addresses, key=_family).ip)) for link in self.interfaces)
 
     @property
     def addresses(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
         """Our own, on all links, each with its network."""
-        return tuple(address for link in self.links or () for address in link.addresses)
+        return tuple(address for link in self.interfaces or () for address in link.addresses)
 
     @property
     def view(self) -> tuple[object, ...] | None:
@@ -135,7 +136,7 @@ class Bonjour:
     async def _work(self, wanted: bool) -> None:
         if not wanted:
             self._tell("off")
-            self._change(links=None)  # nobody watches them now
+            self._change(interfaces=None)  # nobody watches them now
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
@@ -143,7 +144,7 @@ class Bonjour:
 
     async def _watch(self) -> None:
         async def watch(backoff: Backoff) -> None:
-            await links.watch(lambda found: self._change(links=found))
+            await interfaces.watch(lambda found: self._change(interfaces=found))
 
         await supervise(watch, (OSError,), self._tell, Backoff(_FIRST_RETRY, _LAST_RETRY))
 
@@ -166,13 +167,13 @@ class Bonjour:
                 looking = functools.partial(self._look, responder)
                 nursery.start_soon(_following, self._situation, lambda situation: situation.view, looking)
         except* MdnsError as failures:
-            raise _first(failures) from None
+            raise root_cause(failures) from None
         finally:
             self.announced.set(frozenset())
             await _finish(responder.close)
 
     async def _keep_announced(self, responder: Responder) -> None:
-        announced: dict[str, Service] = {}
+        announced: dict[str, ServiceRecord] = {}
         async for situation in self._situation.changes():
             wanted = {service.name: service for service in self._services(situation)}
             for name in announced.keys() - wanted.keys():
@@ -188,13 +189,15 @@ class Bonjour:
     def _unreachable(self) -> str:
         return f"nothing is announced: no network link has what is listened on ({', '.join(map(str, self._bind))})"
 
-    def _services(self, situation: _Situation) -> Iterator[Service]:
+    def _services(self, situation: _Situation) -> Iterator[ServiceRecord]:
         addresses = tuple(map(str, self._reachable(situation.addresses)))
         for advert, port in situation.adverts if addresses else ():
             node = advert.node.hex()
             # The node id makes the names unique, so they need no probing; two nodes with one id are a cloned image,
             # which the handshake tells.
-            yield Service(f"Daisyport {node} P{advert.index}", f"daisyport-{node}", port, advert.encode(), addresses)
+            yield ServiceRecord(
+                f"Daisyport {node} P{advert.index}", f"daisyport-{node}", port, advert.encode(), addresses
+            )
 
     def _reachable(self, own: Sequence[IPv4Interface | IPv6Interface]) -> Iterator[IPv4Address | IPv6Address]:
         for address in own:
@@ -206,21 +209,21 @@ class Bonjour:
         """Keep ``seen`` what the neighbours say."""
         if view is None:
             return
-        lookout = Lookout(responder, self._judged, self._seen)
+        resolver = Resolver(responder, self._judged, self._seen)
         token = trio.lowlevel.current_trio_token()
 
         def told(name: str, there: bool) -> None:
             with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(lookout.told, name, there)
+                token.run_sync_soon(resolver.told, name, there)
 
         stop = await trio.to_thread.run_sync(responder.look, told)
         try:
-            await lookout.run()
+            await resolver.run()
         finally:
             self._seen.set(())
             await _finish(stop)
 
-    def _judged(self, service: Service) -> Candidate | None:
+    def _judged(self, service: ServiceRecord) -> Candidate | None:
         """Return what to make of a service that was heard: None if it is ours, or nobody to connect to."""
         try:
             advert = Advert.decode(service.text)
@@ -254,12 +257,6 @@ async def _finish(stop: Callable[[], None]) -> None:
     deadline = trio.current_time() + _GOODBYE
     with trio.CancelScope(deadline=deadline, shield=True), contextlib.suppress(MdnsError):
         await trio.to_thread.run_sync(stop, abandon_on_cancel=True)
-
-
-def _first(failures: BaseExceptionGroup[MdnsError]) -> MdnsError:
-    """Say only the first of several failures: they have one cause."""
-    failure = failures.exceptions[0]
-    return _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
 
 
 def _family(address: IPv4Interface | IPv6Interface) -> tuple[int, bool]:

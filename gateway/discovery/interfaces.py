@@ -19,7 +19,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Link", "links", "watch"]
+__all__ = ["Interface", "interfaces", "watch"]
 
 # linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_addr.h
 _GETLINK, _GETADDR = 18, 22
@@ -43,7 +43,7 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 
 @final
 @dataclass(frozen=True, slots=True)
-class Link:
+class Interface:
     """An interface that has a carrier and does multicast, and is not the loopback.
 
     ``ups`` counts how often its carrier came: a link that went and came back between two looks is another value.
@@ -55,23 +55,23 @@ class Link:
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
 
 
-def links() -> tuple[Link, ...]:
+def interfaces() -> tuple[Interface, ...]:
     """Ask the kernel for the links that have an address. Raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         ups = dict(_findable(sock))
         found: dict[int, list[IPv4Interface | IPv6Interface]] = {}
         for index, address in _addresses(sock):
             found.setdefault(index, []).append(address)
-    return tuple(Link(index, ups[index], tuple(found[index])) for index in sorted(ups.keys() & found.keys()))
+    return tuple(Interface(index, ups[index], tuple(found[index])) for index in sorted(ups.keys() & found.keys()))
 
 
-async def watch(tell: Callable[[tuple[Link, ...]], None]) -> NoReturn:
+async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> NoReturn:
     """Tell the links now, and again whenever anything about them may have changed. Raises OSError."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as news:
         news.bind((0, _GROUPS))  # before the first look, so that nothing comes in between
         while True:
-            tell(links())
+            tell(interfaces())
             await trio.lowlevel.wait_readable(news)
             _skip(news)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zeroconf import ServiceInfo, ServiceStateChange
 
-__all__ = ["SERVICE", "MdnsError", "Responder", "Service"]
+__all__ = ["SERVICE", "MdnsError", "Responder", "ServiceRecord"]
 
 SERVICE: Final = "_daisyport._tcp.local."
 _RESOLVE: Final = 3000
@@ -29,7 +29,7 @@ class MdnsError(Exception):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Service:
+class ServiceRecord:
     """A service as multicast DNS has it: ``name`` is the instance's, ``host`` that of the SRV record, without domain.
 
     Addresses are numeric; a link-local one that was heard has its zone.
@@ -58,7 +58,7 @@ class Responder:
         with _translated():
             self._zeroconf = Zeroconf(interfaces=list(voices))
 
-    def announce(self, service: Service) -> None:
+    def announce(self, service: ServiceRecord) -> None:
         """Announce a service, or what is new about it.
 
         The name must be unique by its making: it is not probed for, which would take more than a second.
@@ -100,14 +100,14 @@ class Responder:
         with _translated():
             return ServiceBrowser(self._zeroconf, SERVICE, handlers=[changed]).cancel
 
-    def resolve(self, name: str) -> Service | None:
+    def resolve(self, name: str) -> ServiceRecord | None:
         """Ask where the service with this full name is; None if nobody says so in time."""
         with _translated():
             info = self._zeroconf.get_service_info(SERVICE, name, _RESOLVE)
         if info is None:
             return None
         addresses = tuple(info.parsed_scoped_addresses())
-        return Service(name, info.server or "", info.port or 0, info.text or b"", addresses)
+        return ServiceRecord(name, info.server or "", info.port or 0, info.text or b"", addresses)
 
     def close(self) -> None:
         """Say goodbye to all that was announced, and end the threads."""

@@ -13,11 +13,11 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.discovery.mdns import Responder, Service
+    from gateway.discovery.mdns import Responder, ServiceRecord
     from gateway.tasks.watch import Cell
     from protocol.link.advert import Candidate
 
-__all__ = ["Lookout"]
+__all__ = ["Resolver"]
 
 _MOST: Final = 256
 """Services remembered, and questions under way: a network full of forged ones must not fill the memory."""
@@ -26,11 +26,14 @@ _AT_ONCE: Final = 8
 
 
 @final
-class Lookout:
+class Resolver:
     """Keeps ``seen`` what ``judged`` makes of the services that were told of, while ``run()`` runs."""
 
     def __init__(
-        self, responder: Responder, judged: Callable[[Service], Candidate | None], seen: Cell[tuple[Candidate, ...]]
+        self,
+        responder: Responder,
+        judged: Callable[[ServiceRecord], Candidate | None],
+        seen: Cell[tuple[Candidate, ...]],
     ) -> None:
         self._responder = responder
         self._judged = judged

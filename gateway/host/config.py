@@ -18,12 +18,12 @@ from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, Se
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Config", "Http", "Ptz", "Remote", "Serial", "Tcp", "one_for_each"]
+__all__ = ["Config", "HttpConfig", "PtzConfig", "RemoteConfig", "SerialConfig", "TcpConfig", "one_for_each"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Http:
+class HttpConfig:
     """The front door: where it listens, whether it guards against requests that a foreign page makes, and its proofs.
 
     ``digest`` are the hashes of HTTP Digest, the preferred one first. The certificate and its key are PEM files, or
@@ -39,7 +39,7 @@ class Http:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Tcp:
+class TcpConfig:
     """The addresses that the ports' own listeners bind."""
 
     bind: tuple[str, ...] = ("0.0.0.0", "::")
@@ -47,7 +47,7 @@ class Tcp:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Ptz:
+class PtzConfig:
     """Whom the PTZ sockets serve besides root and the daemon's own user and group, by name."""
 
     users: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Ptz:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteConfig:
     """Remote ports: whether AutoConf may dial without a key, whoever then says that it is our chassis."""
 
     autoconf_without_key: bool = False
@@ -64,7 +64,7 @@ class Remote:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Serial:
+class SerialConfig:
     """One serial line: its device, what its hardware can do, and the command that switches its bias.
 
     ``bias`` is empty where the hardware has none; ``{state}`` in it stands for on or off.
@@ -84,12 +84,12 @@ class Config:
     runtime_dir: Path
     node_name: str
     chassis: str = ""
-    http: Http = field(default_factory=Http)
-    tcp: Tcp = field(default_factory=Tcp)
-    ptz: Ptz = field(default_factory=Ptz)
-    remote_port: Remote = field(default_factory=Remote)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    tcp: TcpConfig = field(default_factory=TcpConfig)
+    ptz: PtzConfig = field(default_factory=PtzConfig)
+    remote_port: RemoteConfig = field(default_factory=RemoteConfig)
     video_sources: int = 1
-    serial: tuple[Serial, ...] = ()
+    serial: tuple[SerialConfig, ...] = ()
     managers: tuple[ManagerHardware, ...] = ()
 
     @property
@@ -111,8 +111,8 @@ class Config:
             state_dir=state_dir / "daisyport",
             runtime_dir=runtime_dir / "daisyport" if runtime_dir else state_dir / "daisyport/run",
             node_name=os.uname().nodename,
-            tcp=Tcp(bind=("127.0.0.1", "::1")),
-            serial=tuple(Serial(device) for device in adapters),
+            tcp=TcpConfig(bind=("127.0.0.1", "::1")),
+            serial=tuple(SerialConfig(device) for device in adapters),
             managers=one_for_each(len(adapters)),
         )
 

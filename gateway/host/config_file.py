@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, final
 
-from gateway.host.config import Config, Http, Ptz, Remote, Serial, Tcp, one_for_each
+from gateway.host.config import Config, HttpConfig, PtzConfig, RemoteConfig, SerialConfig, TcpConfig, one_for_each
 from gateway.host.toml_table import Table, Wrong, listed, shown, text, truth, whole
 from protocol.http.credentials import Algorithm
 from protocol.link.advert import MAX_CHASSIS
@@ -95,11 +95,11 @@ def _chassis(value: object) -> str:
     return name
 
 
-def _http(table: Table) -> Http:
-    http = Http(
-        listen=table.take("listen", listed(_listen_address), Http().listen),
+def _http(table: Table) -> HttpConfig:
+    http = HttpConfig(
+        listen=table.take("listen", listed(_listen_address), HttpConfig().listen),
         browser_guard=table.take("browser_guard", truth, default=True),
-        digest=table.take("digest", _digest, Http().digest),
+        digest=table.take("digest", _digest, HttpConfig().digest),
         tls_certificate=table.take("tls_certificate", _path, None),
         tls_key=table.take("tls_key", _path, None),
     )
@@ -109,22 +109,22 @@ def _http(table: Table) -> Http:
     return http
 
 
-def _tcp(table: Table) -> Tcp:
-    tcp = Tcp(bind=table.take("bind", listed(_ip_address), Tcp().bind))
+def _tcp(table: Table) -> TcpConfig:
+    tcp = TcpConfig(bind=table.take("bind", listed(_ip_address), TcpConfig().bind))
     if not tcp.bind:
         table.complain("bind", 'an empty list is not an address to bind; ["127.0.0.1"] is this machine only')
     table.refuse_the_rest()
     return tcp
 
 
-def _ptz(table: Table) -> Ptz:
-    ptz = Ptz(users=table.take("users", listed(_name), ()), groups=table.take("groups", listed(_name), ()))
+def _ptz(table: Table) -> PtzConfig:
+    ptz = PtzConfig(users=table.take("users", listed(_name), ()), groups=table.take("groups", listed(_name), ()))
     table.refuse_the_rest()
     return ptz
 
 
-def _remote_port(table: Table) -> Remote:
-    remote_port = Remote(autoconf_without_key=table.take("autoconf_without_key", truth, default=False))
+def _remote_port(table: Table) -> RemoteConfig:
+    remote_port = RemoteConfig(autoconf_without_key=table.take("autoconf_without_key", truth, default=False))
     table.refuse_the_rest()
     return remote_port
 
@@ -135,13 +135,13 @@ def _video_sources(table: Table) -> int:
     return sources
 
 
-def _serials(tables: Sequence[Table]) -> tuple[Serial, ...]:
+def _serials(tables: Sequence[Table]) -> tuple[SerialConfig, ...]:
     lines = tuple(_serial(table) for table in tables)
     _refuse_doubles(tables, "device", [os.path.normpath(line.device) if line.device else None for line in lines])
     return lines
 
 
-def _serial(table: Table) -> Serial:
+def _serial(table: Table) -> SerialConfig:
     device = table.take("device", _device, "")
     if "device" not in table:
         table.complain("device", 'missing; name the serial device, as in "/dev/ttyUSB0"')
@@ -157,7 +157,7 @@ def _serial(table: Table) -> Serial:
         if there and not RS485_MODES.intersection(hardware.modes):
             table.complain(key, "is of no use without RS485, RS485_4 or RS422 among the modes")
     table.refuse_the_rest()
-    return Serial(device, hardware, bias)
+    return SerialConfig(device, hardware, bias)
 
 
 def _managers(tables: Sequence[Table], serials: int) -> tuple[ManagerHardware, ...]:

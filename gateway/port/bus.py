@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from protocol.link.reasons import Reason
     from protocol.parameters.settings import SerialPort
 
-__all__ = ["EVERY_CLASS", "Bus", "PortState"]
+__all__ = ["EVERY_CLASS", "Bus", "PortStatus"]
 
 EVERY_CLASS = 0b1110
 """The rights to all traffic classes, as remote ports write them."""
@@ -29,7 +29,7 @@ EVERY_CLASS = 0b1110
 
 @final
 @dataclass(frozen=True, slots=True)
-class PortState:
+class PortStatus:
     """What changes seldom at a port, for those who follow it."""
 
     down: str | None
@@ -71,7 +71,7 @@ class Bus:
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
         self._line: Line | None = None
-        self.state = Cell(PortState("the port has not been opened yet"))
+        self.state = Cell(PortStatus("the port has not been opened yet"))
         """Changes when the device comes or goes, when its settings change, and when a reader is cut."""
 
     def attach(self, reader: Callable[[bytes], None]) -> None:

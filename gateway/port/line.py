@@ -15,9 +15,25 @@ if TYPE_CHECKING:
 
     from gateway.port.receive_buffer import ReceiveBuffer
     from gateway.port.rights import Right
-    from gateway.serial_line.uart import Uart
 
-__all__ = ["Claim", "Hold", "Line", "PortDown", "Reply"]
+__all__ = ["Claim", "Hold", "Line", "LineError", "ModemLines", "PortDown", "Reply"]
+
+
+class LineError(Exception):
+    """The line did not do what was asked beside the data; the message says what, why, and what would be right."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModemLines:
+    """The lines beside the data; true is asserted. DTR and RTS are ours, the others the peer's."""
+
+    dtr: bool
+    rts: bool
+    cts: bool
+    dsr: bool
+    ri: bool
+    dcd: bool
 
 
 @final
@@ -70,14 +86,14 @@ class Hold(Protocol):
         """Wait until the reply is over."""
 
     async def send_break(self, seconds: float) -> None:
-        """Hold the line in break."""
+        """Hold the line in break for ``seconds``. Raises LineError."""
 
     def close(self) -> None:
         """Let the next writer in."""
 
 
 class Line(Protocol):
-    """The writing half of a device: ``turns.Turns`` of a tty, or ``remote_line.RemoteLine``."""
+    """The writing half of a device: ``turns.Arbiter`` of a tty, or ``remote_line.RemoteLine``."""
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Write one message whole."""
@@ -94,6 +110,8 @@ class Line(Protocol):
     def end(self, why: str) -> None:
         """Refuse everybody: the device is gone."""
 
-    @property
-    def uart(self) -> Uart:
-        """The device itself, for what is beside the data. Raises UartError where it is another CPU's."""
+    def modem_lines(self) -> ModemLines:
+        """Return the lines as they are now. Raises LineError where they cannot be read from here."""
+
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        """Assert or release DTR and RTS; None leaves one as it is. Raises LineError."""

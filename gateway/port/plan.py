@@ -18,11 +18,23 @@ if TYPE_CHECKING:
 
     from protocol.parameters.settings import PortManager, Settings
 
-__all__ = ["Announce", "Device", "Dial", "Door", "Listen", "PtzSocket", "Service", "Spec", "blamed", "order", "plan"]
+__all__ = [
+    "Announce",
+    "Device",
+    "Dial",
+    "Listen",
+    "PtzSocket",
+    "Serve",
+    "ServiceKind",
+    "Spec",
+    "blamed",
+    "order",
+    "plan",
+]
 
 
 @final
-class Service(enum.Enum):
+class ServiceKind(enum.Enum):
     """What a door serves, in the contract's words."""
 
     GENERIC_TCP = "GenericTCPServer"
@@ -47,13 +59,13 @@ class Device:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Door:
+class Serve:
     """A way in; while it stands, who came through it may stay."""
 
-    service: Service
+    kind: ServiceKind
 
     def __str__(self) -> str:
-        return f"door {self.service.value}"
+        return f"service {self.kind.value}"
 
 
 @final
@@ -63,11 +75,11 @@ class Listen:
 
     address: str
     port: int
-    service: Service = Service.GENERIC_TCP
+    kind: ServiceKind = ServiceKind.GENERIC_TCP
 
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"listen {host}:{self.port}" + (" for remote ports" if self.service is Service.REMOTE_PORT else "")
+        return f"listen {host}:{self.port}" + (" for remote ports" if self.kind is ServiceKind.REMOTE_PORT else "")
 
 
 @final
@@ -105,9 +117,9 @@ class Announce:
         return f"announce port {self.port} by Bonjour"
 
 
-Spec = Device | Door | Listen | PtzSocket | Dial | Announce
+Spec = Device | Serve | Listen | PtzSocket | Dial | Announce
 
-_ORDER = (Device, Door, Listen, PtzSocket, Dial, Announce)
+_ORDER = (Device, Serve, Listen, PtzSocket, Dial, Announce)
 
 
 def order(spec: Spec) -> int:
@@ -132,12 +144,12 @@ def _device(manager: PortManager, serial: int | None, remote_port: int | None) -
 
 def _doors(manager: PortManager) -> Iterator[Spec]:
     enabled = {
-        Service.GENERIC_TCP: manager.generic_tcp_server.enabled,
-        Service.PTZ: manager.ptz_server.enabled,
-        Service.SERIAL_CGI: manager.serial_cgi.enabled,
-        Service.REMOTE_PORT: manager.remote_port_server.enabled,
+        ServiceKind.GENERIC_TCP: manager.generic_tcp_server.enabled,
+        ServiceKind.PTZ: manager.ptz_server.enabled,
+        ServiceKind.SERIAL_CGI: manager.serial_cgi.enabled,
+        ServiceKind.REMOTE_PORT: manager.remote_port_server.enabled,
     }
-    yield from (Door(service) for service, wanted in enabled.items() if wanted)
+    yield from (Serve(kind) for kind, wanted in enabled.items() if wanted)
 
 
 def _listeners(manager: PortManager, bind: Sequence[str]) -> Iterator[Spec]:
@@ -148,7 +160,7 @@ def _listeners(manager: PortManager, bind: Sequence[str]) -> Iterator[Spec]:
         yield Dial(tcp.connect_to.host, tcp.connect_to.port)
     remote = manager.remote_port_server
     if remote.enabled and remote.listener.enabled:
-        yield from (Listen(address, remote.listener.port, Service.REMOTE_PORT) for address in bind)
+        yield from (Listen(address, remote.listener.port, ServiceKind.REMOTE_PORT) for address in bind)
         yield Announce(remote.listener.port, bool(remote.authentication_key))
     if manager.ptz_server.enabled:
         yield from (PtzSocket(packets=False), PtzSocket(packets=True))
@@ -160,8 +172,8 @@ def blamed(spec: Spec, port: int, changed: Sequence[str]) -> tuple[str, ...]:
     All of the listener's own are put back together: with only its number put back, a listener that was just enabled
     would open a port that nobody asked for.
     """
-    service = spec.service if isinstance(spec, Listen) else Service.PTZ
-    server = f"PortManager.P{port}.{service.value}."
+    kind = spec.kind if isinstance(spec, Listen) else ServiceKind.PTZ
+    server = f"PortManager.P{port}.{kind.value}."
     for suspects in ((f"{server}Listener.Enabled", f"{server}Listener.Port"), (f"{server}Enabled",)):
         found = tuple(name for name in changed if name in suspects)
         if found:

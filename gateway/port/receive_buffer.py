@@ -30,7 +30,7 @@ class ReceiveBuffer:
         """Bytes in it."""
         return len(self._data)
 
-    def offer(self, data: bytes) -> None:
+    def deliver(self, data: bytes) -> None:
         """Keep ``data``, and of what was there the newest; nothing that a waiting read asked for is left out."""
         self._data += data
         del self._data[: -(_KEPT + self._wanted)]

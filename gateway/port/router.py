@@ -22,9 +22,8 @@ from protocol.link.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from gateway.port.bus import Bus, PortState
-    from gateway.port.line import Hold, Line, Reply
-    from gateway.serial_line.uart import ModemLines
+    from gateway.port.bus import Bus, PortStatus
+    from gateway.port.line import Hold, Line, ModemLines, Reply
     from gateway.tasks.watch import Cell
 
 __all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Router", "Session"]
@@ -46,7 +45,7 @@ class Reader(Protocol):
     def sent(self) -> int:
         """Bytes that the client took."""
 
-    def offer(self, data: bytes) -> None:
+    def deliver(self, data: bytes) -> None:
         """Take it now: never wait, never raise."""
 
 
@@ -122,7 +121,7 @@ class Handle:
         return self._session
 
     @property
-    def seats(self) -> tuple[Handle, ...]:
+    def children(self) -> tuple[Handle, ...]:
         """What was narrowed from it and is still held."""
         return tuple(self._children)
 
@@ -150,7 +149,7 @@ class Session:
         """The class that the holder writes in; none where it may only listen."""
         self.writes = bool(write)
         """Whether the holder may write at all."""
-        self.fate: Callable[[int, Reason | None], None] | None = None
+        self.outcome: Callable[[int, Reason | None], None] | None = None
         """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason."""
         self._age_limit = _AGE_LIMIT.get(write, _OTHERS_AGE_LIMIT)
         self._pending = 0
@@ -184,7 +183,7 @@ class Session:
         return self._bus.name
 
     @property
-    def state(self) -> Cell[PortState]:
+    def state(self) -> Cell[PortStatus]:
         """What changes seldom at the port."""
         return self._bus.state
 
@@ -206,7 +205,7 @@ class Session:
     def listen(self, reader: Reader) -> None:
         """Let ``reader`` have every byte of the line from now on."""
         self.reader = reader
-        self._bus.attach(reader.offer)
+        self._bus.attach(reader.deliver)
 
     def listen_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
         """Let ``reader`` be told where bytes of the line are missing."""
@@ -241,7 +240,7 @@ class Session:
         return await line.turn(self, self._active_at if accepted is None else accepted, data, reply)
 
     async def send_break(self, seconds: float) -> None:
-        """Hold the line in break for ``seconds``, in a turn. Raises Forbidden, PortDown or UartError."""
+        """Hold the line in break for ``seconds``, in a turn. Raises Forbidden, PortDown or LineError."""
         turn = await self.turn(b"", None)
         try:
             await turn.send_break(seconds)
@@ -249,16 +248,13 @@ class Session:
             turn.close()
 
     def modem_lines(self) -> ModemLines:
-        """Return the lines beside the data as they are now. Raises PortDown or UartError."""
-        return self._bus.line.uart.modem_lines()
+        """Return the lines beside the data as they are now. Raises PortDown or LineError."""
+        return self._bus.line.modem_lines()
 
     def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
-        """Assert or release DTR and RTS; None leaves one as it is. Raises Forbidden, PortDown or UartError."""
+        """Assert or release DTR and RTS; None leaves one as it is. Raises Forbidden, PortDown or LineError."""
         self.check(math.inf)
-        if dtr is not None:
-            self._bus.line.uart.set_dtr(dtr)
-        if rts is not None:
-            self._bus.line.uart.set_rts(rts)
+        self._bus.line.set_modem_lines(dtr, rts)
 
     def check(self, accepted: float) -> None:
         """As a Claim: raise Forbidden or Revoked, or PortDown for a message that waited longer than its age limit."""
@@ -275,14 +271,14 @@ class Session:
         """As a Claim: count what the tty took."""
         self.written += count
         self._pending -= count
-        if self.fate is not None:
-            self.fate(count, None)
+        if self.outcome is not None:
+            self.outcome(count, None)
 
     def lost(self, count: int, reason: Reason) -> None:
         """As a Claim: count what was on its way and will not be written."""
         self._pending -= count
-        if self.fate is not None:
-            self.fate(count, reason)
+        if self.outcome is not None:
+            self.outcome(count, reason)
 
     def end(self, why: str) -> None:
         """Stop hearing the line at once, and cancel all that the holder does here."""
@@ -314,6 +310,6 @@ class Session:
 
     def _deafen(self) -> None:
         if self.reader is not None:
-            self._bus.detach(self.reader.offer)
+            self._bus.detach(self.reader.deliver)
         if self._gap_reader is not None:
             self._bus.detach_for_gaps(self._gap_reader)

@@ -14,13 +14,13 @@ from protocol.link.handshake import VERSIONS
 
 if TYPE_CHECKING:
     from gateway.discovery.bonjour import Bonjour
-    from gateway.port.bus import PortState
+    from gateway.port.bus import PortStatus
     from gateway.tasks.watch import Cell
 
 __all__ = ["announce"]
 
 
-async def announce(bonjour: Bonjour, state: Cell[PortState], index: int, chassis: str, keyed: bool, port: int) -> None:
+async def announce(bonjour: Bonjour, state: Cell[PortStatus], index: int, chassis: str, keyed: bool, port: int) -> None:
     """Announce port manager ``index``, which listens on TCP ``port``, until cancelled."""
     told: tuple[bytes, ...] = ()
     async with trio.open_nursery() as nursery:

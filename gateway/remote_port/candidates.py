@@ -14,6 +14,7 @@ import trio
 
 from protocol.link.advert import order
 from protocol.link.handshake import VERSIONS
+from protocol.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,8 +61,7 @@ class Servers:
         self._seen: Cell[tuple[Candidate, ...]] | None = None
         self._tried: set[tuple[bytes, int]] = set()
         self._last: Server | None = None
-        self._dials = _DIALS
-        self._counted_at = trio.current_time()
+        self._dials = TokenBucket(_DIALS, _PAUSE, trio.current_time())
 
     @contextlib.contextmanager
     def looking(self, settings: RemotePort) -> Iterator[None]:
@@ -92,14 +92,15 @@ class Servers:
             )
         if resuming and self._last is not None:
             return self._last
-        await self._afford()
+        await trio.sleep(self._dials.wait(trio.current_time()))
+        self._dials.take(trio.current_time())
         self._last = self._choose(await self._seen.wait_for(bool))
         return self._last
 
     def worked(self) -> None:
         """The last one was the right one."""
         self._tried.clear()
-        self._dials = min(_DIALS, self._dials + 1)  # it had the key: that was no guess
+        self._dials.put_back()  # it had the key: that was no guess
 
     def failed(self) -> None:
         """The last one was not: look whether there is somebody else."""
@@ -118,15 +119,6 @@ class Servers:
         identity = fresh[0].advert.node, fresh[0].advert.index
         self._tried.add(identity)
         return Server(fresh[0].addresses[0], fresh[0].port, identity)
-
-    async def _afford(self) -> None:
-        now = trio.current_time()
-        self._dials = min(_DIALS, self._dials + (now - self._counted_at) / _PAUSE)
-        self._counted_at = now
-        if self._dials < 1:
-            await trio.sleep((1 - self._dials) * _PAUSE)
-            self._dials, self._counted_at = 1.0, trio.current_time()
-        self._dials -= 1
 
     def _automatic(self, settings: RemotePort) -> bool:
         return settings.auto_conf and (self._keyless or bool(settings.authentication_key))

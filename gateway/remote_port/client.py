@@ -17,7 +17,8 @@ import trio
 
 from gateway.remote_port.candidates import NobodyError
 from gateway.remote_port.line import RemoteLine
-from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, innermost, now_ms, reason_text
+from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
+from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
 from protocol.errors import RemoteProtocolError
 from protocol.link.connection import Connection
@@ -29,20 +30,20 @@ from protocol.link.session_frames import Close, Port
 from protocol.link.stream_frames import DownData, Gap, Turn
 from protocol.session.client import ClientSession
 from protocol.session.send_stream import Settled
-from protocol.session.session import NO_SESSION, Limits, Resumed
+from protocol.session.session import NO_SESSION, Resumed, SessionLimits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.port.bus import Bus
     from gateway.remote_port.candidates import Server, Servers
-    from gateway.tasks.reconcile import Leaf
+    from gateway.tasks.reconcile import Unit
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
     from protocol.parameters.settings import RemotePort
     from protocol.session.client import ClientEvent
 
-__all__ = ["RemoteDevice"]
+__all__ = ["RemotePortClient"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ _FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
 
 
 @final
-class RemoteDevice:
+class RemotePortClient:
     """RemotePort.R# ``index`` on its bus, while ``run()`` runs; ``node`` is our own node id."""
 
     def __init__(self, bus: Bus, node: bytes, index: int, settings: RemotePort, servers: Servers) -> None:
@@ -77,7 +78,7 @@ class RemoteDevice:
         self._settings = settings
         self._servers = servers
         self._point = key_point(settings.authentication_key)
-        limits = Limits(window=_WINDOW)
+        limits = SessionLimits(window=_WINDOW)
         self._session = ClientSession(node, limits)
         self._line = RemoteLine(self._session, self._flush, limits.age)
         self._link: Link | None = None
@@ -90,30 +91,30 @@ class RemoteDevice:
         self.links_lost = 0
         """Connections that ended."""
 
-    async def run(self, leaf: Leaf) -> None:
+    async def run(self, unit: Unit) -> None:
         """Keep the link up until the leaf's scope is cancelled; then let what was taken arrive, and say goodbye."""
-        leaf.began()
+        unit.began()
         self._disconnect(f"RemotePort.R{self._index} has not been connected yet")
         if self.keyless:
             logger.warning("RemotePort.R%d.AuthenticationKey is empty: anybody may be the server", self._index)
-        leaf.settled.set()  # a server that is not there yet is no reason to refuse the settings
+        unit.settled.set()  # a server that is not there yet is no reason to refuse the settings
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._keep_linked, leaf)
-                with leaf.scope:
+                nursery.start_soon(self._keep_linked, unit)
+                with unit.scope:
                     await trio.sleep_forever()
                 await self._retire()
                 nursery.cancel_scope.cancel()
         finally:
             self._give_up(Reason.CLOSED, self._closing)
 
-    async def _keep_linked(self, leaf: Leaf) -> None:
+    async def _keep_linked(self, unit: Unit) -> None:
         backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
         while True:
             with trio.CancelScope() as self._attempt, self._servers.looking(self._settings):
-                live = functools.partial(self._live, leaf)
-                await supervise(live, _FAILURES, functools.partial(self._down, leaf), backoff)
+                live = functools.partial(self._live, unit)
+                await supervise(live, _FAILURES, functools.partial(self._down, unit), backoff)
             self._give_up(Reason.CLOSED, f"the settings of RemotePort.R{self._index} changed")
             backoff.reset()
 
@@ -127,8 +128,8 @@ class RemoteDevice:
     def _closing(self) -> str:
         return f"RemotePort.R{self._index} is closing"
 
-    def _down(self, leaf: Leaf, why: str) -> None:
-        leaf.failing(why)
+    def _down(self, unit: Unit, why: str) -> None:
+        unit.failing(why)
         self._servers.failed()
         if self._session.id == NO_SESSION:
             self._disconnect(why)
@@ -162,7 +163,7 @@ class RemoteDevice:
         """Whether anybody may be the server."""
         return not self._settings.authentication_key
 
-    async def _live(self, leaf: Leaf, backoff: Backoff) -> None:
+    async def _live(self, unit: Unit, backoff: Backoff) -> None:
         """Be connected once. Raises OSError, LinkCutError or RemoteProtocolError."""
         server = await self._servers.next(self._settings, resuming=self._session.id != NO_SESSION)
         sock = await self._connected(server)
@@ -170,10 +171,10 @@ class RemoteDevice:
         link = Link(sock, Connection(Call(self._point, self._node, self._index, scalar, fresh)))
         try:
             await self._greet(link, server)
-            await self._carry(link, leaf, backoff)
+            await self._carry(link, unit, backoff)
         except WrongKeyError as exc:
             link.close()
-            self._down(leaf, str(exc))
+            self._down(unit, str(exc))
             backoff.reset()
             await trio.sleep(_WRONG_KEY_RETRY)  # other settings end it
             raise
@@ -198,7 +199,7 @@ class RemoteDevice:
             logger.warning("%s R%d: another server answers at the same address", self._bus.name, self._index)
         self.peer = peer
 
-    async def _carry(self, link: Link, leaf: Leaf, backoff: Backoff) -> None:
+    async def _carry(self, link: Link, unit: Unit, backoff: Backoff) -> None:
         """Carry frames of a new connection until it ends. Raises LinkCutError or RemoteProtocolError."""
         number = self._session.attach()
         self._link = link
@@ -210,7 +211,7 @@ class RemoteDevice:
             for event in self._session.receive(number, frame, now_ms()):
                 if isinstance(event, Resumed):
                     opened = True
-                    self._resumed(leaf)
+                    self._resumed(unit)
                 self._heed(event)
 
         say = functools.partial(self._next_frame, number)
@@ -219,9 +220,9 @@ class RemoteDevice:
             with trio.move_on_after(_REKEY):
                 await link.carry(say, take, self._session.ping)
         except* (LinkCutError, CutError) as group:
-            why = innermost(group)
+            why = str(root_cause(group))
         except* RemoteProtocolError as group:
-            why = f"the server broke the protocol: {innermost(group)}"
+            why = f"the server broke the protocol: {root_cause(group)}"
             link.refuse(Close(CloseReason.PROTOCOL))
             self._give_up(Reason.CLOSED, why)
         finally:
@@ -234,11 +235,11 @@ class RemoteDevice:
     def _next_frame(self, number: int) -> Frame | None:
         return self._session.next_frame(number, now_ms())
 
-    def _resumed(self, leaf: Leaf) -> None:
+    def _resumed(self, unit: Unit) -> None:
         self._abandon_at = math.inf
         self._line.away(math.inf)
         self._servers.worked()
-        leaf.up()
+        unit.up()
 
     def _detached(self, link: Link) -> None:
         """The connection has gone; where nobody said CLOSE, the time runs in which its session may go on."""

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
 
-from gateway.port.line import PortDown
+from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
-from gateway.remote_port.throughput import Pace
-from gateway.serial_line.uart import UartError
+from gateway.remote_port.throughput import Throughput
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
 from protocol.link.turn_parameters import TurnParameters, TurnPhase
@@ -48,12 +47,13 @@ _LEAST_PORTION: Final = 512
 _MOST_PORTION: Final = 8192
 _PORTION_TIME: Final = 0.1
 """Seconds of line that a portion of a transfer may take, where that is more than the least."""
+_OWNERS: Final = "the line is another CPU's: its modem lines and breaks are to be had there"
 _GRACE: Final = 2.0
 """Seconds that the way back may add to a reply's time."""
 
 
 @final
-class _Fate:
+class _Outcome:
     """A message that was taken, until it is known what became of all its bytes."""
 
     def __init__(self, start: int, end: int, claim: Claim) -> None:
@@ -75,13 +75,13 @@ class RemoteLine:
         self._session = session
         self._flush = flush
         self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
-        self._fates: dict[Channel, deque[_Fate]] = {channel: deque() for channel in CHANNELS.values()}
+        self._outcomes: dict[Channel, deque[_Outcome]] = {channel: deque() for channel in CHANNELS.values()}
         self._owed: Counter[Claim] = Counter()
         self._turns: dict[tuple[Channel, int], RemoteTurn] = {}
         self._writers = {channel: trio.lowlevel.ParkingLot() for channel in CHANNELS.values()}
         self._down: str | None = None
         self._waiting = dict.fromkeys(CHANNELS.values(), 0)
-        self._pace = Pace(0.0)
+        self._pace = Throughput(0.0)
         self._allowed = frozenset(CHANNELS.values())
         self._away_since = math.inf
         self._still = trio.lowlevel.ParkingLot()
@@ -107,7 +107,7 @@ class RemoteLine:
         claim.check(accepted)
         return RemoteTurn(self, claim, accepted, message, reply)
 
-    async def put(self, data: bytes, claim: Claim, accepted: float, turn: TurnParameters | None) -> _Fate:
+    async def put(self, data: bytes, claim: Claim, accepted: float, turn: TurnParameters | None) -> _Outcome:
         """Wait for room, and take one message."""
         channel = CHANNELS[claim.traffic]
         writers = self._writers[channel]
@@ -119,11 +119,11 @@ class RemoteLine:
         finally:
             writers.unpark()  # there may be room for the next as well
         self._waiting[channel] += len(data)
-        fate = _Fate(offset, offset + len(data), claim)
-        self._fates[channel].append(fate)
+        outcome = _Outcome(offset, offset + len(data), claim)
+        self._outcomes[channel].append(outcome)
         self._owed[claim] += len(data)
         self._flush()
-        return fate
+        return outcome
 
     def settled(self, settled: Settled) -> None:
         """Tell the writers what became of their bytes."""
@@ -132,22 +132,22 @@ class RemoteLine:
             self._pace.passed(settled.count)
         else:
             self._note_loss(settled)
-        fates = self._fates[settled.channel]
-        while fates and fates[0].start < settled.end:
-            fate = fates[0]
-            count = min(fate.end, settled.end) - fate.start
-            fate.start += count
-            self._owed[fate.claim] -= count
+        outcomes = self._outcomes[settled.channel]
+        while outcomes and outcomes[0].start < settled.end:
+            outcome = outcomes[0]
+            count = min(outcome.end, settled.end) - outcome.start
+            outcome.start += count
+            self._owed[outcome.claim] -= count
             if settled.reason is None:
-                fate.claim.wrote(count)
+                outcome.claim.wrote(count)
             else:
-                fate.lost = settled.reason
-                fate.claim.lost(count, settled.reason)
-            if fate.start == fate.end:
-                fates.popleft()
-                fate.known.set()
-                if not self._owed[fate.claim]:
-                    del self._owed[fate.claim]
+                outcome.lost = settled.reason
+                outcome.claim.lost(count, settled.reason)
+            if outcome.start == outcome.end:
+                outcomes.popleft()
+                outcome.known.set()
+                if not self._owed[outcome.claim]:
+                    del self._owed[outcome.claim]
         self._writers[settled.channel].unpark()
         if not self._owed:
             self._still.unpark_all()
@@ -201,10 +201,13 @@ class RemoteLine:
         """Take up the rate of the owner's line."""
         self._pace.floor = bits_per_second / _BITS
 
-    @property
-    def uart(self) -> NoReturn:
-        """What is beside the data stays with the owner. Raises UartError."""
-        raise UartError("the line is another CPU's: its modem lines and breaks are to be had there")
+    def modem_lines(self) -> NoReturn:
+        """Raise LineError: the modem lines are the owner's."""
+        raise LineError(_OWNERS)
+
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> NoReturn:
+        """Raise LineError: the modem lines are the owner's."""
+        raise LineError(_OWNERS)
 
     def ask(self, turn: RemoteTurn, channel: Channel, offset: int) -> None:
         """Tell ``turn`` when the owner begins and ends it."""
@@ -270,12 +273,12 @@ class RemoteTurn:
         ``began`` is called when the turn begins, before the first byte that answers it is heard.
         """
         self._began = began
-        fate = await self._line.put(self._message, self._claim, self._accepted, self._parameters)
-        self._place = CHANNELS[self._claim.traffic], fate.start
+        outcome = await self._line.put(self._message, self._claim, self._accepted, self._parameters)
+        self._place = CHANNELS[self._claim.traffic], outcome.start
         self._line.ask(self, *self._place)
-        await fate.known.wait()
-        if fate.lost is not None:
-            raise PortDown(lost_text(fate.lost), fate.lost)
+        await outcome.known.wait()
+        if outcome.lost is not None:
+            raise PortDown(lost_text(outcome.lost), outcome.lost)
 
     async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
         """Wait until the reply is whole, or its time is over at the owner."""
@@ -286,9 +289,9 @@ class RemoteTurn:
                 nursery.cancel_scope.cancel()
 
     async def send_break(self, seconds: float) -> None:
-        """Raise UartError: a break is the owner's to send."""
+        """Raise LineError: a break is the owner's to send."""
         await trio.lowlevel.checkpoint()
-        _ = self._line.uart
+        raise LineError(_OWNERS)
 
     def turned(self, phase: TurnPhase) -> None:
         """The owner began or ended it."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from protocol.link.frames import Frame
     from protocol.link.handshake import Peer
 
-__all__ = ["HANDSHAKE_DEADLINE", "Link", "LinkCutError", "innermost", "now_ms", "reason_text"]
+__all__ = ["HANDSHAKE_DEADLINE", "Link", "LinkCutError", "now_ms", "reason_text"]
 
 HANDSHAKE_DEADLINE: Final = 5.0
 """Seconds for a handshake, from the first byte to the last."""
@@ -270,11 +270,6 @@ def reason_text(reason: CloseReason) -> str:
     if reason is CloseReason.OWN_NODE:
         return "both have the same node id, so one of them may be a cloned image"
     return reason.name.lower().replace("_", " ")
-
-
-def innermost(error: BaseException) -> str:
-    """Say what was wrong in the depth of an exception group."""
-    return innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else str(error)
 
 
 def _nothing() -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import math
 import os
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
 from gateway.port.rights import Right
 from gateway.remote_port.line import CHANNELS
-from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, innermost, now_ms, reason_text
-from gateway.remote_port.session import RemoteSeat
+from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
+from gateway.remote_port.session import RemoteSession
+from gateway.tasks.root_cause import root_cause
+from protocol.endpoint import Endpoint
 from protocol.errors import RemoteProtocolError
 from protocol.link.connection import Connection
-from protocol.link.guesses import GuessLimit, network_of
 from protocol.link.handshake import Answer, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.link.port_state import PortState
@@ -27,18 +28,19 @@ from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close, Open
 from protocol.parameters.addresses import AddressList
 from protocol.session.register import Refused, Register
-from protocol.session.session import Limits
+from protocol.session.session import SessionLimits
 
 if TYPE_CHECKING:
     import socket
 
     from gateway.port.router import Handle
+    from protocol.link.guesses import GuessLimit
     from protocol.link.handshake import Peer
     from protocol.link.hello import Hello
     from protocol.session.register import Ended
     from protocol.session.server import ServerSession
 
-__all__ = ["RemoteDoorway"]
+__all__ = ["RemotePortService"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ _QUIET: Final = 1.0
 
 
 @final
-class RemoteDoorway:
+class RemotePortService:
     """An open remote port server on port manager ``index``; ``node`` and ``chassis`` are ours."""
 
     def __init__(
@@ -75,9 +77,9 @@ class RemoteDoorway:
         self._key: str | None = None
         self._point = b""
         self._rights = Right(0)
-        self._register = Register(Limits(ring_bytes=_RING))
-        self._seats: dict[ServerSession, RemoteSeat] = {}
-        self._addresses: dict[RemoteSeat, str] = {}
+        self._register = Register(SessionLimits(ring_bytes=_RING))
+        self._seats: dict[ServerSession, RemoteSession] = {}
+        self._addresses: dict[RemoteSession, str] = {}
         self._handshakes = 0
         self._left = trio.Event()
         self._watch = handle.attenuate(Right.READ, "remote port server").open(Right(0))
@@ -88,7 +90,7 @@ class RemoteDoorway:
         """Handshakes that failed because of the key."""
 
     @property
-    def seats(self) -> tuple[RemoteSeat, ...]:
+    def children(self) -> tuple[RemoteSession, ...]:
         """The sessions that there are, connected or not."""
         return tuple(self._seats.values())
 
@@ -131,11 +133,16 @@ class RemoteDoorway:
         if not key:
             logger.warning("P%d: RemotePortServer.AuthenticationKey is empty: anybody may chain to it", self._index)
 
+    def welcome(self, sock: socket.socket, sockaddr: Any) -> None:
+        """Take a client that a listener accepted."""
+        peer = Endpoint.of(sockaddr)
+        self.admit(sock, str(peer), peer.address)
+
     def admit(self, sock: socket.socket, holder: str, address: str) -> None:
         """Let a client prove itself, where its address may; close it otherwise."""
         if not self._allowed.allows(address):
             self._turn_away(sock, holder, "its address is not among AllowedIPAddresses")
-        elif not self._guesses.allows(network_of(address), trio.current_time()):
+        elif not self._guesses.allows(Endpoint(address, 0).network, trio.current_time()):
             self._turn_away(sock, holder, _GUESSED)
         elif self._handshakes >= _HANDSHAKES:
             self._turn_away(sock, holder, f"{_HANDSHAKES} handshakes are under way")
@@ -151,10 +158,10 @@ class RemoteDoorway:
 
     async def retire(self) -> None:
         """The gateway stops: let what was begun be finished, then end all sessions, which leaves nothing uncertain."""
-        for seat in self.seats:
+        for seat in self.children:
             seat.retire()
         with trio.move_on_after(_RETIRE):
-            for seat in self.seats:
+            for seat in self.children:
                 await seat.idle()
         self._end_all(CloseReason.STOPPING)
         self.handle.revoke("the gateway stops")
@@ -182,7 +189,7 @@ class RemoteDoorway:
                 logger.exception("%s: a bug ended it", holder)
 
     async def _greet(self, link: Link, address: str) -> Peer:
-        network = network_of(address)
+        network = Endpoint(address, 0).network
 
         def charge(_: Hello) -> None:
             # Judged once more: many may have come in before the first of them was charged.
@@ -230,7 +237,7 @@ class RemoteDoorway:
         logger.info("%s refused: %s", holder, reason_text(close.reason))
         link.refuse(close)
 
-    def _admitted(self, link: Link, peer: Peer, opening: Open, holder: str, address: str) -> RemoteSeat | None:
+    def _admitted(self, link: Link, peer: Peer, opening: Open, holder: str, address: str) -> RemoteSession | None:
         """Find or make the seat of the session that the peer asks for; None where it is refused."""
         admitted = self._register.admit(peer, opening, os.urandom(16), self.port)
         self._end(admitted.ended)
@@ -241,14 +248,14 @@ class RemoteDoorway:
         self._addresses[seat] = address
         return seat
 
-    def _new_seat(self, session: ServerSession, holder: str) -> RemoteSeat:
-        seat = RemoteSeat(session, self.handle.attenuate(self.handle.rights, holder))
+    def _new_seat(self, session: ServerSession, holder: str) -> RemoteSession:
+        seat = RemoteSession(session, self.handle.attenuate(self.handle.rights, holder))
         seat.permit(self._granted)
         self._seats[session] = seat
         self._clients.start_soon(self._run_seat, seat)
         return seat
 
-    async def _run_seat(self, seat: RemoteSeat) -> None:
+    async def _run_seat(self, seat: RemoteSession) -> None:
         logger.info("%s seated", seat.handle.holder)
         try:
             await seat.run()
@@ -256,16 +263,16 @@ class RemoteDoorway:
             logger.exception("%s: a bug ended it", seat.handle.holder)
             self._end(self._register.end(seat.session, CloseReason.PROTOCOL))
 
-    async def _carry(self, link: Link, seat: RemoteSeat) -> None:
+    async def _carry(self, link: Link, seat: RemoteSession) -> None:
         """Carry frames of a seat's new connection, which takes the place of the one before it."""
         session = seat.session
         try:
             closed = await seat.carry(link, _OLDEST_KEYS)
         except* (LinkCutError, CutError) as group:
-            logger.info("%s: the link was cut: %s", seat.handle.holder, innermost(group))
+            logger.info("%s: the link was cut: %s", seat.handle.holder, root_cause(group))
             closed = False
         except* RemoteProtocolError as group:
-            logger.warning("%s broke the protocol: %s", seat.handle.holder, innermost(group))
+            logger.warning("%s broke the protocol: %s", seat.handle.holder, root_cause(group))
             self._end(self._register.end(session, CloseReason.PROTOCOL))
             if (word := session.last_word(CloseReason.PROTOCOL)) is not None:
                 link.refuse(word)
@@ -288,7 +295,7 @@ class RemoteDoorway:
 
     def _tell_port(self) -> None:
         port = self.port
-        for seat in self.seats:
+        for seat in self.children:
             seat.permit(self._granted)
             seat.tell(port)
 

@@ -20,7 +20,7 @@ from gateway.port.rights import Right
 from gateway.port.router import Forbidden
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import now_ms
-from gateway.remote_port.throughput import Pace
+from gateway.remote_port.throughput import Throughput
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel, Gap
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from protocol.link.turn_parameters import TurnParameters
     from protocol.session.server import ServerSession
 
-__all__ = ["RemoteSeat"]
+__all__ = ["RemoteSession"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class _Writer:
         self._flush = flush
         self._under_way: deque[_UnderWay] = deque()
         self._moved = trio.lowlevel.ParkingLot()
-        self._pace = Pace(0.0)
+        self._pace = Throughput(0.0)
         self._taken = 0
         self._retired = False
         session.window(channel, _LEAST[channel])
@@ -200,7 +200,7 @@ def _status(heard: ReceiveBuffer, reply: Reply) -> TurnStatus:
 
 
 @final
-class RemoteSeat:
+class RemoteSession:
     """What a session has at the line: ``handle`` is its permission, with a right for each traffic class.
 
     As a Reader it sends the line's bytes to the client, or keeps them while the link is away.
@@ -240,12 +240,12 @@ class RemoteSeat:
         """As a Reader: bytes that wait for the client; they are in the session's ring."""
         return 0
 
-    def offer(self, data: bytes) -> None:
+    def deliver(self, data: bytes) -> None:
         """As a Reader: pass on what the line said."""
         self.sent += len(data)
         self.session.line(data)
         if self._heard.wanted:
-            self._heard.buffer.offer(data)
+            self._heard.buffer.deliver(data)
         self.flush()
 
     def missed(self, count: int, reason: Reason) -> None:
@@ -266,7 +266,7 @@ class RemoteSeat:
                 writer.line = self.handle.attenuate(right | Right.READ, f"{self.handle.holder} {right.name}").open(
                     right
                 )
-                writer.line.fate = writer.settle
+                writer.line.outcome = writer.settle
             elif right not in rights and writer.line is not None:
                 line, writer.line = writer.line, None
                 line.end("the right to this traffic class was withdrawn")

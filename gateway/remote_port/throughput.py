@@ -9,14 +9,14 @@ from typing import Final, final
 
 import trio
 
-__all__ = ["Pace"]
+__all__ = ["Throughput"]
 
 _SPAN: Final = 0.25
 """Seconds over which it is measured."""
 
 
 @final
-class Pace:
+class Throughput:
     """Bytes a second, at least ``floor`` (what the line is set to)."""
 
     def __init__(self, floor: float) -> None:

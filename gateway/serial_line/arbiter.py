@@ -22,11 +22,11 @@ from protocol.link.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.port.line import Claim, Reply
+    from gateway.port.line import Claim, ModemLines, Reply
     from gateway.port.receive_buffer import ReceiveBuffer
     from gateway.serial_line.uart import Uart
 
-__all__ = ["Turn", "Turns"]
+__all__ = ["Arbiter", "LineTurn"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ _STALL = 2.0
 
 
 @final
-class Turn:
+class LineTurn:
     """One writer's hold on the line, until ``close()``; closing twice is closing once."""
 
-    def __init__(self, turns: Turns, claim: Claim, accepted: float, message: bytes) -> None:
+    def __init__(self, turns: Arbiter, claim: Claim, accepted: float, message: bytes) -> None:
         self._turns = turns
         self._claim = claim
         self._accepted = accepted
@@ -61,7 +61,7 @@ class Turn:
 
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``. Raises UartError."""
-        await self._turns.uart.send_break(seconds)
+        await self._turns.send_break(seconds)
 
     def close(self) -> None:
         """Let the next writer in, once the message that was begun is whole."""
@@ -71,7 +71,7 @@ class Turn:
 
 
 @final
-class Turns:
+class Arbiter:
     """The writing half of one open device: ``run()`` while it is open, ``end()`` when it is gone."""
 
     def __init__(self, uart: Uart) -> None:
@@ -122,13 +122,13 @@ class Turns:
             done = 0
             accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of turns
 
-    async def turn(self, claim: Claim, accepted: float, message: bytes = b"", _: Reply | None = None) -> Turn:
+    async def turn(self, claim: Claim, accepted: float, message: bytes = b"", _: Reply | None = None) -> LineTurn:
         """Wait for the line and hold it, to write ``message`` in it. Raises PortDown, or what the claim says.
 
         When the turn is over is for whoever closes it: the reply is heard here.
         """
         await self._take(claim, accepted)
-        return Turn(self, claim, accepted, message)
+        return LineTurn(self, claim, accepted, message)
 
     async def put(self, data: memoryview, portion: int, claim: Claim, accepted: float, done: int = 0) -> int:
         """Write within a turn all but the first ``done`` bytes, which are written.
@@ -188,10 +188,17 @@ class Turns:
         while self._taken:
             await self._idlers.park()
 
-    @property
-    def uart(self) -> Uart:
-        """The device itself, for what is beside the data."""
-        return self._uart
+    async def send_break(self, seconds: float) -> None:
+        """Hold the line in break, within a turn. Raises UartError."""
+        await self._uart.send_break(seconds)
+
+    def modem_lines(self) -> ModemLines:
+        """Return the lines as they are now. Raises UartError."""
+        return self._uart.modem_lines()
+
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        """Assert or release DTR and RTS. Raises UartError."""
+        self._uart.set_modem_lines(dtr, rts)
 
     def reckon(self) -> None:
         """Take up the line's rate, when its settings have changed."""
@@ -215,7 +222,7 @@ class Turns:
 
     def _offer(self, data: bytes | memoryview, claim: Claim) -> int:
         try:
-            took = self._uart.offer(data)
+            took = self._uart.send_nowait(data)
         except UartError as exc:
             raise PortDown(str(exc)) from exc
         self.written += took

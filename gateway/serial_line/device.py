@@ -16,17 +16,17 @@ import trio
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.serial_line import settings as line_settings
-from gateway.serial_line.arbiter import Turns
+from gateway.serial_line.arbiter import Arbiter
 from gateway.serial_line.uart import DeviceGone, SettingsRefused, Uart, UartError
 from gateway.tasks.supervise import Backoff, supervise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.host.config import Serial
+    from gateway.host.config import SerialConfig
     from gateway.port.bus import Bus
-    from gateway.serial_line.uart import Counters, Refusal
-    from gateway.tasks.reconcile import Leaf
+    from gateway.serial_line.uart import Counters, SettingRefusal
+    from gateway.tasks.reconcile import Unit
     from protocol.link.reasons import Reason
     from protocol.parameters.settings import SerialPort
 
@@ -65,12 +65,12 @@ _HOUSEKEEPING = _Housekeeping()
 class SerialDevice:
     """Serial.Ser# on its bus, while ``run()`` runs."""
 
-    def __init__(self, bus: Bus, config: Serial, line: SerialPort, node: bytes = b"") -> None:
+    def __init__(self, bus: Bus, config: SerialConfig, line: SerialPort, node: bytes = b"") -> None:
         self._bus = bus
         self._config = config
         self._line = line
         self._node = node
-        self._open: tuple[Uart, Turns] | None = None
+        self._open: tuple[Uart, Arbiter] | None = None
         self.written = 0
         """Bytes that the tty took, over all times that it was open."""
         self.discarded = 0
@@ -87,7 +87,7 @@ class SerialDevice:
         return None if self._open is None else self._open[0].in_force
 
     @property
-    def refused(self) -> tuple[Refusal, ...]:
+    def refused(self) -> tuple[SettingRefusal, ...]:
         """The settings that the device did not take when it was opened."""
         return () if self._open is None else self._open[0].refused
 
@@ -107,7 +107,7 @@ class SerialDevice:
         uart, turns = self._open
         return self.written + turns.written, self.discarded + uart.discarded + turns.unfinished
 
-    async def adjust(self, line: SerialPort) -> tuple[Refusal, ...]:
+    async def adjust(self, line: SerialPort) -> tuple[SettingRefusal, ...]:
         """Set the line in place, after what was written; return what the driver refused (then all is as before)."""
         self._line = line
         if self._open is None:
@@ -126,7 +126,7 @@ class SerialDevice:
         return ()
 
     @contextlib.asynccontextmanager
-    async def _hold(self, turns: Turns) -> AsyncIterator[None]:
+    async def _hold(self, turns: Arbiter) -> AsyncIterator[None]:
         """Keep writers out, if the line can be had; it may be stuck for the sake of the old settings."""
         turn = None
         with trio.move_on_after(_SETTLE), contextlib.suppress(PortDown):
@@ -137,34 +137,34 @@ class SerialDevice:
             if turn is not None:
                 turn.close()
 
-    async def run(self, leaf: Leaf) -> None:
+    async def run(self, unit: Unit) -> None:
         """Open the device, and again whenever it is lost, until the leaf's scope is cancelled; then let it drain."""
-        leaf.began()
+        unit.began()
         self._bus.route(self._node)  # the way to the line ends here, whether or not its device is there
 
         def down(why: str) -> None:
             self._bus.disconnect(why)
-            leaf.failing(why)
+            unit.failing(why)
 
         try:
             async with trio.open_nursery() as finishers:
-                with leaf.scope:
-                    live = functools.partial(self._live, leaf, finishers)
+                with unit.scope:
+                    live = functools.partial(self._live, unit, finishers)
                     await supervise(live, (UartError,), down, Backoff(_FIRST_RETRY, _LAST_RETRY))
                 await self._retire()
                 finishers.cancel_scope.cancel()
         finally:
             self._close()
 
-    async def _live(self, leaf: Leaf, finishers: trio.Nursery, backoff: Backoff) -> None:
+    async def _live(self, unit: Unit, finishers: trio.Nursery, backoff: Backoff) -> None:
         """Carry what the line says until the device is gone. Raises UartError."""
         uart = await Uart.open(self.path, self._line, self._config.bias)
-        turns = Turns(uart)
+        turns = Arbiter(uart)
         self._open = uart, turns
         finishers.start_soon(turns.run)
         self._bus.connect(turns)
         self._tell(uart)
-        leaf.up()
+        unit.up()
         backoff.reset()
         try:
             while data := await uart.receive():

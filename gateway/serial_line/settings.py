@@ -6,6 +6,7 @@ turned back into a ``SerialPort`` too, so that "did it stick?" is a comparison o
 
 from __future__ import annotations
 
+import enum
 import termios
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ __all__ = [
     "NAMES",
     "Rs485",
     "arguments",
+    "by_name",
     "bytes_per_second",
     "differing",
     "found",
@@ -147,6 +149,12 @@ def in_words(line: SerialPort) -> str:
     """Say the settings as people do: ``RS232 9600 8N1``."""
     flow = " XON/XOFF" * line.flow_control_xonxoff + " RTS/CTS" * line.flow_control_rtscts
     return f"{line.port_mode.value} {line.baud_rate} {line.data_bits}{line.parity.value[0]}{line.stop_bits}{flow}"
+
+
+def by_name(line: SerialPort) -> dict[str, object]:
+    """Return the settings under the contract's names, as JSON can hold them."""
+    values = {name: getattr(line, attribute) for attribute, name in NAMES.items()}
+    return {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
 
 
 def bytes_per_second(line: SerialPort) -> float:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import serial
 
+from gateway.port.line import LineError, ModemLines
 from gateway.serial_line import settings as line_settings
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from protocol.parameters.settings import SerialPort
 
-__all__ = ["Counters", "DeviceGone", "ModemLines", "Tty", "UartError", "usb_adapters"]
+__all__ = ["Counters", "DeviceGone", "Tty", "UartError", "usb_adapters"]
 
 # The numbers of asm-generic (x86, ARM, RISC-V); Python's termios does not have these.
 _TIOCGRS485: Final = 0x542E
@@ -47,7 +48,7 @@ _ADVICE: Final = {
 }
 
 
-class UartError(Exception):
+class UartError(LineError):
     """The device did not do what was asked; the text says which device, what, and what would be right."""
 
 
@@ -68,19 +69,6 @@ class Counters:
     parity: int
     breaks: int
     buffer_overrun: int
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class ModemLines:
-    """The lines beside the data; true is asserted. DTR and RTS are ours, the others the peer's."""
-
-    dtr: bool
-    rts: bool
-    cts: bool
-    dsr: bool
-    ri: bool
-    dcd: bool
 
 
 def usb_adapters(directory: Path = Path("/dev/serial/by-id")) -> tuple[str, ...]:

@@ -16,18 +16,18 @@ import trio
 
 from gateway.serial_line import settings as line_settings
 from gateway.serial_line.bias import Bias
-from gateway.serial_line.tty import Counters, DeviceGone, ModemLines, Tty, UartError, usb_adapters
+from gateway.serial_line.tty import Counters, DeviceGone, Tty, UartError, usb_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.port.line import ModemLines
     from protocol.parameters.settings import SerialPort
 
 __all__ = [
     "Counters",
     "DeviceGone",
-    "ModemLines",
-    "Refusal",
+    "SettingRefusal",
     "SettingsRefused",
     "Uart",
     "UartError",
@@ -44,7 +44,7 @@ _LONGEST_LOOK: Final = 0.1
 
 @final
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class SettingRefusal:
     """A setting that the device did not take: ``name`` as in the contract (``BaudRate``), ``why`` a phrase."""
 
     name: str
@@ -58,7 +58,7 @@ class Refusal:
 class SettingsRefused(UartError):
     """New settings did not stick; the device is back at those it had."""
 
-    def __init__(self, device: str, refusals: tuple[Refusal, ...]) -> None:
+    def __init__(self, device: str, refusals: tuple[SettingRefusal, ...]) -> None:
         super().__init__(f"{device}: " + "; ".join(map(str, refusals)))
         self.refusals = refusals
 
@@ -76,7 +76,7 @@ class Uart:
         self.device = tty.device
         self.line = line
         self.in_force = line
-        self.refused: tuple[Refusal, ...] = ()
+        self.refused: tuple[SettingRefusal, ...] = ()
         self.discarded = 0
         self._tty = tty
         self._bias = bias
@@ -114,7 +114,7 @@ class Uart:
 
     # -- bytes
 
-    def offer(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: bytes | memoryview) -> int:
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
         self._written = True
         return self._tty.write(data)
@@ -235,7 +235,7 @@ class Uart:
         # A bias that nobody knows is not the one that is wanted.
         self.in_force = self._tty.found(bias=not wanted.bias if self._bias.state is None else self._bias.state)
         names = line_settings.differing(wanted, self.in_force)
-        self.refused = tuple(Refusal(line_settings.NAMES[name], self._why(name, wanted)) for name in names)
+        self.refused = tuple(SettingRefusal(line_settings.NAMES[name], self._why(name, wanted)) for name in names)
 
     def _why(self, name: str, wanted: SerialPort) -> str:
         if name == "bias":
@@ -252,13 +252,12 @@ class Uart:
         """Return the lines as they are now; ``UartError`` where the device has none."""
         return self._tty.modem_lines()
 
-    def set_dtr(self, asserted: bool) -> None:
-        """Assert or release DTR."""
-        self._tty.set_dtr(asserted)
-
-    def set_rts(self, asserted: bool) -> None:
-        """Assert or release RTS; with RTS/CTS flow control or RS-485 it is the driver's."""
-        self._tty.set_rts(asserted)
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        """Assert or release DTR and RTS; None leaves one as it is. With RTS/CTS or RS-485, RTS is the driver's."""
+        if dtr is not None:
+            self._tty.set_dtr(dtr)
+        if rts is not None:
+            self._tty.set_rts(rts)
 
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``, after what was written; nothing is thrown away for it."""

@@ -13,7 +13,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator
 
-__all__ = ["Leaf", "Leaves"]
+__all__ = ["Unit", "Units"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ S = TypeVar("S", bound="Hashable")
 
 
 @final
-class Leaf:
+class Unit:
     """One thing that runs because it is wanted, and how it says how it is."""
 
     def __init__(self, name: str, started: Callable[[], None]) -> None:
@@ -30,7 +30,7 @@ class Leaf:
         """A word or sentence for the status: ``up``, or what is wrong."""
         self.refusal: str | None = None
         """Why it cannot be as wanted, where that is not the passing state of a device or a peer."""
-        self.risen = trio.Event()
+        self.is_up = trio.Event()
         """Set once it is up."""
         self.settled = trio.Event()
         """Set once it is up, or known not to be."""
@@ -45,7 +45,7 @@ class Leaf:
 
     def up(self) -> None:
         """It is as wanted."""
-        self.risen.set()
+        self.is_up.set()
         self._tell("up", None)
 
     def failing(self, why: str) -> None:
@@ -65,7 +65,7 @@ class Leaf:
 
 
 @final
-class Leaves(Generic[S]):
+class Units(Generic[S]):
     """What runs now, by its spec.
 
     ``run`` runs one spec until its leaf's scope is cancelled, and reports to the leaf; ``order`` says which start
@@ -75,7 +75,7 @@ class Leaves(Generic[S]):
     def __init__(
         self,
         nursery: trio.Nursery,
-        run: Callable[[S, Leaf], Awaitable[None]],
+        run: Callable[[S, Unit], Awaitable[None]],
         order: Callable[[S], int],
         prefix: str,
     ) -> None:
@@ -83,29 +83,29 @@ class Leaves(Generic[S]):
         self._run = run
         self._order = order
         self._prefix = prefix
-        self._leaves: dict[S, Leaf] = {}
+        self._units: dict[S, Unit] = {}
 
-    def __iter__(self) -> Iterator[tuple[S, Leaf]]:
-        return iter(tuple(self._leaves.items()))
+    def __iter__(self) -> Iterator[tuple[S, Unit]]:
+        return iter(tuple(self._units.items()))
 
     async def apply(self, wanted: frozenset[S]) -> None:
         """Stop what is not wanted any more, wait until it has ended, then start what is new."""
-        for spec in sorted(self._leaves.keys() - wanted, key=self._order, reverse=True):
-            leaf = self._leaves.pop(spec)
-            leaf.scope.cancel()
-            await leaf.ended.wait()
-        for spec in sorted(wanted - self._leaves.keys(), key=self._order):
+        for spec in sorted(self._units.keys() - wanted, key=self._order, reverse=True):
+            unit = self._units.pop(spec)
+            unit.scope.cancel()
+            await unit.ended.wait()
+        for spec in sorted(wanted - self._units.keys(), key=self._order):
             await self._nursery.start(self._grow, spec)
 
     async def settled(self) -> None:
         """Wait until each is up, or known not to be."""
-        for _, leaf in self:
-            await leaf.settled.wait()
+        for _, unit in self:
+            await unit.settled.wait()
 
     async def _grow(self, spec: S, *, task_status: trio.TaskStatus[None]) -> None:
-        leaf = self._leaves[spec] = Leaf(f"{self._prefix} {spec}", task_status.started)
+        unit = self._units[spec] = Unit(f"{self._prefix} {spec}", task_status.started)
         try:
-            await self._run(spec, leaf)
+            await self._run(spec, unit)
         finally:
-            leaf.settled.set()
-            leaf.ended.set()
+            unit.settled.set()
+            unit.ended.set()

@@ -13,7 +13,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Cell", "Changes"]
+__all__ = ["Cell", "CellChanges"]
 
 T = TypeVar("T")
 
@@ -42,9 +42,9 @@ class Cell(Generic[T]):
         self._changed.set()
         self._changed = trio.Event()
 
-    def changes(self) -> Changes[T]:
+    def changes(self) -> CellChanges[T]:
         """Iterate over the current value at once, then the newest whenever it is not the one last seen."""
-        return Changes(self)
+        return CellChanges(self)
 
     async def wait_for(self, predicate: Callable[[T], bool]) -> T:
         """Wait until ``predicate`` holds for the value, and return it; may miss what came and went."""
@@ -55,7 +55,7 @@ class Cell(Generic[T]):
 
 
 @final
-class Changes(Generic[T]):
+class CellChanges(Generic[T]):
     """One reader's walk through a cell's values.
 
     Not an async generator: trio warns of each one that is left before its end, and a reader may leave.
@@ -67,7 +67,7 @@ class Changes(Generic[T]):
         self._cell = cell
         self._seen: object = object()  # equal to no value, so the first one is news
 
-    def __aiter__(self) -> Changes[T]:
+    def __aiter__(self) -> CellChanges[T]:
         return self
 
     async def __anext__(self) -> T:

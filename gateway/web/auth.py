@@ -18,6 +18,7 @@ from gateway.web.message import Request, Response, explain
 from protocol.http.credentials import Algorithm, claim
 from protocol.http.digest import POLICIES, Authenticator, Verdict, advice
 from protocol.parameters.roles import Role
+from protocol.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,19 +65,21 @@ class Guesses:
     burst: int = 10
     pause: float = 6.0
     networks: int = 1024
-    _settled: dict[str, float] = field(default_factory=dict)
-    """When a network's guesses will all be paid for, in the order of the last guess."""
+    _buckets: dict[str, TokenBucket] = field(default_factory=dict)
+    """In the order of the last guess."""
 
     def wait(self, network: str, now: float) -> float:
         """Seconds until the next guess is looked at; 0 where it is at once."""
-        debt = self._settled.get(network, now) - now
-        return max(0.0, debt - (self.burst - 1) * self.pause)
+        bucket = self._buckets.get(network)
+        return 0.0 if bucket is None else bucket.wait(now)
 
     def wrong(self, network: str, now: float) -> None:
         """Count a wrong guess."""
-        self._settled[network] = max(self._settled.pop(network, now), now) + self.pause
-        if len(self._settled) > self.networks:
-            del self._settled[next(iter(self._settled))]
+        bucket = self._buckets.pop(network, None) or TokenBucket(self.burst, self.pause, now)
+        bucket.take(now)
+        self._buckets[network] = bucket
+        if len(self._buckets) > self.networks:
+            del self._buckets[next(iter(self._buckets))]
 
 
 @final

@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, final
 
 import msgspec
 
-from gateway.port.line import PortDown
+from gateway.port.line import LineError, PortDown
 from gateway.port.router import Forbidden
-from gateway.serial_line.uart import UartError
-from gateway.status import settings_shown
+from gateway.serial_line.settings import by_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.port.bus import PortState
+    from gateway.port.bus import PortStatus
     from gateway.port.router import Session
 
 __all__ = ["answer", "events"]
 
-Message: TypeAlias = dict[str, Any]
+JsonObject: TypeAlias = dict[str, Any]
 
 
 class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="request"):
@@ -51,7 +50,7 @@ class _Set(_Request, tag="set", frozen=True):
 _decode = msgspec.json.Decoder(_Break | _Modem | _Set).decode
 
 
-def events(before: PortState | None, now: PortState, *, all_told: bool) -> Iterator[Message]:
+def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Iterator[JsonObject]:
     """Say what became different at the port; ``before`` is None for somebody who knows nothing yet.
 
     The line's settings and other clients are told where ``all_told``: param.cgi and the status keep them from viewers.
@@ -61,28 +60,28 @@ def events(before: PortState | None, now: PortState, *, all_told: bool) -> Itera
     if not all_told:
         return
     if now.settings and (before is None or (before.line, before.settings) != (now.line, now.settings)):
-        known = None if now.line is None else settings_shown(now.line)
+        known = None if now.line is None else by_name(now.line)
         yield {"event": "line", "words": now.settings, "settings": known}
     if before is not None and before.cuts != now.cuts:
         yield {"event": "cut", "count": now.cuts, "reason": now.last_cut}
 
 
-async def answer(text: str, session: Session) -> Message:
+async def answer(text: str, session: Session) -> JsonObject:
     """Do what a request asks, and say what came of it; whatever is wrong with it is in the answer's ``error``."""
     try:
         request = _decode(text.encode())
     except (msgspec.MsgspecError, UnicodeEncodeError) as exc:
         return {"answer": None, "error": f"this is not a request: {exc}"}
-    known: Message = {"answer": request.__struct_config__.tag}
+    known: JsonObject = {"answer": request.__struct_config__.tag}
     if request.id is not None:
         known["id"] = request.id
     try:
         return known | await _done(request, session)
-    except (UartError, PortDown, Forbidden) as exc:
+    except (LineError, PortDown, Forbidden) as exc:
         return known | {"error": str(exc)}
 
 
-async def _done(request: _Break | _Modem | _Set, session: Session) -> Message:
+async def _done(request: _Break | _Modem | _Set, session: Session) -> JsonObject:
     match request:
         case _Break(milliseconds=milliseconds):
             await session.send_break(milliseconds / 1000)

@@ -2,7 +2,7 @@
 
 It must not know what any path means, who the caller is, nor how many connections there are: a request goes
 to ``respond``, and what that returns goes back. Whatever a peer sends, it ends in an answer or in a close,
-within the deadlines of `Limits`; a caller that leaves while its request is being worked on cancels that work.
+within the deadlines of `HttpLimits`; a caller that leaves while its request is being worked on cancels that work.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TypeAlias, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 import h11
 import trio
 
-from gateway.web.message import Handover, Peer, Request, Response, explain
-from gateway.web.prefixed_stream import Unread
+from gateway.web.message import Handover, Request, Response, explain
+from gateway.web.prefixed_stream import PrefixedStream
 
-__all__ = ["Limits", "Respond", "Secure", "farewell", "serve"]
+if TYPE_CHECKING:
+    from protocol.endpoint import Endpoint
+
+__all__ = ["HttpLimits", "Respond", "Secure", "farewell", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ _VERSIONS = (b"1.0", b"1.1")
 
 @final
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """What one connection may cost: sizes in bytes, times in seconds."""
 
     head: int = 16 * 1024
@@ -59,7 +62,7 @@ Secure: TypeAlias = Callable[[trio.abc.HalfCloseableStream], Awaitable[trio.abc.
 """Shake TLS's hands over a stream, and return the one above it; raise trio.BrokenResourceError."""
 
 
-async def farewell(stream: trio.abc.HalfCloseableStream, limits: Limits) -> None:
+async def farewell(stream: trio.abc.HalfCloseableStream, limits: HttpLimits) -> None:
     """End a connection so that what was sent last still arrives.
 
     A close with bytes unread makes the kernel send a reset, and the peer then loses the answer that it has
@@ -73,30 +76,30 @@ async def farewell(stream: trio.abc.HalfCloseableStream, limits: Limits) -> None
 
 async def serve(
     stream: trio.abc.HalfCloseableStream,
-    peer: Peer,
+    peer: Endpoint,
     respond: Respond,
-    limits: Limits | None = None,
+    limits: HttpLimits | None = None,
     secure: Secure | None = None,
 ) -> None:
     """Answer the requests of one connection until either side ends it; the caller closes the stream.
 
     The first byte tells TLS from plain HTTP; with no ``secure``, only the latter is spoken.
     """
-    limits = limits or Limits()
+    limits = limits or HttpLimits()
     first = b""
     try:
         with trio.move_on_after(limits.idle_seconds):
             first = bytes(await stream.receive_some(_PIECE))
         if first.startswith(_TLS_HANDSHAKE):
-            await _serve_securely(Unread(stream, first), peer, respond, limits, secure)
+            await _serve_securely(PrefixedStream(stream, first), peer, respond, limits, secure)
         elif first:
-            await _Connection(Unread(stream, first), peer, respond, limits).run()
+            await _Connection(PrefixedStream(stream, first), peer, respond, limits).run()
     except trio.BrokenResourceError as exc:
         logger.debug("%s broke the connection: %s", peer, exc.__cause__ or exc)
 
 
 async def _serve_securely(
-    stream: trio.abc.HalfCloseableStream, peer: Peer, respond: Respond, limits: Limits, secure: Secure | None
+    stream: trio.abc.HalfCloseableStream, peer: Endpoint, respond: Respond, limits: HttpLimits, secure: Secure | None
 ) -> None:
     if secure is None:
         logger.info("%s speaks TLS, and the front door speaks plain HTTP: use http:// here", peer)
@@ -126,9 +129,9 @@ def _refuse(status: int, why: str) -> _UnacceptableError:
 @dataclass(slots=True)
 class _Connection:
     stream: trio.abc.HalfCloseableStream
-    peer: Peer
+    peer: Endpoint
     respond: Respond
-    limits: Limits
+    limits: HttpLimits
     secure: bool = False
     conn: h11.Connection = field(init=False)
     head_only: bool = False

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
@@ -15,34 +14,9 @@ if TYPE_CHECKING:
 
     import trio
 
-__all__ = ["Handover", "Peer", "Request", "Response", "explain"]
+    from protocol.endpoint import Endpoint
 
-
-@final
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """The far end of a connection; ``str()`` is how the log and the status name it."""
-
-    address: str
-    port: int
-
-    @classmethod
-    def of(cls, stream: trio.SocketStream) -> Peer:
-        """The peer of a connected TCP stream; OSError when it is already gone."""
-        address, port, *_ = stream.socket.getpeername()
-        numeric = ip_address(address.partition("%")[0])
-        mapped = numeric.ipv4_mapped if isinstance(numeric, IPv6Address) else None
-        return cls(str(mapped or numeric), port)
-
-    @property
-    def network(self) -> str:
-        """What counts as one caller: an IPv4 address, or the /64 that an IPv6 host moves in freely."""
-        if ":" not in self.address:
-            return self.address
-        return str(ip_network((self.address, 64), strict=False))
-
-    def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+__all__ = ["Handover", "Request", "Response", "explain"]
 
 
 @final
@@ -56,7 +30,7 @@ class Request:
     headers: tuple[tuple[bytes, bytes], ...]
     """In the order sent, names in lower case."""
     body: bytes
-    peer: Peer
+    peer: Endpoint
     secure: bool = False
     """It came over TLS."""
 

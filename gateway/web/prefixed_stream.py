@@ -9,11 +9,11 @@ from typing import final
 
 import trio
 
-__all__ = ["Unread"]
+__all__ = ["PrefixedStream"]
 
 
 @final
-class Unread(trio.abc.HalfCloseableStream):
+class PrefixedStream(trio.abc.HalfCloseableStream):
     """``stream``, but that ``head`` is received first. It owns the stream: closing it closes both."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, head: bytes) -> None:

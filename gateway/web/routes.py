@@ -1,7 +1,7 @@
 """What answers under which path: the table of the front door, and a handler for each of its entries.
 
-A handler reads a request by ``protocol``'s rules, asks the house, and writes the answer by ``protocol``'s rules
-again. It sees neither ports nor connections; what the house is made of is `gateway.app`'s affair.
+A handler reads a request by ``protocol``'s rules, asks the backend, and writes the answer by ``protocol``'s rules
+again. It sees neither ports nor connections; what the backend is made of is `gateway.app`'s affair.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     import trio
 
     from gateway.clients.serial_cgi import SerialCgi
-    from gateway.clients.service import Doorway
+    from gateway.clients.service import Service
     from protocol.errors import ParameterError
     from protocol.parameters import catalogue as parameters
     from protocol.parameters.settings import Settings
 
-__all__ = ["House", "Route", "Routes"]
+__all__ = ["Backend", "Route", "Routes"]
 
 _MOST_REASONS = 2000
 """Characters of reasons that one answer gives."""
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @final
 @dataclass(frozen=True, slots=True)
-class House:
+class Backend:
     """What the front door may ask of the gateway."""
 
     catalogue: parameters.Catalogue
@@ -61,7 +61,7 @@ class House:
     """Set parameters; it returns when the ports have settled, with what they refused put back."""
     serial: Callable[[int], SerialCgi | None]
     """The serial.cgi server of ``PortManager.P(n)``; None while ``SerialCGI.Enabled=no``."""
-    web_socket: Callable[[int], Doorway | None]
+    web_socket: Callable[[int], Service | None]
     """The door of ``PortManager.P(n)`` that WebSockets come in by; None while it is being restarted."""
     status: Callable[[], dict[str, Any]]
     """What ``/daisyport/status`` shows, as JSON can hold it."""
@@ -85,7 +85,7 @@ class Route:
 class Routes:
     """Answers requests. ``browser_guard`` refuses what a foreign web page may have made a browser send."""
 
-    house: House
+    backend: Backend
     access: Access
     browser_guard: bool = True
 
@@ -122,23 +122,23 @@ class Routes:
 async def _param(routes: Routes, request: Request, caller: Caller) -> Response:
     asked = param_request(request.query, request.body)
     routes.access.require(request, caller, asked.role)
-    house = routes.house
+    backend = routes.backend
     match asked:
         case List(groups):
-            return Response(200, house.catalogue.listed(house.settings(), groups, caller.role).encode())
+            return Response(200, backend.catalogue.listed(backend.settings(), groups, caller.role).encode())
         case ListDefinitions(groups):
             host = (request.header(b"host") or b"").decode("latin-1")
-            defined = house.catalogue.defined(house.settings(), groups, caller.role, host)
+            defined = backend.catalogue.defined(backend.settings(), groups, caller.role, host)
             return Response(200, defined.encode(), "text/xml")
         case Update(assignments):
             routes.guard(request)
-            return await _updated(house, assignments, caller.role)
+            return await _updated(backend, assignments, caller.role)
     return Response(200, refused_answer(asked.why))
 
 
-async def _updated(house: House, assignments: Sequence[tuple[str, str]], role: Role) -> Response:
+async def _updated(backend: Backend, assignments: Sequence[tuple[str, str]], role: Role) -> Response:
     try:
-        update = await house.update(assignments, role)
+        update = await backend.update(assignments, role)
     except StoreError as exc:
         return Response(500, refused_answer(str(exc)))  # nothing that the caller could do better
     return Response(200, update_answer(update.refused), headers=_reasons(update.refused))
@@ -160,7 +160,7 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
         asked = serial_request(request.query, request.body)
         if asked.binds or asked.flush or asked.output:
             routes.guard(request)
-        received = await _served(routes.house, asked, f"{caller.name} at {request.peer}")
+        received = await _served(routes.backend, asked, f"{caller.name} at {request.peer}")
     except CgiError as wrong:
         return Response(200, error_answer(str(wrong)))
     if received is None:
@@ -168,17 +168,17 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
     return Response(200, serial_answer(received, asked.format), asked.format.content_type)
 
 
-async def _served(house: House, asked: SerialRequest, holder: str) -> bytes | None:
+async def _served(backend: Backend, asked: SerialRequest, holder: str) -> bytes | None:
     """Bind, then flush, write and read. What can be known to fail is looked at before anything is done."""
     uses = asked.flush or asked.output is not None or asked.read is not None
-    port = _port(house.settings(), asked)
-    server = None if port == UNBIND else _server(house, port)
+    port = _port(backend.settings(), asked)
+    server = None if port == UNBIND else _server(backend, port)
     if uses and server is None:
         raise CgiError(
             f"serial.cgi is off for port {port}; root.PortManager.P{port - 1}.SerialCGI.Enabled=yes lets it in"
         )
     if asked.port is not None and asked.camera is not None:
-        await _bind(house, asked.camera, asked.port)
+        await _bind(backend, asked.camera, asked.port)
     return await server.perform(asked, holder) if uses and server is not None else None
 
 
@@ -196,19 +196,19 @@ def _port(settings: Settings, asked: SerialRequest) -> int:
     return port
 
 
-def _server(house: House, port: int) -> SerialCgi | None:
+def _server(backend: Backend, port: int) -> SerialCgi | None:
     manager = port - 1
-    if not house.settings().port_managers[manager].port_enabled:
+    if not backend.settings().port_managers[manager].port_enabled:
         raise CgiError(f"port {port} is disabled; root.PortManager.P{manager}.PortEnabled=yes enables it")
-    return house.serial(manager)
+    return backend.serial(manager)
 
 
-async def _bind(house: House, camera: int, port: int) -> None:
+async def _bind(backend: Backend, camera: int, port: int) -> None:
     """Connect a video source to a port. The binding is a parameter, which the page opens to serial.cgi's callers."""
-    if house.settings().ptz.cam_ports[camera - 1] == port:
+    if backend.settings().ptz.cam_ports[camera - 1] == port:
         return
     try:
-        update = await house.update([(f"PTZ.CamPorts.Cam{camera}Port", str(port))], Role.ADMIN)
+        update = await backend.update([(f"PTZ.CamPorts.Cam{camera}Port", str(port))], Role.ADMIN)
     except StoreError as exc:
         raise CgiError(str(exc)) from exc
     if update.refused:
@@ -219,12 +219,12 @@ async def _bind(house: House, camera: int, port: int) -> None:
 
 
 async def _status(routes: Routes, _: Request, __: Caller) -> Response:
-    return Response(200, json.dumps(routes.house.status(), indent=2).encode() + b"\n", "application/json")
+    return Response(200, json.dumps(routes.backend.status(), indent=2).encode() + b"\n", "application/json")
 
 
 async def _ports(routes: Routes, _: Request, caller: Caller) -> Response:
     """Tell what a viewer may know of the ports, and who the caller is."""
-    status = routes.house.status()
+    status = routes.backend.status()
     told = {
         "node": status["node"],
         "user": caller.name,
@@ -243,11 +243,11 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
     if (refused := refusal(request)) is not None:
         return refused
     name = request.path.rpartition("/")[2]
-    ports = {f"P{index}": index for index in range(len(routes.house.settings().port_managers))}
+    ports = {f"P{index}": index for index in range(len(routes.backend.settings().port_managers))}
     if name not in ports:
         return explain(404, f"There is no such port. There is: {', '.join(ports)}")
-    door = routes.house.web_socket(ports[name])
-    if door is None:
+    service = routes.backend.web_socket(ports[name])
+    if service is None:
         return explain(503, f"{name} is being restarted: try again.", ("Retry-After", "1"))
     writes = Right.TCP if caller.role >= Role.OPERATOR else Right(0)
 
@@ -255,7 +255,9 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
         # Only who opens a WebSocket pays for the libraries behind it.
         from gateway.web import websocket
 
-        await websocket.serve(stream, replayed(request), door, Right.READ | writes, f"{caller.name} at {request.peer}")
+        await websocket.serve(
+            stream, replayed(request), service, Right.READ | writes, f"{caller.name} at {request.peer}"
+        )
 
     return Handover(take)
 

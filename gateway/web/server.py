@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.web.http import Limits, Respond, Secure, farewell, serve
-from gateway.web.message import Peer
+from gateway.web.http import HttpLimits, Respond, Secure, farewell, serve
+from protocol.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ class FrontDoor:
 
     respond: Respond
     secure: Secure | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: HttpLimits = field(default_factory=HttpLimits)
     places: Places = field(default_factory=Places)
     doorstep: Places = field(default_factory=Places)
     """Those that are being told that there is no place."""
@@ -88,13 +88,13 @@ class FrontDoor:
         """Serve one connection, or tell it that there is no place; then close it."""
         async with stream:
             try:
-                await self._seat(stream, Peer.of(stream))
+                await self._seat(stream, Endpoint.of(stream.socket.getpeername()))
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 logger.debug("front door: a connection broke: %s", exc)
             except Exception:  # the first ring: what goes wrong with one connection ends that connection
                 logger.exception("front door: a connection ended by a fault of ours")
 
-    async def _seat(self, stream: trio.SocketStream, peer: Peer) -> None:
+    async def _seat(self, stream: trio.SocketStream, peer: Endpoint) -> None:
         with self.places.take(peer.network) as granted:
             if granted:
                 await serve(stream, peer, self.respond, self.limits, self.secure)
@@ -103,7 +103,7 @@ class FrontDoor:
             if granted:
                 await self._turn_away(stream, peer)
 
-    async def _turn_away(self, stream: trio.SocketStream, peer: Peer) -> None:
+    async def _turn_away(self, stream: trio.SocketStream, peer: Endpoint) -> None:
         logger.debug("%s finds no place at the front door", peer)
         with trio.move_on_after(self.limits.linger_seconds):
             await stream.send_all(_BUSY)

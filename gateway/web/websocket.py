@@ -1,6 +1,6 @@
 """A browser at the line: a WebSocket (RFC 6455) is one more client of a port, with words beside the bytes.
 
-Binary messages are bytes of the line, both ways; text messages are JSON, whose meaning is `gateway.web.control`'s affair.
+Binary messages are bytes of the line, both ways; text messages are JSON, whose meaning is in `control`.
 Who may come, and by which path, was settled before. Nothing imports this room, nor the library behind it, until the
 first WebSocket is asked for: a gateway without browsers pays nothing for them.
 """
@@ -17,15 +17,15 @@ from wsproto.utilities import LocalProtocolError
 
 from gateway.clients.streams import MESSAGE_LIMIT
 from gateway.web.control import answer, events
-from gateway.web.prefixed_stream import Unread
+from gateway.web.prefixed_stream import PrefixedStream
 
 if TYPE_CHECKING:
     from trio_websocket import WebSocketConnection
 
-    from gateway.clients.service import Doorway
+    from gateway.clients.service import Service
     from gateway.port.rights import Right
     from gateway.port.router import Handle, Session
-    from gateway.web.control import Message
+    from gateway.web.control import JsonObject
 
 __all__ = ["WebSocketStream", "serve"]
 
@@ -43,7 +43,9 @@ _REASON_LIMIT = 123
 """Bytes that a close frame has for its reason (RFC 6455, 5.5)."""
 
 
-async def serve(stream: trio.abc.HalfCloseableStream, head: bytes, door: Doorway, rights: Right, holder: str) -> None:
+async def serve(
+    stream: trio.abc.HalfCloseableStream, head: bytes, service: Service, rights: Right, holder: str
+) -> None:
     """Seat ``holder`` at the line, with these rights, until either side ends it, then close the stream.
 
     ``head`` is the request, which must be beyond doubt. Once it is accepted, its port ends it and nothing else: so
@@ -53,9 +55,9 @@ async def serve(stream: trio.abc.HalfCloseableStream, head: bytes, door: Doorway
         try:
             async with trio.open_nursery() as nursery:
                 with trio.fail_after(_HANDSHAKE_SECONDS):
-                    ws = await _accepted(nursery, Unread(stream, head))
+                    ws = await _accepted(nursery, PrefixedStream(stream, head))
                 scope.shield = True
-                await _seat(ws, door, rights, holder)
+                await _seat(ws, service, rights, holder)
                 nursery.cancel_scope.cancel()
         except* (*_GONE, trio.TooSlowError):
             pass  # it left while it was greeted, or said something while it was told that it must go
@@ -66,9 +68,9 @@ async def _accepted(nursery: trio.Nursery, stream: trio.abc.Stream) -> WebSocket
     return await request.accept()
 
 
-async def _seat(ws: WebSocketConnection, door: Doorway, rights: Right, holder: str) -> None:
+async def _seat(ws: WebSocketConnection, service: Service, rights: Right, holder: str) -> None:
     client = WebSocketStream(ws)
-    client.seat = door.seat(client, holder, rights=rights)
+    client.seat = service.seat(client, holder, rights=rights)
     async with trio.open_nursery() as beside:
         beside.start_soon(client.tell)
         beside.start_soon(client.keep)
@@ -110,7 +112,7 @@ class WebSocketStream:
         session = self.seat.session
         return (session.ended if session is not None else None) or "the gateway stops"
 
-    def offer(self, data: bytes) -> int:
+    def send_nowait(self, data: bytes) -> int:
         """Take nothing: a frame cannot be sent without waiting, so each piece goes through the queue."""
         return 0
 
@@ -171,7 +173,7 @@ class WebSocketStream:
         finally:
             self._listening_since = math.inf
 
-    async def _say(self, message: Message) -> None:
+    async def _say(self, message: JsonObject) -> None:
         await self._send(json.dumps(message))
 
     async def _send(self, message: str | bytes) -> None:

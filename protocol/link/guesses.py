@@ -5,11 +5,11 @@ It must not know what is guessed, nor of connections; ``now`` is in seconds of a
 
 from __future__ import annotations
 
-import ipaddress
-from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["GuessLimit", "network_of"]
+from protocol.token_bucket import TokenBucket
+
+__all__ = ["GuessLimit"]
 
 _BURST: Final = 10.0
 _FASTEST: Final = 1.0
@@ -19,58 +19,34 @@ _ADDRESSES: Final = 1024
 
 
 @final
-@dataclass(slots=True)
-class _Account:
-    left: float = _BURST
-    pause: float = _FASTEST
-    since: float = 0.0
-
-
-def network_of(address: str) -> str:
-    """Return who counts as one peer: an IPv4 address, or the /64 of an IPv6 one."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
-
-
-@final
 class GuessLimit:
-    """Accounts of at most 1024 networks; the one that guessed longest ago is forgotten first."""
+    """Buckets of at most 1024 networks; the one that guessed longest ago is forgotten first."""
 
     def __init__(self) -> None:
-        self._accounts: dict[str, _Account] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def allows(self, network: str, now: float) -> bool:
-        """Whether the network may make a guess now."""
-        return self._account(network, now).left >= 1
+        """Return whether the network may make a guess now."""
+        return self._bucket(network, now).wait(now) <= 0
 
     def charge(self, network: str, now: float) -> None:
-        """It made one: the answer to its hello lets it test one key."""
-        account = self._account(network, now)
-        account.left -= 1
-        if account.left < 1:
-            account.pause = min(account.pause * 2, _SLOWEST)
-        self._accounts.pop(network, None)
-        self._accounts[network] = account
-        if len(self._accounts) > _ADDRESSES:
-            del self._accounts[next(iter(self._accounts))]
+        """Count a guess: the answer to a hello lets the network test one key."""
+        bucket = self._bucket(network, now)
+        bucket.take(now)
+        if bucket.tokens < 1:
+            bucket.pause = min(bucket.pause * 2, _SLOWEST)
+        self._buckets.pop(network, None)
+        self._buckets[network] = bucket
+        if len(self._buckets) > _ADDRESSES:
+            del self._buckets[next(iter(self._buckets))]
 
     def refund(self, network: str) -> None:
-        """The last one was no guess: it has the key. Those of its neighbours behind the same address still count."""
-        account = self._accounts.get(network)
-        if account is not None:
-            account.left = min(_BURST, account.left + 1)
+        """Take the last guess back: it was the key. Those of neighbours behind the same address still count."""
+        if (bucket := self._buckets.get(network)) is not None:
+            bucket.put_back()
 
-    def _account(self, network: str, now: float) -> _Account:
-        account = self._accounts.get(network) or _Account(since=now)
-        account.left = min(_BURST, account.left + (now - account.since) / account.pause)
-        account.since = now
-        if account.left >= _BURST:
-            account.pause = _FASTEST
-        return account
+    def _bucket(self, network: str, now: float) -> TokenBucket:
+        bucket = self._buckets.get(network) or TokenBucket(_BURST, _FASTEST, now)
+        if bucket.is_full(now):
+            bucket.pause = _FASTEST
+        return bucket

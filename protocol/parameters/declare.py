@@ -132,7 +132,7 @@ def parameters(
 ) -> tuple[T, ...]:
     """Declare a field as numbered parameters; ``name`` holds ``{}`` where the number goes."""
     item = _Declaration(rule, default, read, write, None, None, rule_at, default_at)
-    return cast(tuple[T, ...], field(default=(), metadata={_KEY: _Field(name, item, numbers)}))
+    return cast("tuple[T, ...]", field(default=(), metadata={_KEY: _Field(name, item, numbers)}))
 
 
 def group(name: str, members: type[T]) -> T:
@@ -142,7 +142,7 @@ def group(name: str, members: type[T]) -> T:
 
 def groups(name: str, members: type[T], numbers: Numbers) -> tuple[T, ...]:
     """Declare a field as numbered groups; ``name`` holds ``{}`` where the number goes."""
-    return cast(tuple[T, ...], field(default=(), metadata={_KEY: _Field(name, members, numbers)}))
+    return cast("tuple[T, ...]", field(default=(), metadata={_KEY: _Field(name, members, numbers)}))
 
 
 def grow(tree: type[T], hardware: Hardware) -> tuple[T, tuple[Parameter, ...]]:
@@ -154,7 +154,7 @@ def grow(tree: type[T], hardware: Hardware) -> tuple[T, tuple[Parameter, ...]]:
 
 def _grow_group(members: type[T], prefix: str, path: Path, place: Place, found: list[Parameter]) -> T:
     values: dict[str, Any] = {}
-    for member in fields(cast(Any, members)):
+    for member in fields(cast("Any", members)):
         declared: _Field = member.metadata[_KEY]
         values[member.name] = _grow_field(declared, prefix, (*path, member.name), place, found)
     return members(**values)
@@ -198,7 +198,7 @@ def planted(tree: T, values: Mapping[Path, Any]) -> T:
     """The tree with these values in it; every branch without one is the same object as before."""
     if not values:
         return tree
-    return cast(T, _planted(tree, values))
+    return cast("T", _planted(tree, values))
 
 
 def _planted(node: Any, values: Mapping[Path, Any]) -> Any:
@@ -210,7 +210,7 @@ def _planted(node: Any, values: Mapping[Path, Any]) -> Any:
     grown = {step: _planted(value_at(node, (step,)), branch) for step, branch in branches.items()}
     if isinstance(node, tuple):
         return tuple(grown.get(index, child) for index, child in enumerate(node))
-    return replace(node, **cast(dict[str, Any], grown))
+    return replace(node, **cast("dict[str, Any]", grown))
 
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")

@@ -12,9 +12,9 @@ from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
 from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn
 from protocol.session.heartbeat import Heartbeat
-from protocol.session.receive_stream import Inflow
-from protocol.session.send_stream import Settled, UpFlow
-from protocol.session.session import CLASSES, NO_SESSION, SEND_ORDER, Limits, Resumed
+from protocol.session.receive_stream import ReceiveStream
+from protocol.session.send_stream import SendStream, Settled
+from protocol.session.session import CLASSES, NO_SESSION, SEND_ORDER, Resumed, SessionLimits
 
 if TYPE_CHECKING:
     from protocol.link.frames import Frame
@@ -34,12 +34,13 @@ class ClientSession:
     whether that lives as far as we know, ``resumed`` whether the server has answered on it.
     """
 
-    def __init__(self, node: bytes, limits: Limits) -> None:
+    def __init__(self, node: bytes, limits: SessionLimits) -> None:
         self._node = node
         self._flows = {
-            channel: UpFlow(channel, limits.age[channel], limits.ring_bytes, limits.ring_frames) for channel in CLASSES
+            channel: SendStream(channel, limits.age[channel], limits.ring_bytes, limits.ring_frames)
+            for channel in CLASSES
         }
-        self._line = Inflow(Channel.LINE, 0, limits.window)
+        self._line = ReceiveStream(Channel.LINE, 0, limits.window)
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
         self._heartbeat = Heartbeat()
         self._opening = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.stream_frames import MAX_MESSAGE, Channel, Gap, UpData
-from protocol.session.receive_stream import Inflow
+from protocol.session.receive_stream import ReceiveStream
 
 if TYPE_CHECKING:
     from protocol.link.turn_parameters import TurnParameters
@@ -44,7 +44,7 @@ class Inbox:
     """One incoming class from offset ``start``; ``window`` bytes may wait for the line."""
 
     def __init__(self, channel: Channel, start: int, window: int) -> None:
-        self.flow = Inflow(channel, start, window)
+        self.flow = ReceiveStream(channel, start, window)
         self._parts: list[UpData] = []
 
     def resize(self, window: int) -> None:

@@ -12,14 +12,14 @@ from protocol.link.reasons import Reason
 from protocol.link.stream_frames import MAX_DATA, Channel, DownData, Gap, Turn
 from protocol.session.ring import Entry, Ring, StreamFrame
 
-__all__ = ["DownFlow"]
+__all__ = ["LineStream"]
 
 _PIECE: Final = 4096  # small pieces that wait are joined up to this: a line that speaks byte by byte fills no ring
 _SHARE: Final = 16  # of the ring that one joined piece may be: only whole frames are dropped
 
 
 @final
-class DownFlow:
+class LineStream:
     """The down stream of a server's session, from offset ``start``.
 
     The ring holds at most ``max_bytes`` in ``max_frames`` (at least 2).

@@ -15,7 +15,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import MAX_MESSAGE, Ack, Channel, Credit, Gap, Lost
 
-__all__ = ["Inflow"]
+__all__ = ["ReceiveStream"]
 
 
 class _Skip(NamedTuple):
@@ -36,7 +36,7 @@ def _extend(ranges: deque[Lost], lost: Lost) -> None:
 
 
 @final
-class Inflow:
+class ReceiveStream:
     """One incoming stream from offset ``start``.
 
     Credit is granted to ``window`` bytes beyond what is settled, whenever less than half of that is left; and,

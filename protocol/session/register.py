@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from protocol.link.handshake import Peer
     from protocol.link.port_state import PortState
     from protocol.link.session_frames import Open
-    from protocol.session.session import Limits
+    from protocol.session.session import SessionLimits
 
 __all__ = ["MAX_DETACHED", "MAX_LINKS", "Admitted", "Ended", "Refused", "Register"]
 
@@ -66,7 +66,7 @@ def _anew(opening: Open) -> Open:
 class Register:
     """The sessions of one port, at most one for each (node id, R index)."""
 
-    def __init__(self, limits: Limits, max_links: int = MAX_LINKS, max_detached: int = MAX_DETACHED) -> None:
+    def __init__(self, limits: SessionLimits, max_links: int = MAX_LINKS, max_detached: int = MAX_DETACHED) -> None:
         self._limits = limits
         self._max_links = max_links
         self._max_detached = max_detached

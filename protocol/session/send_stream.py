@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from protocol.link.turn_parameters import TurnParameters
 
-__all__ = ["Settled", "UpFlow"]
+__all__ = ["SendStream", "Settled"]
 
 
 @final
@@ -45,7 +45,7 @@ class Settled:
 
 
 @final
-class UpFlow:
+class SendStream:
     """One up stream of a client's session. ``age_limit`` in milliseconds."""
 
     def __init__(self, channel: Channel, age_limit: int, max_bytes: int, max_frames: int) -> None:

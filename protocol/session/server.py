@@ -13,8 +13,8 @@ from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, 
 from protocol.link.stream_frames import Ack, Channel, Credit, Gap, Turn, UpData
 from protocol.session.heartbeat import Heartbeat
 from protocol.session.inbox import Inbox, Message
-from protocol.session.line_stream import DownFlow
-from protocol.session.session import CLASSES, SEND_ORDER, Limits
+from protocol.session.line_stream import LineStream
+from protocol.session.session import CLASSES, SEND_ORDER, SessionLimits
 
 if TYPE_CHECKING:
     from protocol.link.frames import Frame
@@ -35,7 +35,9 @@ class ServerSession:
     when it was found not to.
     """
 
-    def __init__(self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: Limits) -> None:
+    def __init__(
+        self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: SessionLimits
+    ) -> None:
         self.id = session_id
         self.key = key
         self.number = 0
@@ -45,7 +47,7 @@ class ServerSession:
         self._inboxes = {
             channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
         }
-        self._down = DownFlow(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
+        self._down = LineStream(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
         self._heartbeat = Heartbeat()
         self._proofs: deque[dict[Channel, int]] = deque()
         self._opening: Open | None = None

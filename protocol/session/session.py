@@ -75,7 +75,7 @@ from protocol.link.stream_frames import Channel
 if TYPE_CHECKING:
     from protocol.link.port_state import PortState
 
-__all__ = ["CLASSES", "NO_SESSION", "SEND_ORDER", "AgeLimits", "Limits", "Resumed"]
+__all__ = ["CLASSES", "NO_SESSION", "SEND_ORDER", "AgeLimits", "Resumed", "SessionLimits"]
 
 NO_SESSION: Final = bytes(16)
 """The session id of whoever has none."""
@@ -94,7 +94,7 @@ _AGE_LIMITS: Final[AgeLimits] = MappingProxyType({Channel.PTZ: 2_000, Channel.TC
 
 @final
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SessionLimits:
     """What a session may hold, and for how long.
 
     ``ring_bytes`` and ``ring_frames`` bound each ring of what this side sends, ``window`` what may be under

@@ -25,7 +25,7 @@ from tests.benchmarks.peers import Peer, Port, Running, start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FULL", "QUICK", "Figure", "Pace", "Results", "run", "run_chained"]
+__all__ = ["FULL", "QUICK", "Figure", "Results", "Throughput", "run", "run_chained"]
 
 
 _MOST_CLIENTS = 65
@@ -33,7 +33,7 @@ _MOST_CLIENTS = 65
 
 @final
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """How long to measure: rounds of blocks of so many seconds each, on so many ports."""
 
     rounds: int
@@ -43,8 +43,8 @@ class Pace:
     idle: float
 
 
-FULL = Pace(rounds=15, bulk_rounds=5, block=0.05, ports=64, idle=3.0)
-QUICK = Pace(rounds=3, bulk_rounds=1, block=0.03, ports=64, idle=1.0)
+FULL = Throughput(rounds=15, bulk_rounds=5, block=0.05, ports=64, idle=3.0)
+QUICK = Throughput(rounds=3, bulk_rounds=1, block=0.03, ports=64, idle=1.0)
 
 
 @final
@@ -96,17 +96,19 @@ class _Bench:
     running: Running
 
 
-def run(peers: Sequence[Peer], pace: Pace) -> Results:
+def run(peers: Sequence[Peer], pace: Throughput) -> Results:
     """Measure everything on one machine. Raises NotReady when a peer does not start."""
     return _run(peers, pace, _start_ups, _one_port, _many_ports)
 
 
-def run_chained(peers: Sequence[Peer], pace: Pace) -> Results:
+def run_chained(peers: Sequence[Peer], pace: Throughput) -> Results:
     """Measure the ways over links to another machine's line. Raises NotReady when a peer does not start."""
     return _run(peers, pace, _chained)
 
 
-def _run(peers: Sequence[Peer], pace: Pace, *stages: Callable[[Results, Sequence[Peer], Pace, Path], None]) -> Results:
+def _run(
+    peers: Sequence[Peer], pace: Throughput, *stages: Callable[[Results, Sequence[Peer], Throughput, Path], None]
+) -> Results:
     results = Results(tuple(peer.name for peer in peers))
     gc.disable()
     try:
@@ -118,7 +120,7 @@ def _run(peers: Sequence[Peer], pace: Pace, *stages: Callable[[Results, Sequence
     return results
 
 
-def _start_ups(results: Results, peers: Sequence[Peer], pace: Pace, directory: Path) -> None:
+def _start_ups(results: Results, peers: Sequence[Peer], pace: Throughput, directory: Path) -> None:
     for number in range(pace.bulk_rounds + 1):
         for peer in peers:
             with _bench(peer, 1, directory / f"start-{peer.name}-{number}", os.sched_getaffinity(0)) as bench:
@@ -128,7 +130,7 @@ def _start_ups(results: Results, peers: Sequence[Peer], pace: Pace, directory: P
                     results.add(measures.MEMORY_ONE, peer.name, [bench.running.memory()])
 
 
-def _one_port(results: Results, peers: Sequence[Peer], pace: Pace, directory: Path) -> None:
+def _one_port(results: Results, peers: Sequence[Peer], pace: Throughput, directory: Path) -> None:
     with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
         for metric in measures.LATENCY:
             _measure(results, core, benches, metric, pace.rounds, pace.block)
@@ -137,7 +139,7 @@ def _one_port(results: Results, peers: Sequence[Peer], pace: Pace, directory: Pa
         results.strays += core.strays
 
 
-def _chained(results: Results, peers: Sequence[Peer], pace: Pace, directory: Path) -> None:
+def _chained(results: Results, peers: Sequence[Peer], pace: Throughput, directory: Path) -> None:
     with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
         for metric in measures.CHAINED:
             _measure(results, core, benches, metric, pace.rounds, pace.block)
@@ -146,7 +148,7 @@ def _chained(results: Results, peers: Sequence[Peer], pace: Pace, directory: Pat
         results.strays += core.strays
 
 
-def _many_ports(results: Results, peers: Sequence[Peer], pace: Pace, directory: Path) -> None:
+def _many_ports(results: Results, peers: Sequence[Peer], pace: Throughput, directory: Path) -> None:
     with one_core() as core, _benches(peers, pace.ports, directory, core.cpus) as benches:
         for bench in benches:
             results.add(measures.MEMORY_MANY, bench.peer.name, [bench.running.memory()])
@@ -162,10 +164,10 @@ def _many_ports(results: Results, peers: Sequence[Peer], pace: Pace, directory: 
 def _measure(results: Results, core: Core, benches: list[_Bench], metric: Metric, rounds: int, seconds: float) -> None:
     print(f"  {metric.row.name}", file=sys.stderr)
     able = [bench for bench in benches if bench.peer.shares or metric.readers == 1]
-    with contextlib.ExitStack() as seats:
+    with contextlib.ExitStack() as children:
         for bench in able:
             with _out_when_lost(results, benches, bench, metric.row):
-                seats.enter_context(seated(bench.rig, metric.readers - 1))
+                children.enter_context(seated(bench.rig, metric.readers - 1))
         for bench in able * rounds:
             if bench in benches:
                 core.gather()

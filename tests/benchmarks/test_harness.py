@@ -19,12 +19,12 @@ from tests.benchmarks.lines import Line, Lost, deadline, free_ports
 from tests.benchmarks.measures import Rig, seated
 from tests.benchmarks.peers import PEERS, NotReady, Peer, Port, start
 from tests.benchmarks.report import as_json, table
-from tests.benchmarks.rounds import Pace, run, run_chained
+from tests.benchmarks.rounds import Throughput, run, run_chained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BRIEF = Pace(rounds=1, bulk_rounds=1, block=0.002, ports=3, idle=0.05)
+BRIEF = Throughput(rounds=1, bulk_rounds=1, block=0.002, ports=3, idle=0.05)
 RELAY = PEERS["relay"]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from gateway.host.config import Http
+from gateway.host.config import HttpConfig
 from protocol.http.credentials import Algorithm
 from tests.helpers import PASSWORD, free_port, house, needs_curl
 
@@ -54,7 +54,7 @@ async def run(home: House, command: Sequence[object], written: bytes) -> dict[st
 async def offering(directory: Path, hashes: tuple[Algorithm, ...]) -> AsyncIterator[House]:
     """A house whose front door offers these hashes of Digest."""
     port = free_port()
-    async with house(directory, http=Http((("127.0.0.1", port),), digest=hashes)) as home:
+    async with house(directory, http=HttpConfig((("127.0.0.1", port),), digest=hashes)) as home:
         home.http_port = port
         yield home
 

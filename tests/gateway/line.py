@@ -14,7 +14,7 @@ from gateway.port.bus import Bus
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Router
-from gateway.serial_line.arbiter import Turns
+from gateway.serial_line.arbiter import Arbiter
 from gateway.serial_line.uart import DeviceGone, Uart
 from protocol.parameters.settings import SerialPort
 
@@ -40,7 +40,7 @@ class Writer:
     revoked: bool = False
     written: int = 0
     checked: list[float] = field(default_factory=list)
-    fates: list[tuple[int, Reason]] = field(default_factory=list)
+    outcomes: list[tuple[int, Reason]] = field(default_factory=list)
 
     def check(self, accepted: float) -> None:
         self.checked.append(accepted)
@@ -53,7 +53,7 @@ class Writer:
         self.written += count
 
     def lost(self, count: int, reason: Reason) -> None:
-        self.fates.append((count, reason))
+        self.outcomes.append((count, reason))
 
 
 class NarrowTty:
@@ -66,7 +66,7 @@ class NarrowTty:
         self.closed = False
         self._waiting = trio.lowlevel.ParkingLot()
 
-    def offer(self, data: memoryview) -> int:
+    def send_nowait(self, data: memoryview) -> int:
         if self.closed:
             raise DeviceGone("the cable is out")
         took = min(self.room, len(data))
@@ -92,7 +92,7 @@ class NarrowTty:
 
     @property
     def as_uart(self) -> Uart:
-        return cast(Uart, self)
+        return cast("Uart", self)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Line:
     """A port on a pty; ``far`` is the descriptor of who is at its other end."""
 
     bus: Bus
-    turns: Turns
+    turns: Arbiter
     uart: Uart
     far: int
 
@@ -129,7 +129,7 @@ async def serial_line() -> AsyncIterator[Line]:
     """Open a port on a pty, as a device does."""
     far, near = os.openpty()
     uart = await Uart.open(os.ttyname(near), SerialPort())
-    bus, turns = Bus("P0"), Turns(uart)
+    bus, turns = Bus("P0"), Arbiter(uart)
 
     async def hear() -> None:
         with contextlib.suppress(trio.ClosedResourceError):
@@ -149,9 +149,9 @@ async def serial_line() -> AsyncIterator[Line]:
         os.close(far)
 
 
-def narrow_port(tty: NarrowTty) -> tuple[Bus, Turns]:
+def narrow_port(tty: NarrowTty) -> tuple[Bus, Arbiter]:
     """Open a port on a narrow tty."""
-    bus, turns = Bus("P0"), Turns(tty.as_uart)
+    bus, turns = Bus("P0"), Arbiter(tty.as_uart)
     bus.connect(turns)
     return bus, turns
 

@@ -12,7 +12,7 @@ import trio
 
 from gateway import manager
 from gateway.app import TooManyRestartsError, run
-from gateway.host.config import Http, Ptz
+from gateway.host.config import HttpConfig, PtzConfig
 from gateway.host.sdnotify import Notifier
 from tests.helpers import configuration, free_port, lines
 
@@ -41,7 +41,7 @@ async def test_the_service_manager_is_told_ready_once_and_stopping_at_the_end(tm
 
 async def test_without_a_front_door_the_ports_run_all_the_same(tmp_path: Path) -> None:
     with lines(tmp_path, 1) as ends:
-        await stopped_at_once(configuration(tmp_path, ends, 0, http=Http(listen=())))
+        await stopped_at_once(configuration(tmp_path, ends, 0, http=HttpConfig(listen=())))
 
 
 def test_a_start_loads_nothing_that_only_some_configurations_use() -> None:
@@ -55,7 +55,7 @@ def test_a_start_loads_nothing_that_only_some_configurations_use() -> None:
         "gateway.web.http",
         "gateway.demo",
     )
-    code = f"import sys, gateway.cli, gateway.app; print(*(set({costly}) & set(sys.modules)))"
+    code = f"import sys, gateway.cli.main, gateway.app; print(*(set({costly}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True, text=True)
     assert found.stdout == "\n"
 
@@ -81,7 +81,7 @@ async def test_names_of_ptz_drivers_that_this_host_does_not_know_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with lines(tmp_path, 1) as ends:
-        ptz = Ptz(users=("root", "nobody-of-that-name"), groups=("root", "no-such-group"))
+        ptz = PtzConfig(users=("root", "nobody-of-that-name"), groups=("root", "no-such-group"))
         await stopped_at_once(configuration(tmp_path, ends, free_port(), ptz=ptz))
     assert "no user named 'nobody-of-that-name'" in caplog.text
     assert "no group named 'no-such-group'" in caplog.text

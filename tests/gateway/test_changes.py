@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.app import compose
-from gateway.host.config import Serial
+from gateway.host.config import SerialConfig
 from protocol.parameters.hardware import PortMode, SerialHardware
 from protocol.parameters.roles import Role
 from tests.helpers import configuration, lines
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 async def updated(directory: Path, hardware: SerialHardware, *requests: Sequence[tuple[str, str]]) -> list[Update]:
     """What became of these requests, one after another, on a port with ``hardware``."""
     with lines(directory, 1) as ends, trio.fail_after(10):
-        config = configuration(directory, ends, 0, serial=(Serial(str(ends[0].path), hardware),))
+        config = configuration(directory, ends, 0, serial=(SerialConfig(str(ends[0].path), hardware),))
         parts = compose(config)
         stop = trio.Event()
         async with trio.open_nursery() as nursery:

@@ -6,7 +6,7 @@ const ROWS = 1000;               // of the log; older ones go
 const ROW_BYTES = 128;
 const ROW_PAUSE = 200;           // milliseconds of silence that end a row
 const LOOK = 1000;               // milliseconds between looks at the status
-const DOORS = { GenericTCPServer: "TCP", PTZServer: "PTZ", SerialCGI: "serial.cgi", WebSocket: "Browser" };
+const SERVICES = { GenericTCPServer: "TCP", PTZServer: "PTZ", SerialCGI: "serial.cgi", WebSocket: "Browser" };
 
 const $ = (id) => document.getElementById(id);
 
@@ -365,15 +365,15 @@ function answered(message) {
 function showClients() {
   const now = node.ports.find(({ name }) => name === port);
   const links = now?.remote_port_server?.links ?? [];
-  const rows = [...(now?.seats ?? []), ...links].map((seat) => {
+  const rows = [...(now?.clients ?? []), ...links].map((client) => {
     const cells = [
-      ["Client", seat.holder],
-      ["By", seat.linked === false ? "Remote port, not linked" : DOORS[seat.door] ?? "Remote port"],
-      ["Since", seat.since === undefined ? "" : timeOf(new Date(seat.since * 1000))],
-      ["In", amount(seat.bytes_in), "number"],
-      ["Out", amount(seat.bytes_out), "number"],
-      ["Waiting", seat.queue === undefined ? "" : amount(seat.queue), "number"],
-      ["Dropped", amount(seat.dropped), "number"],
+      ["Client", client.holder],
+      ["By", client.linked === false ? "Remote port, not linked" : SERVICES[client.service] ?? "Remote port"],
+      ["Since", client.since === undefined ? "" : timeOf(new Date(client.since * 1000))],
+      ["In", amount(client.bytes_in), "number"],
+      ["Out", amount(client.bytes_out), "number"],
+      ["Waiting", client.queue === undefined ? "" : amount(client.queue), "number"],
+      ["Dropped", amount(client.dropped), "number"],
     ];
     return element("tr", {}, ...cells.map(([label, text, kind]) =>
       element("td", { "data-label": label, class: kind }, text)));

@@ -77,7 +77,7 @@ def test_check_tells_what_the_configuration_means(config: Path) -> None:
 
 def test_check_says_so_where_there_is_no_port(config: Path) -> None:
     config.write_text("")
-    assert "No port: a [[serial]] table is wanted" in daisyport("check", "--config", config).stdout
+    assert "No port: add a [[serial]] table" in daisyport("check", "--config", config).stdout
 
 
 @pytest.mark.parametrize("command", ["run", "check"])

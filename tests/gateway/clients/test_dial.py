@@ -14,11 +14,11 @@ import trio.testing
 from gateway.clients import service as doors
 from gateway.clients.dial import dial
 from gateway.clients.listeners import listen_tcp
-from gateway.clients.service import Doorway
+from gateway.clients.service import Service
 from gateway.port.plan import Dial, Listen
 from gateway.port.rights import Right
 from gateway.port.router import Router
-from gateway.tasks.reconcile import Leaf
+from gateway.tasks.reconcile import Unit
 from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
 
 if TYPE_CHECKING:
@@ -31,28 +31,28 @@ async def blocked() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def state(leaf: Leaf, wanted: str) -> None:
-    while wanted not in leaf.state:
+async def state(unit: Unit, wanted: str) -> None:
+    while wanted not in unit.state:
         await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
-async def open_door(bus: Bus, patience: float = 5) -> AsyncIterator[Doorway]:
+async def open_door(bus: Bus, patience: float = 5) -> AsyncIterator[Service]:
     handle = Router({"P0": bus}).grant("P0", ALL, "door")
     with trio.fail_after(patience):
         async with trio.open_nursery() as clients:
-            yield Doorway("P0", handle, Right.TCP, clients)
+            yield Service("P0", handle, Right.TCP, clients)
             clients.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def dialling(
     host: str, port: int, bus: Bus | None = None, patience: float = 5
-) -> AsyncIterator[tuple[Leaf, Doorway, trio.CancelScope]]:
-    leaf = Leaf("P0 connect", lambda: None)
-    async with open_door(bus or narrow_port(NarrowTty(1000))[0], patience) as door, trio.open_nursery() as nursery:
-        nursery.start_soon(dial, Dial(host, port), door, leaf, lambda: False)
-        yield leaf, door, nursery.cancel_scope
+) -> AsyncIterator[tuple[Unit, Service, trio.CancelScope]]:
+    unit = Unit("P0 connect", lambda: None)
+    async with open_door(bus or narrow_port(NarrowTty(1000))[0], patience) as service, trio.open_nursery() as nursery:
+        nursery.start_soon(dial, Dial(host, port), service, unit, lambda: False)
+        yield unit, service, nursery.cancel_scope
         nursery.cancel_scope.cancel()
 
 
@@ -68,45 +68,45 @@ async def test_a_host_is_connected_to_and_has_the_line() -> None:
     async with (
         server() as host,
         serial_line() as line,
-        dialling("localhost", port_of(host), line.bus) as (leaf, door, _),
+        dialling("localhost", port_of(host), line.bus) as (unit, service, _),
         await host.accept() as peer,
     ):
-        await state(leaf, "up")
+        await state(unit, "up")
         await peer.send_all(b"pan")
         assert await line.hear(3) == b"pan"
         line.say(b"done")
         assert await peer.receive_some() == b"done"
-        assert [seat.holder for seat in door.handle.seats] == [f"connect to localhost:{port_of(host)}"]
+        assert [seat.holder for seat in service.handle.children] == [f"connect to localhost:{port_of(host)}"]
 
 
 async def test_a_peer_that_leaves_is_dialled_again() -> None:
-    async with server() as host, dialling("127.0.0.1", port_of(host)) as (leaf, door, _):
+    async with server() as host, dialling("127.0.0.1", port_of(host)) as (unit, service, _):
         first = await host.accept()
-        await state(leaf, "up")
+        await state(unit, "up")
         first.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         await first.aclose()
-        await state(leaf, "the connection ended")
+        await state(unit, "the connection ended")
         async with await host.accept():
-            await state(leaf, "up")
-            assert len(door.handle.seats) == 1
+            await state(unit, "up")
+            assert len(service.handle.children) == 1
 
 
 async def test_a_peer_that_is_not_there_holds_up_no_settings_and_is_found_when_it_comes() -> None:
     listener = server()
     port = port_of(listener)
     await listener.aclose()
-    async with dialling("127.0.0.1", port) as (leaf, _, _scope):
-        await state(leaf, f"all attempts to connect to 127.0.0.1:{port} failed")
-        assert leaf.settled.is_set()
-        assert leaf.refusal is None
+    async with dialling("127.0.0.1", port) as (unit, _, _scope):
+        await state(unit, f"all attempts to connect to 127.0.0.1:{port} failed")
+        assert unit.settled.is_set()
+        assert unit.refusal is None
         async with server(port) as host, await host.accept():
-            await state(leaf, "up")
+            await state(unit, "up")
 
 
 @pytest.mark.parametrize("name", ["a..b", "x" * 64])
 async def test_a_name_that_cannot_be_looked_up_is_a_state_and_no_crash(name: str) -> None:
-    async with dialling(name, 4001) as (leaf, _, _scope):
-        await state(leaf, "label")
+    async with dialling(name, 4001) as (unit, _, _scope):
+        await state(unit, "label")
 
 
 async def test_a_peer_that_does_not_answer_is_given_up_after_a_while(
@@ -116,38 +116,38 @@ async def test_a_peer_that_does_not_answer_is_given_up_after_a_while(
         await trio.sleep_forever()
 
     monkeypatch.setattr(trio, "open_tcp_stream", silence)
-    async with dialling("192.0.2.1", 4001, patience=60) as (leaf, _, _scope):
+    async with dialling("192.0.2.1", 4001, patience=60) as (unit, _, _scope):
         await blocked()
         mock_clock.jump(9.9)
         await blocked()
-        assert leaf.state == "starting"
+        assert unit.state == "starting"
         mock_clock.jump(0.2)
-        await state(leaf, "no answer within 10 s")
+        await state(unit, "no answer within 10 s")
 
 
 async def test_a_connection_that_lasted_is_dialled_again_at_once_and_a_short_one_is_not(
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    async with server() as host, dialling("127.0.0.1", port_of(host), patience=60) as (leaf, door, _):
+    async with server() as host, dialling("127.0.0.1", port_of(host), patience=60) as (unit, service, _):
         for seconds, at_once in ((1, False), (16, True)):
             peer = await host.accept()
-            await state(leaf, "up")
+            await state(unit, "up")
             mock_clock.jump(seconds)
-            door.handle.seats[0].revoke("the peer left")
-            await state(leaf, "the connection ended: the peer left")
+            service.handle.children[0].revoke("the peer left")
+            await state(unit, "the connection ended: the peer left")
             await peer.aclose()
             await blocked()
             if not at_once:
                 mock_clock.jump(0.1)
         async with await host.accept():  # no time has passed
-            await state(leaf, "up")
+            await state(unit, "up")
 
 
 async def test_the_connection_ends_when_it_is_not_wanted_any_more() -> None:
-    async with server() as host, dialling("127.0.0.1", port_of(host)) as (leaf, door, scope):
+    async with server() as host, dialling("127.0.0.1", port_of(host)) as (unit, service, scope):
         async with await host.accept() as peer:
-            await state(leaf, "up")
-            seat = door.handle.seats[0]
+            await state(unit, "up")
+            seat = service.handle.children[0]
             scope.cancel()
             with trio.CancelScope(shield=True):
                 assert await peer.receive_some() == b""
@@ -156,12 +156,12 @@ async def test_the_connection_ends_when_it_is_not_wanted_any_more() -> None:
 
 async def test_when_the_gateway_stops_the_connection_is_left_to_take_what_waits_for_it() -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with server() as host, open_door(bus) as door:
-        leaf = Leaf("P0 connect", lambda: None)
+    async with server() as host, open_door(bus) as service:
+        unit = Unit("P0 connect", lambda: None)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(dial, Dial("127.0.0.1", port_of(host)), door, leaf, lambda: True)
+            nursery.start_soon(dial, Dial("127.0.0.1", port_of(host)), service, unit, lambda: True)
             peer = await host.accept()
-            await state(leaf, "up")
+            await state(unit, "up")
             nursery.cancel_scope.cancel()
         bus.deliver(b"last words")
         assert await peer.receive_some() == b"last words"
@@ -170,10 +170,10 @@ async def test_when_the_gateway_stops_the_connection_is_left_to_take_what_waits_
 
 async def test_where_no_seat_is_free_the_connection_is_closed_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors, "_SEATS", 0)
-    async with server() as host, dialling("127.0.0.1", port_of(host)) as (leaf, _, _scope):
+    async with server() as host, dialling("127.0.0.1", port_of(host)) as (unit, _, _scope):
         async with await host.accept() as peer:
             assert await peer.receive_some() == b""
-        await state(leaf, "this port cannot have the connection")
+        await state(unit, "this port cannot have the connection")
 
 
 async def test_descriptors_of_tries_that_failed_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +184,10 @@ async def test_descriptors_of_tries_that_failed_are_closed(monkeypatch: pytest.M
         before = len(os.listdir("/proc/self/fd"))
         with monkeypatch.context() as patch:
             patch.setattr("gateway.clients.dial.keep_alive", fail)
-            async with dialling("127.0.0.1", port_of(host)) as (leaf, _, _scope):
+            async with dialling("127.0.0.1", port_of(host)) as (unit, _, _scope):
                 async with await host.accept() as peer:
                     assert await peer.receive_some() == b""
-                await state(leaf, "Invalid argument")
+                await state(unit, "Invalid argument")
         assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -199,12 +199,12 @@ async def test_a_port_that_is_told_to_call_itself_never_feeds_the_line_with_its_
     listener = server()
     port = port_of(listener)
     await listener.aclose()
-    async with serial_line() as line, open_door(line.bus) as door, trio.open_nursery() as nursery:
-        listening, calling = Leaf("P0 listen", lambda: None), Leaf("P0 connect", lambda: None)
-        nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), door, listening)
+    async with serial_line() as line, open_door(line.bus) as service, trio.open_nursery() as nursery:
+        listening, calling = Unit("P0 listen", lambda: None), Unit("P0 connect", lambda: None)
+        nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), service.welcome, listening)
         await listening.settled.wait()
-        nursery.start_soon(dial, Dial(host, port), door, calling, lambda: False)
-        while not door.refused:
+        nursery.start_soon(dial, Dial(host, port), service, calling, lambda: False)
+        while not service.refused:
             line.say(b"login: ")
             await blocked()
         await blocked()
@@ -224,6 +224,6 @@ async def test_a_number_that_the_kernel_joined_to_itself_is_no_connection(monkey
         return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
     monkeypatch.setattr(trio, "open_tcp_stream", join_itself)
-    async with dialling("127.0.0.1", 45678) as (leaf, door, _):
-        await state(leaf, "nothing listens there")
-        assert door.handle.seats == ()
+    async with dialling("127.0.0.1", 45678) as (unit, service, _):
+        await state(unit, "nothing listens there")
+        assert service.handle.children == ()

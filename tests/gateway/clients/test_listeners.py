@@ -17,13 +17,15 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.clients import listeners
-from gateway.clients.listeners import Drivers, endpoint, listen_tcp, listen_unix
-from gateway.clients.service import Doorway
+from gateway.clients import service as services
+from gateway.clients.drivers import Drivers
+from gateway.clients.listeners import listen_tcp, listen_unix
+from gateway.clients.service import Service
 from gateway.port.plan import Listen
 from gateway.port.rights import Right
 from gateway.port.router import Router
-from gateway.tasks.reconcile import Leaf
+from gateway.tasks.reconcile import Unit
+from protocol.endpoint import Endpoint
 from tests.gateway.line import ALL, NarrowTty, narrow_port
 
 if TYPE_CHECKING:
@@ -36,16 +38,16 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become anot
 
 
 @asynccontextmanager
-async def open_door() -> AsyncIterator[Doorway]:
+async def open_door() -> AsyncIterator[Service]:
     bus, _ = narrow_port(NarrowTty(1000))
     handle = Router({"P0": bus}).grant("P0", ALL, "door")
     async with trio.open_nursery() as clients:
-        yield Doorway("P0", handle, Right.TCP, clients)
+        yield Service("P0", handle, Right.TCP, clients)
         clients.cancel_scope.cancel()
 
 
-def new_leaf() -> Leaf:
-    return Leaf("P0 listen", lambda: None)
+def new_leaf() -> Unit:
+    return Unit("P0 listen", lambda: None)
 
 
 def free_port(host: str = "127.0.0.1", family: socket.AddressFamily = socket.AF_INET) -> int:
@@ -72,83 +74,83 @@ def folder() -> Iterator[Path]:
 async def test_a_client_is_seated_under_its_endpoint(host: str, shown: str) -> None:
     port = free_port(host, socket.AF_INET6 if ":" in host else socket.AF_INET)
     with trio.fail_after(5):
-        async with open_door() as door, trio.open_nursery() as nursery:
-            leaf = new_leaf()
-            nursery.start_soon(listen_tcp, Listen(host, port), door, leaf)
-            await leaf.settled.wait()
-            assert leaf.state == "up"
+        async with open_door() as service, trio.open_nursery() as nursery:
+            unit = new_leaf()
+            nursery.start_soon(listen_tcp, Listen(host, port), service.welcome, unit)
+            await unit.settled.wait()
+            assert unit.state == "up"
             with socket.create_connection((host, port)) as client:
-                while not door.handle.seats:
+                while not service.handle.children:
                     await blocked()
-                assert [seat.holder for seat in door.handle.seats] == [shown.format(client.getsockname()[1])]
+                assert [seat.holder for seat in service.handle.children] == [shown.format(client.getsockname()[1])]
             nursery.cancel_scope.cancel()
 
 
 def test_an_endpoint_is_written_as_in_a_url() -> None:
-    assert endpoint(("192.0.2.1", 4001)) == "192.0.2.1:4001"
-    assert endpoint(("fe80::1%eth0", 4001, 0, 2)) == "[fe80::1%eth0]:4001"
+    assert str(Endpoint.of(("192.0.2.1", 4001))) == "192.0.2.1:4001"
+    assert str(Endpoint.of(("fe80::1%eth0", 4001, 0, 2))) == "[fe80::1%eth0]:4001"
 
 
 async def test_every_address_of_both_families_can_be_listened_on_with_one_port() -> None:
     port = free_port()
     with trio.fail_after(5):
-        async with open_door() as door, trio.open_nursery() as nursery:
+        async with open_door() as service, trio.open_nursery() as nursery:
             for host in ("0.0.0.0", "::"):
-                leaf = new_leaf()
-                nursery.start_soon(listen_tcp, Listen(host, port), door, leaf)
-                await leaf.settled.wait()
-                assert leaf.state == "up"
+                unit = new_leaf()
+                nursery.start_soon(listen_tcp, Listen(host, port), service.welcome, unit)
+                await unit.settled.wait()
+                assert unit.state == "up"
             nursery.cancel_scope.cancel()
 
 
 async def test_a_port_that_stays_taken_is_a_refusal_and_is_had_when_it_is_free(autojump_clock: MockClock) -> None:
-    async with open_door() as door, trio.open_nursery() as nursery:
-        leaf = new_leaf()
+    async with open_door() as service, trio.open_nursery() as nursery:
+        unit = new_leaf()
         with socket.create_server(("127.0.0.1", 0)) as squatter:
-            nursery.start_soon(listen_tcp, Listen("127.0.0.1", squatter.getsockname()[1]), door, leaf)
+            nursery.start_soon(listen_tcp, Listen("127.0.0.1", squatter.getsockname()[1]), service.welcome, unit)
             start = trio.current_time()
-            await leaf.settled.wait()
-            refusal = leaf.refusal
+            await unit.settled.wait()
+            refusal = unit.refusal
             assert refusal == "Address already in use"
             assert 1 <= trio.current_time() - start < 1.1
         await trio.sleep(1.1)
-        assert leaf.state == "up"
+        assert unit.state == "up"
         nursery.cancel_scope.cancel()
 
 
 async def test_a_port_that_another_is_just_leaving_is_no_refusal(autojump_clock: MockClock) -> None:
-    async with open_door() as door, trio.open_nursery() as nursery:
-        leaf = new_leaf()
+    async with open_door() as service, trio.open_nursery() as nursery:
+        unit = new_leaf()
         with socket.create_server(("127.0.0.1", 0)) as leaving:
-            nursery.start_soon(listen_tcp, Listen("127.0.0.1", leaving.getsockname()[1]), door, leaf)
+            nursery.start_soon(listen_tcp, Listen("127.0.0.1", leaving.getsockname()[1]), service.welcome, unit)
             await trio.sleep(0.5)
-            assert not leaf.settled.is_set()
-        await leaf.settled.wait()
-        assert (leaf.state, leaf.refusal) == ("up", None)
+            assert not unit.settled.is_set()
+        await unit.settled.wait()
+        assert (unit.state, unit.refusal) == ("up", None)
         nursery.cancel_scope.cancel()
 
 
 async def test_an_address_that_is_not_there_yet_is_a_state_and_no_refusal(autojump_clock: MockClock) -> None:
-    async with open_door() as door, trio.open_nursery() as nursery:
-        leaf = new_leaf()
-        nursery.start_soon(listen_tcp, Listen("192.0.2.1", 4001), door, leaf)
-        await leaf.settled.wait()
+    async with open_door() as service, trio.open_nursery() as nursery:
+        unit = new_leaf()
+        nursery.start_soon(listen_tcp, Listen("192.0.2.1", 4001), service.welcome, unit)
+        await unit.settled.wait()
         await trio.sleep(5)
-        assert (leaf.state, leaf.refusal) == ("Cannot assign requested address", None)
+        assert (unit.state, unit.refusal) == ("Cannot assign requested address", None)
         nursery.cancel_scope.cancel()
 
 
 async def test_a_listener_that_moves_accepts_first_who_has_connected() -> None:
     port = free_port()
     with trio.fail_after(5):
-        async with open_door() as door:
+        async with open_door() as service:
             async with trio.open_nursery() as nursery:
-                leaf = new_leaf()
-                nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), door, leaf)
-                await leaf.settled.wait()
+                unit = new_leaf()
+                nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), service.welcome, unit)
+                await unit.settled.wait()
                 clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
                 nursery.cancel_scope.cancel()
-            assert len(door.handle.seats) == 20
+            assert len(service.handle.children) == 20
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port))
             for client in clients:
@@ -158,19 +160,19 @@ async def test_a_listener_that_moves_accepts_first_who_has_connected() -> None:
 async def test_a_client_that_leaves_while_it_is_seated_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     with trio.fail_after(5):
-        async with open_door() as door, trio.open_nursery() as nursery:
-            leaf = new_leaf()
-            nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), door, leaf)
-            await leaf.settled.wait()
+        async with open_door() as service, trio.open_nursery() as nursery:
+            unit = new_leaf()
+            nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), service.welcome, unit)
+            await unit.settled.wait()
 
             def fail(*_: object) -> None:
                 raise OSError(22, "Invalid argument")
 
             with monkeypatch.context() as patch, socket.create_connection(("127.0.0.1", port)) as client:
-                patch.setattr(listeners, "keep_alive", fail)
+                patch.setattr(services, "keep_alive", fail)
                 assert await trio.to_thread.run_sync(client.recv, 1) == b""
             with socket.create_connection(("127.0.0.1", port)):
-                while not door.handle.seats:
+                while not service.handle.children:
                     await blocked()
             nursery.cancel_scope.cancel()
 
@@ -198,23 +200,23 @@ async def test_out_of_descriptors_is_a_state_told_once_and_the_client_is_seated_
 ) -> None:
     port = free_port()
     with trio.fail_after(5):
-        async with open_door() as door, trio.open_nursery() as nursery:
-            leaf = new_leaf()
-            nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), door, leaf)
-            await leaf.settled.wait()
+        async with open_door() as service, trio.open_nursery() as nursery:
+            unit = new_leaf()
+            nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), service.welcome, unit)
+            await unit.settled.wait()
             tries = 0
             with socket.socket() as client:
                 with no_descriptor_left():
                     client.connect(("127.0.0.1", port))
                     while tries < 3:  # it tries ten times a second
                         await trio.lowlevel.checkpoint()
-                        tries += leaf.state != "up"
-                        leaf.settled = trio.Event()
-                        await leaf.settled.wait()
-                assert leaf.state == "cannot accept a client: Too many open files"
-                while not door.handle.seats:
+                        tries += unit.state != "up"
+                        unit.settled = trio.Event()
+                        await unit.settled.wait()
+                assert unit.state == "cannot accept a client: Too many open files"
+                while not service.handle.children:
                     await blocked()
-                assert leaf.state == "up"
+                assert unit.state == "up"
             nursery.cancel_scope.cancel()
     assert len([record for record in caplog.records if "Too many" in record.message]) == 1
 
@@ -225,14 +227,16 @@ async def test_out_of_descriptors_is_a_state_told_once_and_the_client_is_seated_
 @asynccontextmanager
 async def sockets(
     path: Path, drivers: Drivers = EVERYBODY, packets: bool = False
-) -> AsyncIterator[tuple[Doorway, Leaf]]:
+) -> AsyncIterator[tuple[Service, Unit]]:
     kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
     with trio.fail_after(5):
-        async with open_door() as door, trio.open_nursery() as nursery:
-            leaf = new_leaf()
-            nursery.start_soon(listen_unix, path, kind, drivers, door, leaf)
-            await leaf.settled.wait()
-            yield door, leaf
+        async with open_door() as service, trio.open_nursery() as nursery:
+            unit = new_leaf()
+            nursery.start_soon(
+                listen_unix, path, kind, drivers.mode, lambda sock, _: drivers.welcome(service, sock), unit
+            )
+            await unit.settled.wait()
+            yield service, unit
             nursery.cancel_scope.cancel()
 
 
@@ -241,15 +245,15 @@ async def test_a_driver_is_seated_as_its_process_and_the_socket_goes_with_its_li
     folder: Path, packets: bool
 ) -> None:
     path = folder / "ptz-P0"
-    async with sockets(path, packets=packets) as (door, leaf):
-        assert leaf.state == "up"
+    async with sockets(path, packets=packets) as (service, unit):
+        assert unit.state == "up"
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
         with socket.socket(socket.AF_UNIX, kind) as driver:
             driver.connect(str(path))
-            while not door.handle.seats:
+            while not service.handle.children:
                 await blocked()
-            assert [seat.holder for seat in door.handle.seats] == [f"process {os.getpid()} of user {os.getuid()}"]
+            assert [seat.holder for seat in service.handle.children] == [f"process {os.getpid()} of user {os.getuid()}"]
     assert not path.exists()
 
 
@@ -257,27 +261,27 @@ async def test_a_socket_left_by_a_daemon_that_was_killed_is_replaced(folder: Pat
     path = folder / "ptz-P0.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    async with sockets(path) as (_, leaf):
-        assert leaf.state == "up"
+    async with sockets(path) as (_, unit):
+        assert unit.state == "up"
 
 
 async def test_a_file_in_the_place_of_the_socket_is_told_and_never_removed(folder: Path) -> None:
     path = folder / "ptz-P0.sock"
     path.write_text("somebody's")
-    async with sockets(path) as (_, leaf):
-        assert leaf.state == f"{path} exists and is no socket"
-        assert leaf.refusal is None
+    async with sockets(path) as (_, unit):
+        assert unit.state == f"{path} exists and is no socket"
+        assert unit.refusal is None
     assert path.read_text() == "somebody's"
 
 
 async def test_a_runtime_directory_that_is_not_there_is_a_state(folder: Path) -> None:
-    async with sockets(folder / "missing" / "ptz-P0.sock") as (_, leaf):
-        assert leaf.state == "No such file or directory"
+    async with sockets(folder / "missing" / "ptz-P0.sock") as (_, unit):
+        assert unit.state == "No such file or directory"
 
 
 async def test_a_path_that_is_too_long_is_a_state(folder: Path) -> None:
-    async with sockets(folder / ("x" * 120)) as (_, leaf):
-        assert "too long" in leaf.state
+    async with sockets(folder / ("x" * 120)) as (_, unit):
+        assert "too long" in unit.state
 
 
 @pytest.mark.parametrize(
@@ -305,14 +309,14 @@ print("seated" if sys.stdin.read(1) == "s" else "away", driver.recv(1))
 """
 
 
-async def knock(path: Path, door: Doorway, kind: socket.SocketKind, *who: object) -> bool:
+async def knock(path: Path, service: Service, kind: socket.SocketKind, *who: object) -> bool:
     """Connect as somebody else; say whether that was let in."""
     command = [sys.executable, "-c", KNOCK, str(int(kind)), str(path), *map(str, who)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:  # noqa: ASYNC220
-        while not door.handle.seats and not door.refused:
+        while not service.handle.children and not service.refused:
             await blocked()
-        seated = bool(door.handle.seats)
-        for seat in door.handle.seats:
+        seated = bool(service.handle.children)
+        for seat in service.handle.children:
             seat.revoke("seen")
         await blocked()
         out, _ = await trio.to_thread.run_sync(driver.communicate, b"s")
@@ -339,6 +343,6 @@ async def test_only_drivers_whose_user_or_group_is_known_are_seated(
 ) -> None:
     path = folder / "ptz-P0"
     drivers = Drivers(frozenset({0, 1000}), frozenset({2000}))
-    async with sockets(path, drivers, packets=kind is socket.SOCK_SEQPACKET) as (door, _):
-        assert await knock(path, door, kind, user, group, groups) is welcome
-        assert door.refused == (not welcome)
+    async with sockets(path, drivers, packets=kind is socket.SOCK_SEQPACKET) as (service, _):
+        assert await knock(path, service, kind, user, group, groups) is welcome
+        assert service.refused == (not welcome)

@@ -48,7 +48,7 @@ class Narrow:
     words: list[bytes] = field(default_factory=list)
     lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
-    def offer(self, data: bytes) -> int:
+    def send_nowait(self, data: bytes) -> int:
         took = min(self.room, len(data))
         self.room -= took
         self.got += data[:took]
@@ -60,7 +60,7 @@ class Narrow:
             if self.broken:
                 raise BrokenPipeError(errno.EPIPE, "Broken pipe")
             await self.lot.park()
-        return self.offer(data)
+        return self.send_nowait(data)
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -185,11 +185,11 @@ async def test_a_packet_is_one_message_and_one_that_is_too_long_is_dropped_and_t
 async def test_exact_messages_are_not_split_where_others_wait() -> None:
     tty = NarrowTty()
     bus, _ = narrow_port(tty)
-    door = Router({"P0": bus}).grant("P0", ALL, "door")
+    service = Router({"P0": bus}).grant("P0", ALL, "door")
     clients = [Narrow(exact=True, words=[bytes([65 + number]) * 2000]) for number in range(3)]
     async with trio.open_nursery() as nursery:
         for peer in clients:
-            nursery.start_soon(relay, peer, door.attenuate(ALL, "driver").open(Right.PTZ), FOREVER)
+            nursery.start_soon(relay, peer, service.attenuate(ALL, "driver").open(Right.PTZ), FOREVER)
         await blocked()
         tty.make_room(6000)
         await blocked()
@@ -207,14 +207,14 @@ async def test_what_a_client_does_not_take_waits_in_order_and_nothing_overtakes_
     outbox = Outbox(peer, lambda: pytest.fail("there is room"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.drain)
-        outbox.offer(b"abcdef")
+        outbox.deliver(b"abcdef")
         peer.room = 100  # the socket has room again before the drain ran
-        outbox.offer(b"ghi")
-        outbox.offer(b"jkl")
+        outbox.deliver(b"ghi")
+        outbox.deliver(b"jkl")
         assert (outbox.size, outbox.sent) == (9, 3)
         await outbox.empty()
         await outbox.empty()
-        outbox.offer(b"mno")
+        outbox.deliver(b"mno")
         nursery.cancel_scope.cancel()
     assert peer.got == b"abcdefghijklmno"
     assert (outbox.size, outbox.sent) == (0, 15)
@@ -226,7 +226,7 @@ async def test_a_client_that_has_room_again_gets_all_that_waits_in_one_step() ->
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.drain)
         for _ in range(50):
-            outbox.offer(bytes(3000))
+            outbox.deliver(bytes(3000))
         await blocked()
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
@@ -244,7 +244,7 @@ async def test_a_queue_is_counted_exactly_while_the_client_takes_it_in_pieces() 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.drain)
         for start in range(0, len(said), 1500):
-            outbox.offer(said[start : start + 1500])
+            outbox.deliver(said[start : start + 1500])
         for step in range(1, 13):
             peer.make_room(1000)
             await blocked()
@@ -257,7 +257,7 @@ async def test_a_queue_of_tiny_pieces_costs_little_more_than_its_bytes() -> None
     outbox = Outbox(Narrow(), lambda: pytest.fail("there is room"))
     tracemalloc.start()
     for _ in range(QUEUE_LIMIT // 64):
-        outbox.offer(bytes(16))
+        outbox.deliver(bytes(16))
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert outbox.size == QUEUE_LIMIT // 4
@@ -389,18 +389,18 @@ async def test_a_peer_that_resets_its_connection_ends_the_session_with_the_kerne
 async def test_revoking_ends_a_relay_wherever_it_waits() -> None:
     tty = NarrowTty()
     bus, turns = narrow_port(tty)
-    seats = []
+    children = []
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
             for words in ([], [b"has the turn"], [b"waits for it"], [b""]):
                 seat, session = sit(bus)
-                seats.append(seat)
+                children.append(seat)
                 nursery.start_soon(run, Narrow(words=list(words)), session)
                 await blocked()
             bus.deliver(b"nobody takes it")
             await blocked()
-            for seat in seats:
+            for seat in children:
                 seat.revoke("the door is closed")
             tty.make_room(100)
             await turns.idle()

@@ -34,14 +34,14 @@ def grant(bus: Bus) -> Handle:
 
 @asynccontextmanager
 async def serving(bus: Bus) -> AsyncIterator[tuple[SerialCgi, Handle]]:
-    door = grant(bus)
-    server = SerialCgi(door)
+    service = grant(bus)
+    server = SerialCgi(service)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve)
         await blocked()
-        yield server, door
+        yield server, service
         nursery.cancel_scope.cancel()
-    assert door.seats == ()
+    assert service.children == ()
 
 
 async def said(line: Line, data: bytes) -> None:
@@ -134,8 +134,8 @@ async def test_a_read_whose_time_is_over_answers_with_what_there_is(autojump_clo
 
 async def test_the_newest_4096_bytes_are_kept() -> None:
     buffer = ReceiveBuffer()
-    buffer.offer(b"old" + bytes(4000))
-    buffer.offer(b"new" * 100)
+    buffer.deliver(b"old" + bytes(4000))
+    buffer.deliver(b"new" * 100)
     assert buffer.size == 4096
     assert buffer.take(5000, None).endswith(b"\0" + b"new" * 100)
 
@@ -255,9 +255,9 @@ async def test_a_port_that_is_down_is_an_error_with_its_reason() -> None:
 
 async def test_a_server_that_was_switched_off_is_an_error_with_its_reason() -> None:
     bus, _ = narrow_port(NarrowTty())
-    door = grant(bus)
-    server = SerialCgi(door)
-    door.revoke("SerialCGI.Enabled is no")
+    service = grant(bus)
+    server = SerialCgi(service)
+    service.revoke("SerialCGI.Enabled is no")
     with pytest.raises(CgiError, match=r"SerialCGI\.Enabled is no"):
         await ask(server, SerialRequest(read=1))
 
@@ -270,10 +270,10 @@ async def test_switching_the_server_off_ends_the_request_under_way() -> None:
             await ask(server, SerialRequest(output=b"x", read=5, timeout=9))
 
     with trio.fail_after(5):
-        async with serving(bus) as (server, door), trio.open_nursery() as nursery:
+        async with serving(bus) as (server, service), trio.open_nursery() as nursery:
             nursery.start_soon(fail, server)
             await blocked()
-            door.revoke("switched off")
+            service.revoke("switched off")
         await turns.idle()
 
 

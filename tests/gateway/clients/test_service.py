@@ -13,7 +13,7 @@ import trio.lowlevel
 import trio.testing
 
 from gateway.clients import service as doors
-from gateway.clients.service import Doorway
+from gateway.clients.service import Service
 from gateway.clients.streams import SocketStream
 from gateway.port.rights import Right
 from gateway.port.router import Router
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def open_door(bus: Bus) -> AsyncIterator[Doorway]:
+async def open_door(bus: Bus) -> AsyncIterator[Service]:
     handle = Router({"P0": bus}).grant("P0", Right.READ | Right.TCP, "GenericTCPServer")
     with trio.fail_after(5):
         async with trio.open_nursery() as clients:
-            yield Doorway("P0", handle, Right.TCP, clients)
+            yield Service("P0", handle, Right.TCP, clients)
             clients.cancel_scope.cancel()
-    assert handle.seats == ()
+    assert handle.children == ()
 
 
 def pair() -> tuple[SocketStream, socket.socket]:
@@ -54,15 +54,15 @@ async def hears_the_end(far: socket.socket) -> bool:
 
 async def test_a_client_that_may_come_in_has_the_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    async with serial_line() as line, open_door(line.bus) as door:
+    async with serial_line() as line, open_door(line.bus) as service:
         stream, far = pair()
         with far:
-            assert door.admit(stream, "192.0.2.7:40000", "192.0.2.7")
+            assert service.admit(stream, "192.0.2.7:40000", "192.0.2.7")
             far.sendall(b"hello")
             assert await line.hear(5) == b"hello"
-            assert [seat.holder for seat in door.handle.seats] == ["192.0.2.7:40000"]
+            assert [seat.holder for seat in service.handle.children] == ["192.0.2.7:40000"]
             far.close()
-            while door.handle.seats:
+            while service.handle.children:
                 line.say(b"x")  # it has left, which is only known when it is written to
                 await trio.lowlevel.checkpoint()
     assert "P0 192.0.2.7:40000 seated" in caplog.text
@@ -73,28 +73,28 @@ async def test_a_client_whose_address_is_not_allowed_is_turned_away_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as door:
-        door.review(AddressList.parse("192.0.2.*"), 0)
+    async with open_door(bus) as service:
+        service.review(AddressList.parse("192.0.2.*"), 0)
         stream, far = pair()
         with far:
-            assert not door.admit(stream, "198.51.100.1:5", "198.51.100.1")
+            assert not service.admit(stream, "198.51.100.1:5", "198.51.100.1")
             assert await hears_the_end(far)
-        assert door.refused == 1
+        assert service.refused == 1
     assert "P0 198.51.100.1:5 turned away: its address is not among AllowedIPAddresses" in caplog.text
 
 
 async def test_a_new_list_ends_the_seats_that_it_does_not_allow_and_no_others() -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as door:
+    async with open_door(bus) as service:
         streams = [pair() for _ in range(3)]
         for (stream, _), address in zip(streams, ("192.0.2.1", "192.0.2.2"), strict=False):
-            door.admit(stream, f"{address}:1", address)
-        driver = door.seat(streams[2][0], "a driver, which has no address")
+            service.admit(stream, f"{address}:1", address)
+        driver = service.seat(streams[2][0], "a driver, which has no address")
         await blocked()
-        door.review(AddressList.parse("192.0.2.2"), 0)
+        service.review(AddressList.parse("192.0.2.2"), 0)
         await blocked()
-        assert [seat.holder for seat in door.handle.seats] == ["192.0.2.2:1", "a driver, which has no address"]
-        assert driver in door.handle.seats
+        assert [seat.holder for seat in service.handle.children] == ["192.0.2.2:1", "a driver, which has no address"]
+        assert driver in service.handle.children
         assert await hears_the_end(streams[0][1])
         for _, far in streams:
             far.close()
@@ -106,45 +106,45 @@ async def test_a_new_idle_limit_reaches_those_who_are_in(autojump_clock: trio.te
     handle = Router({"P0": bus}).grant("P0", Right.READ | Right.TCP, "GenericTCPServer")
     with far:
         async with trio.open_nursery() as clients:
-            door = Doorway("P0", handle, Right.TCP, clients)
-            door.admit(SocketStream(near), "192.0.2.1:1", "192.0.2.1")
+            service = Service("P0", handle, Right.TCP, clients)
+            service.admit(SocketStream(near), "192.0.2.1:1", "192.0.2.1")
             await trio.sleep(100)
-            assert handle.seats
-            door.review(AddressList(), 120)
+            assert handle.children
+            service.review(AddressList(), 120)
             await trio.sleep(19)
-            assert handle.seats
+            assert handle.children
             await trio.sleep(2)
-            assert not handle.seats
+            assert not handle.children
 
 
 async def test_a_full_door_turns_clients_away_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doors, "_SEATS", 2)
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as door:
+    async with open_door(bus) as service:
         streams = [pair() for _ in range(6)]
-        assert [door.seat(stream, "driver") is not None for stream, _ in streams[:3]] == [True, True, False]
-        assert not door.admit(streams[4][0], "192.0.2.9:1", "192.0.2.9")
-        assert door.dialled(streams[5][0], "connect to b:1", "192.0.2.8:1", trio.Event()) is None
+        assert [service.seat(stream, "driver") is not None for stream, _ in streams[:3]] == [True, True, False]
+        assert not service.admit(streams[4][0], "192.0.2.9:1", "192.0.2.9")
+        assert service.dialled(streams[5][0], "connect to b:1", "192.0.2.8:1", trio.Event()) is None
         for number in (2, 4, 5):
             assert await hears_the_end(streams[number][1])
         await blocked()
-        door.handle.seats[0].revoke("somebody must go")
-        assert door.admit(streams[3][0], "192.0.2.1:1", "192.0.2.1")
+        service.handle.children[0].revoke("somebody must go")
+        assert service.admit(streams[3][0], "192.0.2.1:1", "192.0.2.1")
         for _, far in streams:
             far.close()
 
 
 async def test_closing_a_door_ends_all_who_came_through_it_and_who_comes_after() -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as door:
+    async with open_door(bus) as service:
         streams = [pair() for _ in range(3)]
-        door.seat(streams[0][0], "sits")
+        service.seat(streams[0][0], "sits")
         await blocked()
-        door.seat(streams[1][0], "has not sat down yet")
-        door.revoke("the door is closed")
-        assert door.seat(streams[2][0], "late") is None
+        service.seat(streams[1][0], "has not sat down yet")
+        service.revoke("the door is closed")
+        assert service.seat(streams[2][0], "late") is None
         await blocked()
-        assert door.handle.seats == ()
+        assert service.handle.children == ()
         for _, far in streams:
             assert await hears_the_end(far)
             far.close()
@@ -154,14 +154,14 @@ async def test_what_a_client_lost_is_told_when_it_goes(caplog: pytest.LogCapture
     caplog.set_level(logging.INFO)
     bus, _ = narrow_port(NarrowTty(3))
     bus.disconnect("the cable is out")
-    async with open_door(bus) as door:
+    async with open_door(bus) as service:
         stream, far = pair()
         with far:
             ended = trio.Event()
-            seat = door.seat(stream, "client", ended)
+            seat = service.seat(stream, "client", ended)
             far.sendall(b"12345")
             await blocked()
-            while far.fileno() >= 0 and stream.offer(bytes(65536)):
+            while far.fileno() >= 0 and stream.send_nowait(bytes(65536)):
                 pass
             bus.deliver(bytes(100))
             assert seat is not None
@@ -173,12 +173,12 @@ async def test_what_a_client_lost_is_told_when_it_goes(caplog: pytest.LogCapture
 async def test_who_sat_when_the_gateway_stopped_is_said_to_go_for_that(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as door:
+    async with open_door(bus) as service:
         stream, far = pair()
         with far:
-            door.seat(stream, "client")
+            service.seat(stream, "client")
             await blocked()
-            for session in door.handle.sessions:
+            for session in service.handle.sessions:
                 session.pumping.cancel()
             assert await hears_the_end(far)
             await blocked()
@@ -189,9 +189,9 @@ async def test_a_bug_met_by_one_client_ends_that_client_and_leaks_nothing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as door:
+    async with open_door(bus) as service:
         streams = [pair() for _ in range(2)]
-        good = door.seat(streams[0][0], "good")
+        good = service.seat(streams[0][0], "good")
         await blocked()
 
         async def stumble(*_: object) -> None:
@@ -199,21 +199,21 @@ async def test_a_bug_met_by_one_client_ends_that_client_and_leaks_nothing(
 
         with monkeypatch.context() as patch:
             patch.setattr(doors, "relay", stumble)
-            door.seat(streams[1][0], "unlucky")
+            service.seat(streams[1][0], "unlucky")
             await blocked()
         assert await hears_the_end(streams[1][1])
-        assert door.handle.seats == (good,)
+        assert service.handle.children == (good,)
         for _, far in streams:
             far.close()
     assert "unlucky: a bug" in caplog.text
 
 
 async def test_a_thousand_comings_and_goings_leave_no_descriptor_behind() -> None:
-    async with serial_line() as line, open_door(line.bus) as door:
+    async with serial_line() as line, open_door(line.bus) as service:
         before = len(os.listdir("/proc/self/fd"))
         for number in range(1000):
             stream, far = pair()
-            seat = door.seat(stream, "client")
+            seat = service.seat(stream, "client")
             if number % 3:
                 await trio.lowlevel.checkpoint()
             assert seat is not None
@@ -228,28 +228,28 @@ async def test_a_thousand_comings_and_goings_leave_no_descriptor_behind() -> Non
 
 async def test_the_ports_own_call_is_not_let_in_at_its_own_door(caplog: pytest.LogCaptureFixture) -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as door:
+    async with open_door(bus) as service:
         (calling, far), (called, other) = pair(), pair()
         ended = trio.Event()
-        seat = door.dialled(calling, "connect to localhost:4001", "127.0.0.1:5555", ended)
+        seat = service.dialled(calling, "connect to localhost:4001", "127.0.0.1:5555", ended)
         assert seat is not None
-        assert not door.admit(called, "127.0.0.1:5555", "127.0.0.1")
+        assert not service.admit(called, "127.0.0.1:5555", "127.0.0.1")
         await ended.wait()
         assert seat.revoked is not None
         assert "its own echo" in seat.revoked
         # The number is free again for anybody.
         again, third = pair()
-        assert door.admit(again, "127.0.0.1:5555", "127.0.0.1")
+        assert service.admit(again, "127.0.0.1:5555", "127.0.0.1")
         for sock in (far, other, third):
             sock.close()
 
 
 async def test_the_ports_own_call_is_known_when_its_door_was_the_first_to_see_it() -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as door:
+    async with open_door(bus) as service:
         (calling, far), (called, other) = pair(), pair()
-        assert door.admit(called, "127.0.0.1:5555", "127.0.0.1")
-        assert door.dialled(calling, "connect to localhost:4001", "127.0.0.1:5555", trio.Event()) is None
+        assert service.admit(called, "127.0.0.1:5555", "127.0.0.1")
+        assert service.dialled(calling, "connect to localhost:4001", "127.0.0.1:5555", trio.Event()) is None
         assert await hears_the_end(far)
         far.close()
         other.close()

@@ -47,7 +47,7 @@ def packets() -> Iterator[Pair]:
 
 def fill(stream: SocketStream | PacketStream) -> int:
     total = 0
-    while took := stream.offer(bytes(4096)):
+    while took := stream.send_nowait(bytes(4096)):
         total += took
     return total
 
@@ -60,7 +60,7 @@ def hang_up_rudely(far: socket.socket) -> None:
 async def test_an_offer_takes_what_the_socket_has_room_for_and_no_more(pair: Pair) -> None:
     stream = SocketStream(pair[0])
     taken = fill(stream)
-    assert stream.offer(b"one more") == 0
+    assert stream.send_nowait(b"one more") == 0
     got = 0
     pair[1].setblocking(False)
     with trio.fail_after(5):
@@ -102,7 +102,7 @@ async def test_pieces_come_as_they_are_and_nothing_is_the_end(pair: Pair) -> Non
 async def test_a_peer_that_has_gone_takes_nothing_and_is_told_of_where_that_can_be_waited_for(pair: Pair) -> None:
     stream = SocketStream(pair[0])
     hang_up_rudely(pair[1])
-    assert stream.offer(b"x") == 0
+    assert stream.send_nowait(b"x") == 0
     with trio.fail_after(5), pytest.raises(OSError):
         await stream.send(b"x")
 

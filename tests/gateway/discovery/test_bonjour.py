@@ -17,10 +17,10 @@ import pytest
 import trio
 
 from gateway.discovery import bonjour
-from gateway.discovery import interfaces as links
+from gateway.discovery import interfaces as interfaces
 from gateway.discovery.bonjour import Bonjour
-from gateway.discovery.interfaces import Link
-from gateway.discovery.mdns import SERVICE, MdnsError, Service
+from gateway.discovery.interfaces import Interface
+from gateway.discovery.mdns import SERVICE, MdnsError, ServiceRecord
 from protocol.link.advert import Advert
 from tests.gateway.discovery.bonjour_peer import node
 from tests.netns import needs_network, network
@@ -245,20 +245,20 @@ def test_the_package_is_not_loaded_before_it_is_wanted() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
 
 
-OWN = Link(2, 1, (ip_interface("10.77.0.1/24"),))
+OWN = Interface(2, 1, (ip_interface("10.77.0.1/24"),))
 ADVERT = Advert(node(1), 0, "blade-7", 0, keyed=True, versions=(1,))
 THEIRS = replace(ADVERT, node=node(2))
 
 
-def service(name: str, advert: Advert = THEIRS, address: str = "10.77.0.2", port: int = 5002) -> Service:
-    return Service(f"{name}.{SERVICE}", "other.local.", port, advert.encode(), (address,))
+def service(name: str, advert: Advert = THEIRS, address: str = "10.77.0.2", port: int = 5002) -> ServiceRecord:
+    return ServiceRecord(f"{name}.{SERVICE}", "other.local.", port, advert.encode(), (address,))
 
 
 class Neighbourhood:
     """A network made up of services, in the place of the zeroconf package; its threads are real."""
 
     def __init__(self) -> None:
-        self.services: dict[str, Service] = {}
+        self.services: dict[str, ServiceRecord] = {}
         self.failures: list[str] = []
         self.opened = 0
         self.calls: list[str] = []
@@ -280,7 +280,7 @@ class Neighbourhood:
             self.failures.remove(what)
             raise MdnsError(f"multicast DNS: {what} failed")
 
-    def announce(self, service: Service) -> None:
+    def announce(self, service: ServiceRecord) -> None:
         self._fail("announce")
 
     def withdraw(self, name: str) -> None:
@@ -293,7 +293,7 @@ class Neighbourhood:
             told(name, True)
         return lambda: None
 
-    def resolve(self, name: str) -> Service | None:
+    def resolve(self, name: str) -> ServiceRecord | None:
         self._fail("resolve")
         self.asked.set()
         assert self.answering.wait(5)
@@ -303,13 +303,13 @@ class Neighbourhood:
         self.calls.append("close")
         self.closing.wait(5)
 
-    def add(self, *services: Service) -> None:
+    def add(self, *services: ServiceRecord) -> None:
         self.services |= {service.name: service for service in services}
 
 
 @pytest.fixture
 def around(monkeypatch: pytest.MonkeyPatch) -> Iterator[Neighbourhood]:
-    async def watch(tell: Callable[[tuple[Link, ...]], None]) -> None:
+    async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> None:
         tell((OWN,))
         await trio.sleep_forever()
 
@@ -317,7 +317,7 @@ def around(monkeypatch: pytest.MonkeyPatch) -> Iterator[Neighbourhood]:
     monkeypatch.setattr(bonjour, "Responder", made)
     monkeypatch.setattr(bonjour, "_FIRST_RETRY", 0.01)
     monkeypatch.setattr(bonjour, "_LAST_RETRY", 0.01)
-    monkeypatch.setattr(links, "watch", watch)
+    monkeypatch.setattr(interfaces, "watch", watch)
     yield made
     made.answering.set()
     made.closing.set()
@@ -435,14 +435,14 @@ async def test_links_that_cannot_be_asked_for_are_told_and_tried_again(
 ) -> None:
     allowed = False
 
-    async def watch(tell: Callable[[tuple[Link, ...]], None]) -> None:
+    async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> None:
         await trio.lowlevel.checkpoint()
         if not allowed:
             raise OSError("Address family not supported by protocol")
         tell((OWN,))
         await trio.sleep_forever()
 
-    monkeypatch.setattr(links, "watch", watch)
+    monkeypatch.setattr(interfaces, "watch", watch)
     async with running() as here:
         with here.browse():
             await here.state.wait_for(lambda state: state == "Address family not supported by protocol")

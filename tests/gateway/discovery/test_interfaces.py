@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from gateway.discovery import interfaces as links
+from gateway.discovery import interfaces as interfaces
 from gateway.tasks.watch import Cell
 from tests.netns import needs_network, network
 
@@ -25,12 +25,12 @@ def host() -> Iterator[Host]:
         yield only
 
 
-def addresses(found: tuple[links.Link, ...]) -> set[str]:
+def addresses(found: tuple[interfaces.Interface, ...]) -> set[str]:
     return {str(address) for link in found for address in link.addresses}
 
 
 def test_the_loopback_is_no_link_that_others_can_be_found_on() -> None:
-    assert not any(address.ip.is_loopback for link in links.links() for address in link.addresses)
+    assert not any(address.ip.is_loopback for link in interfaces.interfaces() for address in link.addresses)
 
 
 def test_an_error_of_the_kernel_is_told() -> None:
@@ -38,7 +38,7 @@ def test_an_error_of_the_kernel_is_told() -> None:
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock,
         pytest.raises(OSError, match="the kernel does not tell its links") as told,
     ):
-        list(links._dump(sock, 4000))
+        list(interfaces._dump(sock, 4000))
     assert told.value.errno == errno.EOPNOTSUPP
 
 
@@ -46,7 +46,7 @@ def test_an_error_of_the_kernel_is_told() -> None:
 def test_a_link_is_told_with_its_addresses(host: Host) -> None:
     host.ip("address add 2001:db8::1/64 dev eth0 nodad")
     host.ip("address add 10.1.0.1 peer 10.1.0.2 dev eth0")
-    (link,) = links.links()
+    (link,) = interfaces.interfaces()
     wanted = {ip_interface("10.77.0.1/24"), ip_interface("2001:db8::1/64"), ip_interface("10.1.0.1/32")}
     assert wanted <= set(link.addresses)
 
@@ -54,19 +54,19 @@ def test_a_link_is_told_with_its_addresses(host: Host) -> None:
 @needs_network
 def test_a_link_without_multicast_or_address_does_not_count(host: Host) -> None:
     host.ip("link set eth0 multicast off")
-    assert links.links() == ()
+    assert interfaces.interfaces() == ()
     host.ip("link set eth0 multicast on")
-    assert len(links.links()) == 1
+    assert len(interfaces.interfaces()) == 1
     host.ip("address flush dev eth0")
-    assert links.links() == ()
+    assert interfaces.interfaces() == ()
 
 
 @needs_network
 async def test_every_change_is_told(host: Host) -> None:
-    seen: Cell[tuple[links.Link, ...]] = Cell(())
+    seen: Cell[tuple[interfaces.Interface, ...]] = Cell(())
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(links.watch, seen.set)
+            nursery.start_soon(interfaces.watch, seen.set)
             (link,) = await seen.wait_for(bool)
             host.unplug()
             await seen.wait_for(lambda found: not found)
@@ -84,13 +84,13 @@ async def test_every_change_is_told(host: Host) -> None:
 
 @needs_network
 async def test_a_link_that_went_and_came_between_two_looks_is_another(host: Host) -> None:
-    (before,) = links.links()
+    (before,) = interfaces.interfaces()
     host.unplug()
     host.plug()
-    seen: Cell[tuple[links.Link, ...]] = Cell(())
+    seen: Cell[tuple[interfaces.Interface, ...]] = Cell(())
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(links.watch, seen.set)
+            nursery.start_soon(interfaces.watch, seen.set)
             (after,) = await seen.wait_for(bool)
             assert (after.index, after.ups) == (before.index, before.ups + 1)
             nursery.cancel_scope.cancel()
@@ -99,5 +99,5 @@ async def test_a_link_that_went_and_came_between_two_looks_is_another(host: Host
 @needs_network
 def test_a_link_local_address_has_its_link_as_zone(host: Host) -> None:
     host.ip("address add fe80::7/64 dev eth0 nodad")
-    (link,) = links.links()
+    (link,) = interfaces.interfaces()
     assert ip_interface(f"fe80::7%{link.index}/64") in link.addresses

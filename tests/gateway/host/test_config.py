@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway import __version__
 from gateway.host import config_file
-from gateway.host.config import Config, Http, Ptz, Remote, Serial, Tcp
+from gateway.host.config import Config, HttpConfig, PtzConfig, RemoteConfig, SerialConfig, TcpConfig
 from gateway.host.config_file import ConfigError
 from protocol.http.credentials import Algorithm
 from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, PortMode, SerialHardware
@@ -84,13 +84,13 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         runtime_dir=Path("/run/daisyport"),
         node_name="cpu1",
         chassis="blade-7",
-        http=Http((("127.0.0.1", 8080), ("::1", 8081), ("127.0.0.1", 0)), browser_guard=False),
-        tcp=Tcp(("0.0.0.0", "::")),
-        ptz=Ptz(("camera",), ("ptz", "video")),
+        http=HttpConfig((("127.0.0.1", 8080), ("::1", 8081), ("127.0.0.1", 0)), browser_guard=False),
+        tcp=TcpConfig(("0.0.0.0", "::")),
+        ptz=PtzConfig(("camera",), ("ptz", "video")),
         video_sources=4,
         serial=(
-            Serial("/dev/ttyUSB0", SerialHardware((PortMode.RS232, PortMode.RS485))),
-            Serial(
+            SerialConfig("/dev/ttyUSB0", SerialHardware((PortMode.RS232, PortMode.RS485))),
+            SerialConfig(
                 "/dev/ttyS1",
                 SerialHardware((PortMode.RS485,), xon_xoff=False, rts_cts=False, termination=True, bias=True),
                 ("/usr/bin/bias", "--on={state}"),
@@ -140,7 +140,7 @@ def test_every_key_that_the_example_names_is_accepted() -> None:
 
 def test_the_example_names_every_key_that_there_is() -> None:
     named = set(re.findall(r"^(?:# )?(\w+) = ", EXAMPLE.read_text(), re.MULTILINE))
-    tables = (Http, Tcp, Ptz, Remote, SerialHardware, ManagerHardware)
+    tables = (HttpConfig, TcpConfig, PtzConfig, RemoteConfig, SerialHardware, ManagerHardware)
     assert {key.name for table in tables for key in fields(table)} <= named
 
 

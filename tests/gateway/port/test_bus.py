@@ -7,7 +7,7 @@ import trio
 
 from gateway.port.bus import Bus
 from gateway.port.line import PortDown
-from gateway.serial_line.arbiter import Turns
+from gateway.serial_line.arbiter import Arbiter
 from tests.gateway.line import NarrowTty
 
 
@@ -68,7 +68,7 @@ async def test_a_port_without_a_device_says_why_and_outlives_each() -> None:
     bus.attach(ear.take)
     with pytest.raises(PortDown, match="not been opened yet"):
         _ = bus.line
-    turns = Turns(NarrowTty().as_uart)
+    turns = Arbiter(NarrowTty().as_uart)
     bus.connect(turns)
     assert bus.line is turns
     assert bus.down is None
@@ -78,6 +78,6 @@ async def test_a_port_without_a_device_says_why_and_outlives_each() -> None:
         _ = bus.line
     bus.disconnect("the port is disabled")
     assert bus.down == "the port is disabled"
-    bus.connect(Turns(NarrowTty().as_uart))
+    bus.connect(Arbiter(NarrowTty().as_uart))
     bus.deliver(b"back")
     assert ear.heard == [b"back"]

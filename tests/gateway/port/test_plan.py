@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.port.plan import Announce, Device, Dial, Door, Listen, PtzSocket, Service, Spec, blamed, order, plan
+from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, Spec, blamed, order, plan
 from protocol.parameters.catalogue import Catalogue
 from protocol.parameters.hardware import Hardware, ManagerHardware, PortType, SerialHardware
 from protocol.parameters.roles import Role
@@ -23,7 +23,7 @@ def test_by_default_there_is_the_device_and_every_door_is_closed() -> None:
 
 
 def test_a_disabled_port_has_no_device_but_keeps_its_doors() -> None:
-    assert planned(PortEnabled="no", SerialCGI_Enabled="yes") == {Door(Service.SERIAL_CGI)}
+    assert planned(PortEnabled="no", SerialCGI_Enabled="yes") == {Serve(ServiceKind.SERIAL_CGI)}
 
 
 def test_the_port_type_chooses_the_device() -> None:
@@ -44,7 +44,7 @@ def test_the_generic_tcp_server_listens_on_every_address_and_connects() -> None:
     )
     assert wanted == {
         Device(PortType.SERIAL, 1),
-        Door(Service.GENERIC_TCP),
+        Serve(ServiceKind.GENERIC_TCP),
         Listen("0.0.0.0", 3000),
         Listen("::", 3000),
         Dial("far.example", 1024),
@@ -57,12 +57,16 @@ def test_a_listener_without_its_server_and_a_dial_without_a_host_are_nothing() -
     )
     assert wanted == {Device(PortType.SERIAL, 1)}
     assert planned(GenericTCPServer_Enabled="yes", GenericTCPServer_ConnectTo_Enabled="yes") == wanted | {
-        Door(Service.GENERIC_TCP)
+        Serve(ServiceKind.GENERIC_TCP)
     }
 
 
 def test_ptz_drivers_have_a_stream_and_a_packet_socket() -> None:
-    assert planned(PTZServer_Enabled="yes") >= {PtzSocket(packets=False), PtzSocket(packets=True), Door(Service.PTZ)}
+    assert planned(PTZServer_Enabled="yes") >= {
+        PtzSocket(packets=False),
+        PtzSocket(packets=True),
+        Serve(ServiceKind.PTZ),
+    }
 
 
 def test_a_remote_port_server_listens_and_is_announced() -> None:
@@ -74,9 +78,9 @@ def test_a_remote_port_server_listens_and_is_announced() -> None:
     )
     assert wanted == {
         Device(PortType.SERIAL, 1),
-        Door(Service.REMOTE_PORT),
-        Listen("0.0.0.0", 2500, Service.REMOTE_PORT),
-        Listen("::", 2500, Service.REMOTE_PORT),
+        Serve(ServiceKind.REMOTE_PORT),
+        Listen("0.0.0.0", 2500, ServiceKind.REMOTE_PORT),
+        Listen("::", 2500, ServiceKind.REMOTE_PORT),
         Announce(2500, keyed=True),
     }
 
@@ -89,9 +93,9 @@ def test_what_an_open_door_takes_up_in_place_changes_no_spec() -> None:
 
 
 def test_doors_start_before_their_listeners_and_the_device_first() -> None:
-    last_first: list[Spec] = [Dial("h", 1), PtzSocket(packets=True), Listen("::", 1), Door(Service.PTZ)]
+    last_first: list[Spec] = [Dial("h", 1), PtzSocket(packets=True), Listen("::", 1), Serve(ServiceKind.PTZ)]
     specs = [*last_first, Device(PortType.SERIAL, 1)]
-    assert [type(spec) for spec in sorted(specs, key=order)] == [Device, Door, Listen, PtzSocket, Dial]
+    assert [type(spec) for spec in sorted(specs, key=order)] == [Device, Serve, Listen, PtzSocket, Dial]
 
 
 TCP = "PortManager.P0.GenericTCPServer."
@@ -122,6 +126,6 @@ def test_specs_read_well_in_a_log() -> None:
     told = [Device(PortType.SERIAL, 1), Device(PortType.REMOTE, 0), Listen("::1", 9), Listen("10.0.0.1", 9)]
     assert [str(spec) for spec in told] == ["Ser1", "R0", "listen [::1]:9", "listen 10.0.0.1:9"]
     assert str(Dial("h", 1)) == "connect to h:1"
-    assert str(Door(Service.PTZ)) == "door PTZServer"
-    assert str(Listen("::1", 9, Service.REMOTE_PORT)) == "listen [::1]:9 for remote ports"
+    assert str(Serve(ServiceKind.PTZ)) == "service PTZServer"
+    assert str(Listen("::1", 9, ServiceKind.REMOTE_PORT)) == "listen [::1]:9 for remote ports"
     assert str(Announce(9, keyed=False)) == "announce port 9 by Bonjour"

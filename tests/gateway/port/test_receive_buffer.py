@@ -12,8 +12,8 @@ from gateway.port.receive_buffer import ReceiveBuffer
 
 def test_the_newest_4096_bytes_are_kept() -> None:
     buffer = ReceiveBuffer()
-    buffer.offer(b"a" * 4000)
-    buffer.offer(b"b" * 200)
+    buffer.deliver(b"a" * 4000)
+    buffer.deliver(b"b" * 200)
     assert buffer.size == 4096
     assert buffer.take(10_000, None) == b"a" * 3896 + b"b" * 200
     assert buffer.size == 0
@@ -21,7 +21,7 @@ def test_the_newest_4096_bytes_are_kept() -> None:
 
 def test_no_more_is_taken_than_asked_for_and_nothing_behind_the_end() -> None:
     buffer = ReceiveBuffer()
-    buffer.offer(b"one\rtwo\rthree")
+    buffer.deliver(b"one\rtwo\rthree")
     assert buffer.has(b"two")
     assert buffer.take(100, b"\r") == b"one\r"
     assert buffer.take(2, b"\r") == b"tw"
@@ -31,7 +31,7 @@ def test_no_more_is_taken_than_asked_for_and_nothing_behind_the_end() -> None:
 
 def test_clearing_empties_it() -> None:
     buffer = ReceiveBuffer()
-    buffer.offer(b"old")
+    buffer.deliver(b"old")
     buffer.clear()
     assert buffer.size == 0
 
@@ -45,7 +45,7 @@ async def test_a_wait_ends_with_the_length_or_the_end_whichever_comes_first() ->
                 await trio.testing.wait_all_tasks_blocked()
                 for piece in pieces:
                     assert nursery.child_tasks
-                    buffer.offer(piece)
+                    buffer.deliver(piece)
 
 
 async def test_nothing_that_a_waiting_read_asked_for_is_left_out() -> None:
@@ -55,7 +55,7 @@ async def test_nothing_that_a_waiting_read_asked_for_is_left_out() -> None:
             nursery.start_soon(buffer.wait_for, 10_000, None)
             await trio.testing.wait_all_tasks_blocked()
             for _ in range(10):
-                buffer.offer(bytes(1000))
+                buffer.deliver(bytes(1000))
         assert len(buffer.take(10_000, None)) == 10_000
-        buffer.offer(bytes(5000))
+        buffer.deliver(bytes(5000))
         assert buffer.size == 4096

@@ -13,7 +13,7 @@ from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked, Router, Session
 from gateway.remote_port.line import CHANNELS
-from protocol.session.session import Limits
+from protocol.session.session import SessionLimits
 from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
 
 
@@ -24,7 +24,7 @@ class Ear:
     def __init__(self) -> None:
         self.heard = b""
 
-    def offer(self, data: bytes) -> None:
+    def deliver(self, data: bytes) -> None:
         self.heard += data
 
 
@@ -60,7 +60,7 @@ async def test_revoking_reaches_everything_that_was_narrowed_from_it() -> None:
     assert session.ended == "the door is closed"
     assert session.scope.cancel_called
     assert beside.ended is None
-    assert root.seats == (other,)
+    assert root.children == (other,)
     assert tuple(root.sessions) == (beside,)
     for handle in (door, seat):
         with pytest.raises(Revoked, match="the door is closed"):
@@ -73,10 +73,10 @@ async def test_a_seat_that_was_left_is_no_longer_held_and_no_way_around_its_door
     door = Router({"P0": Bus("P0")}).grant("P0", ALL, "door")
     seat = door.attenuate(ALL, "client")
     session = seat.open(Right.TCP)
-    assert list(door.seats) == [seat]
+    assert list(door.children) == [seat]
     session.close()
     session.close()
-    assert list(door.seats) == []
+    assert list(door.children) == []
     with pytest.raises(Revoked, match="left"):
         seat.attenuate(ALL, "child out of sight")
 
@@ -259,4 +259,4 @@ async def test_a_client_is_active_when_it_speaks_when_the_line_speaks_and_when_i
 
 def test_the_age_limits_of_the_line_are_those_of_the_links() -> None:
     limits = {channel: router._AGE_LIMIT.get(right, router._OTHERS_AGE_LIMIT) for right, channel in CHANNELS.items()}
-    assert limits == {channel: milliseconds / 1000 for channel, milliseconds in Limits().age.items()}
+    assert limits == {channel: milliseconds / 1000 for channel, milliseconds in SessionLimits().age.items()}

@@ -14,10 +14,10 @@ from gateway.port.bus import Bus
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.remote_port.candidates import Servers
-from gateway.remote_port.client import RemoteDevice
-from gateway.remote_port.server import RemoteDoorway
-from gateway.serial_line.arbiter import Turns
-from gateway.tasks.reconcile import Leaf
+from gateway.remote_port.client import RemotePortClient
+from gateway.remote_port.server import RemotePortService
+from gateway.serial_line.arbiter import Arbiter
+from gateway.tasks.reconcile import Unit
 from protocol.link.guesses import GuessLimit
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.settings import RemotePort
@@ -53,7 +53,7 @@ class Ear:
     def sent(self) -> int:
         return len(self.heard)
 
-    def offer(self, data: bytes) -> None:
+    def deliver(self, data: bytes) -> None:
         self.heard += data
 
     def miss(self, count: int, reason: Reason) -> None:
@@ -144,7 +144,7 @@ class Node:
     def own(self, room: int = 1 << 20) -> None:
         """Own a line with a tty that takes ``room`` bytes."""
         self.tty = NarrowTty(room)
-        self.turns = Turns(self.tty.as_uart)
+        self.turns = Arbiter(self.tty.as_uart)
         self.bus.connect(self.turns)
         self.bus.adjusted(9600, "9600 8N1")
         self.bus.route(self.node)
@@ -164,25 +164,25 @@ class Node:
     def reopen(self, key: str = KEY, ptz: bool = True) -> None:
         """A server that knows of no session."""
         handle = self.handle.attenuate(ALL, "remote port server")
-        self.door = RemoteDoorway(0, self.node, "chassis", handle, self.clients, self.guesses)
-        self.door.review(AddressList(), key, ptz)
-        self.clients.start_soon(self.door.run)
+        self.service = RemotePortService(0, self.node, "chassis", handle, self.clients, self.guesses)
+        self.service.review(AddressList(), key, ptz)
+        self.clients.start_soon(self.service.run)
 
     async def _accept(self, listener: socket.socket) -> None:
         with listener:
             while True:
                 await trio.lowlevel.wait_readable(listener)
                 sock, peer = listener.accept()
-                self.door.admit(sock, f"{peer[0]}:{peer[1]}", peer[0])
+                self.service.admit(sock, f"{peer[0]}:{peer[1]}", peer[0])
 
     def dial(self, cable: Cable, key: str = KEY, index: int = 0) -> None:
         """Chain to the server at the other end of the cable."""
         settings = RemotePort(auto_conf=False, authentication_key=key, host=_HOST, port=cable.port)
         servers = Servers(cast("Bonjour", None), index, "", keyless=False)
-        self.device = RemoteDevice(self.bus, self.node, index, settings, servers)
+        self.device = RemotePortClient(self.bus, self.node, index, settings, servers)
         self.settings = settings
-        self.leaf = Leaf("P0 R0", lambda: None)
-        self.nursery.start_soon(self.device.run, self.leaf)
+        self.unit = Unit("P0 R0", lambda: None)
+        self.nursery.start_soon(self.device.run, self.unit)
 
     async def up(self) -> None:
         await holds(lambda: self.bus.down is None)

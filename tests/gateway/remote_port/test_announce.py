@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 import trio.testing
 
-from gateway.port.bus import PortState
+from gateway.port.bus import PortStatus
 from gateway.remote_port.announce import announce
 from gateway.tasks.watch import Cell
 
@@ -33,7 +33,7 @@ class Voice:
 
 
 async def test_a_server_is_announced_only_while_it_has_a_way_to_the_line() -> None:
-    voice, state = Voice(), Cell(PortState("no device"))
+    voice, state = Voice(), Cell(PortStatus("no device"))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(announce, cast("Bonjour", voice), state, 0, "blade-7", True, 2500)
@@ -52,7 +52,7 @@ async def test_a_server_is_announced_only_while_it_has_a_way_to_the_line() -> No
 
 
 async def test_another_path_is_said_before_the_old_word_is_taken_back() -> None:
-    voice, state = Voice(), Cell(PortState(None, path=(OWNER, MIDDLE)))
+    voice, state = Voice(), Cell(PortStatus(None, path=(OWNER, MIDDLE)))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(announce, cast("Bonjour", voice), state, 0, "blade-7", False, 2500)

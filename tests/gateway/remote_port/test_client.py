@@ -86,7 +86,7 @@ async def test_a_peer_that_falls_silent_is_left_and_found_again(monkeypatch: pyt
             client = far.sit(Right.TCP)
             cable.freeze()
             await client.write(b"on its way")
-            await holds(lambda: "silent" in far.leaf.state)
+            await holds(lambda: "silent" in far.unit.state)
             cable.thaw()
             await holds(lambda: owner.tty.taken == b"on its way" and client.written == 10)
 
@@ -98,7 +98,7 @@ async def test_before_the_first_session_writes_are_refused_at_once() -> None:
             cable.unplug()
             far = node(owner.nursery, "far")
             far.dial(cable)
-            await holds(lambda: far.leaf.settled.is_set() and "hung up" in far.leaf.state)
+            await holds(lambda: far.unit.settled.is_set() and "hung up" in far.unit.state)
             with pytest.raises(PortDown):
                 await far.sit(Right.PTZ).write(b"left")
 
@@ -106,7 +106,7 @@ async def test_before_the_first_session_writes_are_refused_at_once() -> None:
 async def test_while_a_session_can_go_on_writes_are_kept_and_then_written_in_the_order_of_their_classes() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            (seat,) = owner.door.seats
+            (seat,) = owner.service.children
             arrived = []
             take = seat.session.receive
 
@@ -177,10 +177,10 @@ async def test_the_resume_window_runs_from_the_loss_however_often_the_server_ref
             client = far.sit(Right.TCP)
             await client.write(b"begun!")
             await holds(lambda: client.written == 3)
-            monkeypatch.setattr(owner.door, "_refusal", lambda *_: CloseReason.BUSY)
+            monkeypatch.setattr(owner.service, "_refusal", lambda *_: CloseReason.BUSY)
             cable.cut()
             began = trio.current_time()
-            await holds(lambda: "refuses the link: busy" in far.leaf.state)
+            await holds(lambda: "refuses the link: busy" in far.unit.state)
             await client.write(b"kept")
             await holds(lambda: far.bus.down is not None and "resume window" in far.bus.down)
             assert 0.5 < trio.current_time() - began < 1.5
@@ -209,7 +209,7 @@ async def test_after_a_restart_of_the_server_what_was_sent_is_uncertain_and_neve
             await client.write(b"begun!")
             await holds(lambda: client.written == 3)
             await unplugged(far, cable)
-            killed = owner.door
+            killed = owner.service
             owner.reopen()
             killed.revoke("killed")
             await client.write(b"not sent")
@@ -230,8 +230,8 @@ async def test_a_node_that_finds_itself_on_the_path_stays_out_and_says_why() -> 
             second = node(owner.nursery, "the owner's second port")
             second.node = owner.node
             second.dial(cable)
-            await holds(lambda: "loop" in second.leaf.state)
-            await holds(lambda: not far.door.seats)
+            await holds(lambda: "loop" in second.unit.state)
+            await holds(lambda: not far.service.children)
             joined = cable.joined
             with trio.move_on_after(1):
                 await trio.sleep_forever()
@@ -246,7 +246,7 @@ async def test_a_ring_of_three_has_no_way_to_a_line_and_all_of_it_says_so() -> N
             cable = await far.serve()
             owner.bus.disconnect("its settings changed")
             owner.dial(cable)
-            await holds(lambda: "no path" in owner.leaf.state)
+            await holds(lambda: "no path" in owner.unit.state)
             for each in (owner, middle, far):
                 await each.down()
                 assert each.bus.state.value.path == ()
@@ -260,20 +260,20 @@ async def test_a_path_that_is_full_can_be_used_and_leads_nobody_further(monkeypa
             await holds(lambda: owner.tty.taken == b"x")
             further = node(owner.nursery, "further")
             further.dial(await far.serve())
-            await holds(lambda: "no path" in further.leaf.state)
+            await holds(lambda: "no path" in further.unit.state)
 
 
 async def test_keys_are_renewed_by_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_device, "_REKEY", 0.2)
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            (seat,) = owner.door.seats
+            (seat,) = owner.service.children
             client = far.sit(Right.TCP)
             for number in range(50):
                 await client.write(b"%d " % number)
                 await holds(lambda: client.written == client.received)
             await holds(lambda: cable.joined > 3)
-            assert owner.door.seats == (seat,)
+            assert owner.service.children == (seat,)
             assert owner.tty.taken == b"".join(b"%d " % number for number in range(50))
 
 
@@ -376,13 +376,13 @@ async def test_a_message_whose_asker_has_gone_is_withdrawn() -> None:
 async def test_the_same_settings_are_no_change_and_others_begin_anew() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            (seat,) = owner.door.seats
+            (seat,) = owner.service.children
             far.device.adjust(replace(far.settings))
             await far.sit(Right.TCP).write(b"1")
             await holds(lambda: owner.tty.taken == b"1")
             assert cable.joined == 1
             far.device.adjust(replace(far.settings, host="localhost"))
-            await holds(lambda: owner.door.seats and owner.door.seats != (seat,))
+            await holds(lambda: owner.service.children and owner.service.children != (seat,))
             assert seat.handle.revoked == "stopping"
             await far.up()
 
@@ -392,11 +392,11 @@ async def test_a_device_that_closes_lets_what_it_took_arrive() -> None:
         async with chained(1, room=3) as ((owner, far), _):
             client = far.sit(Right.TCP)
             await client.write(b"abcdef")
-            far.leaf.scope.cancel()
+            far.unit.scope.cancel()
             await far.down()
             owner.tty.make_room(100)
             await holds(lambda: client.written == 6)
-            await holds(lambda: not owner.door.seats)
+            await holds(lambda: not owner.service.children)
             assert not far.device.losses
 
 
@@ -405,7 +405,7 @@ async def test_a_device_that_closes_without_a_link_waits_for_nobody() -> None:
         async with chained() as ((_, far), (cable,)):
             await unplugged(far, cable)
             await far.sit(Right.TCP).write(b"kept")
-            far.leaf.scope.cancel()
+            far.unit.scope.cancel()
             await holds(lambda: far.device.losses == {Reason.CLOSED: 4})
 
 
@@ -416,7 +416,7 @@ async def test_another_server_at_the_same_address_is_told(caplog: pytest.LogCapt
             other.own()
             cable.to = (await other.serve()).to
             cable.cut()
-            await holds(lambda: other.door.seats)
+            await holds(lambda: other.service.children)
             await far.up()
             assert "another server answers at the same address" in caplog.text
 

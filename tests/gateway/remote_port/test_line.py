@@ -8,22 +8,21 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.port.line import PortDown, Reply
+from gateway.port.line import LineError, PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.remote_port.line import RemoteLine
-from gateway.serial_line.uart import UartError
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel, Turn
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session.client import ClientSession
 from protocol.session.send_stream import Settled
-from protocol.session.session import Limits
+from protocol.session.session import SessionLimits
 from tests.gateway.line import Unwanted, Writer
 
 
 def line(ring_bytes: int = 1000) -> RemoteLine:
-    limits = Limits(ring_bytes=ring_bytes)
+    limits = SessionLimits(ring_bytes=ring_bytes)
     remote = RemoteLine(ClientSession(b"n" * 16, limits), lambda: None, limits.age)
     remote.reckon(9600)
     return remote
@@ -52,7 +51,7 @@ async def test_who_waits_for_room_is_served_in_turn_and_told_the_truth() -> None
             assert (remote.begun(first), remote.begun(second)) == (0, 8)
             remote.end("the device is gone")
     assert refused == [b"ijklmnop"]
-    assert first.fates == [(8, Reason.CLOSED)]
+    assert first.outcomes == [(8, Reason.CLOSED)]
     assert remote.losses == {Reason.CLOSED: 8}
 
 
@@ -64,7 +63,7 @@ async def test_one_message_may_have_several_fates() -> None:
     remote.settled(Settled(Channel.TCP, 0, 3, None))
     remote.settled(Settled(Channel.TCP, 3, 6, Reason.INCOMPLETE))
     assert writer.written == 3
-    assert writer.fates == [(5, Reason.INCOMPLETE), (1, Reason.INCOMPLETE)]
+    assert writer.outcomes == [(5, Reason.INCOMPLETE), (1, Reason.INCOMPLETE)]
     assert remote.begun(writer) == 1
     remote.settled(Settled(Channel.TCP, 9, 1, None))
     with trio.fail_after(1):
@@ -155,7 +154,7 @@ async def test_a_turn_begins_and_ends_when_the_owner_says_so() -> None:
         turn.close()
         turn.close()
         early = await remote.turn(writer, trio.current_time(), b"ask", reply)
-        heard.offer(b"abc")
+        heard.deliver(b"abc")
         await early.replied(heard, reply)
         early.close()
 
@@ -178,5 +177,5 @@ async def test_a_turn_whose_message_is_lost_says_why() -> None:
 
 async def test_what_is_beside_the_data_stays_with_the_owner() -> None:
     turn = await line().turn(Writer(), trio.current_time(), b"", None)
-    with pytest.raises(UartError, match="another CPU's"):
+    with pytest.raises(LineError, match="another CPU's"):
         await turn.send_break(0.1)

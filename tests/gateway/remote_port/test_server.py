@@ -13,7 +13,7 @@ import trio.testing
 
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
-from gateway.remote_port import server as remote_door
+from gateway.remote_port import server as remote_service
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import Link, LinkCutError, now_ms
 from protocol.link.connection import Connection
@@ -24,11 +24,11 @@ from protocol.link.session_frames import Close
 from protocol.link.stream_frames import Ack, Channel, UpData
 from protocol.parameters.addresses import AddressList
 from protocol.session.client import ClientSession
-from protocol.session.session import Limits
+from protocol.session.session import SessionLimits
 from tests.gateway.remote_port.linked import KEY, chained, holds, node
 
 if TYPE_CHECKING:
-    from gateway.remote_port.session import RemoteSeat
+    from gateway.remote_port.session import RemoteSession
     from protocol.link.frames import Frame
     from tests.gateway.remote_port.linked import Node
 
@@ -66,8 +66,8 @@ async def opened(link: Link, session: ClientSession) -> list[object]:
     return heard
 
 
-def seat_of(owner: Node) -> RemoteSeat:
-    (seat,) = owner.door.seats
+def seat_of(owner: Node) -> RemoteSession:
+    (seat,) = owner.service.children
     return seat
 
 
@@ -79,16 +79,16 @@ async def test_a_wrong_key_is_counted_and_named_on_both_sides_and_tried_again_at
             cable = await owner.serve()
             other = node(owner.nursery, "cpu")
             other.dial(cable, key="another key")
-            await holds(lambda: "AuthenticationKey" in other.leaf.state)
+            await holds(lambda: "AuthenticationKey" in other.unit.state)
             assert "same AuthenticationKey" in (other.bus.down or "")
-            await holds(lambda: owner.door.wrong_keys == 1)
+            await holds(lambda: owner.service.wrong_keys == 1)
             assert "127.0.0.1 has another AuthenticationKey than P0" in caplog.text
             assert cable.joined == 1
             other.device.adjust(
                 type(other.settings)(auto_conf=False, authentication_key=KEY, host="127.0.0.1", port=cable.port)
             )
             await other.up()
-            assert (owner.door.wrong_keys, cable.joined) == (1, 2)
+            assert (owner.service.wrong_keys, cable.joined) == (1, 2)
 
 
 async def test_a_node_that_meets_its_own_id_is_told_that_it_may_be_a_cloned_image() -> None:
@@ -98,9 +98,9 @@ async def test_a_node_that_meets_its_own_id_is_told_that_it_may_be_a_cloned_imag
             twin = node(owner.nursery, "twin")
             twin.node = owner.node
             twin.dial(cable)
-            await holds(lambda: "cloned image" in twin.leaf.state)
-            assert not owner.door.wrong_keys
-            assert not owner.door.seats
+            await holds(lambda: "cloned image" in twin.unit.state)
+            assert not owner.service.wrong_keys
+            assert not owner.service.children
 
 
 async def test_guesses_are_charged_before_the_answer_however_many_connected_before_the_first() -> None:
@@ -145,7 +145,7 @@ async def test_who_hangs_up_after_the_reply_has_made_a_guess_and_who_has_the_key
             assert await _wrong(bad)
             late = call(owner.port, key="a guess")
             assert not await _wrong(late)
-            assert owner.door.refused == 1
+            assert owner.service.refused == 1
 
 
 async def _wrong(link: Link) -> bool:
@@ -162,17 +162,17 @@ async def _wrong(link: Link) -> bool:
 async def test_only_so_many_handshakes_are_under_way_and_each_has_its_deadline(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(remote_door, "HANDSHAKE_DEADLINE", 0.3)
+    monkeypatch.setattr(remote_service, "HANDSHAKE_DEADLINE", 0.3)
     caplog.set_level(logging.INFO)
     with trio.fail_after(5):
         async with chained(0) as ((owner,), _):
             await owner.serve()
             silent = [socket.create_connection(("127.0.0.1", owner.port)) for _ in range(32)]
-            await holds(lambda: owner.door._handshakes == 32)
+            await holds(lambda: owner.service._handshakes == 32)
             socks = [socket.create_connection(("127.0.0.1", owner.port)) for _ in range(3)]
-            await holds(lambda: owner.door.refused == 3)
+            await holds(lambda: owner.service.refused == 3)
             assert caplog.text.count("32 handshakes are under way") == 1, "who hammers must not fill the log"
-            await holds(lambda: owner.door._handshakes == 0)
+            await holds(lambda: owner.service._handshakes == 0)
             assert "no handshake within 0.3 s" in caplog.text
             for sock in (*silent, *socks):
                 sock.close()
@@ -181,7 +181,7 @@ async def test_only_so_many_handshakes_are_under_way_and_each_has_its_deadline(
 async def test_who_proves_the_key_and_then_says_nothing_is_let_go(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(remote_door, "HANDSHAKE_DEADLINE", 0.3)
+    monkeypatch.setattr(remote_service, "HANDSHAKE_DEADLINE", 0.3)
     caplog.set_level(logging.INFO)
     with trio.fail_after(5):
         async with chained(0) as ((owner,), _):
@@ -196,11 +196,11 @@ async def test_another_key_ends_sessions_at_once_and_the_same_one_is_no_change()
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
             seat = seat_of(owner)
-            owner.door.review(AddressList(), KEY, ptz=True)
+            owner.service.review(AddressList(), KEY, ptz=True)
             assert seat_of(owner) is seat
-            owner.door.review(AddressList(), "a new key", ptz=True)
+            owner.service.review(AddressList(), "a new key", ptz=True)
             assert seat.handle.revoked == "key changed"
-            assert not owner.door.seats
+            assert not owner.service.children
             await holds(lambda: far.bus.down is not None and "same AuthenticationKey" in far.bus.down)
 
 
@@ -210,10 +210,10 @@ async def test_a_key_that_changes_during_a_handshake_does_not_let_the_old_one_in
             await owner.serve()
             link = call(owner.port)
             await link.handshake(unasked)
-            owner.door.review(AddressList(), "a new key", ptz=True)
-            session = ClientSession(b"c" * 16, Limits())
+            owner.service.review(AddressList(), "a new key", ptz=True)
+            session = ClientSession(b"c" * 16, SessionLimits())
             assert [Close(CloseReason.KEY_CHANGED)] == await _carried(link, session)
-            assert not owner.door.seats
+            assert not owner.service.children
 
 
 async def test_an_address_or_a_door_that_changes_during_a_handshake_lets_nobody_in() -> None:
@@ -224,12 +224,12 @@ async def test_an_address_or_a_door_that_changes_during_a_handshake_lets_nobody_
                 link = call(owner.port)
                 await link.handshake(unasked)
                 if change == "list":
-                    owner.door.review(AddressList.parse("10.0.0.1"), KEY, ptz=True)
+                    owner.service.review(AddressList.parse("10.0.0.1"), KEY, ptz=True)
                 else:
-                    owner.door.revoke("closed")
-                assert [Close(CloseReason.REVOKED)] == await _carried(link, ClientSession(b"c" * 16, Limits()))
-                owner.door.review(AddressList(), KEY, ptz=True)
-            assert not owner.door.seats
+                    owner.service.revoke("closed")
+                assert [Close(CloseReason.REVOKED)] == await _carried(link, ClientSession(b"c" * 16, SessionLimits()))
+                owner.service.review(AddressList(), KEY, ptz=True)
+            assert not owner.service.children
 
 
 async def _carried(link: Link, session: ClientSession) -> list[object]:
@@ -245,18 +245,18 @@ async def _carried(link: Link, session: ClientSession) -> list[object]:
 async def test_a_list_that_leaves_an_address_out_ends_its_sessions_and_no_others() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            link, session = call(owner.port, address="127.0.0.9"), ClientSession(b"c" * 16, Limits())
+            link, session = call(owner.port, address="127.0.0.9"), ClientSession(b"c" * 16, SessionLimits())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(opened, link, session)
-                await holds(lambda: len(owner.door.seats) == 2)
-                owner.door.review(AddressList.parse("127.0.0.1"), KEY, ptz=True)
-            assert len(owner.door.seats) == 1
+                await holds(lambda: len(owner.service.children) == 2)
+                owner.service.review(AddressList.parse("127.0.0.1"), KEY, ptz=True)
+            assert len(owner.service.children) == 1
             assert not session.attached
             link.close()
             await far.sit(Right.TCP).write(b"still here")
             await holds(lambda: owner.tty.taken == b"still here")
             turned = socket.create_connection(("127.0.0.1", owner.port), source_address=("127.0.0.9", 0))
-            await holds(lambda: owner.door.refused == 1)
+            await holds(lambda: owner.service.refused == 1)
             turned.close()
 
 
@@ -266,7 +266,7 @@ async def test_the_right_to_ptz_follows_the_owner_live_and_at_every_hop() -> Non
             driver, client = far.sit(Right.PTZ), far.sit(Right.TCP)
             await driver.write(b"1")
             await holds(lambda: owner.tty.taken == b"1")
-            owner.door.review(AddressList(), KEY, ptz=False)
+            owner.service.review(AddressList(), KEY, ptz=False)
             await holds(lambda: not far.bus.state.value.rights & 1 << CHANNELS[Right.PTZ])
             await middle.sit(Right.TCP).write(b"2")
             await client.write(b"3")
@@ -274,7 +274,7 @@ async def test_the_right_to_ptz_follows_the_owner_live_and_at_every_hop() -> Non
             for driver_there in (driver, middle.sit(Right.PTZ)):
                 with pytest.raises(PortDown, match="does not let"):
                     await driver_there.write(b"x")
-            owner.door.review(AddressList(), KEY, ptz=True)
+            owner.service.review(AddressList(), KEY, ptz=True)
             await holds(lambda: far.bus.state.value.rights == 0b1110)
             await driver.write(b"4")
             await holds(lambda: owner.tty.taken == b"1234")
@@ -287,7 +287,7 @@ async def test_a_right_that_is_withdrawn_in_mid_message_lets_that_be_finished_an
             await driver.write(b"begun!")
             await driver.write(b"not begun")
             await holds(lambda: owner.tty.taken == b"beg")
-            owner.door.review(AddressList(), KEY, ptz=False)
+            owner.service.review(AddressList(), KEY, ptz=False)
             await holds(lambda: not far.bus.state.value.rights & 1 << CHANNELS[Right.PTZ])
             owner.tty.make_room(100)
             await holds(lambda: driver.dropped == 9)
@@ -303,10 +303,10 @@ async def test_a_door_that_closes_in_mid_message_says_what_is_uncertain_and_noth
             await client.write(b"begun!")
             await client.write(b"not begun")
             await holds(lambda: owner.tty.taken == b"beg" and client.written == 3)
-            owner.door.review(AddressList(), "a new key", ptz=True)
+            owner.service.review(AddressList(), "a new key", ptz=True)
             await far.down()
             assert far.device.losses == {Reason.UNCERTAIN: 3, Reason.CLOSED: 9}
-            owner.door.review(AddressList(), KEY, ptz=True)
+            owner.service.review(AddressList(), KEY, ptz=True)
             owner.tty.make_room(100)
             await holds(lambda: owner.tty.taken == b"begun!")
 
@@ -321,7 +321,7 @@ async def test_without_a_path_nobody_is_let_in_and_who_was_keeps_the_session() -
             await far.down()
             assert far.bus.state.value.path == ()
             cable.cut()
-            await holds(lambda: "no path" in far.leaf.state)
+            await holds(lambda: "no path" in far.unit.state)
             owner.own()
             await far.up()
             assert seat_of(owner) is seat
@@ -339,14 +339,14 @@ async def test_a_new_session_of_the_same_node_ends_the_old_one_which_does_not_fi
             with trio.move_on_after(1):
                 await trio.sleep_forever()
             assert cable.joined - joined < 20, "two that replace each other must not do so all the time"
-            assert len(owner.door.seats) <= 1
+            assert len(owner.service.children) <= 1
 
 
 async def test_a_client_that_breaks_the_protocol_is_told_and_loses_its_session() -> None:
     with trio.fail_after(5):
         async with chained(0) as ((owner,), _):
             await owner.serve()
-            link, session = call(owner.port), ClientSession(b"c" * 16, Limits())
+            link, session = call(owner.port), ClientSession(b"c" * 16, SessionLimits())
             await link.handshake(unasked)
             number = session.attach()
             heard: list[object] = []
@@ -364,7 +364,7 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_loses_its_session()
             link.close()
             assert isinstance(heard[-1], Close)
             assert heard[-1].reason is CloseReason.PROTOCOL
-            await holds(lambda: not owner.door.seats)
+            await holds(lambda: not owner.service.children)
 
 
 async def test_a_server_that_breaks_the_protocol_ends_the_session_at_the_client() -> None:
@@ -390,7 +390,7 @@ async def test_a_stopping_server_finishes_what_was_begun_and_leaves_nothing_unce
             await client.write(b"not begun")
             await holds(lambda: owner.tty.taken == b"beg")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(owner.door.retire)
+                nursery.start_soon(owner.service.retire)
                 await trio.testing.wait_all_tasks_blocked()
                 owner.tty.make_room(100)
             await far.down()
@@ -400,25 +400,25 @@ async def test_a_stopping_server_finishes_what_was_begun_and_leaves_nothing_unce
 
 
 async def test_a_stuck_line_does_not_hold_a_stopping_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_door, "_RETIRE", 0.1)
+    monkeypatch.setattr(remote_service, "_RETIRE", 0.1)
     with trio.fail_after(5):
         async with chained(1, room=3) as ((owner, far), _):
             await far.sit(Right.TCP).write(b"begun!")
             await holds(lambda: owner.tty.taken == b"beg")
-            await owner.door.retire()
+            await owner.service.retire()
             await far.down()
             assert far.device.losses == {Reason.UNCERTAIN: 3}
 
 
 async def test_a_client_that_stays_away_is_forgotten_after_the_resume_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_door, "RESUME_WINDOW", 0.2)
+    monkeypatch.setattr(remote_service, "RESUME_WINDOW", 0.2)
     with trio.fail_after(5):
         async with chained() as ((owner, _), (cable,)):
             seat = seat_of(owner)
             cable.unplug()
             await holds(lambda: seat.link is None)
-            assert owner.door.seats == (seat,)
-            await holds(lambda: not owner.door.seats)
+            assert owner.service.children == (seat,)
+            await holds(lambda: not owner.service.children)
             assert seat.handle.revoked == "detached"
 
 
@@ -426,18 +426,18 @@ async def test_a_client_that_leaves_in_words_is_forgotten_at_once() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
             seat = seat_of(owner)
-            far.leaf.scope.cancel()
-            await holds(lambda: not owner.door.seats)
+            far.unit.scope.cancel()
+            await holds(lambda: not owner.service.children)
             assert seat.handle.revoked == "stopping"
 
 
 async def test_a_connection_with_old_keys_is_cut_and_its_session_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_door, "_OLDEST_KEYS", 0.2)
+    monkeypatch.setattr(remote_service, "_OLDEST_KEYS", 0.2)
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
             seat = seat_of(owner)
             await holds(lambda: cable.joined > 2)
-            assert owner.door.seats == (seat,)
+            assert owner.service.children == (seat,)
             assert far.bus.down is None
 
 
@@ -454,7 +454,7 @@ async def test_a_bug_in_a_seat_ends_that_session_alone(
             writer = seat._writers[Channel.TCP]
             monkeypatch.setattr(type(writer), "_write", fail)
             await far.sit(Right.TCP).write(b"x")
-            await holds(lambda: seat not in owner.door.seats)
+            await holds(lambda: seat not in owner.service.children)
             assert "a bug ended it" in caplog.text
 
 
@@ -464,10 +464,10 @@ async def test_a_bug_in_a_connection_ends_that_connection_alone(
     with trio.fail_after(5):
         async with chained(0) as ((owner,), _):
             await owner.serve()
-            monkeypatch.setattr(owner.door, "_admitted", lambda *_: 1 / 0)
+            monkeypatch.setattr(owner.service, "_admitted", lambda *_: 1 / 0)
             link = call(owner.port)
             await link.handshake(unasked)
-            session = ClientSession(b"c" * 16, Limits())
+            session = ClientSession(b"c" * 16, SessionLimits())
             with pytest.raises(ExceptionGroup):
                 await _carried(link, session)
             assert "a bug ended it" in caplog.text
@@ -477,7 +477,7 @@ async def test_an_empty_key_lets_anybody_in_and_says_so(caplog: pytest.LogCaptur
     with trio.fail_after(5):
         async with chained(0) as ((owner,), _):
             cable = await owner.serve(key="")
-            assert owner.door.keyless
+            assert owner.service.keyless
             assert "anybody may chain to it" in caplog.text
             far = node(owner.nursery, "far")
             far.dial(cable, key="")
@@ -491,9 +491,9 @@ async def test_more_links_than_may_be_are_refused_and_nothing_else_is_disturbed(
 ) -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            monkeypatch.setattr(owner.door._register, "_max_links", 1)
+            monkeypatch.setattr(owner.service._register, "_max_links", 1)
             late = node(owner.nursery, "late")
             late.dial(cable)
-            await holds(lambda: "busy" in late.leaf.state)
+            await holds(lambda: "busy" in late.unit.state)
             await far.sit(Right.TCP).write(b"x")
             await holds(lambda: owner.tty.taken == b"x")

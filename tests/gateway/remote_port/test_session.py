@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from gateway.port.rights import Right
-from gateway.remote_port.session import RemoteSeat
+from gateway.remote_port.session import RemoteSession
 from protocol.link.reasons import Reason
 from protocol.link.turn_parameters import TurnStatus
 from tests.gateway.remote_port.linked import chained, holds
@@ -14,8 +14,8 @@ from tests.gateway.remote_port.linked import chained, holds
 async def test_what_it_carries_is_counted() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            (seat,) = owner.door.seats
-            assert isinstance(seat, RemoteSeat)
+            (seat,) = owner.service.children
+            assert isinstance(seat, RemoteSession)
             await far.sit(Right.TCP).write(b"12345")
             owner.bus.deliver(b"678")
             await holds(lambda: far.bus.received == 3 and owner.tty.taken)
@@ -27,7 +27,7 @@ async def test_what_it_carries_is_counted() -> None:
 async def test_it_hears_the_line_from_the_instant_at_which_the_session_began() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, _), _):
-            (seat,) = owner.door.seats
+            (seat,) = owner.service.children
             seat.end("over")
             owner.bus.deliver(b"not heard")
             assert seat.sent == 0
@@ -36,7 +36,7 @@ async def test_it_hears_the_line_from_the_instant_at_which_the_session_began() -
 async def test_what_was_on_its_way_when_a_right_was_withdrawn_is_lost_and_told() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            (seat,) = owner.door.seats
+            (seat,) = owner.service.children
             driver = far.sit(Right.PTZ)
             seat.permit(Right.TCP | Right.CGI)
             await driver.write(b"too late")
@@ -52,7 +52,7 @@ def test_a_turns_end_has_its_reason() -> None:
     from gateway.remote_port.session import _status
 
     heard = ReceiveBuffer()
-    heard.offer(b"ab\r")
+    heard.deliver(b"ab\r")
     assert _status(heard, Reply(9, b"\r", 1.0)) is TurnStatus.DELIMITER
     assert _status(heard, Reply(3, None, 1.0)) is TurnStatus.LENGTH
     assert _status(heard, Reply(9, b"#", 1.0)) is TurnStatus.TIME

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.remote_port.throughput import Pace
+from gateway.remote_port.throughput import Throughput
 
 if TYPE_CHECKING:
     import trio.testing
 
 
 async def test_the_floor_holds_until_more_was_measured(autojump_clock: trio.testing.MockClock) -> None:
-    pace = Pace(960.0)
+    pace = Throughput(960.0)
     assert pace.bytes_per_second == pace.steady == 960.0
     pace.passed(100)
     assert pace.bytes_per_second == 960.0
@@ -21,7 +21,7 @@ async def test_the_floor_holds_until_more_was_measured(autojump_clock: trio.test
 
 
 async def test_a_burst_into_a_buffer_is_no_steady_pace(autojump_clock: trio.testing.MockClock) -> None:
-    pace = Pace(960.0)
+    pace = Throughput(960.0)
     for count in (4096, 240, 240, 240):
         autojump_clock.jump(0.25)
         pace.passed(count)
@@ -29,7 +29,7 @@ async def test_a_burst_into_a_buffer_is_no_steady_pace(autojump_clock: trio.test
 
 
 async def test_two_spans_in_a_row_are_and_a_slower_one_ends_it(autojump_clock: trio.testing.MockClock) -> None:
-    pace = Pace(960.0)
+    pace = Throughput(960.0)
     for count, steady in ((25_000, 960.0), (50_000, 100_000.0), (50_000, 200_000.0), (1000, 4000.0)):
         autojump_clock.jump(0.25)
         pace.passed(count)

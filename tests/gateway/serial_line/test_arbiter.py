@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.port.line import PortDown
-from gateway.serial_line.arbiter import Turns
+from gateway.serial_line.arbiter import Arbiter
 from tests.gateway.line import NarrowTty, Unwanted, Writer, serial_line
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 PORTION = 512
 
 
-async def write(turns: Turns, data: bytes, writer: Writer | None = None) -> None:
+async def write(turns: Arbiter, data: bytes, writer: Writer | None = None) -> None:
     await turns.write(data, writer or Writer(), trio.current_time())
 
 
-async def transfer(turns: Turns, data: bytes, writer: Writer | None = None) -> None:
+async def transfer(turns: Arbiter, data: bytes, writer: Writer | None = None) -> None:
     await turns.transfer(data, writer or Writer(), trio.current_time())
 
 
@@ -61,7 +61,7 @@ async def test_a_large_transfer_arrives_whole_through_a_pty_that_takes_it_in_pie
 
 async def test_an_empty_message_writes_nothing_and_leaves_the_line_free() -> None:
     tty = NarrowTty(10)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     await write(turns, b"")
     await transfer(turns, b"")
     await write(turns, b"x")
@@ -73,7 +73,7 @@ async def test_an_empty_message_writes_nothing_and_leaves_the_line_free() -> Non
 
 async def test_writers_are_served_in_the_order_in_which_they_came() -> None:
     tty = NarrowTty(1)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         for name in (b"aa", b"bb", b"cc"):
             nursery.start_soon(write, turns, name)
@@ -84,7 +84,7 @@ async def test_writers_are_served_in_the_order_in_which_they_came() -> None:
 
 async def test_nobody_slips_in_before_the_writer_whom_the_turn_was_handed_to() -> None:
     tty = NarrowTty()
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         turn = await turns.turn(Writer(), trio.current_time())
         nursery.start_soon(write, turns, b"first")
@@ -97,7 +97,7 @@ async def test_nobody_slips_in_before_the_writer_whom_the_turn_was_handed_to() -
 
 async def test_a_long_transfer_lets_a_waiting_writer_in_after_a_portion() -> None:
     tty = NarrowTty(PORTION + 100)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transfer, turns, b"t" * PORTION * 4)
         await blocked()
@@ -110,7 +110,7 @@ async def test_a_long_transfer_lets_a_waiting_writer_in_after_a_portion() -> Non
 
 async def test_two_transfers_share_the_line_portion_by_portion() -> None:
     tty = NarrowTty()
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transfer, turns, b"a" * PORTION * 3)
         await blocked()
@@ -124,7 +124,7 @@ async def test_a_transfer_does_not_grow_stale_for_the_turns_that_it_lets_others_
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     tty = NarrowTty()
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     writers = Writer(age_limit=15), Writer(age_limit=15)
     async with trio.open_nursery() as nursery:
         for writer in writers:
@@ -137,7 +137,7 @@ async def test_a_transfer_does_not_grow_stale_for_the_turns_that_it_lets_others_
 
 async def test_a_faster_line_has_longer_portions_once_it_is_reckoned_with() -> None:
     tty = NarrowTty()
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     tty.pace = type(tty.pace)(baud_rate=460800)
     turns.reckon()
     async with trio.open_nursery() as nursery:
@@ -151,7 +151,7 @@ async def test_a_faster_line_has_longer_portions_once_it_is_reckoned_with() -> N
 
 async def test_a_turn_keeps_others_out_until_it_is_closed_even_twice() -> None:
     tty = NarrowTty(100)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     writer = Writer()
     turn = await turns.turn(writer, trio.current_time(), b"request")
     async with trio.open_nursery() as nursery:
@@ -168,7 +168,7 @@ async def test_a_turn_keeps_others_out_until_it_is_closed_even_twice() -> None:
 
 
 async def test_idle_waits_until_nobody_has_the_turn() -> None:
-    turns = Turns(NarrowTty(9).as_uart)
+    turns = Arbiter(NarrowTty(9).as_uart)
     with trio.fail_after(5):
         await turns.idle()
         turn = await turns.turn(Writer(), trio.current_time())
@@ -184,7 +184,7 @@ async def test_idle_waits_until_nobody_has_the_turn() -> None:
 
 async def test_a_message_that_is_not_wanted_when_its_turn_comes_is_not_written_and_the_next_one_is() -> None:
     tty = NarrowTty(10)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     turn = await turns.turn(Writer(), trio.current_time())
     revoked = Writer()
 
@@ -205,7 +205,7 @@ async def test_a_message_that_is_not_wanted_when_its_turn_comes_is_not_written_a
 @pytest.mark.parametrize("done", [0, PORTION])
 async def test_who_is_revoked_after_it_was_woken_begins_no_message(done: int) -> None:
     tty = NarrowTty(done)
-    turns, writer = Turns(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart), Writer()
 
     async def fail() -> None:
         with pytest.raises(Unwanted):
@@ -221,7 +221,7 @@ async def test_who_is_revoked_after_it_was_woken_begins_no_message(done: int) ->
 
 async def test_who_is_revoked_in_the_middle_has_the_portion_begun_finished_and_no_more() -> None:
     tty = NarrowTty(PORTION + 1)
-    turns, writer = Turns(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart), Writer()
 
     async def fail() -> None:
         with pytest.raises(Unwanted):
@@ -242,7 +242,7 @@ async def test_a_command_that_a_stuck_line_kept_waiting_does_not_fire_when_it_mo
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     tty = NarrowTty()
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
 
     async def fail() -> None:
         with pytest.raises(PortDown, match="stale"):
@@ -260,7 +260,7 @@ async def test_a_message_begun_is_finished_however_long_the_line_was_stuck(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     tty = NarrowTty(3)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write, turns, b"pan left", Writer(age_limit=2))
         await trio.sleep(60)
@@ -273,7 +273,7 @@ async def test_a_message_begun_is_finished_however_long_the_line_was_stuck(
 
 async def test_a_message_whose_writer_is_cancelled_in_its_middle_is_finished_before_the_next() -> None:
     tty = NarrowTty(3)
-    turns, writer = Turns(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart), Writer()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.CancelScope() as scope:
@@ -300,12 +300,12 @@ async def cancel_when_blocked(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-@pytest.mark.parametrize("method", [Turns.write, Turns.transfer])
+@pytest.mark.parametrize("method", [Arbiter.write, Arbiter.transfer])
 async def test_a_message_not_begun_goes_with_its_writer(
-    method: Callable[[Turns, bytes, Writer, float], Awaitable[None]],
+    method: Callable[[Arbiter, bytes, Writer, float], Awaitable[None]],
 ) -> None:
     tty = NarrowTty()
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         for _ in range(2):  # one that has the turn, one that waits for it
@@ -320,7 +320,7 @@ async def test_a_message_not_begun_goes_with_its_writer(
 
 
 async def cancelled_when_blocked(
-    method: Callable[[Turns, bytes, Writer, float], Awaitable[None]], turns: Turns
+    method: Callable[[Arbiter, bytes, Writer, float], Awaitable[None]], turns: Arbiter
 ) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_when_blocked, nursery.cancel_scope)
@@ -329,7 +329,7 @@ async def cancelled_when_blocked(
 
 async def test_a_transfer_that_is_cancelled_finishes_its_portion_only() -> None:
     tty = NarrowTty(PORTION + 10)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.CancelScope() as scope:
@@ -345,7 +345,7 @@ async def test_a_stuck_line_keeps_an_abandoned_message_for_its_time_and_then_let
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tty = NarrowTty(3)
-    turns, writer = Turns(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart), Writer()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.move_on_after(1):
@@ -369,7 +369,7 @@ async def test_a_stuck_line_keeps_an_abandoned_message_for_its_time_and_then_let
 
 async def test_who_waits_and_who_comes_is_refused_at_the_end_and_who_writes_may_finish() -> None:
     tty = NarrowTty(2)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     refused: list[str] = []
 
     async def fail() -> None:
@@ -396,7 +396,7 @@ async def test_who_waits_and_who_comes_is_refused_at_the_end_and_who_writes_may_
 
 async def test_a_turn_handed_over_just_before_the_end_is_used_or_given_back() -> None:
     tty = NarrowTty(10)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             turn = await turns.turn(Writer(), trio.current_time())
@@ -410,7 +410,7 @@ async def test_a_turn_handed_over_just_before_the_end_is_used_or_given_back() ->
 
 async def test_a_message_that_is_cancelled_after_the_end_is_finished_too() -> None:
     tty = NarrowTty(2)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
@@ -428,7 +428,7 @@ async def test_a_message_that_is_cancelled_after_the_end_is_finished_too() -> No
 
 async def test_a_device_lost_in_mid_write_is_told_to_the_writer() -> None:
     tty = NarrowTty(2)
-    turns, writer = Turns(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart), Writer()
 
     async def fail() -> None:
         with pytest.raises(PortDown, match="the cable is out"):
@@ -446,7 +446,7 @@ async def test_a_device_lost_in_mid_write_is_told_to_the_writer() -> None:
 
 async def test_a_device_closed_before_its_bus_knows_is_told_as_closed() -> None:
     tty = NarrowTty()
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(blocked_then_close, tty)
         with pytest.raises(PortDown, match="the device was closed"):
@@ -469,7 +469,7 @@ async def test_a_device_lost_between_the_writers_end_and_the_finisher_is_counted
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tty = NarrowTty(2)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.CancelScope() as scope:
@@ -498,7 +498,7 @@ async def test_a_real_tty_closed_under_the_finisher_is_counted_too() -> None:
 
 async def test_the_finisher_that_is_cancelled_says_what_it_left(caplog: pytest.LogCaptureFixture) -> None:
     tty = NarrowTty(2)
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.CancelScope() as scope:
@@ -533,10 +533,12 @@ async def test_cancelled_at_any_step_a_message_is_whole_or_absent_and_the_line_i
     data = b"<" + bytes(PORTION - 2) + b">"
     for step in range(1, 100):
         tty = NarrowTty()
-        turns, writer = Turns(tty.as_uart), Writer()
+        turns, writer = Arbiter(tty.as_uart), Writer()
         instrument = CancelAtStep(step)
 
-        async def victim(instrument: CancelAtStep = instrument, turns: Turns = turns, writer: Writer = writer) -> None:
+        async def victim(
+            instrument: CancelAtStep = instrument, turns: Arbiter = turns, writer: Writer = writer
+        ) -> None:
             instrument.task = trio.lowlevel.current_task()
             with instrument.scope:
                 await trio.lowlevel.checkpoint()
@@ -606,7 +608,7 @@ def test_whatever_the_schedule_every_message_on_the_line_is_whole_in_order_and_c
 
 async def run_schedule(schedule: Sequence[tuple[int, int]]) -> None:
     tty = NarrowTty()
-    turns = Turns(tty.as_uart)
+    turns = Arbiter(tty.as_uart)
     writers = [Writer() for _ in range(4)]
     scopes: list[trio.CancelScope | None] = [None] * 4
     numbers: Counter[int] = Counter()

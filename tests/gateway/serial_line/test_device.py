@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from gateway.host.config import Serial
+from gateway.host.config import SerialConfig
 from gateway.port.bus import Bus
 from gateway.port.line import PortDown
 from gateway.serial_line.device import SerialDevice
-from gateway.tasks.reconcile import Leaf
+from gateway.tasks.reconcile import Unit
 from protocol.parameters.settings import Parity, SerialPort
 from tests.gateway.line import Writer
 from tests.helpers import FarEnd, lines
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[tuple[SerialDevice, Bus, FarEnd, Leaf]]:
+async def running(directory: Path) -> AsyncIterator[tuple[SerialDevice, Bus, FarEnd, Unit]]:
     with lines(directory, 1) as (end,):
         bus = Bus("P0")
-        device = SerialDevice(bus, Serial(str(end.path)), SerialPort())
-        leaf = Leaf("P0 Ser1", lambda: None)
+        device = SerialDevice(bus, SerialConfig(str(end.path)), SerialPort())
+        unit = Unit("P0 Ser1", lambda: None)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(device.run, leaf)
-            await leaf.settled.wait()
-            yield device, bus, end, leaf
-            leaf.scope.cancel()
+            nursery.start_soon(device.run, unit)
+            await unit.settled.wait()
+            yield device, bus, end, unit
+            unit.scope.cancel()
 
 
-async def reconnected(bus: Bus, leaf: Leaf) -> None:
-    while bus.down is not None or leaf.state != "up":
+async def reconnected(bus: Bus, unit: Unit) -> None:
+    while bus.down is not None or unit.state != "up":
         await trio.lowlevel.checkpoint()
 
 
@@ -55,7 +55,7 @@ async def test_what_the_line_says_goes_to_the_bus_and_what_is_written_to_the_lin
 
 async def test_an_unplugged_device_is_down_at_once_and_opened_when_it_is_back(tmp_path: Path) -> None:
     with trio.fail_after(10):
-        async with running(tmp_path) as (device, bus, end, leaf):
+        async with running(tmp_path) as (device, bus, end, unit):
             await bus.line.write(b"one", Writer(), trio.current_time())
             end.unplug()
             while bus.down is None:
@@ -64,7 +64,7 @@ async def test_an_unplugged_device_is_down_at_once_and_opened_when_it_is_back(tm
                 _ = bus.line
             assert device.in_force is None
             end.plug()
-            await reconnected(bus, leaf)
+            await reconnected(bus, unit)
             await bus.line.write(b"two", Writer(), trio.current_time())
             assert await end.hear(3) == b"two"
             assert device.totals == (6, 0)
@@ -75,23 +75,23 @@ async def test_a_device_that_is_not_there_yet_is_a_state(tmp_path: Path) -> None
         with lines(tmp_path, 1) as (end,):
             end.unplug()
             bus = Bus("P0")
-            device = SerialDevice(bus, Serial(str(end.path)), SerialPort())
-            leaf = Leaf("P0 Ser1", lambda: None)
+            device = SerialDevice(bus, SerialConfig(str(end.path)), SerialPort())
+            unit = Unit("P0 Ser1", lambda: None)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(device.run, leaf)
-                await leaf.settled.wait()
-                assert "no such device" in leaf.state
-                assert leaf.refusal is None
+                nursery.start_soon(device.run, unit)
+                await unit.settled.wait()
+                assert "no such device" in unit.state
+                assert unit.refusal is None
                 assert await device.adjust(SerialPort(baud_rate=19200)) == ()
                 end.plug()
-                await reconnected(bus, leaf)
+                await reconnected(bus, unit)
                 assert device.in_force == SerialPort(baud_rate=19200)
-                leaf.scope.cancel()
+                unit.scope.cancel()
 
 
 async def test_settings_change_in_place_and_a_refusal_leaves_them_as_they_were(tmp_path: Path) -> None:
     with trio.fail_after(5):
-        async with running(tmp_path) as (device, _, _end, _leaf):
+        async with running(tmp_path) as (device, _, _end, _unit):
             faster = SerialPort(baud_rate=115200)
             assert await device.adjust(faster) == ()
             assert device.in_force == faster
@@ -102,7 +102,7 @@ async def test_settings_change_in_place_and_a_refusal_leaves_them_as_they_were(t
 
 async def test_new_settings_wait_for_the_turn_under_way_but_not_for_ever(tmp_path: Path) -> None:
     with trio.fail_after(10):
-        async with running(tmp_path) as (device, bus, _, _leaf):
+        async with running(tmp_path) as (device, bus, _, _unit):
             turn = await bus.line.turn(Writer(), trio.current_time(), b"", None)
             began = trio.current_time()
             assert await device.adjust(SerialPort(baud_rate=19200)) == ()
@@ -124,14 +124,14 @@ async def test_a_stuck_line_does_not_keep_the_device_from_closing(
 ) -> None:
     caplog.set_level(logging.INFO)
     with trio.fail_after(10):
-        async with running(tmp_path) as (_, bus, _end, leaf):
+        async with running(tmp_path) as (_, bus, _end, unit):
             writer = Writer()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bus.line.write, bytes(1 << 20), writer, trio.current_time())
                 while not writer.written:
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
-            leaf.scope.cancel()
+            unit.scope.cancel()
     assert (
         "were not written: the port closes" in caplog.text or "were not written: the line takes nothing" in caplog.text
     )
@@ -139,7 +139,7 @@ async def test_a_stuck_line_does_not_keep_the_device_from_closing(
 
 async def test_a_bus_whose_device_is_closed_says_so(tmp_path: Path) -> None:
     with trio.fail_after(5):
-        async with running(tmp_path) as (device, bus, _, _leaf):
+        async with running(tmp_path) as (device, bus, _, _unit):
             assert device.counters is None
             assert device.refused == ()
         assert bus.down is not None

@@ -56,7 +56,9 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[serial.Serial, l
     os.close(master)
 
 
-def test_what_pyserial_makes_of_each_line_reads_back_as_that_line(recorder: tuple[serial.Serial, list[Any]]) -> None:
+def test_what_pyserial_makes_of_each_line_reads_back_as_that_line(
+    recorder: tuple[serial.Serial, list[Any]],
+) -> None:
     tty, attributes = recorder
     for line in FORMATS:
         tty.apply_settings(dict(line_settings.arguments(line)))

@@ -18,8 +18,9 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.port.line import ModemLines
 from gateway.serial_line import bias, tty
-from gateway.serial_line.uart import Counters, DeviceGone, ModemLines, Refusal, SettingsRefused, Uart, UartError
+from gateway.serial_line.uart import Counters, DeviceGone, SettingRefusal, SettingsRefused, Uart, UartError
 from protocol.parameters.hardware import PortMode
 from protocol.parameters.settings import Parity, SerialPort
 
@@ -136,7 +137,7 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-def names(refusals: tuple[Refusal, ...]) -> list[str]:
+def names(refusals: tuple[SettingRefusal, ...]) -> list[str]:
     return [refusal.name for refusal in refusals]
 
 
@@ -261,7 +262,7 @@ async def test_an_opening_that_is_cancelled_leaks_nothing(pty: Pty, tmp_path: Pa
 async def test_bytes_pass_both_ways_unchanged(pty: Pty) -> None:
     every = bytes(range(256)) * 4
     with trio.fail_after(5), closing(await opened(pty.path, LINE)) as port:
-        assert port.offer(every) == len(every)
+        assert port.send_nowait(every) == len(every)
         assert await pty.hear(len(every)) == every
         pty.say(every)
         heard = b""
@@ -273,12 +274,12 @@ async def test_bytes_pass_both_ways_unchanged(pty: Pty) -> None:
 async def test_a_full_line_takes_nothing_until_there_is_room(pty: Pty) -> None:
     with trio.fail_after(5), closing(await opened(pty.path, LINE)) as port:
         written = 0
-        while taken := port.offer(bytes(4096)):  # ends with the 0 of a full pty
+        while taken := port.send_nowait(bytes(4096)):  # ends with the 0 of a full pty
             written += taken
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pty.hear, written)
             await port.writable()
-        assert port.offer(b"x") == 1
+        assert port.send_nowait(b"x") == 1
 
 
 async def test_a_hang_up_ends_reading_and_fails_writing(pty: Pty) -> None:
@@ -287,7 +288,7 @@ async def test_a_hang_up_ends_reading_and_fails_writing(pty: Pty) -> None:
         assert await port.receive() == b""
         await port.writable()
         with pytest.raises(DeviceGone, match="gone"):
-            port.offer(b"x")
+            port.send_nowait(b"x")
         with pytest.raises(DeviceGone):
             port.queued()
         with pytest.raises(DeviceGone):
@@ -324,7 +325,7 @@ async def test_closing_wakes_who_waits_and_happens_once(pty: Pty) -> None:
                 port.close()
         port.close()
         with pytest.raises(DeviceGone):
-            port.offer(b"x")
+            port.send_nowait(b"x")
         with pytest.raises(trio.ClosedResourceError, match="was closed"):
             await port.receive()
         with pytest.raises(trio.ClosedResourceError, match="was closed"):
@@ -335,7 +336,7 @@ async def test_closing_wakes_who_waits_and_happens_once(pty: Pty) -> None:
 async def test_closing_leaves_the_far_end_what_was_written(pty: Pty) -> None:
     with trio.fail_after(5):
         port = await opened(pty.path, LINE)
-        port.offer(b"last words")
+        port.send_nowait(b"last words")
         port.close()
         assert await pty.hear(10) == b"last words"
 
@@ -374,7 +375,7 @@ async def test_without_word_from_the_driver_the_fifo_gets_seventy_characters_of_
     pty: Pty, autojump_clock: MockClock
 ) -> None:
     with closing(await opened(pty.path, LINE)) as port:
-        port.offer(b"x")
+        port.send_nowait(b"x")
         begun = trio.current_time()
         assert await port.drain(5) == 0
         assert trio.current_time() - begun == pytest.approx(70 / 960)
@@ -385,7 +386,7 @@ async def test_without_word_from_the_driver_the_fifo_gets_seventy_characters_of_
 async def test_where_the_driver_knows_the_fifo_it_is_asked(pty: Pty, driver: Driver, autojump_clock: MockClock) -> None:
     driver.offers, driver.busy = {termios.TIOCSERGETLSR}, 3
     with closing(await opened(pty.path, LINE)) as port:
-        port.offer(b"x")
+        port.send_nowait(b"x")
         begun = trio.current_time()
         await port.drain(5)
         assert driver.log == ["lsr"] * 4
@@ -625,7 +626,7 @@ async def test_a_flag_that_the_driver_drops_is_refused_and_rolled_back(
 async def test_a_driver_that_shows_rs485_but_cannot_set_it_keeps_rs232(pty: Pty, driver: Driver) -> None:
     driver.offers = {TIOCGRS485}
     with closing(await opened(pty.path, RS485)) as port:
-        assert port.refused == (Refusal("PortMode", "asked for RS485, the device keeps RS232"),)
+        assert port.refused == (SettingRefusal("PortMode", "asked for RS485, the device keeps RS232"),)
 
 
 async def test_an_rs485_call_that_fails_for_another_reason_is_an_error(
@@ -721,7 +722,7 @@ async def test_a_bias_command_that_is_not_there_leaves_the_port_open(pty: Pty) -
     line = replace(RS485, bias=True)
     with closing(await opened(pty.path, line, ("/nowhere/bias", "{state}"))) as port:
         assert port.refused == (
-            Refusal("Bias", "the bias command /nowhere/bias could not be run: No such file or directory"),
+            SettingRefusal("Bias", "the bias command /nowhere/bias could not be run: No such file or directory"),
         )
 
 
@@ -730,7 +731,9 @@ async def test_a_bias_command_that_hangs_is_stopped(pty: Pty, monkeypatch: pytes
     monkeypatch.setattr(bias, "_DEADLINE", 0.05)
     stubborn = ("/bin/sh", "-c", "trap '' TERM; exec sleep 60")
     with closing(await opened(pty.path, RS485, stubborn)) as port:
-        assert port.refused == (Refusal("Bias", "the bias command /bin/sh took longer than 0.05 s and was stopped"),)
+        assert port.refused == (
+            SettingRefusal("Bias", "the bias command /bin/sh took longer than 0.05 s and was stopped"),
+        )
 
 
 async def test_a_change_that_is_cancelled_leaves_the_settings_as_they_were(
@@ -795,9 +798,9 @@ async def test_a_pty_says_that_it_has_no_modem_lines_nor_a_break(pty: Pty) -> No
         with pytest.raises(UartError, match=sentence):
             port.modem_lines()
         with pytest.raises(UartError, match=sentence):
-            port.set_dtr(False)
+            port.set_modem_lines(False, None)
         with pytest.raises(UartError, match=sentence):
-            port.set_rts(True)
+            port.set_modem_lines(None, True)
         with pytest.raises(UartError, match=sentence):
             await port.send_break(0.1)
 
@@ -814,8 +817,8 @@ async def test_modem_lines_are_read_and_set_one_by_one(pty: Pty, driver: Driver)
         driver.offers = {termios.TIOCMGET, termios.TIOCMBIS, termios.TIOCMBIC}
         driver.lines = termios.TIOCM_DTR | termios.TIOCM_CTS | termios.TIOCM_RI
         assert port.modem_lines() == ModemLines(dtr=True, rts=False, cts=True, dsr=False, ri=True, dcd=False)
-        port.set_dtr(False)
-        port.set_rts(True)
+        port.set_modem_lines(False, None)
+        port.set_modem_lines(None, True)
         assert driver.log == [(termios.TIOCMBIC, termios.TIOCM_DTR), (termios.TIOCMBIS, termios.TIOCM_RTS)]
 
 

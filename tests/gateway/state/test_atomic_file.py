@@ -164,7 +164,10 @@ def test_an_ordinary_user_keeps_what_it_makes(tmp_path: Path, monkeypatch: pytes
 
 def test_a_claim_is_refused_until_its_process_ends_however_that_ends(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    script = f"import pathlib, gateway.state.atomic_file as d; d.claim(pathlib.Path({str(lock)!r})); print('held', flush=True);input()"
+    script = (
+        "import pathlib; from gateway.state.atomic_file import claim; "
+        f"claim(pathlib.Path({str(lock)!r})); print('held', flush=True); input()"
+    )
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"

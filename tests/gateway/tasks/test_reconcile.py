@@ -4,7 +4,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.tasks.reconcile import Leaf, Leaves
+from gateway.tasks.reconcile import Unit, Units
 
 EVENTS = list[str]
 
@@ -13,12 +13,12 @@ def order(spec: str) -> int:
     return ("door", "listen").index(spec.split()[0])
 
 
-async def grow(events: EVENTS, spec: str, leaf: Leaf) -> None:
+async def grow(events: EVENTS, spec: str, unit: Unit) -> None:
     events.append(f"+{spec}")
-    leaf.began()
-    leaf.up()
+    unit.began()
+    unit.up()
     try:
-        with leaf.scope:
+        with unit.scope:
             await trio.sleep_forever()
     finally:
         events.append(f"-{spec}")
@@ -28,49 +28,49 @@ async def test_only_what_differs_starts_and_stops_and_in_order() -> None:
     events: EVENTS = []
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            leaves: Leaves[str] = Leaves(nursery, lambda spec, leaf: grow(events, spec, leaf), order, "P0")
-            await leaves.apply(frozenset({"listen 1", "door a"}))
+            units: Units[str] = Units(nursery, lambda spec, unit: grow(events, spec, unit), order, "P0")
+            await units.apply(frozenset({"listen 1", "door a"}))
             assert events == ["+door a", "+listen 1"]
-            await leaves.apply(frozenset({"listen 2", "door a"}))
+            await units.apply(frozenset({"listen 2", "door a"}))
             assert events[2:] == ["-listen 1", "+listen 2"]
-            await leaves.apply(frozenset())
+            await units.apply(frozenset())
             assert events[4:] == ["-listen 2", "-door a"]
 
 
 async def test_what_stops_has_ended_before_what_is_new_starts() -> None:
     events: EVENTS = []
 
-    async def tidy(spec: str, leaf: Leaf) -> None:
-        await grow(events, spec, leaf)
+    async def tidy(spec: str, unit: Unit) -> None:
+        await grow(events, spec, unit)
         await trio.lowlevel.checkpoint()
         events.append(f"tidied {spec}")
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            leaves: Leaves[str] = Leaves(nursery, tidy, order, "P0")
-            await leaves.apply(frozenset({"listen 1"}))
-            await leaves.apply(frozenset({"listen 2"}))
+            units: Units[str] = Units(nursery, tidy, order, "P0")
+            await units.apply(frozenset({"listen 1"}))
+            await units.apply(frozenset({"listen 2"}))
             assert events == ["+listen 1", "-listen 1", "tidied listen 1", "+listen 2"]
-            await leaves.apply(frozenset())
+            await units.apply(frozenset())
 
 
 async def test_settled_waits_for_each_to_be_up_or_known_not_to_be() -> None:
-    reports: dict[str, Leaf] = {}
+    reports: dict[str, Unit] = {}
 
-    async def wait(spec: str, leaf: Leaf) -> None:
-        reports[spec] = leaf
-        leaf.began()
-        with leaf.scope:
+    async def wait(spec: str, unit: Unit) -> None:
+        reports[spec] = unit
+        unit.began()
+        with unit.scope:
             await trio.sleep_forever()
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            leaves: Leaves[str] = Leaves(nursery, wait, order, "P0")
-            await leaves.apply(frozenset({"listen 1", "listen 2"}))
+            units: Units[str] = Units(nursery, wait, order, "P0")
+            await units.apply(frozenset({"listen 1", "listen 2"}))
             done = trio.Event()
 
             async def settle() -> None:
-                await leaves.settled()
+                await units.settled()
                 done.set()
 
             nursery.start_soon(settle)
@@ -79,27 +79,27 @@ async def test_settled_waits_for_each_to_be_up_or_known_not_to_be() -> None:
             assert not done.is_set()
             reports["listen 2"].refused("taken")
             await done.wait()
-            assert {spec: (leaf.state, leaf.refusal) for spec, leaf in leaves} == {
+            assert {spec: (unit.state, unit.refusal) for spec, unit in units} == {
                 "listen 1": ("up", None),
                 "listen 2": ("taken", "taken"),
             }
-            await leaves.apply(frozenset())
+            await units.apply(frozenset())
 
 
 async def test_a_state_is_told_once_however_often_it_is_met(caplog: pytest.LogCaptureFixture) -> None:
-    leaf = Leaf("P0 Ser1", lambda: None)
+    unit = Unit("P0 Ser1", lambda: None)
     for _ in range(3):
-        leaf.failing("there is no such device")
+        unit.failing("there is no such device")
     assert caplog.text.count("no such device") == 1
-    assert leaf.refusal is None
+    assert unit.refusal is None
 
 
 async def test_a_bug_in_a_leaf_ends_the_nursery() -> None:
-    async def bug(_: str, leaf: Leaf) -> None:
-        leaf.began()
+    async def bug(_: str, unit: Unit) -> None:
+        unit.began()
         raise KeyError("bug")
 
     with pytest.RaisesGroup(KeyError):
         async with trio.open_nursery() as nursery:
-            leaves: Leaves[str] = Leaves(nursery, bug, order, "P0")
-            await leaves.apply(frozenset({"listen 1"}))
+            units: Units[str] = Units(nursery, bug, order, "P0")
+            await units.apply(frozenset({"listen 1"}))

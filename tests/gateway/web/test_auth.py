@@ -14,7 +14,8 @@ import trio
 
 from gateway.state.users import Users
 from gateway.web.auth import Access, Caller, DeniedError, Guesses
-from gateway.web.message import Peer, Request, Response
+from gateway.web.message import Request, Response
+from protocol.endpoint import Endpoint
 from protocol.http.credentials import Algorithm
 from protocol.parameters.roles import Role
 from protocol.parameters.settings import AuthenticationPolicy as Policy
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-PEER = Peer("192.0.2.7", 40000)
+PEER = Endpoint("192.0.2.7", 40000)
 TARGET = b"/axis-cgi/param.cgi?action=list"
 
 
@@ -35,7 +36,9 @@ class Gate:
     access: Access
     policy: Policy = Policy.RECOMMENDED
 
-    def ask(self, authorization: bytes | None = None, role: Role = Role.VIEWER, peer: Peer = PEER) -> Caller | Response:
+    def ask(
+        self, authorization: bytes | None = None, role: Role = Role.VIEWER, peer: Endpoint = PEER
+    ) -> Caller | Response:
         """Ask to be admitted: the caller, or the answer that refuses it."""
         headers = ((b"authorization", authorization),) if authorization is not None else ()
         try:
@@ -43,7 +46,7 @@ class Gate:
         except DeniedError as denied:
             return denied.response
 
-    def refused(self, authorization: bytes | None = None, role: Role = Role.VIEWER, peer: Peer = PEER) -> Response:
+    def refused(self, authorization: bytes | None = None, role: Role = Role.VIEWER, peer: Endpoint = PEER) -> Response:
         answer = self.ask(authorization, role, peer)
         assert isinstance(answer, Response)
         return answer
@@ -196,7 +199,7 @@ async def test_guessing_is_slowed_down_for_its_network_and_for_no_other(gate: Ga
     assert limited.status == 429
     assert ("Retry-After", "6") in limited.headers
     assert b"looked at in 6 s" in limited.body
-    assert isinstance(gate.ask(basic("admin"), peer=Peer("192.0.2.8", 1)), Caller)
+    assert isinstance(gate.ask(basic("admin"), peer=Endpoint("192.0.2.8", 1)), Caller)
     await trio.sleep(6)
     assert isinstance(gate.ask(basic("admin")), Caller)
 
@@ -204,8 +207,8 @@ async def test_guessing_is_slowed_down_for_its_network_and_for_no_other(gate: Ga
 async def test_a_host_cannot_guess_on_from_its_other_ipv6_addresses(gate: Gate) -> None:
     gate.policy = Policy.BASIC
     for guess in range(10):
-        gate.ask(basic("admin", "guess"), peer=Peer(f"2001:db8::{guess:x}", 1))
-    assert gate.refused(basic("admin"), peer=Peer("2001:db8::ffff", 1)).status == 429
+        gate.ask(basic("admin", "guess"), peer=Endpoint(f"2001:db8::{guess:x}", 1))
+    assert gate.refused(basic("admin"), peer=Endpoint("2001:db8::ffff", 1)).status == 429
 
 
 async def test_stale_and_missing_logins_are_no_guesses(gate: Gate) -> None:

@@ -12,10 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.port.bus import PortState
+from gateway.port.bus import PortStatus
+from gateway.port.line import ModemLines
 from gateway.port.rights import Right
 from gateway.port.router import Router
-from gateway.serial_line.uart import ModemLines
 from gateway.web.control import answer, events
 from protocol.parameters.settings import SerialPort
 from tests.gateway.line import ALL, NarrowTty, narrow_port
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.port.router import Session
 
 LINES = ModemLines(dtr=True, rts=True, cts=False, dsr=True, ri=False, dcd=False)
-UP = PortState(None, SerialPort(), 9600, "RS232 9600 8N1")
+UP = PortStatus(None, SerialPort(), 9600, "RS232 9600 8N1")
 
 
 class ModemTty(NarrowTty):
@@ -44,11 +44,12 @@ class ModemTty(NarrowTty):
     def modem_lines(self) -> ModemLines:
         return self.lines
 
-    def set_dtr(self, asserted: bool) -> None:
-        self.lines = replace(self.lines, dtr=asserted)
-
-    def set_rts(self, asserted: bool) -> None:
-        self.lines = replace(self.lines, rts=asserted)
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        self.lines = replace(
+            self.lines,
+            dtr=self.lines.dtr if dtr is None else dtr,
+            rts=self.lines.rts if rts is None else rts,
+        )
 
 
 def seated(tty: NarrowTty, write: Right = Right.TCP) -> Session:

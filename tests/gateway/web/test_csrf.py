@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.web.csrf import foreign
-from gateway.web.message import Peer, Request
+from gateway.web.message import Request
+from protocol.endpoint import Endpoint
 
-PEER = Peer("192.0.2.7", 40000)
+PEER = Endpoint("192.0.2.7", 40000)
 FIREFOX = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 PAGE = FIREFOX | {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Accept-Language": "en"}
 IMAGE = FIREFOX | {"Accept": "image/avif,image/webp,*/*;q=0.8", "Accept-Language": "en"}

@@ -19,14 +19,15 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from gateway.web.http import Limits, Respond, serve
-from gateway.web.message import Handover, Peer, Request, Response, explain
+from gateway.web.http import HttpLimits, Respond, serve
+from gateway.web.message import Handover, Request, Response, explain
+from protocol.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-PEER = Peer("192.0.2.7", 40000)
-LIMITS = Limits()
+PEER = Endpoint("192.0.2.7", 40000)
+LIMITS = HttpLimits()
 GET = b"GET /%b HTTP/1.1\r\nHost: cam\r\n\r\n"
 
 MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]

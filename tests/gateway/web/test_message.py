@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.web.message import Peer, Request, explain
+from gateway.web.message import Request, explain
+from protocol.endpoint import Endpoint
 
-PEER = Peer("192.0.2.7", 40000)
+PEER = Endpoint("192.0.2.7", 40000)
 
 
 def test_the_target_may_name_the_origin_as_it_does_through_a_proxy() -> None:
@@ -19,11 +20,11 @@ def test_the_target_may_name_the_origin_as_it_does_through_a_proxy() -> None:
 @pytest.mark.parametrize(
     ("peer", "shown", "network"),
     [
-        (Peer("192.0.2.7", 40000), "192.0.2.7:40000", "192.0.2.7"),
-        (Peer("2001:db8:1:2:3::4", 9), "[2001:db8:1:2:3::4]:9", "2001:db8:1:2::/64"),
+        (Endpoint("192.0.2.7", 40000), "192.0.2.7:40000", "192.0.2.7"),
+        (Endpoint("2001:db8:1:2:3::4", 9), "[2001:db8:1:2:3::4]:9", "2001:db8:1:2::/64"),
     ],
 )
-def test_a_peer_is_shown_with_its_port_and_counted_by_its_network(peer: Peer, shown: str, network: str) -> None:
+def test_a_peer_is_shown_with_its_port_and_counted_by_its_network(peer: Endpoint, shown: str, network: str) -> None:
     assert (str(peer), peer.network) == (shown, network)
 
 

@@ -26,10 +26,11 @@ from gateway.state.store import StoreError
 from gateway.state.users import Users
 from gateway.web.auth import Access
 from gateway.web.http import serve
-from gateway.web.message import Peer, Request, Response
+from gateway.web.message import Request, Response
 from gateway.web.pages import PAGES
-from gateway.web.routes import ROUTES, House, Routes
+from gateway.web.routes import ROUTES, Backend, Routes
 from gateway.web.server import FrontDoor
+from protocol.endpoint import Endpoint
 from protocol.errors import ParameterError
 from protocol.http.serial_cgi import CgiError, SerialRequest
 from protocol.parameters.catalogue import Catalogue, Update
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from gateway.clients.serial_cgi import SerialCgi
     from protocol.parameters.settings import Settings
 
-PEER = Peer("192.0.2.7", 40000)
+PEER = Endpoint("192.0.2.7", 40000)
 SERIAL = "/axis-cgi/com/serial.cgi"
 PARAM = "/axis-cgi/param.cgi"
 STATUS = "/daisyport/status"
 PORTS = "/daisyport/ports"
 TOLD = {"name": "P0", "type": "Serial", "serial_port": 1, "remote_port": None, "state": "up", "reason": ""}
-STATUS_SHOWN = {"node": "cpu1", "ports": [TOLD | {"seats": [{"holder": "somebody"}]}]}
+STATUS_SHOWN = {"node": "cpu1", "ports": [TOLD | {"clients": [{"holder": "somebody"}]}]}
 DISCOVERY = "/axis-cgi/apidiscovery.cgi"
 CATALOGUE = Catalogue(
     Hardware(
@@ -103,8 +104,8 @@ class FakeHouse:
         assert not update.refused
         self.settings = update.settings
 
-    def house(self) -> House:
-        return House(
+    def house(self) -> Backend:
+        return Backend(
             catalogue=CATALOGUE,
             settings=lambda: self.settings,
             update=self.update,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from gateway.web.http import Limits
+from gateway.web.http import HttpLimits
 from gateway.web.message import Request, Response
 from gateway.web.server import FrontDoor, Places
 
@@ -117,7 +117,7 @@ async def test_when_even_the_doorstep_is_full_a_connection_is_closed_at_once() -
 
 
 async def test_two_hundred_connections_at_once_leave_nothing_behind() -> None:
-    door = FrontDoor(hello, limits=Limits(linger_seconds=1))
+    door = FrontDoor(hello, limits=HttpLimits(linger_seconds=1))
     async with listening(door) as address:
         streams = [await trio.open_tcp_stream(*address) for _ in range(200)]
         statuses: list[bytes] = []
@@ -147,7 +147,7 @@ async def test_work_for_a_caller_that_resets_is_cancelled_at_once() -> None:
         finally:
             ended.set()
 
-    async with listening(FrontDoor(work, limits=Limits(half_closed_seconds=3600))) as address:
+    async with listening(FrontDoor(work, limits=HttpLimits(half_closed_seconds=3600))) as address:
         stream = await trio.open_tcp_stream(*address)
         await stream.send_all(GET)
         await begun.wait()

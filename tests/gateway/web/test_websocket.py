@@ -23,13 +23,14 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
-from gateway.clients.service import Doorway
+from gateway.clients.service import Service
 from gateway.port.bus import Bus
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.web import websocket
-from gateway.web.message import Peer, Request
+from gateway.web.message import Request
 from gateway.web.websocket_handshake import replayed
+from protocol.endpoint import Endpoint
 from tests.gateway.line import NarrowTty, narrow_port
 from tests.helpers import PASSWORD, house, needs_curl
 
@@ -52,7 +53,7 @@ UPGRADE = (
 
 
 def request(*headers: tuple[bytes, bytes], method: str = "GET", body: bytes = b"") -> Request:
-    return Request(method, b"/daisyport/ports/P0", headers, body, Peer("127.0.0.1", 1))
+    return Request(method, b"/daisyport/ports/P0", headers, body, Endpoint("127.0.0.1", 1))
 
 
 LEFT_OUT = {b"upgrade": 426, b"connection": 426, b"sec-websocket-version": 426, b"sec-websocket-key": 400}
@@ -131,10 +132,10 @@ async def test_bytes_go_both_ways_and_the_status_shows_the_seat(tmp_path: Path) 
         assert await home.lines[0].hear(4) == b"\x00up\xff"
         await home.lines[0].say(b"\xffdown\x00")
         assert await page.hear(6) == b"\xffdown\x00"
-        (seat,) = (await home.until(lambda status: bool(status["seats"]) and status["seats"][0]["bytes_out"] == 6))[
-            "seats"
+        (seat,) = (await home.until(lambda status: bool(status["clients"]) and status["clients"][0]["bytes_out"] == 6))[
+            "clients"
         ]
-        assert seat["door"] == "WebSocket"
+        assert seat["service"] == "WebSocket"
         assert seat["holder"].startswith("operator at 127.0.0.1:")
         assert (seat["bytes_in"], seat["written"], seat["dropped"], seat["queue"]) == (4, 4, 0, 0)
 
@@ -194,7 +195,7 @@ async def test_who_does_not_read_is_queued_for_alone_and_then_cut_which_others_a
         sock = await trio.open_tcp_stream("127.0.0.1", home.http_port)
         async with sock:
             await sock.send_all(raw(home))
-            await home.until(lambda status: len(status["seats"]) == 2)
+            await home.until(lambda status: len(status["clients"]) == 2)
             cut: dict[str, Any] = {}
             while not cut:
                 async with trio.open_nursery() as nursery:
@@ -208,7 +209,7 @@ async def test_who_does_not_read_is_queued_for_alone_and_then_cut_which_others_a
                             cut = told
             assert cut["count"] == 1
             assert cut["reason"].endswith("it left 1048576 bytes unread")
-            await home.until(lambda status: len(status["seats"]) == 1)
+            await home.until(lambda status: len(status["clients"]) == 1)
 
 
 @needs_curl
@@ -216,8 +217,8 @@ async def test_a_page_that_leaves_without_a_word_gives_its_seat_back(tmp_path: P
     async with gateway(tmp_path) as home:
         async with await trio.open_tcp_stream("127.0.0.1", home.http_port) as sock:
             await sock.send_all(raw(home))
-            await home.until(lambda status: len(status["seats"]) == 1)
-        await home.until(lambda status: not status["seats"])
+            await home.until(lambda status: len(status["clients"]) == 1)
+        await home.until(lambda status: not status["clients"])
 
 
 @needs_curl
@@ -237,8 +238,8 @@ async def test_a_page_that_does_not_read_cannot_keep_the_gateway_from_stopping(t
         async with gateway(tmp_path) as home:
             sock = await stays.enter_async_context(await trio.open_tcp_stream("127.0.0.1", home.http_port))
             await sock.send_all(raw(home))
-            await home.until(lambda status: len(status["seats"]) == 1)
-            while not (await home.status())["seats"][0]["queue"]:
+            await home.until(lambda status: len(status["clients"]) == 1)
+            while not (await home.status())["clients"][0]["queue"]:
                 await home.lines[0].say(b"z" * 65536)
             began = trio.current_time()
         assert trio.current_time() - began < 4
@@ -332,7 +333,12 @@ async def test_a_text_that_is_no_request_is_answered_with_what_is_wrong(tmp_path
 
 
 def raw(
-    home: House, *more: bytes, without: bytes = b"", method: bytes = b"GET", user: str = "operator", port: bytes = b"P0"
+    home: House,
+    *more: bytes,
+    without: bytes = b"",
+    method: bytes = b"GET",
+    user: str = "operator",
+    port: bytes = b"P0",
 ) -> bytes:
     headers = [b"%s: %s" % header for header in (*UPGRADE, login(user)) if header[0] != without]
     host = b"host: 127.0.0.1:%d" % home.http_port
@@ -383,11 +389,13 @@ async def test_bytes_before_the_101_are_refused_for_they_would_be_lost(tmp_path:
         answer = await answered(home, raw(home) + b"\x82\x80\0\0\0\0")
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"wait for that" in answer
-        assert not (await home.status())["seats"]
+        assert not (await home.status())["clients"]
 
 
 def test_nothing_imports_the_library_before_a_websocket_is_asked_for() -> None:
-    program = "import sys, gateway.cli, gateway.app; sys.exit(bool({'trio_websocket', 'wsproto'} & sys.modules.keys()))"
+    program = (
+        "import sys, gateway.cli.main, gateway.app; sys.exit(bool({'trio_websocket', 'wsproto'} & sys.modules.keys()))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -395,31 +403,31 @@ def test_nothing_imports_the_library_before_a_websocket_is_asked_for() -> None:
 
 
 @asynccontextmanager
-async def served(bus: Bus, head: bytes = b"") -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, Doorway]]:
+async def served(bus: Bus, head: bytes = b"") -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, Service]]:
     """What is at the far end of a stream whose near end is being served, and the door; it waits until that ends."""
     near, far = memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        door = Doorway("P0", Router({"P0": bus}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
-        nursery.start_soon(websocket.serve, near, head, door, BOTH, "somebody")
-        yield far, door
-    assert not door.handle.seats
+        service = Service("P0", Router({"P0": bus}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
+        nursery.start_soon(websocket.serve, near, head, service, BOTH, "somebody")
+        yield far, service
+    assert not service.handle.children
 
 
 @asynccontextmanager
-async def greeted(bus: Bus) -> AsyncIterator[tuple[Browser, Doorway]]:
+async def greeted(bus: Bus) -> AsyncIterator[tuple[Browser, Service]]:
     """A page that was let in, and its door."""
-    async with served(bus) as (far, door), trio.open_nursery() as nursery:
-        ws = await wrap_client_stream(nursery, cast(trio.SocketStream, far), "host", "/")
+    async with served(bus) as (far, service), trio.open_nursery() as nursery:
+        ws = await wrap_client_stream(nursery, cast("trio.SocketStream", far), "host", "/")
         await trio.testing.wait_all_tasks_blocked()
-        yield Browser(ws), door
+        yield Browser(ws), service
         await ws.aclose()
 
 
 async def test_an_idle_page_that_answers_pings_stays(autojump_clock: MockClock) -> None:
     with trio.fail_after(7200):
-        async with greeted(Bus("P0")) as (_, door):
+        async with greeted(Bus("P0")) as (_, service):
             await trio.sleep(3605)
-            assert len(door.handle.seats) == 1
+            assert len(service.handle.children) == 1
 
 
 async def test_a_page_that_answers_no_ping_is_gone_after_two_of_its_deadlines(autojump_clock: MockClock) -> None:
@@ -434,14 +442,14 @@ async def test_a_page_whose_message_waits_for_the_line_is_not_taken_for_dead(aut
     tty = NarrowTty(room=1)
     bus, _ = narrow_port(tty)
     with trio.fail_after(7200):
-        async with greeted(bus) as (page, door):
+        async with greeted(bus) as (page, service):
             for _ in range(4):  # the one that waits, and those that the library keeps
                 await page.send(b"xy")
             await trio.sleep(100)
-            assert len(door.handle.seats) == 1
+            assert len(service.handle.children) == 1
             tty.make_room(100)
             await trio.sleep(105)
-            assert len(door.handle.seats) == 1
+            assert len(service.handle.children) == 1
 
 
 async def test_a_message_begun_before_its_page_left_is_still_written(autojump_clock: MockClock) -> None:
@@ -469,25 +477,25 @@ async def test_where_the_door_was_closed_meanwhile_the_page_is_told(autojump_clo
     near, far = memory_stream_pair()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            door = Doorway("P0", Router({"P0": Bus("P0")}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
-            door.revoke("the port manager failed")
-            nursery.start_soon(websocket.serve, near, b"", door, BOTH, "somebody")
-            ws = await wrap_client_stream(nursery, cast(trio.SocketStream, far), "host", "/")
+            service = Service("P0", Router({"P0": Bus("P0")}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
+            service.revoke("the port manager failed")
+            nursery.start_soon(websocket.serve, near, b"", service, BOTH, "somebody")
+            ws = await wrap_client_stream(nursery, cast("trio.SocketStream", far), "host", "/")
             assert await Browser(ws).end() == (1001, "no seat is free")
 
 
 async def test_a_revoked_seat_ends_with_its_reason(autojump_clock: MockClock) -> None:
     with trio.fail_after(5):
-        async with greeted(Bus("P0")) as (page, door):
-            door.revoke("ä" * 100)
+        async with greeted(Bus("P0")) as (page, service):
+            service.revoke("ä" * 100)
             assert await page.end() == (1001, "ä" * 61)
 
 
 async def test_a_ping_that_crosses_our_close_frame_is_no_fault(autojump_clock: MockClock) -> None:
     with trio.fail_after(60):
-        async with served(Bus("P0"), HEAD) as (far, door):
+        async with served(Bus("P0"), HEAD) as (far, service):
             await trio.testing.wait_all_tasks_blocked()
-            door.revoke("the port is closed")
+            service.revoke("the port is closed")
             await trio.testing.wait_all_tasks_blocked()
             await far.send_all(b"\x89\x80\0\0\0\0")
             received = b"".join([bytes(piece) async for piece in far])
@@ -499,8 +507,8 @@ async def test_a_greeting_that_nobody_takes_is_given_up(autojump_clock: MockCloc
     near.send_stream.send_all_hook = trio.sleep_forever
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            door = Doorway("P0", Router({"P0": Bus("P0")}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
-            await websocket.serve(near, HEAD, door, BOTH, "somebody")
+            service = Service("P0", Router({"P0": Bus("P0")}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
+            await websocket.serve(near, HEAD, service, BOTH, "somebody")
     assert trio.current_time() < 10
     await far.aclose()
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.discovery.mdns import SERVICE
 from gateway.remote_port import client as remote_device
 from gateway.remote_port import link
-from gateway.remote_port import server as remote_door
+from gateway.remote_port import server as remote_service
 from gateway.remote_port import session as remote_seat
 from protocol.errors import RemoteProtocolError
 from protocol.link import cpace, guesses
@@ -26,7 +26,7 @@ from protocol.link.stream_frames import Channel, UpData
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session import line_stream as downflow
 from protocol.session import register
-from protocol.session.session import NO_SESSION, Limits
+from protocol.session.session import NO_SESSION, SessionLimits
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "remote-port-protocol.md").read_text()
 SHOWN = {name: bytes.fromhex(data) for name, data in re.findall(r"```hex (\w+)\n(.*?)```", DOCUMENT, re.DOTALL)}
@@ -35,7 +35,7 @@ YA, YB, FRESH = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 80))
 A_NODE, B_NODE, SESSION = b"A" * 16, b"B" * 16, b"S" * 16
 PORT = PortState(0b1110, True, 9600, "", "9600 8N1 RS232", (B_NODE,))
 PARTIES = {"client": "A", "server": "B"}
-AGE = Limits().age
+AGE = SessionLimits().age
 
 VALUES = {
     "handshake, on either side": f"{link.HANDSHAKE_DEADLINE:g} s",
@@ -48,15 +48,15 @@ VALUES = {
     "between two looks at these three": f"{link._LOOK:g} s",
     "age limit of PTZ": f"{AGE[Channel.PTZ] / 1000:g} s",
     "age limit of the others": f"{max(AGE[Channel.TCP], AGE[Channel.CGI]) / 1000:g} s",
-    "resume window, on either side": f"{max(remote_device.RESUME_WINDOW, remote_door.RESUME_WINDOW):g} s",
+    "resume window, on either side": f"{max(remote_device.RESUME_WINDOW, remote_service.RESUME_WINDOW):g} s",
     "A renews its connection after": f"{remote_device._REKEY / 3600:g} h",
-    "B ends a connection after": f"{remote_door._OLDEST_KEYS / 3600:g} h",
-    "B, when it stops, waits for what it began": f"{remote_door._RETIRE:g} s",
+    "B ends a connection after": f"{remote_service._OLDEST_KEYS / 3600:g} h",
+    "B, when it stops, waits for what it began": f"{remote_service._RETIRE:g} s",
     "A, when it closes, waits for what it took": f"{remote_device._RETIRE:g} s",
     "A's first pause between two tries": f"{remote_device._FIRST_RETRY:g} s",
     "A's longest pause": f"{remote_device._LAST_RETRY:g} s",
     "A's pause after a wrong key": f"{remote_device._WRONG_KEY_RETRY:g} s",
-    "handshakes at once, a port": str(remote_door._HANDSHAKES),
+    "handshakes at once, a port": str(remote_service._HANDSHAKES),
     "links, a port": str(register.MAX_LINKS),
     "detached sessions, a port": str(register.MAX_DETACHED),
     "guesses at once, a network": f"{guesses._BURST:g}",
@@ -67,9 +67,9 @@ VALUES = {
     "least window of CGI": str(remote_seat._LEAST[Channel.CGI]),
     "largest window up": str(remote_seat._MOST),
     "window down": str(remote_device._WINDOW),
-    "ring down": str(remote_door._RING),
-    "ring up, a class": str(Limits().ring_bytes),
-    "frames in a ring": str(Limits().ring_frames),
+    "ring down": str(remote_service._RING),
+    "ring up, a class": str(SessionLimits().ring_bytes),
+    "frames in a ring": str(SessionLimits().ring_frames),
     "small pieces joined, down, up to": str(downflow._PIECE),
 }
 """What the document says of times and limits, in the words of its table."""
@@ -179,7 +179,7 @@ def test_the_documents_times_and_limits_are_the_codes() -> None:
 
 
 def test_both_sides_wait_for_each_other_equally_long() -> None:
-    assert remote_device.RESUME_WINDOW == remote_door.RESUME_WINDOW
+    assert remote_device.RESUME_WINDOW == remote_service.RESUME_WINDOW
     assert AGE[Channel.TCP] == AGE[Channel.CGI]
     assert remote_seat._LEAST[Channel.PTZ] == remote_seat._LEAST[Channel.TCP]
 

@@ -25,7 +25,7 @@ from protocol.session.client import ClientEvent, ClientSession
 from protocol.session.inbox import Message
 from protocol.session.register import Ended, Refused, Register
 from protocol.session.send_stream import Settled
-from protocol.session.session import CLASSES, Limits
+from protocol.session.session import CLASSES, SessionLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 POINT = key_point("correct horse battery staple")
 AGE = {Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000}
-LIMITS = Limits(ring_bytes=700, ring_frames=24, window=96, age=AGE)
+LIMITS = SessionLimits(ring_bytes=700, ring_frames=24, window=96, age=AGE)
 SOCKET = 900
 WINDOW = 60_000
 
@@ -60,7 +60,7 @@ class Written:
     accepted: float
     turn: bool
     offset: int | None = None
-    fates: list[tuple[int, int, Reason | None]] = field(default_factory=list)
+    outcomes: list[tuple[int, int, Reason | None]] = field(default_factory=list)
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Node:
                 self.held[channel] = deque(item for item in held if item[0] is not end.session)
                 for low, _, owner in list(self.ranges[channel]):
                     if isinstance(owner, tuple) and owner[0] is end.session:
-                        self.fates(self.client.withdraw(channel, low))
+                        self.outcomes(self.client.withdraw(channel, low))
 
     def pass_up(self, channel: Channel) -> None:
         """A CPU in the middle hands on what its own ring takes; the owner waits for a turn."""
@@ -178,7 +178,7 @@ class Node:
     def heard_above(self, event: ClientEvent) -> None:
         match event:
             case Settled():
-                self.fates([event])
+                self.outcomes([event])
             case DownData():
                 self.bus[-1].append(event.data)
                 self.below(lambda session: session.line(event.data))
@@ -201,24 +201,24 @@ class Node:
         for session in self.register:
             tell(session)
 
-    def fates(self, settled: list[Settled]) -> None:
-        for fate in settled:
-            ranges = self.ranges[fate.channel]
-            low = fate.offset
-            while low < fate.end:
+    def outcomes(self, settled: list[Settled]) -> None:
+        for outcome in settled:
+            ranges = self.ranges[outcome.channel]
+            low = outcome.offset
+            while low < outcome.end:
                 start, end, owner = ranges[0]
                 assert start <= low < end, "fates come in order, without a hole"
-                high = min(end, fate.end)
+                high = min(end, outcome.end)
                 if isinstance(owner, Written):
-                    owner.fates.append((low - start, high - start, fate.reason))
-                elif fate.reason is None:
-                    owner[0].handed(fate.channel, owner[1] + high - start)
+                    owner.outcomes.append((low - start, high - start, outcome.reason))
+                elif outcome.reason is None:
+                    owner[0].handed(outcome.channel, owner[1] + high - start)
                 else:
-                    owner[0].lost(fate.channel, owner[1] + high - start, fate.reason)
+                    owner[0].lost(outcome.channel, owner[1] + high - start, outcome.reason)
                 low = high
                 if high == end:
                     ranges.popleft()
-            self.pass_up(fate.channel)
+            self.pass_up(outcome.channel)
 
     def write_own(self, written: Written) -> bool:
         turn = TurnParameters(4, b"\r", 100) if written.turn else None
@@ -318,7 +318,7 @@ class World:
         self.time += milliseconds
         for node in self.nodes:
             if node.upstream:
-                node.fates(node.client.expire(node.now))
+                node.outcomes(node.client.expire(node.now))
             node.ended(node.register.sweep(node.now, WINDOW))
         self.run()
 
@@ -327,7 +327,7 @@ class World:
         if written and number not in self.lost_writers:
             node = self.nodes[written.node]
             assert written.offset is not None
-            node.fates(node.client.withdraw(written.channel, written.offset))
+            node.outcomes(node.client.withdraw(written.channel, written.offset))
             self.run()
 
     def ping(self, link: int, *, up: bool) -> None:
@@ -352,7 +352,7 @@ class World:
         if up:
             client.client.close(CloseReason.STOPPING)
             self.run()
-            client.fates(client.client.abandon(Reason.CLOSED))
+            client.outcomes(client.client.abandon(Reason.CLOSED))
         else:
             self.stop_writing(server)
             for session in server.register:
@@ -361,7 +361,7 @@ class World:
 
     def stop_writing(self, server: Node) -> None:
         if server.upstream:
-            server.fates(server.client.abandon(Reason.CLOSED))
+            server.outcomes(server.client.abandon(Reason.CLOSED))
 
     def deliver(self, link: int, *, up: bool, count: int, wire: int = -1) -> None:
         wires = [each for each in self.wires[link] if each.client_open or each.server_open]
@@ -480,7 +480,7 @@ class World:
 
     def check_fates(self, message: Written, count: int) -> None:
         position = 0
-        for low, high, reason in message.fates:
+        for low, high, reason in message.outcomes:
             assert low == position, "one fate for every byte, in order"
             position = high
             if reason is None:
@@ -541,7 +541,7 @@ class World:
                 assert flow.ring.acked == flow.ring.tail, "no deadlock of credit, and every fate is told"
         for written in self.written.values():
             if written.number not in self.lost_writers:
-                assert written.fates[-1][1] == len(written.data)
+                assert written.outcomes[-1][1] == len(written.data)
 
     def go_on(self) -> None:
         for link in range(len(self.wires)):

@@ -17,7 +17,7 @@ from protocol.session.client import ClientEvent, ClientSession
 from protocol.session.inbox import Message
 from protocol.session.register import Admitted, Refused, Register
 from protocol.session.send_stream import Settled
-from protocol.session.session import NO_SESSION, Limits, Resumed
+from protocol.session.session import NO_SESSION, Resumed, SessionLimits
 from tests.protocol.session.links import A_NODE, PORT
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ B_AHEAD = 1_000_000
 class Pair:
     """A and B; ``up`` and ``down`` carry over all that one has to say, and return it."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, limits: SessionLimits | None = None) -> None:
+        self.limits = limits or SessionLimits()
         self.client = ClientSession(A_NODE, self.limits)
         self.register = Register(self.limits)
         self.now = 0
@@ -297,9 +297,9 @@ def test_what_is_too_old_is_settled_without_a_connection(pair: Pair) -> None:
     pair.client.write(PTZ, b"ab", 0)
     pair.client.write(TCP, b"cd", 0)
     assert pair.client.next_expiry(5) == 2_001
-    (fate,) = pair.client.expire(2_001)
-    assert fate == Settled(PTZ, 0, 2, Reason.TOO_OLD)
-    assert fate.end == 2
+    (outcome,) = pair.client.expire(2_001)
+    assert outcome == Settled(PTZ, 0, 2, Reason.TOO_OLD)
+    assert outcome.end == 2
     assert pair.client.withdraw(TCP, 0) == [Settled(TCP, 0, 2, Reason.WITHDRAWN)]
     assert pair.client.next_expiry(5) is None
     pair.connect()
@@ -323,7 +323,7 @@ def test_a_loss_of_which_the_client_did_not_hear_is_told_after_the_cut(pair: Pai
 
 
 def test_bounds_follow_the_line() -> None:
-    pair = Pair(Limits(window=100, ring_bytes=3))
+    pair = Pair(SessionLimits(window=100, ring_bytes=3))
     pair.server.window(PTZ, 250)
     assert Credit(PTZ, 250) in pair.down()
     pair.server.line(b"abcdef")
@@ -420,7 +420,7 @@ def test_a_new_session_of_the_same_remote_port_ends_the_old(pair: Pair) -> None:
 
 
 def test_so_many_links_and_no_more() -> None:
-    register = Register(Limits(), max_links=1)
+    register = Register(SessionLimits(), max_links=1)
     first = register.admit(other(0), opening(), b"0" * 16, PORT)
     assert isinstance(first, Admitted)
     assert register.admit(other(1), opening(), b"1" * 16, PORT) == Refused(Close(CloseReason.BUSY))
@@ -429,7 +429,7 @@ def test_so_many_links_and_no_more() -> None:
 
 
 def test_detached_sessions_wait_for_so_long_and_so_many() -> None:
-    register = Register(Limits(), max_detached=2)
+    register = Register(SessionLimits(), max_detached=2)
     for index in range(4):
         admitted = register.admit(other(index), opening(), bytes([index + 1]) * 16, PORT)
         assert isinstance(admitted, Admitted)
@@ -441,7 +441,7 @@ def test_detached_sessions_wait_for_so_long_and_so_many() -> None:
 
 
 def test_a_message_larger_than_the_window_arrives_whole() -> None:
-    pair = Pair(Limits(window=4))
+    pair = Pair(SessionLimits(window=4))
     pair.talk()
     pair.heard()
     pair.client.write(CGI, b"0123456789", 0)

@@ -11,9 +11,9 @@ from protocol.link.reasons import Reason
 from protocol.link.stream_frames import MAX_DATA, MAX_MESSAGE, Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.inbox import Inbox
-from protocol.session.line_stream import DownFlow
-from protocol.session.receive_stream import Inflow
-from protocol.session.send_stream import Settled, UpFlow
+from protocol.session.line_stream import LineStream
+from protocol.session.receive_stream import ReceiveStream
+from protocol.session.send_stream import SendStream, Settled
 
 if TYPE_CHECKING:
     from protocol.session.ring import StreamFrame
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 TCP = Channel.TCP
 
 
-def upflow(credit: int = 1000, max_bytes: int = 100, max_frames: int = 10) -> UpFlow:
-    flow = UpFlow(TCP, 15_000, max_bytes, max_frames)
+def upflow(credit: int = 1000, max_bytes: int = 100, max_frames: int = 10) -> SendStream:
+    flow = SendStream(TCP, 15_000, max_bytes, max_frames)
     flow.ring.grant(credit)
     return flow
 
 
-def sent(flow: UpFlow, now: int = 0) -> list[UpData | Gap]:
+def sent(flow: SendStream, now: int = 0) -> list[UpData | Gap]:
     return list(iter(lambda: flow.next_frame(now), None))
 
 
@@ -99,7 +99,7 @@ def test_one_acknowledgement_over_a_gap_tells_each_fate() -> None:
         flow.write(data, accepted, None)
     sent(flow, 20_000)
     flow.acknowledged(6)
-    assert [fate.reason for fate in flow.news()] == [None, Reason.TOO_OLD, None]
+    assert [outcome.reason for outcome in flow.news()] == [None, Reason.TOO_OLD, None]
 
 
 def test_a_message_whose_asker_has_gone_is_not_sent() -> None:
@@ -224,13 +224,13 @@ def test_to_give_up_leaves_nothing_open() -> None:
 # Down
 
 
-def downflow(max_bytes: int = 8, max_frames: int = 4, credit: int = 10**6) -> DownFlow:
-    flow = DownFlow(0, max_bytes, max_frames)
+def downflow(max_bytes: int = 8, max_frames: int = 4, credit: int = 10**6) -> LineStream:
+    flow = LineStream(0, max_bytes, max_frames)
     flow.ring.grant(credit)
     return flow
 
 
-def said(flow: DownFlow) -> list[StreamFrame]:
+def said(flow: LineStream) -> list[StreamFrame]:
     return list(iter(flow.next_frame, None))
 
 
@@ -326,18 +326,18 @@ def test_bytes_of_the_line_are_cut_to_small_credit() -> None:
 # Received
 
 
-def inflow(window: int = 10) -> Inflow:
-    flow = Inflow(TCP, 0, window)
+def inflow(window: int = 10) -> ReceiveStream:
+    flow = ReceiveStream(TCP, 0, window)
     flow.next_frame()
     return flow
 
 
-def told(flow: Inflow) -> list[Ack | Lost | Credit]:
+def told(flow: ReceiveStream) -> list[Ack | Lost | Credit]:
     return list(iter(flow.next_frame, None))
 
 
 def test_what_is_handed_on_is_acknowledged_and_gives_new_credit() -> None:
-    flow = Inflow(TCP, 0, 10)
+    flow = ReceiveStream(TCP, 0, 10)
     assert told(flow) == [Credit(TCP, 10)]
     flow.take(0, 5)
     assert told(flow) == []

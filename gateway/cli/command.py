@@ -1,0 +1,57 @@
+"""What the commands have in common: the error that ends one, and the configuration that most of them read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, final
+
+from gateway.host.config import Config
+from gateway.host.config_file import load
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["DEFAULT_CONFIG", "CommandError", "Commands", "add_config_option", "configuration", "describe", "is_made_up"]
+
+DEFAULT_CONFIG = Path("/etc/daisyport/daisyport.toml")
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""Where a command adds its own parser, which sets the default ``command``: a function of the parsed arguments."""
+
+
+@final
+class CommandError(Exception):
+    """The command cannot be carried out; the message says why and what would be right."""
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config FILE``."""
+    default = f"{DEFAULT_CONFIG}, or without that file the USB serial adapters, on loopback only"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the configuration (default: {default})")
+
+
+def is_made_up(path: Path | None) -> bool:
+    """Return whether there is no file to load, so that the configuration is made up for this machine."""
+    return path is None and not DEFAULT_CONFIG.exists()
+
+
+def configuration(path: Path | None) -> Config:
+    """Load the configuration, or make one up for this machine. Raises ConfigError."""
+    if not is_made_up(path):
+        return load(path or DEFAULT_CONFIG)
+    from gateway.serial_line.uart import usb_adapters
+
+    return Config.for_this_machine(os.environ, usb_adapters())
+
+
+def describe(config: Config) -> None:
+    """Print what a made-up configuration found, and where things are."""
+    print("No configuration: taking the USB serial adapters of this machine, and listening on loopback only.")
+    for number, line in enumerate(config.serial, start=1):
+        print(f"  Ser{number}  PortManager.P{number - 1}  {line.device}")
+    if not config.serial:
+        print("  There is none: plug one in and start again, or try `daisyport demo`.")
+    host, port = config.http.listen[0]
+    print(f"State: {config.state_dir}\nFront door: http://{host}:{port}/axis-cgi/param.cgi?action=list")
+    print("Add a login with: daisyport user add NAME --role admin\n", flush=True)

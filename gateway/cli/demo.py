@@ -1,0 +1,25 @@
+"""``daisyport demo``: see ``gateway.demo``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from gateway.cli.command import Commands
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser("demo", help="try it out: a simulated camera and a chain of CPUs, no hardware needed")
+    parser.add_argument("--cut", action="store_true", help="cut the links now and then, and count the bytes lost")
+    parser.set_defaults(command=_demo, config=None)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from gateway import demo
+
+    return demo.main(demo.cut_demo if arguments.cut else demo.demo)

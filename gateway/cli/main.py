@@ -1,0 +1,46 @@
+"""``daisyport``: finds the command, runs it, and turns its errors into lines on standard error and an exit status.
+
+What a command does is in the modules that it calls. It imports them when it runs, so that each command starts fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from gateway import __version__
+from gateway.cli import check, demo, keygen, run, user
+from gateway.cli.command import DEFAULT_CONFIG, CommandError
+from gateway.host.config_file import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` (default: the process's own) says; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except CommandError as exc:
+        print(f"daisyport: {exc}", file=sys.stderr)
+    except ConfigError as exc:
+        for message in exc.messages:
+            print(f"{arguments.config or DEFAULT_CONFIG}: {message}", file=sys.stderr)
+        return os.EX_CONFIG  # the service manager knows by this that another try would end the same
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="daisyport", description="A serial-port gateway that speaks the VAPIX Serial port API."
+    )
+    parser.add_argument("--version", action="version", version=f"daisyport {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (run, check, demo, keygen, user):
+        command.add_to(commands)
+    return parser

@@ -1,0 +1,98 @@
+"""``daisyport user``: add, remove and list the users who may log in over HTTP; a running gateway obeys at once."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import sys
+from typing import TYPE_CHECKING
+
+from gateway.cli.command import CommandError, add_config_option, configuration
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from gateway.cli.command import Commands
+    from gateway.state.users import Users
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command and its four verbs."""
+    user = commands.add_parser("user", help="say who may log in at the front door; a running gateway heeds it at once")
+    verbs = user.add_subparsers(required=True, metavar="COMMAND")
+    asked = "the password is asked for, or read as a line from a pipe"
+    add = _verb(verbs, "add", _add, f"add a user; {asked}")
+    remove = _verb(verbs, "remove", _remove, "remove a user, who cannot log in any more")
+    passwd = _verb(verbs, "passwd", _passwd, f"give a user another password; {asked}")
+    _verb(verbs, "list", _list, "list the users and their roles")
+    for verb in (add, remove, passwd):
+        verb.add_argument("name", metavar="NAME")
+    add.add_argument("--role", required=True, choices=("admin", "operator", "viewer"))
+
+
+def _verb(verbs: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text)
+    add_config_option(parser)
+    parser.set_defaults(command=run)
+    return parser
+
+
+@contextlib.contextmanager
+def _users(arguments: argparse.Namespace) -> Iterator[Users]:
+    from gateway.state.users import UserError, Users
+
+    config = configuration(arguments.config)
+    try:
+        yield Users(config.state_dir, config.node_name)
+    except UserError as exc:
+        raise CommandError(str(exc)) from None
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    with _users(arguments) as users:
+        if users.find(arguments.name) is not None:
+            raise CommandError(f"{arguments.name} is a user already; daisyport user passwd sets another password")
+        users.add(arguments.name, arguments.role, _password(arguments.name))
+    print(f"{arguments.name} may log in as {arguments.role}.")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    with _users(arguments) as users:
+        users.remove(arguments.name)
+    print(f"{arguments.name} cannot log in any more.")
+    return 0
+
+
+def _passwd(arguments: argparse.Namespace) -> int:
+    with _users(arguments) as users:
+        if users.find(arguments.name) is None:
+            raise CommandError(f"{arguments.name!a:.60} is no user; daisyport user list shows who is")
+        users.set_password(arguments.name, _password(arguments.name))
+    print(f"{arguments.name} has a new password.")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    with _users(arguments) as users:
+        for user in users.everyone:
+            print(f"{user.role.name.lower():8}  {user.name}")
+    return 0
+
+
+def _password(name: str) -> str:
+    """Ask for the password twice, or take one line of a pipe: never an argument, which everybody could see."""
+    try:
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().rstrip("\r\n")
+        password = getpass.getpass(f"Password for {name}: ")
+        if getpass.getpass("Once more: ") == password:
+            return password
+    except (EOFError, KeyboardInterrupt):
+        raise CommandError("no password was typed; nothing was changed") from None
+    except UnicodeDecodeError:
+        raise CommandError(f"the password is no {sys.stdin.encoding} text; nothing was changed") from None
+    raise CommandError("the two passwords differ; nothing was changed")

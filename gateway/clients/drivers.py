@@ -1,0 +1,60 @@
+"""PTZ drivers: programs of this host, told apart by the credentials that the kernel vouches for."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, final
+
+from gateway.clients.streams import PacketStream, SocketStream
+
+if TYPE_CHECKING:
+    from gateway.clients.service import Service
+
+__all__ = ["Drivers"]
+
+_SO_PEERGROUPS = 59
+_MOST_GROUPS = 1024
+"""Bytes of group numbers that Python's getsockopt has room for: 256 groups."""
+
+
+@final
+class Drivers:
+    """Who may connect as a PTZ driver: users and groups of the host, by number."""
+
+    def __init__(self, users: frozenset[int], groups: frozenset[int]) -> None:
+        self._users = users
+        self._groups = groups
+
+    @property
+    def mode(self) -> int:
+        """The mode of the sockets. It has room for the daemon's own user and group; where others are named, everybody
+        may knock, and ``identify`` tells them from strangers."""
+        ours = self._users <= {0, os.getuid()} and self._groups <= {os.getgid()}
+        return 0o660 if ours else 0o666
+
+    def identify(self, sock: socket.socket) -> tuple[str, bool]:
+        """Say who is at the other end of a Unix socket, and whether it may come in."""
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        process, user, group = struct.unpack("3i", credentials)
+        known = user in self._users or bool(self._groups & {group, *_peer_groups(sock)})
+        return f"process {process} of user {user}", known
+
+    def welcome(self, service: Service, sock: socket.socket) -> None:
+        """Connect a driver to ``service``, or refuse it."""
+        stream = PacketStream(sock) if sock.type is socket.SOCK_SEQPACKET else SocketStream(sock)
+        holder, known = self.identify(sock)
+        if known:
+            service.seat(stream, holder)
+        else:
+            service.turn_away(stream, holder, "neither its user nor a group of it is among [ptz]")
+
+
+def _peer_groups(sock: socket.socket) -> tuple[int, ...]:
+    """Return the supplementary groups of the peer when it connected."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS)
+    except OSError:  # it has more: then its user and its first group must do
+        return ()
+    return struct.unpack(f"{len(raw) // 4}I", raw)

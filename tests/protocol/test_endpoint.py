@@ -1,0 +1,25 @@
+"""The far end of a connection, as logs name it and limits count it."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.endpoint import Endpoint
+
+
+@pytest.mark.parametrize(
+    ("sockaddr", "shown", "network"),
+    [
+        (("192.0.2.7", 4001), "192.0.2.7:4001", "192.0.2.7"),
+        (("::ffff:192.0.2.7", 4001, 0, 0), "192.0.2.7:4001", "192.0.2.7"),
+        (("::fffe:1:2", 4001, 0, 0), "[::fffe:1:2]:4001", "::/64"),
+        (("2001:db8::1", 9, 0, 0), "[2001:db8::1]:9", "2001:db8::/64"),
+        (("2001:db8:1:2:3::4", 9, 0, 0), "[2001:db8:1:2:3::4]:9", "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 4001, 0, 2), "[fe80::1%eth0]:4001", "fe80::/64"),
+    ],
+)
+def test_a_peer_is_shown_with_its_port_and_counted_by_its_network(
+    sockaddr: tuple[object, ...], shown: str, network: str
+) -> None:
+    endpoint = Endpoint.of(sockaddr)
+    assert (str(endpoint), endpoint.network) == (shown, network)
