@@ -17,6 +17,7 @@ import trio
 
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
+from protocol.link.message_rules import AGE_LIMIT, PTZ_AGE_LIMIT
 from protocol.link.reasons import Reason
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
     from gateway.tasks.watch import Cell
 
 __all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Router", "Session"]
-
-
-_AGE_LIMIT = {Right.PTZ: 2.0}
-_OTHERS_AGE_LIMIT = 15.0
-"""Seconds after which a command that waited for its turn is not sent any more."""
 
 
 class Reader(Protocol):
@@ -151,7 +147,7 @@ class Session:
         """Whether the holder may write at all."""
         self.outcome: Callable[[int, Reason | None], None] | None = None
         """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason."""
-        self._age_limit = _AGE_LIMIT.get(write, _OTHERS_AGE_LIMIT)
+        self._age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
         self._pending = 0
         self._line: Line | None = None
         self._active_at = trio.current_time()

@@ -17,6 +17,7 @@ import trio
 from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
 from gateway.remote_port.throughput import Throughput
+from protocol.link.message_rules import MAX_MESSAGE, portion
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
 from protocol.link.turn_parameters import TurnParameters, TurnPhase
@@ -43,10 +44,6 @@ _BITS: Final = 10
 """Bits of a character, more or less."""
 _AHEAD: Final = 5.0
 """Seconds of line that may be taken before they are written: well within the age limit, or they would grow stale."""
-_LEAST_PORTION: Final = 512
-_MOST_PORTION: Final = 8192
-_PORTION_TIME: Final = 0.1
-"""Seconds of line that a portion of a transfer may take, where that is more than the least."""
 _OWNERS: Final = "the line is another CPU's: its modem lines and breaks are to be had there"
 _GRACE: Final = 2.0
 """Seconds that the way back may add to a reply's time."""
@@ -236,7 +233,7 @@ class RemoteLine:
     @property
     def _portion(self) -> int:
         """Bytes of a transfer for one turn; a line's buffer that was empty does not make it a fast line."""
-        return int(min(max(_LEAST_PORTION, self._pace.steady * _PORTION_TIME), _MOST_PORTION))
+        return min(portion(self._pace.steady), MAX_MESSAGE)
 
     def _too_long_away(self, channel: Channel) -> bool:
         return trio.current_time() - self._away_since >= self._age_limits[channel]

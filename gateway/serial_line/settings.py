@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import serial
 
+from protocol.link.message_rules import portion
 from protocol.parameters.declare import grow
 from protocol.parameters.hardware import Hardware, PortMode, SerialHardware
 from protocol.parameters.settings import Parity, SerialPort
@@ -74,8 +75,6 @@ _MODE_BITS: Final = _ENABLED | _RX_DURING_TX | _MODE_RS422
 
 Rs485 = tuple[int, ...]
 """The eight words of Linux' ``struct serial_rs485``: flags, two RTS delays in ms, addresses and padding."""
-
-_LEAST_PORTION: Final = 512
 
 
 def arguments(line: SerialPort) -> Mapping[str, int | str]:
@@ -171,4 +170,4 @@ def line_time(line: SerialPort, characters: int) -> float:
 
 def message_portion(line: SerialPort) -> int:
     """Return the longest piece of a byte stream that goes out in one turn: 100 ms of line, 512 bytes at least."""
-    return max(_LEAST_PORTION, int(bytes_per_second(line) / 10))
+    return portion(bytes_per_second(line))

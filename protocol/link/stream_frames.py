@@ -11,16 +11,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Self, final
 
 from protocol.link.header import Parts
+from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 
-__all__ = ["MAX_DATA", "MAX_MESSAGE", "Ack", "Channel", "Credit", "DownData", "Gap", "Lost", "Turn", "UpData"]
+__all__ = ["MAX_DATA", "Ack", "Channel", "Credit", "DownData", "Gap", "Lost", "Turn", "UpData"]
 
 MAX_DATA: Final = 16_384
 """The most line bytes in one frame down."""
-
-MAX_MESSAGE: Final = 8_192
-"""The most bytes that one message up may have, over however many frames."""
 
 _MORE: Final = 1
 _LAST_OFFSET: Final = 2**64 - 1

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from protocol.errors import RemoteProtocolError
-from protocol.link.stream_frames import MAX_MESSAGE, Channel, Gap, UpData
+from protocol.link.message_rules import MAX_MESSAGE
 from protocol.session.receive_stream import ReceiveStream
 
 if TYPE_CHECKING:
+    from protocol.link.stream_frames import Channel, Gap, UpData
     from protocol.link.turn_parameters import TurnParameters
 
 __all__ = ["Inbox", "Message"]

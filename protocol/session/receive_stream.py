@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import NamedTuple, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
-from protocol.link.stream_frames import MAX_MESSAGE, Ack, Channel, Credit, Gap, Lost
+from protocol.link.stream_frames import Ack, Channel, Credit, Gap, Lost
 
 __all__ = ["ReceiveStream"]
 

@@ -11,8 +11,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
-from protocol.link.stream_frames import MAX_MESSAGE, Channel, Gap, Lost, UpData
+from protocol.link.stream_frames import Channel, Gap, Lost, UpData
 from protocol.session.clock import age, to_wire
 from protocol.session.ring import Entry, Ring
 

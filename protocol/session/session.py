@@ -70,6 +70,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
+from protocol.link.message_rules import AGE_LIMIT, PTZ_AGE_LIMIT
 from protocol.link.stream_frames import Channel
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ SEND_ORDER: Final = (Channel.PTZ, Channel.CGI, Channel.TCP)
 AgeLimits: TypeAlias = Mapping[Channel, int]
 """The age limit of each class in milliseconds."""
 
-_AGE_LIMITS: Final[AgeLimits] = MappingProxyType({Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000})
+_AGE_LIMITS: Final[AgeLimits] = MappingProxyType(
+    {Channel.PTZ: PTZ_AGE_LIMIT, Channel.TCP: AGE_LIMIT, Channel.CGI: AGE_LIMIT}
+)
 
 
 @final

@@ -7,13 +7,10 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from gateway.port import router
 from gateway.port.bus import Bus
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked, Router, Session
-from gateway.remote_port.line import CHANNELS
-from protocol.session.session import SessionLimits
 from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
 
 
@@ -255,8 +252,3 @@ async def test_a_client_is_active_when_it_speaks_when_the_line_speaks_and_when_i
     with pytest.raises(PortDown):
         await session.write(b"x")
     assert quiet() == 0
-
-
-def test_the_age_limits_of_the_line_are_those_of_the_links() -> None:
-    limits = {channel: router._AGE_LIMIT.get(right, router._OTHERS_AGE_LIMIT) for right, channel in CHANNELS.items()}
-    assert limits == {channel: milliseconds / 1000 for channel, milliseconds in SessionLimits().age.items()}

@@ -8,12 +8,12 @@ from protocol.errors import RemoteProtocolError
 from protocol.link.frames import FRAMES, Frame, decode
 from protocol.link.header import Parts
 from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.port_state import MAX_PATH, PortState, encode_text
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position
 from protocol.link.stream_frames import (
     MAX_DATA,
-    MAX_MESSAGE,
     Ack,
     Channel,
     Credit,

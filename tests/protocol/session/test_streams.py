@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
-from protocol.link.stream_frames import MAX_DATA, MAX_MESSAGE, Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import MAX_DATA, Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.inbox import Inbox
 from protocol.session.line_stream import LineStream

@@ -1,0 +1,27 @@
+"""The rules that a message obeys at every hop, on a line of our own as over a link: how old, and how long.
+
+They stand in a module of their own, which imports nothing, so that a port can use them without loading the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["AGE_LIMIT", "MAX_MESSAGE", "PTZ_AGE_LIMIT", "portion"]
+
+PTZ_AGE_LIMIT: Final = 2_000
+"""Milliseconds from when a PTZ command was read from its client until it may not begin any more: a stale one moves."""
+
+AGE_LIMIT: Final = 15_000
+"""The same for every other class of traffic."""
+
+MAX_MESSAGE: Final = 8_192
+"""The most bytes that one message over a link may have, over however many frames."""
+
+_LEAST_PORTION: Final = 512
+_PORTION_SECONDS: Final = 0.1
+
+
+def portion(bytes_per_second: float) -> int:
+    """Return the bytes of a transfer after which a waiting writer is let in: 100 ms of line, 512 at least."""
+    return max(_LEAST_PORTION, int(bytes_per_second * _PORTION_SECONDS))
