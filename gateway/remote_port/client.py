@@ -22,7 +22,7 @@ from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
 from protocol.errors import RemoteProtocolError
 from protocol.link.connection import Connection
-from protocol.link.handshake import Call, Peer, WrongKeyError, key_point
+from protocol.link.handshake import Initiator, Peer, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.link.port_state import MAX_PATH
 from protocol.link.reasons import CloseReason, Reason
@@ -168,7 +168,7 @@ class RemotePortClient:
         server = await self._servers.next(self._settings, resuming=self._session.id != NO_SESSION)
         sock = await self._connected(server)
         scalar, fresh = os.urandom(32), os.urandom(16)
-        link = Link(sock, Connection(Call(self._point, self._node, self._index, scalar, fresh)))
+        link = Link(sock, Connection(Initiator(self._point, self._node, self._index, scalar, fresh)))
         try:
             await self._greet(link, server)
             await self._carry(link, unit, backoff)

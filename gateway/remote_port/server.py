@@ -21,7 +21,7 @@ from gateway.tasks.root_cause import root_cause
 from protocol.endpoint import Endpoint
 from protocol.errors import RemoteProtocolError
 from protocol.link.connection import Connection
-from protocol.link.handshake import Answer, WrongKeyError, key_point
+from protocol.link.handshake import Acceptor, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason
@@ -175,7 +175,7 @@ class RemotePortService:
         point = self._point
         with sock:
             try:
-                link = Link(sock, Connection(Answer(point, self._node, self._index, self._chassis, os.urandom(32))))
+                link = Link(sock, Connection(Acceptor(point, self._node, self._index, self._chassis, os.urandom(32))))
                 peer = await self._greet(link, address)
                 opening = await self._opening(link)
                 name = f"{holder} (node {peer.node.hex()[:8]}, R{peer.index})"

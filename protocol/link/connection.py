@@ -21,7 +21,7 @@ from typing import Final, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.frames import Frame, decode
-from protocol.link.handshake import Agreement, Answer, Call, HandshakeError, Peer
+from protocol.link.handshake import Acceptor, Agreement, HandshakeError, Initiator, Peer
 from protocol.link.header import CutError, FrameDecoder, Header, Parts, RawFrame
 from protocol.link.hello import Confirm, Hello, HelloReply
 from protocol.link.secure import TAG, Opener, Sealer
@@ -120,9 +120,9 @@ def _judge(state: State, party: Party, frame: Frame) -> State | None:
 class Connection:
     """One side of one connection; which side is told by its handshake."""
 
-    def __init__(self, handshake: Call | Answer) -> None:
+    def __init__(self, handshake: Initiator | Acceptor) -> None:
         self._handshake = handshake
-        self.party: Final = Party.CLIENT if isinstance(handshake, Call) else Party.SERVER
+        self.party: Final = Party.CLIENT if isinstance(handshake, Initiator) else Party.SERVER
         self.peer: Peer | None = None
         self._state = State.HELLO
         self._version = 1
@@ -131,7 +131,7 @@ class Connection:
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
         self._error: RemoteProtocolError | None = None
-        self._outgoing = self.send(handshake.hello) if isinstance(handshake, Call) else b""
+        self._outgoing = self.send(handshake.hello) if isinstance(handshake, Initiator) else b""
 
     @property
     def state(self) -> State:
@@ -227,17 +227,17 @@ class Connection:
         return frame
 
     def _reply(self, hello: Hello) -> None:
-        assert isinstance(self._handshake, Answer)
+        assert isinstance(self._handshake, Acceptor)
         self._outgoing += self.send(self._handshake.reply(hello))
 
     def _confirm(self, reply: HelloReply) -> Peer:
-        assert isinstance(self._handshake, Call)
+        assert isinstance(self._handshake, Initiator)
         confirm, agreement = self._handshake.confirm(reply)
         self._outgoing += self.send(confirm)
         return self._agree(agreement)
 
     def _finish(self, confirm: Confirm) -> Peer:
-        assert isinstance(self._handshake, Answer)
+        assert isinstance(self._handshake, Acceptor)
         return self._agree(self._handshake.finish(confirm))
 
     def _agree(self, agreement: Agreement) -> Peer:

@@ -18,10 +18,10 @@ from protocol.link.secure import TrafficKeys, traffic_keys
 
 __all__ = [
     "VERSIONS",
+    "Acceptor",
     "Agreement",
-    "Answer",
-    "Call",
     "HandshakeError",
+    "Initiator",
     "OwnNodeError",
     "Peer",
     "VersionError",
@@ -94,7 +94,7 @@ def _check_node(node: bytes, own: bytes) -> None:
 
 
 @final
-class Call:
+class Initiator:
     """The client's run. ``scalar`` (32 bytes) and ``fresh`` (16 bytes) are random and for this run alone."""
 
     def __init__(
@@ -123,7 +123,7 @@ class Call:
 
 
 @final
-class Answer:
+class Acceptor:
     """The server's run. ``scalar`` (32 bytes) is random and for this run alone."""
 
     def __init__(

@@ -14,7 +14,15 @@ from gateway.remote_port import link as link_room
 from gateway.remote_port.link import Link, LinkCutError, reason_text
 from gateway.tasks.root_cause import root_cause
 from protocol.link.connection import Connection
-from protocol.link.handshake import Answer, Call, HandshakeError, OwnNodeError, VersionError, WrongKeyError, key_point
+from protocol.link.handshake import (
+    Acceptor,
+    HandshakeError,
+    Initiator,
+    OwnNodeError,
+    VersionError,
+    WrongKeyError,
+    key_point,
+)
 from protocol.link.header import CutError
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close
@@ -45,8 +53,8 @@ def pair(
 ) -> tuple[Link, Link]:
     """A client and a server; the server as told."""
     near, far = sockets
-    call = Call(POINT, b"a" * 16, 0, os.urandom(32), os.urandom(16))
-    answer = Answer(key_point(key), node, 0, "chassis", os.urandom(32), versions)
+    call = Initiator(POINT, b"a" * 16, 0, os.urandom(32), os.urandom(16))
+    answer = Acceptor(key_point(key), node, 0, "chassis", os.urandom(32), versions)
     return Link(near, Connection(call)), Link(far, Connection(answer))
 
 
@@ -88,7 +96,7 @@ async def test_who_finds_out_why_a_handshake_fails_tells_the_other(
 
 async def test_what_is_no_handshake_is_left_without_a_word(sockets: tuple[socket.socket, socket.socket]) -> None:
     near, far = sockets
-    link = Link(far, Connection(Answer(POINT, b"b" * 16, 0, "", os.urandom(32))))
+    link = Link(far, Connection(Acceptor(POINT, b"b" * 16, 0, "", os.urandom(32))))
     near.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with trio.fail_after(5), pytest.raises(CutError):
         await link.handshake(lambda _: None)

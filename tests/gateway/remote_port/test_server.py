@@ -17,7 +17,7 @@ from gateway.remote_port import server as remote_service
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import Link, LinkCutError, now_ms
 from protocol.link.connection import Connection
-from protocol.link.handshake import Call, WrongKeyError, key_point
+from protocol.link.handshake import Initiator, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def call(port: int, own: bytes = b"c" * 16, key: str = KEY, address: str = "127.0.0.1") -> Link:
     """A client's connection, which has said HELLO to nobody yet."""
     sock = socket.create_connection(("127.0.0.1", port), source_address=(address, 0))
-    return Link(sock, Connection(Call(key_point(key), own, 0, os.urandom(32), os.urandom(16))))
+    return Link(sock, Connection(Initiator(key_point(key), own, 0, os.urandom(32), os.urandom(16))))
 
 
 def unasked(_: object) -> None:
@@ -131,7 +131,7 @@ async def test_who_hangs_up_after_the_reply_has_made_a_guess_and_who_has_the_key
             await owner.serve()
             for _ in range(9):
                 sock = socket.create_connection(("127.0.0.1", owner.port))
-                connection = Connection(Call(key_point("a guess"), b"g" * 16, 0, os.urandom(32), os.urandom(16)))
+                connection = Connection(Initiator(key_point("a guess"), b"g" * 16, 0, os.urandom(32), os.urandom(16)))
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
                 await stream.send_all(connection.data_to_send())
                 assert await stream.receive_some()

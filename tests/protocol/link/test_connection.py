@@ -18,7 +18,7 @@ from protocol.link.secure import Sealer
 from protocol.link.session_frames import Close, Ping, Pong, Port
 from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
-from tests.protocol.session.links import OPEN, OPENED, PORT, answer, call, connections, events
+from tests.protocol.session.links import OPEN, OPENED, PORT, acceptor, connections, events, initiator
 
 UP = (Channel.PTZ, Channel.TCP, Channel.CGI)
 CLOSE = Close(CloseReason.STOPPING)
@@ -141,7 +141,7 @@ def test_the_table_names_every_state_and_only_frames_that_exist() -> None:
 
 
 def test_the_handshake_leads_to_frames() -> None:
-    a, b = Connection(call()), Connection(answer())
+    a, b = Connection(initiator()), Connection(acceptor())
     hello = a.data_to_send()
     assert a.data_to_send() == b""
     assert isinstance(events(b, hello)[0], Hello)
@@ -153,7 +153,7 @@ def test_the_handshake_leads_to_frames() -> None:
 
 
 def test_a_wrong_key_is_said_in_clear_and_heard() -> None:
-    a, b = Connection(call(point=key_point("other"))), Connection(answer())
+    a, b = Connection(initiator(point=key_point("other"))), Connection(acceptor())
     events(b, a.data_to_send())
     ((kind, _),) = events(a, b.data_to_send())
     assert kind is WrongKeyError
@@ -219,7 +219,7 @@ def test_types_from_0x40_up_are_passed_over_in_sealed_frames_alone() -> None:
     head = Header(1, 0x40, 9, 9, 16, 9).encode()
     unknown = sealed(a, head, b"")
     assert events(b, unknown + a.send(Ping(1))) == [Ping(1)]
-    clear = Connection(answer())
+    clear = Connection(acceptor())
     ((kind, why),) = events(clear, Header(1, 0x40, 0, 0, 0, 0).encode())
     assert kind is HandshakeError
     assert "no frame of the handshake" in why
@@ -235,7 +235,7 @@ def test_another_version_in_the_header_is_refused() -> None:
 
 def conversation() -> bytes:
     """The client's bytes of a whole conversation, and a server that has yet to hear them."""
-    a, b = Connection(call()), Connection(answer())
+    a, b = Connection(initiator()), Connection(acceptor())
     said = [a.data_to_send()]
     events(b, said[0])
     events(a, b.data_to_send())
@@ -251,7 +251,7 @@ SAID = conversation()
 
 def hear(pieces: list[bytes]) -> list[Any]:
     """What a server makes of it; it answers OPEN at once."""
-    server = Connection(answer())
+    server = Connection(acceptor())
     got: list[Any] = []
     for piece in pieces:
         server.receive_data(piece)

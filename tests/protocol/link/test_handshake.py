@@ -13,13 +13,13 @@ from protocol.link.cpace import PointError
 from protocol.link.handshake import HandshakeError, OwnNodeError, Peer, VersionError, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.link.hello import Confirm
-from tests.protocol.session.links import A_NODE, B_NODE, POINT, answer, call, events
+from tests.protocol.session.links import A_NODE, B_NODE, POINT, acceptor, events, initiator
 
 OTHER = key_point("pelco124")
 
 
 def test_both_sides_reach_the_same_keys_and_know_each_other() -> None:
-    a, b = call(), answer()
+    a, b = initiator(), acceptor()
     confirm, at_a = a.confirm(b.reply(a.hello))
     at_b = b.finish(confirm)
     assert at_a.keys == at_b.keys
@@ -28,26 +28,26 @@ def test_both_sides_reach_the_same_keys_and_know_each_other() -> None:
 
 
 def test_no_secret_is_shown() -> None:
-    a, b = call(), answer()
+    a, b = initiator(), acceptor()
     agreement = a.confirm(b.reply(a.hello))[1]
     assert "keys" not in repr(agreement)
 
 
 def test_a_wrong_key_is_found_by_the_client_first() -> None:
-    a, b = call(point=OTHER), answer()
+    a, b = initiator(point=OTHER), acceptor()
     with pytest.raises(WrongKeyError, match="same AuthenticationKey"):
         a.confirm(b.reply(a.hello))
 
 
 def test_a_client_that_guesses_on_is_found_by_the_server() -> None:
-    a, b = call(), answer(point=OTHER)
+    a, b = initiator(), acceptor(point=OTHER)
     b.reply(a.hello)
     with pytest.raises(WrongKeyError):
         b.finish(Confirm(bytes(64)))
 
 
 def test_a_tampered_tag_is_refused_by_either_side() -> None:
-    a, b = call(), answer()
+    a, b = initiator(), acceptor()
     reply = b.reply(a.hello)
     with pytest.raises(WrongKeyError):
         a.confirm(replace(reply, tag=bytes(64)))
@@ -58,49 +58,49 @@ def test_a_tampered_tag_is_refused_by_either_side() -> None:
 
 
 def test_a_replayed_handshake_is_refused_by_either_side() -> None:
-    a, b = call(), answer()
+    a, b = initiator(), acceptor()
     reply = b.reply(a.hello)
     confirm, _ = a.confirm(reply)
-    again = answer(seed=9)
+    again = acceptor(seed=9)
     again.reply(a.hello)
     with pytest.raises(WrongKeyError):
         again.finish(confirm)
     with pytest.raises(WrongKeyError):
-        call(seed=9).confirm(reply)
+        initiator(seed=9).confirm(reply)
 
 
 def test_a_hello_that_comes_back_to_its_sender_is_refused() -> None:
-    a = call()
+    a = initiator()
     with pytest.raises(OwnNodeError, match="cloned image"):
-        answer(node=A_NODE).reply(a.hello)
-    b = answer(node=A_NODE, seed=2)
+        acceptor(node=A_NODE).reply(a.hello)
+    b = acceptor(node=A_NODE, seed=2)
     with pytest.raises(OwnNodeError):
-        a.confirm(b.reply(call(node=B_NODE).hello))
-    connection = Connection(call())
+        a.confirm(b.reply(initiator(node=B_NODE).hello))
+    connection = Connection(initiator())
     kind, why = events(connection, connection.data_to_send())[-1]
     assert issubclass(kind, HandshakeError)
     assert "while HelloReply is awaited" in why
 
 
 def test_a_downgraded_version_is_refused() -> None:
-    a, b = call(versions=(1, 2)), answer(versions=(1, 2))
+    a, b = initiator(versions=(1, 2)), acceptor(versions=(1, 2))
     assert b.reply(a.hello).version == 2
-    stripped = answer(versions=(1, 2)).reply(replace(a.hello, versions=(1,)))
+    stripped = acceptor(versions=(1, 2)).reply(replace(a.hello, versions=(1,)))
     assert stripped.version == 1
     with pytest.raises(WrongKeyError):
         a.confirm(stripped)
 
 
 def test_a_version_that_nobody_offered_is_refused() -> None:
-    a = call()
+    a = initiator()
     with pytest.raises(VersionError, match="chose version 2"):
-        a.confirm(replace(answer().reply(a.hello), version=2))
+        a.confirm(replace(acceptor().reply(a.hello), version=2))
     with pytest.raises(VersionError, match=r"offers versions \(7,\), we speak \(1,\)"):
-        answer().reply(call(versions=(7,)).hello)
+        acceptor().reply(initiator(versions=(7,)).hello)
 
 
 def test_a_point_of_low_order_is_refused_by_either_side() -> None:
-    a, b = call(), answer()
+    a, b = initiator(), acceptor()
     with pytest.raises(PointError):
         a.confirm(replace(b.reply(a.hello), share=bytes(32)))
     with pytest.raises(PointError):
@@ -115,7 +115,7 @@ def test_a_failed_handshake_leaves_the_session_alive() -> None:
 def wire(key: str, seed: int) -> bytes:
     """All that an eavesdropper sees of a whole handshake."""
     point = key_point(key)
-    a, b = Connection(call(point=point, seed=seed)), Connection(answer(point=point, seed=seed + 100))
+    a, b = Connection(initiator(point=point, seed=seed)), Connection(acceptor(point=point, seed=seed + 100))
     seen = a.data_to_send()
     events(b, seen)
     reply = b.data_to_send()
@@ -140,26 +140,26 @@ def test_no_share_and_no_tag_ever_comes_again() -> None:
 
 def test_an_empty_key_is_a_key_like_others() -> None:
     assert len({key_point(key) for key in ("", "a", "é", "e")}) == 4
-    a, b = call(point=key_point("")), answer(point=key_point(""))
+    a, b = initiator(point=key_point("")), acceptor(point=key_point(""))
     assert b.finish(a.confirm(b.reply(a.hello))[0]).peer.node == A_NODE
 
 
 @given(st.binary(min_size=1, max_size=400), st.booleans())
 def test_random_bytes_in_the_handshake_are_an_error_or_wait(data: bytes, at_server: bool) -> None:
-    connection = Connection(answer() if at_server else call())
+    connection = Connection(acceptor() if at_server else initiator())
     whole = events(connection, data)
-    again = Connection(answer() if at_server else call())
+    again = Connection(acceptor() if at_server else initiator())
     pieces = itertools.chain.from_iterable(events(again, bytes([byte])) for byte in data)
     assert list(dict.fromkeys(map(repr, pieces))) == list(dict.fromkeys(map(repr, whole)))
 
 
 @given(st.data())
 def test_a_mutated_handshake_ends_in_a_cut_or_waits(data: st.DataObject) -> None:
-    a, b = Connection(call()), Connection(answer())
+    a, b = Connection(initiator()), Connection(acceptor())
     hello = a.data_to_send()
     events(b, hello)
     reply = b.data_to_send()
-    target, good = data.draw(st.sampled_from([(Connection(answer()), hello), (a, reply)]))
+    target, good = data.draw(st.sampled_from([(Connection(acceptor()), hello), (a, reply)]))
     bad = bytearray(good)
     at = data.draw(st.integers(0, len(bad) - 1))
     bad[at] ^= data.draw(st.integers(1, 255))

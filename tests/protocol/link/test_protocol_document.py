@@ -17,7 +17,7 @@ from protocol.link import cpace, guesses
 from protocol.link.advert import Advert
 from protocol.link.connection import CHANNELS, TRANSITIONS, Connection, State
 from protocol.link.frames import FRAMES
-from protocol.link.handshake import VERSIONS, Answer, Call, key_point
+from protocol.link.handshake import VERSIONS, Acceptor, Initiator, key_point
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import traffic_keys
@@ -78,8 +78,8 @@ VALUES = {
 def worked() -> dict[str, bytes]:
     """The document's example, computed anew."""
     point = key_point("pelco123")
-    a = Connection(Call(point, A_NODE, 0, YA, FRESH))
-    b = Connection(Answer(point, B_NODE, 0, "blade-7", YB))
+    a = Connection(Initiator(point, A_NODE, 0, YA, FRESH))
+    b = Connection(Acceptor(point, B_NODE, 0, "blade-7", YB))
     said = {"generator": point, "hello": a.data_to_send()}
     heard(b, said["hello"])
     said["hello_reply"] = b.data_to_send()
@@ -195,7 +195,7 @@ def test_the_document_shows_the_record_that_is_announced() -> None:
 
 def test_a_recorded_handshake_does_not_open_a_second_connection() -> None:
     said = worked()
-    b = Connection(Answer(key_point("pelco123"), B_NODE, 0, "blade-7", bytes(range(1, 33))))
+    b = Connection(Acceptor(key_point("pelco123"), B_NODE, 0, "blade-7", bytes(range(1, 33))))
     heard(b, said["hello"])
     with pytest.raises(RemoteProtocolError):
         heard(b, said["confirm"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.connection import Connection, State
-from protocol.link.handshake import VERSIONS, Answer, Call, key_point
+from protocol.link.handshake import VERSIONS, Acceptor, Initiator, key_point
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Pong
@@ -22,12 +22,16 @@ OPEN = Open(NO_SESSION, 1, 5, NOWHERE)
 OPENED = Opened(b"s" * 16, 5, 6, NOWHERE, PORT)
 
 
-def call(point: bytes = POINT, node: bytes = A_NODE, seed: int = 1, versions: tuple[int, ...] = VERSIONS) -> Call:
-    return Call(point, node, 0, bytes([seed]) * 32, bytes([seed]) * 16, versions)
+def initiator(
+    point: bytes = POINT, node: bytes = A_NODE, seed: int = 1, versions: tuple[int, ...] = VERSIONS
+) -> Initiator:
+    return Initiator(point, node, 0, bytes([seed]) * 32, bytes([seed]) * 16, versions)
 
 
-def answer(point: bytes = POINT, node: bytes = B_NODE, seed: int = 2, versions: tuple[int, ...] = VERSIONS) -> Answer:
-    return Answer(point, node, 3, "blade-7", bytes([seed]) * 32, versions)
+def acceptor(
+    point: bytes = POINT, node: bytes = B_NODE, seed: int = 2, versions: tuple[int, ...] = VERSIONS
+) -> Acceptor:
+    return Acceptor(point, node, 3, "blade-7", bytes([seed]) * 32, versions)
 
 
 def events(connection: Connection, data: bytes | None = None) -> list[Any]:
@@ -45,7 +49,7 @@ def events(connection: Connection, data: bytes | None = None) -> list[Any]:
 
 def connections(state: State = State.READY) -> tuple[Connection, Connection]:
     """A client and a server whose conversation has come to ``state``."""
-    a, b = Connection(call()), Connection(answer())
+    a, b = Connection(initiator()), Connection(acceptor())
     steps: dict[State, Callable[[], object]] = {
         State.HELLO: lambda: None,
         State.REPLY: lambda: events(b, a.data_to_send()),

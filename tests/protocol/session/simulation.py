@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from protocol.link.connection import Connection, Event, State
-from protocol.link.handshake import Answer, Call, Peer, key_point
+from protocol.link.handshake import Acceptor, Initiator, Peer, key_point
 from protocol.link.header import CutError
 from protocol.link.hello import Hello
 from protocol.link.port_state import PortState
@@ -269,8 +269,8 @@ class World:
     def connect(self, link: int) -> None:
         client, server = self.nodes[link + 1], self.nodes[link]
         number = self.unique()
-        call = Call(POINT, client.id, 0, fresh(32, "a", number), fresh(16, "f", number))
-        wire = Wire(Connection(call), Connection(Answer(POINT, server.id, 0, "", fresh(32, "b", number))))
+        initiator = Initiator(POINT, client.id, 0, fresh(32, "a", number), fresh(16, "f", number))
+        wire = Wire(Connection(initiator), Connection(Acceptor(POINT, server.id, 0, "", fresh(32, "b", number))))
         wire.up += wire.client.data_to_send()
         if self.wires[link]:
             self.wires[link][-1].client_open = False
