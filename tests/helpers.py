@@ -19,6 +19,7 @@ import pytest
 import trio
 
 from gateway.app import run
+from gateway.demo.cable import Cable, lay
 from gateway.host.config import Config, HttpConfig, SerialConfig, TcpConfig
 from gateway.host.sdnotify import Notifier
 from gateway.state.users import Users
@@ -86,7 +87,7 @@ class FarEnd:
 
 
 @dataclass
-class House:
+class Gateway:
     """A running gateway: its lines, its front door's address, and a way to ask it."""
 
     config: Config
@@ -145,6 +146,15 @@ class House:
         return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
 
+@contextlib.asynccontextmanager
+async def laid_cable(to: int) -> AsyncIterator[Cable]:
+    """Lay a cable to the TCP port ``to``, until the block ends; it can be cut, unplugged and plugged in at will."""
+    async with trio.open_nursery() as nursery:
+        laid: Cable = await nursery.start(lay, to)
+        yield laid
+        nursery.cancel_scope.cancel()
+
+
 @contextlib.contextmanager
 def lines(directory: Path, count: int) -> Iterator[tuple[FarEnd, ...]]:
     """So many serial lines."""
@@ -171,7 +181,7 @@ def configuration(directory: Path, ends: tuple[FarEnd, ...], http_port: int, **m
 
 
 @contextlib.asynccontextmanager
-async def house(directory: Path, ports: int = 1, **more: Any) -> AsyncIterator[House]:
+async def running_gateway(directory: Path, ports: int = 1, **more: Any) -> AsyncIterator[Gateway]:
     """Run a gateway with ``ports`` serial ports and the users admin, operator and viewer, until the block ends."""
     with lines(directory, ports) as ends:
         http_port = free_port()
@@ -179,8 +189,8 @@ async def house(directory: Path, ports: int = 1, **more: Any) -> AsyncIterator[H
         users = Users(config.state_dir, config.node_name)
         for role in ("admin", "operator", "viewer"):
             users.add(role, role, PASSWORD)
-        home = House(config, ends, http_port)
+        gateway = Gateway(config, ends, http_port)
         async with trio.open_nursery() as nursery:
-            await nursery.start(run, config, home.stop, Notifier(None))
-            yield home
-            home.stop.set()
+            await nursery.start(run, config, gateway.stop, Notifier(None))
+            yield gateway
+            gateway.stop.set()

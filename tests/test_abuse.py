@@ -13,12 +13,12 @@ import trio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import house, needs_curl
+from tests.helpers import needs_curl, running_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.helpers import House
+    from tests.helpers import Gateway
 
 DISCOVERY = b"GET /axis-cgi/apidiscovery.cgi HTTP/1.1\r\nHost: cam\r\n\r\n"
 SHARE = 48
@@ -27,8 +27,8 @@ SHARE = 48
 pytestmark = needs_curl
 
 
-async def caller(home: House) -> trio.SocketStream:
-    return await trio.open_tcp_stream("127.0.0.1", home.http_port)
+async def caller(gateway: Gateway) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", gateway.http_port)
 
 
 async def rest(stream: trio.SocketStream) -> bytes:
@@ -41,19 +41,19 @@ async def rest(stream: trio.SocketStream) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def flowing(directory: Path) -> AsyncIterator[House]:
-    """A house whose TCP client and device exchange bytes for as long as the block takes, and a hundred times more."""
+async def flowing(directory: Path) -> AsyncIterator[Gateway]:
+    """A gateway whose TCP client and device exchange bytes for as long as the block takes, and a hundred times more."""
     with trio.fail_after(30):
-        async with house(directory) as home:
-            port = await home.open_tcp()
+        async with running_gateway(directory) as gateway:
+            port = await gateway.open_tcp()
             rounds = 0
 
             async def exchange(tcp: trio.SocketStream) -> None:
                 nonlocal rounds
                 message = b"%08d" % rounds
                 await tcp.send_all(message)
-                assert await home.lines[0].hear(len(message)) == message
-                await home.lines[0].say(message)
+                assert await gateway.lines[0].hear(len(message)) == message
+                await gateway.lines[0].say(message)
                 received = b""
                 while len(received) < len(message):
                     received += await tcp.receive_some(len(message) - len(received))
@@ -66,35 +66,35 @@ async def flowing(directory: Path) -> AsyncIterator[House]:
 
             async with await trio.open_tcp_stream("127.0.0.1", port) as tcp, trio.open_nursery() as nursery:
                 nursery.start_soon(exchange_for_ever, tcp)
-                yield home
+                yield gateway
                 before = rounds
                 while rounds < before + 100:
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
-            assert await answered(home)
+            assert await answered(gateway)
 
 
-async def answered(home: House) -> bool:
+async def answered(gateway: Gateway) -> bool:
     """Whether a caller at another address is answered."""
     elsewhere = trio.socket.socket()
     await elsewhere.bind(("127.0.0.2", 0))
-    await elsewhere.connect(("127.0.0.1", home.http_port))
+    await elsewhere.connect(("127.0.0.1", gateway.http_port))
     async with trio.SocketStream(elsewhere) as stream:
         await stream.send_all(DISCOVERY)
         return bytes(await stream.receive_some(1000)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_callers_that_send_their_requests_byte_by_byte(tmp_path: Path) -> None:
-    async with flowing(tmp_path) as home, contextlib.AsyncExitStack() as callers:
-        slow = [await callers.enter_async_context(await caller(home)) for _ in range(SHARE - 8)]
+    async with flowing(tmp_path) as gateway, contextlib.AsyncExitStack() as callers:
+        slow = [await callers.enter_async_context(await caller(gateway)) for _ in range(SHARE - 8)]
         for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 50:
             for stream in slow:
                 await stream.send_all(bytes([byte]))
-        assert await answered(home)
+        assert await answered(gateway)
 
 
 async def test_two_hundred_callers_that_say_nothing(tmp_path: Path) -> None:
-    async with flowing(tmp_path) as home, contextlib.AsyncExitStack() as callers:
+    async with flowing(tmp_path) as gateway, contextlib.AsyncExitStack() as callers:
         ended = 0
 
         async def wait(stream: trio.SocketStream) -> None:
@@ -105,15 +105,15 @@ async def test_two_hundred_callers_that_say_nothing(tmp_path: Path) -> None:
 
         async with trio.open_nursery() as nursery:
             for _ in range(200):
-                nursery.start_soon(wait, await callers.enter_async_context(await caller(home)))
+                nursery.start_soon(wait, await callers.enter_async_context(await caller(gateway)))
             while ended < 200 - SHARE:
                 await trio.lowlevel.checkpoint()
-            assert await answered(home)
+            assert await answered(gateway)
             nursery.cancel_scope.cancel()
 
 
 async def test_a_head_of_ten_megabytes(tmp_path: Path) -> None:
-    async with flowing(tmp_path) as home, await caller(home) as stream:
+    async with flowing(tmp_path) as gateway, await caller(gateway) as stream:
         answers: list[bytes] = []
 
         async def listen() -> None:
@@ -129,7 +129,7 @@ async def test_a_head_of_ten_megabytes(tmp_path: Path) -> None:
 
 
 async def test_a_thousand_requests_in_one_piece_are_answered_in_order(tmp_path: Path) -> None:
-    async with flowing(tmp_path) as home, await caller(home) as stream, trio.open_nursery() as nursery:
+    async with flowing(tmp_path) as gateway, await caller(gateway) as stream, trio.open_nursery() as nursery:
         body = b'{"context":"%d","method":"getSupportedVersions"}'
         head = b"POST /axis-cgi/apidiscovery.cgi HTTP/1.1\r\nHost: cam\r\nContent-Length: %d\r\n\r\n"
         requests = [head % len(body % n) + body % n for n in range(1000)]
@@ -143,12 +143,12 @@ async def test_a_thousand_requests_in_one_piece_are_answered_in_order(tmp_path: 
 
 
 async def test_bodies_that_do_not_end(tmp_path: Path) -> None:
-    async with flowing(tmp_path) as home, contextlib.AsyncExitStack() as callers:
+    async with flowing(tmp_path) as gateway, contextlib.AsyncExitStack() as callers:
         for framing in (b"Content-Length: 60000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nffff\r\n"):
             for _ in range(10):
-                stream = await callers.enter_async_context(await caller(home))
+                stream = await callers.enter_async_context(await caller(gateway))
                 await stream.send_all(b"POST /axis-cgi/param.cgi HTTP/1.1\r\nHost: cam\r\n" + framing + b"action=li")
-        assert await answered(home)
+        assert await answered(gateway)
         await stream.send_eof()
         assert b"HTTP/1.1 400 " in await rest(stream)
 
@@ -169,7 +169,7 @@ RUBBISH = {
 async def test_an_upgrade_with_rubbish(
     tmp_path: Path, path: bytes, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with flowing(tmp_path) as home, await caller(home) as stream:
+    async with flowing(tmp_path) as gateway, await caller(gateway) as stream:
         await stream.send_all(b"GET " + path + b" HTTP/1.1\r\nHost: cam\r\n" + RUBBISH[kind])
         await stream.send_eof()
         assert re.match(rb"HTTP/1.1 4\d\d ", await rest(stream))
@@ -177,11 +177,11 @@ async def test_an_upgrade_with_rubbish(
 
 
 async def test_a_tls_hello_that_is_none_and_one_that_does_not_end(tmp_path: Path) -> None:
-    async with flowing(tmp_path) as home, await caller(home) as junk, await caller(home) as half:
+    async with flowing(tmp_path) as gateway, await caller(gateway) as junk, await caller(gateway) as half:
         await junk.send_all(b"\x16\x03\x01\x02\x00" + bytes(600))
         await half.send_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         assert b"HTTP" not in await rest(junk)
-        assert await answered(home)
+        assert await answered(gateway)
 
 
 PIECES = st.one_of(
@@ -205,9 +205,9 @@ PIECES = st.one_of(
 @example([b"GET \xff HTTP/9.9\r\n\r\n", b"\x00" * 100])
 async def test_any_bytes_get_an_answer_that_blames_their_sender_or_none(thrown: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        async with flowing(Path(directory)) as home:
+        async with flowing(Path(directory)) as gateway:
             for raw in thrown:
-                async with await caller(home) as stream:
+                async with await caller(gateway) as stream:
                     with contextlib.suppress(trio.BrokenResourceError):
                         await stream.send_all(raw)
                         await stream.send_eof()
@@ -217,22 +217,22 @@ async def test_any_bytes_get_an_answer_that_blames_their_sender_or_none(thrown: 
 
 async def test_the_port_is_toggled_as_a_public_web_page_does_it_while_clients_are_connected(tmp_path: Path) -> None:
     with trio.fail_after(20):
-        async with house(tmp_path) as home:
-            port = await home.open_tcp(SerialCGI_Enabled="yes", PTZServer_Enabled="yes")
-            async with await trio.open_tcp_stream("127.0.0.1", port) as tcp, home.ptz() as driver:
-                await home.until(lambda status: len(status["clients"]) >= 2)
-                assert await home.update(PortEnabled="no") == "OK"
+        async with running_gateway(tmp_path) as gateway:
+            port = await gateway.open_tcp(SerialCGI_Enabled="yes", PTZServer_Enabled="yes")
+            async with await trio.open_tcp_stream("127.0.0.1", port) as tcp, gateway.ptz() as driver:
+                await gateway.until(lambda status: len(status["clients"]) >= 2)
+                assert await gateway.update(PortEnabled="no") == "OK"
                 await tcp.send_all(b"lost")
                 until = trio.current_time() + 0.8  # the page's own pause, filled with looks at the status
                 while trio.current_time() < until:
-                    assert (await home.status())["enabled"] is False
-                assert await home.update(PortEnabled="yes") == "OK"
+                    assert (await gateway.status())["enabled"] is False
+                assert await gateway.update(PortEnabled="yes") == "OK"
                 for stream, message in ((tcp, b"tcp"), (driver, b"ptz")):
                     await stream.send_all(message)
-                    assert await home.lines[0].hear(3) == message
-                assert await home.curl("/axis-cgi/com/serial.cgi?write=636769") == ""
-                assert await home.lines[0].hear(3) == b"cgi"
-                await home.lines[0].say(b"both")
+                    assert await gateway.lines[0].hear(3) == message
+                assert await gateway.curl("/axis-cgi/com/serial.cgi?write=636769") == ""
+                assert await gateway.lines[0].hear(3) == b"cgi"
+                await gateway.lines[0].say(b"both")
                 for stream in (tcp, driver):
                     assert await stream.receive_some(100) == b"both"
-                assert any(seat["dropped"] == 4 for seat in (await home.status())["clients"])
+                assert any(client["dropped"] == 4 for client in (await gateway.status())["clients"])

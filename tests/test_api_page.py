@@ -14,7 +14,7 @@ from gateway.host.config import SerialConfig
 from gateway.web.pages import PAGES
 from gateway.web.routes import ROUTES
 from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
-from tests.helpers import PASSWORD, house, needs_curl
+from tests.helpers import PASSWORD, needs_curl, running_gateway
 
 PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
 BLOCKS = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
@@ -45,22 +45,22 @@ async def test_every_example_answers_what_the_page_shows(tmp_path: Path) -> None
         "managers": (ManagerHardware(serial=1, remote_port=0),),
     }
     with trio.fail_after(60):
-        async with house(tmp_path, **more) as home, trio.open_nursery() as nursery:
-            port = await home.open_tcp(SerialCGI_Enabled="yes")
+        async with running_gateway(tmp_path, **more) as gateway, trio.open_nursery() as nursery:
+            port = await gateway.open_tcp(SerialCGI_Enabled="yes")
             here = {
-                ADDRESS: f"127.0.0.1:{home.http_port}",
+                ADDRESS: f"127.0.0.1:{gateway.http_port}",
                 "NAME:PASSWORD": f"'admin:{PASSWORD}'",
-                "STATE_DIR": str(home.config.state_dir),
+                "STATE_DIR": str(gateway.config.state_dir),
             }
-            there = {f"127.0.0.1:{home.http_port}": ADDRESS, f":{port}": ":3000"}
+            there = {f"127.0.0.1:{gateway.http_port}": ADDRESS, f":{port}": ":3000"}
 
             async def device() -> None:
-                while await home.lines[0].hear(len(COMMAND)) == COMMAND:
-                    await home.lines[0].say(ANSWER)
+                while await gateway.lines[0].hear(len(COMMAND)) == COMMAND:
+                    await gateway.lines[0].say(ANSWER)
 
             nursery.start_soon(device)
             async with await trio.open_tcp_stream("127.0.0.1", port):
-                await home.until(lambda status: len(status["clients"]) == 2)
+                await gateway.until(lambda status: len(status["clients"]) == 2)
                 for command, shown in EXAMPLES:
                     shell = ["bash", "-c", replaced(command, here)]
                     done = await trio.run_process(shell, capture_stdout=True, stderr=DEVNULL)

@@ -18,16 +18,15 @@ from protocol.link.handshake import Initiator, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.parameters.hardware import ManagerHardware
 from tests.gateway.remote_port.linked import chained, holds, node
-from tests.helpers import free_port, house, needs_curl
-from tests.wire import wire
+from tests.helpers import free_port, laid_cable, needs_curl, running_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from gateway.demo.cable import Cable
     from tests.gateway.remote_port.linked import Node
-    from tests.helpers import House
-    from tests.wire import Wire
+    from tests.helpers import Gateway
 
 pytestmark = needs_curl
 
@@ -47,9 +46,9 @@ async def receive_exactly(stream: trio.SocketStream, count: int) -> bytes:
     return bytes(received)
 
 
-async def serve_remotely(home: House, key: str = KEY, **more: str) -> int:
+async def serve_remotely(gateway: Gateway, key: str = KEY, **more: str) -> int:
     port = free_port()
-    answer = await home.update(
+    answer = await gateway.update(
         RemotePortServer_Enabled="yes",
         RemotePortServer_AuthenticationKey=key,
         RemotePortServer_Listener_Enabled="yes",
@@ -60,32 +59,34 @@ async def serve_remotely(home: House, key: str = KEY, **more: str) -> int:
     return port
 
 
-async def chain_to(home: House, port: int, key: str = KEY) -> None:
+async def chain_to(gateway: Gateway, port: int, key: str = KEY) -> None:
     remote = {"AutoConf": "no", "Host": "127.0.0.1", "Port": port, "AuthenticationKey": key}
-    assert await home.set({f"RemotePort.R0.{name}": value for name, value in remote.items()}) == "OK"
+    assert await gateway.set({f"RemotePort.R0.{name}": value for name, value in remote.items()}) == "OK"
 
 
-async def up(home: House) -> None:
-    await home.until(lambda status: status["state"] == "up")
+async def up(gateway: Gateway) -> None:
+    await gateway.until(lambda status: status["state"] == "up")
 
 
 @asynccontextmanager
-async def chain(directory: Path, hops: int = 1, **more: str) -> AsyncIterator[tuple[list[House], list[Wire]]]:
+async def chain(directory: Path, hops: int = 1, **more: str) -> AsyncIterator[tuple[list[Gateway], list[Cable]]]:
     """An owner and ``hops`` CPUs, each chained to the one before it by a cable."""
     async with AsyncExitStack() as stack:
-        owner = await stack.enter_async_context(house(_made(directory / "owner")))
-        homes, cables = [owner], []
+        owner = await stack.enter_async_context(running_gateway(_made(directory / "owner")))
+        gateways, cables = [owner], []
         for hop in range(hops):
             cable = await stack.enter_async_context(
-                wire(await serve_remotely(homes[-1], PTZServer_Enabled="yes", **more))
+                laid_cable(await serve_remotely(gateways[-1], PTZServer_Enabled="yes", **more))
             )
             managers = (ManagerHardware(remote_port=0),)
-            home = await stack.enter_async_context(house(_made(directory / f"cpu{hop}"), ports=0, managers=managers))
-            await chain_to(home, cable.port)
-            await up(home)
-            homes.append(home)
+            gateway = await stack.enter_async_context(
+                running_gateway(_made(directory / f"cpu{hop}"), ports=0, managers=managers)
+            )
+            await chain_to(gateway, cable.port)
+            await up(gateway)
+            gateways.append(gateway)
             cables.append(cable)
-        yield homes, cables
+        yield gateways, cables
 
 
 def _made(directory: Path) -> Path:
@@ -96,8 +97,8 @@ def _made(directory: Path) -> Path:
 @pytest.mark.parametrize("hops", [1, 2, 3])
 async def test_every_kind_of_client_reaches_the_line_of_another_cpu(tmp_path: Path, hops: int) -> None:
     with trio.fail_after(30):
-        async with chain(tmp_path, hops) as (homes, _):
-            owner, far = homes[0], homes[-1]
+        async with chain(tmp_path, hops) as (gateways, _):
+            owner, far = gateways[0], gateways[-1]
             line = owner.lines[0]
             port = await far.open_tcp(SerialCGI_Enabled="yes", PTZServer_Enabled="yes")
             async with await client(port) as tcp, far.ptz() as driver:
@@ -126,8 +127,8 @@ async def test_every_kind_of_client_reaches_the_line_of_another_cpu(tmp_path: Pa
 async def test_a_link_that_is_cut_again_and_again_costs_no_byte(tmp_path: Path, hops: int) -> None:
     up_bytes, down_bytes = os.urandom(60_000), os.urandom(60_000)
     with trio.fail_after(60):
-        async with chain(tmp_path, hops) as (homes, cables):
-            owner, far = homes[0], homes[-1]
+        async with chain(tmp_path, hops) as (gateways, cables):
+            owner, far = gateways[0], gateways[-1]
             port = await far.open_tcp()
             async with await client(port) as tcp:
                 done = trio.Event()
@@ -290,11 +291,11 @@ async def test_thousands_of_wrong_keys_from_one_address_disturb_nobody() -> None
             await late.up()
 
 
-async def _live(directory: Path, seconds: list[float], task_status: trio.TaskStatus[House], **more: Any) -> None:
-    """Run a house until it is told to stop, and note how long that took."""
-    async with house(_made(directory), **more) as home:
-        task_status.started(home)
-        await home.stop.wait()
+async def _live(directory: Path, seconds: list[float], task_status: trio.TaskStatus[Gateway], **more: Any) -> None:
+    """Run a gateway until it is told to stop, and note how long that took."""
+    async with running_gateway(_made(directory), **more) as gateway:
+        task_status.started(gateway)
+        await gateway.stop.wait()
         began = trio.current_time()
     seconds.append(trio.current_time() - began)
 
@@ -306,10 +307,10 @@ async def test_gateways_stop_in_time_whatever_their_links_do(tmp_path: Path, sta
     managers = (ManagerHardware(remote_port=0),)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            owner: House = await nursery.start(_live, tmp_path / "owner", seconds)
-            async with wire(await serve_remotely(owner)) as cable:
+            owner: Gateway = await nursery.start(_live, tmp_path / "owner", seconds)
+            async with laid_cable(await serve_remotely(owner)) as cable:
                 start = functools.partial(_live, ports=0, managers=managers)
-                far: House = await nursery.start(start, tmp_path / "far", seconds)
+                far: Gateway = await nursery.start(start, tmp_path / "far", seconds)
                 await chain_to(far, cable.port)
                 await up(far)
                 async with await client(await far.open_tcp()) as tcp:
@@ -321,9 +322,9 @@ async def test_gateways_stop_in_time_whatever_their_links_do(tmp_path: Path, sta
                     if state == "down":
                         cable.unplug()
                         await tcp.send_all(b"kept")
-                    for home in (owner, far) if first == "owner" else (far, owner):
+                    for gateway in (owner, far) if first == "owner" else (far, owner):
                         stopped = len(seconds)
-                        home.stop.set()
+                        gateway.stop.set()
                         await holds(lambda: len(seconds) > stopped)  # noqa: B023
     print([round(each, 2) for each in seconds])
     assert max(seconds) < 4

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.from_thread import run as in_the_house
+from trio.from_thread import run as in_trio
 
 from protocol.parameters.hardware import ManagerHardware
-from tests.helpers import PASSWORD, free_port, house, needs_curl
+from tests.helpers import PASSWORD, free_port, needs_curl, running_gateway
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page, WebSocketRoute
 
-    from tests.helpers import House
+    from tests.helpers import Gateway
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[browser]'")
 CHROMIUM = shutil.which("chromium")
@@ -39,17 +39,17 @@ PATIENCE = 10_000
 """Milliseconds for what should take a fraction of one; Chromium starts slowly on a busy machine."""
 
 
-async def visit(home: House, look: Callable[[Page], None], user: str = "admin", **how: Any) -> None:
+async def visit(gateway: Gateway, look: Callable[[Page], None], user: str = "admin", **how: Any) -> None:
     """Log in to the page as ``user`` and ``look`` at it, in a thread; Chromium must complain of nothing."""
     login = {"username": user, "password": PASSWORD}
-    complaints = await trio.to_thread.run_sync(_visit, home, look, {"http_credentials": login} | how)
+    complaints = await trio.to_thread.run_sync(_visit, gateway, look, {"http_credentials": login} | how)
     assert complaints == []
 
 
-def _visit(home: House, look: Callable[[Page], None], how: dict[str, Any]) -> list[str]:
+def _visit(gateway: Gateway, look: Callable[[Page], None], how: dict[str, Any]) -> list[str]:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_context(base_url=f"http://127.0.0.1:{home.http_port}", **how).new_page()
+        page = browser.new_context(base_url=f"http://127.0.0.1:{gateway.http_port}", **how).new_page()
         page.set_default_timeout(PATIENCE)
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -76,7 +76,7 @@ def tab_to(page: Page, element: str) -> None:
 async def test_the_line_is_shown_as_text_and_hex_and_is_written_to_with_the_keyboard_alone(tmp_path: Path) -> None:
     def look(page: Page) -> None:
         shows(page, "#state", "up")
-        in_the_house(home.lines[0].say, b"<b>21\xc2\xb0</b>\r\n\x90\xff")
+        in_trio(gateway.lines[0].say, b"<b>21\xc2\xb0</b>\r\n\x90\xff")
         shows(page, ".received .text", "<b>21°</b>\\r\\n")
         shows(page, ".received .hex", "3C 62 3E 32 31 C2 B0 3C 2F 62 3E 0D 0A")
         shows(page, ".received .hex", "90 FF")
@@ -85,7 +85,7 @@ async def test_the_line_is_shown_as_text_and_hex_and_is_written_to_with_the_keyb
         tab_to(page, "what")
         page.keyboard.type("status?")
         page.keyboard.press("Enter")
-        assert in_the_house(home.lines[0].hear, 8) == b"status?\r"
+        assert in_trio(gateway.lines[0].hear, 8) == b"status?\r"
         shows(page, ".sent .text", "status?\\r")
 
         page.get_by_label("Send as").select_option("Hex")
@@ -94,13 +94,13 @@ async def test_the_line_is_shown_as_text_and_hex_and_is_written_to_with_the_keyb
         shows(page, "#send-error", "two hexadecimal digits")
         page.get_by_label("Send", exact=True).fill("0x81, 0x01 fF")
         page.keyboard.press("Enter")
-        assert in_the_house(home.lines[0].hear, 3) == b"\x81\x01\xff"
+        assert in_trio(gateway.lines[0].hear, 3) == b"\x81\x01\xff"
         page.keyboard.press("ArrowUp")
         assert page.get_by_label("Send", exact=True).input_value() == "0x81, 0x01 fF"
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
-            await visit(home, look)
+        async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look)
 
 
 async def test_the_baud_rate_is_changed_in_a_form_that_offers_what_the_hardware_has(tmp_path: Path) -> None:
@@ -131,43 +131,45 @@ async def test_the_baud_rate_is_changed_in_a_form_that_offers_what_the_hardware_
         assert addresses.input_value() == ""
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
-            await visit(home, look)
-            assert "BaudRate=19200\n" in await home.curl("/axis-cgi/param.cgi?action=list&group=Serial.Ser1.BaudRate")
+        async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look)
+            assert "BaudRate=19200\n" in await gateway.curl(
+                "/axis-cgi/param.cgi?action=list&group=Serial.Ser1.BaudRate"
+            )
 
 
 async def test_a_client_appears_with_its_bytes_and_is_gone_when_it_leaves(tmp_path: Path) -> None:
     def look(page: Page) -> None:
         shows(page, "#clients", "Browser")
-        client = in_the_house(trio.open_tcp_stream, "127.0.0.1", port)
-        in_the_house(client.send_all, b"hello")
+        client = in_trio(trio.open_tcp_stream, "127.0.0.1", port)
+        in_trio(client.send_all, b"hello")
         address = "{}:{}".format(*client.socket.getsockname())
         row = page.get_by_role("row").filter(has_text=address)
         row.filter(has_text="5 B").wait_for()
         assert "TCP" in row.inner_text()
-        in_the_house(client.aclose)
+        in_trio(client.aclose)
         row.wait_for(state="detached")
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
-            port = await home.open_tcp()
-            await visit(home, look)
+        async with running_gateway(tmp_path) as gateway:
+            port = await gateway.open_tcp()
+            await visit(gateway, look)
 
 
 async def test_a_device_that_is_unplugged_and_back_is_seen_to_be(tmp_path: Path) -> None:
     def look(page: Page) -> None:
         shows(page, "#state", "up")
         shows(page, "#beside-note", "this device has no modem lines, nor a break")
-        home.lines[0].unplug()
-        shows(page, "#state.down", str(home.lines[0].path))
+        gateway.lines[0].unplug()
+        shows(page, "#state.down", str(gateway.lines[0].path))
         assert page.locator("#send button").is_disabled()
-        home.lines[0].plug()
+        gateway.lines[0].plug()
         shows(page, "#state.up", "up")
         assert page.locator("#send button").is_enabled()
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
-            await visit(home, look)
+        async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look)
 
 
 async def test_where_the_device_has_modem_lines_they_are_shown_and_set_and_a_break_is_sent(tmp_path: Path) -> None:
@@ -198,8 +200,8 @@ async def test_where_the_device_has_modem_lines_they_are_shown_and_set_and_a_bre
         shows(page, ".note", "A break of 40 ms was sent")
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
-            await visit(home, look)
+        async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look)
     assert {"request": "set", "dtr": False} in asked
     assert {"request": "break", "milliseconds": 40} in asked
 
@@ -207,14 +209,14 @@ async def test_where_the_device_has_modem_lines_they_are_shown_and_set_and_a_bre
 async def test_a_viewer_reads_the_line_and_is_offered_nothing_else(tmp_path: Path) -> None:
     def look(page: Page) -> None:
         shows(page, "#reads-only", "you can read the line, not write to it")
-        in_the_house(home.lines[0].say, b"seen")
+        in_trio(gateway.lines[0].say, b"seen")
         shows(page, ".received .text", "seen")
         for offered in ("#send", "#break", "#settings", "#clients"):
             assert page.locator(offered).is_hidden()
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
-            await visit(home, look, user="viewer")
+        async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look, user="viewer")
 
 
 async def test_an_operator_sees_the_settings_which_an_admin_may_change(tmp_path: Path) -> None:
@@ -224,8 +226,8 @@ async def test_an_operator_sees_the_settings_which_an_admin_may_change(tmp_path:
         assert page.get_by_label("Send", exact=True).is_enabled()
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
-            await visit(home, look, user="operator")
+        async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look, user="operator")
 
 
 async def test_a_chained_node_shows_the_line_that_another_owns_and_the_owner_shows_its_link(tmp_path: Path) -> None:
@@ -233,11 +235,11 @@ async def test_a_chained_node_shows_the_line_that_another_owns_and_the_owner_sho
         shows(page, "#state", "up")
         shows(page, "#device", "remote port R0")
         shows(page, "#facts", "P0 of node")
-        in_the_house(owner.lines[0].say, b"from afar")
+        in_trio(owner.lines[0].say, b"from afar")
         shows(page, ".received .text", "from afar")
         page.get_by_label("Send", exact=True).fill("back")
         page.keyboard.press("Enter")
-        assert in_the_house(owner.lines[0].hear, 5) == b"back\r"
+        assert in_trio(owner.lines[0].hear, 5) == b"back\r"
         shows(page, "#beside-note", "the line is another CPU's")
 
     def look_at_the_owner(page: Page) -> None:
@@ -248,9 +250,11 @@ async def test_a_chained_node_shows_the_line_that_another_owns_and_the_owner_sho
     client = {"AutoConf": "no", "Host": "127.0.0.1", "Port": port, "AuthenticationKey": key}
     (tmp_path / "two").mkdir()
     with trio.fail_after(60):
-        async with house(tmp_path) as owner:
+        async with running_gateway(tmp_path) as owner:
             await owner.set({f"PortManager.P0.RemotePortServer.{name}": value for name, value in server.items()})
-            async with house(tmp_path / "two", ports=0, managers=(ManagerHardware(remote_port=0),)) as chained:
+            async with running_gateway(
+                tmp_path / "two", ports=0, managers=(ManagerHardware(remote_port=0),)
+            ) as chained:
                 await chained.set({f"RemotePort.R0.{name}": value for name, value in client.items()})
                 await visit(chained, look)
                 await visit(owner, look_at_the_owner)
@@ -261,7 +265,7 @@ async def test_on_a_phone_nothing_is_cut_off_and_everything_has_a_name(tmp_path:
     def look(page: Page) -> None:
         shows(page, "#state", "up")
         page.get_by_label("Baud rate").wait_for()
-        in_the_house(home.lines[0].say, b"W" * 300)
+        in_trio(gateway.lines[0].say, b"W" * 300)
         shows(page, ".received .text", "WWW")
         assert page.evaluate("document.scrollingElement.scrollWidth") == 360
         grounds = {"light": "rgb(245, 246, 244)", "dark": "rgb(18, 23, 26)"}
@@ -271,19 +275,19 @@ async def test_on_a_phone_nothing_is_cut_off_and_everything_has_a_name(tmp_path:
         assert page.evaluate(nameless) == []
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
-            await visit(home, look, viewport={"width": 360, "height": 740}, color_scheme=scheme)
+        async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look, viewport={"width": 360, "height": 740}, color_scheme=scheme)
 
 
 async def test_when_the_gateway_stops_the_page_says_so(tmp_path: Path) -> None:
     def look(page: Page) -> None:
         shows(page, "#state", "up")
-        trio.from_thread.run_sync(home.stop.set)
+        trio.from_thread.run_sync(gateway.stop.set)
         shows(page, "#state.down", "not connected: the gateway stops")
         shows(page, "#trouble", "The gateway does not answer; trying again.")
 
     with trio.fail_after(60):
-        async with house(tmp_path) as home:
+        async with running_gateway(tmp_path) as gateway:
             login = {"username": "admin", "password": PASSWORD}
-            complaints = await trio.to_thread.run_sync(_visit, home, look, {"http_credentials": login})
+            complaints = await trio.to_thread.run_sync(_visit, gateway, look, {"http_credentials": login})
             assert [why for why in complaints if "ERR_CONNECTION" not in why] == []

@@ -15,12 +15,12 @@ from gateway.host.sdnotify import Notifier
 from gateway.state.users import Users
 from gateway.tasks.watch import Cell
 from gateway.web.self_signed import made
-from tests.helpers import PASSWORD, configuration, free_port, house, lines, needs_curl
+from tests.helpers import PASSWORD, configuration, free_port, lines, needs_curl, running_gateway
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.helpers import House
+    from tests.helpers import Gateway
 
 LIST = "/axis-cgi/param.cgi?action=list&group=Properties.Serial.Serial"
 ROOT = "Properties.Serial.Serial=yes\n"
@@ -28,51 +28,51 @@ ROOT = "Properties.Serial.Serial=yes\n"
 pytestmark = needs_curl
 
 
-async def curl(home: House, target: str, *options: str) -> str:
+async def curl(gateway: Gateway, target: str, *options: str) -> str:
     """What curl prints over TLS, trusting the certificate that the gateway made for itself."""
-    trusted = str(home.config.state_dir / "tls.pem")
+    trusted = str(gateway.config.state_dir / "tls.pem")
     command = ["curl", "-sS", "--cacert", trusted, "-u", f"admin:{PASSWORD}", *options]
-    done = await trio.run_process([*command, f"https://127.0.0.1:{home.http_port}{target}"], capture_stdout=True)
+    done = await trio.run_process([*command, f"https://127.0.0.1:{gateway.http_port}{target}"], capture_stdout=True)
     return done.stdout.decode()
 
 
 async def test_plain_and_tls_share_one_port_and_recommended_means_basic_over_tls(tmp_path: Path) -> None:
     with trio.fail_after(15):
-        async with house(tmp_path) as home:
-            assert await curl(home, LIST, "--basic") == ROOT
-            assert await home.curl(LIST) == ROOT
-            refused = await curl(home, LIST, "--digest", "-i")
+        async with running_gateway(tmp_path) as gateway:
+            assert await curl(gateway, LIST, "--basic") == ROOT
+            assert await gateway.curl(LIST) == ROOT
+            refused = await curl(gateway, LIST, "--digest", "-i")
             assert "WWW-Authenticate: Basic realm=" in refused
             assert "Digest" not in refused.split("\r\n\r\n")[0]
-            refused = await home.curl(LIST, "--basic", "-i")
+            refused = await gateway.curl(LIST, "--basic", "-i")
             assert "WWW-Authenticate: Digest realm=" in refused
 
 
 async def test_the_status_shows_the_fingerprint_that_a_client_sees(tmp_path: Path) -> None:
     with trio.fail_after(15):
-        async with house(tmp_path) as home:
-            stream = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+        async with running_gateway(tmp_path) as gateway:
+            stream = await trio.open_tcp_stream("127.0.0.1", gateway.http_port)
             async with trio.SSLStream(stream, unverified(), server_hostname="x") as client:
                 await client.do_handshake()
                 der = client.getpeercert(binary_form=True)
-            shown: dict[str, Any] = json.loads(await curl(home, "/daisyport/status"))["tls"]
+            shown: dict[str, Any] = json.loads(await curl(gateway, "/daisyport/status"))["tls"]
             assert shown["fingerprint_sha256"] == fingerprint(der)
-            assert shown["certificate"] == str(home.config.state_dir / "tls.pem")
+            assert shown["certificate"] == str(gateway.config.state_dir / "tls.pem")
             assert shown["complaint"] == ""
 
 
 async def test_serial_cgi_writes_and_reads_over_tls(tmp_path: Path) -> None:
     with trio.fail_after(15):
-        async with house(tmp_path) as home, trio.open_nursery() as nursery:
-            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+        async with running_gateway(tmp_path) as gateway, trio.open_nursery() as nursery:
+            assert await gateway.update(SerialCGI_Enabled="yes") == "OK"
             answers: list[str] = []
 
             async def ask() -> None:
-                answers.append(await curl(home, "/axis-cgi/com/serial.cgi?write=51&read=2&timeout=9000"))
+                answers.append(await curl(gateway, "/axis-cgi/com/serial.cgi?write=51&read=2&timeout=9000"))
 
             nursery.start_soon(ask)
-            assert await home.lines[0].hear(1) == b"Q"
-            await home.lines[0].say(b"ok")
+            assert await gateway.lines[0].hear(1) == b"Q"
+            await gateway.lines[0].say(b"ok")
             while not answers:
                 await trio.lowlevel.checkpoint()
             assert answers == ["#6F6B#"]
@@ -81,8 +81,8 @@ async def test_serial_cgi_writes_and_reads_over_tls(tmp_path: Path) -> None:
 async def test_an_answer_after_an_error_arrives_whole_and_ends_with_a_close_notify(tmp_path: Path) -> None:
     """With bytes unread a plain close would reset the connection, and take the answer with it."""
     with trio.fail_after(15):
-        async with house(tmp_path) as home:
-            stream = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+        async with running_gateway(tmp_path) as gateway:
+            stream = await trio.open_tcp_stream("127.0.0.1", gateway.http_port)
             async with trio.SSLStream(stream, unverified(), server_hostname="x") as client:
                 await client.send_all(
                     b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n" + bytes(100_000)

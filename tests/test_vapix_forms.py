@@ -17,13 +17,13 @@ from gateway.host.config import HttpConfig, SerialConfig
 from gateway.web import routes
 from protocol.http.credentials import Algorithm
 from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
-from tests.helpers import PASSWORD, free_port, house
+from tests.helpers import PASSWORD, free_port, running_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.helpers import House
+    from tests.helpers import Gateway
 
 PARAM = "/axis-cgi/param.cgi"
 SERIAL = "/axis-cgi/com/serial.cgi"
@@ -51,9 +51,9 @@ class Answer:
         return self.body.decode()
 
 
-async def exchange(home: House, raw: bytes) -> Answer:
+async def exchange(gateway: Gateway, raw: bytes) -> Answer:
     """What comes back for these bytes, until the gateway closes."""
-    async with await trio.open_tcp_stream("127.0.0.1", home.http_port) as stream:
+    async with await trio.open_tcp_stream("127.0.0.1", gateway.http_port) as stream:
         await stream.send_all(raw)
         received = b"".join([bytes(piece) async for piece in stream])
     head, _, body = received.partition(b"\r\n\r\n")
@@ -67,7 +67,7 @@ def basic(user: str) -> str:
 
 
 async def ask(
-    home: House,
+    gateway: Gateway,
     target: str,
     user: str = "admin",
     body: bytes | None = None,
@@ -80,13 +80,13 @@ async def ask(
         lines.append(f"Authorization: {authorization or basic(user)}")
     if body is not None:
         lines += [f"Content-Type: {label}", f"Content-Length: {len(body)}"]
-    return await exchange(home, "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
+    return await exchange(gateway, "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
 
 
 @contextlib.asynccontextmanager
-async def home(
+async def blade_cpu(
     directory: Path, policy: str = "basic_digest", parameters: str = "", http: HttpConfig | None = None
-) -> AsyncIterator[House]:
+) -> AsyncIterator[Gateway]:
     """A blade's CPU: two lines, the first of which can do RS-485 too, four video sources, serial.cgi on."""
     state = directory / "state"
     state.mkdir()
@@ -102,7 +102,7 @@ async def home(
         }
         if http is not None:
             more["http"] = http
-        async with house(directory, 2, **more) as found:
+        async with running_gateway(directory, 2, **more) as found:
             if http is not None:
                 found.http_port = http.listen[0][1]
             yield found
@@ -213,14 +213,14 @@ PARAM_FORMS = {
 @pytest.mark.parametrize("form", PARAM_FORMS)
 async def test_param_cgi(tmp_path: Path, form: str) -> None:
     target, expected = PARAM_FORMS[form]
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         answer = await ask(found, target)
         assert (answer.status, answer.kind, answer.text) == (200, "text/plain", expected)
 
 
 async def test_the_second_of_two_listeners_on_one_port_is_refused_with_its_line(tmp_path: Path) -> None:
     port = free_port()
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         server = f"{UPDATE}&{P0}.GenericTCPServer.Enabled=yes&{P0}.GenericTCPServer.Listener.Port={port}"
         assert (await ask(found, f"{server}&Enabled=yes")).text == "OK"
         remote = f"{UPDATE}&{P0}.RemotePortServer.Enabled=yes&{P0}.RemotePortServer.Listener.Port={port}"
@@ -231,7 +231,7 @@ async def test_the_second_of_two_listeners_on_one_port_is_refused_with_its_line(
 
 async def test_rules_across_parameters_are_judged_on_the_state_after_the_whole_request(tmp_path: Path) -> None:
     first, second = free_port(), free_port()
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         listener = "&PortManager.P{0}.GenericTCPServer.Enabled=yes&PortManager.P{0}.GenericTCPServer.Listener.Port={1}"
         query = listener.format(0, first) + "&Enabled=yes" + listener.format(1, first) + "&Enabled=yes"
         moved = f"&PortManager.P1.GenericTCPServer.Listener.Port={second}"
@@ -239,7 +239,7 @@ async def test_rules_across_parameters_are_judged_on_the_state_after_the_whole_r
 
 
 async def test_values_are_listed_raw_and_keys_only_to_whoever_carries_them(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         operator = f"{LIST}RemotePort.R0.AuthenticationKey,{KEY}"
         assert (await ask(found, SET_KEY)).text == "OK"
         assert (await ask(found, LIST + KEY)).text == f"{KEY}=a=b&c\n"
@@ -247,13 +247,13 @@ async def test_values_are_listed_raw_and_keys_only_to_whoever_carries_them(tmp_p
 
 
 async def test_what_may_not_be_read_is_left_out_of_groups_and_unknown_by_name(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         assert (await ask(found, f"{LIST}Serial", "viewer")).text == "root.Serial.NbrOfPorts=2\n"
         assert (await ask(found, LIST + BAUD, "viewer")).text == UNKNOWN.format(BAUD)
 
 
 async def test_no_group_is_everything_and_each_line_ends(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         everything = (await ask(found, f"{PARAM}?action=list")).text
         assert everything.endswith("\n")
         assert all(re.fullmatch(r"root\.[\w.]+=.*", line) for line in everything.splitlines())
@@ -266,14 +266,14 @@ async def test_no_group_is_everything_and_each_line_ends(tmp_path: Path) -> None
 
 
 async def test_good_values_are_applied_beside_bad_ones(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         assert (await ask(found, f"{UPDATE}&{BAUD}=1&StopBits=2")).text == WRONG.format(BAUD, "1")
         assert (await ask(found, f"{LIST}{BAUD},Serial.Ser1.StopBits")).text == f"{BAUD}=9600\nSerial.Ser1.StopBits=2\n"
 
 
 @pytest.mark.parametrize("label", ["application/x-www-form-urlencoded", "text/plain", "application/json", "x"])
 async def test_arguments_come_by_post_under_any_label_and_in_query_and_body(tmp_path: Path, label: str) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         answer = await ask(found, PARAM, body=f"action=list&group={BAUD}".encode(), label=label)
         assert answer.text == f"{BAUD}=9600\n"
         assert (await ask(found, UPDATE, body=f"{BAUD}=300".encode(), label=label)).text == "OK"
@@ -292,19 +292,19 @@ async def test_arguments_come_by_post_under_any_label_and_in_query_and_body(tmp_
 async def test_the_aliases_want_their_role_and_one_too_low_gets_401(
     tmp_path: Path, path: str, user: str, status: int
 ) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         assert (await ask(found, f"{path}?action=list", user)).status == status
 
 
 async def test_who_may_not_update_gets_401_and_who_may_not_write_one_parameter_gets_its_line(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         assert (await ask(found, f"{UPDATE}&{BAUD}=300", "viewer")).status == 401
         answer = await ask(found, f"{UPDATE}&{BAUD}=300", "operator")
         assert (answer.status, answer.text) == (200, WRONG.format(BAUD, "300"))
 
 
 async def test_definitions_are_xml_to_the_byte_with_every_kind_of_type(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         target = f"{PARAM}?action=listdefinitions&listformat=xmlschema&group=Serial.NbrOfPorts,{P0}.PortEnabled"
         answer = await ask(found, target)
         assert (answer.status, answer.kind) == (200, "text/xml")
@@ -356,7 +356,7 @@ http://cam:8080/pub/parameterdefinitions.xsd" version="1.0">
 
 async def test_the_public_web_page_s_patterns_match_and_it_sees_no_error(tmp_path: Path) -> None:
     server = f"{P0}.GenericTCPServer"
-    async with home(tmp_path, parameters="root.Serial.Ser1.PortMode=RS485\n") as found:
+    async with blade_cpu(tmp_path, parameters="root.Serial.Ser1.PortMode=RS485\n") as found:
         enabled = f"{UPDATE}&{server}.Enabled=yes&{server}.Listener.Enabled=yes&{server}.Listener.Port={free_port()}"
         assert (await ask(found, enabled)).text == "OK"
         listed = (await ask(found, f"{LIST}PortManager")).text + (await ask(found, f"{LIST}Serial")).text
@@ -385,7 +385,7 @@ WRITES = {
 @pytest.mark.parametrize("form", WRITES)
 async def test_serial_cgi_writes_and_answers_204(tmp_path: Path, form: str) -> None:
     query, written = WRITES[form]
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         answer = await ask(found, f"{SERIAL}?{query}", "viewer")
         assert (answer.status, answer.kind, answer.body) == NO_CONTENT
         assert await found.lines[0].hear(len(written)) == written
@@ -412,7 +412,7 @@ READS = {
 @pytest.mark.parametrize("form", READS)
 async def test_serial_cgi_reads(tmp_path: Path, form: str) -> None:
     said, query, expected = READS[form]
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         await found.lines[0].say(said)
         await found.until(lambda status: status["bytes_from_line"] == len(said))
         answer = await ask(found, f"{SERIAL}?{query}", "viewer")
@@ -422,7 +422,7 @@ async def test_serial_cgi_reads(tmp_path: Path, form: str) -> None:
 
 
 async def test_serial_cgi_writes_then_reads_and_what_came_before_is_no_answer(tmp_path: Path) -> None:
-    async with home(tmp_path) as found, trio.open_nursery() as nursery:
+    async with blade_cpu(tmp_path) as found, trio.open_nursery() as nursery:
         await found.lines[0].say(b"old")
         await found.until(lambda status: status["bytes_from_line"] == 3)
         answers: list[Answer] = []
@@ -439,7 +439,7 @@ async def test_serial_cgi_writes_then_reads_and_what_came_before_is_no_answer(tm
 
 
 async def test_serial_cgi_writes_and_reads_in_two_requests(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         assert (await ask(found, f"{SERIAL}?write=51")).status == 204
         assert await found.lines[0].hear(1) == b"Q"
         await found.lines[0].say(b"ok")
@@ -469,21 +469,21 @@ ERRORS = {
 @pytest.mark.parametrize("form", ERRORS)
 async def test_serial_cgi_s_errors_are_200_and_nothing_is_written(tmp_path: Path, form: str) -> None:
     query, why = ERRORS[form]
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         answer = await ask(found, f"{SERIAL}?{query}")
         assert (answer.status, answer.kind, answer.text) == (200, "text/plain", f"Error:\n{why}\n")
         assert (await found.status())["bytes_to_line"] == 0
 
 
 async def test_a_disabled_port_names_the_parameter_and_is_not_enabled_by_serial_cgi(tmp_path: Path) -> None:
-    async with home(tmp_path, parameters=f"root.{P0}.PortEnabled=no\n") as found:
+    async with blade_cpu(tmp_path, parameters=f"root.{P0}.PortEnabled=no\n") as found:
         answer = await ask(found, f"{SERIAL}?port=1&camera=1&write=41")
         assert answer.text == f"Error:\nport 1 is disabled; root.{P0}.PortEnabled=yes enables it\n"
         assert (await ask(found, f"{LIST}{P0}.PortEnabled")).text == f"{P0}.PortEnabled=no\n"
 
 
 async def test_a_video_source_is_bound_and_unbound_and_the_binding_is_a_parameter(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         assert (await ask(found, f"{SERIAL}?port=1&camera=2", "viewer")).status == 204
         cam2 = f"{LIST}PTZ.CamPorts.Cam2Port"
         assert (await ask(found, cam2, "viewer")).text == "PTZ.CamPorts.Cam2Port=1\n"
@@ -494,7 +494,7 @@ async def test_a_video_source_is_bound_and_unbound_and_the_binding_is_a_paramete
 
 
 async def test_the_traffic_system_s_request_in_http_1_0_with_preemptive_basic_works(tmp_path: Path) -> None:
-    async with home(tmp_path, "basic") as found:
+    async with blade_cpu(tmp_path, "basic") as found:
         request = f"GET {SERIAL}?port=1&write=8101060100ff HTTP/1.0\r\nAuthorization: {basic('operator')}\r\n\r\n"
         answer = await exchange(found, request.encode())
         assert (answer.status, answer.body) == (204, b"")
@@ -545,13 +545,13 @@ CODES = {
 @pytest.mark.parametrize("form", DISCOVERIES)
 async def test_api_discovery_answers_without_login(tmp_path: Path, form: str) -> None:
     request, expected = DISCOVERIES[form]
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         answer = await ask(found, DISCOVERY, "", request, "application/json")
         assert (answer.status, answer.kind, answer.text) == (200, "application/json", json.dumps(expected))
 
 
 async def test_api_discovery_lists_three_official_apis(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         listed = json.loads((await ask(found, DISCOVERY, "", call(method="getApiList"))).body)["data"]["apiList"]
         assert [(api["id"], api["name"], api["version"], api["status"]) for api in listed] == [
             ("api-discovery", "API Discovery Service", "1.0", "official"),
@@ -562,7 +562,7 @@ async def test_api_discovery_lists_three_official_apis(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", CODES)
 async def test_api_discovery_s_errors_are_200_with_a_code(tmp_path: Path, code: int) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         answer = await ask(found, DISCOVERY, "", CODES[code])
         told = json.loads(answer.body)
         assert answer.status == 200
@@ -572,7 +572,7 @@ async def test_api_discovery_s_errors_are_200_with_a_code(tmp_path: Path, code: 
 
 
 async def test_api_discovery_by_get_is_error_2002(tmp_path: Path) -> None:
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         answer = await ask(found, DISCOVERY, "")
         assert (answer.status, json.loads(answer.body)["error"]["code"]) == (200, 2002)
 
@@ -584,7 +584,7 @@ async def test_a_fault_of_ours_is_api_discovery_s_error_8000_and_is_in_the_log(
         raise KeyError("a bug")
 
     monkeypatch.setattr(routes, "discovery_answer", bug)
-    async with home(tmp_path) as found:
+    async with blade_cpu(tmp_path) as found:
         answer = await ask(found, DISCOVERY, "", call(method="getApiList"))
         assert (answer.status, answer.kind) == (200, "application/json")
         assert json.loads(answer.body) == {"apiVersion": "1.0", "error": {"code": 8000, "message": "Internal error"}}
@@ -612,8 +612,8 @@ def proof(challenge: str, target: str, count: int, user: str = "admin") -> str:
     )
 
 
-async def challenged(home: House, target: str = LIST + BAUD) -> list[str]:
-    answer = await ask(home, target, "")
+async def challenged(gateway: Gateway, target: str = LIST + BAUD) -> list[str]:
+    answer = await ask(gateway, target, "")
     assert answer.status == 401
     return answer.all("www-authenticate")
 
@@ -625,7 +625,7 @@ async def challenged(home: House, target: str = LIST + BAUD) -> list[str]:
 async def test_each_policy_offers_its_schemes_and_the_401_says_what_to_do(
     tmp_path: Path, policy: str, schemes: list[str]
 ) -> None:
-    async with home(tmp_path, policy) as found:
+    async with blade_cpu(tmp_path, policy) as found:
         answer = await ask(found, LIST + BAUD, "")
         assert [challenge.split()[0] for challenge in answer.all("www-authenticate")] == schemes
         assert f"curl --{schemes[0].lower()}" in answer.text
@@ -634,7 +634,7 @@ async def test_each_policy_offers_its_schemes_and_the_401_says_what_to_do(
 
 
 async def test_the_challenge_has_the_recorded_form(tmp_path: Path) -> None:
-    async with home(tmp_path, "recommended") as found:
+    async with blade_cpu(tmp_path, "recommended") as found:
         (challenge,) = await challenged(found)
         match = CHALLENGE.fullmatch(challenge)
         assert match
@@ -643,7 +643,7 @@ async def test_the_challenge_has_the_recorded_form(tmp_path: Path) -> None:
 
 async def test_the_uri_is_hashed_as_sent_and_counts_may_come_in_any_order_once_each(tmp_path: Path) -> None:
     target = f"{LIST}Serial%2eSer1.BaudRate&x=%7E~"
-    async with home(tmp_path, "digest") as found:
+    async with blade_cpu(tmp_path, "digest") as found:
         (challenge,) = await challenged(found)
         for count in (3, 1, 2):
             answer = await ask(found, target, authorization=proof(challenge, target, count))
@@ -655,14 +655,14 @@ async def test_the_uri_is_hashed_as_sent_and_counts_may_come_in_any_order_once_e
 
 async def test_the_first_count_with_a_fixed_client_nonce_works_for_each_nonce(tmp_path: Path) -> None:
     target = LIST + BAUD
-    async with home(tmp_path, "digest") as found:
+    async with blade_cpu(tmp_path, "digest") as found:
         for _ in range(20):
             (challenge,) = await challenged(found)
             assert (await ask(found, target, authorization=proof(challenge, target, 1))).status == 200
 
 
 async def test_basic_first_is_no_wrong_password_under_digest(tmp_path: Path) -> None:
-    async with home(tmp_path, "digest") as found:
+    async with blade_cpu(tmp_path, "digest") as found:
         for _ in range(30):
             assert (await ask(found, LIST + BAUD)).status == 401  # and never 429
 
@@ -670,7 +670,7 @@ async def test_basic_first_is_no_wrong_password_under_digest(tmp_path: Path) -> 
 async def test_two_hashes_are_two_challenges_and_either_logs_in(tmp_path: Path) -> None:
     target = LIST + BAUD
     http = HttpConfig((("127.0.0.1", free_port()),), digest=(Algorithm.SHA256, Algorithm.MD5))
-    async with home(tmp_path, "digest", http=http) as found:
+    async with blade_cpu(tmp_path, "digest", http=http) as found:
         sha256, md5 = await challenged(found)
         for count, challenge, name in ((1, sha256, "SHA-256"), (2, md5, "MD5")):  # on one nonce, so two counts
             match = CHALLENGE.fullmatch(challenge)

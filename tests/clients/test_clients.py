@@ -16,12 +16,12 @@ import trio
 
 from gateway.host.config import HttpConfig
 from protocol.http.credentials import Algorithm
-from tests.helpers import PASSWORD, free_port, house, needs_curl
+from tests.helpers import PASSWORD, free_port, needs_curl, running_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from tests.helpers import House
+    from tests.helpers import Gateway
 
 HERE = Path(__file__).parent
 APIS = ["api-discovery", "param-cgi", "serial-port"]
@@ -35,7 +35,7 @@ def needs_package(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(found is None, reason=f"{name} is not installed: pip install -e '.[clients]'")
 
 
-async def run(home: House, command: Sequence[object], written: bytes) -> dict[str, Any]:
+async def run(gateway: Gateway, command: Sequence[object], written: bytes) -> dict[str, Any]:
     """Run a client, while the device takes ``written`` and then answers a question; what the client found."""
     found: list[subprocess.CompletedProcess[bytes]] = []
 
@@ -44,33 +44,33 @@ async def run(home: House, command: Sequence[object], written: bytes) -> dict[st
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client)
-        assert await home.lines[0].hear(len(written)) == written
-        await home.lines[0].say(b"ok")
+        assert await gateway.lines[0].hear(len(written)) == written
+        await gateway.lines[0].say(b"ok")
     answer: dict[str, Any] = json.loads(found[0].stdout)
     return answer
 
 
 @contextlib.asynccontextmanager
-async def offering(directory: Path, hashes: tuple[Algorithm, ...]) -> AsyncIterator[House]:
-    """A house whose front door offers these hashes of Digest."""
+async def offering(directory: Path, hashes: tuple[Algorithm, ...]) -> AsyncIterator[Gateway]:
+    """A gateway whose front door offers these hashes of Digest."""
     port = free_port()
-    async with house(directory, http=HttpConfig((("127.0.0.1", port),), digest=hashes)) as home:
-        home.http_port = port
-        yield home
+    async with running_gateway(directory, http=HttpConfig((("127.0.0.1", port),), digest=hashes)) as gateway:
+        gateway.http_port = port
+        yield gateway
 
 
-async def stop_bits(home: House) -> str:
-    return await home.curl("/axis-cgi/param.cgi?action=list&group=Serial.Ser1.StopBits")
+async def stop_bits(gateway: Gateway) -> str:
+    return await gateway.curl("/axis-cgi/param.cgi?action=list&group=Serial.Ser1.StopBits")
 
 
 @needs_package("axis")
 @needs_curl
 async def test_axis_60_initializes_lists_updates_and_uses_the_line(tmp_path: Path) -> None:
     with trio.fail_after(40):
-        async with house(tmp_path) as home:
-            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+        async with running_gateway(tmp_path) as gateway:
+            assert await gateway.update(SerialCGI_Enabled="yes") == "OK"
             script = HERE / "axis_client.py"
-            found = await run(home, [sys.executable, script, str(home.http_port), PASSWORD], SHUTTER + b"Q")
+            found = await run(gateway, [sys.executable, script, str(gateway.http_port), PASSWORD], SHUTTER + b"Q")
             assert found == {
                 "version": "60",
                 "apis": APIS,
@@ -84,7 +84,7 @@ async def test_axis_60_initializes_lists_updates_and_uses_the_line(tmp_path: Pat
                 "write": "",
                 "read": "#6F6B#",
             }
-            assert await stop_bits(home) == "Serial.Ser1.StopBits=2\n"
+            assert await stop_bits(gateway) == "Serial.Ser1.StopBits=2\n"
 
 
 @needs_curl
@@ -94,11 +94,11 @@ async def test_a_python_library_with_digest_lists_updates_and_uses_the_line(
     tmp_path: Path, library: str, hashes: tuple[Algorithm, ...]
 ) -> None:
     with trio.fail_after(40):
-        async with offering(tmp_path, hashes) as home:
-            assert await home.update(SerialCGI_Enabled="yes") == "OK"
+        async with offering(tmp_path, hashes) as gateway:
+            assert await gateway.update(SerialCGI_Enabled="yes") == "OK"
             script = HERE / "http_clients.py"
-            command = [sys.executable, script, library, str(home.http_port), PASSWORD]
-            assert await run(home, command, SHUTTER + b"Q") == {
+            command = [sys.executable, script, library, str(gateway.http_port), PASSWORD]
+            assert await run(gateway, command, SHUTTER + b"Q") == {
                 "apis": APIS,
                 "list": "Serial.Ser1.BaudRate=9600\n",
                 "update": "OK",
@@ -106,7 +106,7 @@ async def test_a_python_library_with_digest_lists_updates_and_uses_the_line(
                 "read": "#6F6B#",
                 "again": [200] * 20,
             }
-            assert await stop_bits(home) == "Serial.Ser1.StopBits=2\n"
+            assert await stop_bits(gateway) == "Serial.Ser1.StopBits=2\n"
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +129,10 @@ async def test_camstreamerlib_1_2_3_lists_updates_and_uses_the_line(
     tmp_path: Path, node_modules: Path, hashes: tuple[Algorithm, ...]
 ) -> None:
     with trio.fail_after(40):
-        async with offering(tmp_path, hashes) as home:
-            assert await home.update(SerialCGI_Enabled="yes") == "OK"
-            command = ["node", HERE / "camstreamer.mjs", node_modules, str(home.http_port), PASSWORD]
-            assert await run(home, command, b"Q") == {
+        async with offering(tmp_path, hashes) as gateway:
+            assert await gateway.update(SerialCGI_Enabled="yes") == "OK"
+            command = ["node", HERE / "camstreamer.mjs", node_modules, str(gateway.http_port), PASSWORD]
+            assert await run(gateway, command, b"Q") == {
                 "apis": APIS,
                 "cameras": {"root.PTZ.CamPorts.Cam1Port": "1"},
                 "baudRate": {"Serial.Ser1.BaudRate": "9600"},
@@ -140,37 +140,39 @@ async def test_camstreamerlib_1_2_3_lists_updates_and_uses_the_line(
                 "exchange": "#6F6B#",
                 "refused": "# Error: Error setting 'root.Serial.Ser1.BaudRate' to '12345'!",
             }
-            assert await stop_bits(home) == "Serial.Ser1.StopBits=2\n"
+            assert await stop_bits(gateway) == "Serial.Ser1.StopBits=2\n"
 
 
 @needs_curl
 @pytest.mark.parametrize("policy", ["recommended", "digest", "basic", "basic_digest"])
 async def test_curl_finds_its_way_in_by_anyauth_under_every_policy(tmp_path: Path, policy: str) -> None:
     with trio.fail_after(40):
-        async with house(tmp_path) as home:
-            assert await home.update(SerialCGI_Enabled="yes") == "OK"
-            assert await home.set({"Network.HTTP.AuthenticationPolicy": policy}) == "OK"
+        async with running_gateway(tmp_path) as gateway:
+            assert await gateway.update(SerialCGI_Enabled="yes") == "OK"
+            assert await gateway.set({"Network.HTTP.AuthenticationPolicy": policy}) == "OK"
             update = "/axis-cgi/param.cgi?action=update&Serial.Ser1.StopBits=2"
-            assert await home.curl(update, "--anyauth") == "OK"
-            listed = await home.curl("/axis-cgi/param.cgi", "--anyauth", "-d", "action=list&group=Serial.Ser1.StopBits")
+            assert await gateway.curl(update, "--anyauth") == "OK"
+            listed = await gateway.curl(
+                "/axis-cgi/param.cgi", "--anyauth", "-d", "action=list&group=Serial.Ser1.StopBits"
+            )
             assert listed == "Serial.Ser1.StopBits=2\n"
-            assert await home.curl(f"{SERIAL}?write={SHUTTER.hex()}", "--anyauth", "-w", "%{http_code}") == "204"
-            assert await home.lines[0].hear(len(SHUTTER)) == SHUTTER
-            await home.lines[0].say(b":K\\")
-            assert await home.curl(f"{SERIAL}?read=3&wait=9", "--anyauth") == "#3A4B5C#"
+            assert await gateway.curl(f"{SERIAL}?write={SHUTTER.hex()}", "--anyauth", "-w", "%{http_code}") == "204"
+            assert await gateway.lines[0].hear(len(SHUTTER)) == SHUTTER
+            await gateway.lines[0].say(b":K\\")
+            assert await gateway.curl(f"{SERIAL}?read=3&wait=9", "--anyauth") == "#3A4B5C#"
 
 
 @needs_curl
 @pytest.mark.parametrize("hashes", HASHES)
 async def test_curl_logs_in_by_whatever_hash_is_offered(tmp_path: Path, hashes: tuple[Algorithm, ...]) -> None:
     with trio.fail_after(40):
-        async with offering(tmp_path, hashes) as home:
-            assert await stop_bits(home) == "Serial.Ser1.StopBits=1\n"
+        async with offering(tmp_path, hashes) as gateway:
+            assert await stop_bits(gateway) == "Serial.Ser1.StopBits=1\n"
 
 
 @needs_curl
 async def test_curl_discovers_the_apis(tmp_path: Path) -> None:
     with trio.fail_after(40):
-        async with house(tmp_path) as home:
-            listed = json.loads(await home.curl("/axis-cgi/apidiscovery.cgi", "-d", '{"method": "getApiList"}'))
+        async with running_gateway(tmp_path) as gateway:
+            listed = json.loads(await gateway.curl("/axis-cgi/apidiscovery.cgi", "-d", '{"method": "getApiList"}'))
             assert [api["id"] for api in listed["data"]["apiList"]] == APIS

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.helpers import free_port
-from tests.wire import wire
+from tests.helpers import free_port, laid_cable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,7 +25,7 @@ async def joined() -> AsyncIterator[tuple[Cable, trio.SocketStream, trio.SocketS
     with trio.fail_after(5):
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listener.socket.getsockname()[1]
-        async with listener, wire(port) as cable, await connected(cable) as near, await listener.accept() as far:
+        async with listener, laid_cable(port) as cable, await connected(cable) as near, await listener.accept() as far:
             yield cable, near, far, listener
 
 
@@ -91,7 +90,7 @@ async def test_nothing_gets_through_while_it_is_unplugged() -> None:
 
 async def test_where_nobody_listens_at_the_far_end_the_connection_is_closed() -> None:
     with trio.fail_after(5):
-        async with wire(free_port()) as cable, await connected(cable) as near:
+        async with laid_cable(free_port()) as cable, await connected(cable) as near:
             assert await everything(near) == b""
 
 

@@ -32,7 +32,7 @@ from gateway.web.message import Request
 from gateway.web.websocket_handshake import replayed
 from protocol.endpoint import Endpoint
 from tests.gateway.line import NarrowTty, narrow_port
-from tests.helpers import PASSWORD, house, needs_curl
+from tests.helpers import PASSWORD, needs_curl, running_gateway
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from tests.helpers import House
+    from tests.helpers import Gateway
 
 BOTH = Right.READ | Right.TCP
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -62,12 +62,12 @@ HEAD = replayed(request(*UPGRADE))
 
 
 @asynccontextmanager
-async def gateway(directory: Path) -> AsyncIterator[House]:
+async def gateway_with_basic(directory: Path) -> AsyncIterator[Gateway]:
     """A running gateway that takes Basic too, which a client can send at once."""
     with trio.fail_after(20):
-        async with house(directory) as home:
-            assert await home.set({"Network.HTTP.AuthenticationPolicy": "basic_digest"}) == "OK"
-            yield home
+        async with running_gateway(directory) as gateway:
+            assert await gateway.set({"Network.HTTP.AuthenticationPolicy": "basic_digest"}) == "OK"
+            yield gateway
 
 
 def login(user: str) -> tuple[bytes, bytes]:
@@ -112,11 +112,11 @@ class Browser:
 
 
 @asynccontextmanager
-async def browser(home: House, *headers: tuple[bytes, bytes], user: str = "operator") -> AsyncIterator[Browser]:
-    async with await trio.open_tcp_stream("127.0.0.1", home.http_port) as stream, trio.open_nursery() as nursery:
+async def browser(gateway: Gateway, *headers: tuple[bytes, bytes], user: str = "operator") -> AsyncIterator[Browser]:
+    async with await trio.open_tcp_stream("127.0.0.1", gateway.http_port) as stream, trio.open_nursery() as nursery:
         more = [login(user), *headers]
         ws = await wrap_client_stream(
-            nursery, stream, f"127.0.0.1:{home.http_port}", "/daisyport/ports/P0", extra_headers=more
+            nursery, stream, f"127.0.0.1:{gateway.http_port}", "/daisyport/ports/P0", extra_headers=more
         )
         yield Browser(ws)
         await ws.aclose()
@@ -127,22 +127,22 @@ async def browser(home: House, *headers: tuple[bytes, bytes], user: str = "opera
 
 @needs_curl
 async def test_bytes_go_both_ways_and_the_status_shows_the_seat(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home) as page:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as page:
         await page.send(b"\x00up\xff")
-        assert await home.lines[0].hear(4) == b"\x00up\xff"
-        await home.lines[0].say(b"\xffdown\x00")
+        assert await gateway.lines[0].hear(4) == b"\x00up\xff"
+        await gateway.lines[0].say(b"\xffdown\x00")
         assert await page.hear(6) == b"\xffdown\x00"
-        (seat,) = (await home.until(lambda status: bool(status["clients"]) and status["clients"][0]["bytes_out"] == 6))[
-            "clients"
-        ]
-        assert seat["service"] == "WebSocket"
-        assert seat["holder"].startswith("operator at 127.0.0.1:")
-        assert (seat["bytes_in"], seat["written"], seat["dropped"], seat["queue"]) == (4, 4, 0, 0)
+        (client,) = (
+            await gateway.until(lambda status: bool(status["clients"]) and status["clients"][0]["bytes_out"] == 6)
+        )["clients"]
+        assert client["service"] == "WebSocket"
+        assert client["holder"].startswith("operator at 127.0.0.1:")
+        assert (client["bytes_in"], client["written"], client["dropped"], client["queue"]) == (4, 4, 0, 0)
 
 
 @needs_curl
 async def test_a_message_of_4096_bytes_is_written_whole_between_two_others(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home) as one, browser(home) as two:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as one, browser(gateway) as two:
         pages = {b"a": one, b"b": two}
 
         async def talk(letter: bytes) -> None:
@@ -152,54 +152,54 @@ async def test_a_message_of_4096_bytes_is_written_whole_between_two_others(tmp_p
         async with trio.open_nursery() as nursery:
             for letter in pages:
                 nursery.start_soon(talk, letter)
-            written = await home.lines[0].hear(10 * 4096)
+            written = await gateway.lines[0].hear(10 * 4096)
         messages = {written[at : at + 4096] for at in range(0, len(written), 4096)}
         assert messages == {letter * 4096 for letter in pages}
 
 
 @needs_curl
 async def test_a_longer_message_closes_with_1009_and_nothing_of_it_is_written(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home) as page:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as page:
         await page.send(b"x" * 4097)
         code, reason = await page.end()
         assert (code, reason) == (1009, "Exceeded maximum message size: 4096 bytes")
-        async with browser(home) as other:
+        async with browser(gateway) as other:
             await other.send(b"next")
-            assert await home.lines[0].hear(4) == b"next"
+            assert await gateway.lines[0].hear(4) == b"next"
 
 
 @needs_curl
 async def test_an_empty_message_writes_nothing_and_ends_nothing(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home) as page:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as page:
         await page.send(b"")
         await page.send(b"x")
-        assert await home.lines[0].hear(1) == b"x"
+        assert await gateway.lines[0].hear(1) == b"x"
 
 
 @needs_curl
 async def test_a_viewer_hears_the_line_and_is_told_that_it_may_not_write(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home, user="viewer") as page:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway, user="viewer") as page:
         await page.send(b"no")
         refused = await page.told("refused")
         assert refused["reason"].endswith("may only read")
         assert (await page.ask(request="break"))["error"].endswith("may only read")
         assert (await page.ask(request="set", dtr=True))["error"].endswith("may only read")
-        await home.lines[0].say(b"line")
+        await gateway.lines[0].say(b"line")
         assert await page.hear(4) == b"line"
-        assert (await home.status())["bytes_to_line"] == 0
+        assert (await gateway.status())["bytes_to_line"] == 0
 
 
 @needs_curl
 async def test_who_does_not_read_is_queued_for_alone_and_then_cut_which_others_are_told(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home) as page:
-        sock = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as page:
+        sock = await trio.open_tcp_stream("127.0.0.1", gateway.http_port)
         async with sock:
-            await sock.send_all(raw(home))
-            await home.until(lambda status: len(status["clients"]) == 2)
+            await sock.send_all(raw(gateway))
+            await gateway.until(lambda status: len(status["clients"]) == 2)
             cut: dict[str, Any] = {}
             while not cut:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(home.lines[0].say, b"z" * 65536)
+                    nursery.start_soon(gateway.lines[0].say, b"z" * 65536)
                     heard = 0
                     while heard < 65536:  # who reads, hears everything
                         message = await page.ws.get_message()
@@ -209,24 +209,24 @@ async def test_who_does_not_read_is_queued_for_alone_and_then_cut_which_others_a
                             cut = told
             assert cut["count"] == 1
             assert cut["reason"].endswith("it left 1048576 bytes unread")
-            await home.until(lambda status: len(status["clients"]) == 1)
+            await gateway.until(lambda status: len(status["clients"]) == 1)
 
 
 @needs_curl
 async def test_a_page_that_leaves_without_a_word_gives_its_seat_back(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home:
-        async with await trio.open_tcp_stream("127.0.0.1", home.http_port) as sock:
-            await sock.send_all(raw(home))
-            await home.until(lambda status: len(status["clients"]) == 1)
-        await home.until(lambda status: not status["clients"])
+    async with gateway_with_basic(tmp_path) as gateway:
+        async with await trio.open_tcp_stream("127.0.0.1", gateway.http_port) as sock:
+            await sock.send_all(raw(gateway))
+            await gateway.until(lambda status: len(status["clients"]) == 1)
+        await gateway.until(lambda status: not status["clients"])
 
 
 @needs_curl
 async def test_a_gateway_that_stops_says_so_in_the_close_frame(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home) as page:
-        await home.lines[0].say(b"last words")
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as page:
+        await gateway.lines[0].say(b"last words")
         assert await page.hear(10) == b"last words"
-        home.stop.set()
+        gateway.stop.set()
         code, reason = await page.end()
         assert code == 1001
         assert reason == "the gateway stops"
@@ -235,12 +235,12 @@ async def test_a_gateway_that_stops_says_so_in_the_close_frame(tmp_path: Path) -
 @needs_curl
 async def test_a_page_that_does_not_read_cannot_keep_the_gateway_from_stopping(tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stays:
-        async with gateway(tmp_path) as home:
-            sock = await stays.enter_async_context(await trio.open_tcp_stream("127.0.0.1", home.http_port))
-            await sock.send_all(raw(home))
-            await home.until(lambda status: len(status["clients"]) == 1)
-            while not (await home.status())["clients"][0]["queue"]:
-                await home.lines[0].say(b"z" * 65536)
+        async with gateway_with_basic(tmp_path) as gateway:
+            sock = await stays.enter_async_context(await trio.open_tcp_stream("127.0.0.1", gateway.http_port))
+            await sock.send_all(raw(gateway))
+            await gateway.until(lambda status: len(status["clients"]) == 1)
+            while not (await gateway.status())["clients"][0]["queue"]:
+                await gateway.lines[0].say(b"z" * 65536)
             began = trio.current_time()
         assert trio.current_time() - began < 4
 
@@ -250,16 +250,16 @@ async def test_over_tls_the_line_is_the_same(tmp_path: Path) -> None:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # its certificate is its own
-    async with gateway(tmp_path) as home:
-        tcp = await trio.open_tcp_stream("127.0.0.1", home.http_port)
+    async with gateway_with_basic(tmp_path) as gateway:
+        tcp = await trio.open_tcp_stream("127.0.0.1", gateway.http_port)
         async with trio.SSLStream(tcp, context, https_compatible=True) as stream, trio.open_nursery() as nursery:
             ws = await wrap_client_stream(
                 nursery, stream, "127.0.0.1", "/daisyport/ports/P0", extra_headers=[login("operator")]
             )
             page = Browser(ws)
             await page.send(b"up")
-            assert await home.lines[0].hear(2) == b"up"
-            await home.lines[0].say(b"down" * 1000)
+            assert await gateway.lines[0].hear(2) == b"up"
+            await gateway.lines[0].say(b"down" * 1000)
             assert await page.hear(4000) == b"down" * 1000
             await ws.aclose()
 
@@ -269,41 +269,41 @@ async def test_over_tls_the_line_is_the_same(tmp_path: Path) -> None:
 
 @needs_curl
 async def test_the_port_tells_when_it_goes_down_when_it_is_back_and_how_it_is_set(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home) as page:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as page:
         assert await page.told("port") == {"event": "port", "state": "up", "reason": ""}
         assert (await page.told("line"))["settings"]["BaudRate"] == 9600
-        assert await home.set({"Serial.Ser1.BaudRate": 19200}) == "OK"
+        assert await gateway.set({"Serial.Ser1.BaudRate": 19200}) == "OK"
         assert (await page.told("line"))["settings"]["BaudRate"] == 19200
-        home.lines[0].unplug()
+        gateway.lines[0].unplug()
         down = await page.told("port")
         assert down["state"] == "down"
-        assert str(home.lines[0].path) in down["reason"]
-        home.lines[0].plug()
+        assert str(gateway.lines[0].path) in down["reason"]
+        gateway.lines[0].plug()
         while (await page.told("port"))["state"] == "down":  # it may be told again, with another reason
             pass
 
 
 @needs_curl
 async def test_a_viewer_is_told_of_the_port_but_not_of_settings_that_param_cgi_keeps_from_it(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home, user="viewer") as page:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway, user="viewer") as page:
         assert (await page.told("port"))["state"] == "up"
-        assert await home.set({"Serial.Ser1.BaudRate": 19200}) == "OK"
+        assert await gateway.set({"Serial.Ser1.BaudRate": 19200}) == "OK"
         assert "lines" not in await page.ask(request="modem")  # and no event came before the answer
-        home.lines[0].unplug()
+        gateway.lines[0].unplug()
         assert json.loads(str(await page.ws.get_message()))["event"] == "port"
 
 
 @needs_curl
 async def test_a_pty_answers_that_it_has_neither_modem_lines_nor_a_break(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home, browser(home) as page:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as page:
         for asked in ({"request": "break", "milliseconds": 10}, {"request": "modem"}, {"request": "set", "rts": False}):
             answer = await page.ask(**asked, id=7)
             assert answer["id"] == 7
             assert answer["error"].endswith("this device has no modem lines, nor a break")
-        home.lines[0].unplug()
+        gateway.lines[0].unplug()
         while (await page.told("port"))["state"] == "up":
             pass
-        assert str(home.lines[0].path) in (await page.ask(request="break"))["error"]
+        assert str(gateway.lines[0].path) in (await page.ask(request="break"))["error"]
 
 
 @needs_curl
@@ -321,7 +321,7 @@ async def test_a_pty_answers_that_it_has_neither_modem_lines_nor_a_break(tmp_pat
     ],
 )
 async def test_a_text_that_is_no_request_is_answered_with_what_is_wrong(tmp_path: Path, text: str, why: str) -> None:
-    async with gateway(tmp_path) as home, browser(home) as page:
+    async with gateway_with_basic(tmp_path) as gateway, browser(gateway) as page:
         await page.ws.send_message(text)
         while "error" not in (answer := json.loads(str(await page.ws.get_message()))):
             pass
@@ -333,7 +333,7 @@ async def test_a_text_that_is_no_request_is_answered_with_what_is_wrong(tmp_path
 
 
 def raw(
-    home: House,
+    gateway: Gateway,
     *more: bytes,
     without: bytes = b"",
     method: bytes = b"GET",
@@ -341,13 +341,13 @@ def raw(
     port: bytes = b"P0",
 ) -> bytes:
     headers = [b"%s: %s" % header for header in (*UPGRADE, login(user)) if header[0] != without]
-    host = b"host: 127.0.0.1:%d" % home.http_port
+    host = b"host: 127.0.0.1:%d" % gateway.http_port
     return b"\r\n".join([b"%s /daisyport/ports/%s HTTP/1.1" % (method, port), host, *headers, *more, b"", b""])
 
 
-async def answered(home: House, sent: bytes) -> bytes:
+async def answered(gateway: Gateway, sent: bytes) -> bytes:
     answer = b""
-    async with await trio.open_tcp_stream("127.0.0.1", home.http_port) as sock:
+    async with await trio.open_tcp_stream("127.0.0.1", gateway.http_port) as sock:
         await sock.send_all(sent)
         await sock.send_eof()
         async for piece in sock:
@@ -357,39 +357,41 @@ async def answered(home: House, sent: bytes) -> bytes:
 
 @needs_curl
 async def test_it_takes_a_login_an_own_page_and_a_port_that_there_is(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home:
-        assert (await answered(home, raw(home, user="nobody"))).startswith(b"HTTP/1.1 401 ")
-        answer = await answered(home, raw(home, b"origin: http://evil.example"))
+    async with gateway_with_basic(tmp_path) as gateway:
+        assert (await answered(gateway, raw(gateway, user="nobody"))).startswith(b"HTTP/1.1 401 ")
+        answer = await answered(gateway, raw(gateway, b"origin: http://evil.example"))
         assert answer.startswith(b"HTTP/1.1 403 ")
         assert b"Origin is 'http://evil.example'" in answer
         for port in (b"P1", b"P#", b"P00", b"P" + b"9" * 5000, b"x"):
-            answer = await answered(home, raw(home, port=port))
+            answer = await answered(gateway, raw(gateway, port=port))
             assert answer.startswith(b"HTTP/1.1 404 ")
             assert answer.endswith(b"There is: P0\n")
-        async with browser(home, (b"origin", f"http://127.0.0.1:{home.http_port}".encode())) as page:
+        async with browser(gateway, (b"origin", f"http://127.0.0.1:{gateway.http_port}".encode())) as page:
             await page.send(b"x")
-            assert await home.lines[0].hear(1) == b"x"
+            assert await gateway.lines[0].hear(1) == b"x"
 
 
 @needs_curl
 async def test_a_bad_handshake_is_answered_as_http_and_the_connection_goes_on(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home:
+    async with gateway_with_basic(tmp_path) as gateway:
         for left_out, status in LEFT_OUT.items():
-            twice = raw(home, without=left_out) * 2
-            assert (await answered(home, twice)).count(b"HTTP/1.1 %d " % status) == 2, left_out
+            twice = raw(gateway, without=left_out) * 2
+            assert (await answered(gateway, twice)).count(b"HTTP/1.1 %d " % status) == 2, left_out
         for wrong in (b"sec-websocket-key: short", b"sec-websocket-key: " + b"*" * 24):
-            assert (await answered(home, raw(home, wrong, without=b"sec-websocket-key"))).startswith(b"HTTP/1.1 400 ")
-        assert (await answered(home, raw(home, b"content-length: 1") + b"x")).startswith(b"HTTP/1.1 400 ")
-        assert (await answered(home, raw(home, method=b"POST"))).startswith(b"HTTP/1.1 405 ")
+            assert (await answered(gateway, raw(gateway, wrong, without=b"sec-websocket-key"))).startswith(
+                b"HTTP/1.1 400 "
+            )
+        assert (await answered(gateway, raw(gateway, b"content-length: 1") + b"x")).startswith(b"HTTP/1.1 400 ")
+        assert (await answered(gateway, raw(gateway, method=b"POST"))).startswith(b"HTTP/1.1 405 ")
 
 
 @needs_curl
 async def test_bytes_before_the_101_are_refused_for_they_would_be_lost(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as home:
-        answer = await answered(home, raw(home) + b"\x82\x80\0\0\0\0")
+    async with gateway_with_basic(tmp_path) as gateway:
+        answer = await answered(gateway, raw(gateway) + b"\x82\x80\0\0\0\0")
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"wait for that" in answer
-        assert not (await home.status())["clients"]
+        assert not (await gateway.status())["clients"]
 
 
 def test_nothing_imports_the_library_before_a_websocket_is_asked_for() -> None:
