@@ -1,10 +1,16 @@
 """A's side of a session, the device behind a port manager. ``session`` tells how it is used.
 
-It must not know when a connection should be made, nor who writes and who listens.
+Way of thinking
+    ``ClientSession`` lives as long as the device, longer than any session and any connection. Its streams' offsets go
+    on through all of them, so that a writer who waits for offset 700 need not know how often the link was cut.
+
+    The connection of the moment is a ``_Stage``. Frames of any other connection are refused by their number alone,
+    which is why every call of ``receive`` and ``next_frame`` carries one.
 """
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -27,56 +33,68 @@ ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Clos
 
 
 @final
-class ClientSession:
-    """What a client keeps through all its connections. ``node`` is our own node id.
+class _Stage(enum.Enum):
+    """How far the newest connection has come."""
 
-    ``id`` is the session that the next connection asks for, ``number`` the last connection's, ``attached``
-    whether that lives as far as we know, ``resumed`` whether the server has answered on it.
+    DETACHED = "gone, or never there"
+    OPENING = "there: OPEN is the next thing to say"
+    ASKED = "OPEN was said, OPENED has not come"
+    RESUMED = "the session goes on over it"
+
+
+@final
+class ClientSession:
+    """The session that a client keeps through all its connections. ``node`` is our own node id.
+
+    ``id`` is the session that the next connection asks for (NO_SESSION: none), ``number`` that of the last connection.
     """
 
     def __init__(self, node: bytes, limits: SessionLimits) -> None:
         self._node = node
-        self._flows = {
+        self._streams = {
             channel: SendStream(channel, limits.age[channel], limits.ring_bytes, limits.ring_frames)
             for channel in CLASSES
         }
         self._line = ReceiveStream(Channel.LINE, 0, limits.window)
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
+        """The last edge of a turn that was passed on, per class: (offset, phase)."""
         self._heartbeat = Heartbeat()
-        self._opening = False
+        self._stage = _Stage.DETACHED
         self._closing: CloseReason | None = None
-        self._heard = False
+        self._ever_resumed = False
         self.id = NO_SESSION
         self.number = 0
-        self.attached = False
-        self.resumed = False
+
+    @property
+    def attached(self) -> bool:
+        """Return whether the last connection lives, as far as we know."""
+        return self._stage is not _Stage.DETACHED
+
+    @property
+    def resumed(self) -> bool:
+        """Return whether the server has answered on the last connection, and that lives."""
+        return self._stage is _Stage.RESUMED
 
     @property
     def round_trip(self) -> int | None:
-        """The best round trip to the server in milliseconds, None before it is known."""
+        """Return the best round trip to the server in milliseconds, None before it is known."""
         return self._heartbeat.clock.round_trip
 
     @property
-    def waiting(self) -> bool:
-        """Whether a PING (or the OPEN) has no answer yet."""
-        return self._heartbeat.waiting
-
-    @property
     def holding(self) -> bool:
-        """Whether anything waits to be sent, and may grow too old."""
-        return any(flow.ring.unsent for flow in self._flows.values())
+        """Return whether anything waits to be sent, and may grow too old."""
+        return any(stream.ring.unsent for stream in self._streams.values())
 
     def attach(self) -> int:
         """Go over to a new connection; return its number."""
         self.number += 1
-        self.attached, self.resumed = True, False
-        self._opening, self._closing = True, None
-        self._heartbeat = Heartbeat()
+        self._stage, self._closing = _Stage.OPENING, None
+        self._heartbeat = Heartbeat()  # a question of an ended connection has no answer
         return self.number
 
     def detach(self) -> None:
-        """The connection has gone; what was sent and not acknowledged waits for the next."""
-        self.attached = self.resumed = False
+        """Note that the connection has gone; what was sent and not acknowledged waits for the next."""
+        self._stage = _Stage.DETACHED
 
     def write(self, channel: Channel, data: bytes, accepted: int, turn: TurnParameters | None = None) -> int | None:
         """Take a message for the line; return its offset, or None while there is no room.
@@ -84,30 +102,30 @@ class ClientSession:
         ``accepted`` is when its bytes were read from the client. Raises LocalProtocolError for an empty
         message, or one over MAX_MESSAGE.
         """
-        return self._flows[channel].write(data, accepted, turn)
+        return self._streams[channel].write(data, accepted, turn)
 
     def withdraw(self, channel: Channel, offset: int) -> list[Settled]:
         """Do not send the message at ``offset``, unless it is on its way; return what that settles."""
-        self._flows[channel].withdraw(offset)
+        self._streams[channel].withdraw(offset)
         return self._news()
 
     def expire(self, now: int) -> list[Settled]:
         """Drop what is too old and not on its way; return what that settles."""
-        for flow in self._flows.values():
-            flow.expire(now)
+        for stream in self._streams.values():
+            stream.expire(now)
         return self._news()
 
     def next_expiry(self, now: int) -> int | None:
         """Return when to call ``expire`` next; None for never."""
-        moments = (flow.next_expiry(now) for flow in self._flows.values())
+        moments = (stream.next_expiry(now) for stream in self._streams.values())
         return min((moment for moment in moments if moment is not None), default=None)
 
     def abandon(self, reason: Reason) -> list[Settled]:
         """End the session without a word: what was sent is uncertain, the rest lost for ``reason``."""
         self.detach()
         self.id = NO_SESSION
-        for flow in self._flows.values():
-            flow.abandon(reason)
+        for stream in self._streams.values():
+            stream.abandon(reason)
         return self._news()
 
     def ping(self) -> None:
@@ -115,71 +133,64 @@ class ClientSession:
         self._heartbeat.ask()
 
     def close(self, reason: CloseReason) -> None:
-        """Say CLOSE as soon as it can be sent, and nothing after it; then ``abandon``."""
+        """Say CLOSE as soon as it can be sent, and nothing after it; then call ``abandon``."""
         self._closing = reason
 
     def next_frame(self, number: int, now: int) -> Frame | None:
-        """Return what that connection should send next, if anything."""
+        """Return what connection ``number`` should send next, if anything."""
         if number != self.number or not self.attached:
             return None
-        if self._opening:
-            self._opening = False
+        if self._stage is _Stage.OPENING:
+            self._stage = _Stage.ASKED
             return Open(self.id, number, self._heartbeat.asked(now), self._positions())
         if self._closing is not None:
+            # It goes before everything else: nobody reads what we would still say of a session that is over.
             self.detach()
             return Close(self._closing, self._positions())
-        return self._next(now) if self.resumed else None
-
-    def receive(self, number: int, frame: Frame, now: int) -> list[ClientEvent]:
-        """Take a frame of that connection. Raises RemoteProtocolError."""
-        if number != self.number or not self.attached:
-            return []
-        events = self._take(frame, now)
-        return [*self._news(), *events]
-
-    def _next(self, now: int) -> Frame | None:
-        frame = self._heartbeat.next_frame(now) or self._line.next_frame()
-        if frame is not None:
+        if not self.resumed:
+            return None
+        if (frame := self._heartbeat.next_frame(now) or self._line.next_frame()) is not None:
             return frame
         for channel in SEND_ORDER:
-            if (message := self._flows[channel].next_frame(now)) is not None:
+            if (message := self._streams[channel].next_frame(now)) is not None:
                 return message
         return None
 
-    def _take(self, frame: Frame, now: int) -> list[ClientEvent]:
+    def receive(self, number: int, frame: Frame, now: int) -> list[ClientEvent]:
+        """Take a frame of connection ``number``. Raises RemoteProtocolError."""
+        if number != self.number or not self.attached:
+            return []
+        events: list[ClientEvent] = []
         match frame:
             case DownData():
                 self._line.take(frame.offset, frame.end)
-                self._line.hand(frame.end)
-                return [frame]
+                self._line.hand(frame.end)  # the event is on the bus before anything else happens
+                events = [frame]
             case Gap():
                 self._line.skip(frame)
-                return [frame]
+                events = [frame]
             case Turn():
-                return self._turned(frame)
-            case Opened():
-                return self._resume(frame, now)
-            case Port():
-                return [frame, *self._check_path(frame.state)]
-            case Close():
-                return self._closed(frame)
-        self._note(frame, now)
-        return []
-
-    def _note(self, frame: Frame, now: int) -> None:
-        match frame:
+                events = self._turned(frame)
             case Ack():
-                self._flows[frame.channel].acknowledged(frame.offset)
+                self._streams[frame.channel].acknowledged(frame.offset)
             case Lost():
-                self._flows[frame.channel].lost(frame)
+                self._streams[frame.channel].lost(frame)
             case Credit():
-                self._flows[frame.channel].ring.grant(frame.offset)
+                self._streams[frame.channel].ring.grant(frame.offset)
             case Ping():
                 self._heartbeat.heard(frame.clock)
             case Pong():
                 self._heartbeat.answered(frame.echo, frame.clock, now)
+            case Port():
+                events = [frame, *self._check_path(frame.state)]
+            case Opened():
+                events = self._resume(frame, now)
+            case Close():
+                events = self._closed(frame)
             case _:
                 raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
+        # What the frame settled comes first: a writer knows his outcome before the port is said to be down.
+        return [*self._news(), *events]
 
     def _resume(self, opened: Opened, now: int) -> list[ClientEvent]:
         if opened.session == NO_SESSION:
@@ -189,16 +200,18 @@ class ClientSession:
         line = opened.positions[Channel.LINE]
         if line.reached != self._line.received:
             raise RemoteProtocolError(f"the line goes on from {line.reached}, not {self._line.received}")
-        fresh, heard = opened.session != self.id, self._heard
-        self.id = opened.session
         self._line.attach(line.settled)
-        for channel, flow in self._flows.items():
-            if fresh:
-                flow.forget()
-            flow.resume(*opened.positions[channel])
-        self.resumed = self._heard = True
-        gap = [Gap(Channel.LINE, line.reached, 0, Reason.RESTARTED)] if fresh and heard else []
-        return [*gap, Resumed(fresh, opened.port), *self._check_path(opened.port)]
+        is_new = opened.session != self.id
+        self.id = opened.session
+        for channel, stream in self._streams.items():
+            if is_new:
+                stream.forget()
+            stream.resume(*opened.positions[channel])
+        # What the line said between two sessions is nowhere: the bus must hear that something is missing. Before
+        # the first session there was nothing to miss.
+        gap = [Gap(Channel.LINE, line.reached, 0, Reason.RESTARTED)] if is_new and self._ever_resumed else []
+        self._stage, self._ever_resumed = _Stage.RESUMED, True
+        return [*gap, Resumed(opened.port), *self._check_path(opened.port)]
 
     def _turned(self, turn: Turn) -> list[ClientEvent]:
         """Pass a TURN on once: a resumption may bring it again, since it moves no offset."""
@@ -209,16 +222,17 @@ class ClientSession:
         return [turn]
 
     def _check_path(self, port: PortState) -> list[ClientEvent]:
+        """Close where the way to the line leads through ourselves: our own bytes would come back as the line's."""
         if self._node not in port.path:
             return []
         self.close(CloseReason.LOOP)
         return [Close(CloseReason.LOOP)]
 
     def _closed(self, close: Close) -> list[ClientEvent]:
-        """The server ended the session; said instead of OPENED it only means this connection."""
+        """Take the server's word that the session is over; said instead of OPENED it only ends the connection."""
         if self.resumed:
-            for channel, flow in self._flows.items():
-                flow.closed(close.positions[channel].settled)
+            for channel, stream in self._streams.items():
+                stream.closed(close.positions[channel].settled)
             self.id = NO_SESSION
         self.number = max(self.number, close.last)
         self.detach()
@@ -226,8 +240,8 @@ class ClientSession:
 
     def _positions(self) -> Positions:
         line = Position(self._line.received, self._line.settled)
-        ptz, tcp, cgi = (Position(flow.ring.next, flow.ring.acked) for flow in self._flows.values())
+        ptz, tcp, cgi = (Position(stream.ring.next, stream.ring.acked) for stream in self._streams.values())
         return line, ptz, tcp, cgi
 
     def _news(self) -> list[Settled]:
-        return [settled for flow in self._flows.values() for settled in flow.news()]
+        return [settled for stream in self._streams.values() for settled in stream.news()]

@@ -1,7 +1,7 @@
-"""What one side knows of the other's clock.
+"""The estimate that one side of a link has of the other's clock, for translating acceptance times.
 
-It must not know what is timed. Clocks are milliseconds of any origin; on the wire they are cut to 32 bits, so
-that they wrap after 49 days, which no message lives.
+Clocks are milliseconds of any origin; on the wire they are cut to 32 bits, so that they wrap after 49 days, which
+no message lives.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ __all__ = ["PeerClock", "age", "to_wire"]
 
 _MASK: Final = 2**32 - 1
 _HALF: Final = 2**31
-_SAMPLES: Final = 8  # a quartz drifts by seconds a day, so an old best round trip must not stand for ever
+_SAMPLES: Final = 8
+"""Answers that count: a quartz drifts by seconds a day, so an old best round trip must not stand for ever."""
 
 
 def to_wire(now: int) -> int:

@@ -1,6 +1,7 @@
 """Asking whether the peer is there, and answering: PING and PONG of one connection.
 
-It must not know when to ask, nor how long to wait: that is for whoever has a clock.
+Answers come in the order of the questions, since both travel in one TCP stream. So an answer proves more than life:
+everything that was sent before its question has arrived.
 """
 
 from __future__ import annotations
@@ -25,17 +26,12 @@ class Heartbeat:
         self._heard: deque[int] = deque()
         self._due = False
 
-    @property
-    def waiting(self) -> bool:
-        """Whether a question has gone out and has no answer yet."""
-        return bool(self._asked)
-
     def ask(self) -> None:
         """Have a PING sent."""
         self._due = True
 
     def asked(self, now: int) -> int:
-        """Note that a question goes out; return what it must say."""
+        """Note that a question goes out; return the clock that it must carry."""
         self._asked.append(to_wire(now))
         return self._asked[-1]
 
@@ -50,7 +46,7 @@ class Heartbeat:
         self.clock.answered(echo, clock, now)
 
     def next_frame(self, now: int) -> Ping | Pong | None:
-        """Return what there is to say, answers first."""
+        """Return what there is to say, answers first: the peer's patience is shorter than ours."""
         if self._heard:
             return Pong(self._heard.popleft(), to_wire(now))
         if not self._due:

@@ -1,6 +1,7 @@
-"""The receiving side of one traffic class: messages, whole, out of the frames that bring them.
+"""The receiving side of one traffic class: whole messages, out of the frames that bring them.
 
-It must not know of connections, nor who writes the messages.
+A message may come in parts, where the sender had too little credit for it at once. Nothing of it is given out before
+it is whole, so a message is never begun whose rest a GAP then takes away.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Message:
 
     @property
     def end(self) -> int:
-        """The offset after the last byte."""
+        """Return the offset after the last byte."""
         return self.offset + len(self.data)
 
 
@@ -45,35 +46,31 @@ class Inbox:
     """One incoming class from offset ``start``; ``window`` bytes may wait for the line."""
 
     def __init__(self, channel: Channel, start: int, window: int) -> None:
-        self.flow = ReceiveStream(channel, start, window)
+        self.stream = ReceiveStream(channel, start, window)
         self._parts: list[UpData] = []
-
-    def resize(self, window: int) -> None:
-        """Let so many bytes wait for the line from now on; what is granted stays granted."""
-        self.flow.window = window
 
     def take(self, frame: UpData) -> tuple[UpData, bytes] | None:
         """Take a frame; return the first frame and all the bytes of a message that is now whole.
 
         Raises RemoteProtocolError.
         """
-        self.flow.take(frame.offset, frame.end)
+        self.stream.take(frame.offset, frame.end)
         self._parts.append(frame)
         first = self._parts[0]
         if frame.end - first.offset > MAX_MESSAGE:
             raise RemoteProtocolError(f"a message of more than {MAX_MESSAGE} bytes on {frame.channel!r}")
         if frame.more:
-            self.flow.partial = first.offset
+            self.stream.partial = first.offset
             return None
         data = b"".join(part.data for part in self._parts)
-        self._clear()
+        self._end_message()
         return first, data
 
     def skip(self, gap: Gap) -> None:
         """Take a GAP. Raises RemoteProtocolError."""
-        self.flow.skip(gap)
-        self._clear()
+        self.stream.skip(gap)
+        self._end_message()
 
-    def _clear(self) -> None:
+    def _end_message(self) -> None:
         self._parts.clear()
-        self.flow.partial = None
+        self.stream.partial = None

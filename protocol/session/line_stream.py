@@ -1,7 +1,17 @@
 """The sending side of the line's stream: every byte once, the oldest dropped for a link that is too slow.
 
-It must not know of connections. What is dropped after it was sent leaves a hole, which matters only where a
-resumption asks for it; what is dropped before becomes a GAP in its place.
+Invariant
+    The ring never holds more than ``max_bytes`` in ``max_frames``, whatever the line says and the link does not
+    take; and whatever is dropped is announced by a Gap in its place, unless the client has it already.
+
+Way of thinking
+    What was sent goes first, since it has most likely arrived: it leaves a hole, which matters only where a
+    resumption asks for it (``Ring.rewind`` makes that a Gap). What was not sent becomes a Gap at the front of
+    ``unsent``, which widens over what is dropped after it; a Gap costs a frame, so widening is what keeps the number
+    of frames down. A Gap of unknown size (count 0, RESTARTED) is never forgotten, since nobody could miss it later.
+
+    A byte stream has no messages, so small pieces that wait are joined: a line that speaks byte by byte would fill
+    the ring with frames, not with bytes. Only whole frames are dropped, so a joined one is a small part of the ring.
 """
 
 from __future__ import annotations
@@ -14,8 +24,10 @@ from protocol.session.ring import Entry, Ring, StreamFrame
 
 __all__ = ["LineStream"]
 
-_PIECE: Final = 4096  # small pieces that wait are joined up to this: a line that speaks byte by byte fills no ring
-_SHARE: Final = 16  # of the ring that one joined piece may be: only whole frames are dropped
+_PIECE: Final = 4096
+"""The most bytes of a joined piece."""
+_SHARE: Final = 16
+"""The part of the ring that a joined piece may be: a sixteenth."""
 
 
 @final
@@ -26,45 +38,42 @@ class LineStream:
     """
 
     def __init__(self, start: int, max_bytes: int, max_frames: int) -> None:
-        self._ring = Ring(Channel.LINE, start, max_bytes, max(max_frames, 2))
+        self.ring = Ring(Channel.LINE, start, max_bytes, max(max_frames, 2))
+        """What the client has not acknowledged: to look at, and to take its ACK and CREDIT."""
         self.dropped = 0
-
-    @property
-    def ring(self) -> Ring:
-        """What the client has not acknowledged (to look at)."""
-        return self._ring
+        """Bytes that the client was told it will not get, because the ring was full."""
 
     def line(self, data: bytes) -> None:
         """Take bytes from the line."""
         if self._join(data):
             return
-        size = min(MAX_DATA, self._ring.max_bytes)
+        size = min(MAX_DATA, self.ring.max_bytes)
         for at in range(0, len(data), size):
-            frame = DownData(self._ring.tail, data[at : at + size])
+            frame = DownData(self.ring.tail, data[at : at + size])
             self._append(frame.end, frame)
 
     def gap(self, count: int, reason: Reason) -> None:
         """Say that so many bytes of the line never reached this node; 0 where nobody knows how many."""
-        frame = Gap(Channel.LINE, self._ring.tail, count, reason)
+        frame = Gap(Channel.LINE, self.ring.tail, count, reason)
         self._append(frame.end, frame)
 
     def turn(self, turn: Turn) -> None:
         """Mark the beginning or the end of a turn among the bytes."""
-        self._append(self._ring.tail, turn)
+        self._append(self.ring.tail, turn)
 
     def next_frame(self) -> StreamFrame | None:
         """Return what is to be sent next, if anything may be."""
-        entry = self._ring.ready()
+        entry = self.ring.ready()
         if entry is None:
             return None
-        self._ring.advance()
+        self.ring.advance()
         if isinstance(entry.frame, Gap) and entry.frame.reason is Reason.OVERFLOW:
             self.dropped += entry.frame.count
         return entry.frame
 
     def _join(self, data: bytes) -> bool:
         """Put ``data`` into the last frame, where that waits and both are small."""
-        ring = self._ring
+        ring = self.ring
         last = ring.unsent[-1] if ring.unsent else None
         if (
             last is None
@@ -80,31 +89,25 @@ class LineStream:
         return True
 
     def _append(self, end: int, frame: StreamFrame) -> None:
-        start = self._ring.tail
-        self._ring.append(Entry(start, end, start, frame))
+        start = self.ring.tail
+        self.ring.append(Entry(start, end, start, frame))
         self._trim()
 
     def _trim(self) -> None:
-        ring = self._ring
+        """Drop the oldest frames until the bounds hold."""
+        ring = self.ring
         while ring.size > ring.max_bytes or ring.frames > ring.max_frames:
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        ring = self._ring
-        if ring.sent:
-            ring.size -= ring.sent.popleft().size
-            return
-        first = ring.unsent.popleft()
-        if isinstance(first.frame, Gap):
-            self._widen(first, first.frame.reason, ring.unsent.popleft())
-        else:
-            self._widen(first, Reason.OVERFLOW, first)
-
-    def _widen(self, first: Entry, reason: Reason, last: Entry) -> None:
-        """Let one Gap stand for all from ``first`` to ``last``; for a Turn alone there is none."""
-        ring = self._ring
-        ring.size -= last.size
-        reason = max(reason, last.frame.reason if isinstance(last.frame, Gap) else Reason.OVERFLOW)
-        if first.start < last.end or isinstance(first.frame, Gap):
-            gap = Gap(Channel.LINE, first.start, last.end - first.start, reason)
-            ring.unsent.appendleft(Entry(first.start, last.end, first.start, gap))
+            if ring.sent:
+                ring.size -= ring.sent.popleft().size
+                continue
+            first = last = ring.unsent.popleft()
+            reason = Reason.OVERFLOW
+            if isinstance(first.frame, Gap):
+                # To drop a Gap would not help: it widens over the frame behind it, and of two reasons the greater
+                # stands, so that an unknown size stays one.
+                last = ring.unsent.popleft()
+                reason = max(first.frame.reason, last.frame.reason if isinstance(last.frame, Gap) else reason)
+            ring.size -= last.size
+            if first.start < last.end or isinstance(first.frame, Gap):  # a Turn alone covers nothing: it just goes
+                gap = Gap(Channel.LINE, first.start, last.end - first.start, reason)
+                ring.unsent.appendleft(Entry(first.start, last.end, first.start, gap))

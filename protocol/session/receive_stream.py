@@ -1,8 +1,25 @@
 """The receiving side of one stream: what has come, what became of it, and how much more may come.
 
-It must not know what the bytes say, nor of connections, but for one thing: after a new one it tells again
-what the peer has not heard. A LOST must not be forgotten before the peer has it, or the peer would take the
-ACK behind it for a success; so the ranges are kept until a PONG proves that they arrived.
+Invariant
+    Four offsets of the stream describe it, each the end of what it names:
+
+        told <= settled <= received <= granted
+
+        granted     the peer may send so far: it was said in a CREDIT, or a GAP reached beyond it
+        received    so far bytes have come, or a GAP said that they will not
+        settled     so far each byte has its outcome: handed on, lost, or swallowed by a GAP
+        told        so far the peer of this connection was told of the outcome, by ACK or LOST
+
+    Each only grows, but for ``told`` and ``granted``, which ``attach`` puts back for a new connection: what was on
+    its way in the old one may not have arrived.
+
+Way of thinking
+    ``settled`` moves in order, because ACK is one number. A GAP that comes while bytes before it wait for the line
+    therefore becomes a *skip*: a range that settles by itself as soon as ``settled`` touches its start.
+
+    An ACK means "handed on" only for what no LOST has named before, so a LOST that the peer never saw would turn a
+    loss into a success. Every LOST is kept, as *unproven*, until a PONG shows that it arrived (``confirm``). After a
+    cut the unproven ranges are *untold* again, and are told from where the peer says that it stands.
 """
 
 from __future__ import annotations
@@ -20,79 +37,70 @@ __all__ = ["ReceiveStream"]
 
 
 class _Skip(NamedTuple):
-    """A range that is settled as soon as all before it is: by a GAP, or for a reason of our own."""
+    """A range that settles as soon as all before it has: for a GAP, or as lost for a reason of our own."""
 
     start: int
     end: int
     reason: Reason | None
 
 
-def _extend(ranges: deque[Lost], lost: Lost) -> None:
-    """Put a range behind the others, or into the last where it only makes that longer."""
-    last = ranges[-1] if ranges else None
-    if last is not None and last.end == lost.offset and last.reason is lost.reason:
-        ranges[-1] = replace(last, count=last.count + lost.count)
-    else:
-        ranges.append(lost)
-
-
 @final
 class ReceiveStream:
     """One incoming stream from offset ``start``.
 
-    Credit is granted to ``window`` bytes beyond what is settled, whenever less than half of that is left; and,
-    where ``partial`` names the offset of a message whose rest is awaited, at once for all of that message.
+    Credit is granted up to ``window`` bytes beyond what is settled, whenever less than half of that is left. Where
+    ``partial`` names the offset of a message whose rest is awaited, it is granted at once for all of that message.
     """
 
     def __init__(self, channel: Channel, start: int, window: int) -> None:
         self.channel = channel
         self.window = window
-        self.received = start
-        self.settled = start
-        self.told = start
+        self.told = self.settled = self.received = self.granted = start
         self.partial: int | None = None
-        self._granted = start
         self._skips: deque[_Skip] = deque()
-        self._lost: deque[Lost] = deque()
-        self._unsaid: deque[Lost] = deque()
+        self._unproven: deque[Lost] = deque()
+        self._untold: deque[Lost] = deque()
 
     @property
     def untold(self) -> bool:
-        """Whether the peer has yet to be told what became of something."""
-        return bool(self._unsaid) or self.told < self.settled
+        """Return whether the peer has yet to be told of an outcome."""
+        return self.told < self.settled
 
     def take(self, offset: int, end: int) -> None:
-        """Take bytes. Raises RemoteProtocolError where they are not the next, or beyond the credit."""
+        """Take bytes. Raises RemoteProtocolError where they are not the next ones, or go beyond the credit."""
         self._expect(offset)
-        if end > self._granted:
-            raise RemoteProtocolError(f"bytes to {end} on {self.channel!r}, credit to {self._granted}")
+        if end > self.granted:
+            raise RemoteProtocolError(f"bytes to {end} on {self.channel!r}, credit to {self.granted}")
         self.received = end
 
     def skip(self, gap: Gap) -> None:
         """Take a GAP; a message whose rest it swallows is lost. Raises RemoteProtocolError."""
         self._expect(gap.offset)
         if self.partial is not None:
+            # Nobody has begun to write the parts that came: a message is begun when it is whole.
             self._skips.append(_Skip(self.partial, gap.offset, Reason.INCOMPLETE))
             self.partial = None
-        if self._skips and self._skips[-1].end == gap.offset and self._skips[-1].reason is None:
-            self._skips[-1] = self._skips[-1]._replace(end=gap.end)
+        last = self._skips[-1] if self._skips else None
+        if last is not None and last.end == gap.offset and last.reason is None:
+            self._skips[-1] = last._replace(end=gap.end)
         else:
             self._skips.append(_Skip(gap.offset, gap.end, None))
         self.received = gap.end
+        self.granted = max(self.granted, gap.end)
         self._jump()
 
     def hand(self, end: int) -> None:
-        """All before ``end`` has been handed on. Raises LocalProtocolError for what was not received."""
+        """Settle everything before ``end`` as handed on. Raises LocalProtocolError for what was not received."""
         self._settle(end)
         self._jump()
 
     def lose(self, end: int, reason: Reason) -> None:
-        """All before ``end`` that is not settled will never be written. Raises LocalProtocolError."""
+        """Settle everything before ``end`` as lost for ``reason``. Raises LocalProtocolError."""
         self._record(end, reason)
         self._jump()
 
     def attach(self, told: int) -> None:
-        """Begin anew on another connection, with a peer that knows all before ``told``.
+        """Begin anew on another connection, with a peer that knows the outcome of all before ``told``.
 
         Raises RemoteProtocolError.
         """
@@ -100,38 +108,36 @@ class ReceiveStream:
             raise RemoteProtocolError(f"{told} known to be settled on {self.channel!r}: it is {self.settled}")
         self.confirm(told)
         self.told = told
-        self._granted = self.received
-        self._unsaid = deque(self._lost)
+        self.granted = self.received
+        self._untold = deque(self._unproven)
 
     def confirm(self, told: int) -> None:
-        """The peer has proved that it knows all before ``told``."""
-        while self._lost and self._lost[0].end <= told:
-            self._lost.popleft()
+        """Forget the LOST ranges before ``told``: the peer has proved that it knows them."""
+        while self._unproven and self._unproven[0].end <= told:
+            self._unproven.popleft()
 
     def next_frame(self) -> Ack | Lost | Credit | None:
-        """Return what there is to tell."""
-        if self._unsaid:
-            return self._tell_lost(self._unsaid[0])
+        """Return what there is to tell: first the outcomes, in the order of their offsets, then new credit."""
+        if self._untold:
+            lost = self._untold[0]
+            if self.told < lost.offset:
+                return self._acknowledge(lost.offset)
+            # It goes on from ``told``, not from where the range began: a resumption may fall into its middle.
+            self._untold.popleft()
+            offset, self.told = self.told, lost.end
+            return Lost(self.channel, offset, lost.end - offset, lost.reason)
         if self.told < self.settled:
             return self._acknowledge(self.settled)
-        allowed = self._allowed()
-        if allowed <= self._granted:
-            return None
-        self._granted = allowed
-        return Credit(self.channel, allowed)
-
-    def _allowed(self) -> int:
+        granted = self.granted
         if self.partial is not None:
-            return max(self.settled + self.window, self.partial + MAX_MESSAGE)
-        plenty = 2 * (self._granted - self.received) >= self.window
-        return self._granted if plenty else self.settled + self.window
-
-    def _tell_lost(self, lost: Lost) -> Ack | Lost:
-        if self.told < lost.offset:
-            return self._acknowledge(lost.offset)
-        self._unsaid.popleft()
-        offset, self.told = self.told, lost.end
-        return Lost(self.channel, offset, lost.end - offset, lost.reason)
+            # However small the window, the rest of a message must fit: its first part cannot be settled without it.
+            granted = max(self.settled + self.window, self.partial + MAX_MESSAGE)
+        elif 2 * (self.granted - self.received) < self.window:
+            granted = self.settled + self.window
+        if granted <= self.granted:
+            return None
+        self.granted = granted
+        return Credit(self.channel, granted)
 
     def _acknowledge(self, offset: int) -> Ack:
         self.told = offset
@@ -143,6 +149,7 @@ class ReceiveStream:
 
     def _settle(self, end: int) -> int:
         """Move the position, if that is behind ``end``; return where it was."""
+        # What a skip covers settles by itself, so nobody has anything to say about it.
         limit = self._skips[0].start if self._skips else self.received
         start = self.settled
         if end > max(start, limit):
@@ -154,13 +161,23 @@ class ReceiveStream:
         start = self._settle(end)
         if end > start:
             lost = Lost(self.channel, start, end - start, reason)
-            _extend(self._lost, lost)
-            _extend(self._unsaid, lost)
+            _extend(self._unproven, lost)
+            _extend(self._untold, lost)
 
     def _jump(self) -> None:
+        """Settle the skips that everything before has reached."""
         while self._skips and self._skips[0].start == self.settled:
             skip = self._skips.popleft()
             if skip.reason is None:
                 self.settled = skip.end
             else:
                 self._record(skip.end, skip.reason)
+
+
+def _extend(ranges: deque[Lost], lost: Lost) -> None:
+    """Put a range behind the others, or into the last one where it only makes that longer."""
+    last = ranges[-1] if ranges else None
+    if last is not None and last.end == lost.offset and last.reason is lost.reason:
+        ranges[-1] = replace(last, count=last.count + lost.count)
+    else:
+        ranges.append(lost)

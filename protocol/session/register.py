@@ -1,6 +1,6 @@
 """The sessions of one port: which OPEN goes on with which session, and which sessions must end for it.
 
-It must not know what sessions carry, nor of connections: whoever calls ends the links of what is ended here.
+The register knows sessions, not links: it returns what it ended (``Ended``), and whoever called it ends the links.
 """
 
 from __future__ import annotations
@@ -39,27 +39,19 @@ class Ended:
 @final
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The session that an OPEN goes on with; ``fresh`` where it is new; and what had to end for it."""
+    """The session that an OPEN goes on with, and what had to end for it."""
 
     session: ServerSession
-    fresh: bool
     ended: tuple[Ended, ...]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why an OPEN is refused, as the CLOSE to send; and what had to end for it."""
+    """The CLOSE that refuses an OPEN, and what had to end for it."""
 
     close: Close
     ended: tuple[Ended, ...] = ()
-
-
-def _anew(opening: Open) -> Open:
-    """Say of an OPEN that all it has sent is settled: a new session knows nothing of what was before."""
-    positions = (Position(reached, reached) for reached, _ in opening.positions)
-    line, ptz, tcp, cgi = positions
-    return replace(opening, positions=(line, ptz, tcp, cgi))
 
 
 @final
@@ -86,22 +78,20 @@ class Register:
         if current is not None and opening.number <= current.number:
             return Refused(Close(CloseReason.STALE, last=current.number))
         if current is not None and current.id == opening.session:
-            return self._go_on(current, opening)
+            try:
+                current.attach(opening)
+            except RemoteProtocolError:
+                return Refused(Close(CloseReason.PROTOCOL), self.end(current, CloseReason.PROTOCOL))
+            return Admitted(current, ended=())
         if sum(session.attached for session in self if session is not current) >= self._max_links:
             return Refused(Close(CloseReason.BUSY))
         ended = self.end(current, CloseReason.REPLACED) if current is not None else ()
         session = ServerSession(fresh_id, key, opening, port, self._limits)
-        session.attach(_anew(opening))
+        # A new session knows nothing of what was before, so all that the client has sent counts as settled.
+        line, ptz, tcp, cgi = (Position(reached, reached) for reached, _ in opening.positions)
+        session.attach(replace(opening, positions=(line, ptz, tcp, cgi)))
         self._sessions[key] = session
-        return Admitted(session, fresh=True, ended=ended)
-
-    def _go_on(self, session: ServerSession, opening: Open) -> Admitted | Refused:
-        try:
-            session.attach(opening)
-        except RemoteProtocolError:
-            reason = CloseReason.PROTOCOL
-            return Refused(Close(reason), self.end(session, reason))
-        return Admitted(session, fresh=False, ended=())
+        return Admitted(session, ended=ended)
 
     def end(self, session: ServerSession, reason: CloseReason) -> tuple[Ended, ...]:
         """End a session, if it has not ended before."""

@@ -1,7 +1,23 @@
 """The ring of one outgoing stream: whole frames that were sent and not acknowledged, or not sent yet.
 
-It must not know which way the stream flows, nor why anything is dropped. What will never come stays in the
-ring as a Gap, so that the frames in it always touch: each begins where the one before it ends.
+Invariant
+    The frames touch: each begins where the one before it ends, from the first of ``sent`` through ``unsent`` to
+    ``tail``. What will never come stays in the ring as a Gap, so that no range of the stream is ever without a
+    frame. (A stream that may drop what it sent has holes at the front of ``sent``; nothing asks for them again but
+    a resumption, and then they become a Gap.)
+
+        acked <= next <= tail
+
+        acked    the receiver has settled so far
+        next     the next frame to be sent begins here: the border between ``sent`` and ``unsent``
+        tail     the next frame that is written will begin here
+
+    ``credit`` is what the receiver allows: data beyond it waits, Gaps and Turns do not. ``size`` is the number of data
+    bytes in all frames, which is what bounds the memory; Gaps and Turns have none.
+
+Way of thinking
+    Offsets are the stream's truth and frames only its clothes: a frame may be split, widened or replaced, as long
+    as the ranges go on touching. So a resumption is nothing but moving the border back to what the receiver has.
 """
 
 from __future__ import annotations
@@ -25,9 +41,9 @@ StreamFrame: TypeAlias = UpData | DownData | Gap | Turn
 
 @final
 class Entry(NamedTuple):
-    """A frame and the range of the stream that it covers (a Turn: nothing).
+    """A frame and the range of the stream that it covers (a Turn covers nothing).
 
-    ``origin`` is where its message begins, which only for the rest of a split one is not ``start``.
+    ``origin`` is where its message begins: for the rest of a split message that is before ``start``.
     """
 
     start: int
@@ -37,7 +53,7 @@ class Entry(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of data that it keeps in memory."""
+        """Return how many bytes of data it keeps in memory."""
         return len(self.frame.data) if isinstance(self.frame, UpData | DownData) else 0
 
     def split(self, at: int) -> tuple[Entry, Entry]:
@@ -79,17 +95,17 @@ class Ring:
 
     @property
     def next(self) -> int:
-        """The offset from which the next frame will be sent."""
+        """Return the offset from which the next frame will be sent."""
         return self.unsent[0].start if self.unsent else self.tail
 
     @property
     def head(self) -> StreamFrame | None:
-        """The next frame to be sent, whether or not there is credit for it."""
+        """Return the next frame to be sent, whether or not there is credit for it."""
         return self.unsent[0].frame if self.unsent else None
 
     @property
     def frames(self) -> int:
-        """How many frames it holds."""
+        """Return how many frames it holds."""
         return len(self.sent) + len(self.unsent)
 
     def append(self, entry: Entry) -> None:
@@ -99,15 +115,14 @@ class Ring:
         self.size += entry.size
 
     def ready(self) -> Entry | None:
-        """Return the next frame to be sent as far as credit allows it; ``advance`` when it goes out.
-
-        A frame that is larger than the whole credit is split, or it would wait for ever.
-        """
+        """Return the next frame to be sent, as far as credit allows; call ``advance`` when it goes out."""
         if not self.unsent:
             return None
         entry = self.unsent[0]
         if not entry.size or entry.end <= self.credit:
             return entry
+        # More credit comes when something is settled. Where nothing is under way and the credit ends inside this
+        # frame, none would ever come: then, and only then, the frame is split.
         if not entry.start == self.acked < self.credit:
             return None
         first, rest = self.unsent.popleft().split(self.credit)
@@ -119,13 +134,13 @@ class Ring:
         self.sent.append(self.unsent.popleft())
 
     def drop(self, judge: Callable[[Entry], Reason | None]) -> None:
-        """Put Gaps in place of the unsent frames for which ``judge`` gives a reason."""
+        """Put Gaps in the place of those unsent frames for which ``judge`` gives a reason."""
         judged = [(entry, judge(entry)) for entry in self.unsent]
         self.unsent = deque(entry.gone(self.channel, why) if why else entry for entry, why in judged)
         self.size -= sum(entry.size for entry, why in judged if why)
 
     def drop_sent(self) -> list[Entry]:
-        """Forget what was sent, as if it were settled; return it."""
+        """Forget what was sent, as if it were settled; return its frames."""
         gone = list(self.sent)
         self.sent.clear()
         self.size -= sum(entry.size for entry in gone)
@@ -152,7 +167,10 @@ class Ring:
         self.credit = offset
 
     def acknowledge(self, offset: int) -> list[Entry]:
-        """Take an ACK; return the frames that it settles whole. Raises RemoteProtocolError."""
+        """Take an ACK; return the frames that it settles whole. Raises RemoteProtocolError.
+
+        A frame that it settles in part stays: what became of its rest is still to be told.
+        """
         if not self.acked <= offset <= self.next:
             raise RemoteProtocolError(f"{offset} settled: it must be in {self.acked} to {self.next}")
         self.acked = offset
@@ -170,16 +188,16 @@ class Ring:
         """
         if not self.acked <= received <= self.next:
             raise RemoteProtocolError(f"{received} received: it must be in {self.acked} to {self.next}")
+        # A frame that begins at ``received`` goes back too, even if it covers nothing: a Turn may not have arrived.
         while self.sent and (self.sent[-1].end > received or self.sent[-1].start >= received):
             self.unsent.appendleft(self.sent.pop())
-        self._begin_at(received)
-        self.credit = received
-
-    def _begin_at(self, received: int) -> None:
         if self.unsent:
+            # A Gap has no bytes that could be cut in the wrong place, so it goes on from wherever the receiver stands.
             self.unsent[0] = self.unsent[0].trimmed(received)
         if self.next > received:
+            # The receiver asks for what was dropped after it was sent.
             gap = Gap(self.channel, received, self.next - received, Reason.OVERFLOW)
             self.unsent.appendleft(Entry(received, self.next, received, gap))
         elif self.next < received:
             raise RemoteProtocolError(f"{received} received: that is in the middle of a frame")
+        self.credit = received

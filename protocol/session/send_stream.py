@@ -1,7 +1,18 @@
-"""The sending side of one traffic class: messages that wait for their fate, within the class's age limit.
+"""The sending side of one traffic class: messages that wait for their outcome, within the class's age limit.
 
-It must not know of connections. What is in the ring's ``unsent`` is certainly not with the receiver, so it
-may still be withdrawn; what is in ``sent`` may be, until an acknowledgement or a resumption tells.
+Invariant
+    The ring holds every message without an outcome, and each byte gets exactly one, in order: ``Settled`` ranges
+    touch, from offset 0 on, and end at ``_told``. It is
+
+        acked <= _told <= tail
+
+    since a Gap before which everything is settled needs no answer from the receiver: its outcome is our own doing.
+
+Way of thinking
+    What is in the ring's ``unsent`` is certainly not with the receiver, so it may still be dropped: withdrawn, too
+    old, given up. What is in ``sent`` may be there, and only the receiver can tell, by ACK, LOST, OPENED or CLOSE;
+    where it has lost its memory, nobody can, and the outcome is UNCERTAIN. A resumption moves messages back from
+    ``sent`` to ``unsent``; then what was decided of them meanwhile (``_withdrawn``) comes into force.
 """
 
 from __future__ import annotations
@@ -28,10 +39,10 @@ __all__ = ["SendStream", "Settled"]
 @final
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The fate of ``count`` bytes from ``offset``: in the owner's tty where ``reason`` is None.
+    """The outcome of ``count`` bytes from ``offset``: in the owner's tty where ``reason`` is None.
 
-    Otherwise lost for that reason, or for Reason.UNCERTAIN perhaps one, perhaps the other. On each channel
-    these come in order and without a hole; a message may have several, and several fates.
+    Otherwise they are lost for that reason; Reason.UNCERTAIN means perhaps one, perhaps the other. On each channel
+    these come in order and without a hole. A message may have several, of different reasons.
     """
 
     channel: Channel
@@ -41,7 +52,7 @@ class Settled:
 
     @property
     def end(self) -> int:
-        """The offset after the last byte."""
+        """Return the offset after the last byte."""
         return self.offset + self.count
 
 
@@ -51,16 +62,12 @@ class SendStream:
 
     def __init__(self, channel: Channel, age_limit: int, max_bytes: int, max_frames: int) -> None:
         self.channel = channel
+        self.ring = Ring(channel, 0, max_bytes, max_frames)
+        """The messages without an outcome: to look at, and to grant credit to."""
         self._age_limit = age_limit
-        self._ring = Ring(channel, 0, max_bytes, max_frames)
         self._told = 0
         self._withdrawn: set[int] = set()
         self._news: list[Settled] = []
-
-    @property
-    def ring(self) -> Ring:
-        """The messages that have no fate yet (to look at)."""
-        return self._ring
 
     def write(self, data: bytes, accepted: int, turn: TurnParameters | None) -> int | None:
         """Take a message that was accepted at ``accepted``; return its offset, or None if there is no room.
@@ -69,7 +76,7 @@ class SendStream:
         """
         if not 0 < len(data) <= MAX_MESSAGE:
             raise LocalProtocolError(f"a message has 1 to {MAX_MESSAGE} bytes, not {len(data)}")
-        ring = self._ring
+        ring = self.ring
         if ring.size + len(data) > ring.max_bytes or ring.frames >= ring.max_frames:
             return None
         start = ring.tail
@@ -79,7 +86,8 @@ class SendStream:
 
     def withdraw(self, offset: int) -> None:
         """Do not send the message at ``offset`` any more, if it is not on its way already."""
-        if self._told <= offset < self._ring.tail:
+        if self._told <= offset < self.ring.tail:
+            # Kept also where it is on its way: a resumption may show that it never arrived.
             self._withdrawn.add(offset)
             self._drop(lambda entry: Reason.WITHDRAWN if entry.origin == offset else None)
 
@@ -89,72 +97,75 @@ class SendStream:
 
     def next_expiry(self, now: int) -> int | None:
         """Return when ``expire`` should be called next, by the same clock; None for never."""
-        messages = (entry.frame for entry in self._ring.unsent if isinstance(entry.frame, UpData))
+        messages = (entry.frame for entry in self.ring.unsent if isinstance(entry.frame, UpData))
         oldest = max((age(message.accepted, now) for message in messages), default=None)
         return None if oldest is None else now + max(0, self._age_limit - oldest + 1)
 
     def next_frame(self, now: int) -> UpData | Gap | None:
         """Return what is to be sent next, if anything may be; what is too old becomes a GAP."""
-        if not self._ring.unsent:
+        if not self.ring.unsent:
             return None
-        self._drop_stale_head(now)
+        # The head is the oldest but for what a hop in between accepted out of order, so it alone is looked at for
+        # each frame; where it is stale, others are likely to be so too.
+        if self._judge(self.ring.unsent[0], now):
+            self.expire(now)
         gaps = []
-        while isinstance(gap := self._ring.head, Gap):
+        while isinstance(gap := self.ring.head, Gap):
             gaps.append(gap)
-            self._ring.advance()
+            self.ring.advance()
         if gaps:
             count = gaps[-1].end - gaps[0].offset
             return Gap(self.channel, gaps[0].offset, count, max(gap.reason for gap in gaps))
-        entry = self._ring.ready()
+        entry = self.ring.ready()
         if entry is None:
             return None
-        self._ring.advance()
+        self.ring.advance()
         assert isinstance(entry.frame, UpData)
         return entry.frame
 
     def acknowledged(self, offset: int) -> None:
         """Take an ACK. Raises RemoteProtocolError."""
-        for entry in self._ring.acknowledge(offset):
+        for entry in self.ring.acknowledge(offset):
             self._report(entry.end, entry.frame.reason if isinstance(entry.frame, Gap) else None)
         self._report(offset, None)
         self._settle()
 
     def lost(self, lost: Lost) -> None:
         """Take a LOST. Raises RemoteProtocolError."""
-        if lost.offset != self._ring.acked:
-            raise RemoteProtocolError(f"lost from {lost.offset}: it must begin at {self._ring.acked}")
-        self._ring.acknowledge(lost.end)
+        if lost.offset != self.ring.acked:
+            raise RemoteProtocolError(f"lost from {lost.offset}: it must begin at {self.ring.acked}")
+        self.ring.acknowledge(lost.end)
         self._report(lost.end, lost.reason)
         self._settle()
 
     def resume(self, received: int, settled: int) -> None:
         """Go on after a cut, with the numbers that the receiver states. Raises RemoteProtocolError."""
-        if settled != self._ring.acked:
-            raise RemoteProtocolError(f"to go on from {settled}: it must be {self._ring.acked}")
-        self._ring.rewind(received)
+        if settled != self.ring.acked:
+            raise RemoteProtocolError(f"to go on from {settled}: it must be {self.ring.acked}")
+        self.ring.rewind(received)
 
     def forget(self) -> None:
-        """The receiver has lost its memory: what was sent is uncertain, what was not goes to its heir."""
-        for entry in self._ring.drop_sent():
+        """Begin with a receiver that knows nothing: what was sent is uncertain, the rest goes to the new session."""
+        for entry in self.ring.drop_sent():
             self._report(entry.end, entry.frame.reason if isinstance(entry.frame, Gap) else Reason.UNCERTAIN)
         self._drop_rest()
 
     def closed(self, settled: int) -> None:
-        """The receiver ended the session having settled so much: the rest is certainly not written.
+        """Take the receiver's word that it ended the session having settled so much: the rest is not written.
 
         It may go to the next session, but for the rest of a message that has begun. Raises
         RemoteProtocolError.
         """
         self.acknowledged(settled)
-        self._ring.split_at(settled)
-        self._ring.rewind(settled)
+        self.ring.split_at(settled)
+        self.ring.rewind(settled)
         self._drop_rest()
 
     def abandon(self, reason: Reason) -> None:
         """Give everything up: what was sent is uncertain, what was not is lost for ``reason``."""
         self.forget()
         self._drop(lambda _: reason)
-        self._ring.clear()
+        self.ring.clear()
 
     def news(self) -> list[Settled]:
         """Return what has been settled since the last call."""
@@ -168,21 +179,18 @@ class SendStream:
             return Reason.WITHDRAWN
         return Reason.TOO_OLD if age(entry.frame.accepted, now) > self._age_limit else None
 
-    def _drop_stale_head(self, now: int) -> None:
-        if self._judge(self._ring.unsent[0], now):
-            self.expire(now)
-
     def _drop_rest(self) -> None:
-        begun = self._ring.acked
+        """Drop what is left of a message of which a part was sent: alone it would be another message."""
+        begun = self.ring.acked
         self._drop(lambda entry: Reason.INCOMPLETE if entry.origin < begun else None)
 
     def _drop(self, judge: Callable[[Entry], Reason | None]) -> None:
-        self._ring.drop(lambda entry: judge(entry) if isinstance(entry.frame, UpData) else None)
+        self.ring.drop(lambda entry: judge(entry) if isinstance(entry.frame, UpData) else None)
         self._settle()
 
     def _settle(self) -> None:
         """Report the Gaps before which everything is settled: they need no answer."""
-        for entry in chain(self._ring.sent, self._ring.unsent):
+        for entry in chain(self.ring.sent, self.ring.unsent):
             if not isinstance(entry.frame, Gap):
                 break
             self._report(entry.end, entry.frame.reason)

@@ -1,6 +1,9 @@
 """B's side of a session: one client of one port. ``session`` tells how it is used.
 
-It must not know of other sessions, nor who writes the messages and brings the bytes of the line.
+Way of thinking
+    A client that was cut must not take a loss for a success, so B tells each LOST again until it is proved to have
+    arrived. The proof is a PONG: when a question goes out, ``_proofs`` notes how far each class was told by then, and
+    its answer confirms that much. So there is one proof for each unanswered question, OPENED included.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ ServerEvent: TypeAlias = Message | Gap | Close
 class ServerSession:
     """One session; ``first`` is the OPEN that asked for it, ``key`` the client's (node id, R index).
 
-    ``number`` is the last connection's, ``attached`` whether that lives as far as we know, ``detached_at``
-    when it was found not to.
+    ``number`` is the last connection's, ``attached`` tells whether that lives as far as we know, ``detached_at`` when
+    it was found not to.
     """
 
     def __init__(
@@ -43,7 +46,6 @@ class ServerSession:
         self.number = 0
         self.attached = False
         self.detached_at = 0
-        self._age = limits.age
         self._inboxes = {
             channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
         }
@@ -51,23 +53,19 @@ class ServerSession:
         self._heartbeat = Heartbeat()
         self._proofs: deque[dict[Channel, int]] = deque()
         self._opening: Open | None = None
+        """The OPEN of the last connection, until OPENED has answered it."""
         self._closing: CloseReason | None = None
         self._port = port
         self._port_changed = False
 
     @property
     def round_trip(self) -> int | None:
-        """The best round trip to the client in milliseconds, None before it is known."""
+        """Return the best round trip to the client in milliseconds, None before it is known."""
         return self._heartbeat.clock.round_trip
 
     @property
-    def waiting(self) -> bool:
-        """Whether a PING (or the OPENED) has no answer yet."""
-        return self._heartbeat.waiting
-
-    @property
     def dropped(self) -> int:
-        """Bytes of the line that the client was told it will not get, because its ring was full."""
+        """Return how many bytes of the line the client was told it will not get, because its ring was full."""
         return self._down.dropped
 
     def attach(self, opening: Open) -> None:
@@ -76,36 +74,32 @@ class ServerSession:
         The caller has seen to it that its number is greater than the last, and that this is its session.
         """
         self.number, self.attached = opening.number, True
-        self._heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat()  # a question of an ended connection has no answer
         self._proofs.clear()
         for channel, inbox in self._inboxes.items():
             sent, known = opening.positions[channel]
-            if sent < inbox.flow.received:
-                raise RemoteProtocolError(f"only {sent} sent on {channel!r}: {inbox.flow.received} came")
-            inbox.flow.attach(known)
+            if sent < inbox.stream.received:
+                raise RemoteProtocolError(f"only {sent} sent on {channel!r}: {inbox.stream.received} came")
+            inbox.stream.attach(known)
         self._down.ring.rewind(opening.positions[Channel.LINE].reached)
         self._opening = opening
 
     def detach(self, now: int) -> None:
-        """The connection has gone; the session waits."""
+        """Note that the connection has gone; the session waits."""
         self.attached = False
         self.detached_at = now
 
-    def expired(self, message: Message, now: int) -> bool:
-        """Tell whether it is too late to begin the message's turn."""
-        return now - message.accepted > self._age[message.channel]
-
     def handed(self, channel: Channel, end: int) -> None:
-        """All before ``end`` is in the owner's tty, or known to be lost. Raises LocalProtocolError."""
-        self._inboxes[channel].flow.hand(end)
+        """Acknowledge all before ``end``: it is in the owner's tty, or known to be lost. Raises LocalProtocolError."""
+        self._inboxes[channel].stream.hand(end)
 
     def lost(self, channel: Channel, end: int, reason: Reason) -> None:
-        """What is before ``end`` and not yet handed will never be written. Raises LocalProtocolError."""
-        self._inboxes[channel].flow.lose(end, reason)
+        """Tell that what is before ``end`` and not settled will never be written. Raises LocalProtocolError."""
+        self._inboxes[channel].stream.lose(end, reason)
 
     def window(self, channel: Channel, size: int) -> None:
-        """Let so many bytes wait for the line, from now on."""
-        self._inboxes[channel].resize(size)
+        """Let so many bytes wait for the line from now on; what is granted stays granted."""
+        self._inboxes[channel].stream.window = size
 
     def line(self, data: bytes) -> None:
         """Send bytes of the line."""
@@ -124,7 +118,7 @@ class ServerSession:
         self._port, self._port_changed = state, True
 
     def ping(self) -> None:
-        """Ask whether the client is there; at least every five seconds (see ``inflow``)."""
+        """Ask whether the client is there; at least every five seconds, for its answer proves what it has heard."""
         self._heartbeat.ask()
 
     def close(self, reason: CloseReason) -> None:
@@ -136,68 +130,52 @@ class ServerSession:
 
         None where something is: the client would take the numbers for final, and send again what is written.
         """
-        if any(inbox.flow.untold for inbox in self._inboxes.values()):
+        if any(inbox.stream.untold for inbox in self._inboxes.values()):
             return None
         return Close(reason, self._positions())
 
     def next_frame(self, number: int, now: int) -> Frame | None:
-        """Return what that connection should send next, if anything."""
+        """Return what connection ``number`` should send next, if anything.
+
+        Answers go first, then the port, outcomes and credit, CLOSE behind all outcomes, and last the line's bytes.
+        """
         if number != self.number or not self.attached:
             return None
         if self._opening is not None:
-            return self._opened(self._opening.clock, now)
-        return self._control(now) or self._close(now) or self._down.next_frame()
+            echo, self._opening, self._port_changed = self._opening.clock, None, False
+            self._note_proof()
+            return Opened(self.id, echo, self._heartbeat.asked(now), self._positions(), self._port)
+        if (frame := self._heartbeat.next_frame(now)) is not None:
+            if isinstance(frame, Ping):
+                self._note_proof()
+            return frame
+        if self._port_changed:
+            self._port_changed = False
+            return Port(self._port)
+        for channel in SEND_ORDER:
+            if (outcome := self._inboxes[channel].stream.next_frame()) is not None:
+                return outcome
+        if self._closing is not None:
+            self.detach(now)
+            return Close(self._closing, self._positions())
+        return self._down.next_frame()
 
     def receive(self, number: int, frame: Frame, now: int) -> list[ServerEvent]:
-        """Take a frame of that connection. Raises RemoteProtocolError."""
+        """Take a frame of connection ``number``. Raises RemoteProtocolError."""
         if number != self.number or not self.attached:
             return []
         match frame:
             case UpData():
-                return self._accept(frame, now)
+                if (whole := self._inboxes[frame.channel].take(frame)) is not None:
+                    first, data = whole
+                    accepted = self._heartbeat.clock.local(first.accepted, now)
+                    return [Message(frame.channel, first.offset, data, accepted, first.turn)]
             case Gap():
                 self._inboxes[frame.channel].skip(frame)
                 return [frame]
             case Close():
                 self.detach(now)
                 return [frame]
-        self._note(frame, now)
-        return []
-
-    def _opened(self, echo: int, now: int) -> Opened:
-        self._opening, self._port_changed = None, False
-        return Opened(self.id, echo, self._ask(now), self._positions(), self._port)
-
-    def _control(self, now: int) -> Frame | None:
-        frame = self._heartbeat.next_frame(now)
-        if isinstance(frame, Ping):
-            self._remember()
-        if frame is None and self._port_changed:
-            self._port_changed = False
-            return Port(self._port)
-        if frame is not None:
-            return frame
-        for channel in SEND_ORDER:
-            if (tidings := self._inboxes[channel].flow.next_frame()) is not None:
-                return tidings
-        return None
-
-    def _close(self, now: int) -> Close | None:
-        if self._closing is None:
-            return None
-        self.detach(now)
-        return Close(self._closing, self._positions())
-
-    def _accept(self, frame: UpData, now: int) -> list[ServerEvent]:
-        whole = self._inboxes[frame.channel].take(frame)
-        if whole is None:
-            return []
-        first, data = whole
-        accepted = self._heartbeat.clock.local(first.accepted, now)
-        return [Message(frame.channel, first.offset, data, accepted, first.turn)]
-
-    def _note(self, frame: Frame, now: int) -> None:
-        match frame:
             case Ack():
                 self._down.ring.acknowledge(frame.offset)
             case Credit():
@@ -207,21 +185,18 @@ class ServerSession:
             case Pong():
                 self._heartbeat.answered(frame.echo, frame.clock, now)
                 for channel, told in self._proofs.popleft().items():
-                    self._inboxes[channel].flow.confirm(told)
+                    self._inboxes[channel].stream.confirm(told)
             case _:
                 raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
+        return []
 
-    def _ask(self, now: int) -> int:
-        self._remember()
-        return self._heartbeat.asked(now)
-
-    def _remember(self) -> None:
-        """Note what goes out before a question: its answer proves that all of it arrived."""
-        self._proofs.append({channel: inbox.flow.told for channel, inbox in self._inboxes.items()})
+    def _note_proof(self) -> None:
+        """Note what went out before a question: its answer proves that all of it arrived."""
+        self._proofs.append({channel: inbox.stream.told for channel, inbox in self._inboxes.items()})
 
     def _positions(self) -> Positions:
         """Return the numbers for OPENED and CLOSE: settled is what the client has been told so far."""
         line = Position(self._down.ring.next, self._down.ring.acked)
-        flows = (inbox.flow for inbox in self._inboxes.values())
-        ptz, tcp, cgi = (Position(flow.received, flow.told) for flow in flows)
+        streams = (inbox.stream for inbox in self._inboxes.values())
+        ptz, tcp, cgi = (Position(stream.received, stream.told) for stream in streams)
         return line, ptz, tcp, cgi

@@ -1,7 +1,7 @@
 """The session of a remote-port link: what outlives its connections, and what both its ends have in common.
 
-It must not know of bytes on the wire, sockets or tasks: ``remote_port.Connection`` turns frames into sealed
-bytes and back, and whoever has a clock passes it as ``now``, in milliseconds of any origin, one a process.
+``protocol.link.connection.Connection`` turns frames into sealed bytes and back; whoever has a clock passes it as
+``now``, in milliseconds of any origin, one a process.
 
 Streams
     Up, towards the line, one for each traffic class (PTZ, TCP, CGI); down one, LINE. Offsets are bytes from
@@ -9,9 +9,9 @@ Streams
     a ring until they are settled; the other tells how far it has received, and what became of it.
 
 The two ends
-    ``client_session.ClientSession`` (A) is the device behind a port manager; it lives as long as that, and
-    holds one session after another, its offsets going on from one to the next. ``server_session.
-    ServerSession`` (B) is one session of one client; a ``register.Register`` keeps those of a port.
+    ``client.ClientSession`` (A) is the device behind a port manager; it lives as long as that, and holds one session
+    after another, its offsets going on from one to the next. ``server.ServerSession`` (B) is one session of one
+    client; a ``register.Register`` keeps those of a port.
 
         number = client.attach()                        A: a connection is there (after its Peer event)
         admitted = register.admit(peer, open, id, port) B: the connection's first frame, OPEN, has come
@@ -34,19 +34,18 @@ A client writes
     settled = client.expire(now); client.next_expiry(now)   what is too old and not on its way is dropped
     settled = client.abandon(reason)                        the resume window is over, the key is wrong
 
-    Every byte that was written has exactly one fate, told in order on its channel: ``Settled`` with reason
+    Every byte that was written has exactly one outcome, told in order on its channel: ``Settled`` with reason
     None (in the owner's tty), lost for a Reason, or Reason.UNCERTAIN. Whoever waits for the message at
     ``offset`` has the whole answer when ``Settled.end`` reaches the message's end.
 
 A client hears
-    ``Resumed`` (a session goes on, or a fresh one began), ``DownData`` (to the bus), ``Gap`` in its place
+    ``Resumed`` (a session goes on, or a new one began), ``DownData`` (to the bus), ``Gap`` in its place
     among them (reason RESTARTED: at least ``count`` bytes, nobody knows how many), ``Turn``, ``Port``,
     ``Settled``, ``Close`` (the session is over; by the peer's word, or by ours after a LOOP was found).
 
 A server hears
-    ``Message``, whole, to be written in one turn of the owner's bus. When its turn begins: if
-    ``session.expired(message, now)``, then ``session.lost(channel, message.end, TOO_OLD)``; else write, and
-    ``session.handed(channel, end)`` as far as the tty took it, ``session.lost(channel, message.end,
+    ``Message``, whole, to be written in one turn of the owner's bus, unless it is older by then than its class may
+    be. Then ``session.handed(channel, end)`` as far as the tty took it, ``session.lost(channel, message.end,
     reason)`` for what it will not take. Both move one position for each channel, in order. ``Gap``: what
     the client will not send after all (to be counted). ``Close``: the session is over.
 
@@ -59,7 +58,7 @@ A CPU in the middle
     the same ``accepted``; each Settled of that range -> ``session.handed`` or ``session.lost`` with the same
     reason, so that ACK means the owner's tty at every hop. DownData, Gap and Turn (its offset translated
     back) -> ``line``, ``gap`` and ``turn`` of the sessions below. While ``write`` says None the message
-    waits: credit keeps that short. Before it ends the sessions below it loses what it wrote and has no fate
+    waits: credit keeps that short. Before it ends the sessions below it loses what it wrote and has no outcome
     for as UNCERTAIN (``client.abandon`` first does just that).
 """
 
@@ -85,7 +84,7 @@ CLASSES: Final = (Channel.PTZ, Channel.TCP, Channel.CGI)
 """The up streams in the order of their channels."""
 
 SEND_ORDER: Final = (Channel.PTZ, Channel.CGI, Channel.TCP)
-"""Which class goes first on a link: no transfer in front of a command."""
+"""The order in which the classes go on a link: no transfer in front of a command."""
 
 AgeLimits: TypeAlias = Mapping[Channel, int]
 """The age limit of each class in milliseconds."""
@@ -98,10 +97,10 @@ _AGE_LIMITS: Final[AgeLimits] = MappingProxyType(
 @final
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """What a session may hold, and for how long.
+    """The bounds of what a session holds, and for how long.
 
-    ``ring_bytes`` and ``ring_frames`` bound each ring of what this side sends, ``window`` what may be under
-    way to it on each stream that it receives.
+    ``ring_bytes`` and ``ring_frames`` bound each ring of what this side sends, ``window`` the bytes that may be under
+    way to it on each stream that it receives, ``age`` the milliseconds that a message may wait.
     """
 
     ring_bytes: int = 64 * 1024
@@ -113,7 +112,6 @@ class SessionLimits:
 @final
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A connection's session goes on; ``fresh`` where it is a new one, so that the server knows nothing."""
+    """A connection's session goes on, or a new one has begun on it; ``port`` is the state of the server's port."""
 
-    fresh: bool
     port: PortState

@@ -126,7 +126,7 @@ async def test_a_transfer_goes_in_portions_and_in_larger_ones_over_a_line_that_i
     remote, writer = line(ring_bytes=65536), Writer()
     with trio.fail_after(5):
         await remote.transfer(bytes(1200), writer, trio.current_time())
-    assert [entry.size for entry in remote._session._flows[Channel.TCP].ring.unsent] == [512, 512, 176]
+    assert [entry.size for entry in remote._session._streams[Channel.TCP].ring.unsent] == [512, 512, 176]
     remote.reckon(460_800)
     assert remote._portion == 4608
     remote.reckon(10_000_000)

@@ -11,7 +11,7 @@ from gateway.discovery.mdns import SERVICE
 from gateway.remote_port import client as remote_device
 from gateway.remote_port import link
 from gateway.remote_port import server as remote_service
-from gateway.remote_port import session as remote_seat
+from gateway.remote_port import session as remote_session
 from protocol.errors import RemoteProtocolError
 from protocol.link import cpace, guesses
 from protocol.link.advert import Advert
@@ -24,8 +24,7 @@ from protocol.link.secure import traffic_keys
 from protocol.link.session_frames import NOWHERE, Open, Opened, Pong
 from protocol.link.stream_frames import Channel, UpData
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
-from protocol.session import line_stream as downflow
-from protocol.session import register
+from protocol.session import line_stream, register
 from protocol.session.session import NO_SESSION, SessionLimits
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "remote-port-protocol.md").read_text()
@@ -63,14 +62,14 @@ VALUES = {
     "the fastest regain of a guess": f"{guesses._FASTEST:g} s",
     "the slowest": f"{guesses._SLOWEST:g} s",
     "networks remembered": str(guesses._ADDRESSES),
-    "least window of PTZ and TCP": str(max(remote_seat._LEAST[Channel.PTZ], remote_seat._LEAST[Channel.TCP])),
-    "least window of CGI": str(remote_seat._LEAST[Channel.CGI]),
-    "largest window up": str(remote_seat._MOST),
+    "least window of PTZ and TCP": str(max(remote_session._LEAST[Channel.PTZ], remote_session._LEAST[Channel.TCP])),
+    "least window of CGI": str(remote_session._LEAST[Channel.CGI]),
+    "largest window up": str(remote_session._MOST),
     "window down": str(remote_device._WINDOW),
     "ring down": str(remote_service._RING),
     "ring up, a class": str(SessionLimits().ring_bytes),
     "frames in a ring": str(SessionLimits().ring_frames),
-    "small pieces joined, down, up to": str(downflow._PIECE),
+    "small pieces joined, down, up to": str(line_stream._PIECE),
 }
 """What the document says of times and limits, in the words of its table."""
 
@@ -181,7 +180,7 @@ def test_the_documents_times_and_limits_are_the_codes() -> None:
 def test_both_sides_wait_for_each_other_equally_long() -> None:
     assert remote_device.RESUME_WINDOW == remote_service.RESUME_WINDOW
     assert AGE[Channel.TCP] == AGE[Channel.CGI]
-    assert remote_seat._LEAST[Channel.PTZ] == remote_seat._LEAST[Channel.TCP]
+    assert remote_session._LEAST[Channel.PTZ] == remote_session._LEAST[Channel.TCP]
 
 
 def test_the_document_shows_the_record_that_is_announced() -> None:

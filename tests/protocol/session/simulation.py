@@ -134,12 +134,15 @@ class Node:
                     if isinstance(owner, tuple) and owner[0] is end.session:
                         self.outcomes(self.client.withdraw(channel, low))
 
+    def stale(self, message: Message) -> bool:
+        return self.now - message.accepted > AGE[message.channel]
+
     def pass_up(self, channel: Channel) -> None:
         """A CPU in the middle hands on what its own ring takes; the owner waits for a turn."""
         held = self.held[channel]
         while self.upstream and held:
             session, message = held[0]
-            if session.expired(message, self.now):
+            if self.stale(message):
                 session.lost(channel, message.end, Reason.TOO_OLD)
             else:
                 offset = self.client.write(channel, message.data, message.accepted, message.turn)
@@ -158,7 +161,7 @@ class Node:
         wanted = sessions[session_pick % len(sessions)]
         session, message = next(item for item in held if id(item[0]) == wanted)
         held.remove((session, message))
-        if session.expired(message, self.now):
+        if self.stale(message):
             session.lost(channel, message.end, Reason.TOO_OLD)
             return
         count = len(message.data) * share // 4
@@ -207,7 +210,7 @@ class Node:
             low = outcome.offset
             while low < outcome.end:
                 start, end, owner = ranges[0]
-                assert start <= low < end, "fates come in order, without a hole"
+                assert start <= low < end, "outcomes come in order, without a hole"
                 high = min(end, outcome.end)
                 if isinstance(owner, Written):
                     owner.outcomes.append((low - start, high - start, outcome.reason))
@@ -452,9 +455,9 @@ class World:
     def check_bounds(self) -> None:
         for node in self.nodes:
             if node.upstream:
-                for flow in node.client._flows.values():
-                    assert flow.ring.size <= LIMITS.ring_bytes
-                    assert flow.ring.frames <= LIMITS.ring_frames + 1
+                for stream in node.client._streams.values():
+                    assert stream.ring.size <= LIMITS.ring_bytes
+                    assert stream.ring.frames <= LIMITS.ring_frames + 1
             for session in node.register:
                 assert session._down.ring.size <= LIMITS.ring_bytes
                 assert session._down.ring.frames <= LIMITS.ring_frames + 1
@@ -476,12 +479,12 @@ class World:
             assert last.get(key, 0) < number, "in order"
             last[key] = number
         for number, message in self.written.items():
-            self.check_fates(message, written_bytes.get(number, 0))
+            self.check_outcomes(message, written_bytes.get(number, 0))
 
-    def check_fates(self, message: Written, count: int) -> None:
+    def check_outcomes(self, message: Written, count: int) -> None:
         position = 0
         for low, high, reason in message.outcomes:
-            assert low == position, "one fate for every byte, in order"
+            assert low == position, "one outcome for every byte, in order"
             position = high
             if reason is None:
                 assert high <= count, "what was acknowledged is in the tty"
@@ -537,8 +540,8 @@ class World:
             if before == self.progress():
                 break
         for node in self.nodes[1:]:
-            for flow in node.client._flows.values():
-                assert flow.ring.acked == flow.ring.tail, "no deadlock of credit, and every fate is told"
+            for stream in node.client._streams.values():
+                assert stream.ring.acked == stream.ring.tail, "no deadlock of credit, and every outcome is told"
         for written in self.written.values():
             if written.number not in self.lost_writers:
                 assert written.outcomes[-1][1] == len(written.data)

@@ -22,261 +22,261 @@ if TYPE_CHECKING:
 TCP = Channel.TCP
 
 
-def upflow(credit: int = 1000, max_bytes: int = 100, max_frames: int = 10) -> SendStream:
-    flow = SendStream(TCP, 15_000, max_bytes, max_frames)
-    flow.ring.grant(credit)
-    return flow
+def sending(credit: int = 1000, max_bytes: int = 100, max_frames: int = 10) -> SendStream:
+    stream = SendStream(TCP, 15_000, max_bytes, max_frames)
+    stream.ring.grant(credit)
+    return stream
 
 
-def sent(flow: SendStream, now: int = 0) -> list[UpData | Gap]:
-    return list(iter(lambda: flow.next_frame(now), None))
+def sent(stream: SendStream, now: int = 0) -> list[UpData | Gap]:
+    return list(iter(lambda: stream.next_frame(now), None))
 
 
 def test_a_message_is_sent_once_and_settled_by_its_acknowledgement() -> None:
-    flow = upflow()
+    stream = sending()
     turn = TurnParameters(3, b"\r", 100)
-    assert flow.write(b"abc", 7, turn) == 0
-    assert flow.write(b"de", 2**32 + 8, None) == 3
-    assert sent(flow, 10) == [UpData(TCP, 0, 7, b"abc", turn), UpData(TCP, 3, 8, b"de")]
-    flow.acknowledged(4)
-    assert flow.news() == [Settled(TCP, 0, 3, None), Settled(TCP, 3, 1, None)]
-    flow.acknowledged(5)
-    assert flow.news() == [Settled(TCP, 4, 1, None)]
-    assert (flow.ring.size, flow.ring.frames) == (0, 0)
+    assert stream.write(b"abc", 7, turn) == 0
+    assert stream.write(b"de", 2**32 + 8, None) == 3
+    assert sent(stream, 10) == [UpData(TCP, 0, 7, b"abc", turn), UpData(TCP, 3, 8, b"de")]
+    stream.acknowledged(4)
+    assert stream.news() == [Settled(TCP, 0, 3, None), Settled(TCP, 3, 1, None)]
+    stream.acknowledged(5)
+    assert stream.news() == [Settled(TCP, 4, 1, None)]
+    assert (stream.ring.size, stream.ring.frames) == (0, 0)
 
 
 @pytest.mark.parametrize("size", [0, MAX_MESSAGE + 1])
 def test_a_message_has_a_size(size: int) -> None:
     with pytest.raises(LocalProtocolError, match="1 to 8192 bytes"):
-        upflow().write(bytes(size), 0, None)
+        sending().write(bytes(size), 0, None)
 
 
 def test_a_full_ring_takes_nothing_and_says_so() -> None:
-    flow = upflow(max_bytes=5, max_frames=2)
-    assert flow.write(b"abcde", 0, None) == 0
-    assert flow.write(b"f", 0, None) is None
-    flow = upflow(max_frames=2)
-    assert [flow.write(b"a", 0, None) for _ in range(3)] == [0, 1, None]
+    stream = sending(max_bytes=5, max_frames=2)
+    assert stream.write(b"abcde", 0, None) == 0
+    assert stream.write(b"f", 0, None) is None
+    stream = sending(max_frames=2)
+    assert [stream.write(b"a", 0, None) for _ in range(3)] == [0, 1, None]
 
 
 def test_without_credit_nothing_goes() -> None:
-    flow = upflow(credit=2)
-    flow.write(b"ab", 0, None)
-    flow.write(b"cd", 0, None)
-    assert len(sent(flow)) == 1
-    flow.ring.grant(4)
-    assert len(sent(flow)) == 1
+    stream = sending(credit=2)
+    stream.write(b"ab", 0, None)
+    stream.write(b"cd", 0, None)
+    assert len(sent(stream)) == 1
+    stream.ring.grant(4)
+    assert len(sent(stream)) == 1
 
 
 def test_a_message_larger_than_all_credit_goes_in_parts_and_its_turn_with_the_first() -> None:
-    flow = upflow(credit=2)
+    stream = sending(credit=2)
     turn = TurnParameters(1, b"", 1)
-    flow.write(b"abcdef", 0, turn)
-    assert sent(flow) == [UpData(TCP, 0, 0, b"ab", turn, more=True)]
-    flow.ring.grant(8)
-    assert sent(flow) == [UpData(TCP, 2, 0, b"cdef")]
+    stream.write(b"abcdef", 0, turn)
+    assert sent(stream) == [UpData(TCP, 0, 0, b"ab", turn, more=True)]
+    stream.ring.grant(8)
+    assert sent(stream) == [UpData(TCP, 2, 0, b"cdef")]
 
 
 def test_what_is_too_old_becomes_one_gap_and_needs_no_credit() -> None:
-    flow = upflow(credit=2)
+    stream = sending(credit=2)
     for data, accepted in ((b"ab", 0), (b"cd", 1), (b"ef", 2), (b"gh", 20_000)):
-        flow.write(data, accepted, None)
-    assert sent(flow) == [UpData(TCP, 0, 0, b"ab")]
-    assert flow.next_expiry(10) == 15_002
-    assert sent(flow, 15_003) == [Gap(TCP, 2, 4, Reason.TOO_OLD)]
-    assert flow.news() == [], "in order: what is before it has no fate yet"
-    flow.acknowledged(2)
-    assert flow.news() == [Settled(TCP, 0, 2, None), *(Settled(TCP, at, 2, Reason.TOO_OLD) for at in (2, 4))]
-    flow.ring.grant(20)
-    assert len(sent(flow, 20_000)) == 1
-    assert flow.next_expiry(20_000) is None
-    flow.acknowledged(8)
-    assert flow.news() == [Settled(TCP, 6, 2, None)]
+        stream.write(data, accepted, None)
+    assert sent(stream) == [UpData(TCP, 0, 0, b"ab")]
+    assert stream.next_expiry(10) == 15_002
+    assert sent(stream, 15_003) == [Gap(TCP, 2, 4, Reason.TOO_OLD)]
+    assert stream.news() == [], "in order: what is before it has no outcome yet"
+    stream.acknowledged(2)
+    assert stream.news() == [Settled(TCP, 0, 2, None), *(Settled(TCP, at, 2, Reason.TOO_OLD) for at in (2, 4))]
+    stream.ring.grant(20)
+    assert len(sent(stream, 20_000)) == 1
+    assert stream.next_expiry(20_000) is None
+    stream.acknowledged(8)
+    assert stream.news() == [Settled(TCP, 6, 2, None)]
 
 
-def test_one_acknowledgement_over_a_gap_tells_each_fate() -> None:
-    flow = upflow()
+def test_one_acknowledgement_over_a_gap_tells_each_outcome() -> None:
+    stream = sending()
     for data, accepted in ((b"ab", 20_000), (b"cd", 0), (b"ef", 20_000)):
-        flow.write(data, accepted, None)
-    sent(flow, 20_000)
-    flow.acknowledged(6)
-    assert [outcome.reason for outcome in flow.news()] == [None, Reason.TOO_OLD, None]
+        stream.write(data, accepted, None)
+    sent(stream, 20_000)
+    stream.acknowledged(6)
+    assert [outcome.reason for outcome in stream.news()] == [None, Reason.TOO_OLD, None]
 
 
 def test_a_message_whose_asker_has_gone_is_not_sent() -> None:
-    flow = upflow()
-    flow.write(b"ab", 0, None)
-    flow.write(b"cd", 0, None)
-    flow.withdraw(0)
-    flow.withdraw(99)
-    assert flow.news() == [Settled(TCP, 0, 2, Reason.WITHDRAWN)]
-    assert sent(flow) == [Gap(TCP, 0, 2, Reason.WITHDRAWN), UpData(TCP, 2, 0, b"cd")]
+    stream = sending()
+    stream.write(b"ab", 0, None)
+    stream.write(b"cd", 0, None)
+    stream.withdraw(0)
+    stream.withdraw(99)
+    assert stream.news() == [Settled(TCP, 0, 2, Reason.WITHDRAWN)]
+    assert sent(stream) == [Gap(TCP, 0, 2, Reason.WITHDRAWN), UpData(TCP, 2, 0, b"cd")]
 
 
 def test_what_was_sent_is_withdrawn_only_if_it_must_be_sent_again() -> None:
-    flow = upflow()
-    flow.write(b"ab", 0, None)
-    sent(flow)
-    flow.withdraw(0)
-    assert flow.news() == []
-    flow.resume(0, 0)
-    assert sent(flow) == [Gap(TCP, 0, 2, Reason.WITHDRAWN)]
+    stream = sending()
+    stream.write(b"ab", 0, None)
+    sent(stream)
+    stream.withdraw(0)
+    assert stream.news() == []
+    stream.resume(0, 0)
+    assert sent(stream) == [Gap(TCP, 0, 2, Reason.WITHDRAWN)]
 
 
 def test_after_a_cut_it_goes_on_from_what_was_received_under_new_credit() -> None:
-    flow = upflow()
+    stream = sending()
     for data in (b"ab", b"cd", b"ef"):
-        flow.write(data, 0, None)
-    sent(flow)
-    flow.resume(2, 0)
-    assert sent(flow) == []
-    flow.ring.grant(6)
-    assert [frame.offset for frame in sent(flow)] == [2, 4]
+        stream.write(data, 0, None)
+    sent(stream)
+    stream.resume(2, 0)
+    assert sent(stream) == []
+    stream.ring.grant(6)
+    assert [frame.offset for frame in sent(stream)] == [2, 4]
 
 
 def test_a_gap_of_which_a_part_was_received_goes_on_behind_that() -> None:
-    flow = upflow()
+    stream = sending()
     for data in (b"ab", b"cd"):
-        flow.write(data, 0, None)
-    flow.withdraw(0)
-    assert sent(flow)[0] == Gap(TCP, 0, 2, Reason.WITHDRAWN)
-    flow.resume(1, 0)
-    assert sent(flow) == [Gap(TCP, 1, 1, Reason.WITHDRAWN)]
+        stream.write(data, 0, None)
+    stream.withdraw(0)
+    assert sent(stream)[0] == Gap(TCP, 0, 2, Reason.WITHDRAWN)
+    stream.resume(1, 0)
+    assert sent(stream) == [Gap(TCP, 1, 1, Reason.WITHDRAWN)]
 
 
 @pytest.mark.parametrize(("received", "settled"), [(1, 0), (5, 0), (2, 1)])
 def test_numbers_that_cannot_be_are_refused_at_a_resumption(received: int, settled: int) -> None:
-    flow = upflow()
-    flow.write(b"ab", 0, None)
-    flow.write(b"cd", 0, None)
-    sent(flow)
+    stream = sending()
+    stream.write(b"ab", 0, None)
+    stream.write(b"cd", 0, None)
+    sent(stream)
     with pytest.raises(RemoteProtocolError, match=r"received|to go on from 1"):
-        flow.resume(received, settled)
+        stream.resume(received, settled)
 
 
 def test_numbers_that_cannot_be_are_refused_ever() -> None:
-    flow = upflow()
-    flow.write(b"ab", 0, None)
+    stream = sending()
+    stream.write(b"ab", 0, None)
     with pytest.raises(RemoteProtocolError, match="it must be in 0 to 0"):
-        flow.acknowledged(1)
+        stream.acknowledged(1)
     with pytest.raises(RemoteProtocolError, match="it must begin at 0"):
-        flow.lost(Lost(TCP, 1, 1, Reason.TOO_OLD))
+        stream.lost(Lost(TCP, 1, 1, Reason.TOO_OLD))
     with pytest.raises(RemoteProtocolError, match="credit to 1 after credit to 1000"):
-        flow.ring.grant(1)
+        stream.ring.grant(1)
 
 
 def test_what_the_receiver_loses_is_told_with_its_reason() -> None:
-    flow = upflow()
-    flow.write(b"abcd", 0, None)
-    sent(flow)
-    flow.acknowledged(1)
-    flow.lost(Lost(TCP, 1, 3, Reason.PORT_DOWN))
-    assert flow.news() == [Settled(TCP, 0, 1, None), Settled(TCP, 1, 3, Reason.PORT_DOWN)]
+    stream = sending()
+    stream.write(b"abcd", 0, None)
+    sent(stream)
+    stream.acknowledged(1)
+    stream.lost(Lost(TCP, 1, 3, Reason.PORT_DOWN))
+    assert stream.news() == [Settled(TCP, 0, 1, None), Settled(TCP, 1, 3, Reason.PORT_DOWN)]
 
 
 def test_a_receiver_without_memory_leaves_uncertain_what_was_sent_and_gets_the_rest() -> None:
-    flow = upflow(credit=4)
+    stream = sending(credit=4)
     for data in (b"ab", b"cd", b"ef"):
-        flow.write(data, 0, None)
-    flow.withdraw(0)
-    sent(flow)
-    flow.news()
-    flow.forget()
-    assert flow.news() == [Settled(TCP, 2, 2, Reason.UNCERTAIN)]
-    flow.resume(4, 4)
-    flow.ring.grant(6)
-    assert sent(flow) == [UpData(TCP, 4, 0, b"ef")]
+        stream.write(data, 0, None)
+    stream.withdraw(0)
+    sent(stream)
+    stream.news()
+    stream.forget()
+    assert stream.news() == [Settled(TCP, 2, 2, Reason.UNCERTAIN)]
+    stream.resume(4, 4)
+    stream.ring.grant(6)
+    assert sent(stream) == [UpData(TCP, 4, 0, b"ef")]
 
 
 def test_the_rest_of_a_message_never_goes_alone() -> None:
-    flow = upflow(credit=2)
-    flow.write(b"abcd", 0, None)
-    sent(flow)
-    flow.forget()
-    assert flow.news() == [Settled(TCP, 0, 2, Reason.UNCERTAIN), Settled(TCP, 2, 2, Reason.INCOMPLETE)]
+    stream = sending(credit=2)
+    stream.write(b"abcd", 0, None)
+    sent(stream)
+    stream.forget()
+    assert stream.news() == [Settled(TCP, 0, 2, Reason.UNCERTAIN), Settled(TCP, 2, 2, Reason.INCOMPLETE)]
 
 
 def test_after_a_clean_end_nothing_is_uncertain_and_what_was_not_written_may_go_again() -> None:
-    flow = upflow()
+    stream = sending()
     for data in (b"ab", b"cdef", b"gh"):
-        flow.write(data, 0, None)
-    sent(flow)
-    flow.closed(4)
-    assert flow.news() == [
+        stream.write(data, 0, None)
+    sent(stream)
+    stream.closed(4)
+    assert stream.news() == [
         Settled(TCP, 0, 2, None),
         Settled(TCP, 2, 2, None),
         Settled(TCP, 4, 2, Reason.INCOMPLETE),
     ]
-    assert sent(flow) == [Gap(TCP, 4, 2, Reason.INCOMPLETE)]
-    flow.ring.grant(9)
-    assert sent(flow) == [UpData(TCP, 6, 0, b"gh")]
+    assert sent(stream) == [Gap(TCP, 4, 2, Reason.INCOMPLETE)]
+    stream.ring.grant(9)
+    assert sent(stream) == [UpData(TCP, 6, 0, b"gh")]
 
 
 def test_to_give_up_leaves_nothing_open() -> None:
-    flow = upflow(credit=2)
-    flow.write(b"ab", 0, None)
-    flow.write(b"cd", 0, None)
-    sent(flow)
-    flow.abandon(Reason.CLOSED)
-    assert flow.news() == [Settled(TCP, 0, 2, Reason.UNCERTAIN), Settled(TCP, 2, 2, Reason.CLOSED)]
-    assert (flow.ring.size, flow.ring.frames, flow.ring.acked) == (0, 0, 4)
+    stream = sending(credit=2)
+    stream.write(b"ab", 0, None)
+    stream.write(b"cd", 0, None)
+    sent(stream)
+    stream.abandon(Reason.CLOSED)
+    assert stream.news() == [Settled(TCP, 0, 2, Reason.UNCERTAIN), Settled(TCP, 2, 2, Reason.CLOSED)]
+    assert (stream.ring.size, stream.ring.frames, stream.ring.acked) == (0, 0, 4)
 
 
 # Down
 
 
-def downflow(max_bytes: int = 8, max_frames: int = 4, credit: int = 10**6) -> LineStream:
-    flow = LineStream(0, max_bytes, max_frames)
-    flow.ring.grant(credit)
-    return flow
+def line_stream(max_bytes: int = 8, max_frames: int = 4, credit: int = 10**6) -> LineStream:
+    stream = LineStream(0, max_bytes, max_frames)
+    stream.ring.grant(credit)
+    return stream
 
 
-def said(flow: LineStream) -> list[StreamFrame]:
-    return list(iter(flow.next_frame, None))
+def said(stream: LineStream) -> list[StreamFrame]:
+    return list(iter(stream.next_frame, None))
 
 
 def test_the_line_is_cut_into_frames() -> None:
-    flow = downflow(max_bytes=10**6, max_frames=99)
-    flow.line(bytes(MAX_DATA + 5))
-    assert said(flow) == [DownData(0, bytes(MAX_DATA)), DownData(MAX_DATA, bytes(5))]
+    stream = line_stream(max_bytes=10**6, max_frames=99)
+    stream.line(bytes(MAX_DATA + 5))
+    assert said(stream) == [DownData(0, bytes(MAX_DATA)), DownData(MAX_DATA, bytes(5))]
 
 
 def test_a_link_that_is_too_slow_loses_the_oldest_and_hears_how_much() -> None:
-    flow = downflow()
+    stream = line_stream()
     for at in range(6):
-        flow.line(b"%d%d%d" % (at, at, at))
-    assert flow.ring.size <= 8
-    assert said(flow) == [Gap(Channel.LINE, 0, 12, Reason.OVERFLOW), DownData(12, b"444"), DownData(15, b"555")]
-    assert flow.dropped == 12
+        stream.line(b"%d%d%d" % (at, at, at))
+    assert stream.ring.size <= 8
+    assert said(stream) == [Gap(Channel.LINE, 0, 12, Reason.OVERFLOW), DownData(12, b"444"), DownData(15, b"555")]
+    assert stream.dropped == 12
 
 
 def test_what_was_sent_may_be_dropped_and_is_a_gap_only_where_it_did_not_arrive() -> None:
-    flow = downflow()
-    flow.line(b"aaaa")
-    flow.line(b"bbbb")
-    said(flow)
-    flow.line(b"cccc")
-    flow.ring.rewind(0)
-    flow.ring.grant(99)
-    assert said(flow) == [Gap(Channel.LINE, 0, 4, Reason.OVERFLOW), DownData(4, b"bbbb"), DownData(8, b"cccc")]
+    stream = line_stream()
+    stream.line(b"aaaa")
+    stream.line(b"bbbb")
+    said(stream)
+    stream.line(b"cccc")
+    stream.ring.rewind(0)
+    stream.ring.grant(99)
+    assert said(stream) == [Gap(Channel.LINE, 0, 4, Reason.OVERFLOW), DownData(4, b"bbbb"), DownData(8, b"cccc")]
 
 
 def test_many_small_frames_are_bounded_too() -> None:
-    flow = downflow(max_bytes=1000)
+    stream = line_stream(max_bytes=1000)
     for _ in range(50):
-        flow.line(b"x" * 62)
-    assert flow.ring.frames <= 4
-    assert said(flow)[0] == Gap(Channel.LINE, 0, 47 * 62, Reason.OVERFLOW)
+        stream.line(b"x" * 62)
+    assert stream.ring.frames <= 4
+    assert said(stream)[0] == Gap(Channel.LINE, 0, 47 * 62, Reason.OVERFLOW)
 
 
 def test_a_line_that_speaks_byte_by_byte_fills_no_ring_with_frames() -> None:
-    flow = downflow(max_bytes=64 * 1024, max_frames=8)
+    stream = line_stream(max_bytes=64 * 1024, max_frames=8)
     for number in range(10_000):
-        flow.line(bytes([number % 256]))
-    flow.turn(Turn(Channel.CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING))
-    flow.line(b"after the turn")
-    assert flow.ring.size == flow.ring.tail == 10_014
-    said_all = said(flow)
+        stream.line(bytes([number % 256]))
+    stream.turn(Turn(Channel.CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING))
+    stream.line(b"after the turn")
+    assert stream.ring.size == stream.ring.tail == 10_014
+    said_all = said(stream)
     *pieces, turn, last = said_all
     assert isinstance(turn, Turn)
     assert b"".join(piece.data for piece in pieces if isinstance(piece, DownData)) == bytes(range(256)) * 39 + bytes(
@@ -286,99 +286,99 @@ def test_a_line_that_speaks_byte_by_byte_fills_no_ring_with_frames() -> None:
 
 
 def test_a_gap_of_unknown_size_is_never_forgotten() -> None:
-    flow = downflow(max_bytes=4)
-    flow.gap(0, Reason.RESTARTED)
+    stream = line_stream(max_bytes=4)
+    stream.gap(0, Reason.RESTARTED)
     for _ in range(4):
-        flow.line(b"abcd")
-    assert said(flow) == [Gap(Channel.LINE, 0, 12, Reason.RESTARTED), DownData(12, b"abcd")]
-    flow.line(b"x")
-    flow.gap(7, Reason.OVERFLOW)
-    assert said(flow)[-1] == Gap(Channel.LINE, 17, 7, Reason.OVERFLOW)
+        stream.line(b"abcd")
+    assert said(stream) == [Gap(Channel.LINE, 0, 12, Reason.RESTARTED), DownData(12, b"abcd")]
+    stream.line(b"x")
+    stream.gap(7, Reason.OVERFLOW)
+    assert said(stream)[-1] == Gap(Channel.LINE, 17, 7, Reason.OVERFLOW)
 
 
 def test_a_turn_that_is_dropped_alone_is_no_gap() -> None:
-    flow = downflow(max_frames=2)
+    stream = line_stream(max_frames=2)
     turn = Turn(TCP, 5, TurnPhase.BEGIN, TurnStatus.RUNNING)
     for _ in range(3):
-        flow.turn(turn)
-    assert said(flow) == [turn, turn]
+        stream.turn(turn)
+    assert said(stream) == [turn, turn]
 
 
 def test_a_turn_stands_among_the_bytes_and_comes_again_until_what_is_behind_it_arrived() -> None:
-    flow = downflow()
+    stream = line_stream()
     begin, end = (Turn(TCP, 5, phase, TurnStatus.RUNNING) for phase in TurnPhase)
-    flow.turn(begin)
-    flow.line(b"ab")
-    flow.turn(end)
-    assert said(flow) == [begin, DownData(0, b"ab"), end]
-    flow.ring.acknowledge(2)
-    flow.ring.rewind(2)
-    assert said(flow) == [end]
+    stream.turn(begin)
+    stream.line(b"ab")
+    stream.turn(end)
+    assert said(stream) == [begin, DownData(0, b"ab"), end]
+    stream.ring.acknowledge(2)
+    stream.ring.rewind(2)
+    assert said(stream) == [end]
 
 
 def test_bytes_of_the_line_are_cut_to_small_credit() -> None:
-    flow = downflow(credit=3)
-    flow.line(b"abcdef")
-    assert said(flow) == [DownData(0, b"abc")]
-    flow.ring.grant(6)
-    assert said(flow) == [DownData(3, b"def")]
+    stream = line_stream(credit=3)
+    stream.line(b"abcdef")
+    assert said(stream) == [DownData(0, b"abc")]
+    stream.ring.grant(6)
+    assert said(stream) == [DownData(3, b"def")]
 
 
 # Received
 
 
-def inflow(window: int = 10) -> ReceiveStream:
-    flow = ReceiveStream(TCP, 0, window)
-    flow.next_frame()
-    return flow
+def receiving(window: int = 10) -> ReceiveStream:
+    stream = ReceiveStream(TCP, 0, window)
+    stream.next_frame()
+    return stream
 
 
-def told(flow: ReceiveStream) -> list[Ack | Lost | Credit]:
-    return list(iter(flow.next_frame, None))
+def told(stream: ReceiveStream) -> list[Ack | Lost | Credit]:
+    return list(iter(stream.next_frame, None))
 
 
 def test_what_is_handed_on_is_acknowledged_and_gives_new_credit() -> None:
-    flow = ReceiveStream(TCP, 0, 10)
-    assert told(flow) == [Credit(TCP, 10)]
-    flow.take(0, 5)
-    assert told(flow) == []
-    flow.hand(5)
-    assert told(flow) == [Ack(TCP, 5)], "half of the window is left"
-    flow.take(5, 6)
-    flow.hand(6)
-    assert told(flow) == [Ack(TCP, 6), Credit(TCP, 16)]
+    stream = ReceiveStream(TCP, 0, 10)
+    assert told(stream) == [Credit(TCP, 10)]
+    stream.take(0, 5)
+    assert told(stream) == []
+    stream.hand(5)
+    assert told(stream) == [Ack(TCP, 5)], "half of the window is left"
+    stream.take(5, 6)
+    stream.hand(6)
+    assert told(stream) == [Ack(TCP, 6), Credit(TCP, 16)]
 
 
 def test_bytes_out_of_place_or_beyond_the_credit_are_refused() -> None:
-    flow = inflow()
+    stream = receiving()
     with pytest.raises(RemoteProtocolError, match=r"offset 1 on .*, expected 0"):
-        flow.take(1, 2)
+        stream.take(1, 2)
     with pytest.raises(RemoteProtocolError, match=r"bytes to 11 .*, credit to 10"):
-        flow.take(0, 11)
+        stream.take(0, 11)
     with pytest.raises(RemoteProtocolError, match="expected 0"):
-        flow.skip(Gap(TCP, 1, 1, Reason.TOO_OLD))
+        stream.skip(Gap(TCP, 1, 1, Reason.TOO_OLD))
 
 
 def test_only_what_was_received_can_be_settled() -> None:
-    flow = inflow()
-    flow.take(0, 2)
+    stream = receiving()
+    stream.take(0, 2)
     with pytest.raises(LocalProtocolError, match=r"3 settled on .*, of which 2 was received"):
-        flow.hand(3)
-    flow.hand(2)
-    flow.hand(1)
-    flow.lose(1, Reason.TOO_OLD)
-    assert told(flow)[0] == Ack(TCP, 2)
+        stream.hand(3)
+    stream.hand(2)
+    stream.hand(1)
+    stream.lose(1, Reason.TOO_OLD)
+    assert told(stream)[0] == Ack(TCP, 2)
 
 
 def test_losses_stand_in_order_among_the_acknowledgements() -> None:
-    flow = inflow()
-    flow.take(0, 10)
-    flow.hand(2)
-    flow.lose(4, Reason.TOO_OLD)
-    flow.lose(6, Reason.TOO_OLD)
-    flow.hand(7)
-    flow.lose(9, Reason.PORT_DOWN)
-    assert told(flow) == [
+    stream = receiving()
+    stream.take(0, 10)
+    stream.hand(2)
+    stream.lose(4, Reason.TOO_OLD)
+    stream.lose(6, Reason.TOO_OLD)
+    stream.hand(7)
+    stream.lose(9, Reason.PORT_DOWN)
+    assert told(stream) == [
         Ack(TCP, 2),
         Lost(TCP, 2, 4, Reason.TOO_OLD),
         Ack(TCP, 7),
@@ -388,33 +388,33 @@ def test_losses_stand_in_order_among_the_acknowledgements() -> None:
 
 
 def test_a_loss_is_told_again_until_its_arrival_is_proved() -> None:
-    flow = inflow()
-    flow.take(0, 10)
-    flow.lose(4, Reason.TOO_OLD)
-    flow.hand(6)
-    told(flow)
-    flow.attach(1)
-    assert told(flow) == [Lost(TCP, 1, 3, Reason.TOO_OLD), Ack(TCP, 6), Credit(TCP, 16)]
-    flow.confirm(6)
-    flow.attach(6)
-    assert told(flow) == [Credit(TCP, 16)]
+    stream = receiving()
+    stream.take(0, 10)
+    stream.lose(4, Reason.TOO_OLD)
+    stream.hand(6)
+    told(stream)
+    stream.attach(1)
+    assert told(stream) == [Lost(TCP, 1, 3, Reason.TOO_OLD), Ack(TCP, 6), Credit(TCP, 16)]
+    stream.confirm(6)
+    stream.attach(6)
+    assert told(stream) == [Credit(TCP, 16)]
 
 
 def test_a_peer_that_knows_more_than_there_is_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match=r"1 known to be settled on .*: it is 0"):
-        inflow().attach(1)
+        receiving().attach(1)
 
 
 def test_a_gap_is_settled_when_all_before_it_is() -> None:
-    flow = inflow()
-    flow.take(0, 2)
-    flow.skip(Gap(TCP, 2, 3, Reason.TOO_OLD))
-    flow.skip(Gap(TCP, 5, 3, Reason.TOO_OLD))
-    assert told(flow) == [Credit(TCP, 10)][:0]
+    stream = receiving()
+    stream.take(0, 2)
+    stream.skip(Gap(TCP, 2, 3, Reason.TOO_OLD))
+    stream.skip(Gap(TCP, 5, 3, Reason.TOO_OLD))
+    assert told(stream) == [Credit(TCP, 10)][:0]
     with pytest.raises(LocalProtocolError, match="of which 2 was received"):
-        flow.hand(3)
-    flow.hand(2)
-    assert told(flow) == [Ack(TCP, 8), Credit(TCP, 18)]
+        stream.hand(3)
+    stream.hand(2)
+    assert told(stream) == [Ack(TCP, 8), Credit(TCP, 18)]
 
 
 def part(offset: int, data: bytes, *, more: bool = True) -> UpData:
@@ -423,14 +423,14 @@ def part(offset: int, data: bytes, *, more: bool = True) -> UpData:
 
 def inbox(window: int = 4) -> Inbox:
     box = Inbox(TCP, 0, window)
-    told(box.flow)
+    told(box.stream)
     return box
 
 
 def test_a_message_comes_out_whole_and_has_credit_to_its_end() -> None:
     box = inbox()
     assert box.take(part(0, b"abcd")) is None
-    assert told(box.flow) == [Credit(TCP, MAX_MESSAGE)]
+    assert told(box.stream) == [Credit(TCP, MAX_MESSAGE)]
     last = part(4, b"ef", more=False)
     assert box.take(last) == (part(0, b"abcd"), b"abcdef")
     assert box.take(part(6, b"g", more=False)) == (part(6, b"g", more=False), b"g")
@@ -441,9 +441,9 @@ def test_a_message_whose_rest_will_not_come_is_lost_in_its_place() -> None:
     box.take(part(0, b"xy", more=False))
     box.take(part(2, b"ab"))
     box.skip(Gap(TCP, 4, 3, Reason.TOO_OLD))
-    assert told(box.flow) == []
-    box.flow.hand(2)
-    assert told(box.flow) == [Ack(TCP, 2), Lost(TCP, 2, 2, Reason.INCOMPLETE), Ack(TCP, 7)]
+    assert told(box.stream) == []
+    box.stream.hand(2)
+    assert told(box.stream) == [Ack(TCP, 2), Lost(TCP, 2, 2, Reason.INCOMPLETE), Ack(TCP, 7)]
     assert box.take(part(7, b"z", more=False)) == (part(7, b"z", more=False), b"z")
 
 
@@ -456,5 +456,5 @@ def test_a_message_has_an_end() -> None:
 
 def test_a_wider_window_is_granted_at_once() -> None:
     box = inbox()
-    box.resize(9)
-    assert told(box.flow) == [Credit(TCP, 9)]
+    box.stream.window = 9
+    assert told(box.stream) == [Credit(TCP, 9)]
