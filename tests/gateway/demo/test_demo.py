@@ -309,24 +309,26 @@ def test_a_port_that_is_taken_is_left_to_its_owner(monkeypatch: pytest.MonkeyPat
         free_ports([8080])
 
 
-async def test_it_leaves_nothing_behind_though_clients_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+async def test_it_leaves_nothing_behind_though_clients_stay(
+    monkeypatch: pytest.MonkeyPatch, short_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
     async with a_demo(Shown()) as chain:
         for cpu in chain.cpus:
-            assert cpu.directory.parent.parent == tmp_path
+            assert cpu.directory.parent.parent == short_path
             assert (cpu.directory / "state" / "users").stat().st_mode & 0o777 == 0o600
             assert (cpu.directory / "state" / "parameters").stat().st_mode & 0o777 == 0o600
         client = await trio.open_tcp_stream("127.0.0.1", chain.far.tcp_ports[0])
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(short_path) == []
     await client.aclose()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("options", "sign"), [([], b"two links away"), (["--cut"], b" lost\n")])
 def test_a_signal_ends_it_cleanly_within_two_seconds(
-    number: signal.Signals, options: list[str], sign: bytes, tmp_path: Path
+    number: signal.Signals, options: list[str], sign: bytes, short_path: Path
 ) -> None:
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    environment = os.environ | {"TMPDIR": str(short_path)}
     command = [sys.executable, "-m", "gateway", "demo", *options]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None
@@ -338,7 +340,7 @@ def test_a_signal_ends_it_cleanly_within_two_seconds(
     assert running.returncode == 0
     assert errors == b""
     assert rest.endswith(b"Gone, with all it made.\n")
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
 def test_who_stops_reading_the_screen_ends_it_without_a_traceback() -> None:
