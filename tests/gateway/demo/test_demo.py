@@ -309,9 +309,7 @@ def test_a_port_that_is_taken_is_left_to_its_owner(monkeypatch: pytest.MonkeyPat
         free_ports([8080])
 
 
-async def test_it_leaves_nothing_behind_though_clients_stay(
-    monkeypatch: pytest.MonkeyPatch, short_path: Path
-) -> None:
+async def test_it_leaves_nothing_behind_though_clients_stay(monkeypatch: pytest.MonkeyPatch, short_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(short_path))
     async with a_demo(Shown()) as chain:
         for cpu in chain.cpus:
