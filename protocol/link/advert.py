@@ -1,7 +1,7 @@
-"""What a remote port server says of itself in a Bonjour TXT record, and whom a client tries first.
+"""The Bonjour TXT record of a remote port server, and the order in which a client tries those that it sees.
 
-The record is a hint that anybody on the network can forge: it says where to knock, never whom to trust, nor with which
-key. This room must not know how records travel, nor which interfaces there are: networks are arguments.
+The record is a hint that anybody on the network can forge: it says where to dial, never whom to trust, nor with which
+key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["MAX_CANDIDATES", "MAX_CHASSIS", "Advert", "Candidate", "on_link", "order"]
 
@@ -81,11 +81,11 @@ class Advert:
         values = _values(text)
         return cls(
             node=bytes.fromhex(_value(values, "node")),
-            index=_number(values, "port"),
+            index=_number("port", _value(values, "port")),
             chassis=_value(values, "chassis"),
-            hops=_number(values, "hops"),
+            hops=_number("hops", _value(values, "hops")),
             keyed=_yes(values, "key"),
-            versions=tuple(_checked("wire", version) for version in _value(values, "wire").split(",")),
+            versions=tuple(_number("wire", version) for version in _value(values, "wire").split(",")),
         )
 
 
@@ -120,46 +120,36 @@ def on_link(addresses: Iterable[str], networks: Iterable[IPv4Interface | IPv6Int
     same as the network's own.
     """
     ours = tuple(networks)
-    found = {address for address in map(_address, addresses) if any(_holds(network, address) for network in ours)}
+    numeric = map(ipaddress.ip_address, addresses)
+    found = {address for address in numeric if any(_holds(network, address) for network in ours)}
     best = sorted(found, key=lambda address: (address.is_link_local, address.version, address.packed, str(address)))
     return tuple(map(str, best[:_MAX_ADDRESSES]))
 
 
-def _address(text: str) -> IPv4Address | IPv6Address:
-    return ipaddress.ip_address(text)
-
-
 def _holds(network: IPv4Interface | IPv6Interface, address: IPv4Address | IPv6Address) -> bool:
-    # `in` knows no zones: fe80::/64 is another network on every interface.
-    return address in network.network and (
-        not address.is_link_local or isinstance(address, IPv4Address) or address.scope_id == _zone(network)
-    )
-
-
-def _zone(network: IPv4Interface | IPv6Interface) -> str | None:
-    return network.scope_id if isinstance(network, IPv6Interface) else None
+    if address not in network.network:
+        return False
+    if isinstance(network, IPv6Interface) and isinstance(address, IPv6Address) and address.is_link_local:
+        # `in` knows no zones: fe80::/64 is another network on every interface.
+        return address.scope_id == network.scope_id
+    return True
 
 
 def _values(text: bytes) -> dict[str, str]:
     if len(text) > _MAX_TEXT:
         raise ValueError(f"a TXT record of {len(text)} bytes is longer than {_MAX_TEXT}")
     values: dict[str, str] = {}
-    for string in _strings(text):
-        key, equals, value = string.partition(b"=")
-        if equals:
-            # The first of equal keys counts, whatever its case (RFC 6763, section 6.4).
-            values.setdefault(key.lower().decode("latin-1"), value.decode("utf-8", "replace"))
-    return values
-
-
-def _strings(text: bytes) -> Iterator[bytes]:
     start = 0
     while start < len(text):
         end = start + 1 + text[start]
         if end > len(text):
             raise ValueError("the TXT record ends in the middle of a string")
-        yield text[start + 1 : end]
+        key, equals, value = text[start + 1 : end].partition(b"=")
         start = end
+        if equals:
+            # The first of equal keys counts, whatever its case (RFC 6763, section 6.4).
+            values.setdefault(key.lower().decode("latin-1"), value.decode("utf-8", "replace"))
+    return values
 
 
 def _value(values: Mapping[str, str], key: str) -> str:
@@ -168,11 +158,7 @@ def _value(values: Mapping[str, str], key: str) -> str:
     return values[key]
 
 
-def _number(values: Mapping[str, str], key: str) -> int:
-    return _checked(key, _value(values, key))
-
-
-def _checked(key: str, digits: str) -> int:
+def _number(key: str, digits: str) -> int:
     if not _NUMBER.fullmatch(digits):
         raise ValueError(f"{key}={digits[:20]!r} is not a number")
     return int(digits)

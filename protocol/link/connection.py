@@ -1,7 +1,7 @@
 """One TCP connection of a remote-port link, sans-IO: bytes in, events out, frames in, bytes out.
 
-It knows the order in which frames may come, and turns them into sealed bytes and back. It must not know
-what a session makes of them: streams, offsets and resuming are ``session``'s.
+It knows the order in which frames may come, and turns them into sealed bytes and back. Streams, offsets and
+resuming are ``protocol.session``'s.
 
 Rules. All that decides which frame may follow which is in TRANSITIONS; the same table judges what we send and
 what the peer sends, so that neither side can allow itself what it refuses the other. States are named after
@@ -33,7 +33,7 @@ __all__ = ["CHANNELS", "TRANSITIONS", "Connection", "Event", "Party", "State"]
 
 @final
 class Party(enum.Enum):
-    """Who speaks."""
+    """One of the two sides: the CPU without the line is the client."""
 
     CLIENT = "client"
     SERVER = "server"
@@ -42,13 +42,13 @@ class Party(enum.Enum):
 
     @property
     def other(self) -> Party:
-        """Who listens."""
+        """Return the side that listens when this one speaks."""
         return Party.SERVER if self is Party.CLIENT else Party.CLIENT
 
 
 @final
 class State(enum.Enum):
-    """Which frame is awaited."""
+    """The frame that is awaited."""
 
     HELLO = "Hello"
     REPLY = "HelloReply"
@@ -102,7 +102,7 @@ CHANNELS: Final[dict[tuple[Party, type[Frame]], frozenset[Channel]]] = {
     (_C, Ack): _LINE,
     (_C, Credit): _LINE,
 }
-"""On which streams who may send what: its sender DATA and GAP, its receiver ACK, CREDIT and LOST."""
+"""(who sends, what) -> on which streams: a stream's sender DATA and GAP, its receiver ACK, CREDIT and LOST."""
 
 Event: TypeAlias = Peer | Frame
 """A Peer once both sides have proved the key; a Hello, for a server to charge a guess; then frames."""
@@ -135,12 +135,12 @@ class Connection:
 
     @property
     def state(self) -> State:
-        """Which frame is awaited."""
+        """Return which frame is awaited."""
         return self._state
 
     @property
     def incomplete(self) -> bool:
-        """Whether a frame has begun to arrive and is not whole: it has two seconds."""
+        """Return whether a frame has begun to arrive and is not whole: it has two seconds."""
         return len(self._decoder) > 0
 
     def receive_data(self, data: bytes) -> None:
@@ -180,27 +180,21 @@ class Connection:
         while self._state is not State.CLOSED:
             raw = self._decoder.next_frame()
             if raw is None:
-                return self._wait()
+                if self._ended:
+                    raise CutError("the peer hung up in mid-frame" if self.incomplete else "the peer hung up")
+                return None
             frame = self._open(raw)
-            if frame is not None:
+            if frame is not None:  # else it is of a type that may be ignored
                 return self._advance(frame)
         return None
 
-    def _wait(self) -> Event | None:
-        if self._ended:
-            raise CutError("the peer hung up in mid-frame" if self.incomplete else "the peer hung up")
-        return None
-
     def _open(self, raw: RawFrame) -> Frame | None:
-        if self._opener is None:
-            return self._read_clear(raw)
-        payload = self._opener.open(raw.head, raw.body)
-        return self._read(raw.header, payload)
-
-    def _read_clear(self, raw: RawFrame) -> Frame:
+        if self._opener is not None:
+            return self._read(raw.header, self._opener.open(raw.head, raw.body))
         try:
             frame = self._read(raw.header, raw.body)
         except RemoteProtocolError as error:
+            # In clear nothing is proved, so a broken rule is only a broken handshake: the session stays.
             raise HandshakeError(str(error)) from error
         if frame is None:
             raise HandshakeError(f"type {raw.header.type:#04x} is no frame of the handshake")
@@ -217,30 +211,22 @@ class Connection:
             wrong = HandshakeError if self._opener is None else RemoteProtocolError
             raise wrong(f"{frame!r:.60} while {self._state.value} is awaited")
         self._state = state
+        # The table has let a Hello and a Confirm come to a server only, and a HelloReply to a client.
         match frame:
             case Hello():
-                self._reply(frame)
+                assert isinstance(self._handshake, Acceptor)
+                self._outgoing += self.send(self._handshake.reply(frame))
             case HelloReply():
-                return self._confirm(frame)
+                assert isinstance(self._handshake, Initiator)
+                confirm, agreement = self._handshake.confirm(frame)
+                self._outgoing += self.send(confirm)
+                return self._begin_sealing(agreement)
             case Confirm():
-                return self._finish(frame)
+                assert isinstance(self._handshake, Acceptor)
+                return self._begin_sealing(self._handshake.finish(frame))
         return frame
 
-    def _reply(self, hello: Hello) -> None:
-        assert isinstance(self._handshake, Acceptor)
-        self._outgoing += self.send(self._handshake.reply(hello))
-
-    def _confirm(self, reply: HelloReply) -> Peer:
-        assert isinstance(self._handshake, Initiator)
-        confirm, agreement = self._handshake.confirm(reply)
-        self._outgoing += self.send(confirm)
-        return self._agree(agreement)
-
-    def _finish(self, confirm: Confirm) -> Peer:
-        assert isinstance(self._handshake, Acceptor)
-        return self._agree(self._handshake.finish(confirm))
-
-    def _agree(self, agreement: Agreement) -> Peer:
+    def _begin_sealing(self, agreement: Agreement) -> Peer:
         keys, self.peer = agreement.keys, agreement.peer
         client = self.party is Party.CLIENT
         self._sealer = Sealer(keys.up if client else keys.down)

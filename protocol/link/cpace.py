@@ -1,8 +1,8 @@
 """CPace, the password-authenticated key exchange CPACE-X25519-SHA512 (draft-irtf-cfrg-cpace).
 
-Why a PAKE: an AuthenticationKey is a string that somebody typed. Here a recorded handshake is worth
-nothing to whoever guesses keys, and a live one is worth one guess. This room is arithmetic alone
-(RFC 7748, RFC 9380); it must not know what the associated data say, nor keep anything between two calls.
+An AuthenticationKey is a string that somebody typed, so any exchange that let a recording be tried against a list of
+words would give it away. With a PAKE a recorded handshake is worth nothing to whoever guesses keys, and a live one is
+worth one guess. Here is the arithmetic alone (RFC 7748, RFC 9380), without any state.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def generator(prs: bytes, ci: bytes, sid: bytes = b"") -> bytes:
 
 def _elligator2(r: int) -> bytes:
     v = -_A * pow(1 + 2 * r * r, -1, _Q) % _Q
+    # Of v and -v - A exactly one is the u-coordinate of a point of the curve, and not of its twist (RFC 9380, 6.7.1).
     on_curve = pow(v**3 + _A * v * v + v, (_Q - 1) // 2, _Q) == 1
     return (v if on_curve else (-v - _A) % _Q).to_bytes(32, "little")
 

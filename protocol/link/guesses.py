@@ -1,6 +1,6 @@
-"""How many guesses at the key a network may make: the limit that makes a weak key hold.
+"""The number of guesses at the key that a network may make: the limit that makes a weak key hold.
 
-It must not know what is guessed, nor of connections; ``now`` is in seconds of any one clock.
+``now`` is in seconds of any one clock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The handshake of a remote-port link: who is there, do both have the key, under which keys do they go on.
+"""The handshake of a remote-port link: it shows who is there and that both have the key, and derives the traffic keys.
 
-One run for each TCP connection, whole and anew. It must not know of the byte stream, nor of what follows.
-Everything in a hello is CPace's associated data: altered on its way, the tags do not fit. So a wrong key, a
-replayed hello, a stripped list of versions and a man in the middle all look alike: WrongKeyError.
+There is one run for each TCP connection, whole and anew. Everything in a hello is CPace's associated data: altered on
+its way, the tags do not fit. So a wrong key, a replayed hello, a stripped list of versions and a man in the middle all
+look alike: WrongKeyError.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class VersionError(HandshakeError):
 @final
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who the other side proved to be; ``chassis`` is empty for a client."""
+    """The other side, as it proved to be; ``chassis`` is empty for a client."""
 
     version: int
     node: bytes
@@ -68,7 +68,7 @@ class Peer:
 @final
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What both sides have after a good run."""
+    """The result of a good run, the same on both sides."""
 
     peer: Peer
     keys: TrafficKeys = field(repr=False)

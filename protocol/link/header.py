@@ -1,7 +1,7 @@
 """The sixteen bytes in front of every frame of a remote-port link, and the cutting of a byte stream at them.
 
-It must not know what a frame means, nor whether it is sealed: until a tag has verified, nothing but the
-length may be believed, so nothing but the length is looked at here.
+Until a frame's tag has verified, nothing of its header but the length may be believed, so nothing but the length is
+looked at here. A peer can make us wait, and hold one frame's bytes: no more.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Header(NamedTuple):
 
 @final
 class Parts(NamedTuple):
-    """What a frame itself fills in: its payload, and the fields of the header that are its own."""
+    """The part of the wire that a frame itself fills in: its payload, and the fields of the header that are its own."""
 
     payload: bytes = b""
     channel: int = 0
@@ -70,10 +70,11 @@ class FrameDecoder:
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._at = 0  # what is before it was cut off already: a piece with many frames is not moved for each
+        self._at = 0
+        """Bytes before it were cut off already: a piece with many frames is not moved in memory for each of them."""
 
     def __len__(self) -> int:
-        """Bytes that wait for the rest of their frame (such a frame has two seconds)."""
+        """Return how many bytes wait for the rest of their frame (which has two seconds)."""
         return len(self._buffer) - self._at
 
     def receive_data(self, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """The three frames of the handshake, the only ones that ever go in clear beside a CLOSE.
 
-It must not know how shares and tags are made. What a hello says beside its share is CPace's associated data:
-``ad`` is its exact bytes, since both sides must feed the same ones to the arithmetic.
+What a hello says beside its share is CPace's associated data: ``ad`` is its exact bytes, since both sides must feed
+the same ones to the arithmetic.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class Hello:
 
     @property
     def ad(self) -> bytes:
-        """ADa."""
+        """Return ADa, the client's associated data."""
         return bytes([len(self.versions), *self.versions]) + _HELLO.pack(self.node, self.index, self.fresh)
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(self.share + self.ad)
 
     @classmethod
     def decode(cls, parts: Parts) -> Hello:
-        """Read it back. Raises IndexError or struct.error."""
+        """Read the frame back. Raises IndexError or struct.error."""
         start = _SHARE + 1
         end = start + parts.payload[_SHARE]
         fields = _HELLO.unpack_from(parts.payload, end)
@@ -67,16 +67,16 @@ class HelloReply:
 
     @property
     def ad(self) -> bytes:
-        """ADb."""
+        """Return ADb, the server's associated data."""
         return _REPLY.pack(self.version, self.node, self.index) + encode_text(self.chassis)
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(self.share + self.ad + self.tag)
 
     @classmethod
     def decode(cls, parts: Parts) -> HelloReply:
-        """Read it back. Raises IndexError, UnicodeDecodeError or struct.error."""
+        """Read the frame back. Raises IndexError, UnicodeDecodeError or struct.error."""
         version, node, index = _REPLY.unpack_from(parts.payload, _SHARE)
         chassis, end = decode_text(parts.payload, _SHARE + _REPLY.size)
         return cls(parts.payload[:_SHARE], version, node, index, chassis, _tag(parts.payload[end:]))
@@ -91,12 +91,12 @@ class Confirm:
     tag: bytes
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(self.tag)
 
     @classmethod
     def decode(cls, parts: Parts) -> Confirm:
-        """Read it back. Raises ValueError."""
+        """Read the frame back. Raises ValueError."""
         return cls(_tag(parts.payload))
 
 

@@ -1,6 +1,6 @@
 """The state of a port as its links are told: rights, health, line settings and the path to the line.
 
-It must not know how any of it came about.
+The two texts are for people: nothing is decided by them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def decode_text(data: bytes, start: int) -> tuple[str, int]:
 @final
 @dataclass(frozen=True, slots=True)
 class PortState:
-    """What B says of its port in OPENED, and in PORT at every change.
+    """The state of B's port, as OPENED and PORT carry it.
 
     ``rights`` has bit ``1 << channel`` for each class that may write; ``rate`` is the line's in bits a
     second; ``up`` whether bytes reach a device, else ``why`` in words; ``line`` the settings in words;

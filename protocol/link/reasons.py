@@ -1,7 +1,4 @@
-"""Why something ended or will not come, as the numbers that a remote-port link carries.
-
-It must not know who says them to whom, nor what follows from them.
-"""
+"""The reasons why something ended or will not come, as the numbers that a remote-port link carries."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ __all__ = ["CloseReason", "Reason"]
 
 @final
 class Reason(enum.IntEnum):
-    """Why bytes of a stream will not come (GAP) or will not be written (LOST).
+    """The reason why bytes of a stream will not come (GAP) or will not be written (LOST).
 
     Where one range had several reasons, the greatest stands.
     """
 
     WITHDRAWN = 1
-    """Whoever asked has gone, or was answered already."""
+    """The asker has gone, or was answered already."""
     TOO_OLD = 2
     """Past the age limit of its class."""
     OVERFLOW = 3
@@ -39,7 +36,7 @@ class Reason(enum.IntEnum):
 
 @final
 class CloseReason(enum.IntEnum):
-    """Why a peer says CLOSE. It ends the session, but for STALE and for any that is said instead of OPENED.
+    """The reason why a peer says CLOSE. It ends the session, but for STALE and for any that is said instead of OPENED.
 
     In clear it is a hint, and ends the connection alone.
     """

@@ -1,7 +1,7 @@
 """Traffic keys, and the sealing and opening of frames with ChaCha20-Poly1305 (RFC 8439, RFC 5869).
 
-Each direction has a key of its own. It must not know what is sealed. A nonce is the number of the frame
-in its direction: it is never sent, so a frame that is left out, repeated or moved does not open.
+Each direction has a key of its own. A nonce is the number of the frame in its direction: it is never sent, so a frame
+that is left out, repeated or moved does not open.
 """
 
 from __future__ import annotations

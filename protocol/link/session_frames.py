@@ -1,6 +1,6 @@
 """The frames that open, watch and close a session, and tell the state of its port.
 
-It must not know what a session does about them. ``decode`` reads what ``parts`` wrote; see ``frames``.
+``decode`` reads what ``parts`` wrote, and refuses every other form; see ``frames``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLOCKS: Final = struct.Struct("!II")
 
 @final
 class Position(NamedTuple):
-    """How far a stream is, as one side knows it, in bytes from its start.
+    """The progress of a stream, as one side knows it, in bytes from its start.
 
     ``reached``: received, or, by the side that sends the stream, sent. ``settled``: handed on or lost for
     good, or, by the side that sends it, known to be so.
@@ -60,12 +60,12 @@ class Close:
     last: int = 0
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(_CLOSE.pack(self.reason, *_numbers(self.positions)), offset=self.last)
 
     @classmethod
     def decode(cls, parts: Parts) -> Close:
-        """Read it back. Raises ValueError or struct.error."""
+        """Read the frame back. Raises ValueError or struct.error."""
         reason, *numbers = _CLOSE.unpack(parts.payload)
         return cls(CloseReason(reason), _positions(tuple(numbers)), parts.offset)
 
@@ -82,12 +82,12 @@ class Open:
     positions: Positions
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(_OPEN.pack(self.session, self.number, self.clock, *_numbers(self.positions)))
 
     @classmethod
     def decode(cls, parts: Parts) -> Open:
-        """Read it back. Raises struct.error."""
+        """Read the frame back. Raises struct.error."""
         session, number, clock, *numbers = _OPEN.unpack(parts.payload)
         return cls(session, number, clock, _positions(tuple(numbers)))
 
@@ -108,13 +108,13 @@ class Opened:
     port: PortState
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         fixed = _OPENED.pack(self.session, self.echo, self.clock, *_numbers(self.positions))
         return Parts(fixed + self.port.encode())
 
     @classmethod
     def decode(cls, parts: Parts) -> Opened:
-        """Read it back. Raises ValueError, IndexError or struct.error."""
+        """Read the frame back. Raises ValueError, IndexError or struct.error."""
         session, echo, clock, *numbers = _OPENED.unpack_from(parts.payload)
         port = PortState.decode(parts.payload[_OPENED.size :])
         return cls(session, echo, clock, _positions(tuple(numbers)), port)
@@ -129,30 +129,30 @@ class Port:
     state: PortState
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(self.state.encode())
 
     @classmethod
     def decode(cls, parts: Parts) -> Port:
-        """Read it back. Raises ValueError, IndexError or struct.error."""
+        """Read the frame back. Raises ValueError, IndexError or struct.error."""
         return cls(PortState.decode(parts.payload))
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there? ``clock`` is the sender's, in milliseconds (u32)."""
+    """The question whether the peer is there. ``clock`` is the sender's, in milliseconds (u32)."""
 
     code: ClassVar[int] = 14
     clock: int
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(_CLOCK.pack(self.clock))
 
     @classmethod
     def decode(cls, parts: Parts) -> Ping:
-        """Read it back. Raises struct.error."""
+        """Read the frame back. Raises struct.error."""
         return cls(*_CLOCK.unpack(parts.payload))
 
 
@@ -166,10 +166,10 @@ class Pong:
     clock: int
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(_CLOCKS.pack(self.echo, self.clock))
 
     @classmethod
     def decode(cls, parts: Parts) -> Pong:
-        """Read it back. Raises struct.error."""
+        """Read the frame back. Raises struct.error."""
         return cls(*_CLOCKS.unpack(parts.payload))

@@ -1,6 +1,6 @@
 """The frames of a session's streams: bytes, and what both sides say about ranges of them.
 
-It must not know who may send which, nor when. ``decode`` reads what ``parts`` wrote; see ``frames``.
+``decode`` reads what ``parts`` wrote, and refuses every other form; see ``frames``.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ class UpData:
 
     @property
     def end(self) -> int:
-        """The offset after the last byte."""
+        """Return the offset after the last byte."""
         return self.offset + len(self.data)
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         options = self.turn.encode() if self.turn else b""
         payload = _UP.pack(self.accepted, len(options)) + options + self.data
         return Parts(payload, self.channel, _MORE if self.more else 0, self.offset)
 
     @classmethod
     def decode(cls, parts: Parts) -> UpData:
-        """Read it back. Raises ValueError or struct.error."""
+        """Read the frame back. Raises ValueError or struct.error."""
         accepted, length = _UP.unpack_from(parts.payload)
         start = _UP.size + length
         turn = TurnParameters.decode(parts.payload[_UP.size : start])
@@ -101,16 +101,16 @@ class DownData:
 
     @property
     def end(self) -> int:
-        """The offset after the last byte."""
+        """Return the offset after the last byte."""
         return self.offset + len(self.data)
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(self.data, offset=self.offset)
 
     @classmethod
     def decode(cls, parts: Parts) -> DownData | UpData:
-        """Read it back: the channel tells which. Raises ValueError or struct.error."""
+        """Read the frame back: the channel tells which. Raises ValueError or struct.error."""
         return UpData.decode(parts) if parts.channel else cls(parts.offset, parts.payload)
 
 
@@ -120,18 +120,18 @@ class _Mark:
     offset: int
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(b"", self.channel, offset=self.offset)
 
     @classmethod
     def decode(cls, parts: Parts) -> Self:
-        """Read it back. Raises ValueError."""
+        """Read the frame back. Raises ValueError."""
         return cls(Channel(parts.channel), parts.offset)
 
 
 @final
 class Ack(_Mark):
-    """The receiver: all before ``offset`` has been handed on, or is known to be lost."""
+    """The receiver says that all before ``offset`` has been handed on, or is known to be lost."""
 
     __slots__ = ()
     code: ClassVar[int] = 8
@@ -139,7 +139,7 @@ class Ack(_Mark):
 
 @final
 class Credit(_Mark):
-    """The receiver: bytes before ``offset`` may be sent."""
+    """The receiver says that bytes before ``offset`` may be sent."""
 
     __slots__ = ()
     code: ClassVar[int] = 9
@@ -157,23 +157,23 @@ class _Range:
 
     @property
     def end(self) -> int:
-        """The offset after the range."""
+        """Return the offset after the range."""
         return self.offset + self.count
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(_RANGE.pack(self.count, self.reason), self.channel, offset=self.offset)
 
     @classmethod
     def decode(cls, parts: Parts) -> Self:
-        """Read it back. Raises ValueError or struct.error."""
+        """Read the frame back. Raises ValueError or struct.error."""
         count, reason = _RANGE.unpack(parts.payload)
         return cls(Channel(parts.channel), parts.offset, count, Reason(reason))
 
 
 @final
 class Gap(_Range):
-    """The sender: these bytes will not come. On channel 0 a count of 0 stands for an unknown size."""
+    """The sender says that these bytes will not come. On channel 0 a count of 0 stands for an unknown size."""
 
     __slots__ = ()
     code: ClassVar[int] = 10
@@ -181,7 +181,7 @@ class Gap(_Range):
 
 @final
 class Lost(_Range):
-    """The receiver: these bytes were taken, and will not be written."""
+    """The receiver says that these bytes were taken, and will not be written."""
 
     __slots__ = ()
     code: ClassVar[int] = 11
@@ -199,11 +199,11 @@ class Turn:
     status: TurnStatus
 
     def parts(self) -> Parts:
-        """Return what goes on the wire."""
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
         return Parts(_TURN.pack(self.phase, self.status), self.channel, offset=self.offset)
 
     @classmethod
     def decode(cls, parts: Parts) -> Turn:
-        """Read it back. Raises ValueError or struct.error."""
+        """Read the frame back. Raises ValueError or struct.error."""
         phase, status = _TURN.unpack(parts.payload)
         return cls(Channel(parts.channel), parts.offset, TurnPhase(phase), TurnStatus(status))

@@ -1,7 +1,4 @@
-"""Turn parameters: how the owner of a half-duplex line knows that the reply to a message is over.
-
-It must not know how a turn is held; the numbers here only travel.
-"""
+"""Turn parameters, by which the owner of a half-duplex line knows that the reply to a message is over."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ _LAYOUT: Final = struct.Struct("!HI")
 
 @final
 class TurnPhase(enum.IntEnum):
-    """Which edge of a turn a TURN frame marks."""
+    """The edge of a turn that a TURN frame marks."""
 
     BEGIN = 0
     END = 1
@@ -25,7 +22,7 @@ class TurnPhase(enum.IntEnum):
 
 @final
 class TurnStatus(enum.IntEnum):
-    """How a turn ended; RUNNING at its beginning."""
+    """The way in which a turn ended; RUNNING at its beginning."""
 
     RUNNING = 0
     DELIMITER = 1
@@ -38,7 +35,7 @@ class TurnStatus(enum.IntEnum):
 @final
 @dataclass(frozen=True, slots=True)
 class TurnParameters:
-    """What ends the reply to a message, whichever comes first.
+    """The ends of the reply to a message, of which the first one counts.
 
     ``length`` in bytes (0 to 65535, 0: no length ends it), ``end`` a delimiter (0 to 249 bytes, empty: none
     ends it), ``time`` in milliseconds (u32).
