@@ -1,1 +1,1 @@
-"""The tests' own properties, run on random and mutated bytes for as long as one likes: ``python -m fuzz``."""
+"""Run the properties of the tests on random and mutated bytes: ``python -m fuzz NAME``."""

@@ -1,8 +1,7 @@
-"""``python -m fuzz NAME --seconds N``: drive one property of the tests with bytes, until it fails or time is over.
+"""``python -m fuzz NAME --seconds N``: run one property of the tests on bytes, until it fails or the time is over.
 
-A target is a ``@given`` function of the tests; Hypothesis turns bytes into its arguments. The bytes are random, or
-mutations of those that earlier reached a line of ours that none had reached before. Nothing here knows what a target
-does: its invariant is the test's.
+A target is a ``@given`` function of the tests, which states the invariant; Hypothesis turns bytes into its arguments.
+The bytes are random, or mutations of earlier ones that were the first to reach a line of ``protocol`` or ``gateway``.
 """
 
 from __future__ import annotations
@@ -49,15 +48,15 @@ TARGETS: Mapping[str, str] = {
 ROOT = Path(__file__).parent.parent
 CORPUS = ROOT / "fuzz" / "corpus"
 KEPT = 128
-"""How many buffers a corpus holds on disk."""
+"""Buffers that a corpus keeps on disk."""
 LEARNING = 1000
-"""So many runs are all watched for new lines, then one in eight: watching makes a run up to four times slower."""
+"""The first so many runs are all traced, then one in eight: tracing makes a run up to four times slower."""
 LONGEST = 4096
-"""Bytes of the longest buffer that is tried."""
+"""The length of the longest buffer, in bytes."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fuzz one target; 1 if it failed, 2 if the command line made no sense."""
+    """Fuzz one target. Return 1 if it failed; a command line that makes no sense exits with 2."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description="Run a property of the tests on random bytes.")
     parser.add_argument("target", choices=sorted(TARGETS), metavar="NAME", help=", ".join(sorted(TARGETS)))
     parser.add_argument("--seconds", type=float, default=10.0, help="how long (0: replay the corpus alone)")
@@ -75,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def load(name: str) -> Property:
-    """The property behind ``module:function``, as a function of bytes: None if they make no arguments."""
+    """Return the property ``module:function`` as a function of bytes, which returns None if they make no arguments."""
     module, _, function = name.partition(":")
     fuzz: Property = getattr(importlib.import_module(module), function).hypothesis.fuzz_one_input
     return fuzz
@@ -83,7 +82,7 @@ def load(name: str) -> Property:
 
 @final
 class Campaign:
-    """One target, tried again and again."""
+    """The runs of one target."""
 
     def __init__(self, target: Property, corpus: Corpus, chance: random.Random) -> None:
         self._target = target
@@ -94,7 +93,7 @@ class Campaign:
         self._executions = 0
 
     def run(self, buffers: Iterator[bytes]) -> bytes | None:
-        """Try each; the first that fails, or None."""
+        """Run the target on each buffer; return the first that fails, or None."""
         for buffer in buffers:
             self._executions += 1
             watched = self._executions <= LEARNING or self._executions % 8 == 0
@@ -103,7 +102,7 @@ class Campaign:
                     used = self._target(buffer)
             except KeyboardInterrupt:
                 break
-            except BaseException:  # noqa: BLE001 - whatever a test raises is its failure
+            except BaseException:  # noqa: BLE001 - a test may fail with any exception
                 traceback.print_exc()
                 self._corpus.add(buffer)
                 return buffer
@@ -112,14 +111,14 @@ class Campaign:
         return None
 
     def buffers(self, seconds: float) -> Iterator[bytes]:
-        """The corpus, and then what comes of it until the time is over."""
+        """Yield the corpus, and then mutations of it until the time is over."""
         yield from tuple(self._corpus.buffers)
         deadline = self._started + seconds
         while time.monotonic() < deadline:
             yield mutated(self._chance, self._corpus.buffers)
 
     def report(self) -> str:
-        """What was done, in one line."""
+        """Return the number of runs, their rate and what they reached, in one line."""
         rate = self._executions / max(time.monotonic() - self._started, 1e-9)
         lines, kept = len(self._footprint.seen), len(self._corpus.buffers)
         return f"{self._executions} runs, {rate:.0f} executions a second, {lines} lines reached, corpus of {kept}"
@@ -127,7 +126,7 @@ class Campaign:
 
 @final
 class Corpus:
-    """Buffers worth starting from, on disk under their hashes so that runs share them."""
+    """The buffers that mutations start from. They are on disk under their hashes, so that runs share them."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -143,7 +142,7 @@ class Corpus:
 
 @final
 class Footprint:
-    """The lines of our own code that the runs inside ``with`` went over."""
+    """The lines of ``protocol`` and ``gateway`` that ran inside ``with``."""
 
     def __init__(self) -> None:
         self.seen: set[tuple[str, int]] = set()
@@ -158,7 +157,7 @@ class Footprint:
         sys.settrace(None)
 
     def is_new(self) -> bool:
-        """Whether the last run went where none had been."""
+        """Return true if the last run reached a line that no earlier one reached."""
         return len(self.seen) > self._before
 
     def _call(self, frame: FrameType, _event: str, _arg: object) -> TraceFunction | None:
@@ -173,7 +172,7 @@ class Footprint:
 
 
 def mutated(chance: random.Random, corpus: list[bytes]) -> bytes:
-    """A buffer of the corpus with up to eight changes, or, now and then, a new one altogether."""
+    """Return a buffer of the corpus with up to eight changes, or now and then a new one."""
     if not corpus or chance.random() < 0.2:
         return chance.randbytes(chance.randrange(2 ** chance.randrange(1, 13)))
     buffer = bytearray(chance.choice(corpus))

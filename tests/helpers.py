@@ -1,6 +1,6 @@
-"""A gateway of real parts for tests: ptys as lines, loopback sockets, the daemon in this process.
+"""A gateway for tests: real ptys as lines, real loopback sockets, and the daemon in this process.
 
-Nothing here sleeps: a test waits for the state that it wants to see, under its own deadline.
+Nothing here sleeps: a test waits for the state that it needs, under its own deadline.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """Return a TCP port of loopback that nobody listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
 class FarEnd:
-    """The device at the other end of a serial line; ``path`` stays its name while it is unplugged."""
+    """The device at the other end of a serial line. ``path`` stays its name while it is unplugged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,7 +65,7 @@ class FarEnd:
         self.path.unlink(missing_ok=True)
 
     async def hear(self, count: int) -> bytes:
-        """Exactly so many bytes that the gateway wrote."""
+        """Return exactly so many bytes that the gateway wrote."""
         heard = b""
         while len(heard) < count:
             heard += await self.hear_some(count - len(heard))
@@ -88,7 +88,7 @@ class FarEnd:
 
 @dataclass
 class Gateway:
-    """A running gateway: its lines, its front door's address, and a way to ask it."""
+    """A running gateway, with its lines and its HTTP port."""
 
     config: Config
     lines: tuple[FarEnd, ...]
@@ -96,7 +96,7 @@ class Gateway:
     stop: trio.Event = field(default_factory=trio.Event)
 
     async def curl(self, target: str, *options: str, user: str = "admin") -> str:
-        """What curl prints for the path and query ``target``."""
+        """Return what curl prints for the path and query ``target``."""
         return (await self.curl_result(target, *options, user=user)).stdout.decode("latin-1")
 
     async def curl_result(self, target: str, *options: str, user: str = "admin") -> subprocess.CompletedProcess[bytes]:
@@ -115,7 +115,7 @@ class Gateway:
         return await self.curl(f"/axis-cgi/param.cgi?action=update&{query}")
 
     async def open_tcp(self, **more: object) -> int:
-        """Open P0's generic TCP server on a free port, and return that."""
+        """Open P0's generic TCP server on a free port, and return the port."""
         port = free_port()
         answer = await self.update(
             GenericTCPServer_Enabled="yes",
@@ -127,19 +127,19 @@ class Gateway:
         return port
 
     async def status(self, port: int = 0) -> dict[str, Any]:
-        """The status of one port."""
+        """Return the status of one port."""
         found: dict[str, Any] = json.loads(await self.curl("/daisyport/status"))["ports"][port]
         return found
 
     async def until(self, holds: Callable[[dict[str, Any]], bool], port: int = 0) -> dict[str, Any]:
-        """Ask for the status until ``holds`` is true of it."""
+        """Ask for the status until ``holds`` is true of it; return that."""
         while True:
             status = await self.status(port)
             if holds(status):
                 return status
 
     def ptz(self) -> trio.SocketStream:
-        """A PTZ driver's connection, of the stream kind."""
+        """Connect to P0's PTZ stream socket."""
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(self.config.runtime_dir / "ptz-P0.sock"))
         sock.setblocking(False)
@@ -157,7 +157,7 @@ async def laid_cable(to: int) -> AsyncIterator[Cable]:
 
 @contextlib.contextmanager
 def lines(directory: Path, count: int) -> Iterator[tuple[FarEnd, ...]]:
-    """So many serial lines."""
+    """Plug in so many serial lines until the block ends."""
     ends = tuple(FarEnd(directory / f"tty{number}") for number in range(1, count + 1))
     try:
         yield ends
@@ -167,7 +167,7 @@ def lines(directory: Path, count: int) -> Iterator[tuple[FarEnd, ...]]:
 
 
 def configuration(directory: Path, ends: tuple[FarEnd, ...], http_port: int, **more: Any) -> Config:
-    """A configuration with these lines, on loopback only."""
+    """Return a configuration with these lines that listens on loopback only."""
     config = Config(
         state_dir=directory / "state",
         runtime_dir=directory / "run",

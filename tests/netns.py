@@ -47,7 +47,7 @@ class Host:
         return _ip(f"-n {self.namespace} {arguments}")
 
     def unplug(self) -> None:
-        """Take the carrier away, as pulling the cable would: TCP does not notice, addresses stay."""
+        """Take the carrier away, as pulling the cable does: TCP does not notice, addresses stay."""
         _ip(f"-n {self.bridge} link set {self.port} down")
 
     def plug(self) -> None:
@@ -56,7 +56,7 @@ class Host:
 
     @contextlib.asynccontextmanager
     async def running(self, *argv: str) -> AsyncIterator[trio.Process]:
-        """Run ``argv`` on this host with pipes to its input and output; it is killed at the block's end if need be."""
+        """Run ``argv`` on this host with pipes to its input and output, and kill it when the block ends."""
         process = await trio.lowlevel.open_process(self.command(*argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             yield process
@@ -69,17 +69,17 @@ class Host:
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """Make this thread's new sockets this host's, while the block runs. Not for code that starts threads."""
-        with open("/proc/thread-self/ns/net") as home, open(_NAMED / self.namespace) as here:
+        with open("/proc/thread-self/ns/net") as before, open(_NAMED / self.namespace) as here:
             _enter(here.fileno())
             try:
                 yield
             finally:
-                _enter(home.fileno())
+                _enter(before.fileno())
 
 
 @contextlib.contextmanager
 def network(hosts: int) -> Iterator[tuple[Host, ...]]:
-    """So many hosts on one bridge, until the block ends."""
+    """Join so many hosts by one bridge, until the block ends."""
     _sweep()
     prefix = f"dp{os.getpid():x}-{next(_counter):x}-"
     bridge = f"{prefix}br"
@@ -130,7 +130,7 @@ def _delete(namespace: str) -> None:
 
 
 def _sweep() -> None:
-    """Delete what a run left that was killed."""
+    """Delete the namespaces of runs that were killed."""
     for path in _NAMED.iterdir() if _NAMED.is_dir() else ():
         ours = _OURS.fullmatch(path.name)
         if ours and not Path(f"/proc/{int(ours[1], 16)}").exists():
@@ -139,11 +139,11 @@ def _sweep() -> None:
 
 @functools.cache
 def obstacle() -> str:
-    """Why there can be no network namespaces here; empty where there can."""
+    """Return the reason why there can be no network namespaces here, or an empty text."""
     if shutil.which("ip") is None:
-        return "network namespaces want iproute2, which is not installed"
+        return "network namespaces require iproute2, which is not installed"
     if os.geteuid() != 0:
-        return "network namespaces want root"
+        return "network namespaces require root"
     try:
         with network(1):
             return ""

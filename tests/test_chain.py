@@ -1,4 +1,4 @@
-"""Chained CPUs over real links: what a client on another CPU gets, and what a cut link costs (nothing)."""
+"""Chained CPUs over real links: clients on another CPU use the line, and a cut link costs no byte."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ _UNDER_WAY = 96
 
 
 async def _waits(owner: Node, typist: Node, driver: Node) -> list[int]:
-    """How many bytes of a transfer of 64 KiB are written between the sending of a PTZ command and its arrival."""
+    """Count the bytes of a transfer of 64 KiB that are written between a PTZ command's sending and its arrival."""
     found = []
     client, pressed = typist.sit(Right.TCP), driver.sit(Right.PTZ)
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""The whole gateway over real sockets, a pty and real curl: what a user would try, and what goes wrong then."""
+"""The whole gateway over real sockets, a pty and real curl, as a user tries it and as it fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def connected(gateway: Gateway, count: int, service: str = "GenericTCPServ
 
 
 def taken(port: int) -> bool:
-    """Whether another program of this machine has that port."""
+    """Return true if another program of this machine listens on that port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

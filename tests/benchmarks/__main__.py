@@ -22,7 +22,7 @@ _USUAL = ("daisyport", "ser2net", "tuned", "socat")
 
 
 def main() -> int:
-    """Measure what is there; 1 when a byte got lost."""
+    """Measure the programs that are installed. Return 1 when a byte was lost, 2 when nothing could be measured."""
     options = _options()
     cases = {
         "direct": (run, [PEERS[name] for name in options.peers]),
@@ -33,9 +33,9 @@ def main() -> int:
         return 2
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    pace = QUICK if options.quick else FULL
+    schedule = QUICK if options.quick else FULL
     try:
-        results = {case: measure(peers, pace) for case, (measure, peers) in chosen.items()}
+        results = {case: measure(peers, schedule) for case, (measure, peers) in chosen.items()}
     except NotReady as exc:
         print(exc, file=sys.stderr)
         return 2
@@ -47,7 +47,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description="How fast and how big Daisyport is."
+        prog="python -m tests.benchmarks", description="Measure the speed and the size of Daisyport."
     )
     parser.add_argument("--quick", action="store_true", help="coarser, in a quarter of the time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")

@@ -1,7 +1,4 @@
-"""The ways to a line over other programs' links: chained CPUs, and what else would be put there.
-
-Each is a peer like the others, with more processes; it knows nothing of what is measured.
-"""
+"""Peers that reach a line over links: chained CPUs, and other programs in a row. Each is several processes."""
 
 from __future__ import annotations
 
@@ -20,20 +17,20 @@ _KEY = "c4n5t-7hb2q-9xwem-3kfrd-8jyzp-6gvas"
 
 
 def _cpus(ports: Sequence[Port], directory: Path) -> list[list[str]]:
-    """An owner, and a row of CPUs behind it; the last has the TCP port."""
+    """Return the commands of an owner and of a row of CPUs behind it; the last has the TCP port."""
     (port,) = ports
     lines = [f'[[serial]]\ndevice = "{port.device}"', *["[[port_manager]]\nremote_port = 0"] * len(port.links)]
     towards_the_line = ["", *map(_client, port.links)]
-    away_from_it = [*map(_server, port.links), _door(port)]
+    away_from_it = [*map(_server, port.links), _tcp_server(port)]
     return [
         daisyport(directory / f"cpu{place}", [line], near + far)
         for place, (line, near, far) in enumerate(zip(lines, towards_the_line, away_from_it, strict=True))
     ]
 
 
-def _door(port: Port) -> str:
-    door = "root.PortManager.P0.GenericTCPServer"
-    return f"{door}.Enabled=yes\n{door}.Listener.Enabled=yes\n{door}.Listener.Port={port.tcp}\n"
+def _tcp_server(port: Port) -> str:
+    server = "root.PortManager.P0.GenericTCPServer"
+    return f"{server}.Enabled=yes\n{server}.Listener.Enabled=yes\n{server}.Listener.Port={port.tcp}\n"
 
 
 def _server(link: int) -> str:
@@ -50,7 +47,7 @@ def _client(link: int) -> str:
 
 
 def _ser2nets(ports: Sequence[Port], directory: Path) -> list[list[str]]:
-    """One with the line, and a row of others whose connectors are TCP; all without delays of their own."""
+    """Return the commands of one with the line, and of others whose connectors are TCP; none adds a delay."""
     (port,) = ports
     accepted = [*port.links, port.tcp]
     connected = [f"serialdev,{port.device},9600n81,local", *(f"tcp(nodelay),127.0.0.1,{link}" for link in port.links)]
@@ -92,4 +89,4 @@ CHAINS = {
         Peer("socat+openssl", _socat_through_openssl, lambda: has("socat")() and has("openssl")(), links=1),
     )
 }
-"""By name; the first is the way without a chain."""
+"""The peers by name; the first has no chain."""

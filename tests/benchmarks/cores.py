@@ -1,9 +1,9 @@
-"""Where everything runs while it is measured: on one core, the kernel's own worker included.
+"""Keep everything that is measured on one core, the kernel's own worker included.
 
-What is compared is the work that a program puts into a byte. Waking another core can cost five times as much (on a
-virtual machine, 50 to 100 us), and whether it happens depends on where the kernel's worker that carries a pty's
-bytes was last. So the other cores are kept awake by the most modest of processes, which leaves the worker no idle
-core to move to, and are made unattractive for a moment whenever it is found to be on one of them.
+The benchmark compares the work that a program puts into a byte. Waking another core can cost five times as much (on a
+virtual machine, 50 to 100 us), and that depends on where the kernel's worker that carries a pty's bytes ran last. So
+processes of the lowest priority keep the other cores awake, which leaves the worker no idle core to move to. When the
+worker is on one of them all the same, these get a real load for a moment.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FAR = 2.0
 @final
 @dataclass(slots=True)
 class Core:
-    """The core where it all happens; `strays` counts the blocks that had to be measured with the worker away."""
+    """The core that everything runs on; `strays` counts the blocks measured while the worker was on another one."""
 
     cpus: set[int]
     line: Line
@@ -51,7 +51,7 @@ class Core:
     strays: int = 0
 
     def gather(self) -> None:
-        """Have the kernel's worker here, if that can be had."""
+        """Bring the kernel's worker to this core, if a few pushes do it."""
         for _ in range(_PUSHES):
             if self._is_near():
                 return
@@ -70,7 +70,7 @@ class Core:
         return time.perf_counter() - began
 
     def push(self) -> None:
-        """Load the other cores for a moment: a worker that is woken then goes to where there is less."""
+        """Load the other cores for a moment: the kernel wakes a worker on the core with the least load."""
         self._signal(signal.SIGCONT)
         end = time.perf_counter() + _PUSH
         while time.perf_counter() < end:
@@ -84,7 +84,7 @@ class Core:
 
 @contextlib.contextmanager
 def one_core() -> Iterator[Core]:
-    """Stay on one core; it is for the programs under test too."""
+    """Run on one core until the block ends; the programs under test are started on it too."""
     before = os.sched_getaffinity(0)
     here, *others = sorted(before)
     with contextlib.ExitStack() as stack:

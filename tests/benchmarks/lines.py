@@ -1,6 +1,6 @@
 """Serial lines for the benchmark: a pty whose master end is the device, here in the measuring process.
 
-It knows nothing of gateways. Everything blocks; `deadline` is what ends a wait for bytes that got lost.
+Everything blocks; `deadline` ends a wait for bytes that were lost.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Lost(Exception):
 
 
 class Stalled(Lost):
-    """Nothing moves any more, in neither direction."""
+    """No byte moves any more, in either direction."""
 
 
 @final
 class Line:
-    """A serial line without a rate: what is written to it the gateway reads, and the other way round."""
+    """A serial line without a rate: the gateway reads what is written to it, and the other way round."""
 
     def __init__(self) -> None:
         self.fd, self.slave = os.openpty()
@@ -38,26 +38,26 @@ class Line:
         self.device = os.ttyname(self.slave)
 
     def fileno(self) -> int:
-        """The device's end."""
+        """Return the descriptor of the device's end."""
         return self.fd
 
     def write(self, data: bytes) -> None:
-        """Say something; blocks while the gateway takes nothing."""
+        """Send `data` to the gateway; block while it takes nothing."""
         while data:
             data = data[os.write(self.fd, data) :]
 
     def read(self) -> bytes:
-        """Whatever the gateway wrote; blocks until there is something."""
+        """Return what the gateway wrote; block until there is something."""
         return os.read(self.fd, 65536)
 
     def close(self) -> None:
-        """Unplug."""
+        """Close both ends."""
         os.close(self.fd)
         os.close(self.slave)
 
 
 def connect(port: int, receive_buffer: int = 0) -> socket.socket:
-    """A TCP client on loopback, without coalescing of its own; `receive_buffer` in bytes, 0 for the usual."""
+    """Connect to a TCP port of loopback, without Nagle's delay; `receive_buffer` in bytes, 0 for the usual one."""
     client = socket.socket()
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if receive_buffer:
@@ -67,7 +67,7 @@ def connect(port: int, receive_buffer: int = 0) -> socket.socket:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on."""
+    """Return TCP ports of loopback that nobody listens on."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]

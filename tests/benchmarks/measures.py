@@ -1,7 +1,7 @@
-"""What is measured, one function a metric, each on one gateway at a time and checking every byte.
+"""The metrics: a function each, which measures one gateway at a time and checks every byte.
 
-A block is a short series of samples; who calls interleaves the blocks of different gateways, so that a machine that
-gets slower does so for all of them. It knows nothing of how a gateway is started.
+A block is a short series of samples. The caller interleaves the blocks of different gateways, so that a machine that
+becomes slower does so for all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
     "Metric",
     "Rig",
     "Row",
-    "seated",
+    "connected",
 ]
 
 
@@ -61,12 +61,12 @@ class Rig:
     ports: list[int]
     clients: list[socket.socket] = field(default_factory=list)
     carried: int = 0
-    _said: int = 0
+    _sent: int = 0
 
     def next(self, size: int) -> bytes:
-        """Bytes that were not said lately."""
-        start = self._said % _PERIOD
-        self._said += size
+        """Return bytes that were not sent lately."""
+        start = self._sent % _PERIOD
+        self._sent += size
         self.carried += size
         return bytes(_ENDLESS[start : start + size])
 
@@ -74,7 +74,7 @@ class Rig:
 @final
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a figure is of."""
+    """The name and the unit of a figure."""
 
     name: str
     unit: str
@@ -84,7 +84,7 @@ class Row:
 @final
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How a row's figures come about: `block` gives samples; the line has so many `readers`."""
+    """A row, and how to measure it: `block` returns samples, with so many `readers` on the line."""
 
     row: Row
     block: Callable[[Rig, float], list[float]]
@@ -92,8 +92,8 @@ class Metric:
 
 
 @contextlib.contextmanager
-def seated(rig: Rig, readers: int, receive_buffer: int = 0) -> Iterator[None]:
-    """Have so many clients more on each line, all of them served."""
+def connected(rig: Rig, readers: int, receive_buffer: int = 0) -> Iterator[None]:
+    """Connect so many more clients to each line until the block ends; begin when all of them are served."""
     before = rig.clients
     with contextlib.ExitStack() as stack:
         stack.callback(setattr, rig, "clients", before)
@@ -110,7 +110,7 @@ def seated(rig: Rig, readers: int, receive_buffer: int = 0) -> Iterator[None]:
 
 
 def _settle(line: Line, clients: Sequence[socket.socket]) -> None:
-    """Wait until every client hears the line: to be connected is not yet to be served."""
+    """Wait until every client hears the line: the kernel connects a client before the gateway serves it."""
     for attempt in range(100):
         token = b"<%08d>" % attempt
         line.write(token)
@@ -134,7 +134,7 @@ def _hears(client: socket.socket, token: bytes, end: float) -> bool:
 
 
 def _block(exchange: Callable[[bytes], bytes], rig: Rig, size: int, seconds: float) -> list[float]:
-    """Microseconds for one message after another, for about so many seconds."""
+    """Return the microseconds of one message after another, for about so many seconds."""
     samples: list[float] = []
     end = time.perf_counter() + seconds
     with deadline(seconds + PATIENCE, "a message"):
@@ -170,8 +170,8 @@ def _net_to_line(rig: Rig, seconds: float, size: int) -> list[float]:
 
 
 def _line_to_net(rig: Rig, seconds: float, size: int) -> list[float]:
-    """Until the last reader has it."""
-    # The one seated last is asked first: who waits for the first is woken, and costs time, once for each of them.
+    """Measure until the last reader has the message."""
+    # Ask the client that connected last first: waiting for the first would wake this process once for each of them.
     fd, reads = rig.lines[0].fd, [client.recv for client in reversed(rig.clients)]
 
     def exchange(message: bytes) -> bytes:
@@ -194,7 +194,7 @@ def _echo(rig: Rig, seconds: float, size: int) -> list[float]:
 
 
 def _all_speak(rig: Rig, seconds: float, size: int) -> list[float]:
-    """Every line says something at once; until the last of it has arrived."""
+    """Have every line say something at once, and measure until the last of it has arrived."""
 
     def exchange(message: bytes) -> bytes:
         for line in rig.lines:
@@ -208,7 +208,7 @@ def _all_speak(rig: Rig, seconds: float, size: int) -> list[float]:
 @final
 @dataclass(slots=True)
 class _Reader:
-    """One end of a flood: how far it got, and whether that is what was sent."""
+    """One end of a flood, which checks that what arrives is what was sent."""
 
     source: Line | socket.socket
     got: int = 0
@@ -225,13 +225,13 @@ class _Reader:
         return len(data)
 
     def wake_at(self, size: int) -> None:
-        """Have a wait for it go on until so many bytes are there: a wake-up for each small piece costs more than it."""
+        """Wait for so many bytes at a time: a wake-up for each small piece costs more than the piece."""
         if isinstance(self.source, socket.socket):
             self.source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
 
 def _flood(source: Line | socket.socket, sinks: Sequence[Line | socket.socket], total: int, window: int) -> float:
-    """Carry `total` bytes from one end to each of the others; how many seconds that took."""
+    """Carry `total` bytes from one end to each of the others; return the seconds that this took."""
     readers = [_Reader(sink) for sink in sinks]
     sent, began = 0, time.perf_counter()
     with _never_waiting(source, *sinks):
@@ -292,7 +292,7 @@ def _bulk_to_net(rig: Rig, seconds: float) -> list[float]:
 
 
 def _paced_to_net(rig: Rig, seconds: float) -> list[float]:
-    """A pty is faster than any link, and a link keeps no more than 1 MiB: the device waits for who reads."""
+    """Let the device wait for its readers: a pty is faster than any link, and a link keeps no more than 1 MiB."""
     return _megabytes(rig, rig.lines[0], rig.clients, _bulk(seconds), _WINDOW)
 
 
@@ -301,16 +301,16 @@ def _to_all(rig: Rig, seconds: float) -> list[float]:
 
 
 def _bulk(seconds: float) -> int:
-    """So many bytes that the slow ones among the peers do not keep the others waiting for minutes."""
+    """Return a number of bytes that does not keep the slow peers busy for minutes."""
     return int(seconds * 100e6)
 
 
 def _beside_a_stuck_one(rig: Rig, seconds: float) -> list[float]:
-    """What each of the healthy readers gets beside one that never reads."""
+    """Measure what each of the healthy readers gets beside one that never reads."""
     healthy = rig.clients
     # More than a gateway and the kernel together keep for one client.
     total = max(_bulk(seconds), 8 << 20)
-    with seated(rig, 1, receive_buffer=4096):
+    with connected(rig, 1, receive_buffer=4096):
         return _megabytes(rig, rig.lines[0], healthy, total, _WINDOW)
 
 

@@ -1,7 +1,4 @@
-"""The programs to compare: how each is configured, started, known to be ready, weighed and stopped.
-
-It knows nothing of what is measured.
-"""
+"""The programs to compare: how each is configured, started, found ready, weighed and stopped."""
 
 from __future__ import annotations
 
@@ -74,12 +71,12 @@ class Running:
     startup: float
 
     def memory(self) -> float:
-        """MiB resident; what several processes share counts once."""
+        """Return the resident memory in MiB; pages that several processes share count once."""
         pids = self._family()
         return max(max(_rollup(pid, "Rss:") for pid in pids), sum(_rollup(pid, "Pss:") for pid in pids)) / _MIB
 
     def cpu(self) -> float:
-        """Seconds on a CPU so far, all threads and processes that live."""
+        """Return the seconds on a CPU so far, of all threads and processes that live."""
         tasks = (task for pid in self._family() for task in Path(f"/proc/{pid}/task").iterdir())
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
@@ -100,7 +97,7 @@ def _rollup(pid: int, field: str) -> int:
 
 @contextlib.contextmanager
 def start(peer: Peer, ports: Sequence[Port], directory: Path, cpus: set[int]) -> Iterator[Running]:
-    """Run a peer on these CPUs until the block ends; entered when it is ready. Raises NotReady."""
+    """Run a peer on these CPUs until the block ends; begin when it is ready. Raises NotReady."""
     directory.mkdir()
     commands = peer.commands(ports, directory)
     with contextlib.ExitStack() as stack:
@@ -122,7 +119,7 @@ def start(peer: Peer, ports: Sequence[Port], directory: Path, cpus: set[int]) ->
 
 @contextlib.contextmanager
 def _on(cpus: set[int]) -> Iterator[None]:
-    """Children inherit where their parent may run."""
+    """Start children on these CPUs: they inherit the affinity of their parent."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -160,7 +157,7 @@ def _notify_socket(directory: Path) -> Iterator[socket.socket]:
 @final
 @dataclass(slots=True)
 class _Readies:
-    """Those who have still to say that they are ready."""
+    """Counts the processes that have still to say that they are ready."""
 
     notify: socket.socket
     missing: int
@@ -173,7 +170,7 @@ class _Readies:
 
 
 def _all_listen(ports: Sequence[Port]) -> bool:
-    """Asked of the kernel: a connection would be a client, and change what is measured."""
+    """Ask the kernel: a connection would be one more client, and change the figures."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening = {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A"}
     return all({port.tcp, *port.links} <= listening for port in ports)
@@ -204,8 +201,8 @@ def daisyport(directory: Path, hardware: Sequence[str], parameters: str) -> list
 
 
 def _parameters(index: int, port: Port) -> str:
-    door = f"root.PortManager.P{index}.GenericTCPServer"
-    return f"{door}.Enabled=yes\n{door}.Listener.Enabled=yes\n{door}.Listener.Port={port.tcp}\n"
+    server = f"root.PortManager.P{index}.GenericTCPServer"
+    return f"{server}.Enabled=yes\n{server}.Listener.Enabled=yes\n{server}.Listener.Port={port.tcp}\n"
 
 
 def _ser2net(options: Sequence[str], accepter: str = "tcp") -> Callable[[Sequence[Port], Path], list[list[str]]]:
@@ -236,12 +233,12 @@ def _relay(ports: Sequence[Port], _directory: Path) -> list[list[str]]:
 
 
 def which(program: str) -> str:
-    """Where a program is; daemons often live where a user's PATH does not look."""
+    """Return the path of a program, or ""; daemons often live where a user's PATH does not look."""
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or ""
 
 
 def has(program: str) -> Callable[[], bool]:
-    """Whether a program is here, when asked."""
+    """Return a function that looks for a program when it is called."""
     return lambda: which(program) != ""
 
 
@@ -258,4 +255,4 @@ PEERS = {
         Peer("relay", _relay, lambda: True),
     )
 }
-"""By name. `max` and `relay` run only when they are asked for."""
+"""The peers by name. `max` and `relay` run only when they are asked for."""

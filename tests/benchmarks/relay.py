@@ -1,4 +1,4 @@
-"""The least a gateway can be: one line, any number of clients, no options. Serves the harness's own test.
+"""The smallest gateway: one line, any number of clients, no options. The harness's own test measures it.
 
 python relay.py PORT DEVICE
 """

@@ -1,4 +1,4 @@
-"""The figures as a table for people and as JSON for programs; it measures nothing."""
+"""The figures as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BASELINES = ("tuned", "ser2net", "max", "socat")
 
 
 def table(results: Results) -> str:
-    """Medians, and in brackets each one's ratio to the first of the baselines that was there."""
+    """Return the medians, and in brackets the ratio of each to the first baseline that was measured."""
     baseline = next((name for name in _BASELINES if name in results.peers), results.peers[0])
     head = f"{'':40}" + "".join(f"{name:>20}" for name in results.peers)
     rows = [
@@ -53,7 +53,7 @@ def _proofs(results: Results) -> list[str]:
 
 
 def as_json(cases: Mapping[str, Results]) -> str:
-    """Every case's rows, and each row's blocks as their medians."""
+    """Return the rows of every case; a block is given as its median."""
     return json.dumps({case: _plain(results) for case, results in cases.items()}, indent=2)
 
 

@@ -1,6 +1,6 @@
-"""One run: every metric on every peer, block by block in turn, so that drift meets them all.
+"""One run: every metric on every peer, block by block in turn, so that drift of the machine affects all alike.
 
-A peer that loses a byte is out of the rest of its stage, and the reason is kept.
+A peer that loses a byte is left out of the rest of its stage, and the reason is kept.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, final
 from tests.benchmarks import measures
 from tests.benchmarks.cores import Core, one_core
 from tests.benchmarks.lines import Line, Lost, Stalled, free_ports
-from tests.benchmarks.measures import Metric, Rig, Row, seated
+from tests.benchmarks.measures import Metric, Rig, Row, connected
 from tests.benchmarks.peers import Peer, Port, Running, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FULL", "QUICK", "Figure", "Results", "Throughput", "run", "run_chained"]
+__all__ = ["FULL", "QUICK", "Figure", "Results", "Schedule", "run", "run_chained"]
 
 
 _MOST_CLIENTS = 65
@@ -33,7 +33,7 @@ _MOST_CLIENTS = 65
 
 @final
 @dataclass(frozen=True, slots=True)
-class Throughput:
+class Schedule:
     """How long to measure: rounds of blocks of so many seconds each, on so many ports."""
 
     rounds: int
@@ -43,14 +43,14 @@ class Throughput:
     idle: float
 
 
-FULL = Throughput(rounds=15, bulk_rounds=5, block=0.05, ports=64, idle=3.0)
-QUICK = Throughput(rounds=3, bulk_rounds=1, block=0.03, ports=64, idle=1.0)
+FULL = Schedule(rounds=15, bulk_rounds=5, block=0.05, ports=64, idle=3.0)
+QUICK = Schedule(rounds=3, bulk_rounds=1, block=0.03, ports=64, idle=1.0)
 
 
 @final
 @dataclass(slots=True)
 class Figure:
-    """What one metric came to for one peer: its samples, block by block."""
+    """The samples of one metric of one peer, block by block."""
 
     blocks: list[list[float]] = field(default_factory=list)
 
@@ -61,12 +61,12 @@ class Figure:
 
     @property
     def medians(self) -> list[float]:
-        """Of each block."""
+        """The median of each block."""
         return [median(block) for block in self.blocks]
 
     @property
     def p99(self) -> float:
-        """Of all samples; the largest where there are few."""
+        """The 99th percentile of all samples; the largest where there are few."""
         samples = [sample for block in self.blocks for sample in block]
         return quantiles(samples, n=100)[98] if len(samples) > 100 else max(samples)
 
@@ -74,7 +74,7 @@ class Figure:
 @final
 @dataclass(slots=True)
 class Results:
-    """Figures by row and peer's name; what was lost and why; how many bytes were proved to arrive."""
+    """The figures by row and peer; what was lost and why; how many bytes were proved to arrive."""
 
     peers: tuple[str, ...]
     figures: dict[Row, dict[str, Figure]] = field(default_factory=dict)
@@ -89,39 +89,39 @@ class Results:
 @final
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """One gateway set up to be measured."""
+    """One gateway that runs, with its lines and clients."""
 
     peer: Peer
     rig: Rig
     running: Running
 
 
-def run(peers: Sequence[Peer], pace: Throughput) -> Results:
+def run(peers: Sequence[Peer], schedule: Schedule) -> Results:
     """Measure everything on one machine. Raises NotReady when a peer does not start."""
-    return _run(peers, pace, _start_ups, _one_port, _many_ports)
+    return _run(peers, schedule, _start_ups, _one_port, _many_ports)
 
 
-def run_chained(peers: Sequence[Peer], pace: Throughput) -> Results:
-    """Measure the ways over links to another machine's line. Raises NotReady when a peer does not start."""
-    return _run(peers, pace, _chained)
+def run_chained(peers: Sequence[Peer], schedule: Schedule) -> Results:
+    """Measure the peers that reach the line over links. Raises NotReady when one does not start."""
+    return _run(peers, schedule, _chained)
 
 
 def _run(
-    peers: Sequence[Peer], pace: Throughput, *stages: Callable[[Results, Sequence[Peer], Throughput, Path], None]
+    peers: Sequence[Peer], schedule: Schedule, *stages: Callable[[Results, Sequence[Peer], Schedule, Path], None]
 ) -> Results:
     results = Results(tuple(peer.name for peer in peers))
     gc.disable()
     try:
         with tempfile.TemporaryDirectory(prefix="daisyport-benchmark-") as directory:
             for stage in stages:
-                stage(results, peers, pace, Path(directory))
+                stage(results, peers, schedule, Path(directory))
     finally:
         gc.enable()
     return results
 
 
-def _start_ups(results: Results, peers: Sequence[Peer], pace: Throughput, directory: Path) -> None:
-    for number in range(pace.bulk_rounds + 1):
+def _start_ups(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
+    for number in range(schedule.bulk_rounds + 1):
         for peer in peers:
             with _bench(peer, 1, directory / f"start-{peer.name}-{number}", os.sched_getaffinity(0)) as bench:
                 # The first start reads files that no other has read yet.
@@ -130,34 +130,34 @@ def _start_ups(results: Results, peers: Sequence[Peer], pace: Throughput, direct
                     results.add(measures.MEMORY_ONE, peer.name, [bench.running.memory()])
 
 
-def _one_port(results: Results, peers: Sequence[Peer], pace: Throughput, directory: Path) -> None:
+def _one_port(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
     with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
         for metric in measures.LATENCY:
-            _measure(results, core, benches, metric, pace.rounds, pace.block)
+            _measure(results, core, benches, metric, schedule.rounds, schedule.block)
         for metric in (*measures.BULK, measures.STUCK):
-            _measure(results, core, benches, metric, pace.bulk_rounds, pace.block)
+            _measure(results, core, benches, metric, schedule.bulk_rounds, schedule.block)
         results.strays += core.strays
 
 
-def _chained(results: Results, peers: Sequence[Peer], pace: Throughput, directory: Path) -> None:
+def _chained(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
     with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
         for metric in measures.CHAINED:
-            _measure(results, core, benches, metric, pace.rounds, pace.block)
+            _measure(results, core, benches, metric, schedule.rounds, schedule.block)
         for metric in measures.CHAINED_BULK:
-            _measure(results, core, benches, metric, pace.bulk_rounds, pace.block)
+            _measure(results, core, benches, metric, schedule.bulk_rounds, schedule.block)
         results.strays += core.strays
 
 
-def _many_ports(results: Results, peers: Sequence[Peer], pace: Throughput, directory: Path) -> None:
-    with one_core() as core, _benches(peers, pace.ports, directory, core.cpus) as benches:
+def _many_ports(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
+    with one_core() as core, _benches(peers, schedule.ports, directory, core.cpus) as benches:
         for bench in benches:
             results.add(measures.MEMORY_MANY, bench.peer.name, [bench.running.memory()])
         before = {bench.peer.name: bench.running.cpu() for bench in benches}
-        time.sleep(pace.idle)
+        time.sleep(schedule.idle)
         for bench in benches:
             spent = bench.running.cpu() - before[bench.peer.name]
-            results.add(measures.IDLE, bench.peer.name, [spent / pace.idle * 1000])
-        _measure(results, core, benches, measures.BURST, pace.rounds, pace.block)
+            results.add(measures.IDLE, bench.peer.name, [spent / schedule.idle * 1000])
+        _measure(results, core, benches, measures.BURST, schedule.rounds, schedule.block)
         results.strays += core.strays
 
 
@@ -167,7 +167,7 @@ def _measure(results: Results, core: Core, benches: list[_Bench], metric: Metric
     with contextlib.ExitStack() as children:
         for bench in able:
             with _out_when_lost(results, benches, bench, metric.row):
-                children.enter_context(seated(bench.rig, metric.readers - 1))
+                children.enter_context(connected(bench.rig, metric.readers - 1))
         for bench in able * rounds:
             if bench in benches:
                 core.gather()
@@ -177,7 +177,7 @@ def _measure(results: Results, core: Core, benches: list[_Bench], metric: Metric
 
 @contextlib.contextmanager
 def _out_when_lost(results: Results, benches: list[_Bench], bench: _Bench, row: Row) -> Iterator[None]:
-    """What stalls or loses bytes is out: what it would carry from here on proves nothing."""
+    """Take out a peer that stalls or loses bytes: what it carries after that proves nothing."""
     name, before = bench.peer.name, bench.rig.carried
     try:
         yield
@@ -205,5 +205,5 @@ def _bench(peer: Peer, ports: int, directory: Path, cpus: set[int]) -> Iterator[
         links = tuple(free_ports(peer.links))
         wanted = [Port(line.device, tcp, clients, links) for line, tcp in zip(lines, rig.ports, strict=True)]
         running = stack.enter_context(start(peer, wanted, directory, cpus))
-        stack.enter_context(seated(rig, 1))
+        stack.enter_context(connected(rig, 1))
         yield _Bench(peer, rig, running)

@@ -1,4 +1,4 @@
-"""The benchmark itself: that it measures a gateway, and that it notices a byte that is not there."""
+"""The benchmark measures a gateway, and notices a byte that is missing."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import pytest
 from tests.benchmarks import measures, rounds
 from tests.benchmarks.chains import CHAINS
 from tests.benchmarks.lines import Line, Lost, deadline, free_ports
-from tests.benchmarks.measures import Rig, seated
+from tests.benchmarks.measures import Rig, connected
 from tests.benchmarks.peers import PEERS, NotReady, Peer, Port, start
 from tests.benchmarks.report import as_json, table
-from tests.benchmarks.rounds import Throughput, run, run_chained
+from tests.benchmarks.rounds import Schedule, run, run_chained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BRIEF = Throughput(rounds=1, bulk_rounds=1, block=0.002, ports=3, idle=0.05)
+BRIEF = Schedule(rounds=1, bulk_rounds=1, block=0.002, ports=3, idle=0.05)
 RELAY = PEERS["relay"]
 
 
 def wrong(change: str) -> Peer:
-    """A relay whose `data` from the line suffers a change before it reaches the clients."""
+    """Return a relay that changes `data` from the line before it reaches the clients."""
     source = Path(rounds.__file__).with_name("relay.py").read_text()
     broken = source.replace("data = os.read(line, 65536)", f"data = os.read(line, 65536); {change}")
 
@@ -47,7 +47,7 @@ def test_a_run_has_a_figure_in_every_row_and_proves_every_byte() -> None:
     assert set(results.figures) == {metric.row for metric in metrics} | set(rows)
     assert results.lost == []
     assert results.carried["relay"] > 0
-    # It hands on with sendall: a client that never reads stops it.
+    # The relay uses sendall, so a client that never reads stops it.
     assert results.figures[measures.STUCK.row]["relay"].value == 0
     assert all(results.figures[metric.row]["relay"].value > 0 for metric in (*measures.LATENCY, *measures.BULK))
 
@@ -98,7 +98,7 @@ def test_a_wrong_byte_in_a_flood_is_noticed(tmp_path: Path) -> None:
         peer = wrong("data = data.replace(b'\\0', b'1')")
         with (
             start(peer, [Port(line.device, rig.ports[0])], tmp_path / "peer", os.sched_getaffinity(0)),
-            seated(rig, 1),
+            connected(rig, 1),
             pytest.raises(Lost, match="wrong or no bytes after"),
         ):
             measures.BULK[1].block(rig, 0.01)

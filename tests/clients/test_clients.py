@@ -1,4 +1,4 @@
-"""Real clients, unmodified, against a live daemon: who wrote for an Axis product finds one."""
+"""Real clients of Axis products, unmodified, use a live daemon."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def needs_package(name: str) -> pytest.MarkDecorator:
 
 
 async def run(gateway: Gateway, command: Sequence[object], written: bytes) -> dict[str, Any]:
-    """Run a client, while the device takes ``written`` and then answers a question; what the client found."""
+    """Run a client while the device takes ``written`` and then answers a question; return what the client found."""
     found: list[subprocess.CompletedProcess[bytes]] = []
 
     async def client() -> None:
@@ -111,7 +111,7 @@ async def test_a_python_library_with_digest_lists_updates_and_uses_the_line(
 
 @pytest.fixture(scope="module")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with camstreamerlib in its node_modules."""
+    """Return a folder with camstreamerlib in its node_modules."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     folder = tmp_path_factory.mktemp("node")
