@@ -3,66 +3,57 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
-WIRE = {"protocol.link", "protocol.session"}
-VAPIX = {"protocol.parameters", "protocol.http"}
-PORT = {"gateway.tasks", "gateway.port"}
-
 MAY_IMPORT: dict[str, set[str]] = {
-    "protocol": set(),
-    "protocol.parameters": set(),
-    "protocol.http": {"protocol.parameters"},
-    "protocol.link": set(),
-    "protocol.session": {"protocol.link"},
-    "gateway.tasks": set(),
-    "gateway.host": {"gateway", "protocol.link", *VAPIX},
-    "gateway.state": {"gateway.tasks", "protocol.link", *VAPIX},
-    "gateway.port": {"gateway.tasks", "protocol.parameters", "protocol.link"},
-    "gateway.serial_line": {*PORT, "gateway.host", "protocol.parameters", "protocol.link"},
-    "gateway.clients": {*PORT, *VAPIX},
-    "gateway.discovery": {"gateway.tasks", "protocol.link"},
-    "gateway.remote_port": {
-        *PORT,
-        "gateway.clients",
-        "gateway.discovery",
-        "protocol.parameters",
-        *WIRE,
-    },
-    "gateway.web": {*PORT, "gateway.clients", "gateway.serial_line", "gateway.state", *VAPIX},
-    "gateway": {
-        *PORT,
-        "gateway.clients",
-        "gateway.cli",
-        "gateway.discovery",
-        "gateway.host",
-        "gateway.remote_port",
-        "gateway.serial_line",
-        "gateway.state",
-        "gateway.web",
-        "protocol.link",
-        *VAPIX,
-    },
-    "gateway.demo.camera": set(),
-    "gateway.demo": {"gateway", "gateway.demo.camera", "gateway.host", "gateway.remote_port", "gateway.state", *VAPIX},
-    "gateway.cli": {
-        "gateway",
-        "gateway.demo",
-        "gateway.host",
-        "gateway.remote_port",
-        "gateway.serial_line",
-        "gateway.state",
-        "gateway.tasks",
-    },
+    folder: set(needs.split())
+    for folder, needs in {
+        "protocol": "",
+        "protocol.parameters": "",
+        "protocol.http": "protocol.parameters",
+        "protocol.link": "",
+        "protocol.session": "protocol.link",
+        "gateway.tasks": "",
+        "gateway.host": "gateway protocol.parameters protocol.http protocol.link",
+        "gateway.state": "gateway.tasks protocol.parameters protocol.http protocol.link",
+        "gateway.port": "gateway.tasks protocol.parameters protocol.link",
+        "gateway.discovery": "gateway.tasks protocol.link",
+        "gateway.serial_line": "gateway.port gateway.tasks gateway.host protocol.parameters protocol.link",
+        "gateway.clients": "gateway.port gateway.tasks protocol.parameters protocol.http",
+        "gateway.remote_port": (
+            "gateway.port gateway.tasks gateway.clients gateway.discovery protocol.parameters protocol.link"
+            " protocol.session"
+        ),
+        "gateway.web": (
+            "gateway.port gateway.clients gateway.serial_line gateway.state protocol.parameters protocol.http"
+        ),
+        "gateway": (
+            "gateway.cli gateway.port gateway.tasks gateway.clients gateway.serial_line gateway.remote_port gateway.web"
+            " gateway.discovery gateway.host gateway.state protocol.parameters protocol.link"
+        ),
+        "gateway.demo.camera": "",
+        "gateway.demo": (
+            "gateway gateway.demo.camera gateway.host gateway.remote_port gateway.state protocol.parameters"
+        ),
+        "gateway.cli": (
+            "gateway gateway.demo gateway.host gateway.remote_port gateway.serial_line gateway.state gateway.tasks"
+        ),
+    }.items()
 }
 """Folder by folder, what its files may import beside each other, and beside the few files on top of ``protocol``.
 
 ``gateway`` stands for the files on top of it.
 """
+
+UPWARD = {("gateway.host", "gateway"), ("gateway", "gateway.cli")}
+"""The imports from a lower floor: the version in ``gateway/__init__.py``, and ``gateway/__main__.py``'s of ``cli``."""
+
+PAGE = ROOT / "docs" / "architecture.md"
 
 OUTSIDE = {"trio", "serial", "gateway", "time", "random", "secrets", "socket", "logging", "select", "threading", "os"}
 """What a sans-IO file has no use for."""
@@ -112,12 +103,50 @@ def test_a_file_imports_only_what_its_folder_may(path: Path) -> None:
     assert {folder(name) for name in ours(imported(path))} <= MAY_IMPORT[own] | {own, "protocol"}
 
 
-def test_no_folder_leads_back_to_itself() -> None:
-    """``gateway`` stands for several files (app, status, the version), so its circle with cli and demo is no circle."""
-    left = {name: needs - {"gateway", name} for name, needs in MAY_IMPORT.items()}
-    while ready := {name for name, needs in left.items() if not needs & left.keys()}:
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_a_folder_may_import_only_what_one_of_its_files_needs(name: str) -> None:
+    needed = {folder(each) for path in EVERY_FILE if folder(module(path)) == name for each in ours(imported(path))}
+    assert MAY_IMPORT[name] <= needed
+
+
+def floors() -> dict[str, int]:
+    """The floor of each folder: one above the highest that it imports. Fails where a folder leads back to itself."""
+    found: dict[str, int] = {}
+    left = {name: {need for need in needs if (name, need) not in UPWARD} for name, needs in MAY_IMPORT.items()}
+    while left:
+        ready = {name for name, needs in left.items() if needs <= found.keys()}
+        assert ready, f"a circle among {sorted(left)}"
+        found |= {name: 1 + max((found[need] for need in left[name]), default=0) for name in ready}
         left = {name: needs for name, needs in left.items() if name not in ready}
-    assert not left
+    return found
+
+
+def test_the_picture_on_the_page_is_this_table() -> None:
+    picture = re.findall(r"(?m)^ +(\d+) +(\S+) +→ *(.*)$", PAGE.read_text())
+    names = {name.rpartition(".")[2]: name for name in MAY_IMPORT} | {
+        "top": "gateway",
+        "demo.camera": "gateway.demo.camera",
+    }
+    shown = {names.get(name, name): {names[need] for need in needs.split()} for _, name, needs in picture}
+    assert shown | {"protocol": set()} == MAY_IMPORT
+    assert {names.get(name, name): int(floor) for floor, name, _ in picture} == {
+        name: floor for name, floor in floors().items() if name != "protocol"
+    }
+
+
+def test_every_file_that_the_page_names_is_there_or_new() -> None:
+    text = PAGE.read_text()
+    named = {
+        name for name in re.findall(r"`([a-z_0-9/]+/[a-z_0-9]+\.(?:py|md))`", text) if f"`{name}`, new" not in text
+    }
+    assert len(named) > 25
+    assert not {name for name in named if not (ROOT / name).is_file()}
+
+
+def test_no_answer_on_the_page_names_more_than_five_files() -> None:
+    answers = re.split(r"(?m)^\*\*", PAGE.read_text().partition("## Where a change goes")[2])[1:]
+    assert len(answers) == 6
+    assert all(1 <= answer.count("\n- ") <= 5 for answer in answers)
 
 
 def test_no_file_leads_back_to_itself() -> None:
