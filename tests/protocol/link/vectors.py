@@ -1,0 +1,179 @@
+"""The test vectors of the wire: each frame in clear and as it goes over TCP, from one conversation with fixed secrets.
+
+``python -m tests.protocol.link.vectors`` writes docs/remote-port-vectors.json anew; a test holds the file to the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from protocol.link import cpace
+from protocol.link.connection import Connection, Party
+from protocol.link.handshake import Acceptor, Initiator, WrongKeyError, key_point
+from protocol.link.port_state import PortState
+from protocol.link.reasons import CloseReason, Reason
+from protocol.link.secure import traffic_keys
+from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
+from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
+
+if TYPE_CHECKING:
+    from protocol.link.frames import Frame
+
+FILE: Final = Path(__file__).parents[3] / "docs" / "remote-port-vectors.json"
+
+KEY: Final = "pelco123"
+YA, YB, FRESH = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 80))
+A_NODE, B_NODE, OWNER, SESSION = b"A" * 16, b"B" * 16, b"O" * 16, b"S" * 16
+PORT = PortState(0b1010, True, 115_200, "", "RS485_2 115200 8N1", (OWNER, B_NODE))
+DOWN = PortState(0b0110, False, 0, "no such device", "RS232 9600 7E2", ())
+
+
+def positions(first: int) -> Positions:
+    """Eight numbers in the order of the wire, each another one."""
+    line, ptz, tcp, cgi = (Position(first + 2 * at, first + 2 * at + 1) for at in range(4))
+    return line, ptz, tcp, cgi
+
+
+A, B = Party.CLIENT, Party.SERVER
+CONVERSATION: Final[tuple[tuple[Party, str, Frame], ...]] = (
+    (A, "goes on with a session", Open(SESSION, 0x0102030405060708, 0x11121314, positions(0x2122232425262728))),
+    (B, "answers it", Opened(SESSION, 0x11121314, 0x31323334, positions(0x0142434445464748), PORT)),
+    (A, "answers OPENED, before anything else", Pong(0x31323334, 0x51525354)),
+    (A, "a message", UpData(Channel.PTZ, 0x0162636465666768, 0x71727374, bytes.fromhex("81 01 06 04 ff"))),
+    (
+        A,
+        "a message that asks for a turn",
+        UpData(Channel.CGI, 0x0A0B0C0D0E0F1011, 0x12131415, b"MEAS?\r", TurnParameters(0x1617, b"\r\n", 0x1819)),
+    ),
+    (A, "a part of a message", UpData(Channel.TCP, 0x2A2B2C2D2E2F3031, 0x32333435, b"first ", None, more=True)),
+    (A, "the rest of it", UpData(Channel.TCP, 0x2A2B2C2D2E2F3037, 0x32333435, b"last")),
+    (A, "bytes that A will not send", Gap(Channel.PTZ, 0x3A3B3C3D3E3F4041, 0x42434445, Reason.TOO_OLD)),
+    (A, "the line's bytes before it are on A's bus", Ack(Channel.LINE, 0x1A1B1C1D1E1F2021)),
+    (A, "the line's bytes before it may be sent", Credit(Channel.LINE, 0x1A1B1C1D1E2F3031)),
+    (A, "asks whether B is there", Ping(0x61626364)),
+    (B, "answers", Pong(0x61626364, 0x71727374)),
+    (B, "the line's bytes", DownData(0x1122334455667788, b"\x90\x41\xff")),
+    (B, "bytes of the line that B dropped", Gap(Channel.LINE, 0x112233445566778B, 0x4A4B4C4D, Reason.OVERFLOW)),
+    (B, "an unknown number of bytes", Gap(Channel.LINE, 0x11223344A0B1C2D8, 0, Reason.RESTARTED)),
+    (B, "a turn begins", Turn(Channel.CGI, 0x0A0B0C0D0E0F1011, TurnPhase.BEGIN, TurnStatus.RUNNING)),
+    (B, "a turn ends", Turn(Channel.CGI, 0x0A0B0C0D0E0F1011, TurnPhase.END, TurnStatus.LENGTH)),
+    (B, "all before it is in the owner's tty", Ack(Channel.PTZ, 0x016263646566676D)),
+    (B, "bytes before it may be sent", Credit(Channel.TCP, 0x2A2B2C2D2E3F4041)),
+    (B, "bytes that will not be written", Lost(Channel.TCP, 0x2A2B2C2D2E2F3031, 0x52535455, Reason.FORBIDDEN)),
+    (B, "the port went down", Port(DOWN)),
+    (B, "asks whether A is there", Ping(0x2A2B2C2D)),
+    (B, "ends the session", Close(CloseReason.STOPPING, positions(0x0152535455565758))),
+)
+REFUSED: Final = Close(CloseReason.STALE, last=0x0908070605040302)
+WRONG_KEY: Final = Close(CloseReason.WRONG_KEY)
+
+
+def readable(value: object) -> object:
+    """Say a frame's field as JSON can: bytes in hex, numbers in hex as well, since u64 is too much for some readers."""
+    match value:
+        case bytes():
+            return value.hex()
+        case bool() | str() | None:
+            return value
+        case enum.IntEnum():
+            return value.name
+        case int():
+            return hex(value)
+        case tuple() | frozenset():
+            return [readable(each) for each in value]
+    assert is_dataclass(value)
+    return {field.name: readable(getattr(value, field.name)) for field in fields(value)}
+
+
+class Recorder:
+    """Two connections with fixed secrets, and what each of their frames looks like."""
+
+    def __init__(self, client_key: str = KEY) -> None:
+        self.a = Connection(Initiator(key_point(client_key), A_NODE, 7, YA, FRESH))
+        self.b = Connection(Acceptor(key_point(KEY), B_NODE, 9, "blade-7", YB))
+        self.vectors: list[dict[str, object]] = []
+        self._numbers = {A: 0, B: 0}
+
+    def shake_hands(self) -> None:
+        """Note the handshake's frames."""
+        for by, to, what in (
+            (self.a, self.b, "begins"),
+            (self.b, self.a, "answers"),
+            (self.a, self.b, "proves the key"),
+        ):
+            data = by.data_to_send()
+            to.receive_data(data)
+            to.next_event()
+            self.vectors.append(
+                {"from": "A" if by is self.a else "B", "what": what, "payload": data[16:].hex(), "wire": data.hex()}
+            )
+
+    def traffic_keys(self) -> dict[str, str]:
+        """Return the keys of both directions, from the hellos alone as a reader computes them."""
+        hello, reply = (bytes.fromhex(str(vector["payload"])) for vector in self.vectors[:2])
+        seen = cpace.transcript(hello[:32], hello[32:], reply[:32], reply[32:-64])
+        keys = traffic_keys(cpace.intermediate_key(YA, reply[:32], seen), cpace.session_output(seen))
+        return {"up": keys.up.hex(), "down": keys.down.hex()}
+
+    def say(self, party: Party, what: str, frame: Frame, *, clear: bool = False) -> None:
+        """Note one frame."""
+        by, to = (self.a, self.b) if party is A else (self.b, self.a)
+        wire = by.send(frame)
+        to.receive_data(wire)
+        assert to.next_event() == frame
+        vector: dict[str, object] = {"from": "A" if party is A else "B", "what": what}
+        if not clear:
+            vector["number"] = self._numbers[party]
+            self._numbers[party] += 1
+        vector |= {"frame": type(frame).__name__, "fields": readable(frame)}
+        self.vectors.append(vector | {"payload": frame.parts().payload.hex(), "wire": wire.hex()})
+
+
+def conversation() -> dict[str, object]:
+    """Return all vectors."""
+    whole = Recorder()
+    whole.shake_hands()
+    for party, what, frame in CONVERSATION:
+        whole.say(party, what, frame)
+    stale = Recorder()
+    stale.shake_hands()
+    stale.say(A, "asks with a number that is not new", Open(SESSION, 0x0908070605040301, 0x21222324, positions(0x31)))
+    stale.say(B, "refuses it", REFUSED)
+    stranger = Recorder("pelco124")
+    stranger.b.receive_data(stranger.a.data_to_send())
+    stranger.b.next_event()
+    stranger.a.receive_data(stranger.b.data_to_send())
+    with contextlib.suppress(WrongKeyError):
+        stranger.a.next_event()
+    clear = stranger.a.send(WRONG_KEY)
+    return {
+        "about": "docs/remote-port-protocol.md, section 7; 'payload' is in clear, 'wire' is the whole frame",
+        "secrets": {"key": KEY, "ya": YA.hex(), "yb": YB.hex(), **whole.traffic_keys()},
+        "conversation": whole.vectors,
+        "instead of OPENED": stale.vectors[3:],
+        "in clear": [
+            {
+                "from": "A",
+                "what": "has another key than B",
+                "frame": "Close",
+                "fields": readable(WRONG_KEY),
+                "payload": WRONG_KEY.parts().payload.hex(),
+                "wire": clear.hex(),
+            }
+        ],
+    }
+
+
+def written() -> str:
+    """Return the file's text."""
+    return json.dumps(conversation(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(written())
