@@ -63,3 +63,17 @@ def test_a_frame_that_is_too_long_fails_as_soon_as_its_header_is_there_and_ever_
 def test_the_longest_frame_is_taken() -> None:
     data = Header(1, 7, 0, 0, MAX_LENGTH, 0).encode() + bytes(MAX_LENGTH)
     assert len(cut([data])[0]) == 1
+
+
+def test_what_waits_for_the_rest_of_its_frame_is_counted_to_the_byte() -> None:
+    data = Header(1, 7, 0, 0, 3, 0).encode() + b"abc"
+    decoder = FrameDecoder()
+    for at, byte in enumerate(data):
+        assert len(decoder) == at
+        assert decoder.next_frame() is None
+        decoder.receive_data(bytes([byte]))
+    decoder.receive_data(data[:5])
+    assert decoder.next_frame() is not None
+    assert len(decoder) == 5, "what was cut off is not counted, even before the buffer moves"
+    assert decoder.next_frame() is None
+    assert len(decoder) == 5

@@ -264,6 +264,16 @@ def test_a_client_that_closes_says_it_last_and_gives_up_the_rest(pair: Pair) -> 
     assert kinds(pair.heard()[1]) == ["Close"]
 
 
+def test_a_session_that_was_given_up_hears_and_says_nothing_more_on_its_connection(pair: Pair) -> None:
+    pair.client.abandon(Reason.CLOSED)
+    assert not pair.client.attached
+    assert not pair.client.resumed
+    assert pair.client.id == NO_SESSION
+    pair.client.ping()
+    assert pair.client.next_frame(pair.client.number, 0) is None
+    assert pair.client.receive(pair.client.number, DownData(0, b"x"), 0) == []
+
+
 def test_a_server_without_memory_leaves_uncertain_what_was_sent(pair: Pair) -> None:
     pair.client.write(TCP, b"ab", 0)
     pair.up()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.message_rules import MAX_MESSAGE
@@ -92,6 +95,13 @@ def test_what_is_too_old_becomes_one_gap_and_needs_no_credit() -> None:
     assert stream.next_expiry(20_000) is None
     stream.acknowledged(8)
     assert stream.news() == [Settled(TCP, 6, 2, None)]
+
+
+def test_a_message_goes_until_its_age_limit_is_over_and_not_after() -> None:
+    for now, kind in ((15_000, UpData), (15_001, Gap)):
+        stream = sending()
+        stream.write(b"ab", 0, None)
+        assert [type(frame) for frame in sent(stream, now)] == [kind]
 
 
 def test_one_acknowledgement_over_a_gap_tells_each_outcome() -> None:
@@ -400,6 +410,22 @@ def test_a_loss_is_told_again_until_its_arrival_is_proved() -> None:
     assert told(stream) == [Credit(TCP, 16)]
 
 
+def test_a_loss_that_is_proved_to_its_very_end_is_told_no_more() -> None:
+    stream = receiving()
+    stream.take(0, 4)
+    stream.lose(4, Reason.TOO_OLD)
+    assert told(stream) == [Lost(TCP, 0, 4, Reason.TOO_OLD)]
+    stream.confirm(4)
+    stream.attach(0)
+    assert told(stream) == [Ack(TCP, 4), Credit(TCP, 14)]
+    stream = receiving()
+    stream.take(0, 4)
+    stream.lose(4, Reason.TOO_OLD)
+    told(stream)
+    stream.attach(4)
+    assert told(stream) == [Credit(TCP, 14)], "that the peer states it is proof as well"
+
+
 def test_a_peer_that_knows_more_than_there_is_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match=r"1 known to be settled on .*: it is 0"):
         receiving().attach(1)
@@ -415,6 +441,96 @@ def test_a_gap_is_settled_when_all_before_it_is() -> None:
         stream.hand(3)
     stream.hand(2)
     assert told(stream) == [Ack(TCP, 8), Credit(TCP, 18)]
+
+
+def test_a_gap_behind_a_loss_is_settled_with_it() -> None:
+    stream = receiving()
+    stream.take(0, 2)
+    stream.skip(Gap(TCP, 2, 3, Reason.TOO_OLD))
+    stream.lose(2, Reason.PORT_DOWN)
+    assert told(stream) == [Lost(TCP, 0, 2, Reason.PORT_DOWN), Ack(TCP, 5)]
+
+
+def test_the_rest_of_a_message_is_swallowed_once() -> None:
+    stream = receiving()
+    stream.take(0, 2)
+    stream.partial = 0
+    stream.skip(Gap(TCP, 2, 1, Reason.TOO_OLD))
+    assert stream.partial is None
+    stream.skip(Gap(TCP, 3, 1, Reason.TOO_OLD))
+    assert told(stream) == [Lost(TCP, 0, 2, Reason.INCOMPLETE), Ack(TCP, 4)]
+
+
+def test_gaps_that_touch_are_remembered_as_one() -> None:
+    stream = receiving()
+    stream.take(0, 1)
+    for at in range(1, 1001):
+        stream.skip(Gap(TCP, at, 1, Reason.TOO_OLD))
+    assert len(stream._skips) == 1
+
+
+class Receiving(RuleBasedStateMachine):
+    """A receive stream, driven as a peer and a line may drive it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = ReceiveStream(TCP, 5, 10)
+        self.limits = (5, 5, 5)
+
+    @rule(count=st.integers(1, 30))
+    def take(self, count: int) -> None:
+        start = self.stream.received
+        if start + count <= self.stream.granted:
+            self.stream.take(start, start + count)
+        else:
+            with pytest.raises(RemoteProtocolError):
+                self.stream.take(start, start + count)
+
+    @rule(count=st.integers(1, 30))
+    def skip(self, count: int) -> None:
+        self.stream.skip(Gap(TCP, self.stream.received, count, Reason.TOO_OLD))
+
+    @rule(count=st.integers(1, 30), reason=st.sampled_from([None, Reason.TOO_OLD, Reason.PORT_DOWN]))
+    def settle(self, count: int, reason: Reason | None) -> None:
+        end = self.stream.settled + count
+        with contextlib.suppress(LocalProtocolError):  # it was not received, or is a GAP's
+            if reason is None:
+                self.stream.hand(end)
+            else:
+                self.stream.lose(end, reason)
+
+    @rule()
+    def tell(self) -> None:
+        self.stream.next_frame()
+
+    @rule(back=st.integers(0, 40))
+    def cut(self, back: int) -> None:
+        self.stream.attach(max(5, self.stream.settled - back))
+
+    @rule(back=st.integers(0, 40))
+    def confirm(self, back: int) -> None:
+        self.stream.confirm(self.stream.told - back)
+
+    @invariant()
+    def the_positions_are_in_their_order(self) -> None:
+        stream = self.stream
+        assert stream.told <= stream.settled <= stream.received <= stream.granted
+        assert self.limits[0] <= stream.settled
+        assert self.limits[1] <= stream.received
+        self.limits = stream.settled, stream.received, stream.granted
+
+    def teardown(self) -> None:
+        """All that is settled can be told, each byte once."""
+        at = self.stream.told
+        for frame in told(self.stream):
+            if isinstance(frame, Ack | Lost):
+                start, at = at, frame.offset if isinstance(frame, Ack) else frame.end
+                assert start < at
+                assert isinstance(frame, Ack) or frame.offset == start
+        assert at == self.stream.told == self.stream.settled
+
+
+TestReceiving = Receiving.TestCase
 
 
 def part(offset: int, data: bytes, *, more: bool = True) -> UpData:
