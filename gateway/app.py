@@ -25,7 +25,6 @@ from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
-from gateway.serial_line.device import SerialDevice
 from gateway.state.node_id import node_id
 from gateway.state.store import Store
 from gateway.tasks.watch import Cell
@@ -149,19 +148,10 @@ def _managers(config: Config, store: Store, bonjour: Bonjour, node: bytes) -> tu
             host,
             bus,
             functools.partial(router.grant, bus.name),
-            _serial_device(host, bus, index, store),
             store.published,
         )
         for index, bus in enumerate(buses.values())
     )
-
-
-def _serial_device(host: Host, bus: Bus, index: int, store: Store) -> SerialDevice | None:
-    number = host.config.managers[index].serial
-    if number is None:
-        return None
-    line = store.published.value.settings.serial.ports[number - 1]
-    return SerialDevice(bus, host.config.serial[number - 1], line, host.node)
 
 
 def _make_runtime_dir(path: Path) -> None:

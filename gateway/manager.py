@@ -17,6 +17,8 @@ from gateway.clients.dial import dial
 from gateway.clients.listeners import listen_tcp, listen_unix
 from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
+from gateway.devices import make_device
+from gateway.port.device import Refusal
 from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, blamed, order, plan
 from gateway.port.rights import Right
 from gateway.tasks.reconcile import Unit, Units
@@ -31,16 +33,15 @@ if TYPE_CHECKING:
     from gateway.discovery.bonjour import Bonjour
     from gateway.host.config import Config
     from gateway.port.bus import Bus
+    from gateway.port.device import PortDevice
     from gateway.port.plan import Spec
     from gateway.port.router import Handle, Session
-    from gateway.remote_port.client import RemotePortClient
     from gateway.remote_port.server import RemotePortService
-    from gateway.serial_line.device import SerialDevice
     from gateway.state.store import Published
     from protocol.link.guesses import GuessLimit
     from protocol.parameters.settings import Settings
 
-__all__ = ["Host", "Manager", "Refusal"]
+__all__ = ["Host", "Manager"]
 
 _RIGHTS = {
     ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
@@ -51,15 +52,6 @@ _RIGHTS = {
 }
 _FLUSH = 1.6
 """Seconds that clients have to take what waits for them when the gateway stops."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A parameter of a request that the port could not carry out, and why."""
-
-    name: str
-    why: str
 
 
 @final
@@ -84,14 +76,13 @@ class Manager:
         host: Host,
         bus: Bus,
         grant: Callable[[Right, str], Handle],
-        device: SerialDevice | None,
         published: Cell[Published],
     ) -> None:
         self.index = index
         self.bus = bus
-        self.device = device
-        self.remote: RemotePortClient | None = None
-        """The remote port client; None while PortType is not RemotePort."""
+        self.devices: dict[PortType, PortDevice] = {}
+        """The serial port where this manager has one, for its counters outlive the times that it is open; and the
+        remote port client while PortType is RemotePort."""
         self.remote_service: RemotePortService | None = None
         """The remote port server; None while RemotePortServer.Enabled is no."""
         self.serial_cgi: SerialCgi | None = None
@@ -104,6 +95,8 @@ class Manager:
         self._services: dict[ServiceKind, Service] = {}
         self._handles: dict[ServiceKind, Handle] = {}
         self._stopping = False
+        if (number := self._numbers[0]) is not None:
+            self.devices[PortType.SERIAL] = self._make_device(Device(PortType.SERIAL, number))
 
     async def run(self, stop: trio.Event) -> None:
         """Do what the settings say until ``stop`` is set, then end everything in its order."""
@@ -167,17 +160,10 @@ class Manager:
         if not any(isinstance(spec, Device) for spec in wanted):
             self.bus.route()
             self.bus.disconnect(self._why_no_device(settings))
-        self._refused = await self._adjust(settings)
+        # The serial port takes up its settings while the line is one of another CPU too, or the port is closed.
+        refused = [await device.adjust(settings) for device in tuple(self.devices.values())]
+        self._refused = tuple(refusal for refusals in refused for refusal in refusals)
         self._followed.set(published.version)
-
-    async def _adjust(self, settings: Settings) -> tuple[Refusal, ...]:
-        number, index = self._numbers
-        if self.remote is not None and index is not None:
-            self.remote.adjust(settings.remote_ports[index])
-        if self.device is None or number is None:
-            return ()
-        refusals = await self.device.adjust(settings.serial.ports[number - 1])
-        return tuple(Refusal(f"Serial.Ser{number}.{refusal.name}", refusal.why) for refusal in refusals)
 
     async def _send_away(self) -> None:
         """Close the listeners, read no more from clients, and let each take what waits for it."""
@@ -192,10 +178,8 @@ class Manager:
 
     async def _run(self, spec: Spec, unit: Unit) -> None:
         match spec:
-            case Device(PortType.SERIAL) if self.device is not None:
-                await self.device.run(unit)
-            case Device(PortType.REMOTE, number):
-                await self._run_remote(number, unit)
+            case Device():
+                await self._run_device(spec, unit)
             case Serve(ServiceKind.REMOTE_PORT):
                 await self._run_remote_service(unit)
             case Serve(kind):
@@ -252,20 +236,19 @@ class Manager:
             del self._handles[kind]
             handle.revoke(self._closed(kind))
 
-    async def _run_remote(self, number: int, unit: Unit) -> None:
-        # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
-        from gateway.remote_port.candidates import Servers
-        from gateway.remote_port.client import RemotePortClient
+    def _make_device(self, spec: Device) -> PortDevice:
+        host = self._host
+        return make_device(spec, self.bus, self._published.value.settings, host.config, host.node, host.bonjour)
 
-        settings = self._published.value.settings.remote_ports[number]
-        config = self._host.config
-        keyless = config.remote_port.autoconf_without_key
-        servers = Servers(self._host.bonjour, number, config.chassis, keyless=keyless)
-        self.remote = RemotePortClient(self.bus, self._host.node, number, settings, servers)
+    async def _run_device(self, spec: Device, unit: Unit) -> None:
+        if spec.type is PortType.SERIAL:
+            await self.devices[spec.type].run(unit)
+            return
+        device = self.devices[spec.type] = self._make_device(spec)
         try:
-            await self.remote.run(unit)
+            await device.run(unit)
         finally:
-            self.remote = None
+            del self.devices[spec.type]
 
     async def _run_remote_service(self, unit: Unit) -> None:
         from gateway.remote_port.server import RemotePortService

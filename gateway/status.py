@@ -6,10 +6,7 @@ Everything that is promised to be counted is here. Nothing secret is: no key, no
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING
-
-from gateway.serial_line.settings import by_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,10 +15,8 @@ if TYPE_CHECKING:
     from gateway.manager import Manager
     from gateway.port.plan import ServiceKind
     from gateway.port.router import Session
-    from gateway.remote_port.client import RemotePortClient
     from gateway.remote_port.server import RemotePortService
     from gateway.remote_port.session import RemoteSession
-    from gateway.serial_line.device import SerialDevice
     from protocol.parameters.hardware import ManagerHardware
     from protocol.parameters.settings import Settings
 
@@ -62,44 +57,11 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "bytes_missed": manager.bus.missed,
         "bytes_dropped": manager.bus.dropped + sum(session.dropped for _, session in manager.sessions),
         "path": [node.hex() for node in manager.bus.state.value.path],
-        **_device(manager.device),
-        **_remote(manager.remote),
+        **{key: value for device in manager.devices.values() for key, value in device.status().items()},
         **_remote_service(manager.remote_service),
         "services": manager.units,
         "clients_turned_away": manager.turned_away,
         "clients": [_client(kind, session) for kind, session in manager.sessions],
-    }
-
-
-def _device(device: SerialDevice | None) -> dict[str, object]:
-    if device is None:
-        return {}
-    written, discarded = device.totals
-    counters = device.counters
-    return {
-        "device": device.path,
-        "settings_in_force": None if device.in_force is None else by_name(device.in_force),
-        "settings_refused": {refusal.name: refusal.why for refusal in device.refused},
-        "bytes_to_line": written,
-        "bytes_discarded": discarded,
-        "driver_counters": None if counters is None else asdict(counters),
-    }
-
-
-def _remote(remote: RemotePortClient | None) -> dict[str, object]:
-    """Show the link to the server, where this port is a remote port client."""
-    if remote is None or remote.peer is None:
-        return {}
-    return {
-        "remote_port_client": {
-            "linked": remote.linked,
-            "server_node": remote.peer.node.hex(),
-            "server_port": f"P{remote.peer.index}",
-            "server_chassis": remote.peer.chassis,
-            "round_trip_ms": remote.round_trip,
-            "links_lost": remote.links_lost,
-            **_warning(remote.keyless),
-        }
     }
 
 

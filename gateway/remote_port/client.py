@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.port.bus import Bus
+    from gateway.port.device import Refusal
     from gateway.remote_port.candidates import Server, Servers
     from gateway.tasks.reconcile import Unit
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
-    from protocol.parameters.settings import RemotePort
+    from protocol.parameters.settings import RemotePort, Settings
     from protocol.session.client import ClientEvent
 
 __all__ = ["RemotePortClient"]
@@ -134,14 +135,32 @@ class RemotePortClient:
         if self._session.id == NO_SESSION:
             self._disconnect(why)
 
-    def adjust(self, settings: RemotePort) -> None:
-        """Take up other settings: what differs ends the session and dials at once; the same again is no change."""
-        if settings == self._settings:
-            return
-        if settings.authentication_key != self._settings.authentication_key:
-            self._point = key_point(settings.authentication_key)
-        self._settings = settings
-        self._attempt.cancel()
+    async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
+        """Take up other settings: a difference ends the session and dials at once. Nothing is refused."""
+        await trio.lowlevel.checkpoint()
+        own = settings.remote_ports[self._index]
+        if own != self._settings:
+            if own.authentication_key != self._settings.authentication_key:
+                self._point = key_point(own.authentication_key)
+            self._settings = own
+            self._attempt.cancel()
+        return ()
+
+    def status(self) -> dict[str, object]:
+        """See PortDevice: the link to the server, once there was one."""
+        if self.peer is None:
+            return {}
+        shown: dict[str, object] = {
+            "linked": self.linked,
+            "server_node": self.peer.node.hex(),
+            "server_port": f"P{self.peer.index}",
+            "server_chassis": self.peer.chassis,
+            "round_trip_ms": self.round_trip,
+            "links_lost": self.links_lost,
+        }
+        if self.keyless:
+            shown["warning"] = "the AuthenticationKey is empty: anybody may be at the other end"
+        return {"remote_port_client": shown}
 
     @property
     def round_trip(self) -> int | None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway.port.device import Refusal
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.serial_line import settings as line_settings
@@ -25,10 +27,9 @@ if TYPE_CHECKING:
 
     from gateway.host.config import SerialConfig
     from gateway.port.bus import Bus
-    from gateway.serial_line.uart import Counters, SettingRefusal
     from gateway.tasks.reconcile import Unit
     from protocol.link.reasons import Reason
-    from protocol.parameters.settings import SerialPort
+    from protocol.parameters.settings import SerialPort, Settings
 
 __all__ = ["SerialDevice"]
 
@@ -65,8 +66,9 @@ _HOUSEKEEPING = _Housekeeping()
 class SerialDevice:
     """Serial.Ser# on its bus, while ``run()`` runs."""
 
-    def __init__(self, bus: Bus, config: SerialConfig, line: SerialPort, node: bytes = b"") -> None:
+    def __init__(self, bus: Bus, number: int, config: SerialConfig, line: SerialPort, node: bytes = b"") -> None:
         self._bus = bus
+        self._number = number
         self._config = config
         self._line = line
         self._node = node
@@ -87,19 +89,6 @@ class SerialDevice:
         return None if self._open is None else self._open[0].in_force
 
     @property
-    def refused(self) -> tuple[SettingRefusal, ...]:
-        """The settings that the device did not take when it was opened."""
-        return () if self._open is None else self._open[0].refused
-
-    @property
-    def counters(self) -> Counters | None:
-        """What the driver counts; None where it does not, or while the device is away."""
-        try:
-            return None if self._open is None else self._open[0].counters()
-        except UartError:
-            return None
-
-    @property
     def totals(self) -> tuple[int, int]:
         """Bytes written, and bytes lost after that, until now."""
         if self._open is None:
@@ -107,9 +96,9 @@ class SerialDevice:
         uart, turns = self._open
         return self.written + turns.written, self.discarded + uart.discarded + turns.unfinished
 
-    async def adjust(self, line: SerialPort) -> tuple[SettingRefusal, ...]:
-        """Set the line in place, after what was written; return what the driver refused (then all is as before)."""
-        self._line = line
+    async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
+        """Set the line in place, after what was written; where the driver refuses something, all is as before."""
+        line = self._line = settings.serial.ports[self._number - 1]
         if self._open is None:
             return ()
         uart, turns = self._open
@@ -117,13 +106,30 @@ class SerialDevice:
             try:
                 await uart.reconfigure(line)
             except SettingsRefused as exc:
-                return exc.refusals
+                name = f"Serial.Ser{self._number}"
+                return tuple(Refusal(f"{name}.{refusal.name}", refusal.why) for refusal in exc.refusals)
             except UartError:
                 return ()  # it is gone; the settings are taken up when it is back
             finally:
                 turns.reckon()
                 self._tell(uart)
         return ()
+
+    def status(self) -> dict[str, object]:
+        """See PortDevice: what is in force, what was refused at open, and what was counted."""
+        written, discarded = self.totals
+        uart = None if self._open is None else self._open[0]
+        counters = None
+        with contextlib.suppress(UartError):
+            counters = None if uart is None else uart.counters()
+        return {
+            "device": self.path,
+            "settings_in_force": None if uart is None else line_settings.by_name(uart.in_force),
+            "settings_refused": {} if uart is None else {refusal.name: refusal.why for refusal in uart.refused},
+            "bytes_to_line": written,
+            "bytes_discarded": discarded,
+            "driver_counters": None if counters is None else asdict(counters),
+        }
 
     @contextlib.asynccontextmanager
     async def _hold(self, turns: Arbiter) -> AsyncIterator[None]:

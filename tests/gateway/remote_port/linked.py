@@ -20,7 +20,7 @@ from gateway.serial_line.arbiter import Arbiter
 from gateway.tasks.reconcile import Unit
 from protocol.link.guesses import GuessLimit
 from protocol.parameters.addresses import AddressList
-from protocol.parameters.settings import RemotePort
+from protocol.parameters.settings import RemotePort, Settings
 from tests.gateway.line import ALL, NarrowTty
 
 if TYPE_CHECKING:
@@ -183,6 +183,10 @@ class Node:
         self.settings = settings
         self.unit = Unit("P0 R0", lambda: None)
         self.nursery.start_soon(self.device.run, self.unit)
+
+    async def adjust(self, settings: RemotePort) -> None:
+        """Publish other settings of RemotePort.R0."""
+        assert await self.device.adjust(Settings(remote_ports=(settings,))) == ()
 
     async def up(self) -> None:
         await holds(lambda: self.bus.down is None)

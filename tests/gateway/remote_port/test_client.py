@@ -377,11 +377,11 @@ async def test_the_same_settings_are_no_change_and_others_begin_anew() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
             (seat,) = owner.service.children
-            far.device.adjust(replace(far.settings))
+            await far.adjust(replace(far.settings))
             await far.sit(Right.TCP).write(b"1")
             await holds(lambda: owner.tty.taken == b"1")
             assert cable.joined == 1
-            far.device.adjust(replace(far.settings, host="localhost"))
+            await far.adjust(replace(far.settings, host="localhost"))
             await holds(lambda: owner.service.children and owner.service.children != (seat,))
             assert seat.handle.revoked == "stopping"
             await far.up()

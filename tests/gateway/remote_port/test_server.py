@@ -84,7 +84,7 @@ async def test_a_wrong_key_is_counted_and_named_on_both_sides_and_tried_again_at
             await holds(lambda: owner.service.wrong_keys == 1)
             assert "127.0.0.1 has another AuthenticationKey than P0" in caplog.text
             assert cable.joined == 1
-            other.device.adjust(
+            await other.adjust(
                 type(other.settings)(auto_conf=False, authentication_key=KEY, host="127.0.0.1", port=cable.port)
             )
             await other.up()

@@ -13,7 +13,7 @@ from gateway.port.bus import Bus
 from gateway.port.line import PortDown
 from gateway.serial_line.device import SerialDevice
 from gateway.tasks.reconcile import Unit
-from protocol.parameters.settings import Parity, SerialPort
+from protocol.parameters.settings import Parity, Serial, SerialPort, Settings
 from tests.gateway.line import Writer
 from tests.helpers import FarEnd, lines
 
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def settings_of(line: SerialPort) -> Settings:
+    return Settings(serial=Serial(ports=(line,)))
+
+
 @asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[tuple[SerialDevice, Bus, FarEnd, Unit]]:
     with lines(directory, 1) as (end,):
         bus = Bus("P0")
-        device = SerialDevice(bus, SerialConfig(str(end.path)), SerialPort())
+        device = SerialDevice(bus, 1, SerialConfig(str(end.path)), SerialPort())
         unit = Unit("P0 Ser1", lambda: None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(device.run, unit)
@@ -75,14 +79,14 @@ async def test_a_device_that_is_not_there_yet_is_a_state(tmp_path: Path) -> None
         with lines(tmp_path, 1) as (end,):
             end.unplug()
             bus = Bus("P0")
-            device = SerialDevice(bus, SerialConfig(str(end.path)), SerialPort())
+            device = SerialDevice(bus, 1, SerialConfig(str(end.path)), SerialPort())
             unit = Unit("P0 Ser1", lambda: None)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(device.run, unit)
                 await unit.settled.wait()
                 assert "no such device" in unit.state
                 assert unit.refusal is None
-                assert await device.adjust(SerialPort(baud_rate=19200)) == ()
+                assert await device.adjust(settings_of(SerialPort(baud_rate=19200))) == ()
                 end.plug()
                 await reconnected(bus, unit)
                 assert device.in_force == SerialPort(baud_rate=19200)
@@ -93,10 +97,10 @@ async def test_settings_change_in_place_and_a_refusal_leaves_them_as_they_were(t
     with trio.fail_after(5):
         async with running(tmp_path) as (device, _, _end, _unit):
             faster = SerialPort(baud_rate=115200)
-            assert await device.adjust(faster) == ()
+            assert await device.adjust(settings_of(faster)) == ()
             assert device.in_force == faster
-            (refusal,) = await device.adjust(replace(faster, parity=Parity.EVEN))
-            assert refusal.name == "Parity"
+            (refusal,) = await device.adjust(settings_of(replace(faster, parity=Parity.EVEN)))
+            assert refusal.name == "Serial.Ser1.Parity"
             assert device.in_force == faster
 
 
@@ -105,7 +109,7 @@ async def test_new_settings_wait_for_the_turn_under_way_but_not_for_ever(tmp_pat
         async with running(tmp_path) as (device, bus, _, _unit):
             turn = await bus.line.turn(Writer(), trio.current_time(), b"", None)
             began = trio.current_time()
-            assert await device.adjust(SerialPort(baud_rate=19200)) == ()
+            assert await device.adjust(settings_of(SerialPort(baud_rate=19200))) == ()
             assert trio.current_time() - began >= 1
             turn.close()
 
@@ -115,7 +119,7 @@ async def test_a_device_lost_while_its_settings_change_is_no_refusal(tmp_path: P
         async with running(tmp_path) as (device, bus, end, _):
             turn = await bus.line.turn(Writer(), trio.current_time(), b"", None)
             end.unplug()
-            assert await device.adjust(SerialPort(baud_rate=19200)) == ()
+            assert await device.adjust(settings_of(SerialPort(baud_rate=19200))) == ()
             turn.close()
 
 
@@ -140,7 +144,8 @@ async def test_a_stuck_line_does_not_keep_the_device_from_closing(
 async def test_a_bus_whose_device_is_closed_says_so(tmp_path: Path) -> None:
     with trio.fail_after(5):
         async with running(tmp_path) as (device, bus, _, _unit):
-            assert device.counters is None
-            assert device.refused == ()
+            shown = device.status()
+            assert shown["driver_counters"] is None  # a pty does not count
+            assert shown["settings_refused"] == {}
         assert bus.down is not None
         assert "closing" in bus.down

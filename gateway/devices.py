@@ -1,0 +1,37 @@
+"""Make the device of a port manager, by its PortType: the one place to add another kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.serial_line.device import SerialDevice
+from protocol.parameters.hardware import PortType
+
+if TYPE_CHECKING:
+    from gateway.discovery.bonjour import Bonjour
+    from gateway.host.config import Config
+    from gateway.port.bus import Bus
+    from gateway.port.device import PortDevice
+    from gateway.port.plan import Device
+    from protocol.parameters.settings import Settings
+
+__all__ = ["make_device"]
+
+
+def make_device(
+    spec: Device, bus: Bus, settings: Settings, config: Config, node: bytes, bonjour: Bonjour
+) -> PortDevice:
+    """Return the device that ``spec`` names, with its part of ``settings``, to be run on ``bus``.
+
+    ``config``, ``node`` (its id) and ``bonjour`` are this host's.
+    """
+    if spec.type is PortType.SERIAL:
+        line = settings.serial.ports[spec.number - 1]
+        return SerialDevice(bus, spec.number, config.serial[spec.number - 1], line, node)
+    # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
+    from gateway.remote_port.candidates import Servers
+    from gateway.remote_port.client import RemotePortClient
+
+    keyless = config.remote_port.autoconf_without_key
+    servers = Servers(bonjour, spec.number, config.chassis, keyless=keyless)
+    return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], servers)

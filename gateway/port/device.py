@@ -1,0 +1,44 @@
+"""The device behind a port, as its manager runs it: a tty of this CPU, or the way to a line of another.
+
+Both meet their clients on the port's bus, so a manager need not know which kind it has. ``serial_line.device`` and
+``remote_port.client`` implement the protocol; ``gateway.devices`` makes one by its PortType.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, final
+
+if TYPE_CHECKING:
+    from gateway.tasks.reconcile import Unit
+    from protocol.parameters.settings import Settings
+
+__all__ = ["PortDevice", "Refusal"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A parameter that could not be brought into force: its full name (``Serial.Ser1.BaudRate``), and why."""
+
+    name: str
+    why: str
+
+
+class PortDevice(Protocol):
+    """A device that can be opened, kept open and closed, any number of times one after the other."""
+
+    async def run(self, unit: Unit) -> None:
+        """Keep the device open until ``unit.scope`` is cancelled, then close it in its own time, which is bounded.
+
+        A device that is away is a state that ``unit`` reports, and is tried again; only a bug raises.
+        """
+
+    async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
+        """Bring this device's part of ``settings`` into force in place, and return what it refused of that.
+
+        Equal settings change nothing. A device that is away takes them up when it is back, and refuses nothing now.
+        """
+
+    def status(self) -> dict[str, object]:
+        """Return what ``/daisyport/status`` shows of the device, by the keys of the port."""
