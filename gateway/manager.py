@@ -152,9 +152,9 @@ class Manager:
     async def _follow(self, published: Published) -> None:
         settings = published.settings
         for kind, service in self._services.items():
-            service.review(*self._policy(kind, settings))
+            service.update_policy(*self._policy(kind, settings))
         if self.remote_service is not None:
-            self.remote_service.review(*self._remote_policy(settings))
+            self.remote_service.update_policy(*self._remote_policy(settings))
         wanted = plan(settings, self.index, self._numbers, self._host.config.tcp.bind) | {Serve(ServiceKind.WEB_SOCKET)}
         await self._units.apply(wanted)
         if not any(isinstance(spec, Device) for spec in wanted):
@@ -212,7 +212,7 @@ class Manager:
     async def _run_service(self, kind: ServiceKind, unit: Unit) -> None:
         handle = self._handles[kind] = self._grant(_RIGHTS[kind], kind.value)
         service = self._services[kind] = Service(self.bus.name, handle, _RIGHTS[kind] & ~Right.READ, self._clients)
-        service.review(*self._policy(kind, self._published.value.settings))
+        service.update_policy(*self._policy(kind, self._published.value.settings))
         unit.began()
         unit.up()
         try:
@@ -257,7 +257,7 @@ class Manager:
         handle = self._grant(_RIGHTS[kind], kind.value)
         host = self._host
         service = RemotePortService(self.index, host.node, host.config.chassis, handle, self._clients, host.guesses)
-        service.review(*self._remote_policy(self._published.value.settings))
+        service.update_policy(*self._remote_policy(self._published.value.settings))
         self.remote_service = service
         unit.began()
         unit.up()

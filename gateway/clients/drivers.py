@@ -46,9 +46,9 @@ class Drivers:
         stream = PacketStream(sock) if sock.type is socket.SOCK_SEQPACKET else SocketStream(sock)
         holder, known = self.identify(sock)
         if known:
-            service.seat(stream, holder)
+            service.serve(stream, holder)
         else:
-            service.turn_away(stream, holder, "neither its user nor a group of it is among [ptz]")
+            service.refuse(stream, holder, "neither its user nor a group of it is among [ptz]")
 
 
 def _peer_groups(sock: socket.socket) -> tuple[int, ...]:

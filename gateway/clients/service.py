@@ -53,7 +53,7 @@ class Service:
         self.refused = 0
         """Clients turned away."""
 
-    def review(self, allowed: AddressList, idle_limit: int) -> None:
+    def update_policy(self, allowed: AddressList, idle_limit: int) -> None:
         """Take up a new list of addresses, which may end seats, and a new idle limit in seconds (0: none)."""
         self._allowed = allowed
         self._idle_limit.set(idle_limit)
@@ -73,13 +73,13 @@ class Service:
         Otherwise close it.
         """
         if not self._allowed.allows(address):
-            self.turn_away(stream, holder, "its address is not among AllowedIPAddresses")
+            self.refuse(stream, holder, "its address is not among AllowedIPAddresses")
             return False
         if (dialled := self._own_ends.get(holder)) is not None:
-            self.turn_away(stream, holder, _LOOP)
+            self.refuse(stream, holder, _LOOP)
             dialled.revoke(_LOOP)
             return False
-        seat = self.seat(stream, holder)
+        seat = self.serve(stream, holder)
         if seat is not None:
             self._addresses[seat] = address
         return seat is not None
@@ -90,14 +90,14 @@ class Service:
         ``ended`` is set when it is gone.
         """
         if any(seat.holder == own_end for seat in self._addresses):
-            self.turn_away(stream, holder, _LOOP)
+            self.refuse(stream, holder, _LOOP)
             return None
-        seat = self.seat(stream, holder, ended)
+        seat = self.serve(stream, holder, ended)
         if seat is not None:
             self._own_ends[own_end] = seat
         return seat
 
-    def seat(
+    def serve(
         self, stream: Stream, holder: str, ended: trio.Event | None = None, rights: Right | None = None
     ) -> Handle | None:
         """Seat a client whose right to come is beyond doubt; return its seat, or close it where there is none free.
@@ -105,17 +105,17 @@ class Service:
         ``ended`` is set when it is gone. ``rights`` are those that it gets, without them all that the door has.
         """
         if len(self.handle.children) >= _SEATS:
-            self.turn_away(stream, holder, f"all {_SEATS} seats are taken")
+            self.refuse(stream, holder, f"all {_SEATS} seats are taken")
             return None
         try:
             seat = self.handle.attenuate(self.handle.rights if rights is None else rights, holder)
         except Revoked as exc:
-            self.turn_away(stream, holder, str(exc))
+            self.refuse(stream, holder, str(exc))
             return None
-        self._clients.start_soon(self._serve, seat, stream, trio.Event() if ended is None else ended)
+        self._clients.start_soon(self._run, seat, stream, trio.Event() if ended is None else ended)
         return seat
 
-    def turn_away(self, stream: Stream, holder: str, why: str) -> None:
+    def refuse(self, stream: Stream, holder: str, why: str) -> None:
         """Close a client that may not come in."""
         self.refused += 1
         logger.warning("%s %s turned away: %s", self._port, holder, why)
@@ -125,7 +125,7 @@ class Service:
         """Close the door and end all who came through it."""
         self.handle.revoke(why)
 
-    async def _serve(self, seat: Handle, stream: Stream, ended: trio.Event) -> None:
+    async def _run(self, seat: Handle, stream: Stream, ended: trio.Event) -> None:
         logger.info("%s %s seated", self._port, seat.holder)
         why = "a bug ended it"
         try:

@@ -112,7 +112,7 @@ class RemotePortService:
         owner = self._watch.state.value.rights
         return Right(sum(right.value for right, channel in CHANNELS.items() if owner >> channel & 1)) & self._rights
 
-    def review(self, allowed: AddressList, key: str, ptz: bool) -> None:
+    def update_policy(self, allowed: AddressList, key: str, ptz: bool) -> None:
         """Take up new settings: another key ends all sessions, another list those that it leaves out.
 
         ``ptz`` says whether links may write PTZ commands; the other classes have no switch of their own.

@@ -70,7 +70,7 @@ async def _accepted(nursery: trio.Nursery, stream: trio.abc.Stream) -> WebSocket
 
 async def _seat(ws: WebSocketConnection, service: Service, rights: Right, holder: str) -> None:
     client = WebSocketStream(ws)
-    client.seat = service.seat(client, holder, rights=rights)
+    client.seat = service.serve(client, holder, rights=rights)
     async with trio.open_nursery() as beside:
         beside.start_soon(client.tell)
         beside.start_soon(client.keep)

@@ -74,7 +74,7 @@ async def test_a_client_whose_address_is_not_allowed_is_turned_away_and_counted(
 ) -> None:
     bus, _ = narrow_port(NarrowTty())
     async with open_door(bus) as service:
-        service.review(AddressList.parse("192.0.2.*"), 0)
+        service.update_policy(AddressList.parse("192.0.2.*"), 0)
         stream, far = pair()
         with far:
             assert not service.admit(stream, "198.51.100.1:5", "198.51.100.1")
@@ -89,9 +89,9 @@ async def test_a_new_list_ends_the_seats_that_it_does_not_allow_and_no_others() 
         streams = [pair() for _ in range(3)]
         for (stream, _), address in zip(streams, ("192.0.2.1", "192.0.2.2"), strict=False):
             service.admit(stream, f"{address}:1", address)
-        driver = service.seat(streams[2][0], "a driver, which has no address")
+        driver = service.serve(streams[2][0], "a driver, which has no address")
         await blocked()
-        service.review(AddressList.parse("192.0.2.2"), 0)
+        service.update_policy(AddressList.parse("192.0.2.2"), 0)
         await blocked()
         assert [seat.holder for seat in service.handle.children] == ["192.0.2.2:1", "a driver, which has no address"]
         assert driver in service.handle.children
@@ -110,7 +110,7 @@ async def test_a_new_idle_limit_reaches_those_who_are_in(autojump_clock: trio.te
             service.admit(SocketStream(near), "192.0.2.1:1", "192.0.2.1")
             await trio.sleep(100)
             assert handle.children
-            service.review(AddressList(), 120)
+            service.update_policy(AddressList(), 120)
             await trio.sleep(19)
             assert handle.children
             await trio.sleep(2)
@@ -122,7 +122,7 @@ async def test_a_full_door_turns_clients_away_until_one_leaves(monkeypatch: pyte
     bus, _ = narrow_port(NarrowTty())
     async with open_door(bus) as service:
         streams = [pair() for _ in range(6)]
-        assert [service.seat(stream, "driver") is not None for stream, _ in streams[:3]] == [True, True, False]
+        assert [service.serve(stream, "driver") is not None for stream, _ in streams[:3]] == [True, True, False]
         assert not service.admit(streams[4][0], "192.0.2.9:1", "192.0.2.9")
         assert service.dialled(streams[5][0], "connect to b:1", "192.0.2.8:1", trio.Event()) is None
         for number in (2, 4, 5):
@@ -138,11 +138,11 @@ async def test_closing_a_door_ends_all_who_came_through_it_and_who_comes_after()
     bus, _ = narrow_port(NarrowTty())
     async with open_door(bus) as service:
         streams = [pair() for _ in range(3)]
-        service.seat(streams[0][0], "sits")
+        service.serve(streams[0][0], "sits")
         await blocked()
-        service.seat(streams[1][0], "has not sat down yet")
+        service.serve(streams[1][0], "has not sat down yet")
         service.revoke("the door is closed")
-        assert service.seat(streams[2][0], "late") is None
+        assert service.serve(streams[2][0], "late") is None
         await blocked()
         assert service.handle.children == ()
         for _, far in streams:
@@ -158,7 +158,7 @@ async def test_what_a_client_lost_is_told_when_it_goes(caplog: pytest.LogCapture
         stream, far = pair()
         with far:
             ended = trio.Event()
-            seat = service.seat(stream, "client", ended)
+            seat = service.serve(stream, "client", ended)
             far.sendall(b"12345")
             await blocked()
             while far.fileno() >= 0 and stream.send_nowait(bytes(65536)):
@@ -176,7 +176,7 @@ async def test_who_sat_when_the_gateway_stopped_is_said_to_go_for_that(caplog: p
     async with open_door(bus) as service:
         stream, far = pair()
         with far:
-            service.seat(stream, "client")
+            service.serve(stream, "client")
             await blocked()
             for session in service.handle.sessions:
                 session.pumping.cancel()
@@ -191,7 +191,7 @@ async def test_a_bug_met_by_one_client_ends_that_client_and_leaks_nothing(
     bus, _ = narrow_port(NarrowTty())
     async with open_door(bus) as service:
         streams = [pair() for _ in range(2)]
-        good = service.seat(streams[0][0], "good")
+        good = service.serve(streams[0][0], "good")
         await blocked()
 
         async def stumble(*_: object) -> None:
@@ -199,7 +199,7 @@ async def test_a_bug_met_by_one_client_ends_that_client_and_leaks_nothing(
 
         with monkeypatch.context() as patch:
             patch.setattr(doors, "relay", stumble)
-            service.seat(streams[1][0], "unlucky")
+            service.serve(streams[1][0], "unlucky")
             await blocked()
         assert await hears_the_end(streams[1][1])
         assert service.handle.children == (good,)
@@ -213,7 +213,7 @@ async def test_a_thousand_comings_and_goings_leave_no_descriptor_behind() -> Non
         before = len(os.listdir("/proc/self/fd"))
         for number in range(1000):
             stream, far = pair()
-            seat = service.seat(stream, "client")
+            seat = service.serve(stream, "client")
             if number % 3:
                 await trio.lowlevel.checkpoint()
             assert seat is not None

@@ -165,7 +165,7 @@ class Node:
         """A server that knows of no session."""
         handle = self.handle.attenuate(ALL, "remote port server")
         self.service = RemotePortService(0, self.node, "chassis", handle, self.clients, self.guesses)
-        self.service.review(AddressList(), key, ptz)
+        self.service.update_policy(AddressList(), key, ptz)
         self.clients.start_soon(self.service.run)
 
     async def _accept(self, listener: socket.socket) -> None:

@@ -196,9 +196,9 @@ async def test_another_key_ends_sessions_at_once_and_the_same_one_is_no_change()
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
             seat = seat_of(owner)
-            owner.service.review(AddressList(), KEY, ptz=True)
+            owner.service.update_policy(AddressList(), KEY, ptz=True)
             assert seat_of(owner) is seat
-            owner.service.review(AddressList(), "a new key", ptz=True)
+            owner.service.update_policy(AddressList(), "a new key", ptz=True)
             assert seat.handle.revoked == "key changed"
             assert not owner.service.children
             await holds(lambda: far.bus.down is not None and "same AuthenticationKey" in far.bus.down)
@@ -210,7 +210,7 @@ async def test_a_key_that_changes_during_a_handshake_does_not_let_the_old_one_in
             await owner.serve()
             link = call(owner.port)
             await link.handshake(unasked)
-            owner.service.review(AddressList(), "a new key", ptz=True)
+            owner.service.update_policy(AddressList(), "a new key", ptz=True)
             session = ClientSession(b"c" * 16, SessionLimits())
             assert [Close(CloseReason.KEY_CHANGED)] == await _carried(link, session)
             assert not owner.service.children
@@ -224,11 +224,11 @@ async def test_an_address_or_a_door_that_changes_during_a_handshake_lets_nobody_
                 link = call(owner.port)
                 await link.handshake(unasked)
                 if change == "list":
-                    owner.service.review(AddressList.parse("10.0.0.1"), KEY, ptz=True)
+                    owner.service.update_policy(AddressList.parse("10.0.0.1"), KEY, ptz=True)
                 else:
                     owner.service.revoke("closed")
                 assert [Close(CloseReason.REVOKED)] == await _carried(link, ClientSession(b"c" * 16, SessionLimits()))
-                owner.service.review(AddressList(), KEY, ptz=True)
+                owner.service.update_policy(AddressList(), KEY, ptz=True)
             assert not owner.service.children
 
 
@@ -249,7 +249,7 @@ async def test_a_list_that_leaves_an_address_out_ends_its_sessions_and_no_others
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(opened, link, session)
                 await holds(lambda: len(owner.service.children) == 2)
-                owner.service.review(AddressList.parse("127.0.0.1"), KEY, ptz=True)
+                owner.service.update_policy(AddressList.parse("127.0.0.1"), KEY, ptz=True)
             assert len(owner.service.children) == 1
             assert not session.attached
             link.close()
@@ -266,7 +266,7 @@ async def test_the_right_to_ptz_follows_the_owner_live_and_at_every_hop() -> Non
             driver, client = far.sit(Right.PTZ), far.sit(Right.TCP)
             await driver.write(b"1")
             await holds(lambda: owner.tty.taken == b"1")
-            owner.service.review(AddressList(), KEY, ptz=False)
+            owner.service.update_policy(AddressList(), KEY, ptz=False)
             await holds(lambda: not far.bus.state.value.rights & 1 << CHANNELS[Right.PTZ])
             await middle.sit(Right.TCP).write(b"2")
             await client.write(b"3")
@@ -274,7 +274,7 @@ async def test_the_right_to_ptz_follows_the_owner_live_and_at_every_hop() -> Non
             for driver_there in (driver, middle.sit(Right.PTZ)):
                 with pytest.raises(PortDown, match="does not let"):
                     await driver_there.write(b"x")
-            owner.service.review(AddressList(), KEY, ptz=True)
+            owner.service.update_policy(AddressList(), KEY, ptz=True)
             await holds(lambda: far.bus.state.value.rights == 0b1110)
             await driver.write(b"4")
             await holds(lambda: owner.tty.taken == b"1234")
@@ -287,7 +287,7 @@ async def test_a_right_that_is_withdrawn_in_mid_message_lets_that_be_finished_an
             await driver.write(b"begun!")
             await driver.write(b"not begun")
             await holds(lambda: owner.tty.taken == b"beg")
-            owner.service.review(AddressList(), KEY, ptz=False)
+            owner.service.update_policy(AddressList(), KEY, ptz=False)
             await holds(lambda: not far.bus.state.value.rights & 1 << CHANNELS[Right.PTZ])
             owner.tty.make_room(100)
             await holds(lambda: driver.dropped == 9)
@@ -303,10 +303,10 @@ async def test_a_door_that_closes_in_mid_message_says_what_is_uncertain_and_noth
             await client.write(b"begun!")
             await client.write(b"not begun")
             await holds(lambda: owner.tty.taken == b"beg" and client.written == 3)
-            owner.service.review(AddressList(), "a new key", ptz=True)
+            owner.service.update_policy(AddressList(), "a new key", ptz=True)
             await far.down()
             assert far.device.losses == {Reason.UNCERTAIN: 3, Reason.CLOSED: 9}
-            owner.service.review(AddressList(), KEY, ptz=True)
+            owner.service.update_policy(AddressList(), KEY, ptz=True)
             owner.tty.make_room(100)
             await holds(lambda: owner.tty.taken == b"begun!")
 
