@@ -29,9 +29,9 @@ def make_device(
         line = settings.serial.ports[spec.number - 1]
         return SerialDevice(bus, spec.number, config.serial[spec.number - 1], line, node)
     # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
-    from gateway.remote_port.candidates import Servers
+    from gateway.remote_port.candidates import Candidates
     from gateway.remote_port.client import RemotePortClient
 
     keyless = config.remote_port.autoconf_without_key
-    servers = Servers(bonjour, spec.number, config.chassis, keyless=keyless)
-    return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], servers)
+    candidates = Candidates(bonjour, spec.number, config.chassis, keyless=keyless)
+    return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], candidates)

@@ -73,22 +73,22 @@ def _remote_service(service: RemotePortService | None) -> dict[str, object]:
         "remote_port_server": {
             "clients_turned_away": service.refused,
             "wrong_keys": service.wrong_keys,
-            "links": [_link(seat) for seat in service.children],
+            "links": [_link(session) for session in service.sessions],
             **_warning(service.keyless),
         }
     }
 
 
-def _link(seat: RemoteSession) -> dict[str, object]:
+def _link(session: RemoteSession) -> dict[str, object]:
     return {
-        "holder": seat.handle.holder,
-        "linked": seat.link is not None,
-        "round_trip_ms": seat.session.round_trip,
-        "bytes_in": seat.received,
-        "bytes_out": seat.sent,
-        "dropped": seat.dropped,
-        "bytes_never_sent": seat.session.dropped,
-        "given_up_by_client": seat.gaps,
+        "holder": session.handle.holder,
+        "linked": session.link is not None,
+        "round_trip_ms": session.session.round_trip,
+        "bytes_in": session.received,
+        "bytes_out": session.sent,
+        "dropped": session.dropped,
+        "bytes_never_sent": session.session.dropped,
+        "given_up_by_client": session.gaps,
     }
 
 

@@ -172,7 +172,7 @@ _UNDER_WAY = 96
 async def _waits(owner: Node, typist: Node, driver: Node) -> list[int]:
     """Count the bytes of a transfer of 64 KiB that are written between a PTZ command's sending and its arrival."""
     found = []
-    client, pressed = typist.sit(Right.TCP), driver.sit(Right.PTZ)
+    client, pressed = typist.connect(Right.TCP), driver.connect(Right.PTZ)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_take_slowly, owner)
         nursery.start_soon(client.transfer, bytes(65536))
@@ -252,7 +252,7 @@ async def test_thousands_of_wrong_keys_from_one_address_disturb_nobody() -> None
     delays: list[float] = []
     with trio.fail_after(60):
         async with chained(1) as ((owner, far), (cable,)):
-            client, ear = far.sit(Right.TCP), far.listen()
+            client, ear = far.connect(Right.TCP), far.listen()
 
             async def echo() -> None:
                 while True:

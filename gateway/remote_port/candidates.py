@@ -1,7 +1,7 @@
-"""Whom a remote port client dials: the host that its parameters name, or, with AutoConf, whoever Bonjour found.
+"""The choice of the server that a remote port client dials: a host by name, or with AutoConf one that Bonjour found.
 
-What Bonjour says is hearsay: it tells where to knock, never whom to trust nor with which key. This room must not know
-how a link is made.
+What Bonjour says is hearsay that anybody on the network can forge: it tells where to dial, never whom to trust nor
+which key to prove.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from protocol.link.advert import Candidate
     from protocol.parameters.settings import RemotePort
 
-__all__ = ["NobodyError", "Server", "Servers"]
+__all__ = ["Candidates", "NobodyError", "Target"]
 
 _DIALS: Final = 8.0
 _PAUSE: Final = 60.0
-"""Each dial gives a stranger one guess at the key: so many at once, then one in so many seconds."""
+"""Each dial gives a stranger one guess at the key: so many at once, then one each so many seconds."""
 
 
 @final
@@ -38,8 +38,8 @@ class NobodyError(Exception):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Server:
-    """Where to dial, and who should answer there: its node id and port index, where that is known."""
+class Target:
+    """Where to dial, and who should answer there: the node id and the port index, where they are known."""
 
     host: str
     port: int
@@ -47,10 +47,10 @@ class Server:
 
 
 @final
-class Servers:
-    """The servers of RemotePort.R# ``index``; ``chassis`` is ours.
+class Candidates:
+    """The servers that RemotePort.R# ``index`` may dial; ``chassis`` is ours.
 
-    ``keyless`` is the host's word that AutoConf may go without a key. Only ``bonjour`` and a key make AutoConf work.
+    AutoConf dials nobody without a key, unless the host allows it (``keyless``).
     """
 
     def __init__(self, bonjour: Bonjour, index: int, chassis: str, *, keyless: bool) -> None:
@@ -60,7 +60,7 @@ class Servers:
         self._keyless = keyless
         self._seen: Cell[tuple[Candidate, ...]] | None = None
         self._tried: set[tuple[bytes, int]] = set()
-        self._last: Server | None = None
+        self._last: Target | None = None
         self._dials = TokenBucket(_DIALS, _PAUSE, trio.current_time())
 
     @contextlib.contextmanager
@@ -75,16 +75,16 @@ class Servers:
             finally:
                 self._seen = None
 
-    async def next(self, settings: RemotePort, resuming: bool) -> Server:
-        """Return whom to dial now, waiting until somebody is found.
+    async def next(self, settings: RemotePort, resuming: bool) -> Target:
+        """Return where to dial now, waiting until somebody is found.
 
-        While a session may be ``resuming``, that is nobody but its server. Raises NobodyError.
+        While a session may be ``resuming``, that is its own server and no other. Raises NobodyError.
         """
         await trio.lowlevel.checkpoint()
         if not settings.auto_conf:
             if not settings.host:
                 raise NobodyError(f"RemotePort.R{self._index}.Host is empty, and AutoConf is no")
-            return Server(settings.host, settings.port)
+            return Target(settings.host, settings.port)
         if self._seen is None:
             raise NobodyError(
                 f"AutoConf dials nobody without a key: set RemotePort.R{self._index}.AuthenticationKey as the server "
@@ -98,16 +98,16 @@ class Servers:
         return self._last
 
     def worked(self) -> None:
-        """The last one was the right one."""
+        """Note that the last target was the right one."""
         self._tried.clear()
         self._dials.put_back()  # it had the key: that was no guess
 
     def failed(self) -> None:
-        """The last one was not: look whether there is somebody else."""
+        """Note that the last target was not: look for others."""
         if self._seen is not None:
             self._bonjour.look_again()
 
-    def _choose(self, seen: tuple[Candidate, ...]) -> Server:
+    def _choose(self, seen: tuple[Candidate, ...]) -> Target:
         spoken = [each for each in seen if set(each.advert.versions) & set(VERSIONS)]
         candidates = order(spoken, self._chassis, self._index)
         fresh = [each for each in candidates if (each.advert.node, each.advert.index) not in self._tried]
@@ -118,7 +118,7 @@ class Servers:
             )
         identity = fresh[0].advert.node, fresh[0].advert.index
         self._tried.add(identity)
-        return Server(fresh[0].addresses[0], fresh[0].port, identity)
+        return Target(fresh[0].addresses[0], fresh[0].port, identity)
 
     def _automatic(self, settings: RemotePort) -> bool:
         return settings.auto_conf and (self._keyless or bool(settings.authentication_key))

@@ -1,7 +1,7 @@
 """A remote port client as the device of a port manager (RemotePort.R#): the way to a line that another CPU owns.
 
 It dials the server, proves the key, and keeps one session over all connections, so that a link that drops and comes
-back costs no byte. It must not know who reads or writes: they meet on the bus.
+back costs no byte. A connection ends by an exception, which ``supervise`` follows with a pause and the next dial.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
 
+from gateway.port.log import PortLogger
 from gateway.remote_port.candidates import NobodyError
 from gateway.remote_port.line import RemoteLine
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from gateway.port.bus import Bus
     from gateway.port.device import Refusal
-    from gateway.remote_port.candidates import Server, Servers
+    from gateway.remote_port.candidates import Candidates, Target
     from gateway.tasks.reconcile import Unit
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
@@ -46,18 +47,16 @@ if TYPE_CHECKING:
 
 __all__ = ["RemotePortClient"]
 
-logger = logging.getLogger(__name__)
-
 RESUME_WINDOW: Final = 60.0
 """Seconds for which a session waits for its next connection."""
 _WINDOW: Final = 1 << 20
-"""Bytes of the line that may be under way to us: they go to the bus at once."""
+"""Bytes of the line that may be under way to us: the bus takes them at once, so none of them waits here."""
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 15.0
 _WRONG_KEY_RETRY: Final = 5.0
 _CONNECT: Final = 10.0
 _RETIRE: Final = 1.5
-"""Seconds that what was taken for the line has to get there when the device closes."""
+"""Seconds for the owner to write what was taken for the line, when the device closes."""
 _SHORTEST_AGE: Final = 2.0
 """Seconds until the earliest moment at which something taken now may be too old."""
 _REKEY: Final = 24 * 3600.0
@@ -65,39 +64,42 @@ _REKEY: Final = 24 * 3600.0
 
 
 _FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
-"""What ends one try, and is followed by another."""
+"""Expected ends of a connection, or of an attempt at one."""
 
 
 @final
 class RemotePortClient:
-    """RemotePort.R# ``index`` on its bus, while ``run()`` runs; ``node`` is our own node id."""
+    """RemotePort.R# ``index``, the device of its bus while ``run()`` runs; ``node`` is our own node id."""
 
-    def __init__(self, bus: Bus, node: bytes, index: int, settings: RemotePort, servers: Servers) -> None:
+    def __init__(self, bus: Bus, node: bytes, index: int, settings: RemotePort, candidates: Candidates) -> None:
         self._bus = bus
+        self._logger = PortLogger(logging.getLogger(__name__), bus.name)
         self._node = node
         self._index = index
         self._settings = settings
-        self._servers = servers
+        self._candidates = candidates
         self._point = key_point(settings.authentication_key)
         limits = SessionLimits(window=_WINDOW)
         self._session = ClientSession(node, limits)
-        self._line = RemoteLine(self._session, self._flush, limits.age)
+        self._line = RemoteLine(self._session, self._flush, limits.age, self._logger)
         self._link: Link | None = None
         self._attempt = trio.CancelScope()
         self._expiry = trio.Event()
         self._wake_at = math.inf
         self._abandon_at = math.inf
         self.peer: Peer | None = None
-        """Who owns the line, or leads to it; None before the first handshake."""
+        """The server that answered last; None before the first handshake."""
         self.links_lost = 0
         """Connections that ended."""
 
     async def run(self, unit: Unit) -> None:
-        """Keep the link up until the leaf's scope is cancelled; then let what was taken arrive, and say goodbye."""
+        """Keep the link up until the unit's scope is cancelled; then let what was taken arrive, and say CLOSE."""
         unit.began()
         self._disconnect(f"RemotePort.R{self._index} has not been connected yet")
         if self.keyless:
-            logger.warning("RemotePort.R%d.AuthenticationKey is empty: anybody may be the server", self._index)
+            self._logger.warning(
+                "remote port: RemotePort.R%d.AuthenticationKey is empty: anybody may be the server", self._index
+            )
         unit.settled.set()  # a server that is not there yet is no reason to refuse the settings
         try:
             async with trio.open_nursery() as nursery:
@@ -113,7 +115,7 @@ class RemotePortClient:
     async def _keep_linked(self, unit: Unit) -> None:
         backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
         while True:
-            with trio.CancelScope() as self._attempt, self._servers.looking(self._settings):
+            with trio.CancelScope() as self._attempt, self._candidates.looking(self._settings):
                 live = functools.partial(self._live, unit)
                 await supervise(live, _FAILURES, functools.partial(self._down, unit), backoff)
             self._give_up(Reason.CLOSED, f"the settings of RemotePort.R{self._index} changed")
@@ -131,7 +133,7 @@ class RemotePortClient:
 
     def _down(self, unit: Unit, why: str) -> None:
         unit.failing(why)
-        self._servers.failed()
+        self._candidates.failed()
         if self._session.id == NO_SESSION:
             self._disconnect(why)
 
@@ -164,32 +166,32 @@ class RemotePortClient:
 
     @property
     def round_trip(self) -> int | None:
-        """The best round trip to the server in milliseconds."""
+        """Return the best round trip to the server in milliseconds, None before it is known."""
         return self._session.round_trip
 
     @property
     def linked(self) -> bool:
-        """Whether a connection stands now."""
+        """Return whether a connection carries the session now."""
         return self._link is not None
 
     @property
     def losses(self) -> Mapping[Reason, int]:
-        """Bytes that were taken for the line and not written, or perhaps not, by the reason why."""
+        """Return how many bytes were taken for the line and not written, or perhaps not, by reason."""
         return self._line.losses
 
     @property
     def keyless(self) -> bool:
-        """Whether anybody may be the server."""
+        """Return whether anybody may be the server."""
         return not self._settings.authentication_key
 
     async def _live(self, unit: Unit, backoff: Backoff) -> None:
         """Be connected once. Raises OSError, LinkCutError or RemoteProtocolError."""
-        server = await self._servers.next(self._settings, resuming=self._session.id != NO_SESSION)
-        sock = await self._connected(server)
+        target = await self._candidates.next(self._settings, resuming=self._session.id != NO_SESSION)
+        sock = await self._connected(target)
         scalar, fresh = os.urandom(32), os.urandom(16)
         link = Link(sock, Connection(Initiator(self._point, self._node, self._index, scalar, fresh)))
         try:
-            await self._greet(link, server)
+            await self._greet(link, target)
             await self._carry(link, unit, backoff)
         except WrongKeyError as exc:
             link.close()
@@ -200,22 +202,22 @@ class RemotePortClient:
         finally:
             link.close()
 
-    async def _connected(self, server: Server) -> socket.socket:
+    async def _connected(self, target: Target) -> socket.socket:
         with trio.move_on_after(_CONNECT):
-            stream = await trio.open_tcp_stream(server.host, server.port)
+            stream = await trio.open_tcp_stream(target.host, target.port)
             return socket.socket(fileno=stream.socket.detach())
-        raise TimeoutError(f"{server.host} port {server.port} did not answer within {_CONNECT:g} s")
+        raise TimeoutError(f"{target.host} port {target.port} did not answer within {_CONNECT:g} s")
 
-    async def _greet(self, link: Link, server: Server) -> None:
+    async def _greet(self, link: Link, target: Target) -> None:
         try:
             with trio.fail_after(HANDSHAKE_DEADLINE):
                 peer = await link.handshake(_not_called)
         except trio.TooSlowError:
             raise LinkCutError(f"no handshake within {HANDSHAKE_DEADLINE:g} s") from None
-        if server.identity not in (None, (peer.node, peer.index)):
-            raise LinkCutError(f"{server.host} port {server.port} is not the server that Bonjour announced there")
+        if target.identity not in (None, (peer.node, peer.index)):
+            raise LinkCutError(f"{target.host} port {target.port} is not the server that Bonjour announced there")
         if self.peer is not None and (peer.node, peer.index) != (self.peer.node, self.peer.index):
-            logger.warning("%s R%d: another server answers at the same address", self._bus.name, self._index)
+            self._logger.warning("remote port: R%d: another server answers at the same address", self._index)
         self.peer = peer
 
     async def _carry(self, link: Link, unit: Unit, backoff: Backoff) -> None:
@@ -231,7 +233,7 @@ class RemotePortClient:
                 if isinstance(event, Resumed):
                     opened = True
                     self._resumed(unit)
-                self._heed(event)
+                self._handle(event)
 
         say = functools.partial(self._next_frame, number)
         why = "its keys are a day old"
@@ -245,8 +247,9 @@ class RemotePortClient:
             link.refuse(Close(CloseReason.PROTOCOL))
             self._give_up(Reason.CLOSED, why)
         finally:
-            self._detached(link)
-        # What ended in words would end so again: only a link that was cut, or lived, is dialled anew at once.
+            self._detach(link)
+        # A session that the server closed would be closed again. So only a link that was cut, or that lived for long,
+        # is dialled anew at once.
         if (opened and self._session.id != NO_SESSION) or trio.current_time() - since > _LAST_RETRY:
             backoff.reset()
         raise LinkCutError(why)
@@ -257,13 +260,13 @@ class RemotePortClient:
     def _resumed(self, unit: Unit) -> None:
         self._abandon_at = math.inf
         self._line.away(math.inf)
-        self._servers.worked()
+        self._candidates.worked()
         unit.up()
 
-    def _detached(self, link: Link) -> None:
-        """The connection has gone; where nobody said CLOSE, the time runs in which its session may go on."""
+    def _detach(self, link: Link) -> None:
+        """Note that the connection has gone; where nobody said CLOSE, its session may go on for a while."""
         if self._session.resumed:
-            if trio.current_effective_deadline() == -math.inf:  # we are the ones who leave
+            if trio.current_effective_deadline() == -math.inf:  # it is we who end it
                 self._session.close(CloseReason.STOPPING)
                 link.leave(functools.partial(self._next_frame, self._session.number))
             now = trio.current_time()
@@ -274,7 +277,7 @@ class RemotePortClient:
         self.links_lost += 1
         self._expiry.set()
 
-    def _heed(self, event: ClientEvent) -> None:
+    def _handle(self, event: ClientEvent) -> None:
         match event:
             case DownData():
                 self._bus.deliver(event.data)
@@ -285,12 +288,12 @@ class RemotePortClient:
             case Turn():
                 self._line.turned(event)
             case Resumed() | Port():
-                self._heed_port(event.port if isinstance(event, Resumed) else event.state)
+                self._follow_port(event.port if isinstance(event, Resumed) else event.state)
             case Close():
                 self._closed(event.reason)
 
-    def _heed_port(self, port: PortState) -> None:
-        self._line.reckon(port.rate)
+    def _follow_port(self, port: PortState) -> None:
+        self._line.set_rate(port.rate)
         self._line.permit(port.rights)
         self._bus.adjusted(port.rate, port.line)
         path = (*port.path, self._node) if port.path else ()
@@ -303,7 +306,7 @@ class RemotePortClient:
             self._bus.connect(self._line)
 
     def _closed(self, reason: CloseReason) -> NoReturn:
-        """The peer said CLOSE, or the path turned out to be a loop: then that is still to be said."""
+        """End the connection: the peer said CLOSE, or the path is a loop, of which the peer is still to be told."""
         self._flush()
         why = f"the session is over: {reason_text(reason)}"
         if reason is CloseReason.LOOP or self._session.id == NO_SESSION:
@@ -313,7 +316,7 @@ class RemotePortClient:
         raise LinkCutError(why)
 
     def _give_up(self, reason: Reason, why: str) -> None:
-        """End the session: its bytes have their fates now, and writes are refused."""
+        """End the session: each of its bytes has its outcome now, and writes are refused."""
         self._abandon_at = math.inf
         self._line.away(math.inf)
         for settled in self._session.abandon(reason):

@@ -1,8 +1,13 @@
-"""The line as a chained CPU has it: writers of a bus, over the session of a remote-port link.
+"""The line as a chained CPU has it: a ``Line`` for the writers of its bus, over the session of a remote-port link.
 
-There is a queue for each traffic class and no lock: turns belong to the owner alone. A message is taken as soon as
-the session has room for it; what becomes of its bytes is told to its writer's Claim, in order, when the owner says.
-This room must not know of connections.
+There is a queue for each traffic class and no lock, for turns belong to the owner alone. A message is taken as soon as
+the session has room for it; from then on these hold, for each class:
+
+- ``_outcomes`` holds the messages that were taken and are not settled, in the order of their offsets, without a hole.
+  The owner settles in that order, so one ``Settled`` concerns the first of them, and may reach into several.
+- ``_owed`` counts the bytes of those messages by writer. It is 0 for a writer exactly when each of its bytes has its
+  outcome, which is what ``begun`` and ``still`` tell.
+- ``_waiting`` counts them by class: no more is taken than the line writes within ``_AHEAD`` seconds.
 """
 
 from __future__ import annotations
@@ -21,11 +26,13 @@ from protocol.link.message_rules import MAX_MESSAGE, portion
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
 from protocol.link.turn_parameters import TurnParameters, TurnPhase
+from protocol.session.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from gateway.port.line import Claim, Reply
+    from gateway.port.log import PortLogger
     from gateway.port.receive_buffer import ReceiveBuffer
     from protocol.link.stream_frames import Turn
     from protocol.session.client import ClientSession
@@ -33,8 +40,6 @@ if TYPE_CHECKING:
     from protocol.session.session import AgeLimits
 
 __all__ = ["CHANNELS", "RemoteLine", "RemoteTurn"]
-
-logger = logging.getLogger(__name__)
 
 CHANNELS: Final = {Right.PTZ: Channel.PTZ, Right.TCP: Channel.TCP, Right.CGI: Channel.CGI}
 
@@ -44,33 +49,36 @@ _BITS: Final = 10
 """Bits of a character, more or less."""
 _AHEAD: Final = 5.0
 """Seconds of line that may be taken before they are written: well within the age limit, or they would grow stale."""
-_OWNERS: Final = "the line is another CPU's: its modem lines and breaks are to be had there"
+_NOT_HERE: Final = "the line belongs to another CPU: its modem lines and breaks can be used only there"
 _GRACE: Final = 2.0
 """Seconds that the way back may add to a reply's time."""
 
 
 @final
 class _Outcome:
-    """A message that was taken, until it is known what became of all its bytes."""
+    """A message of ``claim`` that was taken, until it is known what became of all its bytes."""
 
-    def __init__(self, start: int, end: int, claim: Claim) -> None:
-        self.start = start
-        self.end = end
+    def __init__(self, offset: int, size: int, claim: Claim) -> None:
+        self.progress = Progress(offset, offset + size)
         self.claim = claim
         self.known = trio.Event()
         self.lost: Reason | None = None
+        """Why bytes of it were lost, if any were: the last reason."""
 
 
 @final
 class RemoteLine:
     """The writing half of a remote port; ``flush`` has the link look at the session again.
 
-    ``age_limits`` says for how long a class may be without a link before it is refused.
+    ``age_limits`` tells for how long a class may be without a link before its writers are refused.
     """
 
-    def __init__(self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits) -> None:
+    def __init__(
+        self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits, log: PortLogger
+    ) -> None:
         self._session = session
         self._flush = flush
+        self._logger = log
         self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
         self._outcomes: dict[Channel, deque[_Outcome]] = {channel: deque() for channel in CHANNELS.values()}
         self._owed: Counter[Claim] = Counter()
@@ -78,12 +86,12 @@ class RemoteLine:
         self._writers = {channel: trio.lowlevel.ParkingLot() for channel in CHANNELS.values()}
         self._down: str | None = None
         self._waiting = dict.fromkeys(CHANNELS.values(), 0)
-        self._pace = Throughput(0.0)
+        self._throughput = Throughput(0.0)
         self._allowed = frozenset(CHANNELS.values())
         self._away_since = math.inf
         self._still = trio.lowlevel.ParkingLot()
         self.losses: Counter[Reason] = Counter()
-        """Bytes that were taken and not written (or nobody knows: UNCERTAIN), by the reason why."""
+        """Bytes that were taken and not written, or perhaps not (UNCERTAIN), by reason."""
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Take one message for the line. Raises PortDown, or what the claim says."""
@@ -116,7 +124,7 @@ class RemoteLine:
         finally:
             writers.unpark()  # there may be room for the next as well
         self._waiting[channel] += len(data)
-        outcome = _Outcome(offset, offset + len(data), claim)
+        outcome = _Outcome(offset, len(data), claim)
         self._outcomes[channel].append(outcome)
         self._owed[claim] += len(data)
         self._flush()
@@ -126,21 +134,20 @@ class RemoteLine:
         """Tell the writers what became of their bytes."""
         self._waiting[settled.channel] -= settled.count
         if settled.reason is None:
-            self._pace.passed(settled.count)
+            self._throughput.add(settled.count)
         else:
             self._note_loss(settled)
         outcomes = self._outcomes[settled.channel]
-        while outcomes and outcomes[0].start < settled.end:
+        while outcomes and outcomes[0].progress.position < settled.end:
             outcome = outcomes[0]
-            count = min(outcome.end, settled.end) - outcome.start
-            outcome.start += count
+            count = outcome.progress.settle_to(settled.end)
             self._owed[outcome.claim] -= count
             if settled.reason is None:
                 outcome.claim.wrote(count)
             else:
                 outcome.lost = settled.reason
                 outcome.claim.lost(count, settled.reason)
-            if outcome.start == outcome.end:
+            if not outcome.progress.left:
                 outcomes.popleft()
                 outcome.known.set()
                 if not self._owed[outcome.claim]:
@@ -156,20 +163,20 @@ class RemoteLine:
             asker.turned(turn.phase)
 
     def begun(self, claim: Claim) -> int:
-        """Return how many bytes of this writer have no fate yet."""
+        """Return how many bytes of this writer have no outcome yet."""
         return self._owed[claim]
 
     def begin(self) -> None:
-        """Take messages: the owner's device is there."""
+        """Take messages again: the owner's device is there."""
         self._down = None
 
     def end(self, why: str) -> None:
-        """Refuse everybody who waits for room or will ask; what was taken keeps its fate."""
+        """Refuse every writer, those that wait for room too; what was taken is settled all the same."""
         self._down = why
         self._wake(self._writers)
 
     def away(self, since: float) -> None:
-        """Note that there is no link since then (infinity: there is one). For each class that is too long in time."""
+        """Note that there is no link since then (infinity: there is one)."""
         self._away_since = since
 
     def next_refusal(self, now: float) -> float:
@@ -180,38 +187,38 @@ class RemoteLine:
     def refuse_stale(self) -> None:
         """Refuse the writers of each class that has been without a link for longer than its age limit.
 
-        What their clients sent meanwhile waits in sockets, where nobody counts its age: it is to be read, and dropped.
+        What their clients sent meanwhile waits in sockets, where nobody knows its age: it must be read and dropped.
         """
         self._wake([channel for channel in self._writers if self._too_long_away(channel)])
 
     def permit(self, rights: int) -> None:
-        """Take up which classes the owner lets us write, as the link tells it; the others are refused at once."""
+        """Let the classes write that the owner allows, bit ``1 << channel`` for each; refuse the others at once."""
         self._allowed = frozenset(channel for channel in self._writers if rights >> channel & 1)
         self._wake(self._writers.keys() - self._allowed)
 
     async def still(self) -> None:
-        """Wait until all that was taken has its fate."""
+        """Wait until everything that was taken has its outcome."""
         while self._owed:
             await self._still.park()
 
-    def reckon(self, bits_per_second: int) -> None:
+    def set_rate(self, bits_per_second: int) -> None:
         """Take up the rate of the owner's line."""
-        self._pace.floor = bits_per_second / _BITS
+        self._throughput.floor = bits_per_second / _BITS
 
     def modem_lines(self) -> NoReturn:
         """Raise LineError: the modem lines are the owner's."""
-        raise LineError(_OWNERS)
+        raise LineError(_NOT_HERE)
 
     def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> NoReturn:
         """Raise LineError: the modem lines are the owner's."""
-        raise LineError(_OWNERS)
+        raise LineError(_NOT_HERE)
 
     def ask(self, turn: RemoteTurn, channel: Channel, offset: int) -> None:
         """Tell ``turn`` when the owner begins and ends it."""
         self._turns[channel, offset] = turn
 
     def withdraw(self, channel: Channel, offset: int) -> None:
-        """Whoever asked for a turn has gone: do not send its message, unless it is on its way."""
+        """Forget a turn whose asker has gone: its message is not sent, unless it is on its way."""
         self._turns.pop((channel, offset), None)
         for settled in self._session.withdraw(channel, offset):
             self.settled(settled)
@@ -226,14 +233,14 @@ class RemoteLine:
         if self._too_long_away(channel):
             raise PortDown(f"the link has been away for {self._age_limits[channel]:g} s", Reason.TOO_OLD)
         claim.check(accepted)
-        if self._waiting[channel] and self._waiting[channel] + len(data) > self._pace.bytes_per_second * _AHEAD:
+        if self._waiting[channel] and self._waiting[channel] + len(data) > self._throughput.bytes_per_second * _AHEAD:
             return None
         return self._session.write(channel, data, int(accepted * 1000), turn)
 
     @property
     def _portion(self) -> int:
-        """Bytes of a transfer for one turn; a line's buffer that was empty does not make it a fast line."""
-        return min(portion(self._pace.steady), MAX_MESSAGE)
+        """Return how many bytes of a transfer make one message."""
+        return min(portion(self._throughput.steady), MAX_MESSAGE)
 
     def _too_long_away(self, channel: Channel) -> bool:
         return trio.current_time() - self._away_since >= self._age_limits[channel]
@@ -247,12 +254,13 @@ class RemoteLine:
         assert reason is not None
         self.losses[reason] += settled.count
         level = logging.WARNING if reason is Reason.UNCERTAIN else logging.INFO
-        logger.log(level, "%s: %d bytes sent: %s", settled.channel.name, settled.count, lost_text(reason))
+        channel = settled.channel.name
+        self._logger.log(level, "remote port: %d %s bytes sent: %s", settled.count, channel, lost_text(reason))
 
 
 @final
 class RemoteTurn:
-    """A turn of the owner's line, asked for from here; ``turns.Turn`` for a chained CPU."""
+    """A turn of the owner's line, asked for from here: the ``Hold`` of a chained CPU."""
 
     def __init__(self, line: RemoteLine, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> None:
         self._line = line
@@ -271,7 +279,7 @@ class RemoteTurn:
         """
         self._began = began
         outcome = await self._line.put(self._message, self._claim, self._accepted, self._parameters)
-        self._place = CHANNELS[self._claim.traffic], outcome.start
+        self._place = CHANNELS[self._claim.traffic], outcome.progress.start
         self._line.ask(self, *self._place)
         await outcome.known.wait()
         if outcome.lost is not None:
@@ -288,31 +296,31 @@ class RemoteTurn:
     async def send_break(self, seconds: float) -> None:
         """Raise LineError: a break is the owner's to send."""
         await trio.lowlevel.checkpoint()
-        raise LineError(_OWNERS)
+        raise LineError(_NOT_HERE)
 
     def turned(self, phase: TurnPhase) -> None:
-        """The owner began or ended it."""
+        """Note that the owner began or ended the turn."""
         if phase is TurnPhase.BEGIN:
             self._began()
         else:
             self._over.set()
 
     def close(self) -> None:
-        """Want no more of it."""
+        """Withdraw the message if it was not sent, and listen for no edge of the turn any more. Idempotent."""
         if self._place is not None:
             self._line.withdraw(*self._place)
             self._place = None
 
 
 def lost_text(reason: Reason) -> str:
-    """Say why bytes were not written, in words."""
+    """Return why bytes were not written, in words."""
     if reason is Reason.UNCERTAIN:
         return "nobody can tell whether the owner of the line wrote it; it is not sent again"
     return f"the owner of the line did not write it: {reason.name.lower().replace('_', ' ')}"
 
 
 def _parameters(reply: Reply) -> TurnParameters:
-    """Say a reply in the wire's terms; a delimiter too long for it is left to our own ear."""
+    """Return a reply in the wire's terms; a delimiter too long for it is left to our own ear."""
     length = int(min(reply.length, _LONGEST_LENGTH))
     end = reply.until if reply.until is not None and len(reply.until) <= _LONGEST_END else b""
     return TurnParameters(length, end, int(reply.seconds * 1000))

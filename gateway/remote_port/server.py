@@ -1,7 +1,7 @@
-"""The remote port server of a port: who may chain to it, and which sessions there are.
+"""The remote port server of a port: it admits clients that prove the key, and keeps their sessions.
 
-A door like any other, but that its clients prove a key, and may go and come back. It must not know how clients
-connect, nor see the router: it is given a handle, and narrows it for each session.
+A session outlives its connections. Whatever a client does ends at most its own connection or session: each runs in a
+task of its own, and an exception that nobody expected is logged and ends that task alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
+from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
@@ -42,14 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RemotePortService"]
 
-logger = logging.getLogger(__name__)
-
 RESUME_WINDOW: Final = 60.0
 """Seconds for which a session waits for its next connection."""
 _HANDSHAKES: Final = 32
 """Handshakes at once: each costs two multiplications on a curve."""
 _OLDEST_KEYS: Final = 25 * 3600.0
-"""Seconds after which a connection whose client does not renew its keys is cut."""
+"""Seconds after which a connection is cut whose client does not renew its keys."""
 _RING: Final = 1 << 20
 """Bytes of the line that are kept for a client that is away or slow; what is more becomes a gap."""
 _CLASSES: Final = Right.PTZ | Right.TCP | Right.CGI
@@ -57,167 +56,164 @@ _GUESSED: Final = "too many wrong keys came from there"
 _RETIRE: Final = 1.2
 """Seconds that messages under way have when the gateway stops."""
 _QUIET: Final = 1.0
-"""Seconds for which the same reason to turn clients away is not logged again: who hammers must not fill the log."""
+"""Seconds for which the same warning is not logged again: clients that hammer must not fill the log."""
 
 
 @final
 class RemotePortService:
-    """An open remote port server on port manager ``index``; ``node`` and ``chassis`` are ours."""
+    """An open remote port server on port manager ``index``; ``node`` and ``chassis`` are ours.
+
+    ``tasks`` is the nursery of its connections and sessions, which outlives it.
+    """
 
     def __init__(
-        self, index: int, node: bytes, chassis: str, handle: Handle, clients: trio.Nursery, guesses: GuessLimit
+        self, index: int, node: bytes, chassis: str, handle: Handle, tasks: trio.Nursery, guesses: GuessLimit
     ) -> None:
         self.handle = handle
+        self._logger = PortLogger(logging.getLogger(__name__), f"P{index}")
         self._index = index
         self._node = node
         self._chassis = chassis
-        self._clients = clients
+        self._tasks = tasks
         self._guesses = guesses
         self._allowed = AddressList()
         self._key: str | None = None
         self._point = b""
         self._rights = Right(0)
         self._register = Register(SessionLimits(ring_bytes=_RING))
-        self._seats: dict[ServerSession, RemoteSession] = {}
-        self._addresses: dict[RemoteSession, str] = {}
+        self._sessions: dict[ServerSession, RemoteSession] = {}
         self._handshakes = 0
         self._left = trio.Event()
-        self._watch = handle.attenuate(Right.READ, "remote port server").open(Right(0))
-        self._said = ("", -math.inf)
+        self._port = handle.attenuate(Right.READ, "remote port server").open(Right(0))
+        self._warned = ("", -math.inf)
         self.refused = 0
-        """Clients turned away."""
+        """Clients that were refused before their handshake."""
         self.wrong_keys = 0
         """Handshakes that failed because of the key."""
 
     @property
-    def children(self) -> tuple[RemoteSession, ...]:
-        """The sessions that there are, connected or not."""
-        return tuple(self._seats.values())
+    def sessions(self) -> tuple[RemoteSession, ...]:
+        """Return all sessions, connected or not."""
+        return tuple(self._sessions.values())
 
     @property
     def keyless(self) -> bool:
-        """Whether anybody may be a client."""
+        """Return whether anybody may be a client."""
         return not self._key
 
     @property
     def port(self) -> PortState:
-        """The port as links are told."""
-        state = self._watch.state.value
+        """Return the state of the port as links are told it."""
+        state = self._port.state.value
         rights = sum(1 << channel for right, channel in CHANNELS.items() if right in self._granted)
         return PortState(rights, state.down is None, state.rate, state.down or "", state.settings, state.path)
 
     @property
     def _granted(self) -> Right:
-        """What links may write: what we let them, as far as the owner of the line lets us."""
-        owner = self._watch.state.value.rights
+        """Return the classes that links may write: those that we let them, as far as the line's owner lets us."""
+        owner = self._port.state.value.rights
         return Right(sum(right.value for right, channel in CHANNELS.items() if owner >> channel & 1)) & self._rights
 
     def update_policy(self, allowed: AddressList, key: str, ptz: bool) -> None:
-        """Take up new settings: another key ends all sessions, another list those that it leaves out.
+        """Take up new settings: another key ends all sessions, another list ends those that it does not allow.
 
-        ``ptz`` says whether links may write PTZ commands; the other classes have no switch of their own.
+        ``ptz`` tells whether links may write PTZ commands; the other classes have no switch of their own.
         """
         self._allowed = allowed
         self._rights = _CLASSES if ptz else _CLASSES & ~Right.PTZ
         if key != self._key:
-            self._set_key(key)
-        for seat, address in tuple(self._addresses.items()):
-            if not allowed.allows(address):
-                self._end(self._register.end(seat.session, CloseReason.REVOKED))
+            self._key = key
+            self._point = key_point(key)
+            self._end_all(CloseReason.KEY_CHANGED)
+            if not key:
+                self._logger.warning(
+                    "remote-port server: RemotePortServer.AuthenticationKey is empty: anybody may chain to it"
+                )
+        for session in self.sessions:
+            if not allowed.allows(session.address):
+                self._end(self._register.end(session.session, CloseReason.REVOKED))
         self._tell_port()
 
-    def _set_key(self, key: str) -> None:
-        self._key = key
-        self._point = key_point(key)
-        self._end_all(CloseReason.KEY_CHANGED)
-        if not key:
-            logger.warning("P%d: RemotePortServer.AuthenticationKey is empty: anybody may chain to it", self._index)
-
     def welcome(self, sock: socket.socket, sockaddr: Any) -> None:
-        """Take a client that a listener accepted."""
+        """Take a client that a listener accepted: let it prove itself where its address may, close it otherwise."""
         peer = Endpoint.of(sockaddr)
-        self.admit(sock, str(peer), peer.address)
-
-    def admit(self, sock: socket.socket, holder: str, address: str) -> None:
-        """Let a client prove itself, where its address may; close it otherwise."""
-        if not self._allowed.allows(address):
-            self._turn_away(sock, holder, "its address is not among AllowedIPAddresses")
-        elif not self._guesses.allows(Endpoint(address, 0).network, trio.current_time()):
-            self._turn_away(sock, holder, _GUESSED)
+        if not self._allowed.allows(peer.address):
+            self._refuse_address(sock, peer, "its address is not among AllowedIPAddresses")
+        elif not self._guesses.allows(peer.network, trio.current_time()):
+            self._refuse_address(sock, peer, _GUESSED)
         elif self._handshakes >= _HANDSHAKES:
-            self._turn_away(sock, holder, f"{_HANDSHAKES} handshakes are under way")
+            self._refuse_address(sock, peer, f"{_HANDSHAKES} handshakes are under way")
         else:
-            self._clients.start_soon(self._serve, sock, holder, address)
+            self._tasks.start_soon(self._serve, sock, peer)
 
     async def run(self) -> None:
         """Tell links of the port's changes, and end sessions that waited too long, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
-            async for _ in self._watch.state.changes():
+            async for _ in self._port.state.changes():
                 self._tell_port()
 
     async def retire(self) -> None:
-        """The gateway stops: let what was begun be finished, then end all sessions, which leaves nothing uncertain."""
-        for seat in self.children:
-            seat.retire()
+        """Stop with the gateway: let what was begun be finished, then end all sessions, with nothing uncertain."""
+        for session in self.sessions:
+            session.retire()
         with trio.move_on_after(_RETIRE):
-            for seat in self.children:
-                await seat.idle()
+            for session in self.sessions:
+                await session.idle()
         self._end_all(CloseReason.STOPPING)
         self.handle.revoke("the gateway stops")
 
     def revoke(self, why: str) -> None:
-        """Close the door and end all sessions."""
+        """End the service and all its sessions."""
         self._end_all(CloseReason.REVOKED)
         self.handle.revoke(why)
 
-    async def _serve(self, sock: socket.socket, holder: str, address: str) -> None:
+    async def _serve(self, sock: socket.socket, peer: Endpoint) -> None:
         point = self._point
         with sock:
             try:
                 link = Link(sock, Connection(Acceptor(point, self._node, self._index, self._chassis, os.urandom(32))))
-                peer = await self._greet(link, address)
+                client = await self._greet(link, peer)
                 opening = await self._opening(link)
-                name = f"{holder} (node {peer.node.hex()[:8]}, R{peer.index})"
-                if (refusal := self._refusal(point, address)) is not None:
-                    self._refuse(link, name, Close(refusal))
-                elif (seat := self._admitted(link, peer, opening, name, address)) is not None:
-                    await self._carry(link, seat)
+                name = f"{peer} (node {client.node.hex()[:8]}, R{client.index})"
+                # Settings may have changed since the client connected; both of these are looked at once, here.
+                if (reason := self._refusal(point, peer.address)) is not None:
+                    self._refuse(link, name, Close(reason))
+                elif (session := self._admitted(link, client, opening, name, peer.address)) is not None:
+                    await self._carry(link, session)
             except (LinkCutError, RemoteProtocolError, OSError) as exc:
-                logger.info("%s: %s", holder, exc)
-            except Exception:  # the first ring: what goes wrong with one client ends that client
-                logger.exception("%s: a bug ended it", holder)
+                self._logger.info("remote-port server: %s: %s", peer, exc)
+            except Exception:  # whatever goes wrong with one client ends that client
+                self._logger.exception("remote-port server: %s: a bug ended the connection", peer)
 
-    async def _greet(self, link: Link, address: str) -> Peer:
-        network = Endpoint(address, 0).network
-
+    async def _greet(self, link: Link, peer: Endpoint) -> Peer:
         def charge(_: Hello) -> None:
-            # Judged once more: many may have come in before the first of them was charged.
-            if not self._guesses.allows(network, trio.current_time()):
+            # It is judged once more: many may have come in before the first of them was charged.
+            if not self._guesses.allows(peer.network, trio.current_time()):
                 raise LinkCutError(_GUESSED)
-            self._guesses.charge(network, trio.current_time())
+            self._guesses.charge(peer.network, trio.current_time())
 
         self._handshakes += 1
         try:
             with trio.fail_after(HANDSHAKE_DEADLINE):
-                peer = await link.handshake(charge)
+                client = await link.handshake(charge)
         except trio.TooSlowError:
             raise LinkCutError(f"no handshake within {HANDSHAKE_DEADLINE:g} s") from None
         except WrongKeyError:
-            self._note_wrong_key(address)
+            self._note_wrong_key(peer)
             raise
         except LinkCutError as exc:
             if exc.reason is CloseReason.WRONG_KEY:
-                self._note_wrong_key(address)
+                self._note_wrong_key(peer)
             raise
         finally:
             self._handshakes -= 1
-        self._guesses.refund(network)
-        return peer
+        self._guesses.refund(peer.network)
+        return client
 
-    def _note_wrong_key(self, address: str) -> None:
+    def _note_wrong_key(self, peer: Endpoint) -> None:
         self.wrong_keys += 1
-        self._warn(f"{address} has another AuthenticationKey than P{self._index}'s remote port server")
+        self._warn(f"wrong key from {peer}")
 
     async def _opening(self, link: Link) -> Open:
         with trio.move_on_after(HANDSHAKE_DEADLINE):
@@ -226,95 +222,93 @@ class RemotePortService:
         raise LinkCutError("it proved the key, and opened no session")
 
     def _refusal(self, point: bytes, address: str) -> CloseReason | None:
-        """Say what has changed since the client connected, if it may not come in any more."""
+        """Return why a client that proved the key of ``point`` may not come in any more; None where it may."""
         if self.handle.revoked is not None or not self._allowed.allows(address):
             return CloseReason.REVOKED
         if point is not self._point:
             return CloseReason.KEY_CHANGED
-        return None if self._watch.state.value.path else CloseReason.NO_PATH
+        return None if self._port.state.value.path else CloseReason.NO_PATH
 
-    def _refuse(self, link: Link, holder: str, close: Close) -> None:
-        logger.info("%s refused: %s", holder, reason_text(close.reason))
+    def _refuse(self, link: Link, name: str, close: Close) -> None:
+        self._logger.info("remote-port server: %s refused: %s", name, reason_text(close.reason))
         link.refuse(close)
 
-    def _admitted(self, link: Link, peer: Peer, opening: Open, holder: str, address: str) -> RemoteSession | None:
-        """Find or make the seat of the session that the peer asks for; None where it is refused."""
-        admitted = self._register.admit(peer, opening, os.urandom(16), self.port)
+    def _admitted(self, link: Link, client: Peer, opening: Open, name: str, address: str) -> RemoteSession | None:
+        """Find or make the session that a client asks for, and start its task; None where it is refused."""
+        admitted = self._register.admit(client, opening, os.urandom(16), self.port)
         self._end(admitted.ended)
         if isinstance(admitted, Refused):
-            self._refuse(link, holder, admitted.close)
+            self._refuse(link, name, admitted.close)
             return None
-        seat = self._seats.get(admitted.session) or self._new_seat(admitted.session, holder)
-        self._addresses[seat] = address
-        return seat
+        session = self._sessions.get(admitted.session)
+        if session is None:
+            handle = self.handle.attenuate(self.handle.rights, name)
+            session = self._sessions[admitted.session] = RemoteSession(admitted.session, handle, self._logger)
+            session.permit(self._granted)
+            self._tasks.start_soon(self._run_session, session)
+        session.address = address
+        return session
 
-    def _new_seat(self, session: ServerSession, holder: str) -> RemoteSession:
-        seat = RemoteSession(session, self.handle.attenuate(self.handle.rights, holder))
-        seat.permit(self._granted)
-        self._seats[session] = seat
-        self._clients.start_soon(self._run_seat, seat)
-        return seat
-
-    async def _run_seat(self, seat: RemoteSession) -> None:
-        logger.info("%s seated", seat.handle.holder)
+    async def _run_session(self, session: RemoteSession) -> None:
+        self._logger.info("remote-port server: %s connected", session.handle.holder)
         try:
-            await seat.run()
-        except Exception:  # the first ring, as for connections
-            logger.exception("%s: a bug ended it", seat.handle.holder)
-            self._end(self._register.end(seat.session, CloseReason.PROTOCOL))
+            await session.run()
+        except Exception:  # whatever goes wrong with one session ends that session, as for connections
+            self._logger.exception("remote-port server: %s: a bug ended the session", session.handle.holder)
+            self._end(self._register.end(session.session, CloseReason.PROTOCOL))
 
-    async def _carry(self, link: Link, seat: RemoteSession) -> None:
-        """Carry frames of a seat's new connection, which takes the place of the one before it."""
-        session = seat.session
+    async def _carry(self, link: Link, session: RemoteSession) -> None:
+        """Carry frames of a session's new connection, which takes the place of the one before it."""
+        name = session.handle.holder
         try:
-            closed = await seat.carry(link, _OLDEST_KEYS)
+            closed = await session.carry(link, _OLDEST_KEYS)
         except* (LinkCutError, CutError) as group:
-            logger.info("%s: the link was cut: %s", seat.handle.holder, root_cause(group))
+            self._logger.info("remote-port server: %s: the link was cut: %s", name, root_cause(group))
             closed = False
         except* RemoteProtocolError as group:
-            logger.warning("%s broke the protocol: %s", seat.handle.holder, root_cause(group))
-            self._end(self._register.end(session, CloseReason.PROTOCOL))
-            if (word := session.last_word(CloseReason.PROTOCOL)) is not None:
+            self._logger.warning("remote-port server: %s broke the protocol: %s", name, root_cause(group))
+            self._end(self._register.end(session.session, CloseReason.PROTOCOL))
+            if (word := session.session.last_word(CloseReason.PROTOCOL)) is not None:
                 link.refuse(word)
             closed = False
         finally:
             self._left.set()
         if closed:
-            self._end(self._register.end(session, CloseReason.STOPPING))
+            self._end(self._register.end(session.session, CloseReason.STOPPING))
 
     def _end_all(self, reason: CloseReason) -> None:
-        for session in tuple(self._seats):
+        for session in tuple(self._sessions):
             self._end(self._register.end(session, reason))
 
     def _end(self, ended: tuple[Ended, ...]) -> None:
         for each in ended:
-            seat = self._seats.pop(each.session)
-            self._addresses.pop(seat, None)
-            logger.info("%s gone: %s", seat.handle.holder, reason_text(each.reason))
-            seat.end(reason_text(each.reason))
+            session = self._sessions.pop(each.session)
+            why = reason_text(each.reason)
+            self._logger.info("remote-port server: %s gone: %s", session.handle.holder, why)
+            session.end(why)
 
     def _tell_port(self) -> None:
         port = self.port
-        for seat in self.children:
-            seat.permit(self._granted)
-            seat.tell(port)
+        for session in self.sessions:
+            session.permit(self._granted)
+            session.tell(port)
 
     async def _sweep(self) -> None:
         """End the sessions whose clients stay away for too long."""
         while True:
             self._left = trio.Event()
             self._end(self._register.sweep(now_ms(), int(RESUME_WINDOW * 1000)))
-            away = [session.detached_at for session in self._seats if not session.attached]
+            away = [session.detached_at for session in self._sessions if not session.attached]
             with trio.move_on_at(min(away) / 1000 + RESUME_WINDOW + 0.001 if away else math.inf):
                 await self._left.wait()
 
-    def _turn_away(self, sock: socket.socket, holder: str, why: str) -> None:
+    def _refuse_address(self, sock: socket.socket, peer: Endpoint, why: str) -> None:
         self.refused += 1
-        self._warn(f"{holder.rpartition(':')[0]} is turned away from P{self._index}'s remote port server: {why}")
+        self._warn(f"refused {peer.address}: {why}")
         sock.close()
 
     def _warn(self, what: str) -> None:
-        said, at = self._said
+        said, at = self._warned
         if what != said or trio.current_time() > at + _QUIET:
-            self._said = what, trio.current_time()
-            logger.warning("%s", what)
+            self._warned = what, trio.current_time()
+            self._logger.warning("remote-port server: %s", what)

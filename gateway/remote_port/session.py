@@ -1,13 +1,18 @@
-"""One session of a remote-port client at the owner, or at a CPU on the way: its messages to the bus, the line to it.
+"""One session of a remote-port client at the CPU that it is linked to: its messages to the bus, the line's bytes to it.
 
-A seat outlives its connections, for as long as its session may be resumed. Each traffic class has its own writer, so
-that none waits for another but for the line itself. This room must not know who may connect, nor of sockets.
+A session outlives its connections for as long as it may be resumed. Each traffic class has a writer of its own, so
+that none waits for another, only for the line. Of each class these hold:
+
+- Messages are written in the order in which they came, and their outcomes are told in that order.
+- ``_under_way`` holds the messages that were begun and whose outcome is not known yet. The first of them is the one
+  whose bytes the line settles next: the line settles in order too.
+- A message that is refused is settled behind all those before it, however early the refusal is known.
+- When the session ends, bytes that the line may still write are UNCERTAIN; the client's stream settles the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
@@ -25,10 +30,12 @@ from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel, Gap
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session.inbox import Message
+from protocol.session.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gateway.port.log import PortLogger
     from gateway.port.router import Handle, Session
     from gateway.remote_port.link import Link
     from protocol.link.frames import Frame
@@ -38,52 +45,63 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteSession"]
 
-logger = logging.getLogger(__name__)
-
 _AHEAD: Final = 0.25
-"""Seconds of line that may wait for it on each class."""
-_LEAST: Final = {Channel.PTZ: 2048, Channel.TCP: 2048, Channel.CGI: 4096}
-_MOST: Final = 65536
+"""Seconds of line that a class may send ahead of it: what waits here can no longer be overtaken by a command."""
+_LEAST_WINDOW: Final = {Channel.PTZ: 2048, Channel.TCP: 2048, Channel.CGI: 4096}
+_MOST_WINDOW: Final = 65536
 
 
 @final
-class _UnderWay:
-    """A message that was begun, and how far its fate is known."""
+class _ReplyBuffer:
+    """Collects the reply to the turn that a client has; the line lets only one of its classes have one at a time."""
 
-    def __init__(self, message: Message) -> None:
-        self.start = self.position = message.offset
-        self.end = message.end
+    def __init__(self) -> None:
+        self.heard = ReceiveBuffer()
+        self.wanted = False
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Collect what the line says while the block runs."""
+        self.wanted = True
+        try:
+            yield
+        finally:
+            self.wanted = False
+            self.heard.clear()
 
 
 @final
 class _Writer:
-    """One traffic class of a session: its messages, in order, each to its fate."""
+    """Writes the messages of one traffic class, and tells the session the outcome of each."""
 
-    def __init__(self, session: ServerSession, channel: Channel, heard: _Heard, flush: Callable[[], None]) -> None:
+    def __init__(
+        self, session: ServerSession, channel: Channel, reply: _ReplyBuffer, flush: Callable[[], None]
+    ) -> None:
         self._session = session
         self._channel = channel
-        self._heard = heard
+        self._reply = reply
         self._flush = flush
-        self._under_way: deque[_UnderWay] = deque()
-        self._moved = trio.lowlevel.ParkingLot()
-        self._pace = Throughput(0.0)
-        self._taken = 0
-        self._retired = False
-        session.window(channel, _LEAST[channel])
         self._inbox: deque[Message] = deque()  # the session's credit bounds it
         self._posted = trio.lowlevel.ParkingLot()
+        self._under_way: deque[Progress] = deque()
+        self._settled = trio.lowlevel.ParkingLot()
+        self._taken = 0
+        """The line has charge of everything before this offset, and may write it though this writer is gone."""
+        self._throughput = Throughput(0.0)
+        self._retired = False
+        session.window(channel, _LEAST_WINDOW[channel])
         self.received = 0
         self.dropped = 0
         self.line: Session | None = None
         """The line as this class may write to it; None while it has no right to."""
 
     def post(self, message: Message) -> None:
-        """Have it written after those before it."""
+        """Have a message written after those before it."""
         self._inbox.append(message)
         self._posted.unpark()
 
     async def run(self) -> None:
-        """Write what comes, until cancelled or retired; what the line takes at once costs no scheduler pass each."""
+        """Write what comes, until cancelled or retired."""
         while True:
             while not self._inbox:
                 await self._posted.park()
@@ -91,7 +109,8 @@ class _Writer:
                 return
             message = self._inbox.popleft()
             self.received += len(message.data)
-            self._under_way.append(_UnderWay(message))
+            self._under_way.append(Progress(message.offset, message.end))
+            # The right may be withdrawn while we wait for the line; the message is then judged by this session of it.
             line = self.line
             try:
                 await self._write(message, line)
@@ -105,37 +124,38 @@ class _Writer:
         self._retired = True
 
     async def idle(self) -> None:
-        """Wait until every message that was begun has its fate."""
+        """Wait until every message that was begun has its outcome."""
         while self._under_way:
-            await self._moved.park()
+            await self._settled.park()
 
     def give_up(self) -> None:
-        """The session is over: what may still be written is uncertain, the rest never will be."""
+        """End with the session: bytes that may still be written are uncertain, the rest never will be."""
         if self._under_way:
             first = self._under_way[0]
-            begun = first.end if first.position > first.start else first.start
+            # A message of which the line took a part is finished by the line, whoever has left.
+            begun = first.end if first.begun else first.start
             if (end := max(self._taken, begun)) > first.position:
                 self._session.lost(self._channel, end, Reason.UNCERTAIN)
         self._under_way.clear()
-        self._moved.unpark_all()
+        self._settled.unpark_all()
 
     def settle(self, count: int, reason: Reason | None) -> None:
-        """Tell the session the fate of the next ``count`` bytes: in the tty, or lost for ``reason``."""
+        """Tell the session the outcome of the next ``count`` bytes: in the tty, or lost for ``reason``."""
         if not self._under_way:
             return  # the session is over, and was told so
         message = self._under_way[0]
-        message.position += count
+        message.settle(count)
         if reason is None:
             self._session.handed(self._channel, message.position)
-            self._pace.passed(count)
-            ahead = int(self._pace.bytes_per_second * _AHEAD)
-            self._session.window(self._channel, min(max(ahead, _LEAST[self._channel]), _MOST))
+            self._throughput.add(count)
+            ahead = int(self._throughput.bytes_per_second * _AHEAD)
+            self._session.window(self._channel, min(max(ahead, _LEAST_WINDOW[self._channel]), _MOST_WINDOW))
         else:
             self.dropped += count
             self._session.lost(self._channel, message.position, reason)
-        if message.position == message.end:
+        if not message.left:
             self._under_way.popleft()
-        self._moved.unpark_all()
+        self._settled.unpark_all()
         self._flush()
 
     async def _write(self, message: Message, line: Session | None) -> None:
@@ -154,43 +174,28 @@ class _Writer:
         """Write in a turn, and hold it until the reply is over."""
         reply = Reply(parameters.length or math.inf, parameters.end or None, parameters.time / 1000)
         turn = await line.turn(message.data, reply, message.accepted / 1000)
-        with contextlib.closing(turn), self._hearing():
-            self._taken = message.end
-            await turn.write(lambda: self._mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING))
-            await turn.replied(self._heard.buffer, reply)
-            self._mark(message, TurnPhase.END, _status(self._heard.buffer, reply))
 
-    @contextlib.contextmanager
-    def _hearing(self) -> Iterator[None]:
-        self._heard.wanted = True
-        try:
-            yield
-        finally:
-            self._heard.wanted = False
-            self._heard.buffer.clear()
+        def began() -> None:
+            self._reply.heard.clear()  # what came before is no answer
+            self._mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING)
+
+        with contextlib.closing(turn), self._reply.collecting():
+            self._taken = message.end
+            await turn.write(began)
+            await turn.replied(self._reply.heard, reply)
+            self._mark(message, TurnPhase.END, _status(self._reply.heard, reply))
 
     def _mark(self, message: Message, phase: TurnPhase, status: TurnStatus) -> None:
-        if phase is TurnPhase.BEGIN:
-            self._heard.buffer.clear()
         self._session.turn(self._channel, message.offset, phase, status)
         self._flush()
 
     async def _refuse(self, line: Session | None, reason: Reason) -> None:
-        """Lose what is left of a message, after all that came before it, or is on its way, has its fate."""
+        """Lose what is left of the last message, once everything before it and on its way has its outcome."""
         while len(self._under_way) > 1 or (self._under_way and line is not None and line.on_its_way):
-            await self._moved.park()
+            await self._settled.park()
         if self._under_way:
             last = self._under_way[0]
-            self.settle(last.end - last.position, Reason.INCOMPLETE if last.position > last.start else reason)
-
-
-@final
-class _Heard:
-    """What answers the turn that a client has; the line itself lets only one have it at a time."""
-
-    def __init__(self) -> None:
-        self.buffer = ReceiveBuffer()
-        self.wanted = False
+            self.settle(last.left, Reason.INCOMPLETE if last.begun else reason)
 
 
 def _status(heard: ReceiveBuffer, reply: Reply) -> TurnStatus:
@@ -201,55 +206,57 @@ def _status(heard: ReceiveBuffer, reply: Reply) -> TurnStatus:
 
 @final
 class RemoteSession:
-    """What a session has at the line: ``handle`` is its permission, with a right for each traffic class.
+    """A client's session at the line: ``handle`` is its permission, with a right for each traffic class.
 
     As a Reader it sends the line's bytes to the client, or keeps them while the link is away.
     """
 
-    def __init__(self, session: ServerSession, handle: Handle) -> None:
+    def __init__(self, session: ServerSession, handle: Handle, log: PortLogger) -> None:
         self.session = session
         self.handle = handle
+        self.address = ""
+        """The IP address of its last connection."""
         self.scope = trio.CancelScope()
-        """All of the seat's tasks; cancelled when the session is over."""
+        """All of its tasks; cancelled when the session is over."""
         self.link: Link | None = None
-        """The connection that it has now."""
+        """The connection that it has now, if any."""
         self._carrying = trio.CancelScope()
         self.sent = 0
         """As a Reader: bytes of the line that it was told, or is kept for it."""
         self.gaps = 0
         """Bytes that the client told us it would not send after all."""
-        heard = _Heard()
-        self._heard = heard
-        self._writers = {channel: _Writer(session, channel, heard, self.flush) for channel in CHANNELS.values()}
+        self._logger = log
+        self._reply = reply = _ReplyBuffer()
+        self._writers = {channel: _Writer(session, channel, reply, self.flush) for channel in CHANNELS.values()}
         self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0))
         self._line.listen(self)
         self._line.listen_for_gaps(self.missed)
 
     @property
     def received(self) -> int:
-        """Bytes that the client sent."""
+        """Return how many bytes the client sent."""
         return sum(writer.received for writer in self._writers.values())
 
     @property
     def dropped(self) -> int:
-        """Bytes of these that were not written, and never will be."""
+        """Return how many of these were not written, and never will be."""
         return sum(writer.dropped for writer in self._writers.values())
 
     @property
     def size(self) -> int:
-        """As a Reader: bytes that wait for the client; they are in the session's ring."""
+        """See Reader; what waits for the client is in the session's ring."""
         return 0
 
     def deliver(self, data: bytes) -> None:
-        """As a Reader: pass on what the line said."""
+        """See Reader."""
         self.sent += len(data)
         self.session.line(data)
-        if self._heard.wanted:
-            self._heard.buffer.deliver(data)
+        if self._reply.wanted:
+            self._reply.heard.deliver(data)
         self.flush()
 
     def missed(self, count: int, reason: Reason) -> None:
-        """As a Reader: pass on that some of the line never came."""
+        """Pass on to the client that some of the line never came."""
         self.session.gap(count, reason)
         self.flush()
 
@@ -259,7 +266,7 @@ class RemoteSession:
             self.link.flush()
 
     def permit(self, rights: Right) -> None:
-        """Let the classes in ``rights`` write, and the others no more."""
+        """Let the classes in ``rights`` write, and the others no longer."""
         for right, channel in CHANNELS.items():
             writer = self._writers[channel]
             if right in rights and writer.line is None:
@@ -278,17 +285,17 @@ class RemoteSession:
         self.flush()
 
     def retire(self) -> None:
-        """Begin nothing new: the gateway stops."""
+        """Begin no other message: the gateway stops."""
         for writer in self._writers.values():
             writer.retire()
 
     async def idle(self) -> None:
-        """Wait until all that was begun has its fate."""
+        """Wait until every message that was begun has its outcome."""
         for writer in self._writers.values():
             await writer.idle()
 
     def end(self, why: str) -> None:
-        """The session is over: tell the client so, after what became of its bytes, and end all that it does here."""
+        """End all that the client does here, and tell it so behind the outcomes of its bytes."""
         self.handle.revoke(why)
         for writer in self._writers.values():
             writer.give_up()
@@ -299,7 +306,8 @@ class RemoteSession:
     async def carry(self, link: Link, most: float) -> bool:
         """Carry frames of a new connection for ``most`` seconds at most; return whether the client said CLOSE.
 
-        The connection before it is dropped: nothing of it is read any more. Raises RemoteProtocolError, in a group.
+        The connection before it is dropped: nothing of it is read any more. Raises LinkCutError, CutError or
+        RemoteProtocolError, in an exception group.
         """
         self._carrying.cancel()
         self.link = link
@@ -328,10 +336,13 @@ class RemoteSession:
                     self._writers[event.channel].post(event)
                 case Gap():
                     self.gaps += event.count
-                    logger.info("%s gave up %d bytes: %s", self.handle.holder, event.count, event.reason.name.lower())
+                    reason = event.reason.name.lower()
+                    self._logger.info(
+                        "remote-port server: %s gave up %d bytes: %s", self.handle.holder, event.count, reason
+                    )
 
     async def run(self) -> None:
-        """Write what the client sends, until the seat's scope is cancelled; it hears the line from the first."""
+        """Write what the client sends, until ``scope`` is cancelled; the line is heard from construction on."""
         with self.scope, contextlib.closing(self._line):
             async with trio.open_nursery() as nursery:
                 for writer in self._writers.values():

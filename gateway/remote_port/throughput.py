@@ -1,7 +1,4 @@
-"""How fast bytes really go, measured as they do: ptys and USB adapters ignore the rate that was set.
-
-It must not know what they are, nor where they go.
-"""
+"""How fast bytes really go, measured while they do: ptys and USB adapters ignore the rate that was set."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ _SPAN: Final = 0.25
 
 @final
 class Throughput:
-    """Bytes a second, at least ``floor`` (what the line is set to)."""
+    """Bytes a second, at least ``floor`` (that of the line's rate)."""
 
     def __init__(self, floor: float) -> None:
         self.floor = floor
@@ -28,16 +25,19 @@ class Throughput:
 
     @property
     def bytes_per_second(self) -> float:
-        """The pace as it was measured last, or the floor where that is more."""
+        """Return the throughput as it was measured last, or the floor where that is more."""
         return max(self._measured, self.floor)
 
     @property
     def steady(self) -> float:
-        """The slower one of the last two whole spans, or the floor: no buffer that was empty is taken for a pace."""
+        """Return the lower one of the last two whole spans, or the floor.
+
+        A burst into an empty buffer fills one span and not the next, so it does not pass for the line's throughput.
+        """
         return max(min(self._spans), self.floor)
 
-    def passed(self, count: int) -> None:
-        """So many bytes went now."""
+    def add(self, count: int) -> None:
+        """Note that ``count`` bytes went now."""
         now = trio.current_time()
         self._count += count
         span = now - self._since
@@ -46,5 +46,5 @@ class Throughput:
             self._spans = self._spans[1], self._measured
             self._count, self._since = 0, now
         else:
-            # A pace that is still rising need not wait for the end of its span.
+            # A throughput that is still rising need not wait for the end of its span.
             self._measured = max(self._measured, self._count / _SPAN)

@@ -1,4 +1,4 @@
-"""Nodes to test links with, without houses around them: buses, a door, a device, and a cable that can be disturbed."""
+"""Nodes to test links with, without port managers: buses, a remote port server, a device, and a cable to disturb."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trio
 from gateway.port.bus import Bus
 from gateway.port.rights import Right
 from gateway.port.router import Router
-from gateway.remote_port.candidates import Servers
+from gateway.remote_port.candidates import Candidates
 from gateway.remote_port.client import RemotePortClient
 from gateway.remote_port.server import RemotePortService
 from gateway.serial_line.arbiter import Arbiter
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.port.router import Session
     from protocol.link.reasons import Reason
 
-KEY = "the key of the house"
+KEY = "the key of the blade"
 _HOST = "127.0.0.1"
 _numbers = itertools.count(1)
 
@@ -130,13 +130,13 @@ class Node:
     def __post_init__(self) -> None:
         self.handle = Router({"P0": self.bus}).grant("P0", ALL, self.name)
 
-    def sit(self, right: Right) -> Session:
-        """A local client that may write in that class."""
+    def connect(self, right: Right) -> Session:
+        """Return the session of a local client that may write in that class."""
         return self.handle.attenuate(Right.READ | right, f"{self.name}'s {right.name}").open(right)
 
     def listen(self) -> Ear:
         ear = Ear()
-        session = self.sit(Right.TCP)
+        session = self.connect(Right.TCP)
         session.listen(ear)
         session.listen_for_gaps(ear.miss)
         return ear
@@ -173,13 +173,13 @@ class Node:
             while True:
                 await trio.lowlevel.wait_readable(listener)
                 sock, peer = listener.accept()
-                self.service.admit(sock, f"{peer[0]}:{peer[1]}", peer[0])
+                self.service.welcome(sock, peer)
 
     def dial(self, cable: Cable, key: str = KEY, index: int = 0) -> None:
         """Chain to the server at the other end of the cable."""
         settings = RemotePort(auto_conf=False, authentication_key=key, host=_HOST, port=cable.port)
-        servers = Servers(cast("Bonjour", None), index, "", keyless=False)
-        self.device = RemotePortClient(self.bus, self.node, index, settings, servers)
+        candidates = Candidates(cast("Bonjour", None), index, "", keyless=False)
+        self.device = RemotePortClient(self.bus, self.node, index, settings, candidates)
         self.settings = settings
         self.unit = Unit("P0 R0", lambda: None)
         self.nursery.start_soon(self.device.run, self.unit)

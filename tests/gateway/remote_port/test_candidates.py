@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.remote_port.candidates import NobodyError, Server, Servers
+from gateway.remote_port.candidates import Candidates, NobodyError, Target
 from gateway.tasks.watch import Cell
 from protocol.link.advert import Advert, Candidate
 from protocol.parameters.settings import RemotePort
@@ -46,15 +46,15 @@ def candidate(number: int, chassis: str = "blade-7", index: int = 0, versions: t
     return Candidate(advert, (f"10.0.0.{number}",), 2500)
 
 
-def servers(neighbourhood: Neighbourhood, *, keyless: bool = False) -> Servers:
-    return Servers(cast("Bonjour", neighbourhood), 0, "blade-7", keyless=keyless)
+def candidates(neighbourhood: Neighbourhood, *, keyless: bool = False) -> Candidates:
+    return Candidates(cast("Bonjour", neighbourhood), 0, "blade-7", keyless=keyless)
 
 
 async def test_without_autoconf_it_is_the_host_that_the_parameters_name() -> None:
     neighbourhood = Neighbourhood()
-    found = servers(neighbourhood)
+    found = candidates(neighbourhood)
     with found.looking(BY_HAND):
-        assert await found.next(BY_HAND, resuming=False) == Server("10.0.0.1", 2500)
+        assert await found.next(BY_HAND, resuming=False) == Target("10.0.0.1", 2500)
         assert neighbourhood.looking == 0
         found.failed()
         assert neighbourhood.looks == 0
@@ -62,13 +62,13 @@ async def test_without_autoconf_it_is_the_host_that_the_parameters_name() -> Non
 
 async def test_without_autoconf_and_without_a_host_there_is_nobody() -> None:
     with pytest.raises(NobodyError, match="Host is empty"):
-        await servers(Neighbourhood()).next(RemotePort(auto_conf=False), resuming=False)
+        await candidates(Neighbourhood()).next(RemotePort(auto_conf=False), resuming=False)
 
 
 async def test_autoconf_without_a_key_dials_nobody_and_says_so() -> None:
     neighbourhood = Neighbourhood()
     neighbourhood.seen.set((candidate(1),))
-    found = servers(neighbourhood)
+    found = candidates(neighbourhood)
     keyless = RemotePort(auto_conf=True)
     with found.looking(keyless), pytest.raises(NobodyError, match="AuthenticationKey"):
         await found.next(keyless, resuming=False)
@@ -77,7 +77,7 @@ async def test_autoconf_without_a_key_dials_nobody_and_says_so() -> None:
 async def test_the_host_may_allow_autoconf_without_a_key() -> None:
     neighbourhood = Neighbourhood()
     neighbourhood.seen.set((candidate(1),))
-    found = servers(neighbourhood, keyless=True)
+    found = candidates(neighbourhood, keyless=True)
     keyless = RemotePort(auto_conf=True)
     with found.looking(keyless):
         assert (await found.next(keyless, resuming=False)).host == "10.0.0.1"
@@ -85,7 +85,7 @@ async def test_the_host_may_allow_autoconf_without_a_key() -> None:
 
 async def test_autoconf_waits_until_somebody_is_found(autojump_clock: MockClock) -> None:
     neighbourhood = Neighbourhood()
-    found = servers(neighbourhood)
+    found = candidates(neighbourhood)
     with found.looking(AUTOMATIC):
         async with trio.open_nursery() as nursery:
 
@@ -95,14 +95,14 @@ async def test_autoconf_waits_until_somebody_is_found(autojump_clock: MockClock)
                 neighbourhood.seen.set((candidate(3),))
 
             server = await found.next(AUTOMATIC, resuming=False)
-    assert server == Server("10.0.0.3", 2500, (bytes([3] * 16), 0))
+    assert server == Target("10.0.0.3", 2500, (bytes([3] * 16), 0))
     assert neighbourhood.looking == 0
 
 
 async def test_our_own_chassis_is_tried_first_then_the_others_then_all_again() -> None:
     neighbourhood = Neighbourhood()
     neighbourhood.seen.set((candidate(1, chassis="elsewhere"), candidate(2), candidate(4, versions=(9,))))
-    found = servers(neighbourhood)
+    found = candidates(neighbourhood)
     with found.looking(AUTOMATIC):
         assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.2"
         found.failed()
@@ -116,7 +116,7 @@ async def test_our_own_chassis_is_tried_first_then_the_others_then_all_again() -
 async def test_a_session_that_may_be_resumed_is_only_resumed_with_its_own_server() -> None:
     neighbourhood = Neighbourhood()
     neighbourhood.seen.set((candidate(2),))
-    found = servers(neighbourhood)
+    found = candidates(neighbourhood)
     with found.looking(AUTOMATIC):
         first = await found.next(AUTOMATIC, resuming=False)
         found.worked()
@@ -127,7 +127,7 @@ async def test_a_session_that_may_be_resumed_is_only_resumed_with_its_own_server
 async def test_strangers_get_eight_dials_and_then_one_a_minute(autojump_clock: MockClock) -> None:
     neighbourhood = Neighbourhood()
     neighbourhood.seen.set(tuple(candidate(number) for number in range(1, 17)))
-    found = servers(neighbourhood)
+    found = candidates(neighbourhood)
     began = trio.current_time()
     with found.looking(AUTOMATIC):
         for _ in range(8):
@@ -142,7 +142,7 @@ async def test_strangers_get_eight_dials_and_then_one_a_minute(autojump_clock: M
 async def test_a_dial_that_worked_was_no_guess(autojump_clock: MockClock) -> None:
     neighbourhood = Neighbourhood()
     neighbourhood.seen.set((candidate(1),))
-    found = servers(neighbourhood)
+    found = candidates(neighbourhood)
     began = trio.current_time()
     with found.looking(AUTOMATIC):
         for _ in range(20):

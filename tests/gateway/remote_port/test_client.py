@@ -41,7 +41,7 @@ async def test_a_link_cut_at_random_places_costs_no_byte_either_way() -> None:
     up, down = random.randbytes(20_000), random.randbytes(20_000)
     with trio.fail_after(10):
         async with chained(2) as ((owner, _, far), cables):
-            ear, client = far.listen(), far.sit(Right.TCP)
+            ear, client = far.listen(), far.connect(Right.TCP)
 
             async def talk() -> None:
                 for start in range(0, len(up), 100):
@@ -65,7 +65,7 @@ async def test_a_link_cut_at_random_places_costs_no_byte_either_way() -> None:
 async def test_a_flipped_bit_is_never_delivered_and_the_session_goes_on(way: str) -> None:
     with trio.fail_after(10):
         async with chained() as ((owner, far), (cable,)):
-            ear, client, said = far.listen(), far.sit(Right.TCP), b""
+            ear, client, said = far.listen(), far.connect(Right.TCP), b""
             for number in range(20):
                 cable.flip = way
                 piece = b"%04d" % number
@@ -83,7 +83,7 @@ async def test_a_peer_that_falls_silent_is_left_and_found_again(monkeypatch: pyt
         monkeypatch.setattr(link, name, seconds)
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
             cable.freeze()
             await client.write(b"on its way")
             await holds(lambda: "silent" in far.unit.state)
@@ -100,15 +100,15 @@ async def test_before_the_first_session_writes_are_refused_at_once() -> None:
             far.dial(cable)
             await holds(lambda: far.unit.settled.is_set() and "hung up" in far.unit.state)
             with pytest.raises(PortDown):
-                await far.sit(Right.PTZ).write(b"left")
+                await far.connect(Right.PTZ).write(b"left")
 
 
 async def test_while_a_session_can_go_on_writes_are_kept_and_then_written_in_the_order_of_their_classes() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            (seat,) = owner.service.children
+            (session,) = owner.service.sessions
             arrived = []
-            take = seat.session.receive
+            take = session.session.receive
 
             def receive(number: int, frame: object, now: int) -> list[object]:
                 arrived.append(getattr(frame, "channel", None) if type(frame).__name__ == "UpData" else None)
@@ -116,8 +116,8 @@ async def test_while_a_session_can_go_on_writes_are_kept_and_then_written_in_the
 
             await unplugged(far, cable)
             for right in (Right.TCP, Right.CGI, Right.PTZ):
-                await far.sit(right).write(right.name.encode() if right.name else b"")
-            object.__setattr__(seat, "session", _Recording(seat.session, receive))
+                await far.connect(right).write(right.name.encode() if right.name else b"")
+            object.__setattr__(session, "session", _Recording(session.session, receive))
             cable.plug()
             await holds(lambda: len(owner.tty.taken) == 9)
             assert [channel for channel in arrived if channel] == [Channel.PTZ, Channel.CGI, Channel.TCP]
@@ -137,7 +137,7 @@ class _Recording:
 async def test_a_command_older_than_its_limit_is_not_written_late() -> None:
     with trio.fail_after(8):
         async with chained() as ((owner, far), (cable,)):
-            driver = far.sit(Right.PTZ)
+            driver = far.connect(Right.PTZ)
             await unplugged(far, cable)
             began = trio.current_time()
             await driver.write(b"stale")
@@ -154,14 +154,14 @@ async def test_a_link_away_for_too_long_has_its_clients_read_and_refused() -> No
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
             age_limits(far, Channel.TCP, 0.3)
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
             await unplugged(far, cable)
             with pytest.raises(PortDown, match="away for") as refusal:
                 await client.transfer(bytes(20_000))
             assert refusal.value.reason is Reason.TOO_OLD
             with pytest.raises(PortDown):
                 await client.write(b"at once")
-            await far.sit(Right.CGI).write(b"whose limit is another")
+            await far.connect(Right.CGI).write(b"whose limit is another")
             cable.plug()
             await holds(lambda: far.device._session.resumed)
             await client.write(b"again")
@@ -174,7 +174,7 @@ async def test_the_resume_window_runs_from_the_loss_however_often_the_server_ref
     monkeypatch.setattr(remote_device, "RESUME_WINDOW", 0.6)
     with trio.fail_after(5):
         async with chained(1, room=3) as ((owner, far), (cable,)):
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
             await client.write(b"begun!")
             await holds(lambda: client.written == 3)
             monkeypatch.setattr(owner.service, "_refusal", lambda *_: CloseReason.BUSY)
@@ -205,7 +205,7 @@ async def test_after_a_restart_of_the_server_what_was_sent_is_uncertain_and_neve
 ) -> None:
     with trio.fail_after(5):
         async with chained(1, room=3) as ((owner, far), (cable,)):
-            ear, client = far.listen(), far.sit(Right.TCP)
+            ear, client = far.listen(), far.connect(Right.TCP)
             await client.write(b"begun!")
             await holds(lambda: client.written == 3)
             await unplugged(far, cable)
@@ -220,7 +220,7 @@ async def test_after_a_restart_of_the_server_what_was_sent_is_uncertain_and_neve
             assert far.device.losses == {Reason.UNCERTAIN: 3}
             assert client.dropped == 3
             assert ear.missed == [(0, Reason.RESTARTED)]
-            assert "3 bytes sent: nobody can tell" in caplog.text
+            assert "P0 remote port: 3 TCP bytes sent: nobody can tell" in caplog.text
 
 
 async def test_a_node_that_finds_itself_on_the_path_stays_out_and_says_why() -> None:
@@ -231,7 +231,7 @@ async def test_a_node_that_finds_itself_on_the_path_stays_out_and_says_why() -> 
             second.node = owner.node
             second.dial(cable)
             await holds(lambda: "loop" in second.unit.state)
-            await holds(lambda: not far.service.children)
+            await holds(lambda: not far.service.sessions)
             joined = cable.joined
             with trio.move_on_after(1):
                 await trio.sleep_forever()
@@ -256,7 +256,7 @@ async def test_a_path_that_is_full_can_be_used_and_leads_nobody_further(monkeypa
     monkeypatch.setattr(remote_device, "MAX_PATH", 2)
     with trio.fail_after(5):
         async with chained(2) as ((owner, _, far), _):
-            await far.sit(Right.TCP).write(b"x")
+            await far.connect(Right.TCP).write(b"x")
             await holds(lambda: owner.tty.taken == b"x")
             further = node(owner.nursery, "further")
             further.dial(await far.serve())
@@ -267,13 +267,13 @@ async def test_keys_are_renewed_by_resuming(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(remote_device, "_REKEY", 0.2)
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            (seat,) = owner.service.children
-            client = far.sit(Right.TCP)
+            (session,) = owner.service.sessions
+            client = far.connect(Right.TCP)
             for number in range(50):
                 await client.write(b"%d " % number)
                 await holds(lambda: client.written == client.received)
             await holds(lambda: cable.joined > 3)
-            assert owner.service.children == (seat,)
+            assert owner.service.sessions == (session,)
             assert owner.tty.taken == b"".join(b"%d " % number for number in range(50))
 
 
@@ -297,7 +297,7 @@ async def test_a_full_ring_drops_the_oldest_and_every_hop_hears_how_much() -> No
 async def test_the_cpu_in_the_middle_acknowledges_only_what_the_owner_did() -> None:
     with trio.fail_after(5):
         async with chained(2, room=3) as ((owner, middle, far), (cable, _)):
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
             await client.write(b"abcdef")
             await holds(lambda: client.written == 3)
             await unplugged(middle, cable)
@@ -311,7 +311,7 @@ async def test_the_cpu_in_the_middle_acknowledges_only_what_the_owner_did() -> N
 async def test_a_device_that_vanishes_in_mid_message_is_told_as_far_as_it_came() -> None:
     with trio.fail_after(5):
         async with chained(2, room=3) as ((owner, _, far), _):
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
             await client.write(b"abcdef")
             await client.write(b"not begun")
             await holds(lambda: client.written == 3)
@@ -332,8 +332,8 @@ async def test_a_turn_of_serial_cgi_is_the_owners_however_many_others_press(hops
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cgi.serve)
                 for each in nodes:
-                    nursery.start_soon(_press, each.sit(Right.PTZ), b"p")
-                    nursery.start_soon(_press, each.sit(Right.TCP), b"t")
+                    nursery.start_soon(_press, each.connect(Right.PTZ), b"p")
+                    nursery.start_soon(_press, each.connect(Right.TCP), b"t")
                 for number in range(10):
                     question, answer = b"<Q%d>" % number, b"[A%d]" % number
                     nursery.start_soon(_answer, owner, question, answer)
@@ -369,34 +369,34 @@ async def test_a_message_whose_asker_has_gone_is_withdrawn() -> None:
             assert far.device.losses == {Reason.WITHDRAWN: 1}
             cable.plug()
             await holds(lambda: far.device._session.resumed)
-            await far.sit(Right.TCP).write(b"y")
+            await far.connect(Right.TCP).write(b"y")
             await holds(lambda: owner.tty.taken == b"y")
 
 
 async def test_the_same_settings_are_no_change_and_others_begin_anew() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            (seat,) = owner.service.children
+            (session,) = owner.service.sessions
             await far.adjust(replace(far.settings))
-            await far.sit(Right.TCP).write(b"1")
+            await far.connect(Right.TCP).write(b"1")
             await holds(lambda: owner.tty.taken == b"1")
             assert cable.joined == 1
             await far.adjust(replace(far.settings, host="localhost"))
-            await holds(lambda: owner.service.children and owner.service.children != (seat,))
-            assert seat.handle.revoked == "stopping"
+            await holds(lambda: owner.service.sessions and owner.service.sessions != (session,))
+            assert session.handle.revoked == "stopping"
             await far.up()
 
 
 async def test_a_device_that_closes_lets_what_it_took_arrive() -> None:
     with trio.fail_after(5):
         async with chained(1, room=3) as ((owner, far), _):
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
             await client.write(b"abcdef")
             far.unit.scope.cancel()
             await far.down()
             owner.tty.make_room(100)
             await holds(lambda: client.written == 6)
-            await holds(lambda: not owner.service.children)
+            await holds(lambda: not owner.service.sessions)
             assert not far.device.losses
 
 
@@ -404,7 +404,7 @@ async def test_a_device_that_closes_without_a_link_waits_for_nobody() -> None:
     with trio.fail_after(5):
         async with chained() as ((_, far), (cable,)):
             await unplugged(far, cable)
-            await far.sit(Right.TCP).write(b"kept")
+            await far.connect(Right.TCP).write(b"kept")
             far.unit.scope.cancel()
             await holds(lambda: far.device.losses == {Reason.CLOSED: 4})
 
@@ -416,7 +416,7 @@ async def test_another_server_at_the_same_address_is_told(caplog: pytest.LogCapt
             other.own()
             cable.to = (await other.serve()).to
             cable.cut()
-            await holds(lambda: other.service.children)
+            await holds(lambda: other.service.sessions)
             await far.up()
             assert "another server answers at the same address" in caplog.text
 
@@ -424,7 +424,7 @@ async def test_another_server_at_the_same_address_is_told(caplog: pytest.LogCapt
 async def test_a_hundred_reconnections_leave_nothing_behind() -> None:
     with trio.fail_after(20):
         async with chained() as ((owner, far), (cable,)):
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
 
             async def reconnect(times: int) -> tuple[int, int, int]:
                 for _ in range(times):

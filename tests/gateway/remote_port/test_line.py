@@ -1,7 +1,8 @@
-"""A remote line's writers: each in the order it came, each told the fate of its bytes."""
+"""A remote line's writers are served in the order in which they came, and told the outcome of their bytes."""
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 import trio.testing
 
 from gateway.port.line import LineError, PortDown, Reply
+from gateway.port.log import PortLogger
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.remote_port.line import RemoteLine
@@ -23,8 +25,10 @@ from tests.gateway.line import Unwanted, Writer
 
 def line(ring_bytes: int = 1000) -> RemoteLine:
     limits = SessionLimits(ring_bytes=ring_bytes)
-    remote = RemoteLine(ClientSession(b"n" * 16, limits), lambda: None, limits.age)
-    remote.reckon(9600)
+    remote = RemoteLine(
+        ClientSession(b"n" * 16, limits), lambda: None, limits.age, PortLogger(logging.getLogger(__name__), "P0")
+    )
+    remote.set_rate(9600)
     return remote
 
 
@@ -55,7 +59,7 @@ async def test_who_waits_for_room_is_served_in_turn_and_told_the_truth() -> None
     assert remote.losses == {Reason.CLOSED: 8}
 
 
-async def test_one_message_may_have_several_fates() -> None:
+async def test_one_message_may_have_several_outcomes() -> None:
     remote, writer = line(), Writer()
     with trio.fail_after(5):
         await remote.write(b"12345678", writer, trio.current_time())
@@ -71,7 +75,7 @@ async def test_one_message_may_have_several_fates() -> None:
     assert writer.written == 4
 
 
-async def test_still_is_when_everything_has_its_fate() -> None:
+async def test_still_is_when_everything_has_its_outcome() -> None:
     remote, writer = line(), Writer()
     await remote.write(b"12", writer, trio.current_time())
     with trio.fail_after(5):
@@ -127,9 +131,9 @@ async def test_a_transfer_goes_in_portions_and_in_larger_ones_over_a_line_that_i
     with trio.fail_after(5):
         await remote.transfer(bytes(1200), writer, trio.current_time())
     assert [entry.size for entry in remote._session._streams[Channel.TCP].ring.unsent] == [512, 512, 176]
-    remote.reckon(460_800)
+    remote.set_rate(460_800)
     assert remote._portion == 4608
-    remote.reckon(10_000_000)
+    remote.set_rate(10_000_000)
     assert remote._portion == 8192
 
 
@@ -177,5 +181,5 @@ async def test_a_turn_whose_message_is_lost_says_why() -> None:
 
 async def test_what_is_beside_the_data_stays_with_the_owner() -> None:
     turn = await line().turn(Writer(), trio.current_time(), b"", None)
-    with pytest.raises(LineError, match="another CPU's"):
+    with pytest.raises(LineError, match="belongs to another CPU"):
         await turn.send_break(0.1)

@@ -1,4 +1,4 @@
-"""The remote port server: who comes in, who is turned away, and what ends a session."""
+"""The remote port server: it admits clients with the key, refuses others, and ends sessions for good reasons only."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ async def opened(link: Link, session: ClientSession) -> list[object]:
     return heard
 
 
-def seat_of(owner: Node) -> RemoteSession:
-    (seat,) = owner.service.children
-    return seat
+def session_of(owner: Node) -> RemoteSession:
+    (session,) = owner.service.sessions
+    return session
 
 
 async def test_a_wrong_key_is_counted_and_named_on_both_sides_and_tried_again_at_once_with_the_right_one(
@@ -82,7 +82,7 @@ async def test_a_wrong_key_is_counted_and_named_on_both_sides_and_tried_again_at
             await holds(lambda: "AuthenticationKey" in other.unit.state)
             assert "same AuthenticationKey" in (other.bus.down or "")
             await holds(lambda: owner.service.wrong_keys == 1)
-            assert "127.0.0.1 has another AuthenticationKey than P0" in caplog.text
+            assert "P0 remote-port server: wrong key from 127.0.0.1:" in caplog.text
             assert cable.joined == 1
             await other.adjust(
                 type(other.settings)(auto_conf=False, authentication_key=KEY, host="127.0.0.1", port=cable.port)
@@ -100,7 +100,7 @@ async def test_a_node_that_meets_its_own_id_is_told_that_it_may_be_a_cloned_imag
             twin.dial(cable)
             await holds(lambda: "cloned image" in twin.unit.state)
             assert not owner.service.wrong_keys
-            assert not owner.service.children
+            assert not owner.service.sessions
 
 
 async def test_guesses_are_charged_before_the_answer_however_many_connected_before_the_first() -> None:
@@ -195,12 +195,12 @@ async def test_who_proves_the_key_and_then_says_nothing_is_let_go(
 async def test_another_key_ends_sessions_at_once_and_the_same_one_is_no_change() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            seat = seat_of(owner)
+            session = session_of(owner)
             owner.service.update_policy(AddressList(), KEY, ptz=True)
-            assert seat_of(owner) is seat
+            assert session_of(owner) is session
             owner.service.update_policy(AddressList(), "a new key", ptz=True)
-            assert seat.handle.revoked == "key changed"
-            assert not owner.service.children
+            assert session.handle.revoked == "key changed"
+            assert not owner.service.sessions
             await holds(lambda: far.bus.down is not None and "same AuthenticationKey" in far.bus.down)
 
 
@@ -213,14 +213,14 @@ async def test_a_key_that_changes_during_a_handshake_does_not_let_the_old_one_in
             owner.service.update_policy(AddressList(), "a new key", ptz=True)
             session = ClientSession(b"c" * 16, SessionLimits())
             assert [Close(CloseReason.KEY_CHANGED)] == await _carried(link, session)
-            assert not owner.service.children
+            assert not owner.service.sessions
 
 
-async def test_an_address_or_a_door_that_changes_during_a_handshake_lets_nobody_in() -> None:
+async def test_an_address_or_a_service_that_changes_during_a_handshake_lets_nobody_in() -> None:
     with trio.fail_after(5):
         async with chained(0) as ((owner,), _):
             await owner.serve()
-            for change in ("list", "door"):
+            for change in ("list", "service"):
                 link = call(owner.port)
                 await link.handshake(unasked)
                 if change == "list":
@@ -229,7 +229,7 @@ async def test_an_address_or_a_door_that_changes_during_a_handshake_lets_nobody_
                     owner.service.revoke("closed")
                 assert [Close(CloseReason.REVOKED)] == await _carried(link, ClientSession(b"c" * 16, SessionLimits()))
                 owner.service.update_policy(AddressList(), KEY, ptz=True)
-            assert not owner.service.children
+            assert not owner.service.sessions
 
 
 async def _carried(link: Link, session: ClientSession) -> list[object]:
@@ -248,12 +248,12 @@ async def test_a_list_that_leaves_an_address_out_ends_its_sessions_and_no_others
             link, session = call(owner.port, address="127.0.0.9"), ClientSession(b"c" * 16, SessionLimits())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(opened, link, session)
-                await holds(lambda: len(owner.service.children) == 2)
+                await holds(lambda: len(owner.service.sessions) == 2)
                 owner.service.update_policy(AddressList.parse("127.0.0.1"), KEY, ptz=True)
-            assert len(owner.service.children) == 1
+            assert len(owner.service.sessions) == 1
             assert not session.attached
             link.close()
-            await far.sit(Right.TCP).write(b"still here")
+            await far.connect(Right.TCP).write(b"still here")
             await holds(lambda: owner.tty.taken == b"still here")
             turned = socket.create_connection(("127.0.0.1", owner.port), source_address=("127.0.0.9", 0))
             await holds(lambda: owner.service.refused == 1)
@@ -263,15 +263,15 @@ async def test_a_list_that_leaves_an_address_out_ends_its_sessions_and_no_others
 async def test_the_right_to_ptz_follows_the_owner_live_and_at_every_hop() -> None:
     with trio.fail_after(5):
         async with chained(2) as ((owner, middle, far), _):
-            driver, client = far.sit(Right.PTZ), far.sit(Right.TCP)
+            driver, client = far.connect(Right.PTZ), far.connect(Right.TCP)
             await driver.write(b"1")
             await holds(lambda: owner.tty.taken == b"1")
             owner.service.update_policy(AddressList(), KEY, ptz=False)
             await holds(lambda: not far.bus.state.value.rights & 1 << CHANNELS[Right.PTZ])
-            await middle.sit(Right.TCP).write(b"2")
+            await middle.connect(Right.TCP).write(b"2")
             await client.write(b"3")
             await holds(lambda: owner.tty.taken == b"123")
-            for driver_there in (driver, middle.sit(Right.PTZ)):
+            for driver_there in (driver, middle.connect(Right.PTZ)):
                 with pytest.raises(PortDown, match="does not let"):
                     await driver_there.write(b"x")
             owner.service.update_policy(AddressList(), KEY, ptz=True)
@@ -283,7 +283,7 @@ async def test_the_right_to_ptz_follows_the_owner_live_and_at_every_hop() -> Non
 async def test_a_right_that_is_withdrawn_in_mid_message_lets_that_be_finished_and_tells_the_truth() -> None:
     with trio.fail_after(5):
         async with chained(1, room=3) as ((owner, far), _):
-            driver = far.sit(Right.PTZ)
+            driver = far.connect(Right.PTZ)
             await driver.write(b"begun!")
             await driver.write(b"not begun")
             await holds(lambda: owner.tty.taken == b"beg")
@@ -296,10 +296,10 @@ async def test_a_right_that_is_withdrawn_in_mid_message_lets_that_be_finished_an
             assert far.device.losses == {Reason.FORBIDDEN: 9}
 
 
-async def test_a_door_that_closes_in_mid_message_says_what_is_uncertain_and_nothing_is_written_twice() -> None:
+async def test_a_service_that_closes_in_mid_message_says_what_is_uncertain_and_nothing_is_written_twice() -> None:
     with trio.fail_after(5):
         async with chained(1, room=3) as ((owner, far), _):
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
             await client.write(b"begun!")
             await client.write(b"not begun")
             await holds(lambda: owner.tty.taken == b"beg" and client.written == 3)
@@ -314,8 +314,8 @@ async def test_a_door_that_closes_in_mid_message_says_what_is_uncertain_and_noth
 async def test_without_a_path_nobody_is_let_in_and_who_was_keeps_the_session() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            client = far.sit(Right.TCP)
-            seat = seat_of(owner)
+            client = far.connect(Right.TCP)
+            session = session_of(owner)
             owner.bus.route()
             owner.bus.disconnect("no way")
             await far.down()
@@ -324,7 +324,7 @@ async def test_without_a_path_nobody_is_let_in_and_who_was_keeps_the_session() -
             await holds(lambda: "no path" in far.unit.state)
             owner.own()
             await far.up()
-            assert seat_of(owner) is seat
+            assert session_of(owner) is session
             await client.write(b"again")
             await holds(lambda: owner.tty.taken == b"again")
 
@@ -339,7 +339,7 @@ async def test_a_new_session_of_the_same_node_ends_the_old_one_which_does_not_fi
             with trio.move_on_after(1):
                 await trio.sleep_forever()
             assert cable.joined - joined < 20, "two that replace each other must not do so all the time"
-            assert len(owner.service.children) <= 1
+            assert len(owner.service.sessions) <= 1
 
 
 async def test_a_client_that_breaks_the_protocol_is_told_and_loses_its_session() -> None:
@@ -364,15 +364,15 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_loses_its_session()
             link.close()
             assert isinstance(heard[-1], Close)
             assert heard[-1].reason is CloseReason.PROTOCOL
-            await holds(lambda: not owner.service.children)
+            await holds(lambda: not owner.service.sessions)
 
 
 async def test_a_server_that_breaks_the_protocol_ends_the_session_at_the_client() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            client = far.sit(Right.TCP)
-            seat = seat_of(owner)
-            link = seat.link
+            client = far.connect(Right.TCP)
+            session = session_of(owner)
+            link = session.link
             assert link is not None
             link._push(link._connection.send(Ack(Channel.TCP, 1000)))
             await far.down()
@@ -385,7 +385,7 @@ async def test_a_server_that_breaks_the_protocol_ends_the_session_at_the_client(
 async def test_a_stopping_server_finishes_what_was_begun_and_leaves_nothing_uncertain() -> None:
     with trio.fail_after(5):
         async with chained(1, room=3) as ((owner, far), _):
-            client = far.sit(Right.TCP)
+            client = far.connect(Right.TCP)
             await client.write(b"begun!")
             await client.write(b"not begun")
             await holds(lambda: owner.tty.taken == b"beg")
@@ -403,7 +403,7 @@ async def test_a_stuck_line_does_not_hold_a_stopping_server(monkeypatch: pytest.
     monkeypatch.setattr(remote_service, "_RETIRE", 0.1)
     with trio.fail_after(5):
         async with chained(1, room=3) as ((owner, far), _):
-            await far.sit(Right.TCP).write(b"begun!")
+            await far.connect(Right.TCP).write(b"begun!")
             await holds(lambda: owner.tty.taken == b"beg")
             await owner.service.retire()
             await far.down()
@@ -414,48 +414,48 @@ async def test_a_client_that_stays_away_is_forgotten_after_the_resume_window(mon
     monkeypatch.setattr(remote_service, "RESUME_WINDOW", 0.2)
     with trio.fail_after(5):
         async with chained() as ((owner, _), (cable,)):
-            seat = seat_of(owner)
+            session = session_of(owner)
             cable.unplug()
-            await holds(lambda: seat.link is None)
-            assert owner.service.children == (seat,)
-            await holds(lambda: not owner.service.children)
-            assert seat.handle.revoked == "detached"
+            await holds(lambda: session.link is None)
+            assert owner.service.sessions == (session,)
+            await holds(lambda: not owner.service.sessions)
+            assert session.handle.revoked == "detached"
 
 
 async def test_a_client_that_leaves_in_words_is_forgotten_at_once() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            seat = seat_of(owner)
+            session = session_of(owner)
             far.unit.scope.cancel()
-            await holds(lambda: not owner.service.children)
-            assert seat.handle.revoked == "stopping"
+            await holds(lambda: not owner.service.sessions)
+            assert session.handle.revoked == "stopping"
 
 
 async def test_a_connection_with_old_keys_is_cut_and_its_session_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_service, "_OLDEST_KEYS", 0.2)
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            seat = seat_of(owner)
+            session = session_of(owner)
             await holds(lambda: cable.joined > 2)
-            assert owner.service.children == (seat,)
+            assert owner.service.sessions == (session,)
             assert far.bus.down is None
 
 
-async def test_a_bug_in_a_seat_ends_that_session_alone(
+async def test_a_bug_in_a_writer_ends_that_session_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            seat = seat_of(owner)
+            session = session_of(owner)
 
             async def fail(*_: object) -> None:
                 raise RuntimeError
 
-            writer = seat._writers[Channel.TCP]
+            writer = session._writers[Channel.TCP]
             monkeypatch.setattr(type(writer), "_write", fail)
-            await far.sit(Right.TCP).write(b"x")
-            await holds(lambda: seat not in owner.service.children)
-            assert "a bug ended it" in caplog.text
+            await far.connect(Right.TCP).write(b"x")
+            await holds(lambda: session not in owner.service.sessions)
+            assert "a bug ended the" in caplog.text
 
 
 async def test_a_bug_in_a_connection_ends_that_connection_alone(
@@ -470,7 +470,7 @@ async def test_a_bug_in_a_connection_ends_that_connection_alone(
             session = ClientSession(b"c" * 16, SessionLimits())
             with pytest.raises(ExceptionGroup):
                 await _carried(link, session)
-            assert "a bug ended it" in caplog.text
+            assert "a bug ended the" in caplog.text
 
 
 async def test_an_empty_key_lets_anybody_in_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -495,5 +495,5 @@ async def test_more_links_than_may_be_are_refused_and_nothing_else_is_disturbed(
             late = node(owner.nursery, "late")
             late.dial(cable)
             await holds(lambda: "busy" in late.unit.state)
-            await far.sit(Right.TCP).write(b"x")
+            await far.connect(Right.TCP).write(b"x")
             await holds(lambda: owner.tty.taken == b"x")

@@ -14,12 +14,12 @@ from tests.gateway.remote_port.linked import chained, holds
 async def test_what_it_carries_is_counted() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            (seat,) = owner.service.children
-            assert isinstance(seat, RemoteSession)
-            await far.sit(Right.TCP).write(b"12345")
+            (session,) = owner.service.sessions
+            assert isinstance(session, RemoteSession)
+            await far.connect(Right.TCP).write(b"12345")
             owner.bus.deliver(b"678")
             await holds(lambda: far.bus.received == 3 and owner.tty.taken)
-            assert (seat.received, seat.sent, seat.size, seat.dropped, seat.gaps) == (5, 3, 0, 0, 0)
+            assert (session.received, session.sent, session.size, session.dropped, session.gaps) == (5, 3, 0, 0, 0)
             assert far.device.round_trip is not None
             assert not far.device.keyless
 
@@ -27,21 +27,21 @@ async def test_what_it_carries_is_counted() -> None:
 async def test_it_hears_the_line_from_the_instant_at_which_the_session_began() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, _), _):
-            (seat,) = owner.service.children
-            seat.end("over")
+            (session,) = owner.service.sessions
+            session.end("over")
             owner.bus.deliver(b"not heard")
-            assert seat.sent == 0
+            assert session.sent == 0
 
 
 async def test_what_was_on_its_way_when_a_right_was_withdrawn_is_lost_and_told() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            (seat,) = owner.service.children
-            driver = far.sit(Right.PTZ)
-            seat.permit(Right.TCP | Right.CGI)
+            (session,) = owner.service.sessions
+            driver = far.connect(Right.PTZ)
+            session.permit(Right.TCP | Right.CGI)
             await driver.write(b"too late")
             await holds(lambda: driver.dropped == 8)
-            assert seat.dropped == 8
+            assert session.dropped == 8
             assert far.device.losses == {Reason.FORBIDDEN: 8}
             assert not owner.tty.taken
 

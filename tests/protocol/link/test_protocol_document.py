@@ -62,9 +62,11 @@ VALUES = {
     "the fastest regain of a guess": f"{guesses._FASTEST:g} s",
     "the slowest": f"{guesses._SLOWEST:g} s",
     "networks remembered": str(guesses._ADDRESSES),
-    "least window of PTZ and TCP": str(max(remote_session._LEAST[Channel.PTZ], remote_session._LEAST[Channel.TCP])),
-    "least window of CGI": str(remote_session._LEAST[Channel.CGI]),
-    "largest window up": str(remote_session._MOST),
+    "least window of PTZ and TCP": str(
+        max(remote_session._LEAST_WINDOW[Channel.PTZ], remote_session._LEAST_WINDOW[Channel.TCP])
+    ),
+    "least window of CGI": str(remote_session._LEAST_WINDOW[Channel.CGI]),
+    "largest window up": str(remote_session._MOST_WINDOW),
     "window down": str(remote_device._WINDOW),
     "ring down": str(remote_service._RING),
     "ring up, a class": str(SessionLimits().ring_bytes),
@@ -180,7 +182,7 @@ def test_the_documents_times_and_limits_are_the_codes() -> None:
 def test_both_sides_wait_for_each_other_equally_long() -> None:
     assert remote_device.RESUME_WINDOW == remote_service.RESUME_WINDOW
     assert AGE[Channel.TCP] == AGE[Channel.CGI]
-    assert remote_session._LEAST[Channel.PTZ] == remote_session._LEAST[Channel.TCP]
+    assert remote_session._LEAST_WINDOW[Channel.PTZ] == remote_session._LEAST_WINDOW[Channel.TCP]
 
 
 def test_the_document_shows_the_record_that_is_announced() -> None:
