@@ -499,7 +499,7 @@ async def test_a_refused_update_says_in_a_header_what_would_be_right(tmp_path: P
                 "/axis-cgi/param.cgi?action=update&Serial.Ser1.DataBits=9&Serial.Ser1.X%0d%0aY=1", "-i"
             )
             (header,) = [line for line in answer.splitlines() if line.startswith("Daisyport-Refused:")]
-            assert "Serial.Ser1.DataBits: one of 7, 8 would be right; Serial.Ser1.X" in header
+            assert "Serial.Ser1.DataBits: must be one of 7, 8; Serial.Ser1.X" in header
 
 
 async def test_a_read_from_a_device_that_is_away_is_an_error_and_not_silence(tmp_path: Path) -> None:

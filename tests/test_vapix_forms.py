@@ -165,7 +165,7 @@ PARAM_FORMS = {
     ),
     "a bare second name belongs to the group before it": (f"{UPDATE}&{BAUD}=9600&StopBits=2", "OK"),
     "a control character is refused": (f"{UPDATE}&{KEY}=a%0Ab", WRONG.format(KEY, "******")),
-    "a rate that wants RS485 is refused on RS232": (f"{UPDATE}&{BAUD}=230400", WRONG.format(BAUD, "230400")),
+    "a rate that requires RS485 is refused on RS232": (f"{UPDATE}&{BAUD}=230400", WRONG.format(BAUD, "230400")),
     "an address list may hold blanks, ranges, wildcards, IPv6 and CIDR": (
         f"{UPDATE}&{P0}.GenericTCPServer.AllowedIPAddresses=1.2.3.4,+2.3.4.5-9,%203.4.5.*,fe80::1,10.0.0.0/8",
         "OK",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import serial
 
 from protocol.link.message_rules import portion
-from protocol.parameters.declare import grow
+from protocol.parameters.declare import build
 from protocol.parameters.hardware import Hardware, PortMode, SerialHardware
 from protocol.parameters.settings import Parity, SerialPort
 
@@ -39,7 +39,7 @@ __all__ = [
 _ALL_HARDWARE: Final = Hardware(
     serial=(SerialHardware(modes=tuple(PortMode), termination=True, bias=True),), managers=()
 )
-NAMES: Final = {str(declared.path[0]): declared.name for declared in grow(SerialPort, _ALL_HARDWARE)[1]}
+NAMES: Final = {str(declared.path[0]): declared.name for declared in build(SerialPort, _ALL_HARDWARE)[1]}
 """What the contract calls each attribute of ``SerialPort``: ``baud_rate`` is ``BaudRate``."""
 
 _PYSERIAL_PARITY: Final = {

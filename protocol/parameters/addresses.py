@@ -1,7 +1,9 @@
-"""AllowedIPAddresses: who may connect, as the administrator wrote it.
+"""AllowedIPAddresses: the addresses that may connect, as the administrator wrote them.
 
-``1.2.3.4, 2.3.4.5-9, 3.4.5.*`` is the contract's form; IPv6 addresses and networks (CIDR) of both families
-are accepted too. It must not know what is being connected to, nor resolve any name.
+``1.2.3.4, 2.3.4.5-9, 3.4.5.*`` is the form of the Serial port API; IPv6 addresses and networks (CIDR) of both families
+are accepted too. Two forms that other programs read differently are refused here, because a list that means
+something else than its author thinks is a hole: numbers with a leading zero (octal to some) and host masks in place
+of a prefix length.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import final
 
 __all__ = ["AddressList"]
 
-_FORMS = "1.2.3.4, 2.3.4.5-9, 3.4.5.*, 10.0.0.0/8, 2001:db8::1 and 2001:db8::/32 are right"
+_FORMS = "allowed forms: 1.2.3.4, 2.3.4.5-9, 3.4.5.*, 10.0.0.0/8, 2001:db8::1, 2001:db8::/32"
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _ANY_OCTET = range(256)
 
@@ -37,7 +39,7 @@ _Item = _Octets | IPv4Network | IPv6Network
 @final
 @dataclass(frozen=True, slots=True)
 class AddressList:
-    """The addresses that may connect; without items everybody may. ``str()`` gives the text as written.
+    """The addresses that may connect; without items, all may. ``str()`` returns the text as written.
 
     Lists are equal when they were written alike: the text is what is stored and shown.
     """
@@ -49,17 +51,17 @@ class AddressList:
     def parse(cls, text: str) -> AddressList:
         """Read a comma-separated list; blanks around an item do not count.
 
-        Raises ValueError, which names the item that is wrong and what would be right.
+        Raise ValueError with the first wrong item and the forms that are allowed.
         """
         if not text.strip(" "):
             return cls(text)
         return cls(text, tuple(_item(written.strip(" ")) for written in text.split(",")))
 
     def allows(self, address: str) -> bool:
-        """Whether a peer at this numeric address may connect.
+        """Return whether a peer at this numeric address may connect.
 
-        An IPv4-mapped IPv6 address counts as its IPv4 address, and a zone (``%eth0``) does not count. What
-        is no address at all is allowed by nothing but the empty list.
+        An IPv4-mapped IPv6 address counts as its IPv4 address, and a zone (``%eth0``) is ignored. Text that is not
+        an address is allowed only by the empty list.
         """
         if not self.items:
             return True
@@ -78,7 +80,7 @@ class AddressList:
 
 def _item(written: str) -> _Item:
     if not written:
-        raise ValueError(f"an item is empty; {_FORMS}")
+        raise ValueError(f"must not have an empty item; {_FORMS}")
     try:
         if ":" in written:
             return _ipv6(written)
@@ -92,7 +94,7 @@ def _item(written: str) -> _Item:
 def _octets(written: str) -> tuple[range, ...]:
     parts = written.split(".")
     if len(parts) != 4:
-        raise ValueError("four numbers with dots between them are needed")
+        raise ValueError("it must have four numbers with dots between them")
     return tuple(map(_octet, parts))
 
 
@@ -103,7 +105,7 @@ def _octet(part: str) -> range:
     low = _number(first, 255)
     high = _number(last, 255) if dash else low
     if high < low:
-        raise ValueError(f"the range {part} runs backwards")
+        raise ValueError(f"the range {part} ends before it begins")
     return range(low, high + 1)
 
 
@@ -118,14 +120,14 @@ def _number(digits: str, most: int) -> int:
 
 def _ipv4_network(written: str) -> IPv4Network:
     address, _, prefix = written.partition("/")
-    # ip_network would also take 10.0.0.0/0.255.255.255 as a host mask: nobody reads that right.
+    # ip_network would also take 10.0.0.0/0.255.255.255, and read it as a host mask.
     return IPv4Network((IPv4Address(address), _number(prefix, 32)))
 
 
 def _ipv6(written: str) -> IPv4Network | IPv6Network:
     address, slash, prefix = written.partition("/")
     if "%" in address:
-        raise ValueError("a zone does not belong here")
+        raise ValueError("a zone is not allowed here")
     network = IPv6Network((IPv6Address(address), _number(prefix, 128) if slash else 128))
     if not network.subnet_of(_MAPPED):
         return network

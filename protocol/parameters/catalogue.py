@@ -1,7 +1,15 @@
-"""The parameters of one product: what exists on its hardware, and every way in or out of a settings tree.
+"""The parameters of one product: those that exist on its hardware, and every way in or out of a settings tree.
 
-A tree is never changed: an update gives a new one, judged whole. Where trees are kept, who asks, and what a
-setting does, is not known here.
+Invariants. A tree is never changed: an update makes a new one, and every tree that leaves here breaks no rule that
+its predecessor kept. Text from a client or a file never raises: each assignment is applied or refused by itself, with
+a reason, and a reason never holds a secret.
+
+An update has three steps. Each assignment is judged alone (does the parameter exist, may the role write it, is the
+value allowed); what passes is a set of changes. Then the rules across parameters judge the tree with all changes in
+it, so the order of the arguments does not matter. Where a rule is broken, changes are put back until it is kept: the
+side that stood before the request stays, else the side that was assigned first. Putting a change back may break
+another rule (a rate that was allowed only under the new mode), so this is repeated until nothing is broken. It ends,
+because each round puts back at least one change, and a tree without changes breaks only rules that were broken before.
 """
 
 from __future__ import annotations
@@ -11,7 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from protocol.errors import ParameterError
-from protocol.parameters.declare import Parameter, grow, planted, value_at
+from protocol.parameters.declare import Parameter, build, value_at, with_values
 from protocol.parameters.definitions import defined
 from protocol.parameters.listing import HIDDEN, listed, shown
 from protocol.parameters.roles import Role
@@ -20,7 +28,7 @@ from protocol.parameters.settings import Settings
 from protocol.parameters.values import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from protocol.parameters.declare import Path
     from protocol.parameters.hardware import Hardware
@@ -32,9 +40,9 @@ __all__ = ["Catalogue", "Parameter", "Restored", "Update"]
 @final
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What came of an update: the new tree, the names whose value differs now, and what was refused and why.
+    """The result of an update: the new tree, the names whose value changed, and the refused assignments.
 
-    Both are in the order of the request. A refused parameter has the value that it had before.
+    Both are in the order of the request. A refused parameter keeps the value that it had before.
     """
 
     settings: Settings
@@ -45,15 +53,15 @@ class Update:
 @final
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What came of reading a stored file: the tree, and for each bad line its number (from 1) and the reason."""
+    """The result of reading a stored file: the tree, and for each bad line its number (from 1) and the reason."""
 
     settings: Settings
     complaints: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """An assignment that is right by itself; ``order`` is its place in the request."""
+class _Assignment:
+    """One assignment of a request, to a parameter that exists; ``order`` is its place in the request."""
 
     order: int
     parameter: Parameter
@@ -61,7 +69,9 @@ class _Wish:
     value: Any
 
     def refused(self, why: str) -> ParameterError:
-        return ParameterError(self.parameter.name, _quotable(self.parameter, self.text), why)
+        """Return the error that refuses it. Errors travel to logs and answers, so a secret is hidden in them."""
+        text = HIDDEN if isinstance(self.parameter.rule, Secret) else self.text
+        return ParameterError(self.parameter.name, text, why)
 
 
 @final
@@ -70,38 +80,33 @@ class Catalogue:
 
     def __init__(self, hardware: Hardware) -> None:
         self.hardware = hardware
-        self._defaults, found = grow(Settings, hardware)
+        self._defaults, found = build(Settings, hardware)
         ordered = sorted(found, key=_listing_order)
         self.parameters: Mapping[str, Parameter] = MappingProxyType({p.name: p for p in ordered})
 
-    def defaults(self) -> Settings:
-        """The tree before anybody changed it."""
-        return self._defaults
-
     def text(self, settings: Settings, name: str) -> str:
-        """The value of the parameter ``name`` (without ``root.``) as an admin sees it. KeyError if unknown."""
+        """Return the value of the parameter ``name`` (without ``root.``) as an admin sees it. KeyError if unknown."""
         return shown(self.parameters[name], settings, Role.ADMIN)
 
     def listed(self, settings: Settings, groups: Sequence[str], role: Role) -> str:
-        """The body of param.cgi's list; see ``protocol.parameters.listing``."""
+        """Render the body of param.cgi's list; see ``protocol.parameters.listing``."""
         return listed(self.parameters, settings, groups, role)
 
     def defined(self, settings: Settings, groups: Sequence[str], role: Role, host: str) -> str:
-        """The body of param.cgi's listdefinitions; see ``protocol.parameters.definitions``."""
+        """Render the body of param.cgi's listdefinitions; see ``protocol.parameters.definitions``."""
         return defined(self.parameters, settings, groups, role, self.hardware.identity, host)
 
     def updated(self, settings: Settings, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
         """Set parameters, named with or without ``root.``, to texts, in order, as this role.
 
-        Each stands for itself: what is wrong is refused, the rest is done. Then the rules across parameters
-        judge the whole: where values cannot stand together, what was assigned later is put back and refused.
-        Nothing is raised for what a request holds.
+        A wrong assignment is refused and the others are applied. Where the new values break a rule across
+        parameters, the later assignments are put back and refused. Nothing that a request holds raises.
         """
         new, changed, refused = self._applied(settings, assignments, role)
         return Update(new, changed, tuple(refused[order] for order in sorted(refused)))
 
     def stored(self, settings: Settings) -> str:
-        """The tree as a file: sorted ``root.NAME=VALUE`` lines of what could be set and is not its default."""
+        """Write the tree as a file: sorted ``root.NAME=VALUE`` lines of writable values that are not the default."""
         lines = (
             f"root.{parameter.name}={self.text(settings, parameter.name)}\n"
             for parameter in self.parameters.values()
@@ -110,118 +115,101 @@ class Catalogue:
         return "".join(sorted(lines))
 
     def restored(self, text: str) -> Restored:
-        """Read a stored file, which anybody may have edited: bad lines are left out and named.
+        """Read a stored file, which somebody may have edited by hand: bad lines are left out and reported.
 
-        Blank lines and lines that begin with ``#`` are passed over. Of two lines for one parameter the last
-        one counts. A reason never holds a secret.
+        Blank lines and lines that begin with ``#`` are skipped. Of several lines for one parameter the last is used.
+        The empty text gives the defaults.
         """
         complaints: dict[int, str] = {}
         lines: dict[int, tuple[str, str]] = {}
-        for number, line in _written_lines(text):
-            name, equals, value = line.partition("=")
+        # Not splitlines(): it also splits at U+2028 and the like, and the numbers would not be an editor's.
+        for number, line in enumerate(text.split("\n"), 1):
+            written = line.removesuffix("\r")
+            if not written.strip() or written.startswith("#"):
+                continue
+            name, equals, value = written.partition("=")
             if equals:
                 lines[number] = (name.strip(), value)
             else:
-                complaints[number] = "root.NAME=VALUE would be right"
+                complaints[number] = "must have the form root.NAME=VALUE"
         numbers = list(lines)
         settings, _, refused = self._applied(self._defaults, tuple(lines.values()), Role.ADMIN)
-        complaints |= _repeated(lines)
-        complaints |= {numbers[order]: _one_line(error) for order, error in refused.items()}
+        last = {name.removeprefix("root."): number for number, (name, _) in lines.items()}
+        for number, (name, _) in lines.items():
+            if (used := last[name.removeprefix("root.")]) != number:
+                complaints[number] = f"duplicate of line {used}, which is used"
+        for order, error in refused.items():
+            # The name may be anything that stood in the file.
+            complaints[numbers[order]] = f"{ascii(error.name[:80])[1:-1]}: {error.why}"
         return Restored(settings, tuple(sorted(complaints.items())))
 
     def _applied(
         self, settings: Settings, assignments: Sequence[tuple[str, str]], role: Role
     ) -> tuple[Settings, tuple[str, ...], dict[int, ParameterError]]:
-        wishes: dict[Path, _Wish] = {}
+        assigned: dict[Path, _Assignment] = {}
         refused: dict[int, ParameterError] = {}
         for order, (name, text) in enumerate(assignments):
             try:
-                wish = self._wish(order, name.removeprefix("root."), text, role)
+                assignment = self._judged(order, name.removeprefix("root."), text, role)
             except ParameterError as error:
                 refused[order] = error
             else:
-                # Named twice, a parameter stands where it was named last.
-                wishes.pop(wish.parameter.path, None)
-                wishes[wish.parameter.path] = wish
-        changes = {path: wish for path, wish in wishes.items() if wish.value != value_at(settings, path)}
-        new, kept, put_back = _reconciled(settings, changes)
-        return new, tuple(wish.parameter.name for wish in kept.values()), refused | put_back
+                # A parameter that is named twice takes its place in the order from the last time.
+                assigned.pop(assignment.parameter.path, None)
+                assigned[assignment.parameter.path] = assignment
+        changes = {path: each for path, each in assigned.items() if each.value != value_at(settings, path)}
+        new, kept, put_back = _without_conflicts(settings, changes)
+        return new, tuple(assignment.parameter.name for assignment in kept.values()), refused | put_back
 
-    def _wish(self, order: int, name: str, text: str, role: Role) -> _Wish:
+    def _judged(self, order: int, name: str, text: str, role: Role) -> _Assignment:
+        """Judge one assignment by itself. Raise ParameterError."""
         parameter = self.parameters.get(name)
         if parameter is None:
-            raise ParameterError(name, text, "there is no such parameter on this product")
-        wish = _Wish(order, parameter, text, None)
+            raise ParameterError(name, text, "no such parameter on this product")
+        assignment = _Assignment(order, parameter, text, None)
         if parameter.write is Role.NOBODY:
-            raise wish.refused("it is read-only")
+            raise assignment.refused("read-only")
         if role < parameter.write:
-            raise wish.refused(f"writing it takes the role {parameter.write.name.lower()}")
-        # U+FFFD stands for bytes that were no text: taken as it is, a damaged key would be a wrong key.
+            raise assignment.refused(f"requires the role {parameter.write.name.lower()}")
+        # A control character would forge lines in the list and in the file. U+FFFD stands for bytes that were not
+        # text: stored as it is, a damaged key would be a wrong key.
         if not text.isprintable() or "\ufffd" in text:
-            raise wish.refused("control characters and bytes that are no text cannot be part of a value")
+            raise assignment.refused("must not contain control characters or bytes that are not text")
         try:
-            return _Wish(order, parameter, text, parameter.rule.parse(text))
+            return _Assignment(order, parameter, text, parameter.rule.parse(text))
         except ValueError as exc:
-            raise wish.refused(str(exc)) from None
+            raise assignment.refused(str(exc)) from None
 
 
-def _reconciled(
-    settings: Settings, changes: Mapping[Path, _Wish]
-) -> tuple[Settings, Mapping[Path, _Wish], dict[int, ParameterError]]:
-    """Put changes back until no rule is broken by what is left of them.
+def _without_conflicts(
+    settings: Settings, changes: Mapping[Path, _Assignment]
+) -> tuple[Settings, Mapping[Path, _Assignment], dict[int, ParameterError]]:
+    """Put changes back until those that are left break no rule.
 
-    It ends: each round puts back at least one. A conflict that no change has part in is not this request's.
+    A conflict in which no change takes part was there before this request, and is none of its business.
     """
     refused: dict[int, ParameterError] = {}
     while True:
-        new = planted(settings, {path: wish.value for path, wish in changes.items()})
+        new = with_values(settings, {path: assignment.value for path, assignment in changes.items()})
         reasons: dict[Path, str] = {}
         for conflict in conflicts(new):
-            # What is put back already may have ended this conflict too: the next round will tell.
+            # A change that this round already puts back may have ended this conflict too: the next round will show.
             if not any(path in reasons for side in conflict.sides for path in side):
-                reasons |= dict.fromkeys(_blamed(conflict, changes), conflict.why)
+                reasons |= dict.fromkeys(_responsible(conflict, changes), conflict.why)
         if not reasons:
             return new, changes, refused
         refused |= {changes[path].order: changes[path].refused(why) for path, why in reasons.items()}
-        changes = {path: wish for path, wish in changes.items() if path not in reasons}
+        changes = {path: assignment for path, assignment in changes.items() if path not in reasons}
 
 
-def _blamed(conflict: Conflict, changes: Mapping[Path, _Wish]) -> Sequence[Path]:
-    """The changes on all sides but one: who was there before the request stays, else who was assigned first."""
+def _responsible(conflict: Conflict, changes: Mapping[Path, _Assignment]) -> Sequence[Path]:
+    """Return the changes on all sides but one: the side without a change, else the one that was assigned first."""
     sides = [[path for path in side if path in changes] for side in conflict.sides]
     _, *later = sorted(sides, key=lambda side: max((changes[path].order for path in side), default=-1))
     return [path for side in later for path in side]
 
 
 def _listing_order(parameter: Parameter) -> list[tuple[bool, str]]:
-    """In each group its parameters by name, then its sub-groups by name."""
+    """Order each group's parameters by name before its sub-groups by name."""
     *groups, name = parameter.name.split(".")
     return [*((True, group) for group in groups), (False, name)]
-
-
-def _quotable(parameter: Parameter, text: str) -> str:
-    """An error travels to logs and answers, where a key must not go."""
-    return HIDDEN if isinstance(parameter.rule, Secret) else text
-
-
-def _written_lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not splitlines(): it also splits at U+2028 and the like, and the numbers would not be an editor's.
-    for number, line in enumerate(text.split("\n"), 1):
-        written = line.removesuffix("\r")
-        if written.strip() and not written.startswith("#"):
-            yield number, written
-
-
-def _repeated(lines: Mapping[int, tuple[str, str]]) -> dict[int, str]:
-    last = {name.removeprefix("root."): number for number, (name, _) in lines.items()}
-    where = {number: last[name.removeprefix("root.")] for number, (name, _) in lines.items()}
-    return {
-        number: f"the same parameter is on line {counts}, which counts"
-        for number, counts in where.items()
-        if counts != number
-    }
-
-
-def _one_line(error: ParameterError) -> str:
-    # The name may be anything that stood in the file.
-    return f"{ascii(error.name[:80])[1:-1]}: {error.why}"

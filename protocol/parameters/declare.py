@@ -1,8 +1,12 @@
-"""How the settings tree declares its parameters, and what becomes of a declaration on given hardware.
+"""Declare the parameters of a settings tree, and build the tree for given hardware.
 
-A field of a tree's dataclass is declared by ``parameter`` (or ``parameters`` where it is numbered) or by
-``group`` (``groups``): its metadata hold the contract's name and rules. ``grow`` walks such a tree once and
-gives the tree of default values together with every parameter that exists. This room knows no parameter.
+A field of the tree's dataclasses is declared by ``parameter`` (``parameters`` where it is numbered) or by ``group``
+(``groups``); its metadata hold the contract's name and rules. ``build`` walks the classes once, and returns the tree
+of default values together with every parameter that exists on the hardware.
+
+So each parameter is written down once, as a field: the type checker sees an attribute, and list, update, definitions
+and storage see a name, a path, a rule and two roles. The price is `Any` in this file, and in no other: a dataclass
+field's metadata, and a path from attribute names and tuple indices, are beyond the type system.
 """
 
 from __future__ import annotations
@@ -18,7 +22,18 @@ from protocol.parameters.roles import Role
 if TYPE_CHECKING:
     from protocol.parameters.values import Rule
 
-__all__ = ["Parameter", "Path", "Place", "group", "groups", "grow", "parameter", "parameters", "planted", "value_at"]
+__all__ = [
+    "Parameter",
+    "Path",
+    "Place",
+    "build",
+    "group",
+    "groups",
+    "parameter",
+    "parameters",
+    "value_at",
+    "with_values",
+]
 
 T = TypeVar("T")
 
@@ -29,9 +44,9 @@ Path = tuple[str | int, ...]
 @final
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the tree a declaration stands: on which hardware, and in which of the numbered groups.
+    """The place of a declaration in the tree: the hardware, and the index of the numbered group.
 
-    ``index`` counts from 0 whatever the contract's numbers start from.
+    ``index`` counts from 0, whatever number the contract begins with.
     """
 
     hardware: Hardware
@@ -39,12 +54,12 @@ class Place:
 
     @property
     def serial(self) -> SerialHardware:
-        """The hardware of the serial port at this place in Serial.Ser#."""
+        """Return the hardware of the serial port at this place in Serial.Ser#."""
         return self.hardware.serial[self.index]
 
     @property
     def manager(self) -> ManagerHardware:
-        """What the port manager at this place in PortManager.P# can be pointed at."""
+        """Return the hardware of the port manager at this place in PortManager.P#."""
         return self.hardware.managers[self.index]
 
 
@@ -53,7 +68,7 @@ class Place:
 class Parameter:
     """One parameter that exists: ``name`` is the full name without ``root.``, ``path`` the way to its value.
 
-    Whoever has at least the role ``read`` may read it, ``write`` write it. ``default`` is the typed value.
+    ``read`` and ``write`` are the least roles that may read and write it. ``default`` is the typed value.
     """
 
     name: str
@@ -63,11 +78,6 @@ class Parameter:
     read: Role
     write: Role
     nice_name: str
-
-    @property
-    def default_text(self) -> str:
-        """The default as it is listed."""
-        return self.rule.format(self.default)
 
 
 @final
@@ -111,9 +121,9 @@ def parameter(
 ) -> T:
     """Declare a field as the parameter ``name``.
 
-    ``where`` says whether it exists at a place (everywhere, if not given; its value is then the default that
-    nobody sees). ``rule_at`` and ``default_at`` stand in for ``rule`` and ``default`` where these depend on
-    the place.
+    ``where`` returns whether it exists at a place (without it: everywhere). Where it does not exist, the field keeps
+    its default, and no client sees it. ``rule_at`` and ``default_at`` replace ``rule`` and ``default`` where these
+    depend on the place.
     """
     item = _Declaration(rule, default, read, write, nice_name, where, rule_at, default_at)
     return field(default=default, metadata={_KEY: _Field(name, item)})
@@ -145,39 +155,33 @@ def groups(name: str, members: type[T], numbers: Numbers) -> tuple[T, ...]:
     return cast("tuple[T, ...]", field(default=(), metadata={_KEY: _Field(name, members, numbers)}))
 
 
-def grow(tree: type[T], hardware: Hardware) -> tuple[T, tuple[Parameter, ...]]:
-    """The tree with the defaults of this hardware, and the parameters that exist on it, in no useful order."""
+def build(tree: type[T], hardware: Hardware) -> tuple[T, tuple[Parameter, ...]]:
+    """Return the tree with the defaults of this hardware, and the parameters that exist on it, in any order."""
     found: list[Parameter] = []
-    root = _grow_group(tree, "", (), Place(hardware), found)
+    root = _build_group(tree, "", (), Place(hardware), found)
     return root, tuple(found)
 
 
-def _grow_group(members: type[T], prefix: str, path: Path, place: Place, found: list[Parameter]) -> T:
+def _build_group(members: type[T], prefix: str, path: Path, place: Place, found: list[Parameter]) -> T:
     values: dict[str, Any] = {}
     for member in fields(cast("Any", members)):
         declared: _Field = member.metadata[_KEY]
-        values[member.name] = _grow_field(declared, prefix, (*path, member.name), place, found)
+        name, way = prefix + declared.name, (*path, member.name)
+        if declared.numbers is None:
+            values[member.name] = _build_item(declared.item, name, way, place, found)
+        else:
+            values[member.name] = tuple(
+                _build_item(declared.item, name.format(number), (*way, index), Place(place.hardware, index), found)
+                for index, number in enumerate(declared.numbers(place.hardware))
+            )
     return members(**values)
 
 
-def _grow_field(declared: _Field, prefix: str, path: Path, place: Place, found: list[Parameter]) -> Any:
-    if declared.numbers is None:
-        return _grow_item(declared.item, prefix + declared.name, path, place, found)
-    return tuple(
-        _grow_item(
-            declared.item,
-            prefix + declared.name.format(number),
-            (*path, index),
-            Place(place.hardware, index),
-            found,
-        )
-        for index, number in enumerate(declared.numbers(place.hardware))
-    )
-
-
-def _grow_item(item: _Declaration[Any] | type[Any], name: str, path: Path, place: Place, found: list[Parameter]) -> Any:
+def _build_item(
+    item: _Declaration[Any] | type[Any], name: str, path: Path, place: Place, found: list[Parameter]
+) -> Any:
     if not isinstance(item, _Declaration):
-        return _grow_group(item, f"{name}.", path, place, found)
+        return _build_group(item, f"{name}.", path, place, found)
     if item.where and not item.where(place):
         return item.default
     rule = item.rule_at(place) if item.rule_at else item.rule
@@ -188,35 +192,33 @@ def _grow_item(item: _Declaration[Any] | type[Any], name: str, path: Path, place
 
 
 def value_at(tree: Any, path: Path) -> Any:
-    """The value that a path leads to."""
+    """Return the value that a path leads to."""
     for step in path:
         tree = tree[step] if isinstance(step, int) else getattr(tree, step)
     return tree
 
 
-def planted(tree: T, values: Mapping[Path, Any]) -> T:
-    """The tree with these values in it; every branch without one is the same object as before."""
-    if not values:
-        return tree
-    return cast("T", _planted(tree, values))
+def with_values(tree: T, values: Mapping[Path, Any]) -> T:
+    """Return the tree with these values in it; every branch without one is the same object as before."""
+    return cast("T", _with_values(tree, values)) if values else tree
 
 
-def _planted(node: Any, values: Mapping[Path, Any]) -> Any:
-    if () in values:
+def _with_values(node: Any, values: Mapping[Path, Any]) -> Any:
+    if () in values:  # the end of a path, which is then the only one here
         return values[()]
     branches: dict[str | int, dict[Path, Any]] = {}
     for (step, *rest), value in values.items():
         branches.setdefault(step, {})[tuple(rest)] = value
-    grown = {step: _planted(value_at(node, (step,)), branch) for step, branch in branches.items()}
+    new = {step: _with_values(value_at(node, (step,)), branch) for step, branch in branches.items()}
     if isinstance(node, tuple):
-        return tuple(grown.get(index, child) for index, child in enumerate(node))
-    return replace(node, **cast("dict[str, Any]", grown))
+        return tuple(new.get(index, child) for index, child in enumerate(node))
+    return replace(node, **cast("dict[str, Any]", new))
 
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 def _nice(name: str) -> str:
-    """``NbrOfPorts`` -> ``Nbr of ports``, ``AllowedIPAddresses`` -> ``Allowed IP addresses``."""
+    """Turn ``NbrOfPorts`` into ``Nbr of ports``, and ``AllowedIPAddresses`` into ``Allowed IP addresses``."""
     first, *others = _WORD.findall(name)
     return " ".join([first, *(word if word.isupper() else word.lower() for word in others)])

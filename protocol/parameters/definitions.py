@@ -1,7 +1,4 @@
-"""param.cgi's ``action=listdefinitions&listformat=xmlschema``: what each parameter is, as XML.
-
-Everything in it comes from the declarations; it must not know any parameter by name.
-"""
+"""param.cgi's ``action=listdefinitions&listformat=xmlschema``: the declarations of the parameters, as XML."""
 
 from __future__ import annotations
 
@@ -32,10 +29,11 @@ def defined(
     identity: Identity,
     host: str,
 ) -> str:
-    """Render the definitions of what the role may read in these groups (all, without groups).
+    """Render the definitions of the parameters in these groups (all, without groups) that the role may read.
 
-    ``host`` is the name that the client called us by. What is unknown is left out: the format has no place
-    for an error. The text is ASCII, so it is right under the encoding that the head promises.
+    ``host`` is the name by which the client called us. An unknown group is left out: the format has no place for an
+    error. The head promises ISO 8859-1, as recorded from devices; the text is ASCII with character references, which
+    is valid under that encoding and loses no character of any value.
     """
     readable = {name: parameter for name, parameter in parameters.items() if role >= parameter.read}
     wanted = {p.name for asked in groups[:MOST_GROUPS] or ("",) for p in selected(readable, asked)}
@@ -54,7 +52,7 @@ def _head(identity: Identity, host: str) -> Iterator[str]:
 
 
 def _body(chosen: Iterable[Parameter], settings: Settings, role: Role) -> Iterator[str]:
-    """Groups nest as the names do; listing order keeps each group in one piece, so a stack is enough."""
+    """Write the nested groups. Listing order keeps each group in one piece, so a stack is enough."""
     opened: list[str] = []
     for parameter in chosen:
         wanted = ["root", *parameter.name.split(".")[:-1]]
@@ -74,7 +72,7 @@ def _closed(opened: Sequence[str], kept: int) -> Iterator[str]:
 def _definition(parameter: Parameter, settings: Settings, role: Role) -> Iterator[str]:
     name = quoted(parameter.name.rpartition(".")[2])
     value = quoted(shown(parameter, settings, role))
-    # Create, delete, read, write: nobody creates or deletes, the tree is the hardware's.
+    # The digits are create, delete, read and write. The groups follow from the hardware: nobody creates or deletes.
     level = f"77{parameter.read:d}{parameter.write:d}"
     yield f'<parameter name={name} value={value} securityLevel="{level}" niceName={quoted(parameter.nice_name)}>'
     yield '  <type readonly="true">' if parameter.write is Role.NOBODY else "  <type>"

@@ -1,7 +1,4 @@
-"""What the host's hardware can do: the parameters that exist, and the values they take, follow from it.
-
-It must not know how hardware is found or opened, nor what a parameter is called.
-"""
+"""Describe the host's hardware. Which parameters exist, and which values they take, follows from it."""
 
 from __future__ import annotations
 
@@ -23,23 +20,23 @@ class PortMode(enum.Enum):
 
     @property
     def full_duplex(self) -> bool:
-        """Both ends can talk at once; only two-wire RS485 cannot."""
+        """Both ends can send at once: true for all but two-wire RS485."""
         return self is not PortMode.RS485
 
     @property
     def fast(self) -> bool:
-        """230400 and 460800 are open to it."""
+        """It may run at 230400 and 460800 (Serial port API, note to BaudRate)."""
         return self in (PortMode.RS485, PortMode.RS485_4)
 
     @property
     def balanced(self) -> bool:
-        """It runs on wire pairs, so termination and bias mean something."""
+        """It runs on wire pairs, so termination and bias apply."""
         return self is not PortMode.RS232
 
 
 @final
 class PortType(enum.Enum):
-    """What a port manager manages; each value is the contract's word (PortManager.P#.PortType)."""
+    """The kind of port that a port manager manages; each value is the contract's word (PortManager.P#.PortType)."""
 
     SERIAL = "Serial"
     REMOTE = "RemotePort"
@@ -48,10 +45,10 @@ class PortType(enum.Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class SerialHardware:
-    """What one UART and its line driver can do.
+    """The abilities of one UART and its line driver.
 
-    ``modes`` is not empty; its first one is the mode that the port has by default. A flag says that the
-    hardware has the wires; whether the parameter exists depends on the modes as well (``has_...``).
+    ``modes`` is not empty; its first one is the port's default mode. The other fields say which wires and switches
+    there are. Whether a parameter exists depends on the modes as well: see the properties ``has_...``.
     """
 
     modes: tuple[PortMode, ...] = (PortMode.RS232,)
@@ -93,7 +90,7 @@ class SerialHardware:
 @final
 @dataclass(frozen=True, slots=True)
 class ManagerHardware:
-    """What one port manager can be pointed at: a serial port, a remote port client, or either.
+    """The ports that one port manager can be set to: a serial port, a remote port client, or either.
 
     ``serial`` is the number in Serial.Ser# (from 1), ``remote_port`` the index in RemotePort.R# (from 0).
     """
@@ -107,20 +104,20 @@ class ManagerHardware:
 
     @property
     def types(self) -> tuple[PortType, ...]:
-        """The port types that it offers, the default one first."""
+        """Return the port types that it offers, the default one first."""
         serial = (PortType.SERIAL,) if self.serial is not None else ()
         return serial + ((PortType.REMOTE,) if self.remote_port is not None else ())
 
     @property
     def default_type(self) -> PortType:
-        """Serial where there is a serial port."""
+        """Return Serial where there is a serial port, else RemotePort."""
         return self.types[0]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the product says of itself in Brand.* and Properties.*."""
+    """The texts of the parameters in Brand.* and Properties.*."""
 
     brand: str = "Daisyport"
     model: str = "Daisyport"
@@ -149,5 +146,5 @@ class Hardware:
 
     @property
     def remote_ports(self) -> int:
-        """How many RemotePort.R# there are: up to the highest index that a port manager uses."""
+        """Return the number of RemotePort.R# groups: up to the highest index that a port manager uses."""
         return max((m.remote_port + 1 for m in self.managers if m.remote_port is not None), default=0)

@@ -1,6 +1,7 @@
-"""param.cgi's ``action=list``: parameters as text, to the byte that VAPIX clients expect.
+"""param.cgi's ``action=list``: parameters as text, byte for byte as VAPIX clients expect it.
 
-It must not know how parameters are declared or changed, nor how the answer travels.
+A request of a few hundred bytes must not cost more than the tree is long, so three things are bounded here: the
+number of groups, the lines (each is answered once), and the work of matching a wildcard.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["HIDDEN", "MOST_GROUPS", "listed", "selected", "shown"]
 
 HIDDEN = "******"
-"""What stands for a secret that is set, before those who may not write it."""
+"""Shown in place of a secret that is set, to a role that may not write it."""
 
 MOST_GROUPS = 64
-"""How many groups one request may ask for; what is asked beyond them is answered as unknown."""
+"""Groups that one request may ask for; those beyond are answered as unknown."""
 
 
 def listed(parameters: Mapping[str, Parameter], settings: Settings, groups: Sequence[str], role: Role) -> str:
     """Render the groups in the order asked; without groups, everything that the role may read.
 
-    A group gives full names with ``root.``, a single parameter its name as typed, an unknown one (or one that
-    the role may not read) an error line in its place. A line that is already there is not repeated, so a
-    request of a few bytes cannot ask for the whole tree a thousand times.
+    A group gives full names with ``root.``, a single parameter its name as typed, an unknown one (or one that the
+    role may not read) an error line in its place. A line that is already there is not repeated, so a short request
+    cannot ask for the whole tree a thousand times.
     """
     readable = {name: parameter for name, parameter in parameters.items() if role >= parameter.read}
     lines: dict[str, None] = {}
@@ -43,13 +44,16 @@ def listed(parameters: Mapping[str, Parameter], settings: Settings, groups: Sequ
 
 
 def shown(parameter: Parameter, settings: Settings, role: Role) -> str:
-    """The value as this role sees it: a key is carried to other CPUs by who may write it, and by nobody else."""
+    """Return the value as this role sees it.
+
+    A secret is shown to a role that may write it, since an administrator carries keys to the other CPUs.
+    """
     text = parameter.rule.format(value_at(settings, parameter.path))
     return HIDDEN if text and isinstance(parameter.rule, Secret) and role < parameter.write else text
 
 
 def selected(parameters: Mapping[str, Parameter], asked: str) -> list[Parameter]:
-    """The parameters that a group, a name or a wildcard means, with or without ``root.``; maybe none."""
+    """Return the parameters that a group, a name or a wildcard means, with or without ``root.``; maybe none."""
     name = _unrooted(asked)
     if not name:
         return list(parameters.values())
@@ -76,14 +80,14 @@ def _unrooted(asked: str) -> str:
 
 
 def _unknown(asked: str) -> str:
-    # As typed, but for what could forge another line.
+    # The name is echoed as typed, except for characters that could forge another line.
     typed = "".join(sign if sign.isprintable() else "?" for sign in asked)
     return f"# Error: Error -1 getting param in group '{typed}'"
 
 
 def _matching(parameters: Mapping[str, Parameter], pattern: str) -> list[Parameter]:
-    """Those whose first parts match part by part, so a wildcard for a group means all that is in it."""
-    # What is longer than any name would only be compiled to fail, and that takes time.
+    """Return those whose first parts match part by part, so that a wildcard for a group means all that is in it."""
+    # A pattern longer than any name cannot match, and compiling it would take long.
     if len(pattern.replace("*", "")) > max(map(len, parameters), default=0):
         return []
     matches = re.compile(r"\.".join(map(_part, pattern.split("."))) + r"(\.|\Z)").match
@@ -91,11 +95,11 @@ def _matching(parameters: Mapping[str, Parameter], pattern: str) -> list[Paramet
 
 
 def _part(pattern: str) -> str:
-    """One part of a name, where ``*`` is any number of characters, as a regular expression."""
+    """Translate one part of a name, in which ``*`` is any number of characters, to a regular expression."""
     first, *others = map(re.escape, re.split(r"\*+", pattern))
     if not others:
         return first
-    # The nearest place for each piece is as good as any, so there is never a reason to go back, nor to take
-    # the time that going back takes. Only the last piece has to stand at the end.
+    # The nearest place for each piece is as good as any, so atomic groups forbid going back: a pattern such as
+    # a*a*a*a*b would otherwise take exponential time. Only the last piece has to stand at the end of the part.
     *middle, last = others
     return first + "".join(f"(?>[^.]*?{piece})" for piece in middle) + f"[^.]*{last}"

@@ -1,6 +1,6 @@
-"""Who a caller is, and who a parameter is open to.
+"""The roles of callers, which are also the levels that parameters and paths require.
 
-One scale for both, in the digits of VAPIX ``securityLevel``; it must not know how a caller proved its role.
+The values are the digits of VAPIX ``securityLevel``, so one comparison decides access.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ __all__ = ["Role"]
 
 @final
 class Role(enum.IntEnum):
-    """A step on the scale: a caller may do what asks for its own role or a lower one."""
+    """A caller may do what requires its own role or a lower one."""
 
     OPEN = 0
     VIEWER = 1
     OPERATOR = 4
     ADMIN = 6
     NOBODY = 7
-    """Asked for by what nobody may do; no caller has it."""
+    """Required by what is read-only; no caller has it."""

@@ -1,10 +1,13 @@
 # ruff: noqa: RUF009 -- parameter() and group() are dataclasses.field() with the contract's words as metadata
 """The settings: one frozen tree, whose fields are the declarations of the parameters.
 
-Names, values, defaults and access are the tables of the VAPIX Serial port API; list, update, definitions,
-storage and documentation all derive from here. A place where the hardware decides has a ``where``,
-``rule_at`` or ``default_at``. Built by itself, a class has the contract's defaults of index 0; the tree of
-real hardware comes from ``protocol.parameters.catalogue.Catalogue``. What a setting does is not known here.
+Names, values, defaults and access follow the tables of the VAPIX Serial port API; list, update, definitions and
+storage all derive from here. It is one table, in the order of the API page, and is read like one: so it stays in one
+file. Where the hardware decides, a declaration has a ``where``, ``rule_at`` or ``default_at``. An instance that is
+made directly has the contract's defaults of index 0; ``protocol.parameters.catalogue.Catalogue`` makes the tree of
+real hardware.
+
+To add a parameter, add a field to its group here: a name, a rule of ``values``, a default. Everything else follows.
 """
 
 from __future__ import annotations
@@ -82,7 +85,7 @@ UNBOUND = -1
 
 
 def _port_of(place: Place) -> int:
-    """``1024 + #``: the default of every port in PortManager.P#."""
+    """Return ``1024 + #``, the default of every port in PortManager.P#."""
     return FIRST_PORT + place.index
 
 
@@ -163,7 +166,7 @@ class GenericTCPServer:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortManager:
-    """PortManager.P#: one port and the doors to it."""
+    """PortManager.P#: one port and its servers."""
 
     port_enabled: bool = parameter("PortEnabled", YES_NO, default=True)
     port_type: PortType = parameter(
@@ -185,7 +188,7 @@ class PortManager:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SerialPort:
-    """Serial.Ser#: the line settings of a serial port. What its hardware lacks is False."""
+    """Serial.Ser#: the line settings of a serial port. A setting that its hardware lacks is False."""
 
     port_mode: PortMode = parameter(
         "PortMode",
@@ -252,7 +255,7 @@ class RemotePort:
     port: int = parameter("Port", TCP_PORT, 5555)
 
 
-# What siblings of the contract's groups are asked for
+# PTZ, Network, Brand and Properties: groups beside the API page that its clients ask for
 
 
 @final
@@ -284,7 +287,7 @@ class Ptz:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HTTP:
-    """Network.HTTP: how the front door asks who is there."""
+    """Network.HTTP: how callers of the HTTP server log in."""
 
     authentication_policy: AuthenticationPolicy = parameter(
         "AuthenticationPolicy", Choice(tuple(AuthenticationPolicy)), AuthenticationPolicy.RECOMMENDED
@@ -300,7 +303,7 @@ class Network:
 
 
 def _fact(name: str, text: str, at: Callable[[Identity], str] | None = None) -> str:
-    """Something that the product says of itself: everybody may read it, nobody may write it."""
+    """Declare a text about the product, which everybody may read and nobody may write."""
     told = None if at is None else lambda place: at(place.hardware.identity)
     return parameter(name, SHORT, text, read=Role.OPEN, write=Role.NOBODY, default_at=told)
 
@@ -308,7 +311,7 @@ def _fact(name: str, text: str, at: Callable[[Identity], str] | None = None) -> 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brand:
-    """Brand: who made this, and what it is called."""
+    """Brand: the names of the product and its maker."""
 
     brand: str = _fact("Brand", "", lambda identity: identity.brand)
     full_name: str = _fact("ProdFullName", "", lambda identity: f"{identity.brand} {identity.model}")
@@ -322,7 +325,7 @@ class Brand:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Properties:
-    """Properties: what clients look at before they use an API. ``metadata`` is the metadata API, not here."""
+    """Properties: the abilities that clients look up before they use an API. There is no metadata API."""
 
     http_version: str = _fact("API.HTTP.Version", "3")
     metadata: str = _fact("API.Metadata.Metadata", "no")
@@ -345,7 +348,7 @@ def _remote_port_indices(hardware: Hardware) -> range:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The root: everything that can be asked for or set."""
+    """The root: everything that can be listed or set."""
 
     brand: Brand = group("Brand", Brand)
     network: Network = group("Network", Network)

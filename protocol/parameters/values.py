@@ -1,6 +1,8 @@
 """The kinds of value that a parameter can have: how each is read, written, and described to clients.
 
-A rule knows its kind of text and nothing of parameters, roles or other values.
+Every ``parse`` gets text that a client sent, so each bound is checked before the text is used: no number is converted
+before its length is known, no list is read before it is known to be short. Every complaint continues the sentence
+"NAME: ..." and begins with "must".
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ T = TypeVar("T")
 
 
 class Rule(Protocol[T]):
-    """What one kind of value looks like as text."""
+    """One kind of value as text."""
 
     def parse(self, text: str) -> T:
-        """Read the value. Raises ValueError with a sentence that says what would be right.
+        """Read the value. Raise ValueError with what it must be.
 
-        The sentence never repeats the text of a secret.
+        The message never repeats the text of a secret.
         """
         ...
 
@@ -34,7 +36,7 @@ class Rule(Protocol[T]):
         ...
 
     def definition(self) -> tuple[str, ...]:
-        """The lines inside ``<type>`` of a listdefinitions answer."""
+        """Return the lines inside ``<type>`` of a listdefinitions answer."""
         ...
 
 
@@ -46,7 +48,7 @@ class YesNo:
     def parse(self, text: str) -> bool:
         """Read exactly ``yes`` or ``no``."""
         if text not in ("yes", "no"):
-            raise ValueError("yes or no would be right")
+            raise ValueError("must be yes or no")
         return text == "yes"
 
     def format(self, value: bool) -> str:
@@ -54,7 +56,7 @@ class YesNo:
         return "yes" if value else "no"
 
     def definition(self) -> tuple[str, ...]:
-        """A bool with its two words."""
+        """Describe a bool with its two words."""
         return ('<bool true="yes" false="no" />',)
 
 
@@ -66,18 +68,18 @@ class Choice(Generic[T]):
     options: tuple[T, ...]
 
     def parse(self, text: str) -> T:
-        """Find the option that is written like this, letter for letter."""
+        """Return the option that is written exactly like this: the contract's words are case-sensitive."""
         for option in self.options:
             if self.format(option) == text:
                 return option
-        raise ValueError(f"one of {', '.join(self._texts)} would be right")
+        raise ValueError(f"must be one of {', '.join(self._texts)}")
 
     def format(self, value: T) -> str:
         """Write the option's word or number."""
         return str(value.value if isinstance(value, Enum) else value)
 
     def definition(self) -> tuple[str, ...]:
-        """An enum with an entry for each option."""
+        """Describe an enum with an entry for each option."""
         entries = (f"  <entry value={quoted(t)} niceValue={quoted(t)} />" for t in self._texts)
         return ("<enum>", *entries, "</enum>")
 
@@ -98,7 +100,7 @@ class Integer:
         """Read decimal digits."""
         value = _digits(text)
         if not self.minimum <= value <= self.maximum:
-            raise ValueError(f"a number from {self.minimum} to {self.maximum} would be right")
+            raise ValueError(f"must be a number from {self.minimum} to {self.maximum}")
         return value
 
     def format(self, value: int) -> str:
@@ -106,14 +108,14 @@ class Integer:
         return str(value)
 
     def definition(self) -> tuple[str, ...]:
-        """An int with its bounds."""
+        """Describe an int with its bounds."""
         return (f'<int min="{self.minimum}" max="{self.maximum}" />',)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A whole number that the product reports; it has no bounds to tell because nobody sets it."""
+    """A whole number that the product reports. It is read-only, so it has no bounds to describe."""
 
     def parse(self, text: str) -> int:
         """Read decimal digits."""
@@ -124,7 +126,7 @@ class Count:
         return str(value)
 
     def definition(self) -> tuple[str, ...]:
-        """An int without bounds."""
+        """Describe an int without bounds."""
         return ("<int />",)
 
 
@@ -140,18 +142,18 @@ class Text:
         return _short(text, self.longest)
 
     def format(self, value: str) -> str:
-        """The text itself."""
+        """Return the text as it is."""
         return value
 
     def definition(self) -> tuple[str, ...]:
-        """A string with its limit."""
+        """Describe a string with its limit."""
         return (f'<string maxlen="{self.longest}" />',)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A text that only who may write it may see; others are told whether there is one."""
+    """A text that is shown only to a role that may write it; others see whether one is set."""
 
     longest: int
 
@@ -160,11 +162,11 @@ class Secret:
         return _short(text, self.longest)
 
     def format(self, value: str) -> str:
-        """The text itself: who shows it must ask first who is looking."""
+        """Return the text as it is. The caller decides first whether its reader may see it (``listing.shown``)."""
         return value
 
     def definition(self) -> tuple[str, ...]:
-        """A password with its limit."""
+        """Describe a password with its limit."""
         return (f'<password maxlen="{self.longest}" />',)
 
 
@@ -176,15 +178,15 @@ class HostName:
     def parse(self, text: str) -> str:
         """Check the form; nothing is resolved."""
         if text and not _is_address(text) and not _is_name(text):
-            raise ValueError("a host name or an IP address would be right, without port, blanks or brackets")
+            raise ValueError("must be a host name or an IP address, without port, blanks or brackets")
         return text
 
     def format(self, value: str) -> str:
-        """The name itself."""
+        """Return the name as it is."""
         return value
 
     def definition(self) -> tuple[str, ...]:
-        """A host name."""
+        """Describe a host name."""
         return ("<hostname />",)
 
 
@@ -200,24 +202,24 @@ class Addresses:
         return AddressList.parse(_short(text, self.longest))
 
     def format(self, value: AddressList) -> str:
-        """The list as it was written."""
+        """Return the list as it was written."""
         return str(value)
 
     def definition(self) -> tuple[str, ...]:
-        """An address list."""
+        """Describe an address list."""
         return ("<ipList />",)
 
 
 def _digits(text: str) -> int:
     # int() would also take blanks, signs, underscores, other scripts' digits, and thousands of them.
     if not re.fullmatch(r"[0-9]{1,10}", text):
-        raise ValueError("decimal digits and nothing else would be right")
+        raise ValueError("must be a number in decimal digits")
     return int(text)
 
 
 def _short(text: str, longest: int) -> str:
     if len(text) > longest:
-        raise ValueError(f"at most {longest} characters would be right, not {len(text)}")
+        raise ValueError(f"must have at most {longest} characters, not {len(text)}")
     return text
 
 

@@ -66,8 +66,8 @@ async def test_the_log_says_what_would_have_been_right(tmp_path: Path, caplog: p
     caplog.set_level("INFO", "gateway.changes")
     await updated(tmp_path, BOTH, [("Serial.Ser1.DataBits", "9"), ("Serial.Ser1.Baud\nRate", "9600")])
     assert caplog.messages == [
-        "not set: 'Serial.Ser1.DataBits': one of 7, 8 would be right",
-        "not set: 'Serial.Ser1.Baud\\nRate': there is no such parameter on this product",
+        "not set: 'Serial.Ser1.DataBits': must be one of 7, 8",
+        "not set: 'Serial.Ser1.Baud\\nRate': no such parameter on this product",
     ]
 
 

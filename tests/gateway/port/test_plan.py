@@ -13,7 +13,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 def planned(**parameters: str) -> frozenset[Spec]:
     assignments = [(f"PortManager.P0.{name.replace('_', '.')}", value) for name, value in parameters.items()]
-    update = CATALOGUE.updated(CATALOGUE.defaults(), assignments, Role.ADMIN)
+    update = CATALOGUE.updated(CATALOGUE.restored("").settings, assignments, Role.ADMIN)
     assert not update.refused
     return plan(update.settings, 0, (1, 0), EVERYWHERE)
 
@@ -31,7 +31,7 @@ def test_the_port_type_chooses_the_device() -> None:
 
 
 def test_a_port_without_that_hardware_has_no_device() -> None:
-    assert plan(CATALOGUE.defaults(), 0, (None, 0), EVERYWHERE) == frozenset()
+    assert plan(CATALOGUE.restored("").settings, 0, (None, 0), EVERYWHERE) == frozenset()
 
 
 def test_the_generic_tcp_server_listens_on_every_address_and_connects() -> None:

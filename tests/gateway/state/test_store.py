@@ -42,7 +42,7 @@ def baud(store: Store) -> int:
 
 async def test_what_was_updated_is_published_and_comes_back_after_a_restart(tmp_path: Path) -> None:
     with trio.fail_after(5), store_in(tmp_path) as store:
-        assert store.published.value == Published(0, CATALOGUE.defaults())
+        assert store.published.value == Published(0, CATALOGUE.restored("").settings)
         update = await store.update([(BAUD, "19200"), ("root.Serial.Ser1.DataBits", "7")], Role.ADMIN)
         assert update.refused == ()
         assert store.published.value == Published(1, update.settings)
@@ -236,7 +236,7 @@ def test_a_file_edited_by_hand_is_read_and_its_bad_lines_are_named(
 def test_what_a_killed_daemon_left_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / "parameters.new").write_text("root.Serial.Ser1.Bau")
     with store_in(tmp_path) as store:
-        assert store.published.value.settings == CATALOGUE.defaults()
+        assert store.published.value.settings == CATALOGUE.restored("").settings
     assert os.listdir(tmp_path) == ["lock"]
 
 

@@ -80,7 +80,7 @@ class Line:
 class FakeHouse:
     """Settings that change in memory, and lines that answer from a script."""
 
-    settings: Settings = field(default_factory=CATALOGUE.defaults)
+    settings: Settings = field(default_factory=lambda: CATALOGUE.restored("").settings)
     lines: dict[int, Line] = field(default_factory=lambda: {0: Line()})
     updates: list[tuple[Sequence[tuple[str, str]], Role]] = field(default_factory=list)
     rolled_back: tuple[ParameterError, ...] = ()

@@ -20,7 +20,7 @@ WHOLE = SerialHardware(tuple(PortMode), termination=True, bias=True)
 CATALOGUE = Catalogue(
     Hardware((WHOLE, SerialHardware()), (ManagerHardware(1, 0), ManagerHardware(2), ManagerHardware(1)))
 )
-DEFAULTS = CATALOGUE.defaults()
+DEFAULTS = CATALOGUE.restored("").settings
 KEY = "RemotePort.R0.AuthenticationKey"
 
 
@@ -63,7 +63,7 @@ def test_a_refused_value_leaves_the_others_applied() -> None:
     update = updated("Serial.Ser1.BaudRate=19200&Serial.Ser1.DataBits=5&Serial.Ser1.StopBits=2")
     assert update.changed == ("Serial.Ser1.BaudRate", "Serial.Ser1.StopBits")
     (error,) = update.refused
-    assert (error.name, error.value, error.why) == ("Serial.Ser1.DataBits", "5", "one of 7, 8 would be right")
+    assert (error.name, error.value, error.why) == ("Serial.Ser1.DataBits", "5", "must be one of 7, 8")
 
 
 def test_refusals_come_in_the_order_of_the_request() -> None:
@@ -75,31 +75,31 @@ def test_refusals_come_in_the_order_of_the_request() -> None:
 @pytest.mark.parametrize(
     ("query", "role", "why"),
     [
-        ("Serial.Ser3.BaudRate=9600", Role.ADMIN, "there is no such parameter on this product"),
-        ("root.root.Serial.Ser1.BaudRate=9600", Role.ADMIN, "there is no such parameter on this product"),
-        ("Serial.Ser2.Termination=yes", Role.ADMIN, "there is no such parameter on this product"),
-        ("serial.ser1.baudrate=9600", Role.ADMIN, "there is no such parameter on this product"),
-        ("Serial.NbrOfPorts=9", Role.ADMIN, "it is read-only"),
-        ("Serial.Ser1.BaudRate=9600", Role.OPERATOR, "writing it takes the role admin"),
-        ("Serial.Ser1.BaudRate=9600", Role.VIEWER, "writing it takes the role admin"),
+        ("Serial.Ser3.BaudRate=9600", Role.ADMIN, "no such parameter on this product"),
+        ("root.root.Serial.Ser1.BaudRate=9600", Role.ADMIN, "no such parameter on this product"),
+        ("Serial.Ser2.Termination=yes", Role.ADMIN, "no such parameter on this product"),
+        ("serial.ser1.baudrate=9600", Role.ADMIN, "no such parameter on this product"),
+        ("Serial.NbrOfPorts=9", Role.ADMIN, "read-only"),
+        ("Serial.Ser1.BaudRate=9600", Role.OPERATOR, "requires the role admin"),
+        ("Serial.Ser1.BaudRate=9600", Role.VIEWER, "requires the role admin"),
         (f"{KEY}=a\nroot.X=1", Role.ADMIN, "control characters"),
         (f"{KEY}=a\x7f", Role.ADMIN, "control characters"),
         (f"{KEY}=a\x85b", Role.ADMIN, "control characters"),
         (f"{KEY}=a\u2028b", Role.ADMIN, "control characters"),
-        (f"{KEY}=a\udcffb", Role.ADMIN, "bytes that are no text"),
-        (f"{KEY}={'x' * 129}", Role.ADMIN, "at most 128 characters would be right, not 129"),
+        (f"{KEY}=a\udcffb", Role.ADMIN, "bytes that are not text"),
+        (f"{KEY}={'x' * 129}", Role.ADMIN, "must have at most 128 characters, not 129"),
         ("RemotePort.R0.Host=two words", Role.ADMIN, "a host name or an IP address"),
         ("PortManager.P0.GenericTCPServer.AllowedIPAddresses=1.2.3", Role.ADMIN, "four numbers with dots"),
     ],
 )
-def test_a_refusal_says_what_would_be_right(query: str, role: Role, why: str) -> None:
+def test_a_refusal_says_what_the_value_must_be(query: str, role: Role, why: str) -> None:
     update = updated(query, role=role)
     assert why in update.refused[0].why
     assert update.settings is DEFAULTS
 
 
 def test_what_stands_for_undecodable_bytes_is_no_part_of_a_key() -> None:
-    assert "bytes that are no text" in updated(f"{KEY}=a{chr(0xFFFD)}b").refused[0].why
+    assert "bytes that are not text" in updated(f"{KEY}=a{chr(0xFFFD)}b").refused[0].why
 
 
 def test_a_refused_key_is_not_in_the_error() -> None:
@@ -195,7 +195,7 @@ def test_a_second_listener_on_a_tcp_port_is_put_back_whole(door: str) -> None:
     assert names(update) == [
         f"PortManager.P1.{door}.{name}" for name in ("Enabled", "Listener.Enabled", "Listener.Port")
     ]
-    assert "only one can listen on TCP port 3000" in update.refused[0].why
+    assert "only one server can listen on TCP port 3000" in update.refused[0].why
     assert update.changed == ("PortManager.P1.PTZServer.Enabled",)
     assert update.settings == updated("PortManager.P1.PTZServer.Enabled=yes", base).settings
 
@@ -237,7 +237,7 @@ def test_a_move_that_is_put_back_puts_back_what_took_its_place() -> None:
 def test_sixty_four_listeners_on_one_tcp_port_leave_one() -> None:
     blade = Catalogue(Hardware((WHOLE,), (ManagerHardware(1),) * 64))
     pairs = [tuple(pair.split("=")) for n in range(64) for pair in listening(n, 3000).split("&")]
-    update = blade.updated(blade.defaults(), [(name, value) for name, value in pairs], Role.ADMIN)
+    update = blade.updated(blade.restored("").settings, [(name, value) for name, value in pairs], Role.ADMIN)
     assert len(update.changed) == 3
     assert len(update.refused) == 63 * 3
 
@@ -287,15 +287,15 @@ def test_a_hand_edited_file_is_read_and_each_bad_line_is_named() -> None:
     expected = "Serial.Ser1.BaudRate=19200&Serial.Ser2.Parity=Odd&PortManager.P0.PortEnabled=no"
     assert restored.settings == updated(expected).settings
     assert restored.complaints == (
-        (4, "root.NAME=VALUE would be right"),
-        (5, "Serial.Ser1.StopBits: one of 1, 2 would be right"),
-        (6, "Serial.NbrOfPorts: it is read-only"),
-        (7, r"Ser\x1bial.X: there is no such parameter on this product"),
-        (8, f"{KEY}: control characters and bytes that are no text cannot be part of a value"),
-        (9, "the same parameter is on line 10, which counts"),
+        (4, "must have the form root.NAME=VALUE"),
+        (5, "Serial.Ser1.StopBits: must be one of 1, 2"),
+        (6, "Serial.NbrOfPorts: read-only"),
+        (7, r"Ser\x1bial.X: no such parameter on this product"),
+        (8, f"{KEY}: must not contain control characters or bytes that are not text"),
+        (9, "duplicate of line 10, which is used"),
         (
             11,
-            "Serial.Ser2.FlowControlRTSCTS: control characters and bytes that are no text cannot be part of a value",
+            "Serial.Ser2.FlowControlRTSCTS: must not contain control characters or bytes that are not text",
         ),
     )
 

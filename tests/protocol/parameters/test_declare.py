@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from protocol.parameters.declare import Place, group, groups, grow, parameter, parameters, planted, value_at
+from protocol.parameters.declare import Place, build, group, groups, parameter, parameters, value_at, with_values
 from protocol.parameters.hardware import Hardware, ManagerHardware, SerialHardware
 from protocol.parameters.roles import Role
 from protocol.parameters.values import Integer, YesNo
@@ -29,11 +29,11 @@ class Tree:
 
 
 HARDWARE = Hardware((SerialHardware(), SerialHardware()), ())
-TREE, FOUND = grow(Tree, HARDWARE)
+TREE, FOUND = build(Tree, HARDWARE)
 NAMED = {found.name: found for found in FOUND}
 
 
-def test_a_tree_grows_with_the_defaults_of_its_hardware() -> None:
+def test_a_tree_is_built_with_the_defaults_of_its_hardware() -> None:
     first, second = Leaf(enabled=False, digit=0), Leaf(enabled=False, digit=1)
     assert Tree(leaf=first, leaves=(first, second), numbers=(7, 7), lacking=8, fact=9) == TREE
 
@@ -55,7 +55,7 @@ def test_each_parameter_that_exists_is_found_once_under_its_full_name() -> None:
 def test_a_parameter_carries_what_its_declaration_says_at_its_place() -> None:
     digit = NAMED["Leaves.L2.ADigit"]
     assert digit.path == ("leaves", 1, "digit")
-    assert (digit.default, digit.default_text) == (1, "1")
+    assert digit.default == 1
     assert digit.rule == Integer(0, 3)
     assert (digit.read, digit.write) == (Role.OPERATOR, Role.ADMIN)
     assert (NAMED["No0"].read, NAMED["Fact"].write) == (Role.VIEWER, Role.NOBODY)
@@ -77,16 +77,16 @@ def test_a_place_knows_the_hardware_that_its_index_means() -> None:
     assert (place.serial, place.manager) == (serial[1], managers[1])
 
 
-def test_planting_changes_what_is_named_and_keeps_the_rest_as_it_is() -> None:
-    new = planted(TREE, {("leaves", 1, "digit"): 3, ("numbers", 0): 1})
+def test_new_values_replace_what_is_named_and_keep_the_rest_as_it_is() -> None:
+    new = with_values(TREE, {("leaves", 1, "digit"): 3, ("numbers", 0): 1})
     assert (new.leaves[1].digit, new.numbers) == (3, (1, 7))
     assert new.leaves[0] is TREE.leaves[0]
     assert new.leaf is TREE.leaf
     assert TREE.leaves[1].digit == 1
 
 
-def test_planting_nothing_gives_the_same_tree() -> None:
-    assert planted(TREE, {}) is TREE
+def test_no_new_values_give_the_same_tree() -> None:
+    assert with_values(TREE, {}) is TREE
 
 
 def test_a_path_that_leads_nowhere_is_our_bug_and_says_so() -> None:

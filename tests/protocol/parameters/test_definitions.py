@@ -12,7 +12,7 @@ IDENTITY = Identity(model="<DP & 4>", firmware_version="1.2.3")
 CATALOGUE = Catalogue(Hardware((SerialHardware(),), (ManagerHardware(1, 0),), 1, IDENTITY))
 SCHEMA = "{http://www.axis.com/ParameterDefinitionsSchema}"
 KEY = "RemotePort.R0.AuthenticationKey"
-KEYED = CATALOGUE.updated(CATALOGUE.defaults(), [(KEY, 'ключ"<')], Role.ADMIN).settings
+KEYED = CATALOGUE.updated(CATALOGUE.restored("").settings, [(KEY, 'ключ"<')], Role.ADMIN).settings
 
 
 def defined(*groups: str, role: Role = Role.ADMIN) -> str:

@@ -14,7 +14,7 @@ from protocol.parameters.listing import MOST_GROUPS
 from protocol.parameters.roles import Role
 
 CATALOGUE = Catalogue(Hardware((SerialHardware(), SerialHardware()), (ManagerHardware(1, 0), ManagerHardware(2))))
-DEFAULTS = CATALOGUE.defaults()
+DEFAULTS = CATALOGUE.restored("").settings
 KEY = "PortManager.P0.RemotePortServer.AuthenticationKey"
 KEYED = CATALOGUE.updated(DEFAULTS, [(KEY, "k=1&2")], Role.ADMIN).settings
 

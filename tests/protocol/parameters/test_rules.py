@@ -24,25 +24,25 @@ def of_line(port: SerialPort) -> list[str]:
 
 
 @pytest.mark.parametrize(("mode", "rate"), list(itertools.product(PortMode, (300, 9600, 115200, 230400, 460800))))
-def test_the_two_fastest_rates_want_an_rs485_mode(mode: PortMode, rate: int) -> None:
+def test_the_two_fastest_rates_require_an_rs485_mode(mode: PortMode, rate: int) -> None:
     wanting = rate > 115200 and mode not in (PortMode.RS485, PortMode.RS485_4)
     found = of_line(SerialPort(port_mode=mode, baud_rate=rate))
-    assert found == ([f"{rate} wants RS485 or RS485_4, and the port's mode is {mode.value}"] if wanting else [])
+    assert found == ([f"{rate} requires RS485 or RS485_4, and the port's mode is {mode.value}"] if wanting else [])
 
 
 @pytest.mark.parametrize("mode", PortMode)
-def test_xon_xoff_wants_a_full_duplex_mode(mode: PortMode) -> None:
+def test_xon_xoff_requires_a_full_duplex_mode(mode: PortMode) -> None:
     found = of_line(SerialPort(port_mode=mode, flow_control_xonxoff=True))
-    assert found == (["XON/XOFF wants full duplex, and the port's mode is RS485"] if mode is PortMode.RS485 else [])
+    assert found == (["XON/XOFF requires full duplex, and the port's mode is RS485"] if mode is PortMode.RS485 else [])
 
 
 @pytest.mark.parametrize("mode", PortMode)
-def test_rts_cts_wants_rs232(mode: PortMode) -> None:
+def test_rts_cts_requires_rs232(mode: PortMode) -> None:
     found = of_line(SerialPort(port_mode=mode, flow_control_rtscts=True))
-    assert found == ([] if mode is PortMode.RS232 else [f"RTS/CTS wants RS232, and the port's mode is {mode.value}"])
+    assert found == ([] if mode is PortMode.RS232 else [f"RTS/CTS requires RS232, and the port's mode is {mode.value}"])
 
 
-def test_a_line_conflict_is_between_the_mode_and_what_wants_another() -> None:
+def test_a_line_conflict_is_between_the_mode_and_the_setting_that_requires_another() -> None:
     (conflict,) = conflicts(Settings(serial=Serial(ports=(SerialPort(baud_rate=230400),))))
     assert conflict.sides == ((("serial", "ports", 0, "port_mode"),), (("serial", "ports", 0, "baud_rate"),))
 
@@ -57,13 +57,13 @@ BOTH = replace(GENERIC, remote_port_server=REMOTE.remote_port_server)
 def test_two_active_listeners_of_any_kind_cannot_share_a_tcp_port(managers: tuple[PortManager, ...]) -> None:
     (conflict,) = conflicts(Settings(port_managers=managers))
     assert len(conflict.sides) == 2
-    assert conflict.why.startswith("only one can listen on TCP port 3000, which PortManager.P0.")
+    assert conflict.why.startswith("only one server can listen on TCP port 3000; enabled there: PortManager.P0.")
 
 
 def test_all_who_share_a_tcp_port_are_in_one_conflict_whose_reason_stays_short() -> None:
     (conflict,) = conflicts(Settings(port_managers=(GENERIC,) * 64))
     assert len(conflict.sides) == 64
-    assert conflict.why.endswith("PortManager.P1.GenericTCPServer, PortManager.P2.GenericTCPServer and 61 more want")
+    assert conflict.why.endswith("PortManager.P1.GenericTCPServer, PortManager.P2.GenericTCPServer and 61 more")
 
 
 @pytest.mark.parametrize(
