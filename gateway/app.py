@@ -21,13 +21,16 @@ import trio
 from gateway import __version__
 from gateway.changes import Changes
 from gateway.clients.drivers import Drivers
+from gateway.clients.listeners import listen_tcp
 from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
 from gateway.state.node_id import node_id
 from gateway.state.store import Store
+from gateway.tasks.reconcile import Unit
 from gateway.tasks.watch import Cell
+from protocol.endpoint import Endpoint
 from protocol.link.guesses import GuessLimit
 from protocol.parameters.catalogue import Catalogue
 
@@ -51,7 +54,6 @@ _RESTARTS_WITHIN = 60.0
 """More restarts than that within so many seconds are no accident any more: the service manager takes over."""
 _STOP = 3.6
 """Seconds that everything has to stop in; 4 s is promised."""
-_REBIND = 1.0
 
 
 @final
@@ -168,8 +170,9 @@ def _open_front_door(config: Config, parts: Parts, hang_ups: Cell[int], clients:
     tls = _tls(config)
     door = _front_door(config, parts, tls)
     clients.start_soon(_renew, tls, hang_ups)
-    for address in config.http.listen:
-        clients.start_soon(_listen, door, clients, *address)
+    for address, port in config.http.listen:
+        unit = Unit(f"front door {Endpoint(address, port)}", lambda: None)
+        clients.start_soon(listen_tcp, address, port, functools.partial(door.admit, clients), unit)
 
 
 def _tls(config: Config) -> Tls:
@@ -243,26 +246,6 @@ async def _keep(manager: Manager, stop: trio.Event, restarts: _Restarts) -> None
         except Exception:  # whatever it is: the tree is gone, and only its restart brings the port back
             logger.exception("%s: a bug; the port manager is restarted", manager.bus.name)
             restarts.count()
-
-
-async def _listen(door: FrontDoor, clients: trio.Nursery, host: str, port: int) -> None:
-    """Serve the front door on one address, which need not be there yet."""
-    complained = False
-    while True:
-        try:
-            listeners = await trio.open_tcp_listeners(port, host=host)
-        except OSError as exc:
-            if not complained:
-                logger.warning("front door %s port %d: %s; trying again", host, port, exc.strerror or exc)
-            complained = True
-            await trio.sleep(_REBIND)
-        else:
-            break
-    logger.info("front door %s port %d: up", host, port)
-    async with contextlib.AsyncExitStack() as listening, trio.open_nursery() as accepting:
-        for listener in listeners:
-            await listening.enter_async_context(listener)
-            accepting.start_soon(door.accept, listener, clients)
 
 
 async def _announce(

@@ -202,9 +202,9 @@ class Manager:
     async def _listen(self, spec: Listen, unit: Unit) -> None:
         if spec.kind is ServiceKind.REMOTE_PORT:
             assert self.remote_service is not None, "services start before their listeners"
-            await listen_tcp(spec, self.remote_service.welcome, unit)
+            await listen_tcp(spec.address, spec.port, self.remote_service.welcome, unit)
         else:
-            await listen_tcp(spec, self._services[spec.kind].welcome, unit)
+            await listen_tcp(spec.address, spec.port, self._services[spec.kind].welcome, unit)
 
     def _welcome_driver(self, sock: socket.socket, _: object) -> None:
         self._host.drivers.welcome(self._services[ServiceKind.PTZ], sock)

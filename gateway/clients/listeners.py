@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gateway.port.plan import Listen
     from gateway.tasks.reconcile import Unit
 
-__all__ = ["Welcome", "listen_tcp", "listen_unix"]
+__all__ = ["Welcome", "accept_clients", "listen_tcp", "listen_unix"]
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 128
+_BACKLOG = 1024
+"""Clients that may wait to be accepted; the kernel may have a lower limit (net.core.somaxconn)."""
 _SWAP_TIME = 1.0
 """Seconds for which a port that is taken is tried again before that is a refusal: another may just be leaving it."""
 _SWAP_PAUSE = 0.02
@@ -38,23 +38,25 @@ Welcome: TypeAlias = "Callable[[socket.socket, Any], None]"
 """Takes an accepted socket and its peer's address, and owns it then. It may raise OSError."""
 
 
-async def listen_tcp(spec: Listen, welcome: Welcome, unit: Unit) -> None:
-    """Accept TCP clients on one address until cancelled."""
-    await _serve(unit, lambda: _bind_tcp(spec.address, spec.port), welcome)
+async def listen_tcp(address: str, port: int, welcome: Welcome, unit: Unit) -> None:
+    """Accept TCP clients on an IP address of this host, IPv4 or IPv6, until cancelled."""
+    await _listen(unit, lambda: _bind_tcp(address, port), welcome)
 
 
 async def listen_unix(path: Path, kind: socket.SocketKind, mode: int, welcome: Welcome, unit: Unit) -> None:
     """Accept clients on the Unix socket ``path``, made with ``mode``, until cancelled; remove it then."""
     try:
-        await _serve(unit, lambda: _bind_unix(path, kind, mode), welcome)
+        await _listen(unit, lambda: _bind_unix(path, kind, mode), welcome)
     finally:
         with contextlib.suppress(OSError):
             _remove_socket(path)
 
 
-async def _serve(unit: Unit, bind: Callable[[], socket.socket], welcome: Welcome) -> None:
-    unit.began()
-    listener = await _bound(unit, bind)
+async def accept_clients(listener: socket.socket, welcome: Welcome, unit: Unit) -> None:
+    """Hand every client of a listening socket to ``welcome``, until cancelled; then its backlog, and close it.
+
+    Where the host has no descriptor left the client waits in the backlog, and ``unit`` tells of it once.
+    """
     unit.up()
     try:
         while True:
@@ -66,9 +68,9 @@ async def _serve(unit: Unit, bind: Callable[[], socket.socket], welcome: Welcome
                 unit.failing(f"cannot accept a client: {exc.strerror}")
                 await trio.sleep(_OUT_OF_DESCRIPTORS_PAUSE)
     finally:
-        # Who has connected already came before the listener moved, and was told so by its own kernel.
+        # These clients connected before the listener moved: to their kernels, they are connected.
         with contextlib.suppress(OSError):
-            for _ in range(_BACKLOG):  # who hurries to the closing door has no end
+            for _ in range(_BACKLOG):  # bounded, for more may go on connecting meanwhile
                 _accept(listener, welcome)
         listener.close()
 
@@ -80,15 +82,17 @@ def _accept(listener: socket.socket, welcome: Welcome) -> None:
         try:
             welcome(sock, peer)
         except OSError:
-            sock.close()  # it left while it was being seated
+            sock.close()  # it has left already, so its socket takes no options
 
 
-async def _bound(unit: Unit, bind: Callable[[], socket.socket]) -> socket.socket:
-    """Bind, however long that takes; a port that stays taken is a refusal, all else a state."""
+async def _listen(unit: Unit, bind: Callable[[], socket.socket], welcome: Welcome) -> None:
+    """Bind, however long that takes, and accept; a port that stays taken is a refusal, all else a passing state."""
+    unit.began()
     patience = trio.current_time() + _SWAP_TIME
     while True:
         try:
-            return bind()
+            listener = bind()
+            break
         except OSError as exc:
             why = exc.strerror or str(exc)
             if exc.errno not in _TAKEN:
@@ -96,6 +100,7 @@ async def _bound(unit: Unit, bind: Callable[[], socket.socket]) -> socket.socket
             elif trio.current_time() > patience:
                 unit.refused(why)
         await trio.sleep(_SWAP_PAUSE if trio.current_time() <= patience else _RETRY)
+    await accept_clients(listener, welcome, unit)
 
 
 def _bind_tcp(address: str, port: int) -> socket.socket:

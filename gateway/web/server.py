@@ -6,12 +6,11 @@ from holding every place, and who finds none is told so instead of waiting.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 
@@ -19,14 +18,13 @@ from gateway.web.http import HttpLimits, Respond, Secure, farewell, serve
 from protocol.endpoint import Endpoint
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 __all__ = ["FrontDoor", "Places"]
 
 logger = logging.getLogger(__name__)
 
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-_ACCEPT_AGAIN_SECONDS = 0.1
 _BUSY_TEXT = b"503 Service Unavailable\nAll connections are taken: close idle ones, or try again.\n"
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain\r\n"
@@ -67,28 +65,16 @@ class FrontDoor:
     doorstep: Places = field(default_factory=Places)
     """Those that are being told that there is no place."""
 
-    async def accept(self, listener: trio.abc.Listener[trio.SocketStream], clients: trio.Nursery) -> None:
-        """Accept for ever, each client a task of ``clients``; running out of descriptors is waited out."""
-        complained = False
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as exc:
-                if exc.errno not in _OUT_OF_RESOURCES:
-                    raise
-                if not complained:
-                    logger.warning("front door: cannot accept (%s); trying again", exc.strerror)
-                complained = True
-                await trio.sleep(_ACCEPT_AGAIN_SECONDS)
-            else:
-                complained = False
-                clients.start_soon(self.welcome, stream)
+    def admit(self, clients: trio.Nursery, sock: socket.socket, sockaddr: Any) -> None:
+        """Serve an accepted connection, from the socket address ``sockaddr``, in a task of ``clients``."""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        clients.start_soon(self.welcome, stream, Endpoint.of(sockaddr))
 
-    async def welcome(self, stream: trio.SocketStream) -> None:
+    async def welcome(self, stream: trio.SocketStream, peer: Endpoint) -> None:
         """Serve one connection, or tell it that there is no place; then close it."""
         async with stream:
             try:
-                await self._seat(stream, Endpoint.of(stream.socket.getpeername()))
+                await self._seat(stream, peer)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 logger.debug("front door: a connection broke: %s", exc)
             except Exception:  # the first ring: what goes wrong with one connection ends that connection

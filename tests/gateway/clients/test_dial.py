@@ -15,7 +15,7 @@ from gateway.clients import service as doors
 from gateway.clients.dial import dial
 from gateway.clients.listeners import listen_tcp
 from gateway.clients.service import Service
-from gateway.port.plan import Dial, Listen
+from gateway.port.plan import Dial
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.tasks.reconcile import Unit
@@ -201,7 +201,7 @@ async def test_a_port_that_is_told_to_call_itself_never_feeds_the_line_with_its_
     await listener.aclose()
     async with serial_line() as line, open_door(line.bus) as service, trio.open_nursery() as nursery:
         listening, calling = Unit("P0 listen", lambda: None), Unit("P0 connect", lambda: None)
-        nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), service.welcome, listening)
+        nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, listening)
         await listening.settled.wait()
         nursery.start_soon(dial, Dial(host, port), service, calling, lambda: False)
         while not service.refused:

@@ -21,7 +21,6 @@ from gateway.clients import service as services
 from gateway.clients.drivers import Drivers
 from gateway.clients.listeners import listen_tcp, listen_unix
 from gateway.clients.service import Service
-from gateway.port.plan import Listen
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.tasks.reconcile import Unit
@@ -76,7 +75,7 @@ async def test_a_client_is_seated_under_its_endpoint(host: str, shown: str) -> N
     with trio.fail_after(5):
         async with open_door() as service, trio.open_nursery() as nursery:
             unit = new_leaf()
-            nursery.start_soon(listen_tcp, Listen(host, port), service.welcome, unit)
+            nursery.start_soon(listen_tcp, host, port, service.welcome, unit)
             await unit.settled.wait()
             assert unit.state == "up"
             with socket.create_connection((host, port)) as client:
@@ -97,7 +96,7 @@ async def test_every_address_of_both_families_can_be_listened_on_with_one_port()
         async with open_door() as service, trio.open_nursery() as nursery:
             for host in ("0.0.0.0", "::"):
                 unit = new_leaf()
-                nursery.start_soon(listen_tcp, Listen(host, port), service.welcome, unit)
+                nursery.start_soon(listen_tcp, host, port, service.welcome, unit)
                 await unit.settled.wait()
                 assert unit.state == "up"
             nursery.cancel_scope.cancel()
@@ -107,7 +106,7 @@ async def test_a_port_that_stays_taken_is_a_refusal_and_is_had_when_it_is_free(a
     async with open_door() as service, trio.open_nursery() as nursery:
         unit = new_leaf()
         with socket.create_server(("127.0.0.1", 0)) as squatter:
-            nursery.start_soon(listen_tcp, Listen("127.0.0.1", squatter.getsockname()[1]), service.welcome, unit)
+            nursery.start_soon(listen_tcp, "127.0.0.1", squatter.getsockname()[1], service.welcome, unit)
             start = trio.current_time()
             await unit.settled.wait()
             refusal = unit.refusal
@@ -122,7 +121,7 @@ async def test_a_port_that_another_is_just_leaving_is_no_refusal(autojump_clock:
     async with open_door() as service, trio.open_nursery() as nursery:
         unit = new_leaf()
         with socket.create_server(("127.0.0.1", 0)) as leaving:
-            nursery.start_soon(listen_tcp, Listen("127.0.0.1", leaving.getsockname()[1]), service.welcome, unit)
+            nursery.start_soon(listen_tcp, "127.0.0.1", leaving.getsockname()[1], service.welcome, unit)
             await trio.sleep(0.5)
             assert not unit.settled.is_set()
         await unit.settled.wait()
@@ -133,7 +132,7 @@ async def test_a_port_that_another_is_just_leaving_is_no_refusal(autojump_clock:
 async def test_an_address_that_is_not_there_yet_is_a_state_and_no_refusal(autojump_clock: MockClock) -> None:
     async with open_door() as service, trio.open_nursery() as nursery:
         unit = new_leaf()
-        nursery.start_soon(listen_tcp, Listen("192.0.2.1", 4001), service.welcome, unit)
+        nursery.start_soon(listen_tcp, "192.0.2.1", 4001, service.welcome, unit)
         await unit.settled.wait()
         await trio.sleep(5)
         assert (unit.state, unit.refusal) == ("Cannot assign requested address", None)
@@ -146,7 +145,7 @@ async def test_a_listener_that_moves_accepts_first_who_has_connected() -> None:
         async with open_door() as service:
             async with trio.open_nursery() as nursery:
                 unit = new_leaf()
-                nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), service.welcome, unit)
+                nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, unit)
                 await unit.settled.wait()
                 clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
                 nursery.cancel_scope.cancel()
@@ -162,7 +161,7 @@ async def test_a_client_that_leaves_while_it_is_seated_harms_nobody(monkeypatch:
     with trio.fail_after(5):
         async with open_door() as service, trio.open_nursery() as nursery:
             unit = new_leaf()
-            nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), service.welcome, unit)
+            nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, unit)
             await unit.settled.wait()
 
             def fail(*_: object) -> None:
@@ -202,7 +201,7 @@ async def test_out_of_descriptors_is_a_state_told_once_and_the_client_is_seated_
     with trio.fail_after(5):
         async with open_door() as service, trio.open_nursery() as nursery:
             unit = new_leaf()
-            nursery.start_soon(listen_tcp, Listen("127.0.0.1", port), service.welcome, unit)
+            nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, unit)
             await unit.settled.wait()
             tries = 0
             with socket.socket() as client:

@@ -6,13 +6,14 @@ import atexit
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,8 +23,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
+from gateway.clients.listeners import accept_clients
 from gateway.state.store import StoreError
 from gateway.state.users import Users
+from gateway.tasks.reconcile import Unit
 from gateway.web.auth import Access
 from gateway.web.http import serve
 from gateway.web.message import Request, Response
@@ -472,11 +475,13 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 @asynccontextmanager
 async def open_door(routes: Routes) -> AsyncIterator[str]:
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
     with trio.fail_after(5):
-        async with listener, trio.open_nursery() as nursery:
-            nursery.start_soon(FrontDoor(routes.respond).accept, listener, nursery)
-            yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        async with trio.open_nursery() as nursery:
+            admit = partial(FrontDoor(routes.respond).admit, nursery)
+            nursery.start_soon(accept_clients, listener, admit, Unit("front door", lambda: None))
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
             nursery.cancel_scope.cancel()
 
 

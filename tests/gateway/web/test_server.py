@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import socket
 import struct
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from gateway.clients.listeners import accept_clients
+from gateway.tasks.reconcile import Unit
 from gateway.web.http import HttpLimits
 from gateway.web.message import Request, Response
 from gateway.web.server import FrontDoor, Places
+from protocol.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from trio.testing import MockClock
 
 GET = b"GET / HTTP/1.1\r\nHost: cam\r\n\r\n"
 
@@ -30,13 +31,20 @@ async def hello(_: Request) -> Response:
 
 @asynccontextmanager
 async def listening(door: FrontDoor, host: str = "127.0.0.1") -> AsyncIterator[tuple[str, int]]:
-    """The address of a door that accepts."""
-    (listener,) = await trio.open_tcp_listeners(0, host=host)
+    """The address of a front door that accepts."""
+    listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     with trio.fail_after(5):
-        async with listener, trio.open_nursery() as nursery:
-            nursery.start_soon(door.accept, listener, nursery)
-            yield listener.socket.getsockname()[:2]
-            nursery.cancel_scope.cancel()
+        async with accepting(door, listener):
+            yield listener.getsockname()[:2]
+
+
+@asynccontextmanager
+async def accepting(door: FrontDoor, listener: socket.socket) -> AsyncIterator[None]:
+    listener.setblocking(False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept_clients, listener, partial(door.admit, nursery), Unit("front door", lambda: None))
+        yield
+        nursery.cancel_scope.cancel()
 
 
 async def whole(stream: trio.SocketStream) -> bytes:
@@ -63,16 +71,10 @@ async def test_an_ipv4_caller_on_an_ipv6_socket_is_named_by_its_ipv4_address() -
         seen.append(request.peer.address)
         return Response(200)
 
-    sock = trio.socket.socket(socket.AF_INET6)
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    await sock.bind(("::", 0))
-    sock.listen()
-    listener = trio.SocketListener(sock)
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     with trio.fail_after(5):
-        async with listener, trio.open_nursery() as nursery:
-            nursery.start_soon(FrontDoor(note).accept, listener, nursery)
-            await ask(("127.0.0.1", sock.getsockname()[1]))
-            nursery.cancel_scope.cancel()
+        async with accepting(FrontDoor(note), listener):
+            await ask(("127.0.0.1", listener.getsockname()[1]))
     assert seen == ["127.0.0.1"]
 
 
@@ -172,12 +174,9 @@ async def test_a_caller_that_leaves_before_it_is_seated_disturbs_nobody() -> Non
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
-        near, far = socket.socketpair()
-        near.close()
-        with far:
-            unconnected = trio.SocketStream(trio.socket.socket())
-            await door.welcome(unconnected)
-            assert unconnected.socket.fileno() == -1
+        unconnected = trio.SocketStream(trio.socket.socket())
+        await door.welcome(unconnected, Endpoint("192.0.2.1", 1))
+        assert unconnected.socket.fileno() == -1
 
 
 async def test_a_fault_of_ours_ends_one_connection_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -188,43 +187,6 @@ async def test_a_fault_of_ours_ends_one_connection_and_is_logged(caplog: pytest.
         assert await ask(address) == b""
         assert await ask(address) == b""
     assert caplog.text.count("ended by a fault of ours") == 2
-
-
-class Scripted(trio.abc.Listener[trio.SocketStream]):
-    """A listener whose accepts fail in a given order, and then wait."""
-
-    def __init__(self, *failures: int) -> None:
-        self.failures = list(failures)
-        self.exhausted = trio.Event()
-
-    async def accept(self) -> trio.SocketStream:
-        await trio.lowlevel.checkpoint()
-        if not self.failures:
-            self.exhausted.set()
-            await trio.sleep_forever()
-        number = self.failures.pop(0)
-        raise OSError(number, errno.errorcode[number])
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-
-async def test_running_out_of_descriptors_is_waited_out_and_told_once(
-    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
-) -> None:
-    listener = Scripted(errno.EMFILE, errno.ENFILE, errno.EMFILE)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(FrontDoor(hello).accept, listener, nursery)
-        await listener.exhausted.wait()
-        nursery.cancel_scope.cancel()
-    assert [record.message for record in caplog.records] == ["front door: cannot accept (EMFILE); trying again"]
-    assert caplog.records[0].levelno == logging.WARNING
-
-
-async def test_any_other_accept_error_is_not_hidden() -> None:
-    async with trio.open_nursery() as nursery:
-        with pytest.raises(OSError, match="EBADF"):
-            await FrontDoor(hello).accept(Scripted(errno.EBADF), nursery)
 
 
 def test_a_network_without_connections_is_forgotten() -> None:
