@@ -148,13 +148,16 @@ class Footprint:
         self.seen: set[tuple[str, int]] = set()
         self._ours: dict[str, bool] = {}
         self._before = 0
+        self._tracer: TraceFunction | None = None
 
     def __enter__(self) -> None:
         self._before = len(self.seen)
+        self._tracer = sys.gettrace()
         sys.settrace(self._call)
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
+        # Coverage's, where the tests run under it: without it the rest of the process would go unmeasured.
+        sys.settrace(self._tracer)
 
     def is_new(self) -> bool:
         """Return true if the last run reached a line that no earlier one reached."""

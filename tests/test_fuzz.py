@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,6 +75,21 @@ def test_a_buffer_that_reaches_a_new_line_of_ours_is_kept(corpus: Path) -> None:
     campaign = fuzz.Campaign(target, fuzz.Corpus(corpus / "kept"), random.Random(0))
     assert campaign.run(iter([b"utf-8", b"still", b"\xff", b"\xfe"])) is None
     assert {path.read_bytes() for path in (corpus / "kept").iterdir()} == {b"utf-8", b"\xff"}
+
+
+def test_the_tracer_that_was_there_before_is_there_again() -> None:
+    def tracer(_frame: object, _event: str, _argument: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        with fuzz.Footprint():
+            assert sys.gettrace() is not tracer
+        found = sys.gettrace()
+    finally:
+        sys.settrace(before)
+    assert found is tracer
 
 
 def test_mutations_stay_within_the_longest_buffer() -> None:
