@@ -1,7 +1,7 @@
-"""The network links of this host that others can be found on, and when they change: asked of the kernel by rtnetlink.
+"""The network links of this host that others can be found on, and their changes, from the kernel by rtnetlink(7).
 
-The kernel tells that something changed (no timer), and is then asked for all of it anew, so that a lost or odd message
-does no harm. This room must not know what the links are used for.
+The kernel tells that something changed, without a timer; it is then asked for everything anew, so that a message that
+is lost or odd does no harm.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Interface:
 
 
 def interfaces() -> tuple[Interface, ...]:
-    """Ask the kernel for the links that have an address. Raises OSError."""
+    """Return the links that have an address. Raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         ups = dict(_findable(sock))
         found: dict[int, list[IPv4Interface | IPv6Interface]] = {}
@@ -69,7 +69,7 @@ async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> NoReturn:
     """Tell the links now, and again whenever anything about them may have changed. Raises OSError."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as news:
-        news.bind((0, _GROUPS))  # before the first look, so that nothing comes in between
+        news.bind((0, _GROUPS))  # before the first look, so that no change falls between the two
         while True:
             tell(interfaces())
             await trio.lowlevel.wait_readable(news)
@@ -77,7 +77,9 @@ async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> NoReturn:
 
 
 def _skip(news: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # nothing left; or ENOBUFS, that news were lost, and then all is asked anew too
+    with contextlib.suppress(
+        OSError
+    ):  # EAGAIN: nothing is left. ENOBUFS: messages were lost; everything is asked anew then too
         while True:
             news.recv(65536)
 

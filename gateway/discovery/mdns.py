@@ -1,7 +1,7 @@
-"""Multicast DNS by the zeroconf package: calls that block, for a thread of the caller's to make.
+"""Multicast DNS by the zeroconf package: calls that block, to be made on a thread of the caller's.
 
-The package costs 5 MB and a tenth of a second, so it is imported when first used. This room must not know what the
-services are, nor anything of trio: what is heard is told from a thread of the package's own.
+The package costs 5 MB and a tenth of a second, so it is imported at its first use. What is heard is told on a thread of
+the package's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RESOLVE: Final = 3000
 
 
 class MdnsError(Exception):
-    """The network, the host or the package does not let us; one sentence."""
+    """The network, the host or the package refuses something; the message is one sentence."""
 
 
 @final
@@ -52,7 +52,7 @@ class Responder:
     def __init__(self, voices: Sequence[str]) -> None:
         from zeroconf import Zeroconf
 
-        # What it warns of is a malformed packet or a link that went: no traceback of ours, and nothing that we can do.
+        # It warns, with tracebacks, of malformed packets and of links that went: nothing that an operator could mend.
         logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
         self._announced: dict[str, ServiceInfo] = {}
         with _translated():

@@ -1,6 +1,7 @@
-"""Ask about each service that is heard of, and keep the candidates that come of it.
+"""Asks where each service is that was heard of, and keeps the candidates that come of the answers.
 
-It must not know how services are asked for, nor what makes one a candidate: both are given.
+An answer may be older than the newest news of its service, for asking takes up to three seconds on a thread. So each
+piece of news has a number, and an answer counts only while no newer news of that service came.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ __all__ = ["Resolver"]
 _MOST: Final = 256
 """Services remembered, and questions under way: a network full of forged ones must not fill the memory."""
 _AT_ONCE: Final = 8
-"""Threads that ask where a service is; one that does not answer keeps its thread for seconds."""
+"""Threads that ask where a service is; one that does not answer holds its thread for seconds."""
 
 
 @final
 class Resolver:
-    """Keeps ``seen`` what ``judged`` makes of the services that were told of, while ``run()`` runs."""
+    """Keeps in ``seen`` the candidates that ``judged`` makes of the services, while ``run()`` runs."""
 
     def __init__(
         self,

@@ -1,7 +1,4 @@
-"""Tell the neighbours of a remote port server, for as long as it listens and has a way to the line.
-
-It must not know how neighbours are told, nor what a link is.
-"""
+"""Announce a remote port server to the neighbours, for as long as it listens and has a way to the line."""
 
 from __future__ import annotations
 
@@ -29,17 +26,17 @@ async def announce(bonjour: Bonjour, state: Cell[PortStatus], index: int, chassi
             path = now.path
             if path == told:
                 continue
-            # The new word before the end of the old one: neighbours see a change, and no goodbye.
+            # The new advert begins before the old one ends, so that neighbours see a change and no goodbye.
             before, ended, told = ended, trio.CancelScope(), path
             if path:
                 advert = Advert(path[-1], index, chassis, len(path) - 1, keyed, VERSIONS)
-                await nursery.start(_say, bonjour, advert, port, ended)
+                await nursery.start(_announce, bonjour, advert, port, ended)
             before.cancel()
 
 
-async def _say(
+async def _announce(
     bonjour: Bonjour, advert: Advert, port: int, ended: trio.CancelScope, *, task_status: trio.TaskStatus[None]
 ) -> None:
-    task_status.started()  # and goes on to the word itself, before whoever started it wakes
+    task_status.started()  # it reaches ``announce`` before whoever started it wakes
     with ended:
         await bonjour.announce(advert, port)

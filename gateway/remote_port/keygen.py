@@ -1,4 +1,4 @@
-"""``daisyport keygen``: a key for a remote port server and those who chain to it, strong and easy to copy by hand."""
+"""Keys for remote port servers and their clients: strong, and easy to copy by hand."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """One TCP connection of a remote-port link: ``protocol.link.connection.Connection``, driven by trio.
 
-Bytes come in and become frames; frames go out as late as possible, so that a command never waits behind a transfer
-that was sealed before it. This room must not know what a session makes of frames, nor who dials and who answers.
+Frames are sealed in the order in which they are sent, and a sealed frame cannot be overtaken. So they are taken from
+their source as late as possible: only while less than ``_UNSENT`` bytes wait in the kernel, so that a command never
+waits behind much of a transfer. ``flush`` is synchronous and may be called from anywhere, as long as ``carry`` runs;
+what a socket does not take at once is left to the task ``_send_rest``.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ HANDSHAKE_DEADLINE: Final = 5.0
 """Seconds for a handshake, from the first byte to the last."""
 
 _DEAD_PEER: Final = 2.0
-"""Seconds for TCP to give up: a link's reader never stops, so a window of zero is a dead peer."""
+"""Seconds after which TCP gives up: a link's reader never stops, so a window of zero means a dead peer."""
 _UNSENT: Final = 16384
 """Bytes that may wait in the kernel: what has been sealed cannot be overtaken any more."""
 _TCP_NOTSENT_LOWAT: Final = 25
@@ -43,22 +45,22 @@ _NUMBER: Final = struct.Struct("i")
 _READ_SIZE: Final = 65536
 
 _QUIET: Final = 1.0
-"""Seconds without a word from the peer after which it is asked whether it is there."""
+"""Seconds without a byte from the peer after which it is asked whether it is there."""
 _SILENT: Final = 3.0
-"""Seconds that it then has to say something."""
+"""Seconds that it then has to answer."""
 _PROVE: Final = 5.0
 """Seconds after which it is asked in any case: its answer proves what it has heard."""
 _WHOLE: Final = 2.0
-"""Seconds that an incomplete frame has."""
+"""Seconds that an incomplete frame may take to become whole."""
 _LOOK: Final = 0.5
-"""Seconds between two looks at all that."""
+"""Seconds between two looks at these times."""
 
 _REFUSALS: Final[dict[type[HandshakeError], CloseReason]] = {
     WrongKeyError: CloseReason.WRONG_KEY,
     OwnNodeError: CloseReason.OWN_NODE,
     VersionError: CloseReason.VERSION,
 }
-"""What is said, in clear, to a peer whose handshake failed for such an error."""
+"""The reason that is said, in clear, to a peer whose handshake failed for such an error."""
 
 
 @final
@@ -140,7 +142,7 @@ class Link:
             nursery.cancel_scope.cancel()
 
     def flush(self) -> None:
-        """Send what there is to say, as far as the socket takes it now; the rest follows."""
+        """Send what the source has to say, as far as the socket takes it now; the rest follows."""
         more = True
         while more and not self._sealed and self._room():
             more = self._push_batch()
@@ -148,7 +150,7 @@ class Link:
             self._stuck.set()
 
     def _push_batch(self) -> bool:
-        """Seal what there is to say, as far as there is room for it, and send it in one system call.
+        """Seal what the source has to say, as far as there is room for it, and send it in one system call.
 
         Return whether there may be more.
         """
@@ -165,7 +167,7 @@ class Link:
         return frame is not None
 
     def leave(self, source: Callable[[], Frame | None]) -> None:
-        """Say what ``source`` still has to say, as far as the socket takes it now."""
+        """Send what ``source`` still has to say, as far as the socket takes it now."""
         self._source = source
         self.flush()
         self._source = _nothing
@@ -214,7 +216,7 @@ class Link:
             return
 
     def _room(self) -> bool:
-        """Whether what is sealed now would leave soon."""
+        """Return whether what is sealed now would leave soon."""
         if self._pushed < _UNSENT:
             return True
         try:
@@ -266,7 +268,7 @@ class Link:
 
 
 def reason_text(reason: CloseReason) -> str:
-    """Say a CLOSE's reason in words."""
+    """Return a CLOSE's reason in words."""
     if reason is CloseReason.OWN_NODE:
         return "both have the same node id, so one of them may be a cloned image"
     return reason.name.lower().replace("_", " ")
