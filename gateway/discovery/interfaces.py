@@ -77,9 +77,8 @@ async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> NoReturn:
 
 
 def _skip(news: socket.socket) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # EAGAIN: nothing is left. ENOBUFS: messages were lost; everything is asked anew then too
+    # EAGAIN: nothing is left. ENOBUFS: messages were lost; everything is asked anew then too.
+    with contextlib.suppress(OSError):
         while True:
             news.recv(65536)
 
