@@ -149,6 +149,8 @@ def _why_gone(session: Session) -> str:
     stopped = "the gateway stops" if session.pumping.cancel_called else "it closed the connection"
     unread = session.reader.size if session.reader is not None else 0
     lost = (
-        f"; {count} bytes {what}" for count, what in ((session.dropped, "of it dropped"), (unread, "unread")) if count
+        f"; {count} bytes {what}"
+        for count, what in ((session.counters.dropped, "of it dropped"), (unread, "unread"))
+        if count
     )
     return (session.ended or stopped) + "".join(lost)

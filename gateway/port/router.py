@@ -1,9 +1,22 @@
-"""Who may do what on which port: a Handle is the permission.
+"""Grant access to ports: a Handle is the permission to use one, and a Session is that permission in use.
 
-An object capability: a handle names one port and carries its rights; it can be narrowed or revoked, never widened.
-``open()`` is the single check of rights. Each turn looks once more, synchronously, whether the session is over, and
-``revoke()`` detaches the reader before it returns: a pump that was already woken would otherwise still write. This
-room must not know of sockets, parameters or protocols.
+An object capability. Whoever holds a Handle may do what its rights say, and nobody else can: there is no table of
+users to ask, and no way to a bus but through a handle. These rules hold:
+
+1. Rights only shrink. ``attenuate`` makes a child with at most its parent's rights, and nothing makes a parent.
+2. ``open`` is the single check of rights. What is opened may use them until it ends; the one thing that is asked
+   again, at each turn on the line, is whether it has ended (``Session.check``).
+3. Revoking is synchronous and reaches everything below. When ``revoke`` returns, no byte passes any more in either
+   direction: the reader is detached from the bus, and a writer that was woken before, but has not run yet, meets
+   the check of rule 2. That is why a turn asks once more, although ``revoke`` has cancelled the writer's task:
+   trio delivers a cancellation only to a task that waits.
+4. A handle is opened once. Revoking ends one session, so a second one on the same handle would escape it.
+
+How a byte passes. The client's task calls ``Session.write`` or ``transfer``, and the bus names the line at that
+instant. The line asks the session back, as a Claim: ``check`` before the message begins and after each wait, for the
+world may have changed meanwhile; ``wrote`` or ``lost`` for what became of its bytes. These may come after the session
+has closed, since a message that was begun is finished without its writer (see ``serial_line.arbiter``). Where nobody
+waits, these three calls are one step of one task. Counting is arithmetic on ``Counters``.
 """
 
 from __future__ import annotations
@@ -15,6 +28,7 @@ from typing import TYPE_CHECKING, Protocol, final
 
 import trio
 
+from gateway.port.counters import Counters
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from protocol.link.message_rules import AGE_LIMIT, PTZ_AGE_LIMIT
@@ -31,18 +45,18 @@ __all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Router", "Session"]
 
 
 class Reader(Protocol):
-    """Who hears the line for one client."""
+    """The ear of one client: it takes what the line says."""
 
     @property
     def size(self) -> int:
-        """Bytes of the line that wait for the client now."""
+        """Bytes of the line that the client has not taken yet."""
 
     @property
     def sent(self) -> int:
-        """Bytes that the client took."""
+        """Bytes of the line that the client took."""
 
     def deliver(self, data: bytes) -> None:
-        """Take it now: never wait, never raise."""
+        """Take ``data`` now. Never waits, never raises."""
 
 
 class Forbidden(Exception):
@@ -51,24 +65,27 @@ class Forbidden(Exception):
 
 @final
 class Revoked(Forbidden):
-    """The handle did, and was taken back; the message says why."""
+    """The handle carried it, and was revoked; the message says why."""
 
 
 @final
 class Router:
-    """Grants the handles that all others are narrowed from; only the composition root and the port managers see it."""
+    """Grants the first handle on each port; all others are narrowed from these.
+
+    Only the composition root sees it, for whoever does may use every port.
+    """
 
     def __init__(self, buses: Mapping[str, Bus]) -> None:
         self._buses = buses
 
     def grant(self, port: str, rights: Right, holder: str) -> Handle:
-        """Make a handle on ``port`` for ``holder`` (a door)."""
+        """Return a handle on ``port`` (``P0``) for ``holder``, the name of a service."""
         return Handle(self._buses[port], rights, holder, None)
 
 
 @final
 class Handle:
-    """Permission to use one port, with the rights it carries, for one holder."""
+    """Permission for one holder, a service or a client, to use one port."""
 
     def __init__(self, bus: Bus, rights: Right, holder: str, parent: Handle | None) -> None:
         self._bus = bus
@@ -77,27 +94,29 @@ class Handle:
         self._session: Session | None = None
         self.rights = rights
         self.holder = holder
+        """The name of the service or client that has it, for logs and status."""
         self.revoked: str | None = None
+        """Why it may not be used any more, or None."""
 
     def attenuate(self, rights: Right, holder: str) -> Handle:
-        """Make a handle with no more than these rights for ``holder``. Raises Forbidden or Revoked."""
+        """Return a handle with these rights for ``holder``. Raises Forbidden if this one has fewer, or Revoked."""
         self._require(rights)
         child = Handle(self._bus, rights, holder, self)
         self._children[child] = None
         return child
 
     def open(self, write: Right) -> Session:
-        """Sit down at the line, to hear it and to write in the class ``write`` (``Right(0)``: only to hear it).
+        """Begin a session that hears the line, and writes in the class ``write`` (``Right(0)``: not at all).
 
         Raises Forbidden or Revoked.
         """
         self._require(write | Right.READ)
-        assert self._session is None, "revoke() ends one session: a second one needs a handle of its own"
+        assert self._session is None, "rule 4: a second session needs a handle of its own"
         self._session = Session(self, self._bus, write)
         return self._session
 
     def revoke(self, why: str) -> None:
-        """Take it back, and all that was narrowed from it; no byte passes any more when this returns."""
+        """End its session and those of all handles below it; no byte passes any more when this returns."""
         for child in tuple(self._children):
             child.revoke(why)
         self.revoked = why
@@ -106,7 +125,10 @@ class Handle:
         self.drop()
 
     def drop(self) -> None:
-        """Give it up: nobody holds it any more, and out of its parent's sight nobody may use it."""
+        """Give the handle up when its holder has left. It is of no use then.
+
+        A handle that its parent has forgotten is out of reach of the parent's ``revoke``, so it must not work.
+        """
         self.revoked = self.revoked or "its holder left"
         if self._parent is not None:
             self._parent._children.pop(self, None)
@@ -118,7 +140,7 @@ class Handle:
 
     @property
     def children(self) -> tuple[Handle, ...]:
-        """What was narrowed from it and is still held."""
+        """The handles that were narrowed from it and are still held."""
         return tuple(self._children)
 
     @property
@@ -136,7 +158,10 @@ class Handle:
 
 @final
 class Session:
-    """An opened handle: the line as one client has it, and what is counted of it."""
+    """A handle in use by one client: how long it lasts, what it hears, and what it writes.
+
+    It is the Claim of every message that it writes.
+    """
 
     def __init__(self, handle: Handle, bus: Bus, write: Right) -> None:
         self._handle = handle
@@ -147,30 +172,27 @@ class Session:
         """Whether the holder may write at all."""
         self.outcome: Callable[[int, Reason | None], None] | None = None
         """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason."""
-        self._age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
-        self._pending = 0
-        self._line: Line | None = None
-        self._active_at = trio.current_time()
+        self.counters = Counters()
         self.scope = trio.CancelScope()
         """All that the holder does with the session runs in it."""
         self.pumping = trio.CancelScope()
-        """Within that, what reads from the client: cancelled when the gateway stops, and takes no more."""
-        self._left = False
+        """Within ``scope``, the task that reads from the client; cancelled alone when the gateway stops."""
         self.ended: str | None = None
         """Why the session was ended from this side, or None."""
         self.since = time.time()
         """When it was opened, in seconds since 1970."""
-        self.received = 0
-        """Bytes that came from the client."""
-        self.written = 0
-        """Bytes of these that the line's tty took."""
         self.reader: Reader | None = None
-        """Who hears the line for the client."""
+        """The reader that hears the line for the client."""
         self._gap_reader: Callable[[int, Reason], None] | None = None
+        self._age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
+        self._active_at = trio.current_time()
+        # The line that the last message went to; the bus may have another by now, but that one knows of no rest.
+        self._line: Line | None = None
+        self._closed = False
 
     @property
     def holder(self) -> str:
-        """Who sits here."""
+        """The name of the client."""
         return self._handle.holder
 
     @property
@@ -180,17 +202,12 @@ class Session:
 
     @property
     def state(self) -> Cell[PortStatus]:
-        """What changes seldom at the port."""
+        """The port's state, which changes seldom."""
         return self._bus.state
 
     @property
-    def dropped(self) -> int:
-        """Bytes that came from the client, did not reach the line, and are not on their way to it either."""
-        return self.received - self.written - self._pending
-
-    @property
     def on_its_way(self) -> int:
-        """Bytes that the line has charge of, though their writer may have left: their fate will be told."""
+        """Bytes that the line has charge of, though their writer may have left; their outcome will be told."""
         return 0 if self._line is None else self._line.begun(self)
 
     @property
@@ -198,15 +215,19 @@ class Session:
         """When a byte last went either way, in seconds of trio's clock."""
         return max(self._active_at, self._bus.heard_at)
 
+    # -- hearing
+
     def listen(self, reader: Reader) -> None:
-        """Let ``reader`` have every byte of the line from now on."""
+        """Hand ``reader`` every byte of the line from now on."""
         self.reader = reader
         self._bus.attach(reader.deliver)
 
     def listen_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
-        """Let ``reader`` be told where bytes of the line are missing."""
+        """Tell ``reader`` where bytes of the line are missing, from now on."""
         self._gap_reader = reader
         self._bus.attach_for_gaps(reader)
+
+    # -- writing
 
     async def write(self, data: bytes, accepted: float | None = None) -> None:
         """Write one message whole, which was read from its client now, or at ``accepted``.
@@ -217,7 +238,7 @@ class Session:
         try:
             await line.write(data, self, self._active_at if accepted is None else accepted)
         finally:
-            self._pending = line.begun(self)
+            self.counters.pending = line.begun(self)
 
     async def transfer(self, data: bytes) -> None:
         """Write a piece of a byte stream; a long one lets others in between. Raises PortDown or Revoked."""
@@ -225,7 +246,7 @@ class Session:
         try:
             await line.transfer(data, self, self._active_at)
         finally:
-            self._pending = line.begun(self)
+            self.counters.pending = line.begun(self)
 
     async def turn(self, data: bytes, reply: Reply | None, accepted: float | None = None) -> Hold:
         """Wait for the line, to write one message in it, and hold it for the reply until the turn is closed.
@@ -252,8 +273,18 @@ class Session:
         self.check(math.inf)
         self._bus.line.set_modem_lines(dtr, rts)
 
+    def _accept(self, data: bytes) -> Line:
+        self.counters.received += len(data)
+        self._active_at = trio.current_time()
+        line = self._line = self._bus.line
+        # Only now: without a line, what was received is dropped.
+        self.counters.pending += len(data)
+        return line
+
+    # -- as a Claim: the line asks and tells
+
     def check(self, accepted: float) -> None:
-        """As a Claim: raise Forbidden or Revoked, or PortDown for a message that waited longer than its age limit."""
+        """Raise Forbidden or Revoked, or PortDown for a message that has waited longer than its age limit."""
         if self.ended is not None:
             raise Revoked(self.ended)
         if not self.writes:
@@ -264,23 +295,25 @@ class Session:
         self._active_at = now  # the line takes its bytes: it is not idle, however long that lasts
 
     def wrote(self, count: int) -> None:
-        """As a Claim: count what the tty took."""
-        self.written += count
-        self._pending -= count
+        """Count what the tty took."""
+        self.counters.written += count
+        self.counters.pending -= count
         if self.outcome is not None:
             self.outcome(count, None)
 
     def lost(self, count: int, reason: Reason) -> None:
-        """As a Claim: count what was on its way and will not be written."""
-        self._pending -= count
+        """Count what was on its way and will not be written."""
+        self.counters.pending -= count
         if self.outcome is not None:
             self.outcome(count, reason)
 
+    # -- the end
+
     def end(self, why: str) -> None:
-        """Stop hearing the line at once, and cancel all that the holder does here."""
+        """Stop hearing the line at once, and cancel all that the holder does here. The first reason stands."""
         if self.ended is None:
             self.ended = why
-            self._deafen()
+            self._detach()
             self.scope.cancel()
 
     def cut(self, why: str) -> None:
@@ -290,21 +323,14 @@ class Session:
             self.end(why)
 
     def close(self) -> None:
-        """Get up and leave; leaving twice is leaving once."""
-        self._deafen()
+        """Leave the port. Idempotent."""
+        self._detach()
         self._handle.drop()
-        if not self._left:
-            self._left = True
-            self._bus.dropped += self.dropped
+        if not self._closed:
+            self._closed = True
+            self._bus.dropped += self.counters.dropped
 
-    def _accept(self, data: bytes) -> Line:
-        self.received += len(data)
-        self._active_at = trio.current_time()
-        line = self._line = self._bus.line
-        self._pending += len(data)
-        return line
-
-    def _deafen(self) -> None:
+    def _detach(self) -> None:
         if self.reader is not None:
             self._bus.detach(self.reader.deliver)
         if self._gap_reader is not None:

@@ -119,8 +119,8 @@ async def test_bytes_go_both_ways_and_are_counted() -> None:
                 line.say(b"answer")
                 assert await peer.recv(100) == b"answer"
                 assert session.reader is not None
-                assert (session.received, session.written, session.reader.sent) == (8, 8, 6)
-                assert session.reader.size == session.dropped == 0
+                assert (session.counters.received, session.counters.written, session.reader.sent) == (8, 8, 6)
+                assert session.reader.size == session.counters.dropped == 0
 
 
 async def test_a_message_costs_one_step_of_one_task_either_way_however_many_hear_it() -> None:
@@ -167,7 +167,7 @@ async def test_a_long_stream_arrives_whole_each_way_at_the_same_time() -> None:
                     nursery.start_soon(task)
                 assert await line.hear(len(up)) == up
             assert got == down
-            assert (session.received, session.written) == (len(up), len(up))
+            assert (session.counters.received, session.counters.written) == (len(up), len(up))
 
 
 async def test_a_packet_is_one_message_and_one_that_is_too_long_is_dropped_and_told(
@@ -419,7 +419,7 @@ async def test_a_pump_that_is_revoked_after_its_turn_came_leaves_without_a_word(
             tty.make_room(100)
             seat.revoke("gone")
     assert tty.taken == b""
-    assert session.dropped == 4
+    assert session.counters.dropped == 4
 
 
 async def test_while_the_device_is_away_clients_stay_and_what_they_send_is_dropped_and_told_once(
@@ -439,7 +439,7 @@ async def test_while_the_device_is_away_clients_stay_and_what_they_send_is_dropp
             await blocked()
         nursery.cancel_scope.cancel()
     assert tty.taken == b"keptkept"
-    assert session.dropped == 16
+    assert session.counters.dropped == 16
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     assert "P0 client: what it sends is dropped: the cable is out" in caplog.text
 
@@ -460,7 +460,7 @@ async def test_when_the_gateway_stops_nothing_more_is_read_and_what_waits_is_tak
         assert not peer.closed
         peer.make_room(100)
     assert peer.got == b"last words"
-    assert session.received == 0
+    assert session.counters.received == 0
     assert trio.current_time() - start == pytest.approx(1)
 
 

@@ -124,7 +124,7 @@ async def test_nothing_is_written_once_revoke_has_returned_even_by_who_was_woken
             seat.revoke("no longer welcome")  # after the wake, before the pump runs
         await turns.idle()
     assert tty.taken == b""
-    assert (session.received, session.written, session.dropped) == (4, 0, 4)
+    assert (session.counters.received, session.counters.written, session.counters.dropped) == (4, 0, 4)
 
 
 # Counting ---------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ async def test_every_byte_of_a_client_is_on_the_line_or_dropped_or_on_its_way() 
             for send in (session.write, session.transfer):
                 with pytest.raises(PortDown):
                     await send(b"lost")
-    assert (session.received, session.written, session.dropped) == (15, 7, 8)
+    assert (session.counters.received, session.counters.written, session.counters.dropped) == (15, 7, 8)
 
 
 async def test_a_message_half_written_is_on_its_way_as_long_as_anybody_writes_it() -> None:
@@ -154,13 +154,13 @@ async def test_a_message_half_written_is_on_its_way_as_long_as_anybody_writes_it
             async with trio.open_nursery() as client:
                 client.start_soon(session.write, b"pan left")
                 await blocked()
-                assert (session.written, session.dropped) == (3, 0)
+                assert (session.counters.written, session.counters.dropped) == (3, 0)
                 client.cancel_scope.cancel()
             await blocked()
-            assert (session.written, session.dropped) == (3, 0)
+            assert (session.counters.written, session.counters.dropped) == (3, 0)
             tty.make_room(100)
             await blocked()
-            assert (session.written, session.dropped) == (8, 0)
+            assert (session.counters.written, session.counters.dropped) == (8, 0)
             turns.end("over")
 
 
@@ -178,17 +178,17 @@ async def test_what_a_cancelled_client_had_not_begun_is_dropped() -> None:
             tty.make_room(10_000)
             await blocked()
             turns.end("over")
-    assert (session.written, session.dropped) == (1024, 5000 - 1024)
+    assert (session.counters.written, session.counters.dropped) == (1024, 5000 - 1024)
 
 
 async def test_a_turn_is_counted_as_any_other_write() -> None:
     bus, _ = narrow_port(NarrowTty(100))
     session = sit(bus, Right.CGI)
     turn = await session.turn(b"request", None)
-    assert (session.received, session.written, session.dropped) == (7, 0, 0)
+    assert (session.counters.received, session.counters.written, session.counters.dropped) == (7, 0, 0)
     await turn.write(lambda: None)
     turn.close()
-    assert (session.received, session.written, session.dropped) == (7, 7, 0)
+    assert (session.counters.received, session.counters.written, session.counters.dropped) == (7, 7, 0)
 
 
 async def test_a_session_says_who_sits_where_since_when() -> None:
@@ -220,7 +220,7 @@ async def test_a_command_that_waited_longer_than_its_class_may_is_not_sent(
         await trio.sleep(limit - 0.5)
         turn.close()
     assert tty.taken == b"early"
-    assert late.dropped == 4
+    assert late.counters.dropped == 4
 
 
 async def test_a_client_is_active_when_it_speaks_when_the_line_speaks_and_when_its_bytes_move(

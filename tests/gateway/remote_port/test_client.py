@@ -56,7 +56,7 @@ async def test_a_link_cut_at_random_places_costs_no_byte_either_way() -> None:
             await talk()
             await holds(lambda: len(owner.tty.taken) >= len(up) and len(ear.heard) >= len(down))
             assert (owner.tty.taken, ear.heard) == (up, down)
-            await holds(lambda: client.written == len(up))
+            await holds(lambda: client.counters.written == len(up))
             assert not far.device.losses
             assert all(cable.joined > 10 for cable in cables)
 
@@ -88,7 +88,7 @@ async def test_a_peer_that_falls_silent_is_left_and_found_again(monkeypatch: pyt
             await client.write(b"on its way")
             await holds(lambda: "silent" in far.unit.state)
             cable.thaw()
-            await holds(lambda: owner.tty.taken == b"on its way" and client.written == 10)
+            await holds(lambda: owner.tty.taken == b"on its way" and client.counters.written == 10)
 
 
 async def test_before_the_first_session_writes_are_refused_at_once() -> None:
@@ -147,7 +147,7 @@ async def test_a_command_older_than_its_limit_is_not_written_late() -> None:
             await holds(lambda: far.device.linked and far.device._session.resumed)
             await driver.write(b"fresh")
             await holds(lambda: owner.tty.taken == b"fresh")
-            assert driver.dropped == 5
+            assert driver.counters.dropped == 5
 
 
 async def test_a_link_away_for_too_long_has_its_clients_read_and_refused() -> None:
@@ -176,7 +176,7 @@ async def test_the_resume_window_runs_from_the_loss_however_often_the_server_ref
         async with chained(1, room=3) as ((owner, far), (cable,)):
             client = far.connect(Right.TCP)
             await client.write(b"begun!")
-            await holds(lambda: client.written == 3)
+            await holds(lambda: client.counters.written == 3)
             monkeypatch.setattr(owner.service, "_refusal", lambda *_: CloseReason.BUSY)
             cable.cut()
             began = trio.current_time()
@@ -207,7 +207,7 @@ async def test_after_a_restart_of_the_server_what_was_sent_is_uncertain_and_neve
         async with chained(1, room=3) as ((owner, far), (cable,)):
             ear, client = far.listen(), far.connect(Right.TCP)
             await client.write(b"begun!")
-            await holds(lambda: client.written == 3)
+            await holds(lambda: client.counters.written == 3)
             await unplugged(far, cable)
             killed = owner.service
             owner.reopen()
@@ -215,10 +215,10 @@ async def test_after_a_restart_of_the_server_what_was_sent_is_uncertain_and_neve
             await client.write(b"not sent")
             owner.own()
             cable.plug()
-            await holds(lambda: client.written == 11)
+            await holds(lambda: client.counters.written == 11)
             assert owner.tty.taken == b"not sent"
             assert far.device.losses == {Reason.UNCERTAIN: 3}
-            assert client.dropped == 3
+            assert client.counters.dropped == 3
             assert ear.missed == [(0, Reason.RESTARTED)]
             assert "P0 remote port: 3 TCP bytes sent: nobody can tell" in caplog.text
 
@@ -271,7 +271,7 @@ async def test_keys_are_renewed_by_resuming(monkeypatch: pytest.MonkeyPatch) -> 
             client = far.connect(Right.TCP)
             for number in range(50):
                 await client.write(b"%d " % number)
-                await holds(lambda: client.written == client.received)
+                await holds(lambda: client.counters.written == client.counters.received)
             await holds(lambda: cable.joined > 3)
             assert owner.service.sessions == (session,)
             assert owner.tty.taken == b"".join(b"%d " % number for number in range(50))
@@ -299,13 +299,13 @@ async def test_the_cpu_in_the_middle_acknowledges_only_what_the_owner_did() -> N
         async with chained(2, room=3) as ((owner, middle, far), (cable, _)):
             client = far.connect(Right.TCP)
             await client.write(b"abcdef")
-            await holds(lambda: client.written == 3)
+            await holds(lambda: client.counters.written == 3)
             await unplugged(middle, cable)
             owner.tty.make_room(100)
             await holds(lambda: owner.tty.taken == b"abcdef")
-            assert client.written == 3
+            assert client.counters.written == 3
             cable.plug()
-            await holds(lambda: client.written == 6)
+            await holds(lambda: client.counters.written == 6)
 
 
 async def test_a_device_that_vanishes_in_mid_message_is_told_as_far_as_it_came() -> None:
@@ -314,11 +314,11 @@ async def test_a_device_that_vanishes_in_mid_message_is_told_as_far_as_it_came()
             client = far.connect(Right.TCP)
             await client.write(b"abcdef")
             await client.write(b"not begun")
-            await holds(lambda: client.written == 3)
+            await holds(lambda: client.counters.written == 3)
             owner.bus.disconnect("the cable is out")
             owner.turns.end("the cable is out")
             owner.tty.close()
-            await holds(lambda: client.dropped == 12)
+            await holds(lambda: client.counters.dropped == 12)
             assert far.device.losses == {Reason.INCOMPLETE: 3, Reason.PORT_DOWN: 9}
             await holds(lambda: far.bus.down == "the cable is out")
 
@@ -346,7 +346,7 @@ async def _press(session: Session, what: bytes) -> None:
     while True:
         await session.write(what * 20)
         await trio.lowlevel.checkpoint()
-        await holds(lambda: session.written == session.received)
+        await holds(lambda: session.counters.written == session.counters.received)
 
 
 async def _answer(owner: Node, question: bytes, answer: bytes) -> None:
@@ -395,7 +395,7 @@ async def test_a_device_that_closes_lets_what_it_took_arrive() -> None:
             far.unit.scope.cancel()
             await far.down()
             owner.tty.make_room(100)
-            await holds(lambda: client.written == 6)
+            await holds(lambda: client.counters.written == 6)
             await holds(lambda: not owner.service.sessions)
             assert not far.device.losses
 
@@ -432,7 +432,7 @@ async def test_a_hundred_reconnections_leave_nothing_behind() -> None:
                     cable.cut()
                     await holds(lambda: cable.joined > joined and far.device._session.resumed)  # noqa: B023
                     await client.write(b"x")
-                    await holds(lambda: client.written == client.received)
+                    await holds(lambda: client.counters.written == client.counters.received)
                 gc.collect()
                 links = sum(isinstance(each, Link) for each in gc.get_objects())
                 tasks = trio.lowlevel.current_statistics().tasks_living

@@ -290,9 +290,9 @@ async def test_a_right_that_is_withdrawn_in_mid_message_lets_that_be_finished_an
             owner.service.update_policy(AddressList(), KEY, ptz=False)
             await holds(lambda: not far.bus.state.value.rights & 1 << CHANNELS[Right.PTZ])
             owner.tty.make_room(100)
-            await holds(lambda: driver.dropped == 9)
+            await holds(lambda: driver.counters.dropped == 9)
             assert owner.tty.taken == b"begun!"
-            assert driver.written == 6
+            assert driver.counters.written == 6
             assert far.device.losses == {Reason.FORBIDDEN: 9}
 
 
@@ -302,7 +302,7 @@ async def test_a_service_that_closes_in_mid_message_says_what_is_uncertain_and_n
             client = far.connect(Right.TCP)
             await client.write(b"begun!")
             await client.write(b"not begun")
-            await holds(lambda: owner.tty.taken == b"beg" and client.written == 3)
+            await holds(lambda: owner.tty.taken == b"beg" and client.counters.written == 3)
             owner.service.update_policy(AddressList(), "a new key", ptz=True)
             await far.down()
             assert far.device.losses == {Reason.UNCERTAIN: 3, Reason.CLOSED: 9}
@@ -395,7 +395,7 @@ async def test_a_stopping_server_finishes_what_was_begun_and_leaves_nothing_unce
                 owner.tty.make_room(100)
             await far.down()
             assert owner.tty.taken == b"begun!"
-            assert client.written == 6
+            assert client.counters.written == 6
             assert far.device.losses == {Reason.CLOSED: 9}
 
 

@@ -40,7 +40,7 @@ async def test_what_was_on_its_way_when_a_right_was_withdrawn_is_lost_and_told()
             driver = far.connect(Right.PTZ)
             session.permit(Right.TCP | Right.CGI)
             await driver.write(b"too late")
-            await holds(lambda: driver.dropped == 8)
+            await holds(lambda: driver.counters.dropped == 8)
             assert session.dropped == 8
             assert far.device.losses == {Reason.FORBIDDEN: 8}
             assert not owner.tty.taken
