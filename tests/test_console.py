@@ -91,7 +91,7 @@ async def test_the_line_is_shown_as_text_and_hex_and_is_written_to_with_the_keyb
         page.get_by_label("Send as").select_option("Hex")
         page.get_by_label("Send", exact=True).fill("81 0")
         page.keyboard.press("Enter")
-        shows(page, "#send-error", "two hexadecimal digits")
+        shows(page, "#send-error", "must have two hexadecimal digits")
         page.get_by_label("Send", exact=True).fill("0x81, 0x01 fF")
         page.keyboard.press("Enter")
         assert in_trio(gateway.lines[0].hear, 3) == b"\x81\x01\xff"

@@ -447,21 +447,21 @@ async def test_serial_cgi_writes_and_reads_in_two_requests(tmp_path: Path) -> No
 
 
 ERRORS = {
-    "an odd number of digits": ("write=123", "write=123: two hexadecimal digits are wanted for each byte"),
-    "another character": ("write=4x", "write=4x: two hexadecimal digits are wanted for each byte"),
-    "wait out of range": ("read=1&wait=10", "wait=10: a whole number of seconds from 1 to 9 is wanted"),
+    "an odd number of digits": ("write=123", "write=123: must have two hexadecimal digits for each byte"),
+    "another character": ("write=4x", "write=4x: must have two hexadecimal digits for each byte"),
+    "wait out of range": ("read=1&wait=10", "wait=10: must be a whole number of seconds from 1 to 9"),
     "timeout out of range": (
         "read=1&timeout=9001",
-        "timeout=9001: a whole number of milliseconds from 0 to 9000 is wanted",
+        "timeout=9001: must be a whole number of milliseconds from 0 to 9000",
     ),
-    "a port that is not there": ("port=3&write=41", "port=3: the ports are 1 to 2"),
+    "a port that is not there": ("port=3&write=41", "port=3: must be a port from 1 to 2"),
     "a port without its server": (
         "port=2&write=41",
-        "serial.cgi is off for port 2; root.PortManager.P1.SerialCGI.Enabled=yes lets it in",
+        "serial.cgi is disabled for port 2; root.PortManager.P1.SerialCGI.Enabled=yes enables it",
     ),
     "a video source on no port": (
         "camera=2&write=41",
-        "video source 2 is on no port; port=N&camera=2 connects it to port N",
+        "video source 2 is bound to no port; port=N&camera=2 binds it to port N",
     ),
 }
 

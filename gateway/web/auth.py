@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from gateway.web.message import Request, Response, explain
-from protocol.http.credentials import Algorithm, claim
+from protocol.http.credentials import Algorithm, parse_credentials
 from protocol.http.digest import POLICIES, Authenticator, Verdict, advice
 from protocol.parameters.roles import Role
 from protocol.token_bucket import TokenBucket
@@ -123,7 +123,7 @@ class Access:
 
     def _proven(self, request: Request) -> User:
         authorization = request.header(b"authorization")
-        claimed = claim(authorization) if authorization is not None else None
+        claimed = parse_credentials(authorization) if authorization is not None else None
         if claimed is None:
             raise self._denied(request, None, "This takes a login.")
         now, network = trio.current_time(), request.peer.network

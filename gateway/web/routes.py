@@ -23,9 +23,9 @@ from gateway.web.websocket_handshake import refusal, replayed
 from protocol.http.apidiscovery import discovery_answer, internal_error_answer
 from protocol.http.param_cgi import (
     PARAM_PATHS,
-    List,
-    ListDefinitions,
-    Update,
+    ListDefinitionsRequest,
+    ListRequest,
+    UpdateRequest,
     param_request,
     refused_answer,
     update_answer,
@@ -124,13 +124,13 @@ async def _param(routes: Routes, request: Request, caller: Caller) -> Response:
     routes.access.require(request, caller, asked.role)
     backend = routes.backend
     match asked:
-        case List(groups):
+        case ListRequest(groups):
             return Response(200, backend.catalogue.listed(backend.settings(), groups, caller.role).encode())
-        case ListDefinitions(groups):
+        case ListDefinitionsRequest(groups):
             host = (request.header(b"host") or b"").decode("latin-1")
             defined = backend.catalogue.defined(backend.settings(), groups, caller.role, host)
             return Response(200, defined.encode(), "text/xml")
-        case Update(assignments):
+        case UpdateRequest(assignments):
             routes.guard(request)
             return await _updated(backend, assignments, caller.role)
     return Response(200, refused_answer(asked.why))
@@ -175,7 +175,7 @@ async def _served(backend: Backend, asked: SerialRequest, holder: str) -> bytes 
     server = None if port == UNBIND else _server(backend, port)
     if uses and server is None:
         raise CgiError(
-            f"serial.cgi is off for port {port}; root.PortManager.P{port - 1}.SerialCGI.Enabled=yes lets it in"
+            f"serial.cgi is disabled for port {port}; root.PortManager.P{port - 1}.SerialCGI.Enabled=yes enables it"
         )
     if asked.port is not None and asked.camera is not None:
         await _bind(backend, asked.camera, asked.port)
@@ -187,12 +187,12 @@ def _port(settings: Settings, asked: SerialRequest) -> int:
     camera = asked.camera or 1
     cameras, ports = settings.ptz.cam_ports, len(settings.port_managers)
     if camera > len(cameras):
-        raise CgiError(f"camera={camera}: the video sources are 1 to {len(cameras)}")
+        raise CgiError(f"camera={camera}: must be a video source from 1 to {len(cameras)}")
     port = asked.port if asked.port is not None else cameras[camera - 1]
     if port > ports:
-        raise CgiError(f"port={port}: the ports are 1 to {ports}")
+        raise CgiError(f"port={port}: must be a port from 1 to {ports}")
     if port == UNBIND and asked.port is None:
-        raise CgiError(f"video source {camera} is on no port; port=N&camera={camera} connects it to port N")
+        raise CgiError(f"video source {camera} is bound to no port; port=N&camera={camera} binds it to port N")
     return port
 
 

@@ -1,7 +1,7 @@
-"""apidiscovery.cgi: which APIs this product has, as JSON over POST; open without login.
+"""apidiscovery.cgi: list the APIs of this product, as JSON over POST, without a login.
 
-It must not know how the list came about: an entry is what is built in, whatever the ports are set to.
-Every answer is HTTP 200; what went wrong is a code in the JSON.
+The list is what is built in, whatever the ports are set to. Every answer is HTTP 200; an error is a code in the JSON,
+where its clients look for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VERSION = "1.0"
 @final
 @dataclass(frozen=True, slots=True)
 class Api:
-    """An entry of the list, its fields in the order of the answer."""
+    """An entry of the list; its fields are in the order of the answer."""
 
     id: str
     version: str
@@ -41,7 +41,7 @@ APIS = (
 
 @final
 class DiscoveryError(enum.IntEnum):
-    """What an answer's error code means."""
+    """The error codes of an answer (VAPIX API Discovery Service)."""
 
     BAD_VALUE = 1000
     NOT_POST = 2002
@@ -64,19 +64,19 @@ class _Failure(Exception):
 
 
 def discovery_answer(method: str, body: bytes) -> bytes:
-    """Answer a call, made by an HTTP ``method`` with a ``body``. Never fails."""
+    """Answer a call that was made by an HTTP ``method`` with a ``body``. Never raises."""
     context: _Json = {}
     try:
         request = _request(method, body)
         context = _context(request)
-        answered = _answered(request)
+        data = _data(request)
     except _Failure as failure:
         return _rendered({"apiVersion": _VERSION, **context, "error": _error(failure.code, str(failure))})
-    return _rendered({"method": request["method"], "apiVersion": _VERSION, **context, "data": answered})
+    return _rendered({"method": request["method"], "apiVersion": _VERSION, **context, "data": data})
 
 
 def internal_error_answer() -> bytes:
-    """What a caller gets when the fault is ours."""
+    """Return the answer to a call that met a bug of ours."""
     return _rendered({"apiVersion": _VERSION, "error": _error(DiscoveryError.INTERNAL, "Internal error")})
 
 
@@ -99,23 +99,23 @@ def _request(method: str, body: bytes) -> _Json:
 
 
 def _context(request: _Json) -> _Json:
-    """The context as it goes back: only when one was sent."""
+    """Return the context to echo; VAPIX clients send one and compare, others send none and expect none."""
     if "context" not in request:
         return {}
     return {"context": _typed("context", request["context"], str)}
 
 
-def _answered(request: _Json) -> _Json:
-    """What stands under ``data``; a request without a version means this one."""
+def _data(request: _Json) -> _Json:
+    """Return the ``data`` of the answer. A request without a version means this one."""
     if "method" not in request:
         raise _Failure(DiscoveryError.BAD_PARAMETER, "method is missing")
     method = _typed("method", request["method"], str)
     if method == "getSupportedVersions":
         return {"apiVersions": [_VERSION]}
     if method != "getApiList":
-        raise _Failure(DiscoveryError.METHOD_NOT_SUPPORTED, "Supported are getApiList and getSupportedVersions")
+        raise _Failure(DiscoveryError.METHOD_NOT_SUPPORTED, "Supported methods: getApiList, getSupportedVersions")
     if _typed("apiVersion", request.get("apiVersion", _VERSION), str) != _VERSION:
-        raise _Failure(DiscoveryError.VERSION_NOT_SUPPORTED, f"Supported is {_VERSION}")
+        raise _Failure(DiscoveryError.VERSION_NOT_SUPPORTED, f"Supported version: {_VERSION}")
     return {"apiList": _listed(_typed("params", request.get("params", {}), dict))}
 
 
@@ -128,10 +128,10 @@ _GLOBS = {"id": "[^\\x00-\\x1f]{1,128}", "version": "[0-9.*?]{1,32}"}
 
 
 def _glob(name: str, params: _Json) -> str:
-    """A filter, ``*`` if there is none; a ``[`` is no set here, as it is for fnmatch."""
+    """Return a filter for fnmatch, ``*`` if none is given. A ``[`` begins a set there and stands for itself here."""
     glob = _typed(f"params.{name}", params.get(name, "*"), str)
     if not re.fullmatch(_GLOBS[name], glob):
-        raise _Failure(DiscoveryError.BAD_VALUE, f"params.{name} is not a {name} or a pattern with * and ?")
+        raise _Failure(DiscoveryError.BAD_VALUE, f"params.{name} must be an exact {name}, or a pattern with * and ?")
     return glob.replace("[", "[[]")
 
 

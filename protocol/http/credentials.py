@@ -1,6 +1,8 @@
-"""What a caller claims in an Authorization header (RFC 7616, RFC 7617), and what is stored to check it against.
+"""Read an Authorization header (Basic: RFC 7617, Digest: RFC 7616), and hash passwords for storage.
 
-It must not know whether a claim is true.
+Nothing here judges credentials; ``protocol.http.digest`` does. Clients are many and old, so reading is liberal where
+only one meaning is possible (quoted or not, any case, blanks anywhere) and strict where two are (a name that is given
+twice, text between the parameters): then the header holds no credentials at all.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Algorithm", "BasicClaim", "Claim", "DigestClaim", "StoredHashes", "claim", "stored_hash"]
+__all__ = [
+    "Algorithm",
+    "BasicCredentials",
+    "Credentials",
+    "DigestCredentials",
+    "StoredHashes",
+    "parse_credentials",
+    "stored_hash",
+]
 
 
 @final
@@ -28,7 +38,7 @@ class Algorithm(enum.Enum):
     SHA256 = "SHA-256"
 
     def of(self, *parts: str) -> str:
-        """Hash the parts, joined by colons, to lower-case hex."""
+        """Hash the parts, joined by colons, and return lower-case hex digits."""
         new = hashlib.sha256 if self is Algorithm.SHA256 else hashlib.md5
         return new(":".join(parts).encode(errors="replace"), usedforsecurity=False).hexdigest()
 
@@ -37,13 +47,16 @@ StoredHashes: TypeAlias = "Mapping[Algorithm, str]"
 
 
 def stored_hash(algorithm: Algorithm, name: str, realm: str, password: str) -> str:
-    """What is kept of a password: RFC 7616's H(A1). It is as good as the password in this realm: keep it secret."""
+    """Return RFC 7616's H(A1), which is stored in place of a password.
+
+    In this realm it is as good as the password: keep it secret.
+    """
     return algorithm.of(name, realm, password)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class BasicClaim:
+class BasicCredentials:
     """A name and the password itself."""
 
     name: str
@@ -52,8 +65,11 @@ class BasicClaim:
 
 @final
 @dataclass(frozen=True, slots=True)
-class DigestClaim:
-    """A name and the proof of a password; ``count`` and ``client_nonce`` are None from a client before RFC 2617."""
+class DigestCredentials:
+    """A name and the proof of a password.
+
+    ``count`` and ``client_nonce`` are None from a client that sends no ``qop`` (RFC 2069).
+    """
 
     name: str
     nonce: str
@@ -64,17 +80,17 @@ class DigestClaim:
     client_nonce: str | None
 
 
-Claim: TypeAlias = BasicClaim | DigestClaim
+Credentials: TypeAlias = BasicCredentials | DigestCredentials
 
 
-def claim(authorization: bytes) -> Claim | None:
-    """Read an Authorization header's value; None if it is no claim of a known scheme. Never fails."""
-    scheme, _, credentials = _text(authorization).strip().partition(" ")
+def parse_credentials(authorization: bytes) -> Credentials | None:
+    """Read an Authorization header's value. Return None where it holds no credentials of a known scheme."""
+    scheme, _, rest = _text(authorization).strip().partition(" ")
     match scheme.lower():
         case "basic":
-            return _basic(credentials.strip())
+            return _basic(rest.strip())
         case "digest":
-            return _digest(credentials)
+            return _digest(rest)
         case _:
             return None
 
@@ -86,12 +102,12 @@ def _text(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def _basic(credentials: str) -> BasicClaim | None:
+def _basic(encoded: str) -> BasicCredentials | None:
     try:
-        name, colon, password = _text(base64.b64decode(credentials, validate=True)).partition(":")
+        name, colon, password = _text(base64.b64decode(encoded, validate=True)).partition(":")
     except (binascii.Error, ValueError):
         return None
-    return BasicClaim(name, password) if colon else None
+    return BasicCredentials(name, password) if colon else None
 
 
 _PARAMETER = re.compile(
@@ -99,10 +115,10 @@ _PARAMETER = re.compile(
 )
 
 
-def _digest(credentials: str) -> DigestClaim | None:
-    given = _parameters(credentials)
+def _digest(written: str) -> DigestCredentials | None:
+    given = _parameters(written)
     try:
-        return DigestClaim(
+        return DigestCredentials(
             name=_name(given),
             nonce=given["nonce"],
             uri=given["uri"],
@@ -115,17 +131,20 @@ def _digest(credentials: str) -> DigestClaim | None:
         return None
 
 
-def _parameters(credentials: str) -> dict[str, str]:
-    """Read ``name=value, name="value"``; nothing at all if anything else is in between, or a name comes twice."""
+def _parameters(written: str) -> dict[str, str]:
+    """Read ``name=value, name="value"``. Return nothing if anything else is in between, or a name comes twice.
+
+    A proxy or a library that reads such a header takes one of the two, and nobody knows which.
+    """
     given: dict[str, str] = {}
     end = 0
-    while found := _PARAMETER.match(credentials, end):
+    while found := _PARAMETER.match(written, end):
         name, quoted, token = found.groups()
         if name.lower() in given:
             return {}
         given[name.lower()] = token if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
         end = found.end()
-    return {} if credentials[end:].strip(" \t,") else given
+    return {} if written[end:].strip(" \t,") else given
 
 
 def _count(given: Mapping[str, str]) -> str | None:
@@ -137,7 +156,7 @@ def _count(given: Mapping[str, str]) -> str | None:
 
 
 def _name(given: Mapping[str, str]) -> str:
-    """The user's name, which RFC 7616 lets a client write as ``username*=UTF-8''J%C3%A4rvi`` too."""
+    """Return the user's name, which RFC 7616 lets a client write as ``username*=UTF-8''J%C3%A4rvi`` too."""
     if "username" in given:
         return given["username"]
     charset, _, encoded = given["username*"].partition("''")

@@ -1,11 +1,11 @@
-"""param.cgi between the wire and the parameter tree: a query or form body in, a request value out, and back.
+"""param.cgi between the wire and the parameter tree: read a query or form body as a request, and write answers.
 
-It must not know which parameters exist: names and values are passed on as they came, and the tree judges
-them. Lists and definitions are rendered by the tree (``protocol.parameters.catalogue``); here are the answers that need
-no tree.
+Names and values are passed on as they came, and the catalogue judges them; it also renders lists and definitions. Here
+are the answers that need no tree.
 
-Names and values are percent-decoded exactly once. Text is UTF-8; what is not valid UTF-8 is read as ISO
-8859-1, the encoding that older VAPIX clients mean. An escape that is none (``50%``) stands for itself.
+Names and values are percent-decoded exactly once. Text is UTF-8; bytes that are not valid UTF-8 are read as ISO
+8859-1, the encoding that older VAPIX clients mean. A percent sign without two hexadecimal digits (``50%``) stands for
+itself, as in an HTML form.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = [
     "MOST_ASSIGNMENTS",
     "PARAM_PATHS",
     "Arguments",
-    "List",
-    "ListDefinitions",
+    "InvalidRequest",
+    "ListDefinitionsRequest",
+    "ListRequest",
     "ParamRequest",
-    "Refused",
-    "Update",
+    "UpdateRequest",
     "arguments",
     "pairs",
     "param_request",
@@ -43,7 +43,7 @@ Arguments: TypeAlias = tuple[tuple[str, bytes], ...]
 
 MOST_ASSIGNMENTS = 1024
 LONGEST_NAME = 128
-"""Bounds of one update. Without them a long name, completing thousands of bare ones, would fill the memory."""
+"""Bounds of one update. Without them a long group name, prefixed to thousands of bare names, would fill the memory."""
 
 PARAM_PATHS: Mapping[str, Role] = {
     "/axis-cgi/param.cgi": Role.VIEWER,
@@ -51,15 +51,15 @@ PARAM_PATHS: Mapping[str, Role] = {
     "/axis-cgi/operator/param.cgi": Role.OPERATOR,
     "/axis-cgi/admin/param.cgi": Role.ADMIN,
 }
-"""Where param.cgi answers, and the role that a path asks for at least."""
+"""The paths of param.cgi, and the least role that each requires."""
 
 
-# What is asked ----------------------------------------------------------------------------------------------
+# Requests --------------------------------------------------------------------------------------------------
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class List:
+class ListRequest:
     """List the parameters of ``groups`` (groups, single names or wildcards, as typed); none means all."""
 
     role: ClassVar[Role] = Role.VIEWER
@@ -68,7 +68,7 @@ class List:
 
 @final
 @dataclass(frozen=True, slots=True)
-class ListDefinitions:
+class ListDefinitionsRequest:
     """Describe the parameters of ``groups`` as XML; none means all."""
 
     role: ClassVar[Role] = Role.VIEWER
@@ -77,7 +77,7 @@ class ListDefinitions:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Update:
+class UpdateRequest:
     """Set parameters, in the order of the request; bare second names are already completed."""
 
     role: ClassVar[Role] = Role.OPERATOR
@@ -86,36 +86,36 @@ class Update:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A request that cannot be meant; ``why`` says what is wrong and what would be right."""
+class InvalidRequest:
+    """A request that has no clear meaning; ``why`` says what is wrong and what is required."""
 
     role: ClassVar[Role] = Role.VIEWER
     why: str
 
 
-ParamRequest: TypeAlias = List | ListDefinitions | Update | Refused
-"""``role`` is the least role that may use the action at all; single parameters have their own on top."""
+ParamRequest: TypeAlias = ListRequest | ListDefinitionsRequest | UpdateRequest | InvalidRequest
+"""``role`` is the least role that may use the action; each parameter has its own on top."""
 
 
-# From the wire ----------------------------------------------------------------------------------------------
+# Reading ----------------------------------------------------------------------------------------------------
 
 
 def pairs(encoded: bytes) -> Arguments:
-    """Split ``name=value&...`` and percent-decode it, where a ``+`` is a plus; a bare name has no value."""
+    """Split ``name=value&...`` and percent-decode it; a ``+`` is a plus, and a bare name has an empty value."""
     split = (piece.partition(b"=") for piece in encoded.split(b"&") if piece)
     return tuple((text(unquote_to_bytes(name)), unquote_to_bytes(value)) for name, _, value in split)
 
 
 def arguments(query: bytes, body: bytes) -> Arguments:
-    """Read query and form body, in this order, where a ``+`` is a blank.
+    """Read query and form body, in this order; a ``+`` is a blank.
 
-    The body is read as a form whatever its label says: some clients call theirs text/plain.
+    The body is read as a form whatever its media type: some clients label theirs text/plain.
     """
     return pairs(query.replace(b"+", b" ")) + pairs(body.replace(b"+", b" "))
 
 
 def text(data: bytes) -> str:
-    """Read UTF-8, or ISO 8859-1 where it is none. Never fails."""
+    """Decode UTF-8, or ISO 8859-1 where it is not valid UTF-8. Never raises."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -123,35 +123,35 @@ def text(data: bytes) -> str:
 
 
 def param_request(query: bytes, body: bytes) -> ParamRequest:
-    """Read what a call of param.cgi asks for.
+    """Read a call of param.cgi.
 
-    ``action`` may come anywhere, but only once: with two of them it is a guess which one the browser guard
-    and the roles should judge. Junk arguments are ignored, except in an update, where each argument is an
-    assignment.
+    ``action`` may come anywhere, but only once: of two, the cross-site check and the roles might judge one and the
+    catalogue carry out the other. Unknown arguments are ignored, since clients add time stamps and the like; but in an
+    update each argument is an assignment, so that a misspelled parameter is reported.
     """
     given = tuple((name, text(value)) for name, value in arguments(query, body))
     actions = [value for name, value in given if name == "action"]
     if len(actions) != 1:
-        return Refused(f"one action argument is needed, {len(actions)} are given; {_KNOWN_ACTIONS}")
+        return InvalidRequest(f"exactly one action is required, not {len(actions)}; {_ACTIONS}")
     match actions[0]:
         case "list":
-            return List(_groups(given))
+            return ListRequest(_groups(given))
         case "listdefinitions" if ("listformat", "xmlschema") in given:
-            return ListDefinitions(_groups(given))
+            return ListDefinitionsRequest(_groups(given))
         case "listdefinitions":
-            return Refused("listdefinitions needs listformat=xmlschema")
+            return InvalidRequest("listdefinitions requires listformat=xmlschema")
         case "update":
             return _update(given)
         case "add" | "remove" as action:
-            return Refused(f"{action}: the groups of this product are fixed, none can be added or removed")
+            return InvalidRequest(f"{action}: the groups of this product are fixed, none can be added or removed")
         case unknown:
-            return Refused(f"action '{unknown}' is unknown; {_KNOWN_ACTIONS}")
+            return InvalidRequest(f"unknown action '{unknown}'; {_ACTIONS}")
 
 
-_KNOWN_ACTIONS = "known are list, listdefinitions and update"
+_ACTIONS = "actions: list, listdefinitions, update"
 
 _ABOUT_THE_CALL = frozenset({"action", "usergroup", "responseformat", "listformat"})
-"""Arguments that VAPIX knows for the call itself; in an update all others are names of parameters."""
+"""Arguments that VAPIX defines for the call itself; in an update all others are names of parameters."""
 
 
 def _groups(given: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -159,17 +159,19 @@ def _groups(given: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(group.strip() for groups in lists for group in groups if group.strip())
 
 
-def _update(given: Sequence[tuple[str, str]]) -> Update | Refused:
+def _update(given: Sequence[tuple[str, str]]) -> UpdateRequest | InvalidRequest:
     named = [(name, value) for name, value in given if name not in _ABOUT_THE_CALL]
     if not named:
-        return Refused("update names no parameter; write NAME=VALUE")
+        return InvalidRequest("update requires at least one NAME=VALUE")
     if len(named) > MOST_ASSIGNMENTS or max(len(name) for name, _ in named) > LONGEST_NAME:
-        return Refused(f"one update has {MOST_ASSIGNMENTS} parameters and names of {LONGEST_NAME} characters at most")
-    return Update(tuple(_completed(named)))
+        return InvalidRequest(
+            f"an update has at most {MOST_ASSIGNMENTS} parameters, with names of at most {LONGEST_NAME} characters"
+        )
+    return UpdateRequest(tuple(_completed(named)))
 
 
 def _completed(assignments: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Complete bare names from the last full one, as in ``Serial.Ser1.BaudRate=9600&DataBits=8``."""
+    """Complete bare names from the last full one: ``Serial.Ser1.BaudRate=9600&DataBits=8`` (Serial port API)."""
     group = ""
     for name, value in assignments:
         if "." in name:
@@ -179,28 +181,27 @@ def _completed(assignments: Sequence[tuple[str, str]]) -> Iterator[tuple[str, st
             yield group + name, value
 
 
-# To the wire ------------------------------------------------------------------------------------------------
+# Writing ----------------------------------------------------------------------------------------------------
 
 
 def update_answer(refused: Sequence[ParameterError]) -> bytes:
-    """Render an update's result: ``OK`` and nothing more, or one line for each refused parameter.
+    """Write an update's result: ``OK``, or one line for each refused parameter.
 
-    One public client compares the bytes of ``OK``, so there is no newline. A secret is not repeated: answers
-    end up in the logs of scripts.
+    One public client compares the bytes of ``OK``, so no newline follows. A secret is not repeated: answers end up in
+    the logs of scripts. A name that no parameter has may be a misspelled one, so its value is hidden by its name.
     """
-    return "\n".join(_error_line(error) for error in refused).encode() or b"OK"
+    lines = []
+    for error in refused:
+        value = "******" if error.name.endswith("AuthenticationKey") else error.value
+        lines.append(f"# Error: Error setting 'root.{_one_line(error.name)}' to '{_one_line(value)}'!")
+    return "\n".join(lines).encode() or b"OK"
 
 
 def refused_answer(why: str) -> bytes:
-    """Render what is wrong with the request as a whole."""
+    """Write why the request as a whole was refused."""
     return f"# Request failed: {_one_line(why)}\n".encode()
 
 
-def _error_line(error: ParameterError) -> str:
-    value = "******" if error.name.endswith("AuthenticationKey") else error.value
-    return f"# Error: Error setting 'root.{_one_line(error.name)}' to '{_one_line(value)}'!"
-
-
 def _one_line(words: str) -> str:
-    """Percent-encode what does not print: a value that was quoted raw could forge an answer's lines."""
+    """Percent-encode what does not print: a value that is quoted raw could forge lines of the answer."""
     return "".join(sign if sign.isprintable() else quote(sign, errors="replace") for sign in words)

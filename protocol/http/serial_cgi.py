@@ -1,18 +1,16 @@
-"""serial.cgi between the wire and the line: a query or body in, a request value out, bytes to an answer.
+"""serial.cgi between the wire and the line: read a query or body as a request, and write its answer.
 
-It must not know whether the port exists or is open. A request is read whole before anything is done: one
-wrong argument, and nothing is written.
+A request is read whole before anything is done: with one wrong argument nothing is written. What goes to a machine is
+not guessed.
 
 Where the API page is silent:
 
-- An argument that is given twice is an error, and ``dataout`` counts as ``write``: nobody can tell which was
-  meant.
-- Unknown arguments are ignored, however often they come: clients add time stamps and the like to defeat
-  caches.
-- An argument with an empty value counts as not given, as an HTML form sends its empty fields.
-- A ``+`` in the query is a plus, because ``writestring`` is percent-encoded and no form; in a body it is a
+- An argument that is given twice is an error, and ``dataout`` counts as ``write``: one of the two would be lost.
+- Unknown arguments are ignored, however often they come: clients add time stamps and the like to defeat caches.
+- An argument with an empty value counts as not given: an HTML form sends its empty fields so.
+- A ``+`` in the query is a plus, because ``writestring`` is percent-encoded text and not a form; in a body it is a
   blank.
-- An escape that is none (``50%``) is an error: what goes to a machine is not guessed.
+- A percent sign without two hexadecimal digits (``50%``) is an error.
 """
 
 from __future__ import annotations
@@ -45,10 +43,10 @@ __all__ = [
 T = TypeVar("T")
 
 UNBIND = -1
-"""The port number that takes a video source off its port."""
+"""The port number that unbinds a video source from its port."""
 
 WRITE_LIMIT = 4096
-"""Bytes that one request may write: so many go to the line as one message that nobody interrupts."""
+"""Bytes that one request may write: so many go to the line as one exact message, never interleaved."""
 
 READ_LIMIT = 65536
 """Bytes that one answer holds at most; a request for more reads up to this many."""
@@ -59,12 +57,12 @@ DEFAULT_TIMEOUT = 1.0
 
 @final
 class CgiError(Exception):
-    """What serial.cgi answers with an error; the message says what is wrong and what would be right."""
+    """A request that serial.cgi answers with an error; the message says what is wrong and what is required."""
 
 
 @final
 class Format(enum.Enum):
-    """How the answer carries the bytes that were read. Anything but HEX is our own addition."""
+    """How the answer carries the bytes that were read. HEX is VAPIX's; the others are our own."""
 
     HEX = "hex"
     RAW = "raw"
@@ -72,7 +70,7 @@ class Format(enum.Enum):
 
     @property
     def content_type(self) -> str:
-        """The answer's media type."""
+        """Return the answer's media type."""
         return "application/octet-stream" if self is Format.RAW else "text/plain"
 
 
@@ -98,12 +96,12 @@ class SerialRequest:
 
     @property
     def binds(self) -> bool:
-        """Whether a video source is bound to a port or taken off it."""
+        """Return whether it binds a video source to a port, or unbinds it."""
         return self.port is not None and self.camera is not None
 
 
 def serial_request(query: bytes, body: bytes) -> SerialRequest:
-    """Read a call of serial.cgi; CgiError if any argument cannot be meant."""
+    """Read a call of serial.cgi. Raise CgiError for the first argument that is wrong."""
     given = _Given(query, body)
     written = (given.read("write", _hexadecimal), given.read("writestring", bytes))
     until = given.read("until", _hexadecimal)
@@ -124,7 +122,7 @@ def serial_request(query: bytes, body: bytes) -> SerialRequest:
 
 
 def serial_answer(received: bytes, form: Format) -> bytes:
-    """Render what was read: ``#3A4B#``, and ``##`` for nothing; or as the request's format says."""
+    """Write what was read in the request's format: ``#3A4B#`` for HEX, and ``##`` if nothing came."""
     match form:
         case Format.HEX:
             return b"#%b#" % received.hex().upper().encode()
@@ -135,7 +133,7 @@ def serial_answer(received: bytes, form: Format) -> bytes:
 
 
 def error_answer(why: str) -> bytes:
-    """Render an error in the form that VAPIX documents for ptz.cgi, serial.cgi's sibling."""
+    """Write an error in the form that VAPIX documents for ptz.cgi, serial.cgi's sibling."""
     return f"Error:\n{why}\n".encode()
 
 
@@ -149,12 +147,12 @@ _OLD_NAMES = {"dataout": "write"}
 
 @final
 class _Given:
-    """The arguments that were given, each once."""
+    """The known arguments of a request, each at most once. Raise CgiError for a duplicate or a broken escape."""
 
     def __init__(self, query: bytes, body: bytes) -> None:
         form = body.replace(b"+", b" ")
         if broken := re.search(rb"%(?![0-9A-Fa-f]{2})[^&]{0,2}", query + b"&" + form):
-            raise CgiError(f"{_shown(broken[0])} is no percent escape; a percent sign itself is %25")
+            raise CgiError(f"{_shown(broken[0])} is not a percent escape; write %25 for a percent sign")
         known = [
             (_OLD_NAMES.get(name, name), value)
             for name, value in pairs(query) + pairs(form)
@@ -162,9 +160,11 @@ class _Given:
         ]
         self._values = dict(known)
         if repeated := [name for name, times in Counter(name for name, _ in known).items() if times > 1]:
-            raise CgiError(f"{repeated[0]} is given more than once; dataout is an old name of write")
+            hint = "; dataout is an old name of it" if repeated[0] == "write" else ""
+            raise CgiError(f"duplicate argument {repeated[0]}{hint}")
 
     def read(self, name: str, reader: Callable[[bytes], T]) -> T | None:
+        """Return an argument's value, None where it is not given. Raise CgiError with its name and text."""
         if name not in self._values:
             return None
         try:
@@ -174,35 +174,35 @@ class _Given:
 
 
 def _shown(value: bytes) -> str:
-    """Quote what came, short and harmless."""
+    """Quote a value for an error: short, and without anything that could forge a line."""
     return quote(value[:40], safe=" %:;,.-_!#*()") + ("..." if len(value) > 40 else "")
 
 
 def _refuse_contradictions(request: SerialRequest) -> None:
     if len(request.output or b"") > WRITE_LIMIT:
-        raise CgiError(f"{len(request.output or b'')} bytes to write; {WRITE_LIMIT} go into one request")
+        raise CgiError(f"{len(request.output or b'')} bytes to write; one request writes at most {WRITE_LIMIT}")
     if request.port == UNBIND:
         if request.camera is None:
-            raise CgiError("port=-1 takes a video source off its port; camera=N says which")
+            raise CgiError("port=-1 requires camera=N, the video source to unbind")
         if request.output or request.read or request.flush:
-            raise CgiError("port=-1 leaves no port to write to or read from")
+            raise CgiError("port=-1 cannot be combined with write, read or flush")
     if not (request.port or request.output or request.read or request.flush):
-        raise CgiError("nothing to do; write, writestring, read, until, flush or port is missing")
+        raise CgiError("nothing to do; requires write, writestring, read, until, flush or port")
 
 
-# One reader for each kind of value: bytes in, the value out, or CgiError with the rule ----------------------
+# One reader for each kind of value: it returns the value, or raises CgiError with the rule ------------------
 
 
 def _hexadecimal(value: bytes) -> bytes:
     if not re.fullmatch(rb"(?:[0-9A-Fa-f]{2})+", value):
-        raise CgiError("two hexadecimal digits are wanted for each byte")
+        raise CgiError("must have two hexadecimal digits for each byte")
     return bytes.fromhex(value.decode())
 
 
-def _number(value: bytes, low: int, high: int, wanted: str) -> int:
-    # 18 digits are more than any of these numbers needs, and far from what int() refuses to read
+def _number(value: bytes, low: int, high: int, rule: str) -> int:
+    # 18 digits are more than any of these numbers needs; int() raises for thousands.
     if not re.fullmatch(rb"-?[0-9]{1,18}", value) or not low <= int(value) <= high:
-        raise CgiError(f"{wanted} is wanted")
+        raise CgiError(f"must be {rule}")
     return int(value)
 
 
@@ -211,7 +211,7 @@ def _from_one(value: bytes) -> int:
 
 
 def _port(value: bytes) -> int:
-    return UNBIND if value == b"-1" else _number(value, 1, 10**18, "a port number from 1, or -1 for none,")
+    return UNBIND if value == b"-1" else _number(value, 1, 10**18, "a port number from 1, or -1 for none")
 
 
 def _seconds(value: bytes) -> float:
@@ -224,7 +224,7 @@ def _milliseconds(value: bytes) -> float:
 
 def _yes_or_no(value: bytes) -> bool:
     if value not in {b"yes", b"no"}:
-        raise CgiError("yes or no is wanted")
+        raise CgiError("must be yes or no")
     return value == b"yes"
 
 
@@ -232,4 +232,4 @@ def _format(value: bytes) -> Format:
     try:
         return Format(text(value))
     except ValueError:
-        raise CgiError("hex, raw or base64 is wanted") from None
+        raise CgiError("must be hex, raw or base64") from None

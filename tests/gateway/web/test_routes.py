@@ -305,14 +305,14 @@ async def test_a_read_in_raw_form_is_no_text(routes: Routes, fake: FakeHouse) ->
     ("query", "words"),
     [
         ("", "nothing to do"),
-        ("?write=abc", "two hexadecimal digits"),
+        ("?write=abc", "must have two hexadecimal digits"),
         ("?read=0", "a whole number from 1"),
-        ("?port=3&write=00", "port=3: the ports are 1 to 2"),
-        ("?camera=5&write=00", "camera=5: the video sources are 1 to 4"),
-        ("?port=1&camera=5", "camera=5: the video sources are 1 to 4"),
-        ("?camera=2&write=00", "video source 2 is on no port; port=N&camera=2 connects it"),
-        ("?port=2&read=1", "serial.cgi is off for port 2; root.PortManager.P1.SerialCGI.Enabled=yes"),
-        ("?port=-1", "camera=N says which"),
+        ("?port=3&write=00", "port=3: must be a port from 1 to 2"),
+        ("?camera=5&write=00", "camera=5: must be a video source from 1 to 4"),
+        ("?port=1&camera=5", "camera=5: must be a video source from 1 to 4"),
+        ("?camera=2&write=00", "video source 2 is bound to no port; port=N&camera=2 binds it"),
+        ("?port=2&read=1", "serial.cgi is disabled for port 2; root.PortManager.P1.SerialCGI.Enabled=yes"),
+        ("?port=-1", "requires camera=N"),
     ],
 )
 async def test_an_error_says_what_would_be_right_and_nothing_is_done(

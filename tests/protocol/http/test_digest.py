@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol.http.credentials import Algorithm, BasicClaim, DigestClaim, claim, stored_hash
+from protocol.http.credentials import Algorithm, BasicCredentials, DigestCredentials, parse_credentials, stored_hash
 from protocol.http.digest import POLICIES, Authenticator, Scheme, Verdict, advice
 from protocol.parameters.settings import AuthenticationPolicy
 
@@ -32,8 +32,8 @@ def nonce_of(challenge: str) -> str:
     return challenge.split('nonce="')[1].split('"')[0]
 
 
-def fresh_nonce(door: Authenticator, now: float = 0.0, random: bytes = RANDOM) -> str:
-    return nonce_of(door.challenges([Scheme.DIGEST], None, now, random)[0])
+def fresh_nonce(digest: Authenticator, now: float = 0.0, random: bytes = RANDOM) -> str:
+    return nonce_of(digest.challenges([Scheme.DIGEST], None, now, random)[0])
 
 
 def digest_header(
@@ -62,11 +62,11 @@ def digest_header(
     return header.encode()
 
 
-def judged(door: Authenticator, header: bytes, *, now: float = 0.0, **request: object) -> Verdict:
-    claimed = claim(header)
-    assert claimed is not None
-    given = {"stored": stored(), "schemes": EVERY_SCHEME, "method": "GET", "target": TARGET, **request}
-    return door.check(claimed, now=now, **given)  # type: ignore[arg-type]  # likewise
+def judged(digest: Authenticator, header: bytes, *, now: float = 0.0, **request: object) -> Verdict:
+    given = parse_credentials(header)
+    assert given is not None
+    asked = {"stored": stored(), "schemes": EVERY_SCHEME, "method": "GET", "target": TARGET, **request}
+    return digest.check(given, now=now, **asked)  # type: ignore[arg-type]  # likewise
 
 
 # Challenges
@@ -83,16 +83,16 @@ def test_a_basic_challenge_names_the_realm() -> None:
 
 
 def test_sha_256_is_an_option_that_comes_first() -> None:
-    door = authenticator(algorithms=(Algorithm.SHA256, Algorithm.MD5))
-    first, second, third = door.challenges([Scheme.DIGEST, Scheme.BASIC], None, 0.0, RANDOM)
+    digest = authenticator(algorithms=(Algorithm.SHA256, Algorithm.MD5))
+    first, second, third = digest.challenges([Scheme.DIGEST, Scheme.BASIC], None, 0.0, RANDOM)
     assert "algorithm=SHA-256" in first
     assert "algorithm=MD5" in second
     assert third.startswith("Basic")
 
 
 def test_a_realm_with_quotes_is_quoted() -> None:
-    door = Authenticator('a"b\\c', secret=b"s")
-    assert door.challenges([Scheme.BASIC], None, 0.0, RANDOM) == ('Basic realm="a\\"b\\\\c"',)
+    digest = Authenticator('a"b\\c', secret=b"s")
+    assert digest.challenges([Scheme.BASIC], None, 0.0, RANDOM) == ('Basic realm="a\\"b\\\\c"',)
 
 
 @pytest.mark.parametrize(
@@ -134,28 +134,28 @@ def test_the_advice_names_the_option_of_curl_and_the_parameter() -> None:
 )
 def test_the_example_of_rfc_7616_proves_its_password(algorithm: str, response: str) -> None:
     realm = "http-auth@example.org"
-    claimed = claim(
+    given = parse_credentials(
         f"""Digest username="Mufasa", realm="{realm}", uri="/dir/index.html", algorithm={algorithm},
         nonce="7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v", nc=00000001,
         cnonce="f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ", qop=auth, response="{response}",
         opaque="FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS" """.encode()
     )
-    assert isinstance(claimed, DigestClaim)
-    door = Authenticator(realm, secret=b"s", algorithms=tuple(Algorithm))
+    assert isinstance(given, DigestCredentials)
+    digest = Authenticator(realm, secret=b"s", algorithms=tuple(Algorithm))
     hashes = stored("Mufasa", "Circle of Life", realm)
     # right, and stale because the RFC's server made the nonce
-    assert door.check(claimed, hashes, EVERY_SCHEME, "GET", "/dir/index.html", 0.0) is Verdict.STALE
-    assert door.check(claimed, hashes, EVERY_SCHEME, "POST", "/dir/index.html", 0.0) is Verdict.WRONG
+    assert digest.check(given, hashes, EVERY_SCHEME, "GET", "/dir/index.html", 0.0) is Verdict.STALE
+    assert digest.check(given, hashes, EVERY_SCHEME, "POST", "/dir/index.html", 0.0) is Verdict.WRONG
 
 
 @given(name=TEXT, password=TEXT, algorithm=st.sampled_from(Algorithm), now=st.floats(0, 1e9))
-def test_whoever_knows_the_password_is_let_in(name: str, password: str, algorithm: Algorithm, now: float) -> None:
-    door = authenticator(algorithms=tuple(Algorithm))
-    header = digest_header(fresh_nonce(door, now), name=name, password=password, algorithm=algorithm)
-    claimed = claim(header)
-    assert claimed is not None
-    assert claimed.name == name
-    verdict = door.check(claimed, stored(name, password), EVERY_SCHEME, "GET", TARGET, now)
+def test_the_right_password_is_accepted(name: str, password: str, algorithm: Algorithm, now: float) -> None:
+    digest = authenticator(algorithms=tuple(Algorithm))
+    header = digest_header(fresh_nonce(digest, now), name=name, password=password, algorithm=algorithm)
+    given = parse_credentials(header)
+    assert given is not None
+    assert given.name == name
+    verdict = digest.check(given, stored(name, password), EVERY_SCHEME, "GET", TARGET, now)
     assert verdict is Verdict.ACCEPTED
 
 
@@ -170,34 +170,34 @@ def test_whoever_knows_the_password_is_let_in(name: str, password: str, algorith
     ],
 )
 def test_a_proof_of_something_else_is_wrong(changed: dict[str, Any]) -> None:
-    door = authenticator()
-    assert judged(door, digest_header(fresh_nonce(door)), **changed) is Verdict.WRONG
+    digest = authenticator()
+    assert judged(digest, digest_header(fresh_nonce(digest)), **changed) is Verdict.WRONG
 
 
 def test_a_wrong_password_with_a_stale_nonce_is_wrong() -> None:
-    door = authenticator()
-    assert judged(door, digest_header("made up", password="guess")) is Verdict.WRONG
+    digest = authenticator()
+    assert judged(digest, digest_header("made up", password="guess")) is Verdict.WRONG
 
 
 def test_a_proxy_may_have_made_the_target_absolute() -> None:
-    door = authenticator()
-    header = digest_header(fresh_nonce(door))
-    assert judged(door, header, target="http://cpu1:8080" + TARGET) is Verdict.ACCEPTED
+    digest = authenticator()
+    header = digest_header(fresh_nonce(digest))
+    assert judged(digest, header, target="http://cpu1:8080" + TARGET) is Verdict.ACCEPTED
 
 
 def test_a_hash_or_scheme_that_was_not_offered_is_no_guess() -> None:
-    door = authenticator()
-    header = digest_header(fresh_nonce(door), algorithm=Algorithm.SHA256)
-    assert judged(door, header) is Verdict.UNWANTED
-    assert judged(door, digest_header(fresh_nonce(door)), schemes=[Scheme.BASIC]) is Verdict.UNWANTED
-    assert judged(door, b"Basic cm9vdDpwYXNz", schemes=[Scheme.DIGEST]) is Verdict.UNWANTED
+    digest = authenticator()
+    header = digest_header(fresh_nonce(digest), algorithm=Algorithm.SHA256)
+    assert judged(digest, header) is Verdict.UNWANTED
+    assert judged(digest, digest_header(fresh_nonce(digest)), schemes=[Scheme.BASIC]) is Verdict.UNWANTED
+    assert judged(digest, b"Basic cm9vdDpwYXNz", schemes=[Scheme.DIGEST]) is Verdict.UNWANTED
 
 
 def test_a_nonce_lives_as_long_as_it_was_told_to() -> None:
-    door = authenticator(lifetime=60.0)
-    nonce = fresh_nonce(door, now=1000.0)
-    assert judged(door, digest_header(nonce, count=1), now=1060.0) is Verdict.ACCEPTED
-    assert judged(door, digest_header(nonce, count=2), now=1060.1) is Verdict.STALE
+    digest = authenticator(lifetime=60.0)
+    nonce = fresh_nonce(digest, now=1000.0)
+    assert judged(digest, digest_header(nonce, count=1), now=1060.0) is Verdict.ACCEPTED
+    assert judged(digest, digest_header(nonce, count=2), now=1060.1) is Verdict.STALE
 
 
 def test_a_nonce_from_before_a_restart_is_stale() -> None:
@@ -206,25 +206,25 @@ def test_a_nonce_from_before_a_restart_is_stale() -> None:
 
 
 def test_a_nonce_whose_time_was_altered_is_stale() -> None:
-    door = authenticator()
-    nonce = fresh_nonce(door)
-    assert judged(door, digest_header("00000000f" + nonce[9:])) is Verdict.STALE
+    digest = authenticator()
+    nonce = fresh_nonce(digest)
+    assert judged(digest, digest_header("00000000f" + nonce[9:])) is Verdict.STALE
 
 
 def test_stale_is_said_with_a_new_nonce() -> None:
-    door = authenticator()
-    (challenge,) = door.challenges([Scheme.DIGEST], Verdict.STALE, 1.0, b"another1")
+    digest = authenticator()
+    (challenge,) = digest.challenges([Scheme.DIGEST], Verdict.STALE, 1.0, b"another1")
     assert challenge.endswith(", stale=true")
-    assert nonce_of(challenge) != fresh_nonce(door)
-    assert "stale" not in door.challenges([Scheme.DIGEST], Verdict.WRONG, 1.0, b"another2")[0]
+    assert nonce_of(challenge) != fresh_nonce(digest)
+    assert "stale" not in digest.challenges([Scheme.DIGEST], Verdict.WRONG, 1.0, b"another2")[0]
 
 
 @given(st.permutations(range(20)))
 def test_counts_may_come_in_any_order_but_each_once(order: list[int]) -> None:
-    door = authenticator()
-    nonce = fresh_nonce(door)
-    first = [judged(door, digest_header(nonce, count=count)) for count in order]
-    again = [judged(door, digest_header(nonce, count=count)) for count in order]
+    digest = authenticator()
+    nonce = fresh_nonce(digest)
+    first = [judged(digest, digest_header(nonce, count=count)) for count in order]
+    again = [judged(digest, digest_header(nonce, count=count)) for count in order]
     assert set(first) == {Verdict.ACCEPTED}
     assert set(again) == {Verdict.STALE}
 
@@ -232,44 +232,44 @@ def test_counts_may_come_in_any_order_but_each_once(order: list[int]) -> None:
 @given(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 300)))
 @example([0, 128, 0, 1, 129, 1, 2])
 def test_no_count_is_ever_taken_twice(counts: list[int]) -> None:
-    door = authenticator()
-    nonce = fresh_nonce(door)
-    taken = [count for count in counts if judged(door, digest_header(nonce, count=count)) is Verdict.ACCEPTED]
+    digest = authenticator()
+    nonce = fresh_nonce(digest)
+    taken = [count for count in counts if judged(digest, digest_header(nonce, count=count)) is Verdict.ACCEPTED]
     assert len(taken) == len(set(taken))
     assert all(count in taken for count in counts if count > max(counts) - 128 and count >= counts[0])
 
 
 def test_a_wrong_answer_uses_up_no_count() -> None:
-    door = authenticator()
-    nonce = fresh_nonce(door)
-    assert judged(door, digest_header(nonce, password="guess")) is Verdict.WRONG
-    assert judged(door, digest_header(nonce)) is Verdict.ACCEPTED
+    digest = authenticator()
+    nonce = fresh_nonce(digest)
+    assert judged(digest, digest_header(nonce, password="guess")) is Verdict.WRONG
+    assert judged(digest, digest_header(nonce)) is Verdict.ACCEPTED
 
 
 def test_a_client_that_does_not_count_may_use_a_nonce_once() -> None:
-    door = authenticator()
-    header = digest_header(fresh_nonce(door), count=None)
-    assert judged(door, header) is Verdict.ACCEPTED
-    assert judged(door, header) is Verdict.STALE
+    digest = authenticator()
+    header = digest_header(fresh_nonce(digest), count=None)
+    assert judged(digest, header) is Verdict.ACCEPTED
+    assert judged(digest, header) is Verdict.STALE
 
 
 def test_a_flood_of_nonces_is_forgotten_oldest_first_and_never_replayed() -> None:
-    door = authenticator()
-    nonces = [fresh_nonce(door, now=float(second)) for second in range(1, 1100)]
+    digest = authenticator()
+    nonces = [fresh_nonce(digest, now=float(second)) for second in range(1, 1100)]
     headers = [digest_header(nonce) for nonce in nonces]
     for header in headers:
-        assert judged(door, header, now=1100.0, stored=stored()) in {Verdict.STALE, Verdict.ACCEPTED}
-    assert {judged(door, header, now=1100.0) for header in headers} == {Verdict.STALE}
-    assert judged(door, digest_header(nonces[-1], count=2), now=1100.0) is Verdict.ACCEPTED
+        assert judged(digest, header, now=1100.0, stored=stored()) in {Verdict.STALE, Verdict.ACCEPTED}
+    assert {judged(digest, header, now=1100.0) for header in headers} == {Verdict.STALE}
+    assert judged(digest, digest_header(nonces[-1], count=2), now=1100.0) is Verdict.ACCEPTED
 
 
 def test_a_forgotten_nonce_takes_no_further_count() -> None:
-    door = authenticator(lifetime=1e6)
-    nonces = [fresh_nonce(door, now=float(second)) for second in range(1, 1026)]
+    digest = authenticator(lifetime=1e6)
+    nonces = [fresh_nonce(digest, now=float(second)) for second in range(1, 1026)]
     for nonce in nonces:
-        assert judged(door, digest_header(nonce), now=2000.0) is Verdict.ACCEPTED
-    assert judged(door, digest_header(nonces[0], count=2), now=2000.0) is Verdict.STALE
-    assert judged(door, digest_header(nonces[1], count=2), now=2000.0) is Verdict.ACCEPTED
+        assert judged(digest, digest_header(nonce), now=2000.0) is Verdict.ACCEPTED
+    assert judged(digest, digest_header(nonces[0], count=2), now=2000.0) is Verdict.STALE
+    assert judged(digest, digest_header(nonces[1], count=2), now=2000.0) is Verdict.ACCEPTED
 
 
 # Basic
@@ -278,7 +278,7 @@ def test_a_forgotten_nonce_takes_no_further_count() -> None:
 @given(name=TEXT.filter(lambda name: ":" not in name), password=TEXT)
 def test_basic_carries_any_name_and_password(name: str, password: str) -> None:
     header = b"Basic " + base64.b64encode(f"{name}:{password}".encode())
-    assert claim(header) == BasicClaim(name, password)
+    assert parse_credentials(header) == BasicCredentials(name, password)
     assert judged(authenticator(), header, stored=stored(name, password)) is Verdict.ACCEPTED
     assert judged(authenticator(), header, stored=stored(name, password + "!")) is Verdict.WRONG
     assert judged(authenticator(), header, stored=None) is Verdict.WRONG
@@ -298,14 +298,14 @@ def test_a_name_without_the_hash_that_basic_needs_is_wrong() -> None:
 
 def test_a_header_is_read_in_every_legal_spelling() -> None:
     spelled = b'DIGEST  Username="a\\"b" ,NONCE = "n",uri="/", ,response=ABC,algorithm="sha-256",'
-    assert claim(spelled) == DigestClaim('a"b', "n", "/", "abc", Algorithm.SHA256, None, None)
+    assert parse_credentials(spelled) == DigestCredentials('a"b', "n", "/", "abc", Algorithm.SHA256, None, None)
 
 
 def test_a_name_may_be_percent_encoded() -> None:
     name = quote("Järvi")
-    claimed = claim(f"Digest username*=UTF-8''{name}, nonce=n, uri=/, response=x".encode())
-    assert claimed is not None
-    assert claimed.name == "Järvi"
+    given = parse_credentials(f"Digest username*=UTF-8''{name}, nonce=n, uri=/, response=x".encode())
+    assert given is not None
+    assert given.name == "Järvi"
 
 
 @pytest.mark.parametrize(
@@ -330,8 +330,8 @@ def test_a_name_may_be_percent_encoded() -> None:
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=00000001",
     ],
 )
-def test_what_is_no_claim_is_none(header: bytes) -> None:
-    assert claim(header) is None
+def test_what_holds_no_credentials_is_none(header: bytes) -> None:
+    assert parse_credentials(header) is None
 
 
 PIECES = [
@@ -343,14 +343,14 @@ wild = st.lists(st.sampled_from(PIECES) | st.binary(max_size=10), max_size=24).m
 
 @given(st.sampled_from([b"", b"Basic ", b"Digest username=a, nonce=n, uri=/, response=x,"]), wild)
 @example(b"Digest username=a,nonce=\xc3\xa9,uri=/,response=\xff", b"")
-def test_any_bytes_are_a_claim_that_is_not_accepted_or_none(head: bytes, header: bytes) -> None:
-    claimed = claim(head + header)
-    if claimed is not None:
-        door = authenticator(algorithms=tuple(Algorithm))
-        verdict = door.check(claimed, stored(), EVERY_SCHEME, "GET", TARGET, 0.0)
+def test_any_bytes_are_credentials_that_are_not_accepted_or_none(head: bytes, header: bytes) -> None:
+    given = parse_credentials(head + header)
+    if given is not None:
+        digest = authenticator(algorithms=tuple(Algorithm))
+        verdict = digest.check(given, stored(), EVERY_SCHEME, "GET", TARGET, 0.0)
         assert verdict is Verdict.WRONG
 
 
-def test_a_claim_that_is_printed_shows_no_secret() -> None:
-    assert "hunter2" not in repr(BasicClaim("root", "hunter2"))
-    assert "abc" not in repr(DigestClaim("root", "n", "/", "abc", Algorithm.MD5, None, None))
+def test_credentials_that_are_printed_show_no_secret() -> None:
+    assert "hunter2" not in repr(BasicCredentials("root", "hunter2"))
+    assert "abc" not in repr(DigestCredentials("root", "n", "/", "abc", Algorithm.MD5, None, None))

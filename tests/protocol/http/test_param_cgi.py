@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from protocol.errors import ParameterError
 from protocol.http import param_cgi as cgi
-from protocol.http.param_cgi import List, ListDefinitions, Refused, Update, arguments, pairs, param_request
+from protocol.http.param_cgi import (
+    InvalidRequest,
+    ListDefinitionsRequest,
+    ListRequest,
+    UpdateRequest,
+    arguments,
+    pairs,
+    param_request,
+)
 from protocol.parameters.roles import Role
 
 # Arguments
@@ -70,16 +78,18 @@ def test_what_a_form_encodes_is_what_is_read(form: list[tuple[str, bytes]]) -> N
     ],
 )
 def test_list_takes_groups_as_typed_and_ignores_junk(query: bytes, groups: tuple[str, ...]) -> None:
-    assert param_request(query, b"") == List(groups)
+    assert param_request(query, b"") == ListRequest(groups)
 
 
 def test_arguments_may_come_from_query_and_body_together() -> None:
-    assert param_request(b"action=update", b"Serial.Ser1.BaudRate=9600") == Update((("Serial.Ser1.BaudRate", "9600"),))
+    assert param_request(b"action=update", b"Serial.Ser1.BaudRate=9600") == UpdateRequest(
+        (("Serial.Ser1.BaudRate", "9600"),)
+    )
 
 
 def test_a_bare_second_name_belongs_to_the_group_of_the_full_name_before_it() -> None:
     query = b"action=update&Serial.Ser1.BaudRate=9600&DataBits=8&root.PTZ.CamPorts.Cam1Port=1&Cam2Port=-1"
-    assert param_request(query, b"") == Update(
+    assert param_request(query, b"") == UpdateRequest(
         (
             ("Serial.Ser1.BaudRate", "9600"),
             ("Serial.Ser1.DataBits", "8"),
@@ -90,49 +100,55 @@ def test_a_bare_second_name_belongs_to_the_group_of_the_full_name_before_it() ->
 
 
 def test_a_bare_name_with_no_full_name_before_it_stays_bare() -> None:
-    assert param_request(b"DataBits=8&action=update", b"") == Update((("DataBits", "8"),))
+    assert param_request(b"DataBits=8&action=update", b"") == UpdateRequest((("DataBits", "8"),))
 
 
 def test_a_long_name_cannot_be_multiplied_by_many_bare_ones() -> None:
     most = b"action=update&%b.x=1%b" % (b"g" * 126, b"&a=1" * 1023)
-    assert isinstance(param_request(most, b""), Update)
-    assert isinstance(param_request(most, b"a=1"), Refused)
-    assert isinstance(param_request(b"action=update&%b.x=1" % (b"g" * 127), b""), Refused)
+    assert isinstance(param_request(most, b""), UpdateRequest)
+    assert isinstance(param_request(most, b"a=1"), InvalidRequest)
+    assert isinstance(param_request(b"action=update&%b.x=1" % (b"g" * 127), b""), InvalidRequest)
 
 
 def test_what_is_about_the_call_is_no_assignment_but_junk_is() -> None:
     query = b"action=update&usergroup=admin&responseformat=rfc&listformat=x&timestamp=1"
-    assert param_request(query, b"") == Update((("timestamp", "1"),))
+    assert param_request(query, b"") == UpdateRequest((("timestamp", "1"),))
 
 
 def test_definitions_need_their_format_named() -> None:
     asked = b"action=listdefinitions&listformat=xmlschema&group=Serial"
-    assert param_request(asked, b"") == ListDefinitions(("Serial",))
-    assert param_request(b"action=listdefinitions", b"") == Refused("listdefinitions needs listformat=xmlschema")
+    assert param_request(asked, b"") == ListDefinitionsRequest(("Serial",))
+    assert param_request(b"action=listdefinitions", b"") == InvalidRequest(
+        "listdefinitions requires listformat=xmlschema"
+    )
 
 
 @pytest.mark.parametrize(
     ("query", "named"),
     [
-        (b"", "0 are given"),
-        (b"group=Serial", "0 are given"),
-        (b"action=list&action=update", "2 are given"),
-        (b"action=lsit", "'lsit' is unknown"),
-        (b"action=List", "'List' is unknown"),
-        (b"action=", "'' is unknown"),
-        (b"action=update", "update names no parameter"),
+        (b"", "exactly one action is required, not 0"),
+        (b"group=Serial", "exactly one action is required, not 0"),
+        (b"action=list&action=update", "exactly one action is required, not 2"),
+        (b"action=lsit", "unknown action 'lsit'"),
+        (b"action=List", "unknown action 'List'"),
+        (b"action=", "unknown action ''"),
+        (b"action=update", "update requires at least one NAME=VALUE"),
         (b"action=add&template=x", "add:"),
         (b"action=remove&group=Serial", "remove:"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_reason(query: bytes, named: str) -> None:
     refused = param_request(query, b"")
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, InvalidRequest)
     assert named in refused.why
 
 
 def test_a_viewer_may_list_and_an_operator_may_update() -> None:
-    assert (List.role, ListDefinitions.role, Update.role) == (Role.VIEWER, Role.VIEWER, Role.OPERATOR)
+    assert (ListRequest.role, ListDefinitionsRequest.role, UpdateRequest.role) == (
+        Role.VIEWER,
+        Role.VIEWER,
+        Role.OPERATOR,
+    )
     assert cgi.PARAM_PATHS["/axis-cgi/param.cgi"] is Role.VIEWER
     assert cgi.PARAM_PATHS["/axis-cgi/admin/param.cgi"] is Role.ADMIN
 
@@ -150,11 +166,11 @@ def test_any_bytes_are_a_request_or_a_refusal_of_one_line(head: bytes, rest: byt
     request = param_request(query, body)
     assert request == param_request(b"", query + b"&" + body)
     match request:
-        case List(groups) | ListDefinitions(groups):
+        case ListRequest(groups) | ListDefinitionsRequest(groups):
             assert all(group == group.strip() != "" and "," not in group for group in groups)
-        case Update(assignments):
+        case UpdateRequest(assignments):
             assert assignments
-        case Refused(why):
+        case InvalidRequest(why):
             answer = cgi.refused_answer(why).decode()
             assert answer.splitlines(keepends=True) == [answer]
 
@@ -166,7 +182,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=100)
 def test_assignments_arrive_in_order_and_whole(assignments: list[tuple[str, str]]) -> None:
     full = [(f"Group.{name}", value.encode(errors="replace").decode()) for name, value in assignments]
     query = "&".join(f"{quote(name)}={quote(value)}" for name, value in full)
-    assert param_request(b"action=update&" + query.encode(), b"") == Update(tuple(full))
+    assert param_request(b"action=update&" + query.encode(), b"") == UpdateRequest(tuple(full))
 
 
 # param.cgi, what is answered

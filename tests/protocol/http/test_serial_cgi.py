@@ -69,7 +69,7 @@ def test_any_byte_can_be_written_either_way(output: bytes) -> None:
 def test_the_longest_message_is_taken_and_one_byte_more_is_refused() -> None:
     longest = WRITE_LIMIT - 1
     assert len(serial_request(b"write=00&writestring=" + b"a" * longest, b"").output or b"") == WRITE_LIMIT
-    with pytest.raises(CgiError, match="4097 bytes to write; 4096"):
+    with pytest.raises(CgiError, match="4097 bytes to write; one request writes at most 4096"):
         serial_request(b"write=0000&writestring=" + b"a" * longest, b"")
 
 
@@ -127,19 +127,19 @@ def test_an_empty_value_counts_as_not_given() -> None:
         (b"", "nothing to do"),
         (b"camera=1", "nothing to do"),
         (b"write=", "nothing to do"),
-        (b"write=1", "write=1: two hexadecimal digits"),
-        (b"write=0g", "two hexadecimal digits"),
-        (b"write=00%0a", "two hexadecimal digits"),
-        (b"write=%C2%B2%C2%B2", "two hexadecimal digits"),
-        (b"dataout=0x00", "write=0x00: two hexadecimal digits"),
-        (b"until=1", "until=1: two hexadecimal digits"),
-        (b"writestring=50%", "% is no percent escape"),
-        (b"writestring=%4x&read=1", "%4x is no percent escape"),
+        (b"write=1", "write=1: must have two hexadecimal digits"),
+        (b"write=0g", "must have two hexadecimal digits"),
+        (b"write=00%0a", "must have two hexadecimal digits"),
+        (b"write=%C2%B2%C2%B2", "must have two hexadecimal digits"),
+        (b"dataout=0x00", "write=0x00: must have two hexadecimal digits"),
+        (b"until=1", "until=1: must have two hexadecimal digits"),
+        (b"writestring=50%", "% is not a percent escape"),
+        (b"writestring=%4x&read=1", "%4x is not a percent escape"),
         (b"read=0", "whole number from 1"),
         (b"read=-1", "whole number from 1"),
         (b"read=1.5", "whole number from 1"),
         (b"read=%D9%A3", "whole number from 1"),
-        (b"read=" + b"9" * 5000, "9...: a whole number from 1"),
+        (b"read=" + b"9" * 5000, "9...: must be a whole number from 1"),
         (b"read=1&wait=0", "seconds from 1 to 9"),
         (b"read=1&wait=10", "seconds from 1 to 9"),
         (b"read=1&timeout=-1", "milliseconds from 0 to 9000"),
@@ -148,14 +148,14 @@ def test_an_empty_value_counts_as_not_given() -> None:
         (b"camera=0&write=00", "whole number from 1"),
         (b"port=0", "port number from 1"),
         (b"port=-2&camera=1", "port number from 1"),
-        (b"port=-1", "camera=N says which"),
-        (b"port=-1&camera=1&write=00", "leaves no port"),
-        (b"port=-1&camera=1&read=1", "leaves no port"),
-        (b"port=-1&camera=1&flush=yes", "leaves no port"),
+        (b"port=-1", "requires camera=N"),
+        (b"port=-1&camera=1&write=00", "cannot be combined"),
+        (b"port=-1&camera=1&read=1", "cannot be combined"),
+        (b"port=-1&camera=1&flush=yes", "cannot be combined"),
         (b"flush=true", "yes or no"),
         (b"read=1&format=octal", "hex, raw or base64"),
-        (b"write=00&write=00", "write is given more than once"),
-        (b"write=00&dataout=00", "write is given more than once"),
+        (b"write=00&write=00", "duplicate argument write"),
+        (b"write=00&dataout=00", "duplicate argument write"),
     ],
 )
 def test_one_wrong_argument_refuses_the_whole_request(query: bytes, why: str) -> None:
@@ -165,7 +165,7 @@ def test_one_wrong_argument_refuses_the_whole_request(query: bytes, why: str) ->
 
 
 def test_an_argument_in_query_and_body_is_given_twice() -> None:
-    with pytest.raises(CgiError, match="read is given more than once"):
+    with pytest.raises(CgiError, match="duplicate argument read"):
         serial_request(b"read=1", b"read=2")
 
 
