@@ -1,13 +1,41 @@
-"""Writers of one serial line take turns; what one of them began is finished, whatever becomes of that writer.
+"""Give the writers of one serial line their turns, and finish what one of them began, whatever becomes of it.
 
-A turn belongs to the message, not to a task. The writer that has the turn writes for itself: one ``write()`` where the
-tty takes it all, which is nearly always. Only a writer that is cancelled in the middle of a message leaves the rest
-to the finisher task, together with the turn; so no message is ever cut, nothing is shielded, and the usual byte pays
-for no second task. This room must not know who the writers are: they bring a Claim.
+What must hold
+    A message is on the line whole, next to nobody else's bytes; a transfer is, portion by portion. Every byte that
+    the tty took is told to its claim (``wrote``) exactly once, and so is every byte of a message that was begun and
+    cannot be finished (``lost``). Nobody is asked for a scheduler step that the kernel does not demand.
+
+The turn
+    It belongs to the message, not to a task, and is always in one of four states:
+
+        FREE       nobody has it
+        HELD       a writer has it, between ``_take`` and ``give_back``, and writes for itself
+        FINISHING  its writer was cancelled in mid-message; the finisher (``run``) writes the rest
+        ENDED      the device is gone, and the turn with it
+
+        FREE      --_take-->     HELD
+        HELD      --_abandon-->  FINISHING    the writer leaves; its give_back changes nothing then
+        HELD      --give_back--> HELD         handed straight to the longest waiting, past anybody who comes just now
+        HELD      --give_back--> FREE         nobody waits
+        FINISHING --give_back--> HELD, FREE   as above, from the finisher
+        any       --end-->       ENDED        at once where it is free, else when it is given back
+
+    ``end`` sets ``_down`` and refuses all who wait; who has the turn may still finish, for as long as the device
+    takes bytes (a port that is disabled is ended long before its tty is closed).
+
+Why there is a finisher
+    Shielding the writer would keep a revoked client alive on a stuck line, and one writing task for all would cost
+    every message two scheduler steps. So the usual message is one ``write()`` in its client's own task, and only
+    one that is cancelled in its middle pays for a second task.
+
+The shortest way
+    A writer that finds the turn FREE and all of its bytes taken at once never takes the turn: it does not wait, so
+    nobody can come in between (``transfer``).
 """
 
 from __future__ import annotations
 
+import enum
 import logging
 import math
 from typing import TYPE_CHECKING, final
@@ -23,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.port.line import Claim, ModemLines, Reply
+    from gateway.port.log import PortLogger
     from gateway.port.receive_buffer import ReceiveBuffer
     from gateway.serial_line.uart import Uart
 
@@ -35,8 +64,18 @@ _STALL = 2.0
 
 
 @final
+class _Turn(enum.Enum):
+    """The state of the turn; see the top of the file."""
+
+    FREE = enum.auto()
+    HELD = enum.auto()
+    FINISHING = enum.auto()
+    ENDED = enum.auto()
+
+
+@final
 class LineTurn:
-    """One writer's hold on the line, until ``close()``; closing twice is closing once."""
+    """One writer's hold on the line, until ``close()``."""
 
     def __init__(self, turns: Arbiter, claim: Claim, accepted: float, message: bytes) -> None:
         self._turns = turns
@@ -64,7 +103,7 @@ class LineTurn:
         await self._turns.send_break(seconds)
 
     def close(self) -> None:
-        """Let the next writer in, once the message that was begun is whole."""
+        """Let the next writer in, once the message that was begun is whole. Idempotent."""
         if not self._closed:
             self._closed = True
             self._turns.give_back()
@@ -74,20 +113,28 @@ class LineTurn:
 class Arbiter:
     """The writing half of one open device: ``run()`` while it is open, ``end()`` when it is gone."""
 
-    def __init__(self, uart: Uart) -> None:
+    def __init__(self, uart: Uart, log: logging.Logger | PortLogger = logger) -> None:
         self._uart = uart
-        self._taken = False
-        self._queue = trio.lowlevel.ParkingLot()
-        self._refused: list[trio.lowlevel.Task] = []
-        self._idlers = trio.lowlevel.ParkingLot()
-        self._abandoned: tuple[memoryview, Claim] | None = None
-        self._work = trio.Event()
+        self._log = log
+        self._turn = _Turn.FREE
         self._down: str | None = None
-        self.reckon()
+        """Why the turn ends with whoever has it; None while the device is there."""
+        self._rest: memoryview = memoryview(b"")
+        """In FINISHING, what is left of the message ..."""
+        self._rest_claim: Claim | None = None
+        """... and whose it is."""
+        self._queue = trio.lowlevel.ParkingLot()
+        self._heir: trio.lowlevel.Task | None = None
+        """The task that was handed the turn and has not run since; all others who wake up were refused."""
+        self._finisher = trio.lowlevel.ParkingLot()
+        self._idlers = trio.lowlevel.ParkingLot()
+        self.update_rate()
         self.written = 0
         """Bytes that the kernel's tty took."""
         self.unfinished = 0
         """Bytes of messages begun whose writers have left, and that the tty has not taken, nor ever may."""
+
+    # -- writing
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Write one message whole, in its turn, and return when the kernel has it.
@@ -99,17 +146,16 @@ class Arbiter:
     async def transfer(self, data: bytes, claim: Claim, accepted: float, portion: int = 0) -> None:
         """Write a piece of a byte stream: at full speed where nobody waits, else a portion a turn.
 
-        A portion is 512 bytes, or 100 ms of line where that is more. Raises PortDown, or what the claim says.
+        A portion is that of the line's rate (``protocol.link.message_rules``). Raises PortDown, or what the claim
+        says.
         """
         done = 0
-        if not self._taken and self._down is None:
+        if self._turn is _Turn.FREE:
             claim.check(accepted)
-            done = self._offer(data, claim)
+            done = self._send(data, claim)
             if done == len(data):
-                return  # who need not wait needs no turn: nobody could have come in between
-        await self._in_turns(memoryview(data), done, portion or self._portion, claim, accepted)
-
-    async def _in_turns(self, rest: memoryview, done: int, portion: int, claim: Claim, accepted: float) -> None:
+                return
+        rest, portion = memoryview(data), portion or self._portion
         while True:
             await self._take(claim, math.inf if done else accepted)
             try:
@@ -125,7 +171,7 @@ class Arbiter:
     async def turn(self, claim: Claim, accepted: float, message: bytes = b"", _: Reply | None = None) -> LineTurn:
         """Wait for the line and hold it, to write ``message`` in it. Raises PortDown, or what the claim says.
 
-        When the turn is over is for whoever closes it: the reply is heard here.
+        The turn is over when it is closed; whoever took it hears the reply, and closes it.
         """
         await self._take(claim, accepted)
         return LineTurn(self, claim, accepted, message)
@@ -137,8 +183,9 @@ class Arbiter:
         """
         try:
             while done < len(data) and not (done and done % portion == 0 and self._queue):
+                # Where somebody waits, never into the next portion: what the tty takes now cannot be taken back.
                 end = (done // portion + 1) * portion if self._queue else len(data)
-                took = self._offer(data[done:end], claim)
+                took = self._send(data[done:end], claim)
                 done += took
                 if not took:
                     await self._writable()
@@ -147,80 +194,45 @@ class Arbiter:
         except PortDown:
             raise
         except BaseException:
+            # Nothing of a message that was not begun, and no more of a transfer than its portion.
             begun = -(-done // portion) * portion
             self._abandon(data[done:begun], claim)
             raise
         return done
 
-    def give_back(self) -> None:
-        """End the turn, unless a message that was abandoned in its middle still needs it."""
-        if self._abandoned is None:
-            if self._queue:
-                self._queue.unpark(count=1)  # the turn goes straight to the longest waiting
-            else:
-                self._taken = False
-                if self._idlers:
-                    self._idlers.unpark_all()
-                if self._down is not None:
-                    self._work.set()
-
-    def begun(self, claim: Claim) -> int:
-        """Return how many bytes of a message that this writer has just left in its middle are still to be written."""
-        return len(self._abandoned[0]) if self._abandoned is not None and self._abandoned[1] is claim else 0
-
-    async def run(self) -> None:
-        """Finish what cancelled writers began, until ``end()`` and whoever had the turn then has given it back."""
-        while self._down is None or self._taken:
-            await self._work.wait()
-            self._work = trio.Event()
-            if self._abandoned is not None:
-                await self._finish(*self._abandoned)
-                self.give_back()
-
-    def end(self, why: str) -> None:
-        """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
-        self._down = why
-        self._refused += self._queue.unpark_all()
-        self._work.set()
-
-    async def idle(self) -> None:
-        """Wait until nobody has the turn."""
-        while self._taken:
-            await self._idlers.park()
-
-    async def send_break(self, seconds: float) -> None:
-        """Hold the line in break, within a turn. Raises UartError."""
-        await self._uart.send_break(seconds)
-
-    def modem_lines(self) -> ModemLines:
-        """Return the lines as they are now. Raises UartError."""
-        return self._uart.modem_lines()
-
-    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
-        """Assert or release DTR and RTS. Raises UartError."""
-        self._uart.set_modem_lines(dtr, rts)
-
-    def reckon(self) -> None:
-        """Take up the line's rate, when its settings have changed."""
-        self._portion = message_portion(self._uart.pace)
-        self._bytes_per_second = bytes_per_second(self._uart.pace)
-
     async def _take(self, claim: Claim, accepted: float) -> None:
+        """Wait for the turn and have it. Raises PortDown, or what the claim says; then somebody else has it."""
         if self._down is not None:
             raise PortDown(self._down)
-        if self._taken:
+        if self._turn is not _Turn.FREE:
             await self._queue.park()
             # Who was handed the turn just before the end has it, and must use it or give it back.
-            if trio.lowlevel.current_task() in self._refused:
+            if self._heir is not trio.lowlevel.current_task():
                 raise PortDown(self._down or "")
-        self._taken = True
+            self._heir = None
+        self._turn = _Turn.HELD
         try:
             claim.check(accepted)
         except BaseException:
             self.give_back()
             raise
 
-    def _offer(self, data: bytes | memoryview, claim: Claim) -> int:
+    def give_back(self) -> None:
+        """End the turn, unless a message that was abandoned in its middle still needs it."""
+        if self._turn is _Turn.FINISHING:
+            return
+        if self._queue:
+            # Straight to the longest waiting: it stays HELD, or whoever comes before that task runs would take it.
+            (self._heir,) = self._queue.unpark(count=1)
+        else:
+            self._turn = _Turn.FREE if self._down is None else _Turn.ENDED
+            if self._idlers:
+                self._idlers.unpark_all()
+            if self._turn is _Turn.ENDED:
+                self._finisher.unpark_all()
+
+    def _send(self, data: bytes | memoryview, claim: Claim) -> int:
+        """Write what the tty takes of ``data`` now, and tell its claim. Raises PortDown."""
         try:
             took = self._uart.send_nowait(data)
         except UartError as exc:
@@ -235,22 +247,40 @@ class Arbiter:
         except trio.ClosedResourceError:
             raise PortDown(self._down or "the device was closed") from None
 
+    # -- finishing
+
+    def begun(self, claim: Claim) -> int:
+        """Return how many bytes of a message that this writer has just left in its middle are still to be written."""
+        return len(self._rest) if self._rest_claim is claim else 0
+
+    async def run(self) -> None:
+        """Finish what cancelled writers began, until ``end()`` and whoever had the turn then has given it back."""
+        while self._turn is not _Turn.ENDED:
+            if self._turn is _Turn.FINISHING:
+                await self._finish()
+            else:
+                await self._finisher.park()
+
     def _abandon(self, rest: memoryview, claim: Claim) -> None:
         if rest:
-            self._abandoned = rest, claim
+            self._turn = _Turn.FINISHING
+            self._rest, self._rest_claim = rest, claim
             self.unfinished += len(rest)
-            self._work.set()
+            self._finisher.unpark_all()
 
-    async def _finish(self, rest: memoryview, claim: Claim) -> None:
+    async def _finish(self) -> None:
+        """Write the rest of an abandoned message, or give it up, and the turn back."""
+        claim = self._rest_claim
+        assert claim is not None
         why = "the line takes nothing"
         try:
-            while rest:
-                # Offered before it waits: the device may have been closed since the writer left.
-                took = self._offer(rest, claim)
+            while self._rest:
+                # It sends before it waits: the device may have been closed since the writer left.
+                took = self._send(self._rest, claim)
                 self.unfinished -= took
-                rest = rest[took:]
-                with trio.move_on_after(_STALL + len(rest) / self._bytes_per_second) as patience:
-                    if rest:
+                self._rest = self._rest[took:]
+                with trio.move_on_after(_STALL + len(self._rest) / self._bytes_per_second) as patience:
+                    if self._rest:
                         await self._writable()
                 if patience.cancelled_caught:
                     break
@@ -260,7 +290,44 @@ class Arbiter:
             why = "the port closes"
             raise
         finally:
-            self._abandoned = None
-            if rest:
-                claim.lost(len(rest), Reason.INCOMPLETE)
-                logger.warning("%d bytes of a message begun were not written: %s", len(rest), why)
+            lost = len(self._rest)
+            self._rest, self._rest_claim = memoryview(b""), None
+            self._turn = _Turn.HELD
+            if lost:
+                claim.lost(lost, Reason.INCOMPLETE)
+                self._log.warning("%d bytes of a message begun were not written: %s", lost, why)
+            self.give_back()
+
+    # -- the end
+
+    def end(self, why: str) -> None:
+        """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
+        self._down = why
+        self._queue.unpark_all()
+        if self._turn is _Turn.FREE:
+            self._turn = _Turn.ENDED
+            self._finisher.unpark_all()
+
+    async def idle(self) -> None:
+        """Wait until nobody has the turn."""
+        while self._turn in (_Turn.HELD, _Turn.FINISHING):
+            await self._idlers.park()
+
+    # -- beside the data
+
+    async def send_break(self, seconds: float) -> None:
+        """Hold the line in break, within a turn. Raises UartError."""
+        await self._uart.send_break(seconds)
+
+    def modem_lines(self) -> ModemLines:
+        """Return the lines as they are now. Raises UartError."""
+        return self._uart.modem_lines()
+
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        """Assert or release DTR and RTS. Raises UartError."""
+        self._uart.set_modem_lines(dtr, rts)
+
+    def update_rate(self) -> None:
+        """Take up the line's rate, when its settings have changed."""
+        self._portion = message_portion(self._uart.timing)
+        self._bytes_per_second = bytes_per_second(self._uart.timing)

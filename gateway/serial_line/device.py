@@ -111,7 +111,7 @@ class SerialDevice:
             except UartError:
                 return ()  # it is gone; the settings are taken up when it is back
             finally:
-                turns.reckon()
+                turns.update_rate()
                 self._tell(uart)
         return ()
 
@@ -183,7 +183,7 @@ class SerialDevice:
 
     def _tell(self, uart: Uart) -> None:
         """Tell the bus which settings are in force."""
-        self._bus.adjusted(uart.pace.baud_rate, line_settings.in_words(uart.pace), uart.in_force)
+        self._bus.adjusted(uart.timing.baud_rate, line_settings.in_words(uart.timing), uart.in_force)
 
     async def _retire(self) -> None:
         if self._open is None:
@@ -197,7 +197,7 @@ class SerialDevice:
 
     async def _drain(self, uart: Uart) -> None:
         try:
-            await uart.drain(min(_CLOSE, line_settings.line_time(uart.pace, uart.queued()) + 1.0))
+            await uart.drain(min(_CLOSE, line_settings.line_time(uart.timing, uart.queued()) + 1.0))
         except UartError as exc:
             logger.warning("%s", exc)
 

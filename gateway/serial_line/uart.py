@@ -171,21 +171,21 @@ class Uart:
         await trio.lowlevel.checkpoint()
         if not self._written:
             return
-        with trio.move_on_after(line_settings.line_time(self.pace, _FIFO_CHARACTERS)):
+        with trio.move_on_after(line_settings.line_time(self.timing, _FIFO_CHARACTERS)):
             while not self._tty.transmitter_empty():  # noqa: ASYNC110 -- nor for an empty FIFO
                 await trio.sleep(self._look(1))
         self._written = False
 
     def _look(self, characters: int) -> float:
-        return min(max(line_settings.line_time(self.pace, characters), _SHORTEST_LOOK), _LONGEST_LOOK)
+        return min(max(line_settings.line_time(self.timing, characters), _SHORTEST_LOOK), _LONGEST_LOOK)
 
     def _patience(self) -> float:
-        return line_settings.line_time(self.pace, self._tty.queued() + _FIFO_CHARACTERS) + _GRACE
+        return line_settings.line_time(self.timing, self._tty.queued() + _FIFO_CHARACTERS) + _GRACE
 
     # -- settings
 
     @property
-    def pace(self) -> SerialPort:
+    def timing(self) -> SerialPort:
         """The settings to reckon time with: those in force, at the rate asked for where theirs is unknown."""
         return replace(self.in_force, baud_rate=self.in_force.baud_rate or self.line.baud_rate)
 
@@ -199,7 +199,7 @@ class Uart:
             await trio.lowlevel.checkpoint()
             return
         await self.drain(self._patience())
-        before, excused = self.pace, self._excused(line)
+        before, excused = self.timing, self._excused(line)
         try:
             await self._change(line, excused)
         except SettingsRefused:

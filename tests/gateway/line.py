@@ -60,7 +60,7 @@ class NarrowTty:
     """A tty whose driver has ``room`` for so many bytes; what it took is in ``taken``."""
 
     def __init__(self, room: int = 0) -> None:
-        self.pace = SerialPort()
+        self.timing = SerialPort()
         self.room = room
         self.taken = b""
         self.closed = False

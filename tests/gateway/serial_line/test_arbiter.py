@@ -138,8 +138,8 @@ async def test_a_transfer_does_not_grow_stale_for_the_turns_that_it_lets_others_
 async def test_a_faster_line_has_longer_portions_once_it_is_reckoned_with() -> None:
     tty = NarrowTty()
     turns = Arbiter(tty.as_uart)
-    tty.pace = type(tty.pace)(baud_rate=460800)
-    turns.reckon()
+    tty.timing = type(tty.timing)(baud_rate=460800)
+    turns.update_rate()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transfer, turns, b"t" * 10_000)
         await blocked()

@@ -572,7 +572,7 @@ async def test_a_rate_that_cannot_be_named_is_no_rate_to_wait_by(pty: Pty, monke
     monkeypatch.setattr(termios, "tcgetattr", lambda fd: [*real(fd)[:4], 0o010000, 0o010000, real(fd)[6]])
     with trio.fail_after(5), closing(await opened(pty.path, LINE)) as port:
         assert port.in_force.baud_rate == 0
-        assert port.pace == LINE
+        assert port.timing == LINE
         assert names(port.refused) == ["BaudRate"]
         with pytest.raises(SettingsRefused):
             await port.reconfigure(SerialPort(baud_rate=300))
