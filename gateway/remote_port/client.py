@@ -222,7 +222,8 @@ class RemotePortClient:
 
     async def _carry(self, link: Link, unit: Unit, backoff: Backoff) -> None:
         """Carry frames of a new connection until it ends. Raises LinkCutError or RemoteProtocolError."""
-        number = self._session.attach()
+        assert self.peer is not None, "the handshake came first"
+        number = self._session.attach(self.peer.node)
         self._link = link
         since = trio.current_time()
         opened = False

@@ -25,7 +25,7 @@ from gateway.remote_port.throughput import Throughput
 from protocol.link.message_rules import MAX_MESSAGE, portion
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
-from protocol.link.turn_parameters import TurnParameters, TurnPhase
+from protocol.link.turn_parameters import MAX_TURN_TIME, TurnParameters, TurnPhase
 from protocol.session.progress import Progress
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _parameters(reply: Reply) -> TurnParameters:
     """Return a reply in the wire's terms; a delimiter too long for it is left to our own ear."""
     length = int(min(reply.length, _LONGEST_LENGTH))
     end = reply.until if reply.until is not None and len(reply.until) <= _LONGEST_END else b""
-    return TurnParameters(length, end, int(reply.seconds * 1000))
+    return TurnParameters(length, end, min(int(reply.seconds * 1000), MAX_TURN_TIME))
 
 
 async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -106,7 +106,9 @@ class RemotePortService:
         """Return the state of the port as links are told it."""
         state = self._port.state.value
         rights = sum(1 << channel for right, channel in CHANNELS.items() if right in self._granted)
-        return PortState(rights, state.down is None, state.rate, state.down or "", state.settings, state.path)
+        up = state.down is None and bool(state.path)
+        why = "" if up else state.down or "the way to the line is too long to lead further"
+        return PortState(rights, up, state.rate, why, state.settings, state.path)
 
     @property
     def _granted(self) -> Right:

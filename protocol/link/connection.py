@@ -24,11 +24,12 @@ from protocol.link.frames import Frame, decode
 from protocol.link.handshake import Acceptor, Agreement, HandshakeError, Initiator, Peer
 from protocol.link.header import CutError, FrameDecoder, Header, Parts, RawFrame
 from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.reasons import CloseReason
 from protocol.link.secure import TAG, Opener, Sealer
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
 from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 
-__all__ = ["CHANNELS", "TRANSITIONS", "Connection", "Event", "Party", "State"]
+__all__ = ["CHANNELS", "CLOSES", "TRANSITIONS", "Connection", "Event", "Party", "State"]
 
 
 @final
@@ -104,6 +105,30 @@ CHANNELS: Final[dict[tuple[Party, type[Frame]], frozenset[Channel]]] = {
 }
 """(who sends, what) -> on which streams: a stream's sender DATA and GAP, its receiver ACK, CREDIT and LOST."""
 
+_CLEAR: Final = frozenset({CloseReason.WRONG_KEY, CloseReason.OWN_NODE, CloseReason.VERSION})
+_ENDS: Final = frozenset(
+    {CloseReason.STOPPING, CloseReason.REVOKED, CloseReason.KEY_CHANGED, CloseReason.DUPLICATE, CloseReason.PROTOCOL}
+)
+_REFUSES: Final = frozenset({CloseReason.BUSY, CloseReason.STALE, CloseReason.NO_PATH})
+
+CLOSES: Final[dict[Party, dict[State, frozenset[CloseReason]]]] = {
+    Party.CLIENT: {
+        State.CONFIRM: _CLEAR,
+        **dict.fromkeys(
+            (State.OPEN, State.OPENED, State.PONG, State.READY),
+            frozenset({CloseReason.STOPPING, CloseReason.LOOP, CloseReason.PROTOCOL}),
+        ),
+    },
+    Party.SERVER: {
+        State.REPLY: _CLEAR,
+        State.OPEN: _ENDS | _REFUSES,
+        State.OPENED: _ENDS | _REFUSES,
+        State.PONG: _ENDS | {CloseReason.REPLACED},
+        State.READY: _ENDS | {CloseReason.REPLACED},
+    },
+}
+"""party -> state -> the reasons with which it may CLOSE there; after an error of its own (FAILED) it may say any."""
+
 Event: TypeAlias = Peer | Frame
 """A Peer once both sides have proved the key; a Hello, for a server to charge a guess; then frames."""
 
@@ -112,6 +137,8 @@ def _judge(state: State, party: Party, frame: Frame) -> State | None:
     move = party, type(frame)
     channels = CHANNELS.get(move)
     if channels is not None and getattr(frame, "channel", None) not in channels:
+        return None
+    if isinstance(frame, Close) and state is not State.FAILED and frame.reason not in CLOSES[party].get(state, ()):
         return None
     return TRANSITIONS[state].get(move)
 

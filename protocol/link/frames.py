@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from protocol.errors import RemoteProtocolError
+from protocol.link.header import LIMIT
 from protocol.link.hello import Confirm, Hello, HelloReply
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
 from protocol.link.stream_frames import Ack, Credit, DownData, Gap, Lost, Turn, UpData
@@ -72,6 +73,8 @@ def decode(code: int, parts: Parts) -> Frame | None:
         return None
     if kind is None:
         raise RemoteProtocolError(f"there is no frame of type {code:#04x}")
+    if parts.offset >= LIMIT:
+        raise RemoteProtocolError(f"offset {parts.offset} in a {kind.__name__} frame: it must be below 2^62")
     try:
         frame = kind.decode(parts)
     except (ValueError, IndexError, struct.error) as error:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, final
 
 from protocol.errors import RemoteProtocolError
 
-__all__ = ["MAX_LENGTH", "SIZE", "CutError", "FrameDecoder", "Header", "Parts", "RawFrame"]
+__all__ = ["LIMIT", "MAX_LENGTH", "SIZE", "CutError", "FrameDecoder", "Header", "Parts", "RawFrame"]
 
 _LAYOUT: Final = struct.Struct("!BBBBIQ")
 SIZE: Final = _LAYOUT.size
@@ -19,6 +19,13 @@ SIZE: Final = _LAYOUT.size
 
 MAX_LENGTH: Final = 16_400
 """The most that may follow a header: 16 KiB of payload and a tag."""
+
+LIMIT: Final = 2**62
+"""Every number of 64 bits on the wire is below this, and so is the end of every range.
+
+It is judged where a frame is decoded. So whoever adds a window, a count or one to such a number needs no other check:
+the sum fits the wire's 64 bits, and no peer can make our own arithmetic raise.
+"""
 
 
 class CutError(RemoteProtocolError):

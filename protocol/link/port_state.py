@@ -5,6 +5,7 @@ The two texts are for people: nothing is decided by them.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final, final
@@ -17,19 +18,35 @@ NODE_ID: Final = 16
 MAX_PATH: Final = 8
 """The most nodes that a path may name."""
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Characters that no text has: both sets of controls, line separators, and what turns the direction of writing.
+
+They are listed, since what Unicode calls printable changes from year to year, and both sides must judge alike.
+"""
+
+_RIGHTS: Final = 0b1110
+"""A bit for each class that may write: 1 << channel. Bit 0 would be the line's own, which nobody writes."""
+
 _LAYOUT: Final = struct.Struct("!BBI")
 
 
-def encode_text(text: str) -> bytes:
-    """Return the UTF-8 of ``text`` behind its length in one byte, cut to fit between two characters."""
-    data = text.encode()[:255].decode(errors="ignore").encode()
+def encode_text(text: str, most: int = 255) -> bytes:
+    """Return the UTF-8 of ``text`` behind its length in one byte: cleaned, and cut to ``most`` bytes at a character."""
+    data = _CONTROL.sub("?", text).encode(errors="replace")[:most].decode(errors="ignore").encode()
     return bytes([len(data)]) + data
 
 
 def decode_text(data: bytes, start: int) -> tuple[str, int]:
-    """Read a text at ``start``; return it and the offset after it. Raises IndexError or ValueError."""
+    """Read a text at ``start``; return it and the offset after it. Raises IndexError or ValueError.
+
+    It has no control characters: a peer's text is shown in logs, in a console and in answers to HTTP, where a newline
+    or an escape sequence would forge a line of our own.
+    """
     end = start + 1 + data[start]
-    return data[start + 1 : end].decode(), end
+    text = data[start + 1 : end].decode()
+    if _CONTROL.search(text):
+        raise ValueError("a text with control characters")
+    return text, end
 
 
 @final
@@ -38,8 +55,9 @@ class PortState:
     """The state of B's port, as OPENED and PORT carry it.
 
     ``rights`` has bit ``1 << channel`` for each class that may write; ``rate`` is the line's in bits a
-    second; ``up`` whether bytes reach a device, else ``why`` in words; ``line`` the settings in words;
-    ``path`` the node ids from the owner of the line to B, at most MAX_PATH.
+    second; ``up`` tells whether bytes reach a device, else ``why`` in words that they do not; ``line`` the settings
+    in words; ``path`` the node ids from the owner of the line to B, at most MAX_PATH, each once. A port that is up has
+    a path, and no ``why``; one that is down has a ``why``. That is judged where a peer's word is decoded.
     """
 
     rights: int
@@ -49,9 +67,17 @@ class PortState:
     line: str
     path: tuple[bytes, ...]
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if len(self.path) > MAX_PATH or any(len(node) != NODE_ID for node in self.path):
             raise ValueError(f"a path has at most {MAX_PATH} node ids of {NODE_ID} bytes")
+        if len(set(self.path)) < len(self.path):
+            raise ValueError("a path names no node twice")
+        if self.rights & ~_RIGHTS:
+            raise ValueError(f"rights {self.rights:#04x} have bits of no class")
+        if self.up and (self.why or not self.path):
+            raise ValueError("a port that is up has a path, and no reason to be down")
+        if not self.up and not self.why:
+            raise ValueError("a port that is down says why")
 
     def encode(self) -> bytes:
         """Return the state's bytes, the end of OPENED and the whole of PORT."""
@@ -65,4 +91,6 @@ class PortState:
         why, start = decode_text(data, _LAYOUT.size)
         line, start = decode_text(data, start)
         path = tuple(data[at : at + NODE_ID] for at in range(start, len(data), NODE_ID))
-        return cls(rights, bool(up), rate, why, line, path)
+        state = cls(rights, bool(up), rate, why, line, path)
+        state._check()
+        return state

@@ -60,6 +60,7 @@ class CloseReason(enum.IntEnum):
     NO_PATH = 11
     PROTOCOL = 12
     """The peer broke the rules behind a good tag."""
-    IDLE = 13
+    DUPLICATE = 13
+    """Two CPUs use one node id, and the older link is kept: one of them is a cloned image."""
     DETACHED = 14
     """The resume window is over, or more sessions waited than may."""

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias, final
 
-from protocol.link.header import Parts
+from protocol.link.header import LIMIT, Parts
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["NOWHERE", "Close", "Open", "Opened", "Ping", "Pong", "Port", "Position", "Positions"]
 
@@ -40,7 +43,10 @@ Positions: TypeAlias = tuple[Position, Position, Position, Position]
 NOWHERE: Final[Positions] = (Position(0, 0),) * 4
 
 
-def _positions(numbers: tuple[int, ...]) -> Positions:
+def _positions(numbers: Sequence[int]) -> Positions:
+    """Read the positions of all channels. Raises ValueError."""
+    if max(numbers) >= LIMIT:
+        raise ValueError(f"position {max(numbers)}: it must be below 2^62")
     line, ptz, tcp, cgi = (Position(*numbers[at : at + 2]) for at in range(0, 8, 2))
     return line, ptz, tcp, cgi
 
@@ -67,7 +73,9 @@ class Close:
     def decode(cls, parts: Parts) -> Close:
         """Read the frame back. Raises ValueError or struct.error."""
         reason, *numbers = _CLOSE.unpack(parts.payload)
-        return cls(CloseReason(reason), _positions(tuple(numbers)), parts.offset)
+        if parts.offset and reason != CloseReason.STALE:
+            raise ValueError("only STALE names a connection number")
+        return cls(CloseReason(reason), _positions(numbers), parts.offset)
 
 
 @final
@@ -87,9 +95,11 @@ class Open:
 
     @classmethod
     def decode(cls, parts: Parts) -> Open:
-        """Read the frame back. Raises struct.error."""
+        """Read the frame back. Raises ValueError or struct.error."""
         session, number, clock, *numbers = _OPEN.unpack(parts.payload)
-        return cls(session, number, clock, _positions(tuple(numbers)))
+        if number >= LIMIT:
+            raise ValueError(f"connection number {number}: it must be below 2^62")
+        return cls(session, number, clock, _positions(numbers))
 
 
 @final
@@ -117,7 +127,7 @@ class Opened:
         """Read the frame back. Raises ValueError, IndexError or struct.error."""
         session, echo, clock, *numbers = _OPENED.unpack_from(parts.payload)
         port = PortState.decode(parts.payload[_OPENED.size :])
-        return cls(session, echo, clock, _positions(tuple(numbers)), port)
+        return cls(session, echo, clock, _positions(numbers), port)
 
 
 @final

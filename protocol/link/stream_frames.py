@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self, final
 
-from protocol.link.header import Parts
+from protocol.link.header import LIMIT, Parts
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
@@ -21,7 +21,6 @@ MAX_DATA: Final = 16_384
 """The most line bytes in one frame down."""
 
 _MORE: Final = 1
-_LAST_OFFSET: Final = 2**64 - 1
 _UP: Final = struct.Struct("!IB")
 _RANGE: Final = struct.Struct("!QB")
 _TURN: Final = struct.Struct("!BB")
@@ -37,9 +36,14 @@ class Channel(enum.IntEnum):
     CGI = 3
 
 
-def _check_range(offset: int, count: int, least: int = 1) -> None:
-    if count < least or offset + count > _LAST_OFFSET:
-        raise ValueError(f"{count} bytes from offset {offset} are no range of a stream")
+def _check_end(end: int) -> None:
+    """Raise ValueError where a range that was decoded goes too far.
+
+    What we say ourselves is not judged by it: behind a peer's position just below the limit we may well have to say
+    more, and it is the peer's to refuse that.
+    """
+    if end >= LIMIT:
+        raise ValueError(f"a range to {end}: it must end below 2^62")
 
 
 @final
@@ -59,9 +63,8 @@ class UpData:
     more: bool = False
 
     def __post_init__(self) -> None:
-        _check_range(self.offset, len(self.data))
-        if len(self.data) > MAX_MESSAGE:
-            raise ValueError(f"a message has at most {MAX_MESSAGE} bytes")
+        if not 0 < len(self.data) <= MAX_MESSAGE:
+            raise ValueError(f"a message has 1 to {MAX_MESSAGE} bytes, at most {MAX_MESSAGE}")
 
     @property
     def end(self) -> int:
@@ -81,7 +84,9 @@ class UpData:
         start = _UP.size + length
         turn = TurnParameters.decode(parts.payload[_UP.size : start])
         channel, more = Channel(parts.channel), bool(parts.flags & _MORE)
-        return cls(channel, parts.offset, accepted, parts.payload[start:], turn, more)
+        frame = cls(channel, parts.offset, accepted, parts.payload[start:], turn, more)
+        _check_end(frame.end)
+        return frame
 
 
 @final
@@ -95,9 +100,8 @@ class DownData:
     data: bytes
 
     def __post_init__(self) -> None:
-        _check_range(self.offset, len(self.data))
-        if len(self.data) > MAX_DATA:
-            raise ValueError(f"a frame brings at most {MAX_DATA} bytes of the line")
+        if not 0 < len(self.data) <= MAX_DATA:
+            raise ValueError(f"a frame brings 1 to {MAX_DATA} bytes of the line, at most {MAX_DATA}")
 
     @property
     def end(self) -> int:
@@ -111,7 +115,10 @@ class DownData:
     @classmethod
     def decode(cls, parts: Parts) -> DownData | UpData:
         """Read the frame back: the channel tells which. Raises ValueError or struct.error."""
-        return UpData.decode(parts) if parts.channel else cls(parts.offset, parts.payload)
+        if parts.channel:
+            return UpData.decode(parts)
+        _check_end(parts.offset + len(parts.payload))
+        return cls(parts.offset, parts.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +159,6 @@ class _Range:
     count: int
     reason: Reason
 
-    def __post_init__(self) -> None:
-        _check_range(self.offset, self.count, least=0 if self.channel is Channel.LINE else 1)
-
     @property
     def end(self) -> int:
         """Return the offset after the range."""
@@ -168,15 +172,38 @@ class _Range:
     def decode(cls, parts: Parts) -> Self:
         """Read the frame back. Raises ValueError or struct.error."""
         count, reason = _RANGE.unpack(parts.payload)
-        return cls(Channel(parts.channel), parts.offset, count, Reason(reason))
+        frame = cls(Channel(parts.channel), parts.offset, count, Reason(reason))
+        _check_end(frame.end)
+        frame.check()
+        return frame
+
+    def check(self) -> None:
+        """Raise ValueError where the count and the reason cannot stand together."""
+        if self.count < 1:
+            raise ValueError("a range has at least one byte")
+
+
+_GAPS_UP: Final = frozenset({Reason.WITHDRAWN, Reason.TOO_OLD, Reason.INCOMPLETE})
+_GAPS_DOWN: Final = frozenset({Reason.OVERFLOW, Reason.RESTARTED})
 
 
 @final
 class Gap(_Range):
-    """The sender says that these bytes will not come. On channel 0 a count of 0 stands for an unknown size."""
+    """The sender says that these bytes will not come. On channel 0 RESTARTED means that nobody knows how many.
+
+    Then ``count`` is the least that is missing, and may be 0.
+    """
 
     __slots__ = ()
     code: ClassVar[int] = 10
+
+    def check(self) -> None:
+        """Raise ValueError for a count or a reason that no GAP of this channel has."""
+        line = self.channel is Channel.LINE
+        if self.reason not in (_GAPS_DOWN if line else _GAPS_UP):
+            raise ValueError(f"no GAP on {self.channel!r} has the reason {self.reason!r}")
+        if self.count < 1 and self.reason is not Reason.RESTARTED:
+            raise ValueError("only RESTARTED may be of unknown size")
 
 
 @final
@@ -206,4 +233,6 @@ class Turn:
     def decode(cls, parts: Parts) -> Turn:
         """Read the frame back. Raises ValueError or struct.error."""
         phase, status = _TURN.unpack(parts.payload)
+        if (phase == TurnPhase.BEGIN) != (status == TurnStatus.RUNNING):
+            raise ValueError("a turn begins RUNNING, and ends otherwise")
         return cls(Channel(parts.channel), parts.offset, TurnPhase(phase), TurnStatus(status))

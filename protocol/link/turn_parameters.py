@@ -7,7 +7,13 @@ import struct
 from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["TurnParameters", "TurnPhase", "TurnStatus"]
+__all__ = ["MAX_TURN_TIME", "TurnParameters", "TurnPhase", "TurnStatus"]
+
+MAX_TURN_TIME: Final = 9_000
+"""The most milliseconds that a turn may last: the longest ``timeout`` that serial.cgi knows.
+
+While one client has the line, nobody else is written; so no peer may hold it for longer than a local client could.
+"""
 
 _LAYOUT: Final = struct.Struct("!HI")
 
@@ -38,7 +44,7 @@ class TurnParameters:
     """The ends of the reply to a message, of which the first one counts.
 
     ``length`` in bytes (0 to 65535, 0: no length ends it), ``end`` a delimiter (0 to 249 bytes, empty: none
-    ends it), ``time`` in milliseconds (u32).
+    ends it), ``time`` of the whole turn in milliseconds (0 to MAX_TURN_TIME; 0 ends it at once).
     """
 
     length: int
@@ -51,8 +57,10 @@ class TurnParameters:
 
     @classmethod
     def decode(cls, options: bytes) -> TurnParameters | None:
-        """Read the options of a DATA frame. Raises struct.error where they are too short."""
+        """Read the options of a DATA frame. Raises ValueError, or struct.error where they are too short."""
         if not options:
             return None
         length, time = _LAYOUT.unpack_from(options)
+        if time > MAX_TURN_TIME:
+            raise ValueError(f"a turn of {time} ms: it may last {MAX_TURN_TIME} ms")
         return cls(length, options[_LAYOUT.size :], time)

@@ -5,13 +5,15 @@ Way of thinking
     on through all of them, so that a writer who waits for offset 700 need not know how often the link was cut.
 
     The connection of the moment is a ``_Stage``. Frames of any other connection are refused by their number alone,
-    which is why every call of ``receive`` and ``next_frame`` carries one.
+    which is why every call of ``receive`` and ``next_frame`` carries one. This number is our own; the one that OPEN
+    carries is counted for each server, since a server may have it leap (STALE), and must not spoil the others'.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, TypeAlias, final
+from collections import deque
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.reasons import CloseReason, Reason
@@ -32,6 +34,10 @@ __all__ = ["ClientEvent", "ClientSession"]
 ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Close
 
 
+_SERVERS: Final = 64
+"""Servers whose connection numbers are remembered."""
+
+
 @final
 class _Stage(enum.Enum):
     """How far the newest connection has come."""
@@ -46,7 +52,8 @@ class _Stage(enum.Enum):
 class ClientSession:
     """The session that a client keeps through all its connections. ``node`` is our own node id.
 
-    ``id`` is the session that the next connection asks for (NO_SESSION: none), ``number`` that of the last connection.
+    ``id`` is the session that the next connection asks for (NO_SESSION: none), ``number`` our own for the
+    last connection.
     """
 
     def __init__(self, node: bytes, limits: SessionLimits) -> None:
@@ -58,10 +65,15 @@ class ClientSession:
         self._line = ReceiveStream(Channel.LINE, 0, limits.window)
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
         """The last edge of a turn that was passed on, per class: (offset, phase)."""
+        self._asked = {channel: deque[int](maxlen=limits.ring_frames) for channel in CLASSES}
+        """The offsets of the messages that asked for a turn which has not ended, as far as we know."""
         self._heartbeat = Heartbeat()
         self._stage = _Stage.DETACHED
         self._closing: CloseReason | None = None
         self._ever_resumed = False
+        self._server = b""
+        self._numbers: dict[bytes, int] = {}
+        """The connection number that each server saw last in an OPEN."""
         self.id = NO_SESSION
         self.number = 0
 
@@ -85,9 +97,14 @@ class ClientSession:
         """Return whether anything waits to be sent, and may grow too old."""
         return any(stream.ring.unsent for stream in self._streams.values())
 
-    def attach(self) -> int:
-        """Go over to a new connection; return its number."""
+    def attach(self, server: bytes) -> int:
+        """Go over to a new connection to the node ``server``; return its number for the other calls."""
+        self._server = server
         self.number += 1
+        # The server counted longest ago is forgotten: at most it says STALE once, and names its number.
+        self._numbers[server] = self._numbers.pop(server, 0) + 1
+        if len(self._numbers) > _SERVERS:
+            del self._numbers[next(iter(self._numbers))]
         self._stage, self._closing = _Stage.OPENING, None
         self._heartbeat = Heartbeat()  # a question of an ended connection has no answer
         return self.number
@@ -102,7 +119,10 @@ class ClientSession:
         ``accepted`` is when its bytes were read from the client. Raises LocalProtocolError for an empty
         message, or one over MAX_MESSAGE.
         """
-        return self._streams[channel].write(data, accepted, turn)
+        offset = self._streams[channel].write(data, accepted, turn)
+        if offset is not None and turn is not None:
+            self._asked[channel].append(offset)
+        return offset
 
     def withdraw(self, channel: Channel, offset: int) -> list[Settled]:
         """Do not send the message at ``offset``, unless it is on its way; return what that settles."""
@@ -123,7 +143,7 @@ class ClientSession:
     def abandon(self, reason: Reason) -> list[Settled]:
         """End the session without a word: what was sent is uncertain, the rest lost for ``reason``."""
         self.detach()
-        self.id = NO_SESSION
+        self._end()
         for stream in self._streams.values():
             stream.abandon(reason)
         return self._news()
@@ -142,7 +162,7 @@ class ClientSession:
             return None
         if self._stage is _Stage.OPENING:
             self._stage = _Stage.ASKED
-            return Open(self.id, number, self._heartbeat.asked(now), self._positions())
+            return Open(self.id, self._numbers[self._server], self._heartbeat.asked(now), self._positions())
         if self._closing is not None:
             # It goes before everything else: nobody reads what we would still say of a session that is over.
             self.detach()
@@ -182,7 +202,7 @@ class ClientSession:
             case Pong():
                 self._heartbeat.answered(frame.echo, frame.clock, now)
             case Port():
-                events = [frame, *self._check_path(frame.state)]
+                events = self._check_path(frame.state) or [frame]
             case Opened():
                 events = self._resume(frame, now)
             case Close():
@@ -211,18 +231,33 @@ class ClientSession:
         # the first session there was nothing to miss.
         gap = [Gap(Channel.LINE, line.reached, 0, Reason.RESTARTED)] if is_new and self._ever_resumed else []
         self._stage, self._ever_resumed = _Stage.RESUMED, True
-        return [*gap, Resumed(opened.port), *self._check_path(opened.port)]
+        return self._check_path(opened.port) or [*gap, Resumed(opened.port)]
 
     def _turned(self, turn: Turn) -> list[ClientEvent]:
-        """Pass a TURN on once: a resumption may bring it again, since it moves no offset."""
+        """Pass a TURN on once: a resumption may bring it again, since it moves no offset.
+
+        An END may come without its BEGIN, which a ring that was full has dropped. Raises RemoteProtocolError for the
+        turn of a message that was not sent, or did not ask for one.
+        """
         mark = turn.offset, int(turn.phase)
         if mark <= self._turns[turn.channel]:
             return []
+        asked = self._asked[turn.channel]
+        if turn.offset not in asked or turn.offset >= self._streams[turn.channel].ring.next:
+            raise RemoteProtocolError(f"a turn at {turn.offset} on {turn.channel!r}, which nobody asked for")
+        while asked[0] < turn.offset:  # a class has one turn after the other, so those before it are over
+            asked.popleft()
         self._turns[turn.channel] = mark
         return [turn]
 
     def _check_path(self, port: PortState) -> list[ClientEvent]:
-        """Close where the way to the line leads through ourselves: our own bytes would come back as the line's."""
+        """Close where the way to the line leads through ourselves: our own bytes would come back as the line's.
+
+        Nobody hears of such a port, or a CPU further down would be told of a way that names a node twice. Raises
+        RemoteProtocolError where the path does not end at the server.
+        """
+        if port.path and port.path[-1] != self._server:
+            raise RemoteProtocolError("the path to the line does not end at the server that tells it")
         if self._node not in port.path:
             return []
         self.close(CloseReason.LOOP)
@@ -233,10 +268,15 @@ class ClientSession:
         if self.resumed:
             for channel, stream in self._streams.items():
                 stream.closed(close.positions[channel].settled)
-            self.id = NO_SESSION
-        self.number = max(self.number, close.last)
+            self._end()
+        self._numbers[self._server] = max(self._numbers[self._server], close.last)
         self.detach()
         return [close]
+
+    def _end(self) -> None:
+        """Forget the session. The line begins anew with the next: a server may have had its offsets leap to the end."""
+        self.id = NO_SESSION
+        self._line = ReceiveStream(Channel.LINE, 0, self._line.window)
 
     def _positions(self) -> Positions:
         line = Position(self._line.received, self._line.settled)

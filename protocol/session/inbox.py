@@ -57,6 +57,8 @@ class Inbox:
         self.stream.take(frame.offset, frame.end)
         self._parts.append(frame)
         first = self._parts[0]
+        if frame is not first and (frame.turn is not None or frame.accepted != first.accepted):
+            raise RemoteProtocolError(f"a later part on {frame.channel!r} with options, or accepted at another time")
         if frame.end - first.offset > MAX_MESSAGE:
             raise RemoteProtocolError(f"a message of more than {MAX_MESSAGE} bytes on {frame.channel!r}")
         if frame.more:

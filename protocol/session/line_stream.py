@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from protocol.link.header import LIMIT
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import MAX_DATA, Channel, DownData, Gap, Turn
 from protocol.session.ring import Entry, Ring, StreamFrame
@@ -42,6 +43,14 @@ class LineStream:
         """What the client has not acknowledged: to look at, and to take its ACK and CREDIT."""
         self.dropped = 0
         """Bytes that the client was told it will not get, because the ring was full."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Return whether the offsets are at their end, so that nothing more can be said in this session.
+
+        No line gets there in a thousand years, but a client's OPEN or a server's GAPs may.
+        """
+        return self.ring.tail >= LIMIT
 
     def line(self, data: bytes) -> None:
         """Take bytes from the line."""

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
     from protocol.link.session_frames import Open
     from protocol.session.session import SessionLimits
 
-__all__ = ["MAX_DETACHED", "MAX_LINKS", "Admitted", "Ended", "Refused", "Register"]
+__all__ = ["MAX_DETACHED", "MAX_LEAP", "MAX_LINKS", "Admitted", "Ended", "Refused", "Register"]
 
 MAX_LINKS: Final = 64
 MAX_DETACHED: Final = 16
+MAX_LEAP: Final = 2**20
+"""The most by which a connection number may grow at once: a client that dials for weeks in vain does not leap so far.
+
+A greater one would use up the numbers that its node has left.
+"""
 
 
 @final
@@ -77,6 +82,8 @@ class Register:
         current = self._sessions.get(key)
         if current is not None and opening.number <= current.number:
             return Refused(Close(CloseReason.STALE, last=current.number))
+        if current is not None and opening.number - current.number > MAX_LEAP:
+            return Refused(Close(CloseReason.PROTOCOL))
         if current is not None and current.id == opening.session:
             try:
                 current.attach(opening)

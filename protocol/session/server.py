@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
 from protocol.link.stream_frames import Ack, Channel, Credit, Gap, Turn, UpData
 from protocol.session.heartbeat import Heartbeat
@@ -22,7 +23,7 @@ from protocol.session.session import CLASSES, SEND_ORDER, SessionLimits
 if TYPE_CHECKING:
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
-    from protocol.link.reasons import CloseReason, Reason
+    from protocol.link.reasons import Reason
     from protocol.link.turn_parameters import TurnPhase, TurnStatus
 
 __all__ = ["ServerEvent", "ServerSession"]
@@ -104,10 +105,12 @@ class ServerSession:
     def line(self, data: bytes) -> None:
         """Send bytes of the line."""
         self._down.line(data)
+        self._check_end()
 
     def gap(self, count: int, reason: Reason) -> None:
         """Say that bytes of the line never reached us; 0 where nobody knows how many."""
         self._down.gap(count, reason)
+        self._check_end()
 
     def turn(self, channel: Channel, offset: int, phase: TurnPhase, status: TurnStatus) -> None:
         """Mark an edge of the turn of this client's message at ``offset`` among the line's bytes."""
@@ -189,6 +192,10 @@ class ServerSession:
             case _:
                 raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
         return []
+
+    def _check_end(self) -> None:
+        if self._down.exhausted and self._closing is None:
+            self.close(CloseReason.STOPPING)  # the next session begins with other offsets
 
     def _note_proof(self) -> None:
         """Note what went out before a question: its answer proves that all of it arrived."""

@@ -43,6 +43,13 @@ def unasked(_: object) -> None:
     raise AssertionError
 
 
+def server_of(link: Link) -> bytes:
+    """Return the node id that the server proved."""
+    peer = link._connection.peer
+    assert peer is not None
+    return peer.node
+
+
 async def refused(link: Link) -> CloseReason | None:
     """Shake hands, and return why that was refused."""
     try:
@@ -56,7 +63,7 @@ async def opened(link: Link, session: ClientSession) -> list[object]:
     """Open a session on a new connection, and return what it brings until it has ended, as a list that grows."""
     await link.handshake(unasked)
     heard: list[object] = []
-    number = session.attach()
+    number = session.attach(server_of(link))
 
     def take(frame: Frame) -> None:
         heard.append(frame)
@@ -233,7 +240,7 @@ async def test_an_address_or_a_service_that_changes_during_a_handshake_lets_nobo
 
 
 async def _carried(link: Link, session: ClientSession) -> list[object]:
-    number = session.attach()
+    number = session.attach(server_of(link))
     heard: list[object] = []
     try:
         await link.carry(lambda: session.next_frame(number, now_ms()), heard.append, session.ping)
@@ -348,7 +355,7 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_loses_its_session()
             await owner.serve()
             link, session = call(owner.port), ClientSession(b"c" * 16, SessionLimits())
             await link.handshake(unasked)
-            number = session.attach()
+            number = session.attach(server_of(link))
             heard: list[object] = []
             said = iter([UpData(Channel.TCP, 99, 0, b"not the next")])
 

@@ -34,12 +34,14 @@ SAMPLES: tuple[Frame, ...] = (
     DownData(0, b"x"),
     *(Ack(channel, 1) for channel in (Channel.LINE, Channel.TCP)),
     *(Credit(channel, 1) for channel in (Channel.LINE, Channel.TCP)),
-    *(Gap(channel, 0, 1, Reason.TOO_OLD) for channel in (Channel.LINE, Channel.TCP)),
+    Gap(Channel.LINE, 0, 1, Reason.OVERFLOW),
+    Gap(Channel.TCP, 0, 1, Reason.TOO_OLD),
     *(Lost(channel, 0, 1, Reason.TOO_OLD) for channel in (Channel.LINE, Channel.TCP)),
     Port(PORT),
     *(Turn(channel, 0, TurnPhase.BEGIN, TurnStatus.RUNNING) for channel in (Channel.LINE, Channel.TCP)),
     Ping(1),
     Pong(1, 2),
+    *(Close(reason) for reason in CloseReason if reason is not CloseReason.STOPPING),
 )
 CLIENT_FRAMES: set[type[Frame]] = {UpData, Gap, Ack, Credit, Ping, Pong, Close}
 SERVER_FRAMES: set[type[Frame]] = {DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Close}
@@ -71,8 +73,31 @@ def channel_fits(party: Party, frame: Frame) -> bool:
             return True
 
 
+def reason_fits(party: Party, state: State, frame: Frame) -> bool:
+    """Read the page's table of reasons: who, and when."""
+    if not isinstance(frame, Close):
+        return True
+    before = state in (State.OPEN, State.OPENED)
+    match frame.reason:
+        case CloseReason.WRONG_KEY | CloseReason.OWN_NODE | CloseReason.VERSION:
+            return state in (State.REPLY, State.CONFIRM)
+        case CloseReason.STOPPING | CloseReason.PROTOCOL:
+            return state not in (State.REPLY, State.CONFIRM)
+        case CloseReason.LOOP:
+            return party is Party.CLIENT and state is not State.CONFIRM
+        case CloseReason.BUSY | CloseReason.STALE | CloseReason.NO_PATH:
+            return party is Party.SERVER and before
+        case CloseReason.REVOKED | CloseReason.KEY_CHANGED | CloseReason.DUPLICATE:
+            return party is Party.SERVER and state is not State.REPLY
+        case CloseReason.REPLACED:
+            return party is Party.SERVER and not before and state is not State.REPLY
+        case CloseReason.DETACHED:
+            return False
+
+
 def allowed(party: Party, state: State, frame: Frame) -> bool:
-    return type(frame) in MAY_SAY.get((party, state), set()) and channel_fits(party, frame)
+    said = type(frame) in MAY_SAY.get((party, state), set())
+    return said and channel_fits(party, frame) and reason_fits(party, state, frame)
 
 
 def sealed(by: Connection, head: bytes, payload: bytes) -> bytes:

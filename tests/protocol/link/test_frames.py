@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.frames import FRAMES, Frame, decode
-from protocol.link.header import Parts
+from protocol.link.header import LIMIT, Parts
 from protocol.link.hello import Confirm, Hello, HelloReply
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.port_state import MAX_PATH, PortState, encode_text
 from protocol.link.reasons import CloseReason, Reason
-from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position
+from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position
 from protocol.link.stream_frames import (
     MAX_DATA,
     Ack,
@@ -23,39 +25,48 @@ from protocol.link.stream_frames import (
     Turn,
     UpData,
 )
-from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
+from protocol.link.turn_parameters import MAX_TURN_TIME, TurnParameters, TurnPhase, TurnStatus
 
 u8, u16, u32 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32))
-u64 = st.integers(0, 2**64 - 1)
-offsets = st.integers(0, 2**64 - 1 - MAX_DATA)
+u64 = st.integers(0, LIMIT - 1)
+offsets = st.integers(0, LIMIT - 1 - MAX_DATA)
 sixteen, tags, shares = (st.binary(min_size=size, max_size=size) for size in (16, 64, 32))
-texts = st.text(max_size=60)
+texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cf", "Zl", "Zp")), max_size=60)
 channels = st.sampled_from(Channel)
 classes = st.sampled_from([Channel.PTZ, Channel.TCP, Channel.CGI])
 positions = st.tuples(*[st.builds(Position, u64, u64)] * 4)
-ports = st.builds(PortState, u8, st.booleans(), u32, texts, texts, st.lists(sixteen, max_size=MAX_PATH).map(tuple))
-turns = st.builds(TurnParameters, u16, st.binary(max_size=249), u32)
-ranges = (channels, offsets, st.integers(1, MAX_DATA), st.sampled_from(Reason))
+rights = st.integers(0, 7).map(lambda bits: bits << 1)
+paths = st.lists(sixteen, max_size=MAX_PATH, unique=True).map(tuple)
+ports = st.builds(PortState, rights, st.just(False), u32, texts.filter(bool), texts, paths) | st.builds(
+    PortState, rights, st.just(True), u32, st.just(""), texts, paths.filter(bool)
+)
+turns = st.builds(TurnParameters, u16, st.binary(max_size=249), st.integers(0, MAX_TURN_TIME))
+counts = st.integers(1, MAX_DATA)
+gaps = st.builds(
+    Gap, st.just(Channel.LINE), offsets, counts, st.sampled_from([Reason.OVERFLOW, Reason.RESTARTED])
+) | st.builds(Gap, classes, offsets, counts, st.sampled_from([Reason.WITHDRAWN, Reason.TOO_OLD, Reason.INCOMPLETE]))
 
 frames = st.one_of(
     st.builds(Hello, shares, st.lists(u8, max_size=4).map(tuple), sixteen, u8, sixteen),
     st.builds(HelloReply, shares, u8, sixteen, u8, texts, tags),
     st.builds(Confirm, tags),
-    st.builds(Close, st.sampled_from(CloseReason), positions, u64),
+    st.builds(Close, st.sampled_from(CloseReason), positions),
+    st.builds(Close, st.just(CloseReason.STALE), positions, u64),
     st.builds(Open, sixteen, u64, u32, positions),
     st.builds(Opened, sixteen, u32, u32, positions, ports),
     st.builds(UpData, classes, offsets, u32, st.binary(min_size=1, max_size=99), turns | st.none(), st.booleans()),
     st.builds(DownData, offsets, st.binary(min_size=1, max_size=99)),
     st.builds(Ack, channels, u64),
     st.builds(Credit, channels, u64),
-    st.builds(Gap, *ranges),
-    st.builds(Lost, *ranges),
+    gaps,
+    st.builds(Lost, channels, offsets, counts, st.sampled_from(Reason)),
     st.builds(Port, ports),
-    st.builds(Turn, classes, u64, st.sampled_from(TurnPhase), st.sampled_from(TurnStatus)),
+    st.builds(Turn, classes, u64, st.just(TurnPhase.BEGIN), st.just(TurnStatus.RUNNING)),
+    st.builds(Turn, classes, u64, st.just(TurnPhase.END), st.sampled_from(TurnStatus).filter(bool)),
     st.builds(Ping, u32),
     st.builds(Pong, u32, u32),
 )
-parts = st.builds(Parts, st.binary(max_size=200), st.integers(0, 5), st.integers(0, 3), u64)
+parts = st.builds(Parts, st.binary(max_size=200), st.integers(0, 5), st.integers(0, 3), st.integers(0, 2**64 - 1))
 
 
 @given(frames)
@@ -106,18 +117,37 @@ def test_an_unknown_type_from_0x40_up_is_ignored(code: int) -> None:
         (14, Parts(b"\0\0\0\1", channel=1), "another form"),
         (14, Parts(b"\0\0\0\1", offset=1), "another form"),
         (14, Parts(b"\0\0\0\1\0"), "a bad Ping"),
-        (7, Parts(b""), "0 bytes from offset 0"),
+        (7, Parts(b""), "brings 1 to 16384 bytes"),
         (7, Parts(bytes(MAX_DATA + 1)), "at most 16384"),
-        (7, Parts(b"x", offset=2**64 - 1), "no range of a stream"),
+        (7, Parts(b"x", offset=LIMIT - 1), "must end below 2"),
+        (7, Parts(bytes(6), channel=1, offset=LIMIT - 1), "must end below 2"),
+        (7, Parts(bytes(5), channel=1), "1 to 8192 bytes"),
+        (7, Parts(b"\0\0\0\0\x06\0\0" + (9001).to_bytes(4, "big") + b"x", channel=1), "a turn of 9001 ms"),
+        (7, Parts(b"\0\0\0\0\x03\0\0\0x", channel=1), "a bad DownData"),
         (7, Parts(bytes(5) + bytes(MAX_MESSAGE + 1), channel=1), "at most 8192"),
         (7, Parts(b"\0\0\0\0\1x", channel=1), "a bad DownData"),
         (7, Parts(bytes(6), channel=4), "4 is not a valid Channel"),
-        (10, Parts(bytes(8) + b"\1", channel=1), "0 bytes from"),
+        (10, Parts(bytes(8) + b"\1", channel=1), "only RESTARTED may be of unknown size"),
+        (10, Parts(bytes(8) + b"\3"), "only RESTARTED may be of unknown size"),
+        (10, Parts(bytes(7) + b"\1\2"), "no GAP on .* has the reason"),
+        (10, Parts(bytes(7) + b"\1\x08", channel=1), "no GAP on .* has the reason"),
+        (11, Parts(bytes(8) + b"\1", channel=1), "a range has at least one byte"),
+        (4, Parts(b"\1" + bytes(64), offset=1), "only STALE names a connection number"),
+        (13, Parts(b"\0\1", channel=1), "a turn begins RUNNING"),
+        (13, Parts(b"\1\0", channel=1), "a turn begins RUNNING"),
         (10, Parts(bytes(8) + b"\x63"), "99 is not a valid Reason"),
         (3, Parts(bytes(63)), "a tag has 64 bytes"),
-        (12, Parts(bytes([0, 2, 0, 0, 0, 0, 0, 0])), "another form"),
+        (12, Parts(bytes([0, 2, 0, 0, 0, 0, 0, 0]) + bytes(16)), "another form"),
         (12, Parts(bytes(8) + bytes(15)), "node ids of 16 bytes"),
         (12, Parts(bytes(8) + bytes(16 * 9)), "at most 8 node ids"),
+        (12, Parts(bytes(6) + b"\1x\0" + bytes(16 * 2)), "no node twice"),
+        (12, Parts(b"\1" + bytes(5) + b"\1x\0"), "bits of no class"),
+        (12, Parts(b"\x10" + bytes(5) + b"\1x\0"), "bits of no class"),
+        (12, Parts(bytes(8)), "a port that is down says why"),
+        (12, Parts(b"\0\1" + bytes(6)), "up has a path"),
+        (12, Parts(b"\0\1" + bytes(4) + b"\1x\0" + bytes(16)), "no reason to be down"),
+        (12, Parts(bytes(6) + b"\2x\n\0"), "control characters"),
+        (12, Parts(bytes(6) + b"\4x\xe2\x80\xae\0"), "control characters"),
         (12, Parts(bytes(6) + b"\2\xff\xfe\0"), "a bad Port"),
         (12, Parts(bytes(6) + b"\2x"), "a bad Port"),
     ],
@@ -125,6 +155,76 @@ def test_an_unknown_type_from_0x40_up_is_ignored(code: int) -> None:
 def test_a_refusal_says_what_is_wrong(code: int, refused: Parts, why: str) -> None:
     with pytest.raises(RemoteProtocolError, match=why):
         decode(code, refused)
+
+
+WIDE: dict[str, Frame] = {
+    "CLOSE": Close(CloseReason.STALE, NOWHERE, 1),
+    "OPEN": Open(bytes(16), 1, 2, NOWHERE),
+    "OPENED": Opened(bytes(16), 1, 2, NOWHERE, PortState(0, False, 0, "x", "", ())),
+    "ACK": Ack(Channel.TCP, 1),
+    "CREDIT": Credit(Channel.TCP, 1),
+    "GAP": Gap(Channel.TCP, 1, 1, Reason.TOO_OLD),
+    "LOST": Lost(Channel.TCP, 1, 1, Reason.TOO_OLD),
+    "TURN": Turn(Channel.TCP, 1, TurnPhase.BEGIN, TurnStatus.RUNNING),
+    "DATA up": UpData(Channel.TCP, 1, 0, b"x"),
+    "DATA down": DownData(1, b"x"),
+}
+
+
+def wide_fields(frame: Frame) -> list[tuple[str, Frame]]:
+    """The frame with each of its numbers of 64 bits at the limit, one after the other."""
+    fields = [name for name in ("offset", "count", "number", "last") if hasattr(frame, name)]
+    found: list[tuple[str, Frame]] = [(name, replace(frame, **{name: LIMIT})) for name in fields]  # type: ignore[arg-type]
+    if isinstance(frame, Close | Open | Opened):
+        for at in range(8):
+            numbers = [0] * 8
+            numbers[at] = LIMIT
+            line, ptz, tcp, cgi = (Position(*numbers[low : low + 2]) for low in range(0, 8, 2))
+            found.append((f"position {at}", replace(frame, positions=(line, ptz, tcp, cgi))))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        pytest.param(wide.code, wide.parts(), id=f"{name} {field}")
+        for name, frame in WIDE.items()
+        for field, wide in wide_fields(frame)
+    ],
+)
+def test_no_number_on_the_wire_reaches_the_limit(code: int, parts: Parts) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"below 2\^62"):
+        decode(code, parts)
+
+
+@pytest.mark.parametrize("code", sorted(FRAMES))
+@pytest.mark.parametrize("flag", range(8))
+def test_an_unknown_flag_is_a_broken_rule_for_every_type(code: int, flag: int) -> None:
+    good = next(parts for number, parts in ONE_OF_EACH if number == code)
+    assert decode(code, good) is not None
+    with pytest.raises(RemoteProtocolError, match="another form"):
+        decode(code, good._replace(flags=1 << flag))
+
+
+ONE_OF_EACH = [
+    *((frame.code, frame.parts()) for frame in WIDE.values() if not isinstance(frame, UpData)),
+    (1, Hello(bytes(32), (1,), bytes(16), 0, bytes(16)).parts()),
+    (2, HelloReply(bytes(32), 1, bytes(16), 0, "", bytes(64)).parts()),
+    (3, Confirm(bytes(64)).parts()),
+    (12, Port(PortState(0, False, 0, "x", "", ())).parts()),
+    (14, Ping(1).parts()),
+    (15, Pong(1, 2).parts()),
+]
+
+
+@pytest.mark.parametrize("flag", range(1, 8))
+def test_data_up_has_no_other_flag_than_more(flag: int) -> None:
+    with pytest.raises(RemoteProtocolError, match="another form"):
+        decode(7, UpData(Channel.TCP, 1, 0, b"x").parts()._replace(flags=1 << flag))
+
+
+def test_a_text_of_ours_has_no_control_characters() -> None:
+    assert encode_text("no\x1b[31m\ndevice\u202e\x9f\ud800 é") == b"\x14no?[31m?device??? \xc3\xa9"
 
 
 def test_a_gap_of_unknown_size_stands_on_the_line_alone() -> None:

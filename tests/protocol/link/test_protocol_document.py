@@ -32,7 +32,7 @@ SHOWN = {name: bytes.fromhex(data) for name, data in re.findall(r"```hex (\w+)\n
 
 YA, YB, FRESH = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 80))
 A_NODE, B_NODE, SESSION = b"A" * 16, b"B" * 16, b"S" * 16
-PORT = PortState(0b1110, True, 9600, "", "9600 8N1 RS232", (B_NODE,))
+PORT = PortState(0b1110, True, 9600, "", "RS232 9600 8N1", (B_NODE,))
 PARTIES = {"client": "A", "server": "B"}
 AGE = SessionLimits().age
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 POINT = key_point("pelco123")
 A_NODE, B_NODE = b"a" * 16, b"b" * 16
-PORT = PortState(0b1110, True, 9600, "", "9600 8N1 RS232", (B_NODE,))
+PORT = PortState(0b1110, True, 9600, "", "RS232 9600 8N1", (B_NODE,))
 OPEN = Open(NO_SESSION, 1, 5, NOWHERE)
 OPENED = Opened(b"s" * 16, 5, 6, NOWHERE, PORT)
 

@@ -424,7 +424,7 @@ class World:
         if isinstance(event, Peer):
             wire.up += wire.client.data_to_send()
             if wire.client_open:
-                wire.number = node.client.attach()
+                wire.number = node.client.attach(event.node)
             return
         for each in node.client.receive(wire.number, event, node.now):
             node.heard_above(each)

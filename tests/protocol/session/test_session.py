@@ -9,22 +9,24 @@ import pytest
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.handshake import Peer
+from protocol.link.header import LIMIT
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position
 from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientEvent, ClientSession
 from protocol.session.inbox import Message
-from protocol.session.register import Admitted, Refused, Register
+from protocol.session.register import MAX_LEAP, Admitted, Refused, Register
 from protocol.session.send_stream import Settled
+from protocol.session.server import ServerSession
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
-from tests.protocol.session.links import A_NODE, PORT
+from tests.protocol.session.links import A_NODE, B_NODE, PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from protocol.link.frames import Frame
-    from protocol.session.server import ServerEvent, ServerSession
+    from protocol.session.server import ServerEvent
 
 PTZ, TCP, CGI = Channel.PTZ, Channel.TCP, Channel.CGI
 PEER = Peer(1, A_NODE, 0, "")
@@ -46,7 +48,7 @@ class Pair:
         self.connect()
 
     def connect(self) -> None:
-        number = self.client.attach()
+        number = self.client.attach(B_NODE)
         opening = self.client.next_frame(number, self.now)
         assert isinstance(opening, Open)
         admitted = self.register.admit(PEER, opening, b"%016d" % number, PORT)
@@ -104,7 +106,7 @@ def test_a_session_opens_and_both_know_the_round_trip() -> None:
 
 def test_opened_is_answered_before_anything_else_is_said(pair: Pair) -> None:
     pair.client.write(PTZ, b"x", 0)
-    number = pair.client.attach()
+    number = pair.client.attach(B_NODE)
     assert kinds(frames(pair.client, number, 0)) == ["Open"]
     pair.client.receive(number, Opened(pair.client.id, 0, 9, NOWHERE, PORT), 0)
     assert frames(pair.client, number, 0)[0] == Pong(9, 0)
@@ -180,7 +182,7 @@ def test_a_connection_that_was_replaced_is_not_heard_and_has_nothing_to_say(pair
 
 
 def test_turns_stand_among_the_bytes_and_are_told_once(pair: Pair) -> None:
-    pair.client.write(CGI, b"?", 0)
+    pair.client.write(CGI, b"?", 0, TurnParameters(2, b"", 50))
     pair.talk()
     pair.server.turn(CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING)
     pair.server.line(b"ok")
@@ -202,10 +204,10 @@ def test_the_port_is_told_at_every_change_and_its_latest_state_alone(pair: Pair)
 
 
 def test_a_path_that_leads_through_ourselves_is_closed(pair: Pair) -> None:
-    pair.server.port(replace(PORT, path=(b"o" * 16, A_NODE)))
+    pair.server.port(replace(PORT, path=(A_NODE, B_NODE)))
     pair.talk()
     events_a, events_b = pair.heard()
-    assert kinds(events_a) == ["Port", "Close"]
+    assert kinds(events_a) == ["Close"], "nobody may be led to it"
     assert kinds(events_b) == ["Close"]
     assert not pair.client.attached
     assert not pair.server.attached
@@ -339,11 +341,105 @@ def test_bounds_follow_the_line() -> None:
 
 
 def test_a_close_instead_of_opened_ends_nothing_and_may_teach_the_number(pair: Pair) -> None:
-    session, number = pair.client.id, pair.client.attach()
+    session, number = pair.client.id, pair.client.attach(B_NODE)
     close = Close(CloseReason.STALE, last=41)
     assert pair.client.receive(number, close, 0) == [close]
     assert pair.client.id == session
-    assert pair.client.attach() == 42
+    assert numbered(pair.client, B_NODE) == 42
+
+
+def numbered(client: ClientSession, server: bytes) -> int:
+    """The connection number that the client says to a server."""
+    opening = client.next_frame(client.attach(server), 0)
+    assert isinstance(opening, Open)
+    return opening.number
+
+
+def test_a_server_that_names_a_huge_number_spoils_no_other_servers(pair: Pair) -> None:
+    number = pair.client.attach(b"h" * 16)
+    pair.client.receive(number, Close(CloseReason.STALE, last=LIMIT - 1), 0)
+    assert numbered(pair.client, B_NODE) == 2
+    assert numbered(pair.client, b"h" * 16) == LIMIT
+
+
+def test_the_numbers_of_so_many_servers_are_remembered() -> None:
+    client = ClientSession(A_NODE, SessionLimits())
+    assert [numbered(client, bytes([at]) * 16) for at in [*range(65), 1, 64, 0]] == [1] * 65 + [2, 2, 1]
+
+
+def test_a_number_that_leaps_is_refused_and_ends_nothing(pair: Pair) -> None:
+    leap = pair.register.admit(PEER, opening(pair.client.id, 2 + MAX_LEAP), b"n" * 16, PORT)
+    assert leap == Refused(Close(CloseReason.PROTOCOL))
+    assert pair.server.attached
+    assert isinstance(pair.register.admit(PEER, opening(pair.client.id, 1 + MAX_LEAP), b"n" * 16, PORT), Admitted)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        Turn(CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING),
+        Turn(CGI, 2, TurnPhase.BEGIN, TurnStatus.RUNNING),
+        Turn(CGI, 3, TurnPhase.END, TurnStatus.TIME),
+        Turn(PTZ, 1, TurnPhase.BEGIN, TurnStatus.RUNNING),
+        Turn(CGI, 2**40, TurnPhase.BEGIN, TurnStatus.RUNNING),
+    ],
+    ids=["no turn asked", "inside a message", "not sent", "another class", "far away"],
+)
+def test_a_turn_that_nobody_asked_for_is_refused(pair: Pair, turn: Turn) -> None:
+    pair.client.write(CGI, b"?", 0)
+    pair.client.write(CGI, b"??", 0, TurnParameters(2, b"", 50))
+    pair.talk()
+    pair.client.write(CGI, b"???", 0, TurnParameters(2, b"", 50))
+    with pytest.raises(RemoteProtocolError, match="which nobody asked for"):
+        pair.client.receive(pair.client.number, turn, 0)
+
+
+def test_a_turn_may_end_whose_beginning_was_dropped(pair: Pair) -> None:
+    for offset in (0, 1):
+        pair.client.write(CGI, b"?", 0, TurnParameters(2, b"", 50))
+        pair.talk()
+        end = Turn(CGI, offset, TurnPhase.END, TurnStatus.LENGTH)
+        assert pair.client.receive(pair.client.number, end, 0) == [end]
+        assert pair.client.receive(pair.client.number, end, 0) == [], "it may come again"
+
+
+def test_a_path_that_does_not_end_at_the_server_is_refused(pair: Pair) -> None:
+    with pytest.raises(RemoteProtocolError, match="does not end at the server"):
+        pair.client.receive(pair.client.number, Port(replace(PORT, path=(B_NODE, b"o" * 16))), 0)
+
+
+def test_later_parts_have_neither_options_nor_another_time(pair: Pair) -> None:
+    first = UpData(TCP, 0, 5, b"ab", TurnParameters(2, b"", 50), more=True)
+    for later in (UpData(TCP, 2, 5, b"c", TurnParameters(2, b"", 50)), UpData(TCP, 2, 6, b"c")):
+        pair = Pair()
+        pair.talk()
+        pair.server.receive(pair.server.number, first, 0)
+        with pytest.raises(RemoteProtocolError, match="a later part"):
+            pair.server.receive(pair.server.number, later, 0)
+
+
+def test_a_line_whose_offsets_are_at_their_end_begins_anew_in_another_session() -> None:
+    far = LIMIT - 1
+    at = (Position(far, far), *NOWHERE[1:])
+    server = ServerSession(b"s" * 16, (A_NODE, 0), replace(opening(), positions=at), PORT, SessionLimits())
+    server.attach(replace(opening(), positions=at))
+    assert isinstance(server.next_frame(9, 0), Opened)
+    for _ in range(3):
+        server.line(b"x" * 100)
+        server.gap(LIMIT - 1, Reason.OVERFLOW)
+        server.turn(CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING)
+    *_, close = frames(server, 9, 0)
+    assert isinstance(close, Close)
+    assert (close.reason, close.positions[0].reached) == (CloseReason.STOPPING, far)
+
+
+def test_a_server_whose_gaps_reach_the_end_spoils_no_other_session(pair: Pair) -> None:
+    pair.client.receive(pair.client.number, Gap(Channel.LINE, 0, LIMIT - 1, Reason.OVERFLOW), 0)
+    pair.client.abandon(Reason.CLOSED)
+    number = pair.client.attach(b"o" * 16)
+    said = pair.client.next_frame(number, 0)
+    assert isinstance(said, Open)
+    assert said.positions[0] == Position(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +453,7 @@ def test_a_close_instead_of_opened_ends_nothing_and_may_teach_the_number(pair: P
     ],
 )
 def test_an_opened_that_cannot_be_is_refused(pair: Pair, change: dict[str, object], why: str) -> None:
-    number = pair.client.attach()
+    number = pair.client.attach(B_NODE)
     pair.client.next_frame(number, 0)
     opened = Opened(pair.client.id, 0, 0, NOWHERE, PORT)
     with pytest.raises(RemoteProtocolError, match=why):
