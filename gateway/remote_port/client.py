@@ -1,7 +1,9 @@
 """A remote port client as the device of a port manager (RemotePort.R#): the way to a line that another CPU owns.
 
 It dials the server, proves the key, and keeps one session over all connections, so that a link that drops and comes
-back costs no byte. A connection ends by an exception, which ``supervise`` follows with a pause and the next dial.
+back costs no byte. A connection ends by an exception, which ``supervise`` follows with a pause and the next dial. That
+holds for exceptions that nobody expected too; but those leave a session whose state may be wrong, so it is thrown away
+whole, and what it owed is UNCERTAIN.
 """
 
 from __future__ import annotations
@@ -79,9 +81,9 @@ class RemotePortClient:
         self._settings = settings
         self._candidates = candidates
         self._point = key_point(settings.authentication_key)
-        limits = SessionLimits(window=_WINDOW)
-        self._session = ClientSession(node, limits)
-        self._line = RemoteLine(self._session, self._flush, limits.age, self._logger)
+        self._limits = SessionLimits(window=_WINDOW)
+        self._session = ClientSession(node, self._limits)
+        self._line = RemoteLine(self._session, self._flush, self._limits.age, self._logger)
         self._link: Link | None = None
         self._attempt = trio.CancelScope()
         self._expiry = trio.Event()
@@ -185,7 +187,17 @@ class RemotePortClient:
         return not self._settings.authentication_key
 
     async def _live(self, unit: Unit, backoff: Backoff) -> None:
-        """Be connected once. Raises OSError, LinkCutError or RemoteProtocolError."""
+        """Be connected once. Raises one of _FAILURES."""
+        try:
+            await self._be_connected(unit, backoff)
+        except _FAILURES:
+            raise
+        except Exception as exc:  # whatever it is, and whatever brought it about: the port manager must not pay for it
+            self._logger.exception("remote port: a bug ended the link")
+            self._start_over()
+            raise LinkCutError(f"a bug ended the link: {root_cause(exc)!r}") from exc
+
+    async def _be_connected(self, unit: Unit, backoff: Backoff) -> None:
         target = await self._candidates.next(self._settings, resuming=self._session.id != NO_SESSION)
         sock = await self._connected(target)
         scalar, fresh = os.urandom(32), os.urandom(16)
@@ -324,6 +336,17 @@ class RemotePortClient:
             self._line.settled(settled)
         self._disconnect(why)
 
+    def _start_over(self) -> None:
+        """Throw the session away, whatever state it is in; what it owed is UNCERTAIN."""
+        number = self._session.number
+        self._session = ClientSession(self._node, self._limits)
+        self._session.number = number  # the server refuses a connection whose number is not new
+        self._line.abandon(self._session)
+        self._abandon_at = math.inf
+        self._line.away(math.inf)
+        self._bus.miss(0, Reason.RESTARTED)
+        self._disconnect("a bug ended the link")
+
     def _disconnect(self, why: str) -> None:
         self._bus.route()
         self._bus.disconnect(why)
@@ -338,17 +361,27 @@ class RemotePortClient:
         """Drop what grows too old, and the session when its window is over."""
         while True:
             self._expiry = trio.Event()
-            for settled in self._session.expire(now_ms()):
-                self._line.settled(settled)
-            self._line.refuse_stale()
-            now = trio.current_time()
-            if now >= self._abandon_at:
-                self._give_up(Reason.PORT_DOWN, "the server has been away for longer than the resume window")
-            expiry = self._session.next_expiry(now_ms())
-            oldest = math.inf if expiry is None else expiry / 1000
-            self._wake_at = min(self._abandon_at, oldest, self._line.next_refusal(now))
+            try:
+                self._wake_at = self._drop_what_is_old(trio.current_time())
+            except Exception as exc:  # as for connections
+                self._logger.exception("remote port: a bug ended the session")
+                if self._link is not None:
+                    self._link.fail(exc)
+                self._start_over()
+                self._wake_at = trio.current_time() + _SHORTEST_AGE
             with trio.move_on_at(self._wake_at):
                 await self._expiry.wait()
+
+    def _drop_what_is_old(self, now: float) -> float:
+        """Settle what may not be written any more; return when to look again."""
+        for settled in self._session.expire(now_ms()):
+            self._line.settled(settled)
+        self._line.refuse_stale()
+        if now >= self._abandon_at:
+            self._give_up(Reason.PORT_DOWN, "the server has been away for longer than the resume window")
+        expiry = self._session.next_expiry(now_ms())
+        oldest = math.inf if expiry is None else expiry / 1000
+        return min(self._abandon_at, oldest, self._line.next_refusal(now))
 
 
 def _not_called(_: object) -> None:

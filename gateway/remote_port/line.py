@@ -27,6 +27,7 @@ from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
 from protocol.link.turn_parameters import MAX_TURN_TIME, TurnParameters, TurnPhase
 from protocol.session.progress import Progress
+from protocol.session.send_stream import Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from gateway.port.receive_buffer import ReceiveBuffer
     from protocol.link.stream_frames import Turn
     from protocol.session.client import ClientSession
-    from protocol.session.send_stream import Settled
     from protocol.session.session import AgeLimits
 
 __all__ = ["CHANNELS", "RemoteLine", "RemoteTurn"]
@@ -155,6 +155,14 @@ class RemoteLine:
         self._writers[settled.channel].unpark()
         if not self._owed:
             self._still.unpark_all()
+
+    def abandon(self, session: ClientSession) -> None:
+        """Go over to another session, since the state of the present one cannot be trusted: all is UNCERTAIN."""
+        self._session = session
+        for channel, outcomes in self._outcomes.items():
+            while outcomes:
+                first = outcomes[0].progress
+                self.settled(Settled(channel, first.position, first.left, Reason.UNCERTAIN))
 
     def turned(self, turn: Turn) -> None:
         """Tell whoever asked for a turn that it began or ended at the owner."""

@@ -2,8 +2,12 @@
 
 Frames are sealed in the order in which they are sent, and a sealed frame cannot be overtaken. So they are taken from
 their source as late as possible: only while less than ``_UNSENT`` bytes wait in the kernel, so that a command never
-waits behind much of a transfer. ``flush`` is synchronous and may be called from anywhere, as long as ``carry`` runs;
-what a socket does not take at once is left to the task ``_send_rest``.
+waits behind much of a transfer. ``flush`` is synchronous and called from anywhere, the task of the line included; what
+a socket does not take at once is left to the task ``_send_rest``. So ``flush`` never raises: what goes wrong in it is
+kept, and ends ``carry``.
+
+A peer is alive while it answers. Bytes alone prove nothing, for a peer could send them and never read: a question that
+is not answered within ``_ANSWER`` ends the connection as silence does.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from protocol.errors import LocalProtocolError
 from protocol.link.handshake import HandshakeError, OwnNodeError, VersionError, WrongKeyError
 from protocol.link.hello import Hello
 from protocol.link.reasons import CloseReason
-from protocol.link.session_frames import Close
+from protocol.link.session_frames import Close, Pong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +56,10 @@ _PROVE: Final = 5.0
 """Seconds after which it is asked in any case: its answer proves what it has heard."""
 _WHOLE: Final = 2.0
 """Seconds that an incomplete frame may take to become whole."""
+_ANSWER: Final = 10.0
+"""Seconds that the peer has to answer a question, whatever else it sends: answers go before everything else."""
+_SLICE: Final = 32
+"""Frames that are handled before other tasks get their turn: one read may bring two thousand."""
 _LOOK: Final = 0.5
 """Seconds between two looks at these times."""
 
@@ -96,6 +104,9 @@ class Link:
         self._stuck = trio.Event()
         self._heard_at = self._whole_at = self._asked_at = trio.current_time()
         self._partial_since: float | None = None
+        self._unanswered_since: float | None = None
+        self._carrying = trio.CancelScope()
+        self._failure: Exception | None = None
 
     async def handshake(self, on_hello: Callable[[Hello], None]) -> Peer:
         """Prove the key to each other; the caller bounds it. Raises LinkCutError or RemoteProtocolError.
@@ -127,10 +138,12 @@ class Link:
     ) -> None:
         """Carry frames until the connection ends: what ``source`` has to say, and what comes to ``take``.
 
-        ``ask`` has a PING said. Raises LinkCutError or RemoteProtocolError, in an exception group or alone.
+        ``ask`` has a PING said. Raises LinkCutError or RemoteProtocolError, in an exception group or alone; also what
+        ``source`` raised in a ``flush``.
         """
         self._source = source
         async with trio.open_nursery() as nursery:
+            self._carrying = nursery.cancel_scope
             nursery.start_soon(self._send_rest)
             nursery.start_soon(self._keep_watch, ask)
             self.flush()
@@ -140,14 +153,26 @@ class Link:
                 # The line goes on speaking while the tasks of this link end, and nothing may be said any more.
                 self._source = _nothing
             nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
 
     def flush(self) -> None:
-        """Send what the source has to say, as far as the socket takes it now; the rest follows."""
-        more = True
-        while more and not self._sealed and self._room():
-            more = self._push_batch()
+        """Send what the source has to say, as far as the socket takes it now; the rest follows. Never raises."""
+        try:
+            more = True
+            while more and not self._sealed and self._room():
+                more = self._push_batch()
+        except Exception as exc:  # noqa: BLE001  # it is raised by carry(); whoever called must not pay for this link
+            self.fail(exc)
+            return
         if more or self._sealed:
             self._stuck.set()
+
+    def fail(self, error: Exception) -> None:
+        """Have ``carry`` end, and raise ``error``."""
+        self._failure = error
+        self._source = _nothing
+        self._carrying.cancel()
 
     def _push_batch(self) -> bool:
         """Seal what the source has to say, as far as there is room for it, and send it in one system call.
@@ -183,17 +208,25 @@ class Link:
         self._socket.close()
 
     async def _receive(self, take: Callable[[Frame], None]) -> None:
+        handled = 0
         try:
             while True:
                 event = self._connection.next_event()
-                if event is not None:
-                    self._whole_at = self._heard_at
-                    take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
-                    if isinstance(event, Close):
-                        return
+                if event is None:
+                    self.flush()
+                    await self._read()
+                    handled = 0
                     continue
-                self.flush()
-                await self._read()
+                self._whole_at = self._heard_at
+                if isinstance(event, Pong):
+                    self._unanswered_since = None  # another question follows within seconds
+                take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
+                if isinstance(event, Close):
+                    return
+                handled += 1
+                if handled % _SLICE == 0:
+                    self.flush()
+                    await trio.lowlevel.checkpoint()
         finally:
             self._source = _nothing  # from this instant: who flushes before all tasks have ended would be refused
 
@@ -252,9 +285,13 @@ class Link:
             quiet = now - self._heard_at
             if quiet > _QUIET + _SILENT:
                 raise LinkCutError(f"the peer has been silent for {quiet:.1f} s")
+            if self._unanswered_since is not None and now - self._unanswered_since > _ANSWER:
+                raise LinkCutError(f"the peer sends, but has not answered for {now - self._unanswered_since:.0f} s")
             self._check_partial(now)
             if (quiet > _QUIET and self._asked_at < self._heard_at) or now - self._asked_at > _PROVE:
                 self._asked_at = now
+                if self._unanswered_since is None:
+                    self._unanswered_since = now
                 ask()
                 self.flush()
 

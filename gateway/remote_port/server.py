@@ -245,7 +245,9 @@ class RemotePortService:
         session = self._sessions.get(admitted.session)
         if session is None:
             handle = self.handle.attenuate(self.handle.rights, name)
-            session = self._sessions[admitted.session] = RemoteSession(admitted.session, handle, self._logger)
+            session = self._sessions[admitted.session] = RemoteSession(
+                admitted.session, handle, self._logger, self._fail
+            )
             session.permit(self._granted)
             self._tasks.start_soon(self._run_session, session)
         session.address = address
@@ -255,9 +257,11 @@ class RemotePortService:
         self._logger.info("remote-port server: %s connected", session.handle.holder)
         try:
             await session.run()
-        except Exception:  # whatever goes wrong with one session ends that session, as for connections
-            self._logger.exception("remote-port server: %s: a bug ended the session", session.handle.holder)
-            self._end(self._register.end(session.session, CloseReason.PROTOCOL))
+        except Exception as exc:  # noqa: BLE001  # it is logged by fail(), and ends this session alone
+            session.fail(exc)
+
+    def _fail(self, session: RemoteSession) -> None:
+        self._end(self._register.end(session.session, CloseReason.PROTOCOL))
 
     async def _carry(self, link: Link, session: RemoteSession) -> None:
         """Carry frames of a session's new connection, which takes the place of the one before it."""
@@ -272,6 +276,9 @@ class RemotePortService:
             self._end(self._register.end(session.session, CloseReason.PROTOCOL))
             if (word := session.session.last_word(CloseReason.PROTOCOL)) is not None:
                 link.refuse(word)
+            closed = False
+        except* Exception as group:  # noqa: BLE001  # it is logged by fail(); what state it left must not go on
+            session.fail(group)
             closed = False
         finally:
             self._left.set()
@@ -292,8 +299,11 @@ class RemotePortService:
     def _tell_port(self) -> None:
         port = self.port
         for session in self.sessions:
-            session.permit(self._granted)
-            session.tell(port)
+            try:
+                session.permit(self._granted)
+                session.tell(port)
+            except Exception as exc:  # noqa: BLE001  # it is logged by fail(), and ends this session alone
+                session.fail(exc)
 
     async def _sweep(self) -> None:
         """End the sessions whose clients stay away for too long."""

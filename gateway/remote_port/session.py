@@ -8,6 +8,9 @@ that none waits for another, only for the line. Of each class these hold:
   whose bytes the line settles next: the line settles in order too.
 - A message that is refused is settled behind all those before it, however early the refusal is known.
 - When the session ends, bytes that the line may still write are UNCERTAIN; the client's stream settles the rest.
+
+Much of this is called from elsewhere: the line's bytes come from the task of the UART, outcomes from whatever task
+writes. An unexpected exception must not reach those, so it is logged, and ends this session through ``failed``.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ _AHEAD: Final = 0.25
 """Seconds of line that a class may send ahead of it: what waits here can no longer be overtaken by a command."""
 _LEAST_WINDOW: Final = {Channel.PTZ: 2048, Channel.TCP: 2048, Channel.CGI: 4096}
 _MOST_WINDOW: Final = 65536
+_SLICE: Final = 32
+"""Messages that are written before other tasks get their turn; a line that is fast takes them without a wait."""
 
 
 @final
@@ -75,12 +80,18 @@ class _Writer:
     """Writes the messages of one traffic class, and tells the session the outcome of each."""
 
     def __init__(
-        self, session: ServerSession, channel: Channel, reply: _ReplyBuffer, flush: Callable[[], None]
+        self,
+        session: ServerSession,
+        channel: Channel,
+        reply: _ReplyBuffer,
+        flush: Callable[[], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._session = session
         self._channel = channel
         self._reply = reply
         self._flush = flush
+        self._failed = failed
         self._inbox: deque[Message] = deque()  # the session's credit bounds it
         self._posted = trio.lowlevel.ParkingLot()
         self._under_way: deque[Progress] = deque()
@@ -102,7 +113,11 @@ class _Writer:
 
     async def run(self) -> None:
         """Write what comes, until cancelled or retired."""
+        written = 0
         while True:
+            written += 1
+            if written % _SLICE == 0:
+                await trio.lowlevel.checkpoint()
             while not self._inbox:
                 await self._posted.park()
             if self._retired:
@@ -140,9 +155,18 @@ class _Writer:
         self._settled.unpark_all()
 
     def settle(self, count: int, reason: Reason | None) -> None:
-        """Tell the session the outcome of the next ``count`` bytes: in the tty, or lost for ``reason``."""
+        """Tell the session the outcome of the next ``count`` bytes: in the tty, or lost for ``reason``.
+
+        Never raises: whatever task writes to the line must not pay for this session.
+        """
         if not self._under_way:
             return  # the session is over, and was told so
+        try:
+            self._settle(count, reason)
+        except Exception as exc:  # noqa: BLE001  # it is logged by failed()
+            self._failed(exc)
+
+    def _settle(self, count: int, reason: Reason | None) -> None:
         message = self._under_way[0]
         message.settle(count)
         if reason is None:
@@ -177,7 +201,10 @@ class _Writer:
 
         def began() -> None:
             self._reply.heard.clear()  # what came before is no answer
-            self._mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING)
+            try:
+                self._mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING)
+            except Exception as exc:  # noqa: BLE001  # as in settle()
+                self._failed(exc)
 
         with contextlib.closing(turn), self._reply.collecting():
             self._taken = message.end
@@ -211,7 +238,13 @@ class RemoteSession:
     As a Reader it sends the line's bytes to the client, or keeps them while the link is away.
     """
 
-    def __init__(self, session: ServerSession, handle: Handle, log: PortLogger) -> None:
+    def __init__(
+        self,
+        session: ServerSession,
+        handle: Handle,
+        logger: PortLogger,
+        failed: Callable[[RemoteSession], None] = lambda _: None,
+    ) -> None:
         self.session = session
         self.handle = handle
         self.address = ""
@@ -225,9 +258,12 @@ class RemoteSession:
         """As a Reader: bytes of the line that it was told, or is kept for it."""
         self.gaps = 0
         """Bytes that the client told us it would not send after all."""
-        self._logger = log
+        self._logger = logger
+        self._failed = failed
         self._reply = reply = _ReplyBuffer()
-        self._writers = {channel: _Writer(session, channel, reply, self.flush) for channel in CHANNELS.values()}
+        self._writers = {
+            channel: _Writer(session, channel, reply, self.flush, self.fail) for channel in CHANNELS.values()
+        }
         self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0))
         self._line.listen(self)
         self._line.listen_for_gaps(self.missed)
@@ -250,14 +286,22 @@ class RemoteSession:
     def deliver(self, data: bytes) -> None:
         """See Reader."""
         self.sent += len(data)
-        self.session.line(data)
+        try:
+            self.session.line(data)
+        except Exception as exc:  # noqa: BLE001  # it is logged by fail(); the line's other readers must not pay for it
+            self.fail(exc)
+            return
         if self._reply.wanted:
             self._reply.heard.deliver(data)
         self.flush()
 
     def missed(self, count: int, reason: Reason) -> None:
         """Pass on to the client that some of the line never came."""
-        self.session.gap(count, reason)
+        try:
+            self.session.gap(count, reason)
+        except Exception as exc:  # noqa: BLE001  # as in deliver()
+            self.fail(exc)
+            return
         self.flush()
 
     def flush(self) -> None:
@@ -284,6 +328,11 @@ class RemoteSession:
         self.session.port(port)
         self.flush()
 
+    def fail(self, error: BaseException) -> None:
+        """Log an unexpected exception, and have the session ended for it."""
+        self._logger.error("remote-port server: %s: a bug ended the session", self.handle.holder, exc_info=error)
+        self._failed(self)
+
     def retire(self) -> None:
         """Begin no other message: the gateway stops."""
         for writer in self._writers.values():
@@ -298,7 +347,10 @@ class RemoteSession:
         """End all that the client does here, and tell it so behind the outcomes of its bytes."""
         self.handle.revoke(why)
         for writer in self._writers.values():
-            writer.give_up()
+            try:
+                writer.give_up()
+            except Exception:  # its state is wrong, and the session is over all the same
+                self._logger.exception("remote-port server: %s: a bug at the end of the session", self.handle.holder)
         self.flush()
         self._carrying.cancel()
         self.scope.cancel()
