@@ -168,15 +168,17 @@ class _Writer:
 
     def _settle(self, count: int, reason: Reason | None) -> None:
         message = self._under_way[0]
-        message.settle(count)
+        # The session is told first: if that fails, the bytes still have no outcome, and give_up() makes them uncertain.
+        end = message.position + count
         if reason is None:
-            self._session.handed(self._channel, message.position)
+            self._session.handed(self._channel, end)
             self._throughput.add(count)
             ahead = int(self._throughput.bytes_per_second * _AHEAD)
             self._session.window(self._channel, min(max(ahead, _LEAST_WINDOW[self._channel]), _MOST_WINDOW))
         else:
             self.dropped += count
-            self._session.lost(self._channel, message.position, reason)
+            self._session.lost(self._channel, end, reason)
+        message.settle(count)
         if not message.left:
             self._under_way.popleft()
         self._settled.unpark_all()
@@ -329,8 +331,13 @@ class RemoteSession:
         self.flush()
 
     def fail(self, error: BaseException) -> None:
-        """Log an unexpected exception, and have the session ended for it."""
+        """Log an unexpected exception, and have the session ended for it, without a word.
+
+        A CLOSE would tell the client which bytes were written, and no number of this session can be trusted now. The
+        client finds out that the session is gone when it asks for it, and what it sent is UNCERTAIN.
+        """
         self._logger.error("remote-port server: %s: a bug ended the session", self.handle.holder, exc_info=error)
+        self.session.detach(now_ms())
         self._failed(self)
 
     def retire(self) -> None:
@@ -349,7 +356,8 @@ class RemoteSession:
         for writer in self._writers.values():
             try:
                 writer.give_up()
-            except Exception:  # its state is wrong, and the session is over all the same
+            except Exception:  # the session is over all the same, but says no numbers: see fail()
+                self.session.detach(now_ms())
                 self._logger.exception("remote-port server: %s: a bug at the end of the session", self.handle.holder)
         self.flush()
         self._carrying.cancel()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
 import trio.testing
 
-from gateway.remote_port import link as link_room
+from gateway.remote_port import link as link_module
 from gateway.remote_port.link import Link, LinkCutError, reason_text
 from gateway.tasks.root_cause import root_cause
 from protocol.link.connection import Connection
@@ -25,7 +25,7 @@ from protocol.link.handshake import (
 )
 from protocol.link.header import CutError
 from protocol.link.reasons import CloseReason
-from protocol.link.session_frames import Close
+from protocol.link.session_frames import Close, Ping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +128,7 @@ def silent() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"_QUIET": 0.2, "_SILENT": 0.2, "_LOOK": 0.02, "_WHOLE": 0.1, "_PROVE": 0.3}.items():
-        monkeypatch.setattr(link_room, name, seconds)
+        monkeypatch.setattr(link_module, name, seconds)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -242,3 +242,89 @@ async def test_a_closed_socket_has_no_room(sockets: tuple[socket.socket, socket.
         client._pushed = 1 << 20
         client.close()
         assert not client._room()
+
+
+class _Flood:
+    """In the place of a connection: one read that brings so many frames, and takes what is sent."""
+
+    def __init__(self, frames: int) -> None:
+        self.left = frames
+        self.incomplete = False
+
+    def next_event(self) -> Frame | None:
+        if not self.left:
+            return None
+        self.left -= 1
+        return Ping(0)
+
+    def receive_data(self, _: bytes) -> None:
+        """Bring nothing more."""
+
+
+async def test_a_read_that_brings_thousands_of_frames_lets_others_run_between(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    flood, turns, longest, handled = _Flood(1800), 0, 0, 0
+    link = Link(sockets[0], cast("Connection", flood))
+
+    def take(_: Frame) -> None:
+        nonlocal handled, longest
+        handled += 1
+        longest = max(longest, handled)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.carry, nothing, take, silent)
+            while flood.left:
+                handled = 0
+                turns += 1
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert longest <= 32
+    assert turns > 50
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_peer_that_sends_and_never_answers_is_given_up(
+    sockets: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "_ANSWER", 0.5)
+    link = Link(sockets[0], cast("Connection", _Flood(0)))
+
+    async def babble() -> None:
+        while True:
+            sockets[1].send(b"x")
+            await trio.sleep(0.05)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(babble)
+            with pytest.raises(ExceptionGroup) as cut:
+                await link.carry(nothing, print, silent)
+            nursery.cancel_scope.cancel()
+    assert "has not answered" in str(root_cause(cut.value))
+
+
+async def test_a_source_that_fails_in_a_flush_from_elsewhere_ends_the_link_and_not_the_caller(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    client, _ = await joined(sockets)
+    works = True
+
+    def say() -> Frame | None:
+        if not works:
+            raise OverflowError("a number that nobody expected")
+        return None
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def carry() -> None:
+                with pytest.raises(OverflowError):
+                    await client.carry(say, print, silent)
+
+            await trio.testing.wait_all_tasks_blocked()
+            works = False
+            client.flush()
+            client.flush()
