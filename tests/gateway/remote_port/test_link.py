@@ -280,8 +280,8 @@ async def test_a_read_that_brings_thousands_of_frames_lets_others_run_between(
                 turns += 1
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
-    assert longest <= 32
-    assert turns > 50
+    assert longest <= 64, "trio runs the tasks of a pass in any order, so two slices may follow each other"
+    assert turns > 1800 / 64
 
 
 @pytest.mark.usefixtures("impatient")
