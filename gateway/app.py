@@ -38,12 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gateway.clients.serial_cgi import SerialCgi
     from gateway.host.config import Config, PtzConfig
     from gateway.host.sdnotify import Notifier
-    from gateway.web.server import FrontDoor
+    from gateway.web.server import HttpServer
     from gateway.web.tls import Tls
-    from protocol.parameters.settings import Settings
 
 __all__ = ["Parts", "StartError", "TooManyRestartsError", "compose", "run"]
 
@@ -106,7 +104,7 @@ async def run(
             root.start_soon(parts.bonjour.run)
             async with trio.open_nursery() as ports, trio.open_nursery() as front:
                 if config.http.listen:
-                    _open_front_door(config, parts, hang_ups or Cell(0), front)
+                    _serve_http(config, parts, hang_ups or Cell(0), front)
                 for manager in parts.managers:
                     ports.start_soon(_keep, manager, stop, restarts)
                 front.start_soon(_announce, config, parts.managers, notifier, task_status)
@@ -165,14 +163,14 @@ def _make_runtime_dir(path: Path) -> None:
         ) from None
 
 
-def _open_front_door(config: Config, parts: Parts, hang_ups: Cell[int], clients: trio.Nursery) -> None:
+def _serve_http(config: Config, parts: Parts, hang_ups: Cell[int], clients: trio.Nursery) -> None:
     """Serve HTTP in the nursery ``clients``, on every address."""
     tls = _tls(config)
-    door = _front_door(config, parts, tls)
+    server = _http_server(config, parts, tls)
     clients.start_soon(_renew, tls, hang_ups)
     for address, port in config.http.listen:
-        unit = Unit(f"front door {Endpoint(address, port)}", lambda: None)
-        clients.start_soon(listen_tcp, address, port, functools.partial(door.admit, clients), unit)
+        unit = Unit(f"HTTP server {Endpoint(address, port)}", lambda: None)
+        clients.start_soon(listen_tcp, address, port, functools.partial(server.admit, clients), unit)
 
 
 def _tls(config: Config) -> Tls:
@@ -192,33 +190,25 @@ async def _renew(tls: Tls, hang_ups: Cell[int]) -> None:
             await trio.to_thread.run_sync(tls.load)
 
 
-def _front_door(config: Config, parts: Parts, tls: Tls) -> FrontDoor:
+def _http_server(config: Config, parts: Parts, tls: Tls) -> HttpServer:
     # Loaded only where it listens: HTTP, and who may come in by it, cost every daemon memory and a slow start.
     from gateway.state.users import Users
     from gateway.status import status
-    from gateway.web.auth import Access
+    from gateway.web.auth import AccessControl
     from gateway.web.routes import Backend, Routes
-    from gateway.web.server import FrontDoor
+    from gateway.web.server import HttpServer
 
-    started = time.time()
-
-    def serial(index: int) -> SerialCgi | None:
-        return parts.managers[index].serial_cgi
-
-    def settings() -> Settings:
-        return parts.store.published.value.settings
-
+    started, published = time.time(), parts.store.published
     backend = Backend(
         catalogue=parts.catalogue,
-        settings=settings,
+        published=published,
         update=parts.changes.update,
-        serial=serial,
-        web_socket=lambda index: parts.managers[index].web_socket,
-        status=lambda: status(config, __version__, started, settings(), parts.managers, tls.status),
+        ports=parts.managers,
+        status=lambda: status(config, __version__, started, published.value.settings, parts.managers, tls.status),
     )
     users = Users(config.state_dir, config.node_name)
-    access = Access(users, lambda: settings().network.http.authentication_policy, config.http.digest)
-    return FrontDoor(Routes(backend, access, config.http.browser_guard).respond, tls.secure)
+    access = AccessControl(users, published, config.http.digest)
+    return HttpServer(Routes(backend, access, config.http.browser_guard).respond, tls.secure)
 
 
 def _drivers(ptz: PtzConfig) -> Drivers:

@@ -14,7 +14,7 @@ from gateway.host.config import HttpConfig
 from gateway.host.sdnotify import Notifier
 from gateway.state.users import Users
 from gateway.tasks.watch import Cell
-from gateway.web.self_signed import made
+from gateway.web.self_signed import make_certificate
 from tests.helpers import PASSWORD, configuration, free_port, lines, needs_curl, running_gateway
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ async def test_an_answer_after_an_error_arrives_whole_and_ends_with_a_close_noti
 
 async def test_a_new_certificate_is_used_after_a_hang_up_and_open_connections_stay(tmp_path: Path) -> None:
     pem = tmp_path / "cam.pem"
-    pem.write_bytes(made(("old",)))
+    pem.write_bytes(make_certificate(("old",)))
     port, hang_ups, stop = free_port(), Cell(0), trio.Event()
     with trio.fail_after(15), lines(tmp_path, 1) as ends:
         config = configuration(tmp_path, ends, port, http=HttpConfig((("127.0.0.1", port),), tls_certificate=pem))
@@ -105,7 +105,7 @@ async def test_a_new_certificate_is_used_after_a_hang_up_and_open_connections_st
             pem.write_bytes(b"half of a new o")
             hang_ups.set(1)
             await presented(port, old)  # the old one stays
-            pem.write_bytes(made(("new",)))
+            pem.write_bytes(make_certificate(("new",)))
             hang_ups.set(2)
             new = await connected(port)
             while fingerprint_of(new) == fingerprint_of(old):

@@ -1,7 +1,7 @@
-"""Who is asking: a request's login is proven, and weighed against the role that something takes.
+"""Check a request's login, and the role of its caller.
 
-It must not know what is asked for. A caller that may not is told how to log in, never whether it was the name or
-the password that was wrong; and guessing is slowed down for each network that it comes from.
+A refused caller is told how to log in, never whether the name or the password was wrong; and guessing is slowed down
+for each network that it comes from.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from protocol.parameters.roles import Role
 from protocol.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from gateway.state.store import Published
     from gateway.state.users import User, Users
+    from gateway.tasks.watch import Cell
     from protocol.http.digest import Scheme
-    from protocol.parameters.settings import AuthenticationPolicy
 
-__all__ = ["Access", "Caller", "DeniedError", "Guesses"]
+__all__ = ["AccessControl", "Caller", "DeniedError", "Guesses"]
 
 logger = logging.getLogger(__name__)
 
 _NO_USERS = (
-    "Nobody can log in, since there is no user yet. On the gateway's own host run: daisyport user add NAME --role admin"
+    "Nobody can log in: there is no user yet. On the gateway's own host run: daisyport user add NAME --role admin"
 )
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who proved who it is; without a name, somebody who did not have to."""
+    """The caller of a request, after its login; without a name where no login was required."""
 
     name: str
     role: Role
@@ -47,7 +48,7 @@ class Caller:
 
 @final
 class DeniedError(Exception):
-    """The caller may not; ``response`` tells it why, and what would be right."""
+    """The caller is not allowed to do this; ``response`` tells it why, and what is required."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status)
@@ -57,7 +58,7 @@ class DeniedError(Exception):
 @final
 @dataclass(slots=True)
 class Guesses:
-    """How many wrong passwords a network may still try: ``burst`` at once, then one each ``pause`` seconds.
+    """A limit to wrong passwords for each network: ``burst`` at once, then one each ``pause`` seconds.
 
     At most ``networks`` are remembered; the one that guessed longest ago is forgotten first.
     """
@@ -69,7 +70,7 @@ class Guesses:
     """In the order of the last guess."""
 
     def wait(self, network: str, now: float) -> float:
-        """Seconds until the next guess is looked at; 0 where it is at once."""
+        """Return the seconds until the next guess is judged; 0 where it is judged at once."""
         bucket = self._buckets.get(network)
         return 0.0 if bucket is None else bucket.wait(now)
 
@@ -83,62 +84,62 @@ class Guesses:
 
 
 @final
-class Access:
-    """The one check of who may: ``policy`` is asked at each request, so a new one holds at once.
+class AccessControl:
+    """The one check of logins and roles. The policy is read at each request, so a new one takes effect at once.
 
-    ``algorithms`` are the hashes that Digest takes, the preferred one first.
+    ``algorithms`` are the hashes that Digest offers, the preferred one first.
     """
 
     def __init__(
         self,
         users: Users,
-        policy: Callable[[], AuthenticationPolicy],
+        published: Cell[Published],
         algorithms: Sequence[Algorithm] = (Algorithm.MD5,),
         guesses: Guesses | None = None,
     ) -> None:
         self._users = users
-        self._policy = policy
+        self._published = published
         self._guesses = guesses or Guesses()
         self._authenticator = Authenticator(users.realm, os.urandom(32), algorithms)
 
-    def admit(self, request: Request, role: Role) -> Caller:
-        """The caller, who has at least this role; DeniedError for anybody else."""
+    def authorize(self, request: Request, role: Role) -> Caller:
+        """Return the caller if it has at least this role. Raise DeniedError."""
         if role is Role.OPEN:
             return Caller("", Role.OPEN)
         if not self._users.everyone:
             raise DeniedError(explain(403, _NO_USERS))
-        user = self._proven(request)
+        user = self._authenticated(request)
         caller = Caller(user.name, user.role)
-        self.require(request, caller, role)
+        self.require_role(request, caller, role)
         return caller
 
-    def require(self, request: Request, caller: Caller, role: Role) -> None:
-        """DeniedError where an admitted caller's role is too low for what it turned out to ask.
+    def require_role(self, request: Request, caller: Caller, role: Role) -> None:
+        """Raise DeniedError where the role of an authorized caller is too low for what its request turned out to be.
 
-        That is a 401, not a 403: VAPIX clients know no other, and another login would do.
+        The answer is a 401, not a 403: VAPIX devices give no other, and another login would be accepted.
         """
         if caller.role < role:
-            needs = f"{caller.name} is {_named(caller.role)}, and this takes {_named(role)}."
-            raise self._denied(request, None, needs)
+            why = f"{caller.name} is {_with_article(caller.role)}, and this requires {_with_article(role)}."
+            raise self._denied(request, None, why)
 
-    def _proven(self, request: Request) -> User:
+    def _authenticated(self, request: Request) -> User:
         authorization = request.header(b"authorization")
-        claimed = parse_credentials(authorization) if authorization is not None else None
-        if claimed is None:
-            raise self._denied(request, None, "This takes a login.")
+        given = parse_credentials(authorization) if authorization is not None else None
+        if given is None:
+            raise self._denied(request, None, "A login is required.")
         now, network = trio.current_time(), request.peer.network
         if wait := math.ceil(self._guesses.wait(network, now)):
-            why = f"Too many wrong logins came from {network}: the next one is looked at in {wait} s."
+            why = f"Too many wrong logins from {network}: the next one is judged in {wait} s."
             raise DeniedError(explain(429, why, ("Retry-After", str(wait))))
-        user = self._users.find(claimed.name)
+        user = self._users.find(given.name)
         target = request.target.decode("latin-1")
         hashes = user.hashes if user else None
-        verdict = self._authenticator.check(claimed, hashes, self._schemes(request), request.method, target, now)
+        verdict = self._authenticator.check(given, hashes, self._schemes(request), request.method, target, now)
         if verdict is Verdict.ACCEPTED and user is not None:
             return user
         if verdict is Verdict.WRONG:
             self._guesses.wrong(network, now)
-            logger.warning("%s: wrong name or password for %.60r", request.peer, claimed.name)
+            logger.warning("%s: wrong name or password for %.60r", request.peer, given.name)
         raise self._denied(request, verdict, f"The login was not accepted: {verdict.value}.")
 
     def _denied(self, request: Request, verdict: Verdict | None, why: str) -> DeniedError:
@@ -148,9 +149,10 @@ class Access:
         return DeniedError(explain(401, f"{why}\n{advice(schemes).rstrip()}", *headers))
 
     def _schemes(self, request: Request) -> Sequence[Scheme]:
-        return POLICIES[self._policy()].schemes(secure=request.secure)
+        policy = self._published.value.settings.network.http.authentication_policy
+        return POLICIES[policy].schemes(secure=request.secure)
 
 
-def _named(role: Role) -> str:
+def _with_article(role: Role) -> str:
     article = "a" if role is Role.VIEWER else "an"
     return f"{article} {role.name.lower()}"

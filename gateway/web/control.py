@@ -1,15 +1,14 @@
-"""What is said beside the bytes of a line: events that a port tells, and requests that it answers, as JSON.
+"""JSON beside the bytes of a line: events that a port tells, and requests that it answers.
 
-A browser's WebSocket carries them as text messages. This room knows what they mean at the port; it must not know how
-they travel, nor who may connect.
+A WebSocket carries them as text messages. docs/api.md, section WebSocket, is the contract; a test holds every line of
+its examples against this file.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, final
-
-import msgspec
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gateway.port.line import LineError, PortDown
 from gateway.port.router import Forbidden
@@ -25,35 +24,20 @@ __all__ = ["answer", "events"]
 
 JsonObject: TypeAlias = dict[str, Any]
 
-
-class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="request"):
-    id: int | str | None = None
-    """Comes back with the answer."""
-
-
-@final
-class _Break(_Request, tag="break", frozen=True):
-    milliseconds: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 250
+_ARGUMENTS = {"break": {"milliseconds"}, "modem": set[str](), "set": {"dtr", "rts"}}
+"""The requests, and the arguments of each beside ``request`` and ``id``."""
+_BREAK_MILLISECONDS = 250
+_LONGEST_BREAK = 5000
 
 
-@final
-class _Modem(_Request, tag="modem", frozen=True):
-    pass
-
-
-@final
-class _Set(_Request, tag="set", frozen=True):
-    dtr: bool | None = None
-    rts: bool | None = None
-
-
-_decode = msgspec.json.Decoder(_Break | _Modem | _Set).decode
+class _BadRequestError(Exception):
+    """The text is not a request; the message says why."""
 
 
 def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Iterator[JsonObject]:
-    """Say what became different at the port; ``before`` is None for somebody who knows nothing yet.
+    """Yield an event for each change at the port; ``before`` is None for a client that knows nothing yet.
 
-    The line's settings and other clients are told where ``all_told``: param.cgi and the status keep them from viewers.
+    The line's settings and other clients are told where ``all_told``: param.cgi and the status hide them from viewers.
     """
     if before is None or before.down != now.down:
         yield {"event": "port", "state": "up" if now.down is None else "down", "reason": now.down or ""}
@@ -67,25 +51,47 @@ def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Ite
 
 
 async def answer(text: str, session: Session) -> JsonObject:
-    """Do what a request asks, and say what came of it; whatever is wrong with it is in the answer's ``error``."""
+    """Carry out a request and return its answer. Whatever is wrong is the answer's ``error``; nothing is raised."""
     try:
-        request = _decode(text.encode())
-    except (msgspec.MsgspecError, UnicodeEncodeError) as exc:
-        return {"answer": None, "error": f"this is not a request: {exc}"}
-    known: JsonObject = {"answer": request.__struct_config__.tag}
-    if request.id is not None:
-        known["id"] = request.id
+        request = _parsed(text)
+    except _BadRequestError as exc:
+        return {"answer": None, "error": f"not a request: {exc}"}
+    known: JsonObject = {"answer": request["request"]}
+    if request.get("id") is not None:
+        known["id"] = request["id"]
     try:
-        return known | await _done(request, session)
+        match request["request"]:
+            case "break":
+                milliseconds = request.get("milliseconds", _BREAK_MILLISECONDS)
+                await session.send_break(milliseconds / 1000)
+                return known | {"milliseconds": milliseconds}
+            case "set":
+                session.set_modem_lines(request.get("dtr"), request.get("rts"))
+        return known | {"lines": asdict(session.modem_lines())}
     except (LineError, PortDown, Forbidden) as exc:
         return known | {"error": str(exc)}
 
 
-async def _done(request: _Break | _Modem | _Set, session: Session) -> JsonObject:
-    match request:
-        case _Break(milliseconds=milliseconds):
-            await session.send_break(milliseconds / 1000)
-            return {"milliseconds": milliseconds}
-        case _Set(dtr=dtr, rts=rts):
-            session.set_modem_lines(dtr, rts)
-    return {"lines": asdict(session.modem_lines())}
+def _parsed(text: str) -> JsonObject:
+    """Read a request and check every member of it. Raise _BadRequestError."""
+    try:
+        request = json.loads(text)
+    except (ValueError, RecursionError):  # ValueError also stands for an integer of thousands of digits
+        raise _BadRequestError("it must be JSON") from None
+    if not isinstance(request, dict):
+        raise _BadRequestError("it must be a JSON object")
+    name = request.get("request")
+    if not isinstance(name, str) or name not in _ARGUMENTS:
+        raise _BadRequestError(f"request must be one of {', '.join(_ARGUMENTS)}")
+    if unknown := sorted(request.keys() - _ARGUMENTS[name] - {"request", "id"}):
+        raise _BadRequestError(f"{name} has no argument {unknown[0][:40]!a}")
+    # Python counts True among its integers; JSON does not.
+    if isinstance(request.get("id"), bool) or not isinstance(request.get("id"), int | str | None):
+        raise _BadRequestError("id must be an integer or a string")
+    for line in ("dtr", "rts"):
+        if not isinstance(request.get(line), bool | None):
+            raise _BadRequestError(f"{line} must be true, false or null")
+    milliseconds = request.get("milliseconds", _BREAK_MILLISECONDS)
+    if type(milliseconds) is not int or not 1 <= milliseconds <= _LONGEST_BREAK:
+        raise _BadRequestError(f"milliseconds must be an integer from 1 to {_LONGEST_BREAK}")
+    return request

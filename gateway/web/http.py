@@ -1,8 +1,19 @@
 """One HTTP connection, from its first byte to its close: h11 says what the bytes mean, trio moves them.
 
-It must not know what any path means, who the caller is, nor how many connections there are: a request goes
-to ``respond``, and what that returns goes back. Whatever a peer sends, it ends in an answer or in a close,
-within the deadlines of `HttpLimits`; a caller that leaves while its request is being worked on cancels that work.
+Invariants.
+
+1. Whatever a peer sends ends in an answer or in a close. Nothing a peer sends raises out of `serve`, except
+   trio.BrokenResourceError inside it, which is a peer that left.
+2. Every wait on the peer has a deadline of `HttpLimits`, and every buffer a limit. No deadline spans the work on a
+   request: how long serial.cgi waits for a line is its own affair.
+3. While a request is worked on, exactly one task reads from the stream, and it reads only to notice that the caller
+   left. What a pipelining client sends meanwhile stays in h11's buffer, in order.
+4. Once the place of the next request in the byte stream is in doubt (a bad head, two lengths, a body that is too
+   long), the connection ends with the answer: reading on would make a body into requests.
+
+Way of thinking. A connection is a loop: read a request whole, work on it, send the answer whole. A refusal while
+reading is an exception that carries the answer, so that each rule stands where its fact becomes known. The end is
+slow on purpose (`lingering_close`): an answer that a reset destroys on the way was never given.
 """
 
 from __future__ import annotations
@@ -24,29 +35,29 @@ from gateway.web.prefixed_stream import PrefixedStream
 if TYPE_CHECKING:
     from protocol.endpoint import Endpoint
 
-__all__ = ["HttpLimits", "Respond", "Secure", "farewell", "serve"]
+__all__ = ["HttpLimits", "Respond", "Secure", "lingering_close", "serve"]
 
 logger = logging.getLogger(__name__)
 
 _PIECE = 4096
 _CLOSE = ("Connection", "close")
-_TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record that a ClientHello comes in; no method begins so
+_TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record type of a ClientHello; no HTTP method begins with it
 _VERSIONS = (b"1.0", b"1.1")
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one connection may cost: sizes in bytes, times in seconds."""
+    """The most that one connection may cost: sizes in bytes, times in seconds."""
 
     head: int = 16 * 1024
     body: int = 64 * 1024
     handshake_seconds: float = 10.0
-    """For the whole of TLS's."""
+    """For the whole TLS handshake."""
     idle_seconds: float = 15.0
     """Until the first byte of a request."""
     head_seconds: float = 10.0
-    """From there to the end of its head."""
+    """From the first byte of a request to the end of its head."""
     body_seconds: float = 20.0
     write_seconds: float = 30.0
     """For a whole answer."""
@@ -59,10 +70,10 @@ class HttpLimits:
 Answer: TypeAlias = Response | Handover
 Respond: TypeAlias = Callable[[Request], Awaitable[Answer]]
 Secure: TypeAlias = Callable[[trio.abc.HalfCloseableStream], Awaitable[trio.abc.HalfCloseableStream]]
-"""Shake TLS's hands over a stream, and return the one above it; raise trio.BrokenResourceError."""
+"""Do the TLS handshake over a stream and return the stream above it. Raise trio.BrokenResourceError."""
 
 
-async def farewell(stream: trio.abc.HalfCloseableStream, limits: HttpLimits) -> None:
+async def lingering_close(stream: trio.abc.HalfCloseableStream, limits: HttpLimits) -> None:
     """End a connection so that what was sent last still arrives.
 
     A close with bytes unread makes the kernel send a reset, and the peer then loses the answer that it has
@@ -83,7 +94,7 @@ async def serve(
 ) -> None:
     """Answer the requests of one connection until either side ends it; the caller closes the stream.
 
-    The first byte tells TLS from plain HTTP; with no ``secure``, only the latter is spoken.
+    The first byte tells TLS from plain HTTP; without ``secure``, only plain HTTP is spoken.
     """
     limits = limits or HttpLimits()
     first = b""
@@ -91,28 +102,28 @@ async def serve(
         with trio.move_on_after(limits.idle_seconds):
             first = bytes(await stream.receive_some(_PIECE))
         if first.startswith(_TLS_HANDSHAKE):
-            await _serve_securely(PrefixedStream(stream, first), peer, respond, limits, secure)
+            await _serve_tls(PrefixedStream(stream, first), peer, respond, limits, secure)
         elif first:
             await _Connection(PrefixedStream(stream, first), peer, respond, limits).run()
     except trio.BrokenResourceError as exc:
         logger.debug("%s broke the connection: %s", peer, exc.__cause__ or exc)
 
 
-async def _serve_securely(
+async def _serve_tls(
     stream: trio.abc.HalfCloseableStream, peer: Endpoint, respond: Respond, limits: HttpLimits, secure: Secure | None
 ) -> None:
     if secure is None:
-        logger.info("%s speaks TLS, and the front door speaks plain HTTP: use http:// here", peer)
+        logger.info("%s speaks TLS, and there is no certificate here: use http://", peer)
         return
     with trio.move_on_after(limits.handshake_seconds) as deadline:
         secured = await secure(stream)
     if deadline.cancelled_caught:
-        logger.debug("%s did not finish TLS's handshake within %g s", peer, limits.handshake_seconds)
+        logger.debug("%s did not finish the TLS handshake within %g s", peer, limits.handshake_seconds)
         return
     await _Connection(secured, peer, respond, limits, secure=True).run()
 
 
-class _UnacceptableError(Exception):
+class _RefusedError(Exception):
     """The request is not read any further; ``response`` says why."""
 
     def __init__(self, response: Response) -> None:
@@ -120,9 +131,9 @@ class _UnacceptableError(Exception):
         self.response = response
 
 
-def _refuse(status: int, why: str) -> _UnacceptableError:
-    # Where the next request would begin is unknown from here on.
-    return _UnacceptableError(explain(status, why, _CLOSE))
+def _refusal(status: int, why: str) -> _RefusedError:
+    # Where the next request would begin is unknown from here on, so the connection closes (invariant 4).
+    return _RefusedError(explain(status, why, _CLOSE))
 
 
 @final
@@ -135,141 +146,142 @@ class _Connection:
     secure: bool = False
     conn: h11.Connection = field(init=False)
     head_only: bool = False
+    """The request at hand is a HEAD, whose answer has no body."""
     handover: Handover | None = None
+    """Set once another protocol is to take over the connection."""
 
     def __post_init__(self) -> None:
         self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head)
 
     async def run(self) -> None:
-        """One request after the other, in the order sent: pipelined ones wait in h11's buffer."""
-        while await self._one_request():
+        """Answer one request after the other, in the order sent; then hand over, or close."""
+        while await self._exchange():
             self.conn.start_next_cycle()
         if self.handover is not None:
             await self.handover.take(self.stream)
-        with contextlib.suppress(trio.ClosedResourceError):  # who took it over may have closed it already
-            await farewell(self.stream, self.limits)
+        with contextlib.suppress(trio.ClosedResourceError):  # whoever took it over may have closed it already
+            await lingering_close(self.stream, self.limits)
 
-    async def _one_request(self) -> bool:
-        """Read and answer one; whether another may follow."""
+    async def _exchange(self) -> bool:
+        """Read and answer one request. Return whether another may follow."""
         self.head_only = False
         try:
-            request = await self._request()
+            request = await self._read_request()
             answer = await self._work(request) if request else None
-        except _UnacceptableError as refused:
+        except _RefusedError as refused:
             answer = refused.response
         if isinstance(answer, Handover):
-            answer = self._hand_over(answer)
+            if not self.conn.trailing_data[0]:
+                self.handover = answer
+                return False
+            # The new protocol reads from the stream, and would never see what h11 has already buffered.
+            answer = explain(400, "Bytes of the new protocol came before its answer: wait for that.", _CLOSE)
         return answer is not None and await self._send_answer(answer)
-
-    def _hand_over(self, handover: Handover) -> Response | None:
-        """Leave the connection to another protocol, in which no byte may have been sent yet: it would be lost."""
-        if self.conn.trailing_data[0]:
-            return explain(400, "Bytes of the new protocol came before its answer: wait for that.", _CLOSE)
-        self.handover = handover
-        return None
 
     # --- reading ---
 
-    async def _request(self) -> Request | None:
-        """The next request, whole; None where the peer ended the connection or let it idle."""
-        if not await self._awake():
-            return None
-        head = await self._head()
+    async def _read_request(self) -> Request | None:
+        """Read the next request, whole. Return None where the peer ended the connection or let it idle."""
+        buffered, ended = self.conn.trailing_data
+        if not buffered and not ended:
+            with trio.move_on_after(self.limits.idle_seconds) as idle:
+                await self._receive()
+            if idle.cancelled_caught:
+                return None
+        head = await self._read_head()
         if head is None:
             return None
         return Request(
             method=head.method.decode("ascii"),
             target=head.target,
             headers=tuple(head.headers),
-            body=await self._body(head),
+            body=await self._read_body(head),
             peer=self.peer,
             secure=self.secure,
         )
 
-    async def _awake(self) -> bool:
-        buffered, ended = self.conn.trailing_data
-        if buffered or ended:
-            return True
-        with trio.move_on_after(self.limits.idle_seconds):
-            await self._receive()
-            return True
-        return False
+    async def _read_head(self) -> h11.Request | None:
+        """Read a request head, and refuse what h11 lets through and we do not speak."""
+        with trio.move_on_after(self.limits.head_seconds) as deadline:
+            event = await self._next_event()
+        if deadline.cancelled_caught:
+            raise _refusal(408, f"The request head did not arrive within {self.limits.head_seconds:g} s.")
+        if isinstance(event, h11.ConnectionClosed):
+            return None
+        assert isinstance(event, h11.Request)
+        self.head_only = event.method == b"HEAD"
+        if event.http_version not in _VERSIONS:
+            raise _refusal(505, f"HTTP/{event.http_version.decode('ascii')} is not spoken here: use HTTP/1.1.")
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+            # A proxy before us may believe the other of the two, and what follows is then a request to one of us only.
+            raise _refusal(
+                400, "Content-Length and Transfer-Encoding are two lengths of one body (RFC 9112): send one."
+            )
+        if event.method == b"CONNECT":
+            raise _refusal(405, "This is not a proxy: use GET or POST.")
+        return event
 
-    async def _head(self) -> h11.Request | None:
-        with trio.move_on_after(self.limits.head_seconds):
-            event = await self._event()
-            if isinstance(event, h11.ConnectionClosed):
-                return None
-            assert isinstance(event, h11.Request)
-            self.head_only = event.method == b"HEAD"
-            return _understood(event)
-        raise _refuse(408, f"The request head did not arrive within {self.limits.head_seconds:g} s.")
-
-    async def _body(self, head: h11.Request) -> bytes:
-        self._within_limit(_declared_length(head))
+    async def _read_body(self, head: h11.Request) -> bytes:
+        too_long = f"The request body is longer than {self.limits.body} bytes: send less."
+        declared = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
+        if declared > self.limits.body:
+            raise _refusal(413, too_long)
         if self.conn.they_are_waiting_for_100_continue:
             await self._send(self.conn.send(h11.InformationalResponse(status_code=100, headers=[])))
         body = bytearray()
         with trio.move_on_after(self.limits.body_seconds):
-            while isinstance(event := await self._event(), h11.Data):
+            while isinstance(event := await self._next_event(), h11.Data):
                 body += event.data
-                self._within_limit(len(body))
+                if len(body) > self.limits.body:  # a chunked body declares no length
+                    raise _refusal(413, too_long)
             return bytes(body)
-        raise _refuse(408, f"The request body did not arrive within {self.limits.body_seconds:g} s.")
+        raise _refusal(408, f"The request body did not arrive within {self.limits.body_seconds:g} s.")
 
-    def _within_limit(self, length: int) -> None:
-        if length > self.limits.body:
-            raise _refuse(413, f"The request body is longer than {self.limits.body} bytes: send less.")
-
-    async def _event(self) -> object:
+    async def _next_event(self) -> object:
         try:
             while (event := self.conn.next_event()) is h11.NEED_DATA:
                 await self._receive()
         except h11.RemoteProtocolError as exc:
-            raise _refuse(exc.error_status_hint, self._complaint(exc)) from exc
+            if exc.error_status_hint == 431:
+                why = f"The request head is longer than {self.limits.head} bytes: send fewer or shorter headers."
+            else:
+                told = str(exc).replace("bytearray", "")  # h11 quotes what came by its own type's name
+                why = f"This is not a request of HTTP/1.1 (RFC 9112): {told[:200]}"
+            raise _refusal(exc.error_status_hint, why) from exc
         return event
-
-    def _complaint(self, exc: h11.RemoteProtocolError) -> str:
-        if exc.error_status_hint == 431:
-            return f"The request head is longer than {self.limits.head} bytes: send fewer or shorter headers."
-        why = str(exc).replace("bytearray", "")  # h11 quotes what came as its own type, which is no caller's concern
-        return f"This is not a request of HTTP/1.1 (RFC 9112): {why[:200]}"
 
     async def _receive(self) -> None:
         self.conn.receive_data(bytes(await self.stream.receive_some(min(_PIECE, self._room()))))
 
     def _room(self) -> int:
-        """How much more may be buffered: h11 looks at its limit only when a head is incomplete."""
+        """Return how many more bytes may be buffered: h11 looks at its limit only when a head is incomplete."""
         return self.limits.head + 1 - len(self.conn.trailing_data[0])
 
     # --- answering ---
 
     async def _work(self, request: Request) -> Answer | None:
-        """The answer to a request; None where its caller left before there was one."""
-        answer = None
+        """Return the answer to a request, or None where its caller left before there was one."""
+        answer: Answer | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_left, nursery.cancel_scope)
-            answer = await self._answer(request)
+            try:
+                answer = await self.respond(request)
+            except Exception:  # a bug of ours: it ends this connection only; the log says where, the caller no more
+                logger.exception("%s: no answer to %s %.60r", self.peer, request.method, request.path)
+                why = "This is a fault of the gateway, not of the request; its log says more."
+                answer = explain(500, why, _CLOSE)
             nursery.cancel_scope.cancel()
         if answer is None:
             logger.debug("%s left before its answer: %s %.60r", self.peer, request.method, request.target)
         return answer
-
-    async def _answer(self, request: Request) -> Answer:
-        try:
-            return await self.respond(request)
-        except Exception:  # a bug of ours: it ends this connection only; the log says where, the caller no more
-            logger.exception("%s: no answer to %s %.60r", self.peer, request.method, request.path)
-            why = "This is a fault of the gateway, not of the request; its log says more."
-            return explain(500, why, _CLOSE)
 
     async def _cancel_when_left(self, work: trio.CancelScope) -> None:
         """Read on, which is how a leaving caller is noticed; what it pipelines is kept, within the limit."""
         try:
             while self._room() > 0:
                 if self.conn.trailing_data[1]:
-                    # Closed, or only its sending half (`nc -N`)? Both look alike from here: so what is
-                    # answered at once still is, and no line is held for long for somebody who is gone.
+                    # Closed, or only its sending half (`nc -N`)? Both look alike from here. So an answer that comes
+                    # at once is still sent, and no line is held for long for a caller that is gone.
                     await trio.sleep(self.limits.half_closed_seconds)
                     break
                 await self._receive()
@@ -280,10 +292,18 @@ class _Connection:
         work.cancel()
 
     async def _send_answer(self, answer: Response) -> bool:
-        """Send it; whether the connection can take another request."""
+        """Send an answer. Return whether the connection can take another request."""
+        headers = [
+            ("Date", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())),
+            ("Cache-Control", "no-store"),
+            # Values come from callers: a browser must never take them for a page.
+            ("X-Content-Type-Options", "nosniff"),
+            *answer.headers,
+        ]
+        if answer.status != HTTPStatus.NO_CONTENT:
+            headers += [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
         reason = HTTPStatus(answer.status).phrase.encode()
-        head = h11.Response(status_code=answer.status, reason=reason, headers=_headers(answer))
-        pieces = [self.conn.send(head)]
+        pieces = [self.conn.send(h11.Response(status_code=answer.status, reason=reason, headers=headers))]
         if answer.body and not self.head_only:
             pieces.append(self.conn.send(h11.Data(data=answer.body)))
         pieces.append(self.conn.send(h11.EndOfMessage()))
@@ -295,32 +315,3 @@ class _Connection:
             await self.stream.send_all(data)
         if deadline.cancelled_caught:
             raise trio.BrokenResourceError(f"no answer was read within {self.limits.write_seconds:g} s")
-
-
-def _declared_length(head: h11.Request) -> int:
-    return next((int(value) for name, value in head.headers if name == b"content-length"), 0)
-
-
-def _understood(head: h11.Request) -> h11.Request:
-    """What h11 lets through and we do not speak is refused here."""
-    if head.http_version not in _VERSIONS:
-        raise _refuse(505, f"HTTP/{head.http_version.decode('ascii')} is not spoken here: use HTTP/1.1.")
-    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in head.headers}:
-        # A proxy before us may believe the other of the two, and what follows is then a request to one of us only.
-        raise _refuse(400, "Content-Length and Transfer-Encoding are two lengths of one body (RFC 9112): send one.")
-    if head.method == b"CONNECT":
-        raise _refuse(405, "This is no proxy: use GET or POST.")
-    return head
-
-
-def _headers(answer: Response) -> list[tuple[str, str]]:
-    headers = [
-        ("Date", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())),
-        ("Cache-Control", "no-store"),
-        # Values come from callers: a browser must never take them for a page.
-        ("X-Content-Type-Options", "nosniff"),
-        *answer.headers,
-    ]
-    if answer.status != HTTPStatus.NO_CONTENT:
-        headers += [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
-    return headers

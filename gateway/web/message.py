@@ -1,7 +1,4 @@
-"""What passes the front door: a request that was read whole, the answer to it, and who is at the far end.
-
-These are values. How they are read from a connection or written to one is not known here, nor what a path means.
-"""
+"""The values that pass between a connection and the routes: a request that was read whole, and the answer to it."""
 
 from __future__ import annotations
 
@@ -36,12 +33,12 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The target without its query, and without the origin that a proxy's client puts in front."""
+        """Return the target without its query, and without the origin that a client of a proxy puts in front."""
         return self._local.partition(b"?")[0].decode("latin-1")
 
     @property
     def query(self) -> bytes:
-        """What stands behind the first ``?``, still percent-encoded."""
+        """Return what follows the first ``?``, still percent-encoded."""
         return self._local.partition(b"?")[2]
 
     @property
@@ -52,7 +49,7 @@ class Request:
         return b"/" + behind.partition(b"/")[2] if origin else self.target
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header of that (lower-case) name."""
+        """Return the first header of that (lower-case) name."""
         return next((value for found, value in self.headers if found == name), None)
 
 
@@ -76,5 +73,5 @@ class Handover:
 
 
 def explain(status: int, why: str, *headers: tuple[str, str]) -> Response:
-    """An error in clear text: ``why`` says what was wrong and what would be right."""
+    """Make an error answer in plain text: ``why`` says what was wrong and what is required."""
     return Response(status, f"{status} {HTTPStatus(status).phrase}\n{why}\n".encode(), headers=headers)

@@ -1,7 +1,7 @@
 """The console: a page that shows the ports of this node, live, in a browser.
 
-Its files lie beside this room, in ``console/``, and are read when somebody first asks for them. What the page asks of
-the gateway in turn goes through the same paths as everybody's requests.
+Its files lie in ``console/``, and are read when somebody first asks for them. The page uses the same paths as any
+other client.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAGES = {
 }
 """By path: a file of ``console/``, and its type."""
 
-# Nothing from anywhere else, nothing inline, and no foreign frame around it that could borrow the user's clicks.
+# Nothing from another origin, nothing inline, and no frame of another site around it, which could borrow clicks.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

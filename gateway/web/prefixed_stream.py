@@ -1,7 +1,4 @@
-"""A stream with bytes put back in front: who looked at the first bytes hands it on as if they were unread.
-
-It knows nothing of what the bytes mean, nor of who reads them next (HTTP, TLS or a WebSocket).
-"""
+"""A stream with bytes put back in front, so that code which looked at the first bytes can hand it on unread."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ __all__ = ["PrefixedStream"]
 
 @final
 class PrefixedStream(trio.abc.HalfCloseableStream):
-    """``stream``, but that ``head`` is received first. It owns the stream: closing it closes both."""
+    """``stream``, except that ``head`` is received first. It owns the stream: closing it closes both."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, head: bytes) -> None:
         self._stream = stream
         self._head = head
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """What was put back, in at most ``max_bytes`` at a time; then what the stream receives."""
+        """Receive what was put back, at most ``max_bytes`` at a time; then what the stream receives."""
         if not self._head:
             return await self._stream.receive_some(max_bytes)
         if max_bytes is not None and max_bytes < 1:
@@ -43,6 +40,6 @@ class PrefixedStream(trio.abc.HalfCloseableStream):
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        """Forget what was put back, and close the stream."""
+        """Drop what was put back, and close the stream."""
         self._head = b""
         await self._stream.aclose()

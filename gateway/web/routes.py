@@ -1,7 +1,10 @@
-"""What answers under which path: the table of the front door, and a handler for each of its entries.
+"""The paths of the HTTP server: a table of them, and a handler for each entry.
 
-A handler reads a request by ``protocol``'s rules, asks the backend, and writes the answer by ``protocol``'s rules
-again. It sees neither ports nor connections; what the backend is made of is `gateway.app`'s affair.
+The order of the checks is one for all: path, method, login and role, then what the handler finds in the request, and
+last, for a request that changes something, the cross-site check. A handler reads the request by a module of
+``protocol.http``, asks the backend, and writes the answer by the same module.
+
+To add a path, add a line to `ROUTES` with the least role, and a handler.
 """
 
 from __future__ import annotations
@@ -11,12 +14,12 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from gateway.port.rights import Right
 from gateway.state.store import StoreError
-from gateway.web.auth import Access, Caller, DeniedError
-from gateway.web.csrf import foreign
+from gateway.web.auth import AccessControl, Caller, DeniedError
+from gateway.web.csrf import cross_site
 from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.pages import PAGES, page
 from gateway.web.websocket_handshake import refusal, replayed
@@ -38,33 +41,51 @@ if TYPE_CHECKING:
 
     from gateway.clients.serial_cgi import SerialCgi
     from gateway.clients.service import Service
+    from gateway.state.store import Published
+    from gateway.tasks.watch import Cell
     from protocol.errors import ParameterError
     from protocol.parameters import catalogue as parameters
     from protocol.parameters.settings import Settings
 
-__all__ = ["Backend", "Route", "Routes"]
+__all__ = ["Backend", "Port", "Route", "Routes"]
 
 _MOST_REASONS = 2000
-"""Characters of reasons that one answer gives."""
+"""Characters of reasons that one answer gives: clients have limits to the length of a header."""
 
 logger = logging.getLogger(__name__)
+
+
+class Port(Protocol):
+    """The ways into one port that HTTP callers have. A port manager is one, and sets them as they come and go."""
+
+    @property
+    def serial_cgi(self) -> SerialCgi | None:
+        """Return the serial.cgi server; None while ``SerialCGI.Enabled=no``."""
+        ...
+
+    @property
+    def web_socket(self) -> Service | None:
+        """Return the service that WebSockets connect to; None while the port manager is being restarted."""
+        ...
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What the front door may ask of the gateway."""
+    """The parts of the gateway that requests use; ``ports[n]`` is PortManager.Pn."""
 
     catalogue: parameters.Catalogue
-    settings: Callable[[], Settings]
+    published: Cell[Published]
     update: Callable[[Sequence[tuple[str, str]], Role], Awaitable[parameters.Update]]
     """Set parameters; it returns when the ports have settled, with what they refused put back."""
-    serial: Callable[[int], SerialCgi | None]
-    """The serial.cgi server of ``PortManager.P(n)``; None while ``SerialCGI.Enabled=no``."""
-    web_socket: Callable[[int], Service | None]
-    """The door of ``PortManager.P(n)`` that WebSockets come in by; None while it is being restarted."""
+    ports: Sequence[Port]
     status: Callable[[], dict[str, Any]]
-    """What ``/daisyport/status`` shows, as JSON can hold it."""
+    """Return what ``/daisyport/status`` shows, as JSON can hold it."""
+
+    @property
+    def settings(self) -> Settings:
+        """Return the tree in force."""
+        return self.published.value.settings
 
 
 Handler: TypeAlias = Callable[["Routes", Request, Caller], Awaitable[Response | Handover]]
@@ -73,7 +94,7 @@ Handler: TypeAlias = Callable[["Routes", Request, Caller], Awaitable[Response | 
 @final
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a path answers to: at least this role, one of these methods (none: all of them)."""
+    """A path's handler, the least role that may use it, and its methods (none: all of them)."""
 
     role: Role
     handler: Handler
@@ -83,35 +104,35 @@ class Route:
 @final
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Answers requests. ``browser_guard`` refuses what a foreign web page may have made a browser send."""
+    """Answers requests. ``check_cross_site`` turns on the cross-site check of requests that change something."""
 
     backend: Backend
-    access: Access
-    browser_guard: bool = True
+    access: AccessControl
+    check_cross_site: bool = True
 
     async def respond(self, request: Request) -> Response | Handover:
-        """The answer to a request, whatever it holds."""
+        """Answer a request, whatever it holds."""
         route = ROUTES.get(_ANY_PORT.sub("P#", request.path))
         if route is None:
-            return explain(404, f"There is nothing here. There is: {', '.join(sorted(ROUTES))}")
+            return explain(404, f"no such endpoint; endpoints: {', '.join(sorted(ROUTES))}")
         if route.methods and request.method not in route.methods:
             allowed = ", ".join(route.methods)
-            return explain(405, f"{request.path} takes {allowed}.", ("Allow", allowed))
+            return explain(405, f"{request.path} allows {allowed}.", ("Allow", allowed))
         try:
-            return await route.handler(self, request, self.access.admit(request, route.role))
+            return await route.handler(self, request, self.access.authorize(request, route.role))
         except DeniedError as denied:
             return denied.response
 
-    def guard(self, request: Request) -> None:
-        """DeniedError where a request that changes something may be a foreign page's doing."""
-        why = foreign(request) if self.browser_guard else None
+    def refuse_cross_site(self, request: Request) -> None:
+        """Raise DeniedError where a page of another site may have made a request that changes something."""
+        why = cross_site(request) if self.check_cross_site else None
         if why is not None:
             raise DeniedError(
                 explain(
                     403,
-                    f"This request changes something, and a foreign web page may have made it: {why}. "
-                    "Scripts and camera software are not concerned; [http] browser_guard = false in the "
-                    "configuration of the host lifts this.",
+                    f"This request changes something, and a page of another site may have made it: {why}. "
+                    "Scripts and camera software are not affected; [http] browser_guard = false in the "
+                    "host configuration turns this check off.",
                 )
             )
 
@@ -121,17 +142,17 @@ class Routes:
 
 async def _param(routes: Routes, request: Request, caller: Caller) -> Response:
     asked = param_request(request.query, request.body)
-    routes.access.require(request, caller, asked.role)
+    routes.access.require_role(request, caller, asked.role)
     backend = routes.backend
     match asked:
         case ListRequest(groups):
-            return Response(200, backend.catalogue.listed(backend.settings(), groups, caller.role).encode())
+            return Response(200, backend.catalogue.listed(backend.settings, groups, caller.role).encode())
         case ListDefinitionsRequest(groups):
             host = (request.header(b"host") or b"").decode("latin-1")
-            defined = backend.catalogue.defined(backend.settings(), groups, caller.role, host)
+            defined = backend.catalogue.defined(backend.settings, groups, caller.role, host)
             return Response(200, defined.encode(), "text/xml")
         case UpdateRequest(assignments):
-            routes.guard(request)
+            routes.refuse_cross_site(request)
             return await _updated(backend, assignments, caller.role)
     return Response(200, refused_answer(asked.why))
 
@@ -140,12 +161,12 @@ async def _updated(backend: Backend, assignments: Sequence[tuple[str, str]], rol
     try:
         update = await backend.update(assignments, role)
     except StoreError as exc:
-        return Response(500, refused_answer(str(exc)))  # nothing that the caller could do better
+        return Response(500, refused_answer(str(exc)))  # the fault is on this side, and the caller cannot mend it
     return Response(200, update_answer(update.refused), headers=_reasons(update.refused))
 
 
 def _reasons(refused: Sequence[ParameterError]) -> tuple[tuple[str, str], ...]:
-    """Say why parameters were refused where a person can see it, since VAPIX has no room for it in its answer."""
+    """Write why parameters were refused into a header: VAPIX has no room for it in its answer."""
     if not refused:
         return ()
     told = "; ".join(f"{error.name}: {error.why}" for error in refused)
@@ -159,7 +180,7 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
     try:
         asked = serial_request(request.query, request.body)
         if asked.binds or asked.flush or asked.output:
-            routes.guard(request)
+            routes.refuse_cross_site(request)
         received = await _served(routes.backend, asked, f"{caller.name} at {request.peer}")
     except CgiError as wrong:
         return Response(200, error_answer(str(wrong)))
@@ -169,9 +190,9 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
 
 
 async def _served(backend: Backend, asked: SerialRequest, holder: str) -> bytes | None:
-    """Bind, then flush, write and read. What can be known to fail is looked at before anything is done."""
+    """Bind, then flush, write and read. Everything that can be checked is checked before anything is done."""
     uses = asked.flush or asked.output is not None or asked.read is not None
-    port = _port(backend.settings(), asked)
+    port = _port(backend.settings, asked)
     server = None if port == UNBIND else _server(backend, port)
     if uses and server is None:
         raise CgiError(
@@ -183,7 +204,7 @@ async def _served(backend: Backend, asked: SerialRequest, holder: str) -> bytes 
 
 
 def _port(settings: Settings, asked: SerialRequest) -> int:
-    """The number of the port that is meant, from 1, or UNBIND."""
+    """Return the number of the port that the request means, from 1, or UNBIND."""
     camera = asked.camera or 1
     cameras, ports = settings.ptz.cam_ports, len(settings.port_managers)
     if camera > len(cameras):
@@ -198,14 +219,14 @@ def _port(settings: Settings, asked: SerialRequest) -> int:
 
 def _server(backend: Backend, port: int) -> SerialCgi | None:
     manager = port - 1
-    if not backend.settings().port_managers[manager].port_enabled:
+    if not backend.settings.port_managers[manager].port_enabled:
         raise CgiError(f"port {port} is disabled; root.PortManager.P{manager}.PortEnabled=yes enables it")
-    return backend.serial(manager)
+    return backend.ports[manager].serial_cgi
 
 
 async def _bind(backend: Backend, camera: int, port: int) -> None:
-    """Connect a video source to a port. The binding is a parameter, which the page opens to serial.cgi's callers."""
-    if backend.settings().ptz.cam_ports[camera - 1] == port:
+    """Bind a video source to a port. The binding is an admin's parameter, which the API page opens to serial.cgi."""
+    if backend.settings.ptz.cam_ports[camera - 1] == port:
         return
     try:
         update = await backend.update([(f"PTZ.CamPorts.Cam{camera}Port", str(port))], Role.ADMIN)
@@ -223,7 +244,7 @@ async def _status(routes: Routes, _: Request, __: Caller) -> Response:
 
 
 async def _ports(routes: Routes, _: Request, caller: Caller) -> Response:
-    """Tell what a viewer may know of the ports, and who the caller is."""
+    """Answer what a viewer may know of the ports, and who the caller is."""
     status = routes.backend.status()
     told = {
         "node": status["node"],
@@ -239,20 +260,20 @@ _TOLD_OF_A_PORT = ("name", "type", "serial_port", "remote_port", "state", "reaso
 
 
 async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Response | Handover:
-    routes.guard(request)
+    routes.refuse_cross_site(request)
     if (refused := refusal(request)) is not None:
         return refused
     name = request.path.rpartition("/")[2]
-    ports = {f"P{index}": index for index in range(len(routes.backend.settings().port_managers))}
+    ports = {f"P{index}": index for index in range(len(routes.backend.settings.port_managers))}
     if name not in ports:
-        return explain(404, f"There is no such port. There is: {', '.join(ports)}")
-    service = routes.backend.web_socket(ports[name])
+        return explain(404, f"no such port; ports: {', '.join(ports)}")
+    service = routes.backend.ports[ports[name]].web_socket
     if service is None:
         return explain(503, f"{name} is being restarted: try again.", ("Retry-After", "1"))
     writes = Right.TCP if caller.role >= Role.OPERATOR else Right(0)
 
     async def take(stream: trio.abc.HalfCloseableStream) -> None:
-        # Only who opens a WebSocket pays for the libraries behind it.
+        # The libraries behind it are loaded at the first WebSocket.
         from gateway.web import websocket
 
         await websocket.serve(
@@ -269,7 +290,7 @@ async def _page(_: Routes, request: Request, __: Caller) -> Response:
 async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
     try:
         answer = discovery_answer(request.method, request.body)
-    except Exception:  # its clients look for a fault of ours in the JSON, not in the status
+    except Exception:  # a bug of ours: its clients look for an error in the JSON, not in the status
         logger.exception("apidiscovery.cgi: a bug; no answer to %.200r", request.body)
         answer = internal_error_answer()
     return Response(200, answer, "application/json")
@@ -280,7 +301,7 @@ _ANY_PORT = re.compile("(?<=^/daisyport/ports/)[^/]+$")
 ROUTES = {
     **{path: Route(role, _param) for path, role in PARAM_PATHS.items()},
     "/axis-cgi/com/serial.cgi": Route(Role.VIEWER, _serial),
-    "/axis-cgi/apidiscovery.cgi": Route(Role.OPEN, _discovery, methods=()),  # its JSON says what is not POST
+    "/axis-cgi/apidiscovery.cgi": Route(Role.OPEN, _discovery, methods=()),  # its JSON answers other methods
     "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET",)),
     "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET",)),
     "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),

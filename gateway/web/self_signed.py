@@ -1,4 +1,4 @@
-"""A certificate that vouches for itself. It is imported only where one has to be made, for it loads cryptography."""
+"""Make a self-signed certificate. Import this only where one has to be made: it loads cryptography."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["made"]
+__all__ = ["make_certificate"]
 
-# A host that has just started may have no idea of the time, and who pins a fingerprint needs no end either:
-# RFC 5280, 4.1.2.5, has a date for "never".
+# A host that has just started may not know the time, and somebody who pins a fingerprint needs no end either.
+# RFC 5280, 4.1.2.5, defines a date for "never".
 _FROM = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _TO = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 _LONGEST_COMMON_NAME = 64  # bytes (RFC 5280, appendix A.1, ub-common-name)
 
 
-def made(names: Sequence[str]) -> bytes:
+def make_certificate(names: Sequence[str]) -> bytes:
     """Make a key and its certificate, as PEM, for these host names and addresses, the first being its own name."""
     key = ec.generate_private_key(ec.SECP256R1())
     own = names[0].encode()[:_LONGEST_COMMON_NAME].decode(errors="ignore")

@@ -1,7 +1,7 @@
-"""Who gets in at the front door: a bounded number of connections, and of each network a bounded share.
+"""The HTTP server's connections: a bounded number of them, and for each network a bounded share.
 
-It accepts and counts; what a connection says is `gateway.web.http`'s affair. The share keeps one silent address
-from holding every place, and who finds none is told so instead of waiting.
+The share keeps one silent address from holding every place. A connection that finds no place is told so, and does not
+wait for one. Telling takes time and a descriptor too, so those that are being told are bounded in the same way.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
-from gateway.web.http import HttpLimits, Respond, Secure, farewell, serve
+from gateway.web.http import HttpLimits, Respond, Secure, lingering_close, serve
 from protocol.endpoint import Endpoint
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-__all__ = ["FrontDoor", "Places"]
+__all__ = ["HttpServer", "Places"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,27 +43,27 @@ class Places:
 
     @contextmanager
     def take(self, network: str) -> Iterator[bool]:
-        """Hold a place for the length of the block; whether there was one."""
+        """Hold a place for the length of the block, if there is one; yield whether there is."""
         granted = self.taken.total() < self.total and self.taken[network] < self.share
         self.taken[network] += granted
         try:
             yield granted
         finally:
             self.taken[network] -= granted
-            self.taken += Counter()  # drops the networks at zero: only who is here is remembered
+            self.taken += Counter()  # drops the networks at zero, or strangers would fill the memory
 
 
 @final
 @dataclass(slots=True)
-class FrontDoor:
-    """Accepts connections and serves each by ``respond``. One for all listeners: they share the places."""
+class HttpServer:
+    """Serves connections by ``respond``. One server for all listeners: they share its places."""
 
     respond: Respond
     secure: Secure | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
     places: Places = field(default_factory=Places)
-    doorstep: Places = field(default_factory=Places)
-    """Those that are being told that there is no place."""
+    refusals: Places = field(default_factory=Places)
+    """The connections that are being told that there is no place."""
 
     def admit(self, clients: trio.Nursery, sock: socket.socket, sockaddr: Any) -> None:
         """Serve an accepted connection, from the socket address ``sockaddr``, in a task of ``clients``."""
@@ -74,23 +74,17 @@ class FrontDoor:
         """Serve one connection, or tell it that there is no place; then close it."""
         async with stream:
             try:
-                await self._seat(stream, peer)
+                with self.places.take(peer.network) as granted:
+                    if granted:
+                        await serve(stream, peer, self.respond, self.limits, self.secure)
+                        return
+                with self.refusals.take(peer.network) as granted:
+                    if granted:
+                        logger.debug("HTTP server: %s refused: no place", peer)
+                        with trio.move_on_after(self.limits.linger_seconds):
+                            await stream.send_all(_BUSY)
+                        await lingering_close(stream, self.limits)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                logger.debug("front door: a connection broke: %s", exc)
-            except Exception:  # the first ring: what goes wrong with one connection ends that connection
-                logger.exception("front door: a connection ended by a fault of ours")
-
-    async def _seat(self, stream: trio.SocketStream, peer: Endpoint) -> None:
-        with self.places.take(peer.network) as granted:
-            if granted:
-                await serve(stream, peer, self.respond, self.limits, self.secure)
-                return
-        with self.doorstep.take(peer.network) as granted:
-            if granted:
-                await self._turn_away(stream, peer)
-
-    async def _turn_away(self, stream: trio.SocketStream, peer: Endpoint) -> None:
-        logger.debug("%s finds no place at the front door", peer)
-        with trio.move_on_after(self.limits.linger_seconds):
-            await stream.send_all(_BUSY)
-        await farewell(stream, self.limits)
+                logger.debug("HTTP server: the connection from %s broke: %s", peer, exc)
+            except Exception:  # the first ring: an error in one connection ends that connection only
+                logger.exception("HTTP server: a bug ended the connection from %s", peer)

@@ -1,7 +1,7 @@
-"""TLS at the front door: which certificate is in force, where it comes from, and what is wrong with another.
+"""The certificate of the HTTP server: read it, prove that it works, and replace it without a restart.
 
-The certificate comes from the configuration, or from the state directory, where one of our own is made at the first
-start. A new one that cannot be used never takes the place of an old one that can. This room knows nothing of HTTP.
+It comes from the configuration, or from the state directory, where a self-signed one is made at the first start. A new
+one that cannot be used never replaces one that can: a mistake in a file must not lock the administrator out.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ _OUT_OF_DATE = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXP
 
 @final
 class CertificateError(Exception):
-    """Why a certificate and its key cannot be used, in one sentence that names the file."""
+    """A certificate and its key cannot be used; the message names the file and the reason."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate with its key, proven to belong together; ``out_of_date`` says so where it is, and is "" else."""
+    """A certificate with its key, proven to belong together.
+
+    ``out_of_date`` is OpenSSL's complaint where it has expired or is not yet valid, else empty.
+    """
 
     path: Path
     context: ssl.SSLContext
@@ -53,7 +56,7 @@ class Certificate:
         """Read PEM files (``key`` None: the key is in the same one). Raises CertificateError."""
         found = _CERTIFICATE.search(_read(path))
         if found is None:
-            raise CertificateError(f"{path}: there is no PEM certificate in it (BEGIN CERTIFICATE)")
+            raise CertificateError(f"{path}: no PEM certificate in it (BEGIN CERTIFICATE)")
         _check_key(key or path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["http/1.1"])
@@ -69,9 +72,9 @@ class Certificate:
 
 @final
 class Tls:
-    """The front door's certificate: that of the configuration or, where ``path`` is None, one of our own.
+    """The certificate in force: that of the configuration or, where ``path`` is None, a self-signed one.
 
-    Our own one is kept in ``state_dir``, and made for ``names`` where there is none yet.
+    The self-signed one is kept in ``state_dir``, and made for ``names`` where there is none yet.
     """
 
     def __init__(self, path: Path | None, key: Path | None, state_dir: Path, names: Sequence[str]) -> None:
@@ -80,19 +83,19 @@ class Tls:
         self._own = state_dir / OWN_FILE
         self._names = names
         self.certificate: Certificate | None = None
-        """None where there is none that could be used: then the door speaks plain HTTP only."""
+        """None where none can be used: then the server speaks plain HTTP only."""
         self.complaint = ""
-        """What is wrong with the files that were last read."""
+        """The reason why the files that were last read cannot be used, or are out of date; else empty."""
 
     def load(self) -> None:
-        """Read the files, and use what they hold from the next connection on. What is wrong is logged, never raised."""
+        """Read the files, and use their certificate from the next connection on. Errors are logged, never raised."""
         try:
             new = self._read()
             if new.out_of_date and self.certificate is not None and not self.certificate.out_of_date:
                 raise CertificateError(f"{new.path}: {new.out_of_date}")
         except CertificateError as exc:
             self.complaint = str(exc)
-            still = "the one in force stays" if self.certificate else "the front door speaks plain HTTP only"
+            still = "the one in force stays" if self.certificate else "only plain HTTP is served"
             logger.error("TLS: %s; %s", exc, still)  # noqa: TRY400 - the traceback says no more
             return
         self.certificate, self.complaint = new, new.out_of_date
@@ -103,7 +106,7 @@ class Tls:
 
     @property
     def status(self) -> dict[str, str]:
-        """What the status page shows."""
+        """Return the part of the status page about TLS."""
         used = self.certificate
         return {
             "certificate": str(used.path) if used else "",
@@ -112,9 +115,9 @@ class Tls:
         }
 
     async def secure(self, stream: trio.abc.HalfCloseableStream) -> TlsStream:
-        """Shake hands with a client. Raises trio.BrokenResourceError where that fails, or there is no certificate."""
+        """Do the handshake with a client. Raise trio.BrokenResourceError where it fails, or there is no certificate."""
         if self.certificate is None:
-            raise trio.BrokenResourceError("it speaks TLS, and there is no certificate")
+            raise trio.BrokenResourceError("the client speaks TLS, and there is no certificate")
         secured = TlsStream(stream, self.certificate.context)
         await secured.do_handshake()
         return secured
@@ -124,9 +127,9 @@ class Tls:
             return Certificate.load(self._path, self._key)
         try:
             if durable.read(self._own) is None:
-                from gateway.web.self_signed import made  # with cryptography, for once in a gateway's life
+                from gateway.web.self_signed import make_certificate  # loads cryptography, once in a gateway's life
 
-                durable.replace(self._own, made(self._names))
+                durable.replace(self._own, make_certificate(self._names))
         except OSError as exc:
             raise CertificateError(f"{self._own}: {exc.strerror}") from None
         return Certificate.load(self._own)
@@ -143,9 +146,9 @@ def _read(path: Path) -> str:
 def _check_key(path: Path) -> None:
     content = _read(path)
     if "PRIVATE KEY-----" not in content:
-        raise CertificateError(f"{path}: there is no PEM key in it (BEGIN PRIVATE KEY); tls_key names its file")
+        raise CertificateError(f"{path}: no PEM key in it (BEGIN PRIVATE KEY); tls_key names its file")
     if "ENCRYPTED" in content:
-        raise CertificateError(f"{path}: the key has a password, and nobody is there to type it; take it off the key")
+        raise CertificateError(f"{path}: the key has a password, which nobody is there to type; remove it from the key")
 
 
 def _explained(path: Path, key: Path | None, exc: Exception) -> str:
@@ -156,10 +159,13 @@ def _explained(path: Path, key: Path | None, exc: Exception) -> str:
 
 
 def _out_of_date(path: Path, context: ssl.SSLContext, pem: str) -> str:
-    """Shake hands with ourselves in memory: that proves that the pair works, and looks at the dates."""
+    """Do a handshake with ourselves in memory, which proves that the pair works, and checks the dates.
+
+    Return OpenSSL's complaint about the dates, or nothing. Raise CertificateError for any other.
+    """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whoever signed it, this certificate is trusted here
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # this certificate is trusted here, whoever signed it
     client.load_verify_locations(cadata=pem)
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     near = context.wrap_bio(up, down, server_side=True)

@@ -1,6 +1,8 @@
-"""TLS over a stream, whose two halves close one after the other, as those of a socket do.
+"""TLS over a stream, with halves that close one after the other, as those of a socket do.
 
-So that a connection over TLS can be ended as gently as a plain one. It knows nothing of certificates or HTTP.
+trio.SSLStream has no half-close: after its `aclose` nothing can be read. A lingering close needs one, or the last
+answer over TLS would be lost to a reset as it would be over plain TCP. So the SSLStream gets a transport of its own,
+which can be cut off, and the real one stays open below it.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._tls = trio.SSLStream(self._transport, context, server_side=True)
 
     async def do_handshake(self) -> None:
-        """Shake hands. Raises trio.BrokenResourceError."""
+        """Do the handshake. Raise trio.BrokenResourceError."""
         await self._tls.do_handshake()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive plain bytes; after ``send_eof`` undeciphered ones, of which only the end has a meaning."""
+        """Receive decrypted bytes; after ``send_eof`` encrypted ones, of which only the end has a meaning."""
         if self._transport.cut_off:
             return await self._transport.stream.receive_some(max_bytes)
         return await self._tls.receive_some(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send ``data``, enciphered."""
+        """Send ``data`` encrypted."""
         await self._tls.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -43,10 +45,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
         await self._tls.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """Say that nothing more comes (close_notify, RFC 8446, 6.1), then close the transport's sending half."""
+        """Send close_notify (RFC 8446, 6.1), then close the transport's sending half."""
         self._transport.cut_off = True
         with suppress(_CutOffError, trio.BrokenResourceError):
-            # OpenSSL does not say it while there are bytes that nobody has taken.
+            # OpenSSL does not send it while there are decrypted bytes that nobody has taken.
             while await self._tls.receive_some():
                 pass
         await self._tls.aclose()
@@ -59,12 +61,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
 @final
 class _CutOffError(Exception):
-    """What has come so far is all that SSLStream gets."""
+    """SSLStream gets no more than what has come so far."""
 
 
 @final
 class _Transport(trio.abc.Stream):
-    """What SSLStream has instead of ``stream``: only the owner closes that, and may cut off what it receives."""
+    """SSLStream's view of ``stream``: it cannot close it, and its receiving can be cut off."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self.stream = stream

@@ -1,8 +1,12 @@
-"""A browser at the line: a WebSocket (RFC 6455) is one more client of a port, with words beside the bytes.
+"""A WebSocket (RFC 6455) as one more client of a port.
 
-Binary messages are bytes of the line, both ways; text messages are JSON, whose meaning is in `control`.
-Who may come, and by which path, was settled before. Nothing imports this room, nor the library behind it, until the
-first WebSocket is asked for: a gateway without browsers pays nothing for them.
+Binary messages are bytes of the line, both ways; text messages are JSON, whose meaning is in `control`. The caller and
+its rights were checked before. This file, and the library behind it, are imported at the first WebSocket: a gateway
+without browsers pays nothing for them.
+
+Three tasks share a WebSocket. The port's relay receives and sends, and owns its session. `tell` sends events, and
+`keep` sends pings. All of them end with `closed`, which the relay's `close` sets; the task that did the handshake then
+sends the close frame, because a stream's `close` cannot wait.
 """
 
 from __future__ import annotations
@@ -32,56 +36,51 @@ __all__ = ["WebSocketStream", "serve"]
 PING_SECONDS = 20.0
 """Between pings."""
 PONG_SECONDS = 20.0
-"""Until the answer to one: who is idle may stay for ever, who is gone may not."""
+"""From a ping to its answer: an idle client may stay for ever, a dead one may not."""
 
 _GONE = (ConnectionClosed, LocalProtocolError)
-"""What the library raises where the client is gone, or is going and the library has not noticed yet."""
+"""Raised by the library where the client is gone, or is going and the library has not noticed yet."""
 _HANDSHAKE_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 _GOING_AWAY = 1001
 _REASON_LIMIT = 123
-"""Bytes that a close frame has for its reason (RFC 6455, 5.5)."""
+"""Bytes of a close frame's reason (RFC 6455, 5.5)."""
 
 
 async def serve(
     stream: trio.abc.HalfCloseableStream, head: bytes, service: Service, rights: Right, holder: str
 ) -> None:
-    """Seat ``holder`` at the line, with these rights, until either side ends it, then close the stream.
+    """Connect ``holder`` to the line, with these rights, until either side ends it; then close the stream.
 
-    ``head`` is the request, which must be beyond doubt. Once it is accepted, its port ends it and nothing else: so
-    that a gateway that stops lets it take what waits for it, as any other client.
+    ``head`` is the request, checked by `websocket_handshake`. Once it is accepted only its port ends it, so that a
+    gateway that stops lets it take what waits for it, like any other client.
     """
     with trio.CancelScope() as scope:
         try:
             async with trio.open_nursery() as nursery:
                 with trio.fail_after(_HANDSHAKE_SECONDS):
-                    ws = await _accepted(nursery, PrefixedStream(stream, head))
+                    request = await wrap_server_stream(
+                        nursery, PrefixedStream(stream, head), max_message_size=MESSAGE_LIMIT
+                    )
+                    ws = await request.accept()
+                # The port bounds what follows: it revokes the client's handle when it stops.
                 scope.shield = True
-                await _seat(ws, service, rights, holder)
+                await _connect(ws, service, rights, holder)
                 nursery.cancel_scope.cancel()
         except* (*_GONE, trio.TooSlowError):
-            pass  # it left while it was greeted, or said something while it was told that it must go
+            pass  # it left during the handshake, or said something while it was told that it must go
 
 
-async def _accepted(nursery: trio.Nursery, stream: trio.abc.Stream) -> WebSocketConnection:
-    request = await wrap_server_stream(nursery, stream, max_message_size=MESSAGE_LIMIT)
-    return await request.accept()
-
-
-async def _seat(ws: WebSocketConnection, service: Service, rights: Right, holder: str) -> None:
+async def _connect(ws: WebSocketConnection, service: Service, rights: Right, holder: str) -> None:
     client = WebSocketStream(ws)
-    client.seat = service.serve(client, holder, rights=rights)
+    client.handle = service.serve(client, holder, rights=rights)
     async with trio.open_nursery() as beside:
         beside.start_soon(client.tell)
         beside.start_soon(client.keep)
         await client.closed.wait()
         beside.cancel_scope.cancel()
-    await _close(ws, client.why_ended)
-
-
-async def _close(ws: WebSocketConnection, why: str) -> None:
     with trio.move_on_after(_CLOSE_SECONDS):
-        await ws.aclose(_GOING_AWAY, why.encode()[:_REASON_LIMIT].decode(errors="ignore"))
+        await ws.aclose(_GOING_AWAY, client.why_ended.encode()[:_REASON_LIMIT].decode(errors="ignore"))
 
 
 @final
@@ -92,24 +91,24 @@ class WebSocketStream:
 
     def __init__(self, ws: WebSocketConnection) -> None:
         self._ws = ws
-        self._seated = trio.Event()
+        self._connected = trio.Event()
         self._listening_since = math.inf
-        self.seat: Handle | None = None
-        """Where it sits; None where it was turned away."""
+        self.handle: Handle | None = None
+        """Its permission at the port; None where it was refused."""
         self.closed = trio.Event()
 
     @property
     def _session(self) -> Session:
-        assert self.seat is not None
-        assert self.seat.session is not None
-        return self.seat.session
+        assert self.handle is not None
+        assert self.handle.session is not None
+        return self.handle.session
 
     @property
     def why_ended(self) -> str:
-        """Say why it had to go, for the close frame."""
-        if self.seat is None:
-            return "no seat is free"
-        session = self.seat.session
+        """Return why it had to go, for the close frame."""
+        if self.handle is None:
+            return "the port takes no more clients"
+        session = self.handle.session
         return (session.ended if session is not None else None) or "the gateway stops"
 
     def send_nowait(self, data: bytes) -> int:
@@ -123,7 +122,7 @@ class WebSocketStream:
 
     async def receive(self) -> bytes:
         """See Stream; requests that come as text are answered meanwhile, in the order of all messages."""
-        self._seated.set()
+        self._connected.set()
         while True:
             message = await self._next()
             if isinstance(message, str):
@@ -134,12 +133,12 @@ class WebSocketStream:
                 return message
 
     def close(self) -> None:
-        """Say that it is over: the close frame, which takes time, is sent by who shook hands."""
+        """Set ``closed``: the task that did the handshake sends the close frame, which takes time."""
         self.closed.set()
 
     async def tell(self) -> None:
-        """Tell what becomes different at the port, for as long as the client lives."""
-        await self._seated.wait()
+        """Send the events of the port, for as long as the client lives."""
+        await self._connected.wait()
         before = None
         try:
             async for now in self._session.state.changes():
@@ -157,8 +156,8 @@ class WebSocketStream:
                 try:
                     await self._ws.ping()
                 except _GONE:
-                    return  # the pump meets the same, once what it has is written
-            # While a message waits for the line nothing is read, and so no answer to a ping is seen either.
+                    return  # the relay meets the same error, once what it holds is written
+            # While a message waits for the line nothing is read, so no answer to a ping is seen: that is not silence.
             silent = trio.current_time() - self._listening_since
             if patience.cancelled_caught and silent >= PONG_SECONDS:
                 self._session.end(f"no answer to a ping within {PONG_SECONDS:g} s")

@@ -1,7 +1,7 @@
-"""Whether a request opens a WebSocket (RFC 6455, 4.2.1), and the head that hands it on.
+"""Check a request that opens a WebSocket (RFC 6455, 4.2.1), and write the head that hands it on.
 
-It looks at headers only: who asks, and for which port, is not known here. What it lets through is written anew, with
-nothing in it but what the handshake needs, for the library that takes over never answers a head that it dislikes.
+trio-websocket never answers a head that it dislikes, and its wait for a request then never returns. So a request is
+checked here first, and written anew with nothing in it but what the handshake needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KEY_BYTES = 16
 
 
 def refusal(request: Request) -> Response | None:
-    """Say what is wrong with a request that should open a WebSocket; None where nothing is."""
+    """Return the error answer to a request that cannot open a WebSocket; None where it can."""
     upgrade = ("Upgrade", "websocket"), ("Connection", "Upgrade")
     if b"websocket" not in _tokens(request, b"upgrade") or b"upgrade" not in _tokens(request, b"connection"):
         return explain(426, "This path is a WebSocket: send Upgrade: websocket and Connection: Upgrade.", *upgrade)
@@ -38,7 +38,7 @@ def refusal(request: Request) -> Response | None:
 
 
 def replayed(request: Request) -> bytes:
-    """Write the head of a request that ``refusal`` had nothing against, as a client would have sent it."""
+    """Write the head of a request that ``refusal`` accepts, as a client would have sent it."""
     key = request.header(b"sec-websocket-key") or b""
     headers = [
         (b"Host", b"daisyport"),

@@ -39,7 +39,7 @@ async def test_the_service_manager_is_told_ready_once_and_stopping_at_the_end(tm
         assert told == ["READY=1", "STATUS=cpu1: 1 port managers", "STOPPING=1"]
 
 
-async def test_without_a_front_door_the_ports_run_all_the_same(tmp_path: Path) -> None:
+async def test_without_an_http_server_the_ports_run_all_the_same(tmp_path: Path) -> None:
     with lines(tmp_path, 1) as ends:
         await stopped_at_once(configuration(tmp_path, ends, 0, http=HttpConfig(listen=())))
 
@@ -50,7 +50,6 @@ def test_a_start_loads_nothing_that_only_some_configurations_use() -> None:
         "trio_websocket",
         "zeroconf",
         "cryptography",
-        "msgspec",
         "email",
         "gateway.web.http",
         "gateway.demo",
@@ -60,7 +59,7 @@ def test_a_start_loads_nothing_that_only_some_configurations_use() -> None:
     assert found.stdout == "\n"
 
 
-async def test_a_front_door_that_is_taken_is_told_and_tried_again(
+async def test_an_http_port_that_is_taken_is_told_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as foreign, lines(tmp_path, 1) as ends, trio.fail_after(10):
@@ -68,11 +67,11 @@ async def test_a_front_door_that_is_taken_is_told_and_tried_again(
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(run, configuration(tmp_path, ends, foreign.getsockname()[1]), stop, Notifier(None))
-            front_door = f"front door 127.0.0.1:{foreign.getsockname()[1]}: "
-            while f"{front_door}Address already in use" not in caplog.text:
+            http_server = f"HTTP server 127.0.0.1:{foreign.getsockname()[1]}: "
+            while f"{http_server}Address already in use" not in caplog.text:
                 await trio.lowlevel.checkpoint()
             foreign.close()
-            while f"{front_door}up" not in caplog.text:
+            while f"{http_server}up" not in caplog.text:
                 await trio.lowlevel.checkpoint()
             stop.set()
     assert caplog.text.count("Address already in use") == 1

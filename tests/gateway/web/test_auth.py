@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from gateway.state.store import Published
 from gateway.state.users import Users
-from gateway.web.auth import Access, Caller, DeniedError, Guesses
+from gateway.tasks.watch import Cell
+from gateway.web.auth import AccessControl, Caller, DeniedError, Guesses
 from gateway.web.message import Request, Response
 from protocol.endpoint import Endpoint
 from protocol.http.credentials import Algorithm
 from protocol.parameters.roles import Role
+from protocol.parameters.settings import HTTP, Network, Settings
 from protocol.parameters.settings import AuthenticationPolicy as Policy
 
 if TYPE_CHECKING:
@@ -29,20 +32,33 @@ PEER = Endpoint("192.0.2.7", 40000)
 TARGET = b"/axis-cgi/param.cgi?action=list"
 
 
+def under(policy: Policy) -> Cell[Published]:
+    """Settings with this policy, as the store publishes them."""
+    return Cell(Published(0, Settings(network=Network(http=HTTP(authentication_policy=policy)))))
+
+
 @dataclass
 class Gate:
-    """An access with three users, whose policy can be changed."""
+    """An access control with three users, whose policy can be changed."""
 
-    access: Access
-    policy: Policy = Policy.RECOMMENDED
+    access: AccessControl
+    published: Cell[Published]
+
+    @classmethod
+    def of(cls, users: Users, policy: Policy = Policy.RECOMMENDED, *hashes: Algorithm) -> Gate:
+        published = under(policy)
+        return cls(AccessControl(users, published, hashes or (Algorithm.MD5,)), published)
+
+    def use(self, policy: Policy) -> None:
+        self.published.set(under(policy).value)
 
     def ask(
         self, authorization: bytes | None = None, role: Role = Role.VIEWER, peer: Endpoint = PEER
     ) -> Caller | Response:
-        """Ask to be admitted: the caller, or the answer that refuses it."""
+        """Ask to be authorized: the caller, or the answer that refuses it."""
         headers = ((b"authorization", authorization),) if authorization is not None else ()
         try:
-            return self.access.admit(Request("GET", TARGET, headers, b"", peer), role)
+            return self.access.authorize(Request("GET", TARGET, headers, b"", peer), role)
         except DeniedError as denied:
             return denied.response
 
@@ -88,18 +104,17 @@ def users(tmp_path: Path) -> Users:
 
 @pytest.fixture
 def gate(users: Users) -> Gate:
-    made = Gate(Access(users, lambda: made.policy))
-    return made
+    return Gate.of(users)
 
 
 # --- logins ---
 
 
-async def test_a_digest_login_is_admitted_with_its_role(gate: Gate) -> None:
+async def test_a_digest_login_is_accepted_with_its_role(gate: Gate) -> None:
     assert gate.log_in("operator") == Caller("operator", Role.OPERATOR)
 
 
-async def test_who_sends_no_login_is_asked_for_one_and_told_how(gate: Gate) -> None:
+async def test_a_caller_without_a_login_is_asked_for_one_and_told_how(gate: Gate) -> None:
     refused = gate.refused()
     assert refused.status == 401
     assert [challenge.split()[0] for challenge in challenges(refused)] == ["Digest"]
@@ -108,7 +123,7 @@ async def test_who_sends_no_login_is_asked_for_one_and_told_how(gate: Gate) -> N
 
 
 @pytest.mark.parametrize("header", [b"", b"Bearer x", b"Digest", b"Basic !!!", b'Digest username="admin"', b"\xff\x00"])
-async def test_what_is_no_login_is_asked_for_one(gate: Gate, header: bytes) -> None:
+async def test_a_header_that_is_no_login_is_asked_for_one(gate: Gate, header: bytes) -> None:
     assert gate.refused(header).status == 401
 
 
@@ -138,26 +153,26 @@ async def test_a_used_up_login_is_stale_not_wrong(gate: Gate) -> None:
     ],
 )
 async def test_the_policy_holds_at_once(gate: Gate, policy: Policy, schemes: list[str], basic_admits: bool) -> None:
-    gate.policy = policy
+    gate.use(policy)
     assert [challenge.split()[0] for challenge in challenges(gate.refused())] == schemes
     assert isinstance(gate.ask(basic("admin")), Caller) is basic_admits
 
 
 async def test_recommended_is_basic_where_the_connection_is_secure(users: Users) -> None:
-    access = Access(users, lambda: Policy.RECOMMENDED)
+    access = AccessControl(users, under(Policy.RECOMMENDED))
     request = Request("GET", TARGET, ((b"authorization", basic("admin")),), b"", PEER, secure=True)
-    assert access.admit(request, Role.ADMIN) == Caller("admin", Role.ADMIN)
+    assert access.authorize(request, Role.ADMIN) == Caller("admin", Role.ADMIN)
 
 
 async def test_the_hashes_are_offered_in_the_order_that_the_host_wants(users: Users) -> None:
-    gate = Gate(Access(users, lambda: Policy.DIGEST, (Algorithm.SHA256, Algorithm.MD5)))
+    gate = Gate.of(users, Policy.DIGEST, Algorithm.SHA256, Algorithm.MD5)
     offered = [re.search("algorithm=([^,]+)", challenge) for challenge in challenges(gate.refused())]
     assert [found and found[1] for found in offered] == ["SHA-256", "MD5"]
 
 
 async def test_a_user_made_later_may_come_in_at_once(tmp_path: Path) -> None:
     users = Users(tmp_path)
-    gate = Gate(Access(users, lambda: Policy.BASIC))
+    gate = Gate.of(users, Policy.BASIC)
     refused = gate.refused(basic("late"))
     assert refused.status == 403
     assert b"daisyport user add NAME --role admin" in refused.body
@@ -170,8 +185,8 @@ async def test_a_user_made_later_may_come_in_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR, Role.ADMIN])
 @pytest.mark.parametrize("name", ["viewer", "operator", "admin"])
-async def test_a_role_may_do_what_takes_it_or_a_lower_one(gate: Gate, name: str, role: Role) -> None:
-    gate.policy = Policy.BASIC
+async def test_a_role_may_do_what_requires_it_or_a_lower_one(gate: Gate, name: str, role: Role) -> None:
+    gate.use(Policy.BASIC)
     answer = gate.ask(basic(name), role)
     if Role[name.upper()] >= role:
         assert isinstance(answer, Caller)
@@ -183,29 +198,29 @@ async def test_a_role_may_do_what_takes_it_or_a_lower_one(gate: Gate, name: str,
         assert role.name.lower().encode() in answer.body
 
 
-async def test_what_is_open_takes_no_login_and_no_user(tmp_path: Path) -> None:
-    access = Access(Users(tmp_path), lambda: Policy.DIGEST)
-    assert access.admit(Request("POST", TARGET, (), b"", PEER), Role.OPEN) == Caller("", Role.OPEN)
+async def test_what_is_open_requires_no_login_and_no_user(tmp_path: Path) -> None:
+    access = AccessControl(Users(tmp_path), under(Policy.DIGEST))
+    assert access.authorize(Request("POST", TARGET, (), b"", PEER), Role.OPEN) == Caller("", Role.OPEN)
 
 
 # --- guessing ---
 
 
 async def test_guessing_is_slowed_down_for_its_network_and_for_no_other(gate: Gate, autojump_clock: MockClock) -> None:
-    gate.policy = Policy.BASIC
+    gate.use(Policy.BASIC)
     for guess in range(10):
         assert gate.refused(basic("admin", f"guess{guess}")).status == 401
     limited = gate.refused(basic("admin"))
     assert limited.status == 429
     assert ("Retry-After", "6") in limited.headers
-    assert b"looked at in 6 s" in limited.body
+    assert b"judged in 6 s" in limited.body
     assert isinstance(gate.ask(basic("admin"), peer=Endpoint("192.0.2.8", 1)), Caller)
     await trio.sleep(6)
     assert isinstance(gate.ask(basic("admin")), Caller)
 
 
 async def test_a_host_cannot_guess_on_from_its_other_ipv6_addresses(gate: Gate) -> None:
-    gate.policy = Policy.BASIC
+    gate.use(Policy.BASIC)
     for guess in range(10):
         gate.ask(basic("admin", "guess"), peer=Endpoint(f"2001:db8::{guess:x}", 1))
     assert gate.refused(basic("admin"), peer=Endpoint("2001:db8::ffff", 1)).status == 429
@@ -241,7 +256,7 @@ def test_a_network_that_stops_guessing_has_its_burst_back() -> None:
 
 async def test_no_secret_is_logged_or_told(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    gate.policy = Policy.BASIC
+    gate.use(Policy.BASIC)
     header = basic("admin\n" + "x" * 500, "hunter2")
     refused = gate.refused(header)
     assert b"hunter2" not in refused.body

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.port.bus import PortStatus
 from gateway.port.line import ModemLines
@@ -52,7 +54,7 @@ class ModemTty(NarrowTty):
         )
 
 
-def seated(tty: NarrowTty, write: Right = Right.TCP) -> Session:
+def connected(tty: NarrowTty, write: Right = Right.TCP) -> Session:
     bus, _ = narrow_port(tty)
     return Router({"P0": bus}).grant("P0", ALL, "somebody").open(write)
 
@@ -63,7 +65,7 @@ async def ask(session: Session, **message: object) -> dict[str, object]:
 
 async def test_a_break_lasts_as_long_as_was_asked(autojump_clock: MockClock) -> None:
     tty = ModemTty()
-    session = seated(tty)
+    session = connected(tty)
     assert await ask(session, request="break", milliseconds=40) == {"answer": "break", "milliseconds": 40}
     assert await ask(session, request="break", id="b") == {"answer": "break", "id": "b", "milliseconds": 250}
     assert tty.breaks == [0.04, 0.25]
@@ -71,7 +73,7 @@ async def test_a_break_lasts_as_long_as_was_asked(autojump_clock: MockClock) -> 
 
 async def test_nobody_writes_while_a_break_lasts_nor_after_who_asked_for_it_has_left(autojump_clock: MockClock) -> None:
     tty = ModemTty()
-    session = seated(tty)
+    session = connected(tty)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(ask, session, request="break", milliseconds=5000))
         await trio.testing.wait_all_tasks_blocked()
@@ -86,7 +88,7 @@ async def test_nobody_writes_while_a_break_lasts_nor_after_who_asked_for_it_has_
 
 
 async def test_modem_lines_are_read_and_what_is_not_named_stays_as_it_is() -> None:
-    session = seated(ModemTty())
+    session = connected(ModemTty())
     shown = {"dtr": True, "rts": True, "cts": False, "dsr": True, "ri": False, "dcd": False}
     assert await ask(session, request="modem") == {"answer": "modem", "lines": shown}
     assert await ask(session, request="set", dtr=False) == {"answer": "set", "lines": shown | {"dtr": False}}
@@ -96,7 +98,7 @@ async def test_modem_lines_are_read_and_what_is_not_named_stays_as_it_is() -> No
 
 async def test_who_may_only_read_reads_the_modem_lines_and_changes_nothing() -> None:
     tty = ModemTty()
-    session = seated(tty, Right(0))
+    session = connected(tty, Right(0))
     assert "lines" in await ask(session, request="modem")
     for asked in ({"request": "break"}, {"request": "set", "dtr": False}):
         assert (await ask(session, **asked))["error"] == "somebody may only read"
@@ -104,14 +106,56 @@ async def test_who_may_only_read_reads_the_modem_lines_and_changes_nothing() -> 
 
 
 async def test_a_slow_reader_is_told_of_once() -> None:
-    session = seated(ModemTty())
+    session = connected(ModemTty())
     session.cut("too slow")
     session.cut("too slow")
     assert (session.state.value.cuts, session.state.value.last_cut) == (1, "somebody: too slow")
 
 
-async def test_text_that_is_no_unicode_is_answered_too() -> None:
-    assert (await answer("\ud800", seated(ModemTty())))["answer"] is None
+NOT_REQUESTS = {
+    "\ud800": "it must be JSON",
+    "{": "it must be JSON",
+    "[" * 100_000: "it must be JSON",
+    "9" * 5000: "it must be JSON",
+    "[]": "it must be a JSON object",
+    "{}": "request must be one of break, modem, set",
+    '{"request": ["break"]}': "request must be one of break, modem, set",
+    '{"request": "brake"}': "request must be one of break, modem, set",
+    '{"request": "modem", "dtr": true}': "modem has no argument 'dtr'",
+    '{"request": "modem", "\\u001b": true}': "modem has no argument '\\x1b'",
+    '{"request": "modem", "id": 1.5}': "id must be an integer or a string",
+    '{"request": "modem", "id": true}': "id must be an integer or a string",
+    '{"request": "set", "dtr": 1}': "dtr must be true, false or null",
+    '{"request": "set", "rts": "no"}': "rts must be true, false or null",
+    '{"request": "break", "milliseconds": 5001}': "milliseconds must be an integer from 1 to 5000",
+    '{"request": "break", "milliseconds": 1.0}': "milliseconds must be an integer from 1 to 5000",
+    '{"request": "break", "milliseconds": true}': "milliseconds must be an integer from 1 to 5000",
+    '{"request": "break", "milliseconds": null}': "milliseconds must be an integer from 1 to 5000",
+}
+
+
+@pytest.mark.parametrize("text", NOT_REQUESTS, ids=lambda text: ascii(text[:50]))
+async def test_text_that_is_not_a_request_is_answered_with_the_reason(text: str) -> None:
+    tty = ModemTty()
+    assert await answer(text, connected(tty)) == {"answer": None, "error": f"not a request: {NOT_REQUESTS[text]}"}
+    assert (tty.lines, tty.breaks) == (LINES, [])
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=3).flatmap(
+        lambda value: st.fixed_dictionaries(
+            {"request": st.sampled_from(["modem", "set"]) | st.just(value)},
+            optional={"id": st.just(value), "dtr": st.just(value), "rts": st.just(value), "x": st.just(value)},
+        )
+    )
+)
+def test_any_json_object_is_answered(message: dict[str, object]) -> None:
+    async def run() -> dict[str, object]:
+        return await ask(connected(ModemTty()), **message)
+
+    answered = trio.run(run)
+    assert answered["answer"] in ("modem", "set", None)
+    assert ("error" in answered) is (answered["answer"] is None)
 
 
 def documented() -> list[dict[str, object]]:
@@ -122,7 +166,7 @@ def documented() -> list[dict[str, object]]:
 
 
 async def test_the_requests_of_the_page_have_the_answers_that_it_shows(autojump_clock: MockClock) -> None:
-    session = seated(ModemTty())
+    session = connected(ModemTty())
     pairs = [told for told in documented() if "event" not in told]
     assert len(pairs) == 8
     for asked, answered in zip(pairs[::2], pairs[1::2], strict=True):

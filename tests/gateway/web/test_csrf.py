@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.web.csrf import foreign
+from gateway.web.csrf import cross_site
 from gateway.web.message import Request
 from protocol.endpoint import Endpoint
 
@@ -20,7 +20,7 @@ SCRIPT = FIREFOX | {"Accept": "*/*", "Accept-Language": "en"}
 def judge(headers: dict[str, str], host: str = "cam:8080") -> str | None:
     sent = {"Host": host} | headers
     lowered = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in sent.items())
-    return foreign(Request("GET", b"/", lowered, b"", PEER))
+    return cross_site(Request("GET", b"/", lowered, b"", PEER))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_scripts_camera_software_and_our_own_page_pass(headers: dict[str, str]) 
         (FIREFOX | {"Accept": "text/html"}, "looks like a browser's"),
     ],
 )
-def test_what_a_foreign_page_makes_a_browser_send_is_refused_with_the_reason(
+def test_what_a_page_of_another_site_makes_a_browser_send_is_refused_with_the_reason(
     headers: dict[str, str], reason: str
 ) -> None:
     assert reason in (judge(headers) or "")

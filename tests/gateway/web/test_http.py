@@ -338,7 +338,7 @@ async def test_who_never_reads_its_answer_is_cut_at_the_deadline(autojump_clock:
         (b"POST / HTTP/1.1\r\nHost: cam\r\nContent-Length: 9\r\n\r\nhalf", 400, b"received 4 bytes, expected 9"),
         (b"GET / HTT", 400, b"closed"),
         (b"PRI * HTTP/2.0\r\nHost: cam\r\n\r\n", 505, b"use HTTP/1.1"),
-        (b"CONNECT cam:23 HTTP/1.1\r\nHost: cam\r\n\r\n", 405, b"no proxy"),
+        (b"CONNECT cam:23 HTTP/1.1\r\nHost: cam\r\n\r\n", 405, b"not a proxy"),
         (b"\x00\xff\xfe\x80", 400, b"illegal request line"),
     ],
 )
@@ -359,7 +359,7 @@ async def test_a_tls_hello_is_closed_with_one_line_in_the_log(
     caplog.set_level(logging.INFO)
     assert await exchange(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03") == b""
     assert [record.message for record in caplog.records] == [
-        "192.0.2.7:40000 speaks TLS, and the front door speaks plain HTTP: use http:// here"
+        "192.0.2.7:40000 speaks TLS, and there is no certificate here: use http://"
     ]
 
 

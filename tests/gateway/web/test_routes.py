@@ -1,4 +1,4 @@
-"""The front door as its callers see it: a real catalogue and real users, a house that is a small fake."""
+"""The HTTP API as its callers see it: a real catalogue and real users, and a small fake of the gateway."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
 from gateway.clients.listeners import accept_clients
-from gateway.state.store import StoreError
+from gateway.state.store import Published, StoreError
 from gateway.state.users import Users
 from gateway.tasks.reconcile import Unit
-from gateway.web.auth import Access
+from gateway.tasks.watch import Cell
+from gateway.web.auth import AccessControl
 from gateway.web.http import serve
 from gateway.web.message import Request, Response
 from gateway.web.pages import PAGES
 from gateway.web.routes import ROUTES, Backend, Routes
-from gateway.web.server import FrontDoor
+from gateway.web.server import HttpServer
 from protocol.endpoint import Endpoint
 from protocol.errors import ParameterError
 from protocol.http.serial_cgi import CgiError, SerialRequest
@@ -80,14 +81,22 @@ class Line:
 
 
 @dataclass
-class FakeHouse:
+class FakeGateway:
     """Settings that change in memory, and lines that answer from a script."""
 
-    settings: Settings = field(default_factory=lambda: CATALOGUE.restored("").settings)
+    published: Cell[Published] = field(default_factory=lambda: Cell(Published(0, CATALOGUE.restored("").settings)))
     lines: dict[int, Line] = field(default_factory=lambda: {0: Line()})
     updates: list[tuple[Sequence[tuple[str, str]], Role]] = field(default_factory=list)
     rolled_back: tuple[ParameterError, ...] = ()
     disk: str = "works"
+
+    @property
+    def settings(self) -> Settings:
+        return self.published.value.settings
+
+    @settings.setter
+    def settings(self, new: Settings) -> None:
+        self.published.set(Published(self.published.value.version + 1, new))
 
     async def update(self, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
         self.updates.append((assignments, role))
@@ -107,33 +116,40 @@ class FakeHouse:
         assert not update.refused
         self.settings = update.settings
 
-    def house(self) -> Backend:
-        return Backend(
-            catalogue=CATALOGUE,
-            settings=lambda: self.settings,
-            update=self.update,
-            serial=lambda number: cast("SerialCgi | None", self.lines.get(number)),
-            web_socket=lambda _: None,
-            status=lambda: STATUS_SHOWN,
-        )
+    def backend(self) -> Backend:
+        ports = [FakePort(self, index) for index in range(len(self.settings.port_managers))]
+        return Backend(CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN)
 
 
-def made(directory: Path, fake: FakeHouse) -> Routes:
+@dataclass
+class FakePort:
+    """A port whose serial.cgi server is a line of the fake gateway, and which takes no WebSockets."""
+
+    gateway: FakeGateway
+    index: int
+    web_socket: None = None
+
+    @property
+    def serial_cgi(self) -> SerialCgi | None:
+        return cast("SerialCgi | None", self.gateway.lines.get(self.index))
+
+
+def made(directory: Path, fake: FakeGateway) -> Routes:
     users = Users(directory)
     for name in ("admin", "operator", "viewer"):
         users.add(name, name, "secret")
-    return Routes(fake.house(), Access(users, lambda: fake.settings.network.http.authentication_policy))
+    return Routes(fake.backend(), AccessControl(users, fake.published))
 
 
 @pytest.fixture
-def fake() -> FakeHouse:
-    fake = FakeHouse()
+def fake() -> FakeGateway:
+    fake = FakeGateway()
     fake.set(Network_HTTP_AuthenticationPolicy="basic")
     return fake
 
 
 @pytest.fixture
-def routes(tmp_path: Path, fake: FakeHouse) -> Routes:
+def routes(tmp_path: Path, fake: FakeGateway) -> Routes:
     return made(tmp_path, fake)
 
 
@@ -158,9 +174,10 @@ async def ask(routes: Routes, target: str, name: str = "admin", **more: Any) -> 
 # --- the table ---
 
 
-async def test_an_unknown_path_is_told_what_there_is(routes: Routes) -> None:
+async def test_an_unknown_path_is_told_the_endpoints(routes: Routes) -> None:
     answer = await ask(routes, "/axis-cgi/nothing.cgi")
     assert answer.status == 404
+    assert answer.body.startswith(b"404 Not Found\nno such endpoint; endpoints: /, /axis-cgi/")
     assert all(path.encode() in answer.body for path in ROUTES)
 
 
@@ -189,7 +206,7 @@ async def test_a_wrong_method_is_told_the_right_ones(routes: Routes, path: str, 
         (DISCOVERY, Role.OPEN),
     ],
 )
-async def test_each_path_takes_its_role(routes: Routes, path: str, least: Role) -> None:
+async def test_each_path_requires_its_role(routes: Routes, path: str, least: Role) -> None:
     for name in ("", "viewer", "operator", "admin"):
         answer = await ask(routes, f"{path}?action=list&group=Properties", name)
         admitted = (Role[name.upper()] if name else Role.OPEN) >= least
@@ -204,7 +221,7 @@ async def test_list_answers_lines_of_text(routes: Routes) -> None:
     assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"Serial.Ser1.BaudRate=9600\n")
 
 
-async def test_list_shows_each_role_what_it_may_read(routes: Routes, fake: FakeHouse) -> None:
+async def test_list_shows_each_role_what_it_may_read(routes: Routes, fake: FakeGateway) -> None:
     fake.set(RemotePort_R0_AuthenticationKey="hunter2")
     target = f"{PARAM}?action=list&group=RemotePort.R0.AuthenticationKey"
     assert b"hunter2" in (await ask(routes, target, "admin")).body
@@ -212,27 +229,27 @@ async def test_list_shows_each_role_what_it_may_read(routes: Routes, fake: FakeH
     assert b"Error -1" in (await ask(routes, target, "viewer")).body
 
 
-async def test_update_answers_ok_and_nothing_more(routes: Routes, fake: FakeHouse) -> None:
+async def test_update_answers_ok_and_nothing_more(routes: Routes, fake: FakeGateway) -> None:
     answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=19200&DataBits=7")
     assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"OK")
     assert fake.settings.serial.ports[0].baud_rate == 19200
     assert fake.settings.serial.ports[0].data_bits == 7
 
 
-async def test_update_names_what_is_refused_and_does_the_rest(routes: Routes, fake: FakeHouse) -> None:
+async def test_update_names_what_is_refused_and_does_the_rest(routes: Routes, fake: FakeGateway) -> None:
     answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=12345&Serial.Ser1.StopBits=2")
     assert answer.status == 200
     assert answer.body == b"# Error: Error setting 'root.Serial.Ser1.BaudRate' to '12345'!"
     assert fake.settings.serial.ports[0].stop_bits == 2
 
 
-async def test_what_the_port_refused_is_an_error_line_too(routes: Routes, fake: FakeHouse) -> None:
+async def test_what_the_port_refused_is_an_error_line_too(routes: Routes, fake: FakeGateway) -> None:
     fake.rolled_back = (ParameterError("Serial.Ser1.BaudRate", "300", "the driver does not take it"),)
     answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300")
     assert answer.body == b"# Error: Error setting 'root.Serial.Ser1.BaudRate' to '300'!"
 
 
-async def test_a_disk_that_takes_nothing_is_told_as_the_gateway_s_fault(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_disk_that_takes_nothing_is_told_as_the_gateway_s_fault(routes: Routes, fake: FakeGateway) -> None:
     fake.disk = "full"
     answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300")
     assert answer.status == 500
@@ -241,20 +258,20 @@ async def test_a_disk_that_takes_nothing_is_told_as_the_gateway_s_fault(routes: 
     assert answer.body.startswith(b"Error:\nparameters cannot be written")
 
 
-async def test_update_by_post_is_an_update(routes: Routes, fake: FakeHouse) -> None:
+async def test_update_by_post_is_an_update(routes: Routes, fake: FakeGateway) -> None:
     answer = await ask(routes, PARAM, method="POST", body=b"action=update&Serial.Ser1.Parity=Even")
     assert answer.body == b"OK"
     assert fake.settings.serial.ports[0].parity.value == "Even"
 
 
-async def test_a_viewer_cannot_update_and_is_told_the_role_it_takes(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_viewer_cannot_update_and_is_told_the_role_it_requires(routes: Routes, fake: FakeGateway) -> None:
     answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300", "viewer")
     assert answer.status == 401
-    assert b"viewer is a viewer, and this takes an operator" in answer.body
+    assert b"viewer is a viewer, and this requires an operator" in answer.body
     assert not fake.updates
 
 
-async def test_an_operator_s_update_of_an_admin_s_parameter_is_an_error_line(routes: Routes, fake: FakeHouse) -> None:
+async def test_an_operator_s_update_of_an_admin_s_parameter_is_an_error_line(routes: Routes, fake: FakeGateway) -> None:
     answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300", "operator")
     assert answer.status == 200
     assert answer.body.startswith(b"# Error: Error setting 'root.Serial.Ser1.BaudRate'")
@@ -278,7 +295,7 @@ async def test_a_call_that_cannot_be_meant_fails_in_the_documented_form(routes: 
 # --- serial.cgi ---
 
 
-async def test_write_alone_has_no_content_to_answer(routes: Routes, fake: FakeHouse) -> None:
+async def test_write_alone_has_no_content_to_answer(routes: Routes, fake: FakeGateway) -> None:
     answer = await ask(routes, f"{SERIAL}?write=2153435253500c0d", "viewer")
     assert (answer.status, answer.body) == (204, b"")
     ((asked, holder),) = fake.lines[0].asked
@@ -286,7 +303,7 @@ async def test_write_alone_has_no_content_to_answer(routes: Routes, fake: FakeHo
     assert holder == "viewer at 192.0.2.7:40000"
 
 
-async def test_read_answers_hex_between_signs(routes: Routes, fake: FakeHouse) -> None:
+async def test_read_answers_hex_between_signs(routes: Routes, fake: FakeGateway) -> None:
     fake.lines[0].answer = b":K\xff"
     answer = await ask(routes, f"{SERIAL}?read=3&timeout=2000")
     assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"#3A4BFF#")
@@ -295,7 +312,7 @@ async def test_read_answers_hex_between_signs(routes: Routes, fake: FakeHouse) -
     assert (await ask(routes, f"{SERIAL}?read=3&timeout=2000")).body == b"##"
 
 
-async def test_a_read_in_raw_form_is_no_text(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_read_in_raw_form_is_no_text(routes: Routes, fake: FakeGateway) -> None:
     fake.lines[0].answer = b"\x00\xff"
     answer = await ask(routes, f"{SERIAL}?read=2&format=raw")
     assert (answer.content_type, answer.body) == ("application/octet-stream", b"\x00\xff")
@@ -315,8 +332,8 @@ async def test_a_read_in_raw_form_is_no_text(routes: Routes, fake: FakeHouse) ->
         ("?port=-1", "requires camera=N"),
     ],
 )
-async def test_an_error_says_what_would_be_right_and_nothing_is_done(
-    routes: Routes, fake: FakeHouse, query: str, words: str
+async def test_an_error_says_what_is_required_and_nothing_is_done(
+    routes: Routes, fake: FakeGateway, query: str, words: str
 ) -> None:
     answer = await ask(routes, SERIAL + query)
     assert (answer.status, answer.content_type) == (200, "text/plain")
@@ -326,7 +343,7 @@ async def test_an_error_says_what_would_be_right_and_nothing_is_done(
     assert not fake.updates
 
 
-async def test_a_disabled_port_names_its_parameter(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_disabled_port_names_its_parameter(routes: Routes, fake: FakeGateway) -> None:
     fake.set(PortManager_P0_PortEnabled="no")
     for query in ("write=00", "port=1&camera=2"):
         answer = await ask(routes, f"{SERIAL}?{query}")
@@ -334,7 +351,7 @@ async def test_a_disabled_port_names_its_parameter(routes: Routes, fake: FakeHou
     assert not fake.updates
 
 
-async def test_what_the_line_cannot_do_is_an_error_of_the_documented_form(routes: Routes, fake: FakeHouse) -> None:
+async def test_what_the_line_cannot_do_is_an_error_of_the_documented_form(routes: Routes, fake: FakeGateway) -> None:
     fake.lines[0].error = "the device is away"
     assert (await ask(routes, f"{SERIAL}?write=00")).body == b"Error:\nthe device is away\n"
 
@@ -342,7 +359,7 @@ async def test_what_the_line_cannot_do_is_an_error_of_the_documented_form(routes
 # --- which port ---
 
 
-async def test_a_camera_s_binding_chooses_the_port_and_an_explicit_port_wins(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_camera_s_binding_chooses_the_port_and_an_explicit_port_wins(routes: Routes, fake: FakeGateway) -> None:
     fake.lines[1] = Line()
     fake.set(PTZ_CamPorts_Cam3Port="2")
     for query, line in (("write=01", 0), ("camera=3&write=02", 1), ("port=2&write=03", 1), ("port=1&write=04", 0)):
@@ -351,7 +368,7 @@ async def test_a_camera_s_binding_chooses_the_port_and_an_explicit_port_wins(rou
     assert not fake.updates
 
 
-async def test_a_port_and_a_camera_are_bound_by_a_viewer_and_taken_apart(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_port_and_a_camera_are_bound_by_a_viewer_and_taken_apart(routes: Routes, fake: FakeGateway) -> None:
     answer = await ask(routes, f"{SERIAL}?port=2&camera=2", "viewer")
     assert answer.status == 204
     assert fake.settings.ptz.cam_ports == (1, 2, -1, -1)
@@ -361,26 +378,26 @@ async def test_a_port_and_a_camera_are_bound_by_a_viewer_and_taken_apart(routes:
     assert [names for names, _ in fake.updates] == [[("PTZ.CamPorts.Cam2Port", "2")], [("PTZ.CamPorts.Cam2Port", "-1")]]
 
 
-async def test_a_binding_that_is_there_is_not_stored_again(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_binding_that_is_there_is_not_stored_again(routes: Routes, fake: FakeGateway) -> None:
     for query in ("port=1&camera=1", "port=1&camera=1&write=00", "port=-1&camera=2"):
         assert (await ask(routes, f"{SERIAL}?{query}")).status == 204
     assert not fake.updates
     assert len(fake.lines[0].asked) == 1
 
 
-async def test_binding_and_writing_go_in_one_request(routes: Routes, fake: FakeHouse) -> None:
+async def test_binding_and_writing_go_in_one_request(routes: Routes, fake: FakeGateway) -> None:
     await ask(routes, f"{SERIAL}?port=1&camera=4&write=07")
     assert fake.settings.ptz.cam_ports[3] == 1
     assert fake.lines[0].asked[0][0].output == b"\x07"
 
 
-async def test_a_binding_that_is_refused_is_told(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_binding_that_is_refused_is_told(routes: Routes, fake: FakeGateway) -> None:
     fake.rolled_back = (ParameterError("PTZ.CamPorts.Cam2Port", "2", "the camera is busy"),)
     answer = await ask(routes, f"{SERIAL}?port=2&camera=2")
     assert answer.body == b"Error:\nPTZ.CamPorts.Cam2Port: the camera is busy\n"
 
 
-# --- the browser guard ---
+# --- the cross-site check ---
 
 CHANGES = [
     f"{PARAM}?action=update&Serial.Ser1.BaudRate=300",
@@ -394,8 +411,8 @@ READS = [f"{PARAM}?action=list&group=Serial", f"{SERIAL}?read=1", STATUS]
 
 
 @pytest.mark.parametrize("target", CHANGES)
-async def test_a_change_that_a_foreign_page_may_have_made_is_refused_with_the_reason(
-    routes: Routes, fake: FakeHouse, target: str
+async def test_a_change_that_a_page_of_another_site_may_have_made_is_refused_with_the_reason(
+    routes: Routes, fake: FakeGateway, target: str
 ) -> None:
     answer = await ask(routes, target, origin="http://evil.example", host="cam")
     assert answer.status == 403
@@ -407,14 +424,14 @@ async def test_a_change_that_a_foreign_page_may_have_made_is_refused_with_the_re
 
 
 @pytest.mark.parametrize("target", CHANGES)
-async def test_the_browser_guard_can_be_switched_off(routes: Routes, target: str) -> None:
-    unguarded = replace(routes, browser_guard=False)
-    assert (await ask(unguarded, target, sec_fetch_site="cross-site")).status in {200, 204}
+async def test_the_cross_site_check_can_be_turned_off(routes: Routes, target: str) -> None:
+    unchecked = replace(routes, check_cross_site=False)
+    assert (await ask(unchecked, target, sec_fetch_site="cross-site")).status in {200, 204}
 
 
 @pytest.mark.parametrize("target", READS)
 async def test_what_changes_nothing_is_open_to_a_browser_s_address_bar(
-    routes: Routes, fake: FakeHouse, target: str
+    routes: Routes, fake: FakeGateway, target: str
 ) -> None:
     fake.lines[0].answer = b"x"
     answer = await ask(routes, target, user_agent="Mozilla/5.0", accept="text/html", accept_language="en")
@@ -474,13 +491,13 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 @asynccontextmanager
-async def open_door(routes: Routes) -> AsyncIterator[str]:
+async def serving(routes: Routes) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            admit = partial(FrontDoor(routes.respond).admit, nursery)
-            nursery.start_soon(accept_clients, listener, admit, Unit("front door", lambda: None))
+            admit = partial(HttpServer(routes.respond).admit, nursery)
+            nursery.start_soon(accept_clients, listener, admit, Unit("HTTP server", lambda: None))
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
             nursery.cancel_scope.cancel()
 
@@ -493,10 +510,10 @@ async def curl(*arguments: str) -> str:
 
 
 @needs_curl
-async def test_curl_logs_in_as_the_policy_has_it(routes: Routes, fake: FakeHouse) -> None:
+async def test_curl_logs_in_as_the_policy_has_it(routes: Routes, fake: FakeGateway) -> None:
     target = f"{PARAM}?action=list&group=Serial.Ser1.BaudRate"
     shown = "Serial.Ser1.BaudRate=9600\n|200"
-    async with open_door(routes) as url:
+    async with serving(routes) as url:
         assert (
             await curl("--basic", "-u", "viewer:secret", url + target)
             == "# Error: Error -1 getting param in group 'Serial.Ser1.BaudRate'\n|200"
@@ -511,11 +528,11 @@ async def test_curl_logs_in_as_the_policy_has_it(routes: Routes, fake: FakeHouse
 
 
 @needs_curl
-async def test_curl_gets_the_contract_s_examples_as_written(routes: Routes, fake: FakeHouse) -> None:
+async def test_curl_gets_the_contract_s_examples_as_written(routes: Routes, fake: FakeGateway) -> None:
     fake.lines[0].answer = b":K\xff"
     admin = ("--digest", "-u", "admin:secret")
     fake.set(Network_HTTP_AuthenticationPolicy="digest")
-    async with open_door(routes) as url:
+    async with serving(routes) as url:
         assert await curl(*admin, f"{url}{SERIAL}?read=3&timeout=2000") == "#3A4BFF#|200"
         fake.lines[0].answer = None
         for query in ("write=2153435253500c0d", "port=2&camera=2", "port=-1&camera=2"):
@@ -533,8 +550,8 @@ async def test_curl_gets_the_contract_s_examples_as_written(routes: Routes, fake
 
 
 @needs_curl
-async def test_curl_speaks_http_1_0_with_preemptive_basic(routes: Routes, fake: FakeHouse) -> None:
-    async with open_door(routes) as url:
+async def test_curl_speaks_http_1_0_with_preemptive_basic(routes: Routes, fake: FakeGateway) -> None:
+    async with serving(routes) as url:
         target = f"{url}{SERIAL}?port=1&write=2153435253500c0d"
         assert await curl("--http1.0", "--basic", "-u", "viewer:secret", target) == "|204"
     assert fake.lines[0].asked[0][0].output == bytes.fromhex("2153435253500c0d")
@@ -546,7 +563,7 @@ async def test_curl_sends_a_large_body_after_asking(routes: Routes) -> None:
         file.write(b"action=list&junk=" + b"x" * 30_000)
         file.flush()
         arguments = ("--basic", "-u", "viewer:secret", "-H", "Expect: 100-continue", "-d", f"@{file.name}")
-        async with open_door(routes) as url:
+        async with serving(routes) as url:
             answer = await curl(*arguments, url + PARAM)
             assert "root.Properties.Serial.Serial=yes\n" in answer
             file.write(b"x" * 40_000)
@@ -554,7 +571,7 @@ async def test_curl_sends_a_large_body_after_asking(routes: Routes) -> None:
             assert "longer than 65536 bytes" in await curl(*arguments, url + PARAM)
 
 
-async def test_a_caller_that_leaves_during_a_read_frees_the_line(routes: Routes, fake: FakeHouse) -> None:
+async def test_a_caller_that_leaves_during_a_read_frees_the_line(routes: Routes, fake: FakeGateway) -> None:
     begun, ended = trio.Event(), trio.Event()
 
     class Slow:
@@ -566,7 +583,7 @@ async def test_a_caller_that_leaves_during_a_read_frees_the_line(routes: Routes,
                 ended.set()
 
     fake.lines[0] = cast("Line", Slow())
-    async with open_door(routes) as url:
+    async with serving(routes) as url:
         stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         asked = b"GET %b?read=1&wait=9 HTTP/1.0\r\nAuthorization: %b\r\n\r\n" % (SERIAL.encode(), login("viewer"))
         await stream.send_all(asked)
@@ -578,7 +595,7 @@ async def test_a_caller_that_leaves_during_a_read_frees_the_line(routes: Routes,
 def test_plain_http_loads_no_websocket_and_no_cryptography() -> None:
     code = (
         "import sys, gateway.web.server, gateway.web.routes, gateway.web.auth\n"
-        "heavy = {'trio_websocket', 'wsproto', 'cryptography', 'zeroconf', 'msgspec'}\n"
+        "heavy = {'trio_websocket', 'wsproto', 'cryptography', 'zeroconf'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -589,9 +606,9 @@ def test_plain_http_loads_no_websocket_and_no_cryptography() -> None:
 
 
 @cache
-def basic_door() -> Routes:
-    """Routes of a house that nobody else uses; what is thrown at it may change it."""
-    fake = FakeHouse(lines={0: Line(b"answer"), 1: Line(error="away")})
+def basic_routes() -> Routes:
+    """Routes of a gateway that nobody else uses; what is thrown at it may change it."""
+    fake = FakeGateway(lines={0: Line(b"answer"), 1: Line(error="away")})
     fake.settings = CATALOGUE.updated(
         fake.settings, [("Network.HTTP.AuthenticationPolicy", "basic_digest")], Role.ADMIN
     ).settings
@@ -649,7 +666,7 @@ def requests(draw: st.DrawFn) -> bytes:
 )
 @example(thrown=[b"\x16\x03\x01"], pause=0.0, half_close=False)
 @example(thrown=[b"CONNECT /axis-cgi/apidiscovery.cgi HTTP/1.1\r\nHost: a\r\n\r\n"], pause=0.0, half_close=True)
-def test_whatever_is_thrown_at_the_front_door_it_answers_or_closes(
+def test_whatever_is_thrown_at_the_server_it_answers_or_closes(
     thrown: list[bytes], pause: float, half_close: bool
 ) -> None:
     """Never an exception, never a 500, never a hang: it all ends within the deadlines, which a mock clock counts."""
@@ -671,7 +688,7 @@ def test_whatever_is_thrown_at_the_front_door_it_answers_or_closes(
 
 async def serve_then_close(near: Any) -> None:
     async with near:
-        await serve(near, PEER, basic_door().respond)
+        await serve(near, PEER, basic_routes().respond)
 
 
 async def keep(far: Any, got: list[bytes]) -> None:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from gateway.web.self_signed import made
+from gateway.web.self_signed import make_certificate
 from gateway.web.tls import Certificate, CertificateError, Tls
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def test_what_cannot_be_used_is_named_with_its_file(tmp_path: Path, files: tuple
     assert complaint(certificate, foreign) == f"{certificate}: the key in {foreign} is not that of this certificate"
     assert complaint(tmp_path / "none.pem") == f"{tmp_path}/none.pem cannot be read: No such file or directory"
     assert complaint(certificate, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
-    assert complaint(key, key) == f"{key}: there is no PEM certificate in it (BEGIN CERTIFICATE)"
-    assert complaint(certificate).startswith(f"{certificate}: there is no PEM key in it (BEGIN PRIVATE KEY)")
+    assert complaint(key, key) == f"{key}: no PEM certificate in it (BEGIN CERTIFICATE)"
+    assert complaint(certificate).startswith(f"{certificate}: no PEM key in it (BEGIN PRIVATE KEY)")
     junk = written(tmp_path / "junk.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     assert complaint(junk, key).startswith(f"{junk} or {key}: not PEM that OpenSSL can use")
     both = written(tmp_path / "both.pem", junk.read_bytes(), key.read_bytes())
@@ -106,7 +106,7 @@ def test_a_key_with_a_password_asks_nobody_for_it(tmp_path: Path, files: tuple[P
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     path = written(tmp_path / "locked.key", locked)
     assert complaint(files[0], path) == (
-        f"{path}: the key has a password, and nobody is there to type it; take it off the key"
+        f"{path}: the key has a password, which nobody is there to type; remove it from the key"
     )
 
 
@@ -260,7 +260,7 @@ def test_a_state_directory_that_takes_no_file_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Kamera Süd", "x" * 300, "ü" * 64, "a..b"])
 def test_any_node_name_can_have_a_certificate(tmp_path: Path, name: str) -> None:
-    Certificate.load(written(tmp_path / "x.pem", made((name, "localhost"))))
+    Certificate.load(written(tmp_path / "x.pem", make_certificate((name, "localhost"))))
 
 
 def test_cryptography_is_loaded_only_where_a_certificate_has_to_be_made(files: tuple[Path, Path]) -> None:
