@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
             " protocol.session"
         ),
         "gateway.web": (
-            "gateway.port gateway.clients gateway.serial_line gateway.state protocol.parameters protocol.http"
+            "gateway.port gateway.tasks gateway.clients gateway.serial_line gateway.state protocol.parameters"
+            " protocol.http"
         ),
         "gateway": (
             "gateway.cli gateway.port gateway.tasks gateway.clients gateway.serial_line gateway.remote_port gateway.web"

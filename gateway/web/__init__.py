@@ -1,1 +1,1 @@
-"""The front door: HTTP, TLS, logins, WebSockets and the console page."""
+"""The HTTP server: connections, TLS, logins, paths, WebSockets and the console page."""

@@ -215,7 +215,7 @@ async def test_without_a_certificate_tls_is_refused_and_the_log_says_why(
         "fingerprint_sha256": "",
         "complaint": f"{tmp_path}/none.pem cannot be read: No such file or directory",
     }
-    assert "speaks plain HTTP only" in caplog.text
+    assert "only plain HTTP is served" in caplog.text
     near, far = trio.testing.memory_stream_pair()
     with pytest.raises(trio.BrokenResourceError, match="no certificate"):
         await tls.secure(near)
