@@ -19,7 +19,7 @@ from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
 from gateway.devices import make_device
 from gateway.port.device import Refusal
-from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, blamed, order, plan
+from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, order, plan, responsible
 from gateway.port.rights import Right
 from gateway.tasks.reconcile import Unit, Units
 from gateway.tasks.watch import Cell
@@ -125,7 +125,7 @@ class Manager:
             Refusal(name, f"{spec}: {unit.refusal}")
             for spec, unit in self._units
             if unit.refusal is not None
-            for name in blamed(spec, self.index, changed)
+            for name in responsible(spec, self.index, changed)
         )
         return listeners + tuple(refusal for refusal in self._refused if refusal.name in changed)
 

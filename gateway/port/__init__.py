@@ -1,1 +1,1 @@
-"""What one port is: a bus, the rights on it, and the plan of what it should be running."""
+"""One port: the bus that its device and its clients meet on, the rights to use it, and the plan of what it runs."""

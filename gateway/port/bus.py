@@ -1,7 +1,8 @@
-"""One device, many readers: what the line says goes to each of them, and none can keep it from another.
+"""Hand what one line says to every reader, and show each writer the line.
 
-The bus outlives its device, so that clients stay while a cable is out. It must not know what a client is, nor who
-may read or write: that is decided where a handle is opened.
+The bus outlives its device: clients stay connected while a cable is out, and meet the next device on the same bus.
+Readers are called one after the other in the device's own task, so the time of each is time of all the others. That
+is why a reader never waits: what its client does not take at once, it queues (``clients.relay``).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["EVERY_CLASS", "Bus", "PortStatus"]
 
 EVERY_CLASS = 0b1110
-"""The rights to all traffic classes, as remote ports write them."""
+"""The rights to all traffic classes, as the wire writes them: bit ``1 << channel`` for PTZ, TCP and CGI."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class PortStatus:
-    """What changes seldom at a port, for those who follow it."""
+    """The state of a port: all that changes seldom, as one value that others follow."""
 
     down: str | None
     """Why the port cannot be used, or None while it can."""
@@ -47,27 +48,27 @@ class PortStatus:
     cuts: int = 0
     """Readers that were cut because they were too slow."""
     last_cut: str = ""
-    """Who was cut last, and why."""
+    """The reader that was cut last, and why."""
 
 
 @final
 class Bus:
-    """What one port manager's device and its clients meet on.
+    """The place where one port manager's device and its clients meet.
 
-    A reader is a callable that takes the bytes at once: it never waits and never raises.
+    A reader is a callable that takes the bytes at once. It never waits.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         """The port manager, as ``P0``."""
         self.received = 0
-        """Bytes that the line said."""
+        """Bytes that came from the line."""
         self.heard_at = trio.current_time()
-        """When it last said some, in seconds of trio's clock."""
+        """When the last of them came, in seconds of trio's clock."""
         self.missed = 0
         """Bytes of the line that never reached this node, as far as their number is known."""
         self.dropped = 0
-        """Bytes that came from clients who have left, and were never written."""
+        """Bytes of clients who have left since that were never written."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
         self._line: Line | None = None
@@ -75,43 +76,44 @@ class Bus:
         """Changes when the device comes or goes, when its settings change, and when a reader is cut."""
 
     def attach(self, reader: Callable[[bytes], None]) -> None:
-        """Let ``reader`` have every byte from now on."""
+        """Hand ``reader`` every byte from now on."""
         self._readers = (*self._readers, reader)
 
     def detach(self, reader: Callable[[bytes], None]) -> None:
-        """Let it have none any more, from this instant; detaching twice is detaching once."""
-        # A bound method is equal to itself, never identical.
+        """Hand ``reader`` nothing more, from this instant. Idempotent."""
+        # By equality: each access to a method makes another bound-method object.
         self._readers = tuple(other for other in self._readers if other != reader)
 
     def attach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
-        """Let ``reader`` be told, in its place among the bytes, where some of them are missing."""
+        """Tell ``reader``, in its place among the bytes, where some of them are missing, from now on."""
         self._gap_readers = (*self._gap_readers, reader)
 
     def detach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
-        """Let it be told no more."""
+        """Tell ``reader`` nothing more. Idempotent."""
         self._gap_readers = tuple(other for other in self._gap_readers if other != reader)
 
     def deliver(self, data: bytes) -> None:
-        """Hand what the line said to every reader: one bytes object for all."""
+        """Hand ``data``, which the line said, to every reader: one bytes object for all."""
         self.received += len(data)
         self.heard_at = trio.current_time()
         for reader in self._readers:
             reader(data)
 
     def miss(self, count: int, reason: Reason) -> None:
-        """Say that ``count`` bytes of the line never came (0: nobody knows how many)."""
+        """Take note that ``count`` bytes of the line never came (0: nobody knows how many)."""
         self.missed += count
         for reader in self._gap_readers:
             reader(count, reason)
 
     def connect(self, line: Line) -> None:
-        """The device is there, and is written to through ``line``."""
+        """Take ``line`` as the way to write: the device is there."""
         self._line = line
         self.state.set(replace(self.state.value, down=None))
 
     def disconnect(self, why: str) -> None:
-        """The device is gone: whoever waits to write is refused at once, and so is whoever comes."""
+        """Refuse all who wait to write, and all who come: the device is gone."""
         line, self._line = self._line, None
+        # The state first: whoever is refused by ``end`` looks here for the reason.
         self.state.set(replace(self.state.value, down=why))
         if line is not None:
             line.end(why)

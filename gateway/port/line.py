@@ -1,6 +1,7 @@
-"""What a bus writes to, and what a writer brings: a line, a turn on it, and a claim.
+"""The line as its writers see it: Line, Hold (a turn on it) and Claim (what a writer brings to its turn).
 
-A line is the tty of this CPU (``turns``) or that of another (``remote_line``); nothing here knows which.
+Two lines exist: ``serial_line.arbiter.Arbiter`` writes to a tty of this CPU, ``remote_port.line.RemoteLine`` to that
+of another. A writer cannot tell which it has, but for what only a tty can do: modem lines, and breaks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["Claim", "Hold", "Line", "LineError", "ModemLines", "PortDown", "Repl
 
 
 class LineError(Exception):
-    """The line did not do what was asked beside the data; the message says what, why, and what would be right."""
+    """The line did not do what was asked beside the data; the message says what it was, why, and what to do."""
 
 
 @final
@@ -38,7 +39,7 @@ class ModemLines:
 
 @final
 class PortDown(Exception):
-    """The line cannot be written now; the message says why, and ``reason`` in the terms of remote ports."""
+    """The line cannot be written now; the message says why, and ``reason`` says it as a link does."""
 
     def __init__(self, why: str, reason: Reason = Reason.PORT_DOWN) -> None:
         super().__init__(why)
@@ -48,25 +49,29 @@ class PortDown(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What ends a turn: so many bytes heard, or these bytes among them, or so many seconds."""
+    """The end of the reply that a turn waits for: whichever of the three comes first."""
 
     length: float
+    """Bytes heard; ``math.inf`` for any number."""
     until: bytes | None
+    """Bytes that are the last of the reply."""
     seconds: float
+    """Seconds since the message was written."""
 
 
 class Claim(Protocol):
-    """A writer's word that its message is still wanted."""
+    """The writer of a message, as the line knows it: whether the message is still wanted, and who counts it."""
 
     @property
     def traffic(self) -> Right:
-        """The class of traffic that the message is of."""
+        """The class of traffic that the message belongs to."""
 
     def check(self, accepted: float) -> None:
         """Raise what ends the write: the session is over, or the message is older than its age limit.
 
-        Called synchronously when the turn begins, and after each wait for the tty. ``accepted`` is when the message
-        was read from its client, in seconds of trio's clock.
+        The line asks when the turn begins, and again after each wait for the tty. ``accepted`` is when the message
+        was read from its client, in seconds of trio's clock; ``math.inf`` for one that has begun, which is finished
+        however old it grows.
         """
 
     def wrote(self, count: int) -> None:
@@ -77,7 +82,7 @@ class Claim(Protocol):
 
 
 class Hold(Protocol):
-    """A writer's turn on the line: ``turns.Turn``, or one asked for from afar."""
+    """A writer's turn on the line: ``arbiter.LineTurn``, or one that the owner of the line holds for us."""
 
     async def write(self, began: Callable[[], None]) -> None:
         """Write the message that it was taken for."""
@@ -93,7 +98,7 @@ class Hold(Protocol):
 
 
 class Line(Protocol):
-    """The writing half of a device: ``turns.Arbiter`` of a tty, or ``remote_line.RemoteLine``."""
+    """The writing half of a device."""
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Write one message whole."""
@@ -108,7 +113,7 @@ class Line(Protocol):
         """Return how many bytes of this writer are on their way to the tty."""
 
     def end(self, why: str) -> None:
-        """Refuse everybody: the device is gone."""
+        """Refuse all who wait or come: the device is gone."""
 
     def modem_lines(self) -> ModemLines:
         """Return the lines as they are now. Raises LineError where they cannot be read from here."""

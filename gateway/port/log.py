@@ -1,4 +1,4 @@
-"""The log of one port: each line begins with the port's name, and each record carries it as ``record.port``."""
+"""Write the log of one port: each line begins with the port's name, and each record carries it as ``record.port``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["PortLogger"]
 
 @final
 class PortLogger(logging.LoggerAdapter[logging.Logger]):
-    """``logger`` as the port manager ``port`` (``P0``) uses it."""
+    """A module's logger as one port manager, ``port`` (``P0``), uses it."""
 
     def __init__(self, logger: logging.Logger, port: str) -> None:
         super().__init__(logger, {"port": port})

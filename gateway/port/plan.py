@@ -1,8 +1,19 @@
-"""What a port manager should be running, given the settings: a pure function.
+"""Plan what a port manager should be running, given the settings: a pure function.
 
-A Spec holds only what needs a restart when it changes (a door, a listen address, a device, a dial target); that which
-an open door or device takes up in place (allowed addresses, timeouts, line settings) is not in it. So "move the
-listener without disturbing the clients" is nothing but equality of frozen dataclasses. No trio here.
+The plan is a set of Specs, each the whole description of one unit. ``tasks.reconcile`` compares it with what runs:
+equal specs run on undisturbed, specs that are gone stop, new ones start. So what stands in a Spec decides what a
+change of settings disturbs, and the rule is:
+
+    A Spec holds what its unit cannot take up while it runs, and nothing else.
+
+A listen address is in it, for a bound socket cannot move. Allowed addresses, idle limits and line settings are not:
+a running service or device takes these up in place. A listener is a unit of its own beside the service whose clients
+it accepts, so that moving the listener leaves the clients alone. Put a new parameter on the side of that rule where
+it belongs, and nothing else has to be written.
+
+The order of the kinds is the order of starting, and backwards that of stopping (``order``): a device before the
+services that write to it, a service before its listeners, a listener before its announcement. A client is thus never
+accepted for a service that is not there, and none connects to one that is about to go.
 """
 
 from __future__ import annotations
@@ -11,6 +22,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from protocol.endpoint import Endpoint
 from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
@@ -27,22 +39,22 @@ __all__ = [
     "Serve",
     "ServiceKind",
     "Spec",
-    "blamed",
     "order",
     "plan",
+    "responsible",
 ]
 
 
 @final
 class ServiceKind(enum.Enum):
-    """What a door serves, in the contract's words."""
+    """The kind of a service, in the words of the VAPIX Serial port API."""
 
     GENERIC_TCP = "GenericTCPServer"
     PTZ = "PTZServer"
     SERIAL_CGI = "SerialCGI"
     REMOTE_PORT = "RemotePortServer"
     WEB_SOCKET = "WebSocket"
-    """Ours, and no parameter's: it stands as long as the port manager, and who comes has logged in."""
+    """Ours, under no parameter: it runs as long as the port manager, and its clients have logged in."""
 
 
 @final
@@ -60,7 +72,7 @@ class Device:
 @final
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """A way in; while it stands, who came through it may stay."""
+    """A service; its clients stay connected while it runs, whatever its listeners do."""
 
     kind: ServiceKind
 
@@ -78,8 +90,8 @@ class Listen:
     kind: ServiceKind = ServiceKind.GENERIC_TCP
 
     def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"listen {host}:{self.port}" + (" for remote ports" if self.kind is ServiceKind.REMOTE_PORT else "")
+        suffix = " for remote ports" if self.kind is ServiceKind.REMOTE_PORT else ""
+        return f"listen {Endpoint(self.address, self.port)}{suffix}"
 
 
 @final
@@ -102,13 +114,13 @@ class Dial:
     port: int
 
     def __str__(self) -> str:
-        return f"connect to {self.host}:{self.port}"
+        return f"connect to {Endpoint(self.host, self.port)}"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """The word to the neighbours that the remote port server listens on a TCP port, with a key or without."""
+    """The announcement that the remote port server listens on a TCP port, with a key or without."""
 
     port: int
     keyed: bool
@@ -123,26 +135,23 @@ _ORDER = (Device, Serve, Listen, PtzSocket, Dial, Announce)
 
 
 def order(spec: Spec) -> int:
-    """Say where ``spec`` stands when things start; they stop the other way round, listeners before their doors."""
+    """Return the rank of ``spec`` among what starts; units stop the other way round."""
     return _ORDER.index(type(spec))
 
 
 def plan(settings: Settings, port: int, numbers: tuple[int | None, int | None], bind: Sequence[str]) -> frozenset[Spec]:
-    """Say all that port manager ``port`` should run.
+    """Return all that port manager ``port`` should run.
 
     ``numbers`` are its Ser number and its R index, where it has them; ``bind`` the host's addresses to listen on.
     """
     manager = settings.port_managers[port]
-    return frozenset((*_device(manager, *numbers), *_doors(manager), *_listeners(manager, bind)))
-
-
-def _device(manager: PortManager, serial: int | None, remote_port: int | None) -> Iterator[Spec]:
+    serial, remote_port = numbers
     number = serial if manager.port_type is PortType.SERIAL else remote_port
-    if manager.port_enabled and number is not None:
-        yield Device(manager.port_type, number)
+    device = (Device(manager.port_type, number),) if manager.port_enabled and number is not None else ()
+    return frozenset((*device, *_services(manager), *_listeners(manager, bind)))
 
 
-def _doors(manager: PortManager) -> Iterator[Spec]:
+def _services(manager: PortManager) -> Iterator[Spec]:
     enabled = {
         ServiceKind.GENERIC_TCP: manager.generic_tcp_server.enabled,
         ServiceKind.PTZ: manager.ptz_server.enabled,
@@ -166,11 +175,11 @@ def _listeners(manager: PortManager, bind: Sequence[str]) -> Iterator[Spec]:
         yield from (PtzSocket(packets=False), PtzSocket(packets=True))
 
 
-def blamed(spec: Spec, port: int, changed: Sequence[str]) -> tuple[str, ...]:
+def responsible(spec: Spec, port: int, changed: Sequence[str]) -> tuple[str, ...]:
     """Name the parameters, among those that a request changed, that brought about a ``spec`` that cannot be.
 
-    All of the listener's own are put back together: with only its number put back, a listener that was just enabled
-    would open a port that nobody asked for.
+    They are put back together: with only its number put back, a listener that was just enabled would open a port
+    that nobody asked for. Where none of the listener's own was changed, its server was just enabled.
     """
     kind = spec.kind if isinstance(spec, Listen) else ServiceKind.PTZ
     server = f"PortManager.P{port}.{kind.value}."

@@ -1,7 +1,4 @@
-"""What a line said and nobody has taken out yet.
-
-It must not know who reads it, nor why.
-"""
+"""Keep what a line says until somebody reads it: the newest 4096 bytes, and more while a read waits for more."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ import trio
 __all__ = ["ReceiveBuffer"]
 
 _KEPT = 4096
-"""Bytes that came before somebody asked for them: the newest so many are kept."""
+"""Bytes that are kept while nobody asks for them; of more, the newest."""
 
 
 @final
 class ReceiveBuffer:
-    """What the line said and no read has taken out yet."""
+    """The bytes that the line said and no read has taken out yet."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -31,13 +28,14 @@ class ReceiveBuffer:
         return len(self._data)
 
     def deliver(self, data: bytes) -> None:
-        """Keep ``data``, and of what was there the newest; nothing that a waiting read asked for is left out."""
+        """Add ``data``, and forget the oldest bytes beyond the limit."""
         self._data += data
+        # A waiting read raises the limit by its length, or a long reply would lose its beginning while it comes in.
         del self._data[: -(_KEPT + self._wanted)]
         self._readers.unpark_all()
 
     def has(self, data: bytes) -> bool:
-        """Whether these bytes are in it."""
+        """Return whether these bytes are in it."""
         return data in self._data
 
     def clear(self) -> None:
@@ -55,7 +53,7 @@ class ReceiveBuffer:
             self._wanted -= bounded
 
     def take(self, most: int, until: bytes | None) -> bytes:
-        """Take out what is there: at most ``most`` bytes, and none after ``until``."""
+        """Take out and return what is there: at most ``most`` bytes, and none after ``until``."""
         end = self._data.find(until) + len(until) if until is not None and until in self._data else most
         taken = bytes(self._data[: min(end, most)])
         del self._data[: len(taken)]

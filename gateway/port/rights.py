@@ -1,7 +1,4 @@
-"""What a handle lets its holder do on a port.
-
-It must not know how handles are made, nor who holds them.
-"""
+"""The rights that a handle on a port carries."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ __all__ = ["Right"]
 
 @final
 class Right(enum.Flag):
-    """What a handle lets its holder do on the port."""
+    """Something that the holder of a handle may do on the port; combined with ``|``."""
 
     READ = enum.auto()
     """Hear what the line says."""
@@ -22,4 +19,4 @@ class Right(enum.Flag):
     TCP = enum.auto()
     """Write what generic TCP clients send."""
     CGI = enum.auto()
-    """Write what serial.cgi was asked to."""
+    """Write what callers of serial.cgi ask it to."""

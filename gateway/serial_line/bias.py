@@ -1,7 +1,4 @@
-"""A balanced line's bias: Linux has no call for it, so a command of the host configuration switches it.
-
-It must not know of ttys or of other settings.
-"""
+"""Switch a balanced line's bias by a command of the host configuration, for Linux has no call for it."""
 
 from __future__ import annotations
 
@@ -20,30 +17,32 @@ _DEADLINE: Final = 2.0  # seconds
 
 @final
 class Bias:
-    """The switch of one port. ``command`` is its argv, with ``{state}`` where ``on`` or ``off`` goes; maybe empty.
+    """The switch of one port.
 
-    ``state`` is the last one that the command confirmed, None while nobody knows; ``trouble`` is a phrase that says
-    why it is not the one asked for.
+    ``command`` is its argv, with ``{state}`` where ``on`` or ``off`` goes; empty where the host gives none.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = tuple(command)
         self.state: bool | None = None
+        """The last state that the command confirmed; None while nobody knows."""
         self.trouble = ""
+        """A phrase that says why the state is not the one that was asked for."""
 
     async def switch(self, on: bool) -> None:
-        """Bring the bias to this state, unless it is known to be there. Never raises: look at ``state``."""
+        """Bring the bias to this state, unless it is known to be there. Never raises: ``state`` tells."""
         await trio.lowlevel.checkpoint()
         if not self._command:
             self.state, self.trouble = False, "the host configuration gives no bias command for this port"
         elif self.state is not on:
+            # Until the command has ended nobody knows, and a cancellation in between leaves it so.
             self.state = None
-            self.trouble = await _trouble([word.replace("{state}", "on" if on else "off") for word in self._command])
+            self.trouble = await _run([word.replace("{state}", "on" if on else "off") for word in self._command])
             self.state = None if self.trouble else on
 
 
-async def _trouble(words: list[str]) -> str:
-    """Run the bias command; return what went wrong, or nothing."""
+async def _run(words: list[str]) -> str:
+    """Run the bias command; return what went wrong, or an empty string."""
     with trio.move_on_after(_DEADLINE):
         try:
             ended = await trio.run_process(

@@ -1,7 +1,9 @@
-"""A serial port as the device of a port manager: opened, kept open, set in place, closed last.
+"""Run a serial port of this CPU as the device of a port manager: open it, keep it open, set it in place, close it.
 
-What fails here is a state that is reported and tried again, at least every two seconds. It must not know who reads
-or writes: they meet on the bus.
+Whatever fails is a state that is reported and tried again, at least every two seconds. The tasks are these: ``run``
+opens and reads, each ``Arbiter.run`` finishes what cancelled writers began, and the writers write for themselves.
+They end in this order: the bus refuses who comes, the turn under way is waited for, then the driver's queue, and the
+descriptor is closed last, so that what a client was told is written has left.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import trio
 
 from gateway.port.device import Refusal
 from gateway.port.line import PortDown
+from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.serial_line import settings as line_settings
 from gateway.serial_line.arbiter import Arbiter
@@ -45,7 +48,7 @@ _CLOSE = 1.5
 
 @final
 class _Housekeeping:
-    """The claim of new settings on the line: never stale, and they write nothing."""
+    """The claim with which new settings take their turn: it is never stale, and writes nothing."""
 
     traffic = Right(0)
 
@@ -64,7 +67,7 @@ _HOUSEKEEPING = _Housekeeping()
 
 @final
 class SerialDevice:
-    """Serial.Ser# on its bus, while ``run()`` runs."""
+    """Serial.Ser# ``number`` on its bus, while ``run()`` runs; ``node`` is the id of this node."""
 
     def __init__(self, bus: Bus, number: int, config: SerialConfig, line: SerialPort, node: bytes = b"") -> None:
         self._bus = bus
@@ -72,11 +75,11 @@ class SerialDevice:
         self._config = config
         self._line = line
         self._node = node
+        self._log = PortLogger(logger, bus.name)
         self._open: tuple[Uart, Arbiter] | None = None
-        self.written = 0
-        """Bytes that the tty took, over all times that it was open."""
-        self.discarded = 0
-        """Bytes of these that were thrown away since, and bytes of messages begun that the tty did not take."""
+        # Of the times that it was open before: see ``totals``.
+        self._written = 0
+        self._discarded = 0
 
     @property
     def path(self) -> str:
@@ -90,14 +93,14 @@ class SerialDevice:
 
     @property
     def totals(self) -> tuple[int, int]:
-        """Bytes written, and bytes lost after that, until now."""
+        """Bytes that the tty took, and bytes that were thrown away since or are missing in a message begun."""
         if self._open is None:
-            return self.written, self.discarded
+            return self._written, self._discarded
         uart, turns = self._open
-        return self.written + turns.written, self.discarded + uart.discarded + turns.unfinished
+        return self._written + turns.written, self._discarded + uart.discarded + turns.unfinished
 
     async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
-        """Set the line in place, after what was written; where the driver refuses something, all is as before."""
+        """Set the line in place, after what was written; where the driver refuses anything, all stays as it was."""
         line = self._line = settings.serial.ports[self._number - 1]
         if self._open is None:
             return ()
@@ -133,7 +136,7 @@ class SerialDevice:
 
     @contextlib.asynccontextmanager
     async def _hold(self, turns: Arbiter) -> AsyncIterator[None]:
-        """Keep writers out, if the line can be had; it may be stuck for the sake of the old settings."""
+        """Keep writers out, if the line can be had within a second; the old settings may be why it is stuck."""
         turn = None
         with trio.move_on_after(_SETTLE), contextlib.suppress(PortDown):
             turn = await turns.turn(_HOUSEKEEPING, trio.current_time())
@@ -144,7 +147,7 @@ class SerialDevice:
                 turn.close()
 
     async def run(self, unit: Unit) -> None:
-        """Open the device, and again whenever it is lost, until the leaf's scope is cancelled; then let it drain."""
+        """Open the device, and again whenever it is lost, until the unit's scope is cancelled; then let it drain."""
         unit.began()
         self._bus.route(self._node)  # the way to the line ends here, whether or not its device is there
 
@@ -164,8 +167,8 @@ class SerialDevice:
 
     async def _live(self, unit: Unit, finishers: trio.Nursery, backoff: Backoff) -> None:
         """Carry what the line says until the device is gone. Raises UartError."""
-        uart = await Uart.open(self.path, self._line, self._config.bias)
-        turns = Arbiter(uart)
+        uart = await Uart.open(self.path, self._line, self._config.bias, self._log)
+        turns = Arbiter(uart, self._log)
         self._open = uart, turns
         finishers.start_soon(turns.run)
         self._bus.connect(turns)
@@ -186,6 +189,7 @@ class SerialDevice:
         self._bus.adjusted(uart.timing.baud_rate, line_settings.in_words(uart.timing), uart.in_force)
 
     async def _retire(self) -> None:
+        """Refuse who comes, and give what was begun the time to reach the line."""
         if self._open is None:
             return
         uart, turns = self._open
@@ -193,13 +197,10 @@ class SerialDevice:
         with trio.move_on_after(_CLOSE):
             await turns.idle()
         with trio.move_on_after(_CLOSE):
-            await self._drain(uart)
-
-    async def _drain(self, uart: Uart) -> None:
-        try:
-            await uart.drain(min(_CLOSE, line_settings.line_time(uart.timing, uart.queued()) + 1.0))
-        except UartError as exc:
-            logger.warning("%s", exc)
+            try:
+                await uart.drain(min(_CLOSE, line_settings.line_time(uart.timing, uart.queued()) + 1.0))
+            except UartError as exc:
+                self._log.warning("%s", exc)
 
     def _close(self) -> None:
         """Close it without waiting, if it is open, and keep what was counted."""
@@ -208,6 +209,5 @@ class SerialDevice:
         uart, turns = self._open
         turns.end(f"{self.path} is gone")
         uart.close()
-        self.written += turns.written
-        self.discarded += uart.discarded + turns.unfinished
+        self._written, self._discarded = self.totals
         self._open = None

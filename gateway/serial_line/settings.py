@@ -1,7 +1,7 @@
-"""What a serial line's settings mean: to pyserial, to termios, to the kernel's RS-485 control, and in time.
+"""Translate a line's settings for pyserial, termios and the kernel's RS-485 control, and back, and into time.
 
-Pure functions over ``SerialPort``; the room must not know of devices, descriptors or tasks. A driver's answer is
-turned back into a ``SerialPort`` too, so that "did it stick?" is a comparison of two equal things.
+Pure functions over ``SerialPort``. What a driver answers becomes a ``SerialPort`` too, so that "did it stick?" is a
+comparison of two values of one type.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ALL_HARDWARE: Final = Hardware(
     serial=(SerialHardware(modes=tuple(PortMode), termination=True, bias=True),), managers=()
 )
 NAMES: Final = {str(declared.path[0]): declared.name for declared in build(SerialPort, _ALL_HARDWARE)[1]}
-"""What the contract calls each attribute of ``SerialPort``: ``baud_rate`` is ``BaudRate``."""
+"""The contract's name of each attribute of ``SerialPort``: ``baud_rate`` is ``BaudRate``."""
 
 _PYSERIAL_PARITY: Final = {
     Parity.NONE: serial.PARITY_NONE,
@@ -78,7 +78,7 @@ Rs485 = tuple[int, ...]
 
 
 def arguments(line: SerialPort) -> Mapping[str, int | str]:
-    """Say ``line`` in pyserial's words: keywords of ``serial.Serial``, and names of its attributes."""
+    """Return ``line`` in pyserial's words: keywords of ``serial.Serial``, which are names of its attributes too."""
     return {
         "baudrate": line.baud_rate,
         "bytesize": line.data_bits,
@@ -101,7 +101,7 @@ def rs485(line: SerialPort, before: Rs485) -> Rs485:
 
 
 def wanted(line: SerialPort) -> SerialPort:
-    """Return what a device shows once ``line`` is in force: RS-232 has neither termination nor bias to show."""
+    """Return the settings that a device shows once ``line`` is in force: RS-232 has no termination and no bias."""
     balanced = line.port_mode.balanced
     return replace(line, termination=line.termination and balanced, bias=line.bias and balanced)
 
@@ -145,7 +145,7 @@ def differing(one: SerialPort, other: SerialPort) -> tuple[str, ...]:
 
 
 def in_words(line: SerialPort) -> str:
-    """Say the settings as people do: ``RS232 9600 8N1``."""
+    """Return the settings as people write them: ``RS232 9600 8N1``."""
     flow = " XON/XOFF" * line.flow_control_xonxoff + " RTS/CTS" * line.flow_control_rtscts
     return f"{line.port_mode.value} {line.baud_rate} {line.data_bits}{line.parity.value[0]}{line.stop_bits}{flow}"
 

@@ -1,7 +1,9 @@
-"""A tty as its driver has it: what can be asked of it, and told to it, without waiting.
+"""Ask and tell a tty's driver, without ever waiting: bytes, settings, modem lines, counters.
 
-Behind this door are pyserial, termios and ioctls, whose errors come in three families; in front of it there is
-``UartError``. It must not know of tasks, of bytes on their way or of what a change of settings has to wait for.
+Behind this module are pyserial, termios and ioctls, whose errors come in three families (``termios.error`` is no
+``OSError``, and a refused RS-485 mode is a ``ValueError``); in front of it there is ``UartError`` alone. A driver may
+also refuse without an error, by keeping what it had. So nothing here believes a call that returned: settings are read
+back.
 """
 
 from __future__ import annotations
@@ -49,18 +51,18 @@ _ADVICE: Final = {
 
 
 class UartError(LineError):
-    """The device did not do what was asked; the text says which device, what, and what would be right."""
+    """The device did not do what was asked; the text says which device, what it was, and what to do."""
 
 
 @final
 class DeviceGone(UartError):
-    """The device was unplugged, hung up or closed: open it again, under its name."""
+    """The device was unplugged, hung up or closed; it has to be opened again, under its name."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What the driver has counted since it was loaded (Linux, ``struct serial_icounter_struct``)."""
+    """The driver's own counters, since it was loaded (Linux, ``struct serial_icounter_struct``)."""
 
     received: int
     sent: int
@@ -72,7 +74,7 @@ class Counters:
 
 
 def usb_adapters(directory: Path = Path("/dev/serial/by-id")) -> tuple[str, ...]:
-    """List the USB serial adapters by the names that stay theirs when they are plugged in again.
+    """Return the USB serial adapters by the names that stay theirs when they are plugged in again.
 
     Only these may be opened unasked: opening any other port raises DTR on who knows what.
     """
@@ -87,17 +89,20 @@ def usb_adapters(directory: Path = Path("/dev/serial/by-id")) -> tuple[str, ...]
 class Tty:
     """One open tty, for this process alone, raw, and without a pulse on DTR when it is closed.
 
-    ``fd`` is its non-blocking descriptor, -1 once closed. Everything raises ``UartError``, or ``DeviceGone``.
+    All methods raise ``UartError``, or ``DeviceGone``.
     """
 
     def __init__(self, device: str) -> None:
         self.device = device
-        with _door(device):
+        with _translated(device):
             # VMIN 1 and VTIME 0: with pyserial's own choice, an idle read looks like the end of the file.
             self._serial = serial.Serial(device, timeout=0, inter_byte_timeout=0, exclusive=True)
         self.fd: int = self._serial.fileno()
+        """The non-blocking descriptor; -1 once closed."""
+        self.written = False
+        """Whether bytes may be in the FIFO: set by each write, and cleared by whoever has waited for it."""
         try:
-            with _door(device):
+            with _translated(device):
                 self._tame()
                 self._board = self._rs485()
         except BaseException:
@@ -105,14 +110,15 @@ class Tty:
             raise
 
     def _tame(self) -> None:
-        """Take away what pyserial leaves: HUPCL resets boards, the others drop, flush or restart bytes."""
+        """Take away what pyserial leaves set: HUPCL resets boards, the others drop, flush or restart bytes."""
         attributes = termios.tcgetattr(self.fd)
         attributes[0] &= ~(termios.BRKINT | termios.IGNPAR | termios.IXANY)
         attributes[2] &= ~termios.HUPCL
         termios.tcsetattr(self.fd, termios.TCSANOW, attributes)
 
     def close(self) -> None:
-        """Close it; what its driver still has to send must have been flushed, or this waits for the line."""
+        """Close it. Flush first: a close with bytes in the driver's queue waits for the line, for up to 30 s."""
+        # Before the close, so that nobody ever uses a number that the kernel has given to another file.
         self.fd = -1
         with contextlib.suppress(OSError):
             self._serial.close()
@@ -121,15 +127,16 @@ class Tty:
 
     def write(self, data: bytes | memoryview) -> int:
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
+        self.written = True
         try:
             return os.write(self.fd, data)
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise _told(self.device, error) from error
+            raise _uart_error(self.device, error) from error
 
     def read(self) -> bytes | None:
-        """Read what is there: None when that is nothing, ``b""`` when the device has hung up."""
+        """Return what is there: None when that is nothing, ``b""`` when the device has hung up."""
         try:
             return os.read(self.fd, _READ_SIZE)
         except BlockingIOError:
@@ -137,27 +144,27 @@ class Tty:
         except OSError as error:
             if error.errno == errno.EIO:
                 return b""
-            raise _told(self.device, error) from error
+            raise _uart_error(self.device, error) from error
 
     def queued(self) -> int:
         """Return how many bytes wait in the driver to be sent (TIOCOUTQ); a pty never shows any."""
-        with _door(self.device):
+        with _translated(self.device):
             return self._number(termios.TIOCOUTQ)
 
     def transmitter_empty(self) -> bool:
-        """Say whether the driver knows its FIFO, which TIOCOUTQ leaves out, to be empty; false if it cannot say."""
-        with _door(self.device), _where_offered():
+        """Return whether the driver knows its FIFO to be empty, which TIOCOUTQ leaves out; false if it cannot say."""
+        with _translated(self.device), _where_offered():
             return self._number(termios.TIOCSERGETLSR) & _TRANSMITTER_EMPTY != 0
         return False
 
     def flush_output(self) -> None:
         """Throw away what waits to be sent."""
-        with _door(self.device):
+        with _translated(self.device):
             termios.tcflush(self.fd, termios.TCOFLUSH)
 
     def flush_input(self) -> None:
         """Throw away what was received and not read."""
-        with _door(self.device):
+        with _translated(self.device):
             termios.tcflush(self.fd, termios.TCIFLUSH)
 
     # -- settings
@@ -165,7 +172,7 @@ class Tty:
     def apply(self, line: SerialPort) -> None:
         """Apply what the driver takes of ``line``, and leave the rest as it was: ``found`` says what that is."""
         pending = line_settings.arguments(line)
-        with _door(self.device):
+        with _translated(self.device):
             # Twice, for a UART with 7E and 8N but no 7N: the way from one to the other leads over what it refuses.
             for _pass in range(2):
                 pending = {name: value for name, value in pending.items() if not self._sticks(name, value)}
@@ -174,8 +181,9 @@ class Tty:
                 self._set_rs485(line_settings.rs485(line, self._board))
 
     def _sticks(self, name: str, value: int | str) -> bool:
+        """Set one of pyserial's attributes, and return whether the driver has it then."""
         before = getattr(self._serial, name)
-        with contextlib.suppress(termios.error, ValueError):  # a refusal: reading back tells it from a success
+        with contextlib.suppress(termios.error, ValueError):  # reading back tells a refusal, which may be silent too
             setattr(self._serial, name, value)
         if line_settings.arguments(self._found())[name] == value:
             return True
@@ -185,7 +193,7 @@ class Tty:
 
     def found(self, *, bias: bool) -> SerialPort:
         """Read back the settings in force; ``bias`` is passed on, for no driver knows it."""
-        with _door(self.device):
+        with _translated(self.device):
             return self._found(bias=bias)
 
     def _found(self, *, bias: bool = False) -> SerialPort:
@@ -206,7 +214,7 @@ class Tty:
     def counters(self) -> Counters | None:
         """Return what the driver counted (TIOCGICOUNT); None where it does not count, as on a pty."""
         counted = bytearray(_COUNTERS.size)
-        with _door(self.device), _where_offered():
+        with _translated(self.device), _where_offered():
             fcntl.ioctl(self.fd, termios.TIOCGICOUNT, counted)
             return Counters(*_COUNTERS.unpack(counted)[4:11])
         return None
@@ -241,7 +249,7 @@ class Tty:
 
     @contextlib.contextmanager
     def _modem(self) -> Iterator[None]:
-        with _door(self.device):
+        with _translated(self.device):
             try:
                 yield
             except OSError as error:
@@ -265,15 +273,15 @@ def _where_offered() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _door(device: str) -> Iterator[None]:
-    """Translate what termios, the kernel and pyserial raise: three families, of which two are no ``OSError``."""
+def _translated(device: str) -> Iterator[None]:
+    """Raise as UartError what termios, the kernel and pyserial raise."""
     try:
         yield
     except (termios.error, OSError, ValueError) as error:
-        raise _told(device, error) from error
+        raise _uart_error(device, error) from error
 
 
-def _told(device: str, error: Exception) -> UartError:
+def _uart_error(device: str, error: Exception) -> UartError:
     number = _errno(error)
     if number in _GONE:
         return DeviceGone(f"{device}: the device is gone, or there is nothing behind its name")

@@ -1,7 +1,10 @@
-"""The serial line as a device: a tty that bytes pass through, and whose settings change in place.
+"""One open serial device in trio: bytes pass through it, and its settings change in place.
 
-trio waits on the raw descriptor and nothing stands between it and the bytes. The room must not know of buses, turns
-or who writes: whoever calls ``reconfigure``, ``drain`` or ``send_break`` has taken the line first.
+trio waits on the raw descriptor, and nothing stands between it and the bytes. Nothing here takes a turn: whoever calls
+``reconfigure``, ``drain`` or ``send_break`` has the line already (``serial_line.arbiter``).
+
+Waiting for the line means looking at the driver's queue, again and again. ``tcdrain`` would wait in the kernel, for
+ever where flow control holds the line, and the whole gateway with it. The kernel has no event for an empty queue.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.port.line import ModemLines
+    from gateway.port.log import PortLogger
     from protocol.parameters.settings import SerialPort
 
 __all__ = [
@@ -65,31 +69,38 @@ class SettingsRefused(UartError):
 
 @final
 class Uart:
-    """One open serial device. Made by ``open``; everything raises ``UartError``, or ``DeviceGone`` when it is lost.
+    """One open serial device, made by ``open``. All methods raise ``UartError``, or ``DeviceGone`` when it is lost."""
 
-    ``line`` is what was asked for last, ``in_force`` what the device said when it was read back (a rate without a
-    name in termios reads as 0), ``refused`` why the two differ, and ``discarded`` how many bytes that ``offer``
-    had taken were thrown away since, because the line did not carry them in time.
-    """
-
-    def __init__(self, tty: Tty, line: SerialPort, bias: Bias) -> None:
+    def __init__(self, tty: Tty, line: SerialPort, bias: Bias, log: logging.Logger | PortLogger) -> None:
         self.device = tty.device
         self.line = line
+        """The settings that were asked for last."""
         self.in_force = line
+        """The settings that the device keeps, read back from it; a rate without a name in termios reads as 0."""
         self.refused: tuple[SettingRefusal, ...] = ()
+        """Why the two differ."""
         self.discarded = 0
+        """Bytes that the device had taken and that were thrown away, because the line did not carry them in time."""
+        self.send_nowait = tty.write
+        """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
         self._tty = tty
         self._bias = bias
-        self._written = False
+        self._log = log
 
     @classmethod
-    async def open(cls, device: str, line: SerialPort, bias_command: Sequence[str] = ()) -> Uart:
+    async def open(
+        cls,
+        device: str,
+        line: SerialPort,
+        bias_command: Sequence[str] = (),
+        log: logging.Logger | PortLogger = logger,
+    ) -> Uart:
         """Open ``device`` for this process alone and apply what it can take of ``line``.
 
         What it does not take is in ``refused`` and no error: a port with the wrong parity is worth more than none.
         ``bias_command`` is run with ``{state}`` in its words replaced by ``on`` or ``off``.
         """
-        uart = cls(Tty(device), line, Bias(bias_command))
+        uart = cls(Tty(device), line, Bias(bias_command), log)
         try:
             uart._tty.apply(line)
             uart._tty.flush_input()  # it was read at the wrong rate
@@ -98,7 +109,7 @@ class Uart:
         except BaseException:
             uart.close()
             raise
-        logger.info("%s open%s", device, "".join(f"; {refusal}" for refusal in uart.refused))
+        log.info("%s open%s", device, "".join(f"; {refusal}" for refusal in uart.refused))
         return uart
 
     def close(self) -> None:
@@ -110,17 +121,12 @@ class Uart:
         with contextlib.suppress(UartError):
             self.discard()
         self._tty.close()
-        logger.info("%s closed", self.device)
+        self._log.info("%s closed", self.device)
 
     # -- bytes
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
-        """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
-        self._written = True
-        return self._tty.write(data)
-
     async def writable(self) -> None:
-        """Wait until ``offer`` may take something; a device that is lost counts, so that ``offer`` can say so."""
+        """Wait until ``send_nowait`` may take something; a device that is lost counts, for it says so then."""
         await trio.lowlevel.wait_writable(self._open_fd())
 
     async def receive(self) -> bytes:
@@ -132,7 +138,7 @@ class Uart:
                 return received
 
     def _open_fd(self) -> int:
-        """Return the descriptor to wait for; who comes after ``close`` hears what those hear who waited then."""
+        """Return the descriptor to wait for. Raises ClosedResourceError after ``close``, as it did to who waited."""
         if self._tty.fd < 0:
             raise trio.ClosedResourceError(f"{self.device} was closed")
         return self._tty.fd
@@ -147,7 +153,7 @@ class Uart:
         if waiting:  # where nothing waits, the flush of a pty would still take what its reader has not yet read
             self._tty.flush_output()
             self.discarded += waiting
-            logger.warning("%s threw away %d bytes that the line did not take", self.device, waiting)
+            self._log.warning("%s threw away %d bytes that the line did not take", self.device, waiting)
         return waiting
 
     async def drain(self, seconds: float) -> int:
@@ -169,12 +175,12 @@ class Uart:
     async def _shifted_out(self) -> None:
         """Wait for the FIFO: until the driver says it is empty, or as long as that can take."""
         await trio.lowlevel.checkpoint()
-        if not self._written:
+        if not self._tty.written:
             return
         with trio.move_on_after(line_settings.line_time(self.timing, _FIFO_CHARACTERS)):
             while not self._tty.transmitter_empty():  # noqa: ASYNC110 -- nor for an empty FIFO
                 await trio.sleep(self._look(1))
-        self._written = False
+        self._tty.written = False
 
     def _look(self, characters: int) -> float:
         return min(max(line_settings.line_time(self.timing, characters), _SHORTEST_LOOK), _LONGEST_LOOK)
@@ -186,22 +192,29 @@ class Uart:
 
     @property
     def timing(self) -> SerialPort:
-        """The settings to reckon time with: those in force, at the rate asked for where theirs is unknown."""
+        """The settings to compute times with: those in force, at the rate asked for where theirs is unknown."""
         return replace(self.in_force, baud_rate=self.in_force.baud_rate or self.line.baud_rate)
 
     async def reconfigure(self, line: SerialPort) -> None:
         """Change the settings in place, after what was written is on the line.
 
-        ``SettingsRefused`` when a setting that this changes did not stick; then all is as it was. A setting that was
-        not in force before and is asked for again is tried again, and no reason to refuse the others.
+        Raises SettingsRefused when a setting that this changes did not stick; then all is as it was. A setting that
+        was not in force before, and is asked for again, is tried again and is no reason to refuse the others.
         """
         if line == self.line and not self.refused:
             await trio.lowlevel.checkpoint()
             return
         await self.drain(self._patience())
-        before, excused = self.timing, self._excused(line)
+        before = self.timing
+        asked = {line_settings.NAMES[name] for name in line_settings.differing(self.line, line)}
+        excused = {refusal.name for refusal in self.refused} - asked
         try:
-            await self._change(line, excused)
+            self._tty.apply(line)
+            await self._bias.switch(line_settings.wanted(line).bias)
+            self._read_back(line)
+            responsible = tuple(refusal for refusal in self.refused if refusal.name not in excused)
+            if responsible:
+                raise SettingsRefused(self.device, responsible)
         except SettingsRefused:
             self._roll_back(before)
             await self._bias.switch(before.bias)
@@ -212,25 +225,14 @@ class Uart:
             raise
         self.line = line
 
-    async def _change(self, line: SerialPort, excused: frozenset[str]) -> None:
-        self._tty.apply(line)
-        await self._bias.switch(line_settings.wanted(line).bias)
-        self._read_back(line)
-        blamed = tuple(refusal for refusal in self.refused if refusal.name not in excused)
-        if blamed:
-            raise SettingsRefused(self.device, blamed)
-
-    def _excused(self, line: SerialPort) -> frozenset[str]:
-        asked = {line_settings.NAMES[name] for name in line_settings.differing(self.line, line)}
-        return frozenset(refusal.name for refusal in self.refused) - asked
-
     def _roll_back(self, before: SerialPort) -> None:
         try:
             self._tty.apply(before)
         except UartError as error:
-            logger.warning("the settings could not be put back: %s", error)
+            self._log.warning("the settings could not be put back: %s", error)
 
     def _read_back(self, line: SerialPort) -> None:
+        """Ask the device what is in force, and note where that is not ``line``."""
         wanted = line_settings.wanted(line)
         # A bias that nobody knows is not the one that is wanted.
         self.in_force = self._tty.found(bias=not wanted.bias if self._bias.state is None else self._bias.state)

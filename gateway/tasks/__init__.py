@@ -1,1 +1,1 @@
-"""Generic trio: running things again, keeping what is wanted running, watching one value. It knows no port."""
+"""Generic trio: run things again after a failure, keep what is wanted running, watch one value."""

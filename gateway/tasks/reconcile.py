@@ -1,6 +1,18 @@
 """Keep running what is wanted: start what is new, stop what is gone, leave the rest alone.
 
-What is wanted is told by equality of its specs. This room knows nothing of ports, parameters or sockets.
+A spec is any hashable value; two equal specs want the same unit. ``apply`` is given the whole set that is wanted and
+compares it with what runs, so the caller never says what changed, and a set that is applied twice changes nothing
+the second time. These rules hold:
+
+1. Everything that is to stop has ended before anything new starts: what is new may need the address that it leaves.
+2. Units start in their order, each when the one before has called ``began``, and stop the other way round.
+3. ``began`` is not ``up``. A device that is not there, or a port that is taken, must not hold up what comes after
+   it, nor the whole gateway: such a unit goes on trying, and says so in ``state``.
+4. ``settled`` is the moment at which the outcome of a change can be told: each unit is up, or known not to be.
+5. Units never end by themselves. What ``run`` does not handle is a bug, and ends the nursery.
+
+A unit ends by its ``scope`` and not by its task: ``run`` may still tidy up outside of the scope, let a line drain for
+one, and ``apply`` waits for that.
 """
 
 from __future__ import annotations
@@ -22,7 +34,7 @@ S = TypeVar("S", bound="Hashable")
 
 @final
 class Unit:
-    """One thing that runs because it is wanted, and how it says how it is."""
+    """One thing that runs because it is wanted; it tells here how it is."""
 
     def __init__(self, name: str, started: Callable[[], None]) -> None:
         self.name = name
@@ -35,25 +47,26 @@ class Unit:
         self.settled = trio.Event()
         """Set once it is up, or known not to be."""
         self.scope = trio.CancelScope()
-        """What it does until it is not wanted any more; ``run`` enters it, and may tidy up after it."""
+        """Cancelled when the unit is not wanted any more; ``run`` enters it, and may tidy up after it."""
         self.ended = trio.Event()
+        """Set when ``run`` has returned."""
         self._started = started
 
     def began(self) -> None:
-        """What comes after it in order may start; it need not be up."""
+        """Let what comes after it in order start. It need not be up."""
         self._started()
 
     def up(self) -> None:
-        """It is as wanted."""
+        """Say that it is as wanted."""
         self.is_up.set()
         self._tell("up", None)
 
     def failing(self, why: str) -> None:
-        """It is not as wanted now, and goes on trying."""
+        """Say that it is not as wanted now, and goes on trying."""
         self._tell(why, None)
 
     def refused(self, why: str) -> None:
-        """It cannot be as wanted, and goes on trying in case that changes."""
+        """Say that it cannot be as wanted, which refuses the change; it goes on trying in case that passes."""
         self._tell(why, why)
 
     def _tell(self, state: str, refusal: str | None) -> None:
@@ -66,10 +79,10 @@ class Unit:
 
 @final
 class Units(Generic[S]):
-    """What runs now, by its spec.
+    """The units that run now in ``nursery``, by their specs.
 
-    ``run`` runs one spec until its leaf's scope is cancelled, and reports to the leaf; ``order`` says which start
-    before which (they stop the other way round). Failures that ``run`` does not handle end the nursery.
+    ``run`` runs one spec until its unit's scope is cancelled, and reports to the unit. ``order`` ranks the specs: a
+    lower one starts earlier. ``prefix`` begins the name of each unit, as ``P0``.
     """
 
     def __init__(
@@ -95,17 +108,18 @@ class Units(Generic[S]):
             unit.scope.cancel()
             await unit.ended.wait()
         for spec in sorted(wanted - self._units.keys(), key=self._order):
-            await self._nursery.start(self._grow, spec)
+            await self._nursery.start(self._start, spec)
 
     async def settled(self) -> None:
         """Wait until each is up, or known not to be."""
         for _, unit in self:
             await unit.settled.wait()
 
-    async def _grow(self, spec: S, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _start(self, spec: S, *, task_status: trio.TaskStatus[None]) -> None:
         unit = self._units[spec] = Unit(f"{self._prefix} {spec}", task_status.started)
         try:
             await self._run(spec, unit)
         finally:
+            # Whoever waits for it must not wait for ever where a bug ended it.
             unit.settled.set()
             unit.ended.set()

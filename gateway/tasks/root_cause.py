@@ -1,4 +1,4 @@
-"""The exception in the depth of a group: what a log line or a user is told."""
+"""Find the exception in the depth of a group, for a log line or a user."""
 
 from __future__ import annotations
 

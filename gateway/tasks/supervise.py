@@ -1,6 +1,6 @@
-"""Run something again and again, waiting longer each time that it fails.
+"""Run something again and again, and wait longer each time that it fails.
 
-It knows nothing of ports or parameters: only of what the caller calls a failure. Everything else is a bug, and passes.
+The caller says which exceptions are failures. All others are bugs, and pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ __all__ = ["Backoff", "supervise"]
 
 @final
 class Backoff:
-    """Seconds to wait before the next try: at once, then ``first``, doubling to ``most``, with a quarter of jitter."""
+    """Seconds to wait before the next try: none, then ``first``, doubling to ``most``.
+
+    Up to a quarter is taken off at random, so that many who lost the same peer do not come back all at once.
+    """
 
     def __init__(self, first: float, most: float) -> None:
         self._first = first
@@ -26,7 +29,7 @@ class Backoff:
         self._next = 0.0
 
     def reset(self) -> None:
-        """It worked: begin anew."""
+        """Begin anew, for it worked."""
         self._next = 0.0
 
     def next(self) -> float:
@@ -41,10 +44,9 @@ async def supervise(
     report: Callable[[str], None],
     backoff: Backoff,
 ) -> NoReturn:
-    """Run ``run`` for ever; each of ``failures`` is told to ``report``, and followed by a pause.
+    """Run ``run`` for ever; tell each of ``failures`` to ``report``, and pause after it.
 
-    ``run`` is given the backoff, to reset once it works. That it returns is no failure: it starts again at once where
-    it worked.
+    ``run`` is given the backoff, and resets it once it works. Where it returns after that, it starts again at once.
     """
     while True:
         await trio.sleep(backoff.next())

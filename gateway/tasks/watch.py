@@ -1,7 +1,7 @@
-"""One value that changes, and whoever waits for it to.
+"""Keep one value that changes, and wake whoever waits for it to.
 
-A reader is told the newest value, eventually: what came and went while it was busy it never sees. So
-there is no queue to fill, and no slow reader to wait for. This room knows nothing of ports or parameters.
+A reader sees the newest value, eventually; what came and went while it was busy it never sees. So there is no queue
+to fill, and no slow reader to wait for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @final
 class Cell(Generic[T]):
-    """A place for one value, preferably a frozen one: it is compared, and handed out as it is."""
+    """A place for one value, which should be immutable, for it is compared and handed out as it is."""
 
     __slots__ = ("_changed", "_value")
 
@@ -34,7 +34,7 @@ class Cell(Generic[T]):
         return self._value
 
     def set(self, value: T) -> None:
-        """Put ``value`` in and wake the readers; an equal one wakes nobody."""
+        """Put ``value`` in and wake the readers; one that is equal to the last wakes nobody."""
         if value == self._value:
             return
         self._value = value
@@ -43,7 +43,7 @@ class Cell(Generic[T]):
         self._changed = trio.Event()
 
     def changes(self) -> CellChanges[T]:
-        """Iterate over the current value at once, then the newest whenever it is not the one last seen."""
+        """Iterate: the value at once, then the newest whenever it differs from the one last seen."""
         return CellChanges(self)
 
     async def wait_for(self, predicate: Callable[[T], bool]) -> T:

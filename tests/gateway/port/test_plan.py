@@ -2,7 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, Spec, blamed, order, plan
+from gateway.port.plan import (
+    Announce,
+    Device,
+    Dial,
+    Listen,
+    PtzSocket,
+    Serve,
+    ServiceKind,
+    Spec,
+    order,
+    plan,
+    responsible,
+)
 from protocol.parameters.catalogue import Catalogue
 from protocol.parameters.hardware import Hardware, ManagerHardware, PortType, SerialHardware
 from protocol.parameters.roles import Role
@@ -116,10 +128,10 @@ TCP = "PortManager.P0.GenericTCPServer."
         (Listen("::", 1), ("PortManager.P1.GenericTCPServer.Listener.Port",), ()),
     ],
 )
-def test_only_the_listeners_own_parameters_are_blamed_and_all_of_them_together(
+def test_only_the_listeners_own_parameters_are_responsible_and_all_of_them_together(
     spec: Spec, changed: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
-    assert blamed(spec, 0, changed) == names
+    assert responsible(spec, 0, changed) == names
 
 
 def test_specs_read_well_in_a_log() -> None:
