@@ -1,6 +1,8 @@
-"""The composition root: the only place that builds the router, the buses and the store, and opens the root nursery.
+"""The composition root: it builds the router, the buses and the store, and opens the root nursery.
 
-It holds no logic of its own but the order of things: what starts before what, and what ends after what.
+It holds no logic but the order of things. The service manager's watchdog and Bonjour start first and end last; the
+ports end by themselves when they are told to stop, within a deadline; the HTTP server ends at once. Each part contains
+its own bugs: a port manager restarts its own tree, the HTTP server is started again, and the process goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import logging
 import os
 import pwd
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -28,6 +29,7 @@ from gateway.port.bus import Bus
 from gateway.port.router import Router
 from gateway.state.node_id import node_id
 from gateway.state.store import Store
+from gateway.tasks.contain import contain
 from gateway.tasks.reconcile import Unit
 from gateway.tasks.watch import Cell
 from protocol.endpoint import Endpoint
@@ -38,47 +40,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from gateway.clients.listeners import Welcome
     from gateway.host.config import Config, PtzConfig
     from gateway.host.sdnotify import Notifier
     from gateway.web.server import HttpServer
     from gateway.web.tls import Tls
 
-__all__ = ["Parts", "StartError", "TooManyRestartsError", "compose", "run"]
+__all__ = ["Composition", "StartError", "compose", "run"]
 
 logger = logging.getLogger(__name__)
 
-_RESTARTS = 5
-_RESTARTS_WITHIN = 60.0
-"""More restarts than that within so many seconds are no accident any more: the service manager takes over."""
 _STOP = 3.6
 """Seconds that everything has to stop in; 4 s is promised."""
 
 
 @final
 class StartError(Exception):
-    """What this host does not give, so that the gateway cannot start; in one sentence."""
-
-
-@final
-class TooManyRestartsError(Exception):
-    """The port managers fail again and again."""
-
-
-@final
-class _Restarts:
-    """Counts the restarts of all port managers' trees."""
-
-    def __init__(self) -> None:
-        self._times: deque[float] = deque()
-
-    def count(self) -> None:
-        """One more. Raises TooManyRestartsError."""
-        now = trio.current_time()
-        self._times.append(now)
-        while self._times[0] < now - _RESTARTS_WITHIN:
-            self._times.popleft()
-        if len(self._times) > _RESTARTS:
-            raise TooManyRestartsError(f"{len(self._times)} restarts of port managers within {_RESTARTS_WITHIN:g} s")
+    """The gateway cannot start on this host; the message says in one sentence what is missing."""
 
 
 async def run(
@@ -92,12 +70,11 @@ async def run(
     """Run the gateway until ``stop`` is set, then end it within 4 s.
 
     ``hang_ups`` counts the SIGHUPs: at each one the TLS certificate is read again. ``task_status`` is told once every
-    door is bound and every device is open, or known to be retrying. Raises StartError, StoreError or UserError where
-    the runtime or the state directory cannot be used, TooManyRestartsError after too many bugs.
+    listener is bound and every device is open, or known to be retrying. Raises StartError, StoreError or UserError
+    where the runtime or the state directory cannot be used.
     """
     _make_runtime_dir(config.runtime_dir)
     parts = compose(config)
-    restarts = _Restarts()
     with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
             root.start_soon(notifier.keep_watch)
@@ -106,7 +83,7 @@ async def run(
                 if config.http.listen:
                     _serve_http(config, parts, hang_ups or Cell(0), front)
                 for manager in parts.managers:
-                    ports.start_soon(_keep, manager, stop, restarts)
+                    ports.start_soon(manager.run, stop)
                 front.start_soon(_announce, config, parts.managers, notifier, task_status)
                 await stop.wait()
                 notifier.stopping()
@@ -118,8 +95,8 @@ async def run(
 
 @final
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a gateway is made of, before anything of it runs."""
+class Composition:
+    """The parts of a gateway, put together and not yet running."""
 
     catalogue: Catalogue
     store: Store
@@ -128,14 +105,14 @@ class Parts:
     changes: Changes
 
 
-def compose(config: Config) -> Parts:
+def compose(config: Config) -> Composition:
     """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
     catalogue = Catalogue(config.hardware)
     store = Store(config.state_dir, catalogue)
     node = node_id(config.state_dir)
     bonjour = Bonjour(node, config.tcp.bind)
     managers = _managers(config, store, bonjour, node)
-    return Parts(catalogue, store, bonjour, managers, Changes(catalogue, store, managers))
+    return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers))
 
 
 def _managers(config: Config, store: Store, bonjour: Bonjour, node: bytes) -> tuple[Manager, ...]:
@@ -163,18 +140,23 @@ def _make_runtime_dir(path: Path) -> None:
         ) from None
 
 
-def _serve_http(config: Config, parts: Parts, hang_ups: Cell[int], clients: trio.Nursery) -> None:
+def _serve_http(config: Config, parts: Composition, hang_ups: Cell[int], clients: trio.Nursery) -> None:
     """Serve HTTP in the nursery ``clients``, on every address."""
     tls = _tls(config)
     server = _http_server(config, parts, tls)
-    clients.start_soon(_renew, tls, hang_ups)
+    clients.start_soon(contain, "TLS certificate", functools.partial(_reload_certificate, tls, hang_ups))
     for address, port in config.http.listen:
-        unit = Unit(f"HTTP server {Endpoint(address, port)}", lambda: None)
-        clients.start_soon(listen_tcp, address, port, functools.partial(server.admit, clients), unit)
+        name = f"HTTP server {Endpoint(address, port)}"
+        listen = functools.partial(_listen_http, address, port, functools.partial(server.admit, clients), name)
+        clients.start_soon(contain, name, listen)
+
+
+async def _listen_http(address: str, port: int, welcome: Welcome, name: str) -> None:
+    await listen_tcp(address, port, welcome, Unit(name, lambda: None))
 
 
 def _tls(config: Config) -> Tls:
-    """Find the front door's certificate, which vouches for every name that this node listens under."""
+    """Load the certificate of the HTTP server, which is for every name that this node listens under."""
     from gateway.web.tls import Tls
 
     hosts = [host for host, _ in config.http.listen if host not in ("0.0.0.0", "::")]
@@ -184,14 +166,14 @@ def _tls(config: Config) -> Tls:
     return tls
 
 
-async def _renew(tls: Tls, hang_ups: Cell[int]) -> None:
+async def _reload_certificate(tls: Tls, hang_ups: Cell[int]) -> None:
     async for count in hang_ups.changes():
         if count:
             await trio.to_thread.run_sync(tls.load)
 
 
-def _http_server(config: Config, parts: Parts, tls: Tls) -> HttpServer:
-    # Loaded only where it listens: HTTP, and who may come in by it, cost every daemon memory and a slow start.
+def _http_server(config: Config, parts: Composition, tls: Tls) -> HttpServer:
+    # Loaded only where it listens: HTTP and its logins cost memory and time at the start.
     from gateway.state.users import Users
     from gateway.status import status
     from gateway.web.auth import AccessControl
@@ -212,7 +194,7 @@ def _http_server(config: Config, parts: Parts, tls: Tls) -> HttpServer:
 
 
 def _drivers(ptz: PtzConfig) -> Drivers:
-    """Look up who may connect as a PTZ driver; a name that this host does not know is told, and left out."""
+    """Look up the users and groups that may connect as PTZ drivers; log and leave out a name that is unknown here."""
     users = {0, os.getuid()} | set(_known(ptz.users, lambda name: pwd.getpwnam(name).pw_uid, "user"))
     named = _known(ptz.groups, lambda name: grp.getgrnam(name).gr_gid, "group")
     return Drivers(frozenset(users), frozenset({os.getgid(), *named}))
@@ -226,16 +208,6 @@ def _known(names: Sequence[str], find: Callable[[str], int], kind: str) -> list[
         except KeyError:
             logger.warning("[ptz]: this host has no %s named %r", kind, name)
     return found
-
-
-async def _keep(manager: Manager, stop: trio.Event, restarts: _Restarts) -> None:
-    """The third ring: a bug in a port manager restarts its whole tree."""
-    while not stop.is_set():
-        try:
-            await manager.run(stop)
-        except Exception:  # whatever it is: the tree is gone, and only its restart brings the port back
-            logger.exception("%s: a bug; the port manager is restarted", manager.bus.name)
-            restarts.count()
 
 
 async def _announce(

@@ -1,7 +1,7 @@
 """One update of the parameters at a time: commit it, let the ports settle, put back what they could not do.
 
-So after ``OK`` a script may connect at once, and what a driver or the host refuses is an error line, not a surprise.
-It must not know who asks, nor by which protocol.
+So a script may connect as soon as it has its ``OK``, and what a driver or the host refuses is an error line of the
+answer.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 _SETTLE = 2.0
 """Seconds that an answer waits for the ports."""
-_TOLD = 16
-"""Refused parameters of one request that the log tells of: one may name a thousand."""
+_LOGGED = 16
+"""The most refused parameters of one request that the log names: a request may hold a thousand."""
 
 
 @final
 class Changes:
-    """The way that every update takes."""
+    """Carries out the updates, one after the other."""
 
     def __init__(self, catalogue: Catalogue, store: Store, managers: Sequence[Manager]) -> None:
         self._catalogue = catalogue
@@ -44,14 +44,14 @@ class Changes:
         self._one_at_a_time = trio.Lock()
 
     async def update(self, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
-        """Set parameters as ``role``; see Catalogue.updated. Raises StoreError when the disk does not take them."""
+        """Set parameters as ``role``; see Catalogue.updated. Raises StoreError where the disk does not take them."""
         async with self._one_at_a_time:
             before = self._store.published.value.settings
             # A caller that goes away must not leave behind what a port refused. The shield is bounded by what is in it:
             # a commit, which no one could interrupt anyway, and the settling, which has its deadline.
             with trio.CancelScope(shield=True):
                 update = await self._store.update(assignments, role)
-                _tell(update.refused)
+                _log_refused(update.refused)
                 await self._settle()
                 update = await self._put_back(update, before)
         return update
@@ -63,15 +63,17 @@ class Changes:
                 await manager.settled(version)
 
     async def _put_back(self, update: Update, before: Settings) -> Update:
-        """Take back what a port refused of this update, and say so; all else of it stays."""
-        why = {refusal.name: refusal.why for manager in self._managers for refusal in manager.blamed(update.changed)}
+        """Put back what a port refused of this update, as errors of the update; the rest of it stays."""
+        why = {
+            refusal.name: refusal.why for manager in self._managers for refusal in manager.responsible(update.changed)
+        }
         if not why:
             return update
         old = {name: self._catalogue.text(before, name) for name in update.changed}
         back = await self._store.update([(name, old[name]) for name in why], Role.ADMIN)
         if back.refused:  # what stays of the request cannot be without what was refused: then nothing of it stays
             back = await self._store.update(tuple(old.items()), Role.ADMIN)
-            why |= dict.fromkeys(update.changed, "it cannot be without what else was refused") | why
+            why |= dict.fromkeys(update.changed, "it requires another parameter, which was refused") | why
         await self._settle()
         errors = [ParameterError(name, self._catalogue.text(update.settings, name), why[name]) for name in why]
         for error in errors:
@@ -83,9 +85,9 @@ class Changes:
         )
 
 
-def _tell(refused: Sequence[ParameterError]) -> None:
-    """Say what would have been right: VAPIX's error line has no room for it."""
-    for error in refused[:_TOLD]:
+def _log_refused(refused: Sequence[ParameterError]) -> None:
+    """Log why parameters were refused: the error lines of VAPIX have no room for a reason."""
+    for error in refused[:_LOGGED]:
         logger.info("not set: %.60r: %s", error.name, error.why)
-    if len(refused) > _TOLD:
-        logger.info("not set: %d more", len(refused) - _TOLD)
+    if len(refused) > _LOGGED:
+        logger.info("not set: %d more", len(refused) - _LOGGED)

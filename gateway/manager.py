@@ -1,15 +1,19 @@
-"""One port manager (PortManager.P#): its device, its doors and its clients under one roof.
+"""One port manager (PortManager.P#): its device, its services and its clients.
 
-It follows the settings: what is wanted is planned, what differs starts or stops, what stands takes up the new values.
-It must not know HTTP, storage, or what other ports do.
+It follows the settings: it plans what they call for, starts and stops what differs, and hands new values to what goes
+on. A service's clients live in a nursery outside the units, so that a listener or a device may come and go under them.
+
+A bug ends the whole tree of one port and no other's. The tree is started again, at once and then after growing
+pauses; a port that goes on failing is *parked*: down, with the reason in the status and in the answers of param.cgi,
+and tried again each minute, or as soon as somebody changes a parameter, which may mend it.
 """
 
 from __future__ import annotations
 
-import functools
+import logging
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
 import trio
 
@@ -19,15 +23,16 @@ from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
 from gateway.devices import make_device
 from gateway.port.device import Refusal
+from gateway.port.log import PortLogger
 from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, order, plan, responsible
 from gateway.port.rights import Right
 from gateway.tasks.reconcile import Unit, Units
+from gateway.tasks.root_cause import root_cause
 from gateway.tasks.watch import Cell
-from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
@@ -43,15 +48,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Host", "Manager"]
 
-_RIGHTS = {
+_RIGHTS: Final = {
     ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
     ServiceKind.PTZ: Right.READ | Right.PTZ,
     ServiceKind.SERIAL_CGI: Right.READ | Right.CGI,
     ServiceKind.WEB_SOCKET: Right.READ | Right.TCP,
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
-_FLUSH = 1.6
+"""The rights of each kind of service; its clients get no more."""
+
+_FLUSH: Final = 1.6
 """Seconds that clients have to take what waits for them when the gateway stops."""
+
+_PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before each new start after a bug; a port that fails once more is parked."""
+_PARKED: Final = 60.0
+"""Seconds after which a parked port is tried again. A port that ran for so long has recovered."""
 
 
 @final
@@ -66,9 +78,19 @@ class Host:
     bonjour: Bonjour
 
 
+class _PortService(Protocol):
+    """A service of any kind, as its manager runs it."""
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+
+    def revoke(self, why: str) -> None:
+        """End all that its clients do."""
+
+
 @final
 class Manager:
-    """Port manager ``index`` of the host; ``grant`` makes a door's handle on its bus."""
+    """Port manager ``index`` of the host; ``grant`` makes a service's handle on its bus."""
 
     def __init__(
         self,
@@ -83,111 +105,160 @@ class Manager:
         self.devices: dict[PortType, PortDevice] = {}
         """The serial port where this manager has one, for its counters outlive the times that it is open; and the
         remote port client while PortType is RemotePort."""
-        self.remote_service: RemotePortService | None = None
-        """The remote port server; None while RemotePortServer.Enabled is no."""
-        self.serial_cgi: SerialCgi | None = None
-        """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
+        self.failure = ""
+        """Why the port manager is down or parked, while a bug keeps it so; else empty."""
         self._host = host
         self._grant = grant
         self._published = published
         self._followed = Cell(-1)
+        self._units: Units[Spec] | None = None
         self._refused: tuple[Refusal, ...] = ()
-        self._services: dict[ServiceKind, Service] = {}
+        self._services: dict[ServiceKind, _PortService] = {}
         self._handles: dict[ServiceKind, Handle] = {}
         self._stopping = False
+        self._log = PortLogger(logging.getLogger(__name__), bus.name)
         if (number := self._numbers[0]) is not None:
             self.devices[PortType.SERIAL] = self._make_device(Device(PortType.SERIAL, number))
 
-    async def run(self, stop: trio.Event) -> None:
-        """Do what the settings say until ``stop`` is set, then end everything in its order."""
-        async with trio.open_nursery() as roof:
-            self._units: Units[Spec] = Units(roof, self._run, order, self.bus.name)
-            async with trio.open_nursery() as self._clients:
-                with trio.CancelScope() as following:
-                    roof.start_soon(_cancel_at, stop, following)
-                    async for published in self._published.changes():
-                        await self._follow(published)
-                await self._send_away()
-            await self._units.apply(frozenset())
+    # -- what others see
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The specs that run, and the state of each, for the status."""
+        return {str(spec): unit.state for spec, unit in self._running}
+
+    @property
+    def sessions(self) -> tuple[tuple[ServiceKind, Session], ...]:
+        """The sessions of this port's clients, but for those of remote-port links, with their kind of service."""
+        return tuple(
+            (kind, session)
+            for kind, handle in self._handles.items()
+            if kind is not ServiceKind.REMOTE_PORT
+            for session in handle.sessions
+        )
+
+    @property
+    def serial_cgi(self) -> SerialCgi | None:
+        """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
+        return cast("SerialCgi | None", self._services.get(ServiceKind.SERIAL_CGI))
+
+    @property
+    def web_socket(self) -> Service | None:
+        """The service of WebSockets; None while the port manager is being restarted."""
+        return cast("Service | None", self._services.get(ServiceKind.WEB_SOCKET))
+
+    @property
+    def remote_service(self) -> RemotePortService | None:
+        """The remote port server; None while RemotePortServer.Enabled is no."""
+        return cast("RemotePortService | None", self._services.get(ServiceKind.REMOTE_PORT))
+
+    @property
+    def clients_refused(self) -> int:
+        """The clients that the services running now have refused, but for the remote port server's."""
+        return sum(service.refused for service in self._services.values() if isinstance(service, Service))
 
     async def settled(self, version: int) -> tuple[Refusal, ...]:
         """Wait until the port does what version ``version`` of the settings says, or is known not to.
 
-        Returns what its device or the host refused; the caller bounds the wait.
+        Return what its device or the host refused; the caller bounds the wait.
         """
         await self._followed.wait_for(lambda followed: followed >= version)
-        await self._units.settled()
+        if self._units is not None:
+            await self._units.settled()
         return self._refused
 
-    def blamed(self, changed: Sequence[str]) -> tuple[Refusal, ...]:
-        """Say which of the parameters that a request changed brought about what the port cannot do."""
+    def responsible(self, changed: Sequence[str]) -> tuple[Refusal, ...]:
+        """Return which of the ``changed`` parameters brought about what the port cannot do, and why it cannot."""
+        if self.failure:
+            return tuple(Refusal(name, self.failure) for name in changed if name.startswith(self._prefixes))
         listeners = tuple(
             Refusal(name, f"{spec}: {unit.refusal}")
-            for spec, unit in self._units
+            for spec, unit in self._running
             if unit.refusal is not None
             for name in responsible(spec, self.index, changed)
         )
         return listeners + tuple(refusal for refusal in self._refused if refusal.name in changed)
 
-    @property
-    def units(self) -> dict[str, str]:
-        """What runs, and how it is, for the status."""
-        return {str(spec): unit.state for spec, unit in self._units}
+    # -- the tree and its restarts
 
-    @property
-    def sessions(self) -> tuple[tuple[ServiceKind, Session], ...]:
-        """Who sits at the line, by the door that they came through."""
-        return tuple((kind, session) for kind, handle in self._handles.items() for session in handle.sessions)
+    async def run(self, stop: trio.Event) -> None:
+        """Keep the port as the settings say until ``stop`` is set, then end everything in its order. Never raises."""
+        failures = 0
+        while not stop.is_set():
+            started = trio.current_time()
+            try:
+                await self._run_tree(stop)
+            except Exception as exc:  # noqa: BLE001 -- whatever it is, the tree is gone and has to be started again
+                self._log.exception("a bug ended the port manager")
+                failures = 1 if trio.current_time() - started >= _PARKED else failures + 1
+                await self._recover(exc, failures, stop)
 
-    @property
-    def web_socket(self) -> Service | None:
-        """The door that WebSockets come in by; None while the port manager is being restarted."""
-        return self._services.get(ServiceKind.WEB_SOCKET)
+    async def _recover(self, bug: Exception, failures: int, stop: trio.Event) -> None:
+        """Say that the port is down for a bug, and wait until it may be started again."""
+        pause = _PAUSES[failures - 1] if failures <= len(_PAUSES) else _PARKED
+        state = "parked" if failures > len(_PAUSES) else "down"
+        kind = type(root_cause(bug)).__name__
+        self.failure = f"the port manager is {state} after a bug ({kind}, see the log); next try within {pause:g} s"
+        self._log.error("%s", self.failure)
+        self.bus.route()
+        self.bus.disconnect(self.failure)
+        # Whoever waits for these settings to be in force is told now that they are not.
+        seen = self._published.value.version
+        self._followed.set(seen)
+        with trio.move_on_after(pause):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_at, stop, nursery.cancel_scope)
+                await self._published.wait_for(lambda published: published.version != seen)
+                nursery.cancel_scope.cancel()
 
-    @property
-    def turned_away(self) -> int:
-        """Clients that the open doors did not let in."""
-        return sum(service.refused for service in self._services.values())
+    async def _run_tree(self, stop: trio.Event) -> None:
+        async with trio.open_nursery() as running:
+            self._units = Units(running, self._run, order, self.bus.name)
+            async with trio.open_nursery() as self._clients:
+                with trio.CancelScope() as following:
+                    running.start_soon(_cancel_at, stop, following)
+                    async for published in self._published.changes():
+                        await self._follow(published, self._units)
+                await self._send_away(self._units)
+            await self._units.apply(frozenset())
 
-    async def _follow(self, published: Published) -> None:
+    async def _follow(self, published: Published, units: Units[Spec]) -> None:
         settings = published.settings
-        for kind, service in self._services.items():
-            service.update_policy(*self._policy(kind, settings))
-        if self.remote_service is not None:
-            self.remote_service.update_policy(*self._remote_policy(settings))
+        self._update_policies(settings)
         wanted = plan(settings, self.index, self._numbers, self._host.config.tcp.bind) | {Serve(ServiceKind.WEB_SOCKET)}
-        await self._units.apply(wanted)
+        await units.apply(wanted)
         if not any(isinstance(spec, Device) for spec in wanted):
             self.bus.route()
             self.bus.disconnect(self._why_no_device(settings))
         # The serial port takes up its settings while the line is one of another CPU too, or the port is closed.
         refused = [await device.adjust(settings) for device in tuple(self.devices.values())]
         self._refused = tuple(refusal for refusals in refused for refusal in refusals)
+        self.failure = ""
         self._followed.set(published.version)
 
-    async def _send_away(self) -> None:
+    async def _send_away(self, units: Units[Spec]) -> None:
         """Close the listeners, read no more from clients, and let each take what waits for it."""
         self._stopping = True
-        standing = frozenset(spec for spec, _ in self._units if isinstance(spec, Device | Serve))
-        await self._units.apply(standing)
+        await units.apply(frozenset(spec for spec, _ in units if isinstance(spec, Device | Serve)))
         for _, session in self.sessions:
             session.pumping.cancel()
         if self.remote_service is not None:
             self._clients.start_soon(self.remote_service.retire)
         self._clients.cancel_scope.deadline = trio.current_time() + _FLUSH
 
+    # -- the units
+
     async def _run(self, spec: Spec, unit: Unit) -> None:
         match spec:
             case Device():
                 await self._run_device(spec, unit)
-            case Serve(ServiceKind.REMOTE_PORT):
-                await self._run_remote_service(unit)
             case Serve(kind):
-                runs = {ServiceKind.SERIAL_CGI: self._run_serial_cgi, ServiceKind.REMOTE_PORT: self._run_remote_service}
-                await runs.get(kind, functools.partial(self._run_service, kind))(unit)
+                await self._run_service(kind, unit)
             case Listen():
+                # It is there: services start before their listeners.
+                service = cast("Service | RemotePortService", self._services[spec.kind])
                 with unit.scope:
-                    await self._listen(spec, unit)
+                    await listen_tcp(spec.address, spec.port, service.welcome, unit)
             case PtzSocket(packets):
                 socket_kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
                 path = self._host.config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
@@ -197,44 +268,7 @@ class Manager:
                 await self._run_announce(spec, unit)
             case Dial():
                 with unit.scope:
-                    await dial(spec, self._services[ServiceKind.GENERIC_TCP], unit, lambda: self._stopping)
-
-    async def _listen(self, spec: Listen, unit: Unit) -> None:
-        if spec.kind is ServiceKind.REMOTE_PORT:
-            assert self.remote_service is not None, "services start before their listeners"
-            await listen_tcp(spec.address, spec.port, self.remote_service.welcome, unit)
-        else:
-            await listen_tcp(spec.address, spec.port, self._services[spec.kind].welcome, unit)
-
-    def _welcome_driver(self, sock: socket.socket, _: object) -> None:
-        self._host.drivers.welcome(self._services[ServiceKind.PTZ], sock)
-
-    async def _run_service(self, kind: ServiceKind, unit: Unit) -> None:
-        handle = self._handles[kind] = self._grant(_RIGHTS[kind], kind.value)
-        service = self._services[kind] = Service(self.bus.name, handle, _RIGHTS[kind] & ~Right.READ, self._clients)
-        service.update_policy(*self._policy(kind, self._published.value.settings))
-        unit.began()
-        unit.up()
-        try:
-            with unit.scope:
-                await trio.sleep_forever()
-        finally:
-            del self._services[kind], self._handles[kind]
-            handle.revoke(self._closed(kind))
-
-    async def _run_serial_cgi(self, unit: Unit) -> None:
-        kind = ServiceKind.SERIAL_CGI
-        handle = self._handles[kind] = self._grant(_RIGHTS[kind], kind.value)
-        self.serial_cgi = SerialCgi(handle)
-        unit.began()
-        unit.up()
-        try:
-            with unit.scope:
-                await self.serial_cgi.serve()
-        finally:
-            self.serial_cgi = None
-            del self._handles[kind]
-            handle.revoke(self._closed(kind))
+                    await dial(spec, self._client_service(ServiceKind.GENERIC_TCP), unit, lambda: self._stopping)
 
     def _make_device(self, spec: Device) -> PortDevice:
         host = self._host
@@ -250,61 +284,85 @@ class Manager:
         finally:
             del self.devices[spec.type]
 
-    async def _run_remote_service(self, unit: Unit) -> None:
-        from gateway.remote_port.server import RemotePortService
-
-        kind = ServiceKind.REMOTE_PORT
-        handle = self._grant(_RIGHTS[kind], kind.value)
-        host = self._host
-        service = RemotePortService(self.index, host.node, host.config.chassis, handle, self._clients, host.guesses)
-        service.update_policy(*self._remote_policy(self._published.value.settings))
-        self.remote_service = service
+    async def _run_service(self, kind: ServiceKind, unit: Unit) -> None:
+        handle = self._handles[kind] = self._grant(_RIGHTS[kind], kind.value)
+        service = self._services[kind] = self._make_service(kind, handle)
+        self._update_policies(self._published.value.settings)
         unit.began()
         unit.up()
         try:
             with unit.scope:
                 await service.run()
         finally:
-            self.remote_service = None
-            service.revoke(self._closed(kind))
+            del self._services[kind], self._handles[kind]
+            why = f"PortManager.{self.bus.name}.{kind.value}.Enabled is no"
+            service.revoke("the gateway stops" if self._stopping else why)
+
+    def _make_service(self, kind: ServiceKind, handle: Handle) -> _PortService:
+        host = self._host
+        match kind:
+            case ServiceKind.SERIAL_CGI:
+                return SerialCgi(handle)
+            case ServiceKind.REMOTE_PORT:
+                # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
+                from gateway.remote_port.server import RemotePortService
+
+                return RemotePortService(
+                    self.index, host.node, host.config.chassis, handle, self._clients, host.guesses
+                )
+            case _:
+                return Service(self.bus.name, handle, _RIGHTS[kind] & ~Right.READ, self._clients)
+
+    def _client_service(self, kind: ServiceKind) -> Service:
+        return cast("Service", self._services[kind])
+
+    def _welcome_driver(self, sock: socket.socket, _: object) -> None:
+        self._host.drivers.welcome(self._client_service(ServiceKind.PTZ), sock)
 
     async def _run_announce(self, spec: Announce, unit: Unit) -> None:
-        """Tell the neighbours of the remote port server, once it listens."""
+        """Announce the remote port server to the neighbours, once it listens."""
         from gateway.remote_port.announce import announce
 
         unit.began()
         unit.up()
         host = self._host
         listeners = [
-            other for spec, other in self._units if isinstance(spec, Listen) and spec.kind is ServiceKind.REMOTE_PORT
+            other for spec, other in self._running if isinstance(spec, Listen) and spec.kind is ServiceKind.REMOTE_PORT
         ]
         with unit.scope:
             await _first_up(listeners)
             chassis = host.config.chassis
             await announce(host.bonjour, self.bus.state, self.index, chassis, spec.keyed, spec.port)
 
-    def _remote_policy(self, settings: Settings) -> tuple[AddressList, str, bool]:
-        """Say who may chain to this port: which addresses, with which key, and whether for PTZ commands too."""
+    # -- the settings
+
+    def _update_policies(self, settings: Settings) -> None:
+        """Hand on to the services what they take up in place: allowed addresses, idle limits, the key."""
         manager = settings.port_managers[self.index]
-        server = manager.remote_port_server
-        # Of a line that another CPU owns, that one says whether PTZ commands may be written.
-        ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
-        return server.allowed_ip_addresses, server.authentication_key, ptz
+        if ServiceKind.GENERIC_TCP in self._services:
+            tcp = manager.generic_tcp_server
+            self._client_service(ServiceKind.GENERIC_TCP).update_policy(tcp.allowed_ip_addresses, tcp.timeout)
+        if self.remote_service is not None:
+            server = manager.remote_port_server
+            # Of a line that another CPU owns, that one says whether PTZ commands may be written.
+            ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
+            self.remote_service.update_policy(server.allowed_ip_addresses, server.authentication_key, ptz)
 
-    def _closed(self, kind: ServiceKind) -> str:
-        return "the gateway stops" if self._stopping else f"PortManager.{self.bus.name}.{kind.value}.Enabled is no"
-
-    def _policy(self, kind: ServiceKind, settings: Settings) -> tuple[AddressList, int]:
-        """Say who may come through a door, and how many seconds a client may be idle (0: for ever)."""
-        if kind is not ServiceKind.GENERIC_TCP:
-            return AddressList(), 0
-        tcp = settings.port_managers[self.index].generic_tcp_server
-        return tcp.allowed_ip_addresses, tcp.timeout
+    @property
+    def _running(self) -> Iterator[tuple[Spec, Unit]]:
+        return iter(()) if self._units is None else iter(self._units)
 
     @property
     def _numbers(self) -> tuple[int | None, int | None]:
         hardware = self._host.config.managers[self.index]
         return hardware.serial, hardware.remote_port
+
+    @property
+    def _prefixes(self) -> tuple[str, ...]:
+        """How the names of this port's own parameters begin."""
+        serial, remote_port = self._numbers
+        devices = (f"Serial.Ser{serial}.", f"RemotePort.R{remote_port}.")
+        return f"PortManager.{self.bus.name}.", *devices
 
     def _why_no_device(self, settings: Settings) -> str:
         if settings.port_managers[self.index].port_enabled:
@@ -318,12 +376,12 @@ async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 async def _first_up(units: Sequence[Unit]) -> None:
-    """Wait until one of them is up."""
+    """Wait until one of ``units`` is up."""
     async with trio.open_nursery() as nursery:
 
-        async def rise(unit: Unit) -> None:
+        async def wait(unit: Unit) -> None:
             await unit.is_up.wait()
             nursery.cancel_scope.cancel()
 
         for unit in units:
-            nursery.start_soon(rise, unit)
+            nursery.start_soon(wait, unit)

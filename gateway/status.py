@@ -60,7 +60,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},
         **_remote_service(manager.remote_service),
         "services": manager.units,
-        "clients_turned_away": manager.turned_away,
+        "clients_turned_away": manager.clients_refused,
         "clients": [_client(kind, session) for kind, session in manager.sessions],
     }
 

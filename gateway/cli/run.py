@@ -34,7 +34,7 @@ def add_to(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     import trio
 
-    from gateway.app import StartError, TooManyRestartsError
+    from gateway.app import StartError
     from gateway.state.store import StoreError
     from gateway.state.users import UserError
     from gateway.tasks.root_cause import root_cause
@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         trio.run(_run_until_signalled, config)
     except ExceptionGroup as group:
-        told, bugs = group.split((StartError, StoreError, UserError, TooManyRestartsError))
+        told, bugs = group.split((StartError, StoreError, UserError))
         if told is None or bugs is not None:
             raise
         raise CommandError(str(root_cause(told))) from None

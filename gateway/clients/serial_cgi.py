@@ -33,7 +33,7 @@ _PATIENCE = 15.0
 class SerialCgi:
     """The server that serial.cgi needs (PortManager.P#.SerialCGI), while its door is open.
 
-    It hears the line for as long as ``serve()`` runs, into the buffer that all requests read from; during a
+    It hears the line for as long as ``run()`` runs, into the buffer that all requests read from; during a
     write-then-read, what the line says is the reply, and goes into a buffer that only this request sees.
     """
 
@@ -53,7 +53,7 @@ class SerialCgi:
         """As a Reader: keep what the line says."""
         self._hearing.deliver(data)
 
-    async def serve(self) -> None:
+    async def run(self) -> None:
         """Keep what the line says, until cancelled."""
         listener = self._service.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
         listener.listen(self)
@@ -62,6 +62,10 @@ class SerialCgi:
                 await trio.sleep_forever()
         finally:
             listener.close()
+
+    def revoke(self, why: str) -> None:
+        """End every request that is at the line, and the receive buffer with them."""
+        self._service.revoke(why)
 
     async def perform(self, request: SerialRequest, holder: str) -> bytes | None:
         """Do what ``request`` asks, in the order flush, write, read; return what was read, None if no read was asked.

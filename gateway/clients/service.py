@@ -53,6 +53,10 @@ class Service:
         self.refused = 0
         """Clients turned away."""
 
+    async def run(self) -> None:
+        """Keep the service open until cancelled: clients come by ``admit``, ``dialled`` and ``serve``."""
+        await trio.sleep_forever()
+
     def update_policy(self, allowed: AddressList, idle_limit: int) -> None:
         """Take up a new list of addresses, which may end seats, and a new idle limit in seconds (0: none)."""
         self._allowed = allowed

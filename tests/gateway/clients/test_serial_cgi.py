@@ -37,7 +37,7 @@ async def serving(bus: Bus) -> AsyncIterator[tuple[SerialCgi, Handle]]:
     service = grant(bus)
     server = SerialCgi(service)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve)
+        nursery.start_soon(server.run)
         await blocked()
         yield server, service
         nursery.cancel_scope.cancel()

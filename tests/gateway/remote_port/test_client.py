@@ -330,7 +330,7 @@ async def test_a_turn_of_serial_cgi_is_the_owners_however_many_others_press(hops
             owner, far = nodes[0], nodes[-1]
             cgi = SerialCgi(far.handle)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(cgi.serve)
+                nursery.start_soon(cgi.run)
                 for each in nodes:
                     nursery.start_soon(_press, each.connect(Right.PTZ), b"p")
                     nursery.start_soon(_press, each.connect(Right.TCP), b"t")
