@@ -213,7 +213,7 @@ class Manager:
 
     async def _run_tree(self, stop: trio.Event) -> None:
         async with trio.open_nursery() as running:
-            self._units = Units(running, self._run, order, self.bus.name)
+            self._units = Units(running, self._run, order, self._log)
             async with trio.open_nursery() as self._clients:
                 with trio.CancelScope() as following:
                     running.start_soon(_cancel_at, stop, following)

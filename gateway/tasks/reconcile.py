@@ -18,7 +18,7 @@ one, and ``apply`` waits for that.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, final
 
 import trio
 
@@ -31,12 +31,15 @@ logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound="Hashable")
 
+Log: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
+"""Where units tell their states; an adapter adds whose units they are."""
+
 
 @final
 class Unit:
     """One thing that runs because it is wanted; it tells here how it is."""
 
-    def __init__(self, name: str, started: Callable[[], None]) -> None:
+    def __init__(self, name: str, started: Callable[[], None], log: Log = logger) -> None:
         self.name = name
         self.state = "starting"
         """A word or sentence for the status: ``up``, or what is wrong."""
@@ -51,6 +54,7 @@ class Unit:
         self.ended = trio.Event()
         """Set when ``run`` has returned."""
         self._started = started
+        self._log = log
 
     def began(self) -> None:
         """Let what comes after it in order start. It need not be up."""
@@ -71,7 +75,7 @@ class Unit:
 
     def _tell(self, state: str, refusal: str | None) -> None:
         if state != self.state:  # a try that fails as the last one did is no news
-            logger.log(logging.INFO if state == "up" else logging.WARNING, "%s: %s", self.name, state)
+            self._log.log(logging.INFO if state == "up" else logging.WARNING, "%s: %s", self.name, state)
         self.state = state
         self.refusal = refusal
         self.settled.set()
@@ -82,7 +86,7 @@ class Units(Generic[S]):
     """The units that run now in ``nursery``, by their specs.
 
     ``run`` runs one spec until its unit's scope is cancelled, and reports to the unit. ``order`` ranks the specs: a
-    lower one starts earlier. ``prefix`` begins the name of each unit, as ``P0``.
+    lower one starts earlier. ``log`` is told the state of each.
     """
 
     def __init__(
@@ -90,12 +94,12 @@ class Units(Generic[S]):
         nursery: trio.Nursery,
         run: Callable[[S, Unit], Awaitable[None]],
         order: Callable[[S], int],
-        prefix: str,
+        log: Log = logger,
     ) -> None:
         self._nursery = nursery
         self._run = run
         self._order = order
-        self._prefix = prefix
+        self._log = log
         self._units: dict[S, Unit] = {}
 
     def __iter__(self) -> Iterator[tuple[S, Unit]]:
@@ -116,7 +120,7 @@ class Units(Generic[S]):
             await unit.settled.wait()
 
     async def _start(self, spec: S, *, task_status: trio.TaskStatus[None]) -> None:
-        unit = self._units[spec] = Unit(f"{self._prefix} {spec}", task_status.started)
+        unit = self._units[spec] = Unit(str(spec), task_status.started, self._log)
         try:
             await self._run(spec, unit)
         finally:

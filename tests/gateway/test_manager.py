@@ -258,6 +258,15 @@ async def test_a_stop_ends_the_pause_of_a_parked_port(
     assert trio.current_time() == 20
 
 
+async def test_each_line_of_the_log_of_a_unit_names_its_port(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with trio.fail_after(5):
+        async with running_port(tmp_path) as port:
+            await port.set(PTZServer__Enabled="yes")
+    told = [record for record in caplog.records if record.getMessage() == "P0 service PTZServer: up"]
+    assert [record.__dict__["port"] for record in told] == ["P0"]
+
+
 async def test_no_right_of_a_service_goes_beyond_its_kind(tmp_path: Path) -> None:
     with trio.fail_after(5):
         async with running_port(tmp_path) as port:

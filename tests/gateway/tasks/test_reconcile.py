@@ -28,7 +28,7 @@ async def test_only_what_differs_starts_and_stops_and_in_order() -> None:
     events: EVENTS = []
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            units: Units[str] = Units(nursery, lambda spec, unit: grow(events, spec, unit), order, "P0")
+            units: Units[str] = Units(nursery, lambda spec, unit: grow(events, spec, unit), order)
             await units.apply(frozenset({"listen 1", "door a"}))
             assert events == ["+door a", "+listen 1"]
             await units.apply(frozenset({"listen 2", "door a"}))
@@ -47,7 +47,7 @@ async def test_what_stops_has_ended_before_what_is_new_starts() -> None:
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            units: Units[str] = Units(nursery, tidy, order, "P0")
+            units: Units[str] = Units(nursery, tidy, order)
             await units.apply(frozenset({"listen 1"}))
             await units.apply(frozenset({"listen 2"}))
             assert events == ["+listen 1", "-listen 1", "tidied listen 1", "+listen 2"]
@@ -65,7 +65,7 @@ async def test_settled_waits_for_each_to_be_up_or_known_not_to_be() -> None:
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            units: Units[str] = Units(nursery, wait, order, "P0")
+            units: Units[str] = Units(nursery, wait, order)
             await units.apply(frozenset({"listen 1", "listen 2"}))
             done = trio.Event()
 
@@ -101,5 +101,5 @@ async def test_a_bug_in_a_leaf_ends_the_nursery() -> None:
 
     with pytest.RaisesGroup(KeyError):
         async with trio.open_nursery() as nursery:
-            units: Units[str] = Units(nursery, bug, order, "P0")
+            units: Units[str] = Units(nursery, bug, order)
             await units.apply(frozenset({"listen 1"}))
