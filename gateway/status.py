@@ -1,6 +1,7 @@
-"""What the gateway says of itself at ``/daisyport/status``: plain dictionaries, made when somebody asks.
+"""The status of the gateway, as ``/daisyport/status`` shows it: plain dictionaries, made when somebody asks.
 
-Everything that is promised to be counted is here. Nothing secret is: no key, no password, no bytes of the line.
+It holds everything that is counted and nothing that is secret: no key, no password, no byte of the line. A device
+describes itself (``PortDevice.status``).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
 
 
 def _remote_service(service: RemotePortService | None) -> dict[str, object]:
-    """Show the remote port server and its sessions, where it is enabled."""
+    """Describe the remote port server and its links, where it is enabled."""
     if service is None:
         return {}
     return {
