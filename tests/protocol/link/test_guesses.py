@@ -62,6 +62,9 @@ def test_a_refund_never_makes_more_than_a_burst_nor_an_account() -> None:
 
 def test_only_so_many_are_remembered_and_the_oldest_is_forgotten() -> None:
     limit = GuessLimit()
+    for network in ("first", "second"):  # both have proved the key once, so that only their own accounts count
+        limit.charge(network, 0.0)
+        limit.refund(network)
     for _ in range(10):
         limit.charge("first", 0.0)
         limit.charge("second", 0.0)
@@ -71,3 +74,55 @@ def test_only_so_many_are_remembered_and_the_oldest_is_forgotten() -> None:
     assert not limit.allows("first", 1.0)
     assert limit.allows("second", 1.0)
     assert len(limit._buckets) == 1024
+
+
+def test_fresh_addresses_share_one_account_for_the_whole_world() -> None:
+    limit, count = GuessLimit(), 0
+    for tick in range(80):
+        for host in range(233):
+            network = f"192.0.2.{host}"
+            if limit.allows(network, tick / 10):
+                limit.charge(network, tick / 10)
+                count += 1
+    assert count <= 60 + 8
+
+
+def test_the_networks_of_one_ipv6_customer_share_an_account() -> None:
+    near, wide = GuessLimit(), GuessLimit()
+    assert sum(guessed(near, f"2001:db8:0:{subnet:x}::/64", 0.0, 1) for subnet in range(256)) == 20
+    assert sum(guessed(wide, f"2001:db8:0:{subnet:x}00::/64", 0.0, 1) for subnet in range(256)) == 40
+
+
+def test_strangers_do_not_shut_out_a_network_that_has_proved_the_key() -> None:
+    limit = GuessLimit()
+    limit.charge("good", 0.0)
+    limit.refund("good")
+    for number in range(100):
+        guessed(limit, f"stranger {number}", 0.0, 1)
+    assert not limit.allows("another", 0.9)
+    assert limit.allows("good", 0.9)
+    assert guessed(limit, "good", 0.9, 1) == 10
+
+
+def test_whoever_proves_the_key_at_once_is_no_charge_to_the_world() -> None:
+    limit = GuessLimit()
+    for number in range(100):
+        assert limit.allows(str(number), 0.0)
+        limit.charge(str(number), 0.0)
+        limit.refund(str(number))
+
+
+def test_while_the_table_is_full_an_unknown_network_begins_with_a_single_guess() -> None:
+    limit = GuessLimit()
+    for number in range(1024):
+        limit.charge(str(number), 0.0)
+    assert guessed(limit, "unknown", 100.0, 1) == 1
+    assert guessed(limit, "1023", 100.0, 1) == 10
+
+
+def test_only_so_many_that_proved_the_key_are_remembered() -> None:
+    limit = GuessLimit()
+    for number in range(1025):
+        limit.charge(str(number), 0.0)
+        limit.refund(str(number))
+    assert len(limit._proved) == 1024
