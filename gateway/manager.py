@@ -308,7 +308,13 @@ class Manager:
                 from gateway.remote_port.server import RemotePortService
 
                 return RemotePortService(
-                    self.index, host.node, host.config.chassis, handle, self._clients, host.guesses
+                    self.index,
+                    host.node,
+                    host.config.chassis,
+                    handle,
+                    self._clients,
+                    host.guesses,
+                    keyless=host.config.remote_port.keyless,
                 )
             case _:
                 return Service(self.bus.name, handle, _RIGHTS[kind] & ~Right.READ, self._clients)

@@ -75,7 +75,8 @@ def _remote_service(service: RemotePortService | None) -> dict[str, object]:
             "clients_turned_away": service.refused,
             "wrong_keys": service.wrong_keys,
             "links": [_link(session) for session in service.sessions],
-            **_warning(service.keyless),
+            **({"warning": service.warning} if service.warning else {}),
+            **({"duplicate_nodes": list(service.duplicates)} if service.duplicates else {}),
         }
     }
 
@@ -91,10 +92,6 @@ def _link(session: RemoteSession) -> dict[str, object]:
         "bytes_never_sent": session.session.dropped,
         "given_up_by_client": session.gaps,
     }
-
-
-def _warning(keyless: bool) -> dict[str, str]:
-    return {"warning": "the AuthenticationKey is empty: anybody may be at the other end"} if keyless else {}
 
 
 def _client(kind: ServiceKind, session: Session) -> dict[str, object]:

@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
@@ -19,7 +19,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Interface", "interfaces", "watch"]
+__all__ = ["Interface", "interfaces", "on_own_link", "watch"]
 
 # linux/rtnetlink.h, linux/netlink.h, linux/if_link.h, linux/if_addr.h
 _GETLINK, _GETADDR = 18, 22
@@ -63,6 +63,17 @@ def interfaces() -> tuple[Interface, ...]:
         for index, address in _addresses(sock):
             found.setdefault(index, []).append(address)
     return tuple(Interface(index, ups[index], tuple(found[index])) for index in sorted(ups.keys() & found.keys()))
+
+
+def on_own_link(address: str) -> bool:
+    """Return whether a numeric address, with its zone or without, is this host's own or that of a neighbour."""
+    ip = ip_address(address.partition("%")[0])
+    if ip.is_loopback or (ip.version == 6 and ip.is_link_local):
+        return True
+    try:
+        return any(ip in own.network for link in interfaces() for own in link.addresses)
+    except OSError:  # nobody can tell
+        return False
 
 
 async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> NoReturn:

@@ -57,9 +57,13 @@ class PtzConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class RemoteConfig:
-    """Remote ports: whether AutoConf may dial without a key, whoever then says that it is our chassis."""
+    """Remote ports: whether AutoConf may dial without a key, whoever then says that it is our chassis.
+
+    ``keyless`` tells whether a remote port server without a key admits clients that are not on an own link.
+    """
 
     autoconf_without_key: bool = False
+    keyless: bool = False
 
 
 @final

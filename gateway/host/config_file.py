@@ -124,7 +124,10 @@ def _ptz(table: Table) -> PtzConfig:
 
 
 def _remote_port(table: Table) -> RemoteConfig:
-    remote_port = RemoteConfig(autoconf_without_key=table.take("autoconf_without_key", truth, default=False))
+    remote_port = RemoteConfig(
+        autoconf_without_key=table.take("autoconf_without_key", truth, default=False),
+        keyless=table.take("keyless", truth, default=False),
+    )
     table.refuse_the_rest()
     return remote_port
 

@@ -340,7 +340,7 @@ class RemotePortClient:
         """Throw the session away, whatever state it is in; what it owed is UNCERTAIN."""
         number = self._session.number
         self._session = ClientSession(self._node, self._limits)
-        self._session.number = number  # the server refuses a connection whose number is not new
+        self._session.number = number  # so that nothing of a connection before is taken for one of this session
         self._line.abandon(self._session)
         self._abandon_at = math.inf
         self._line.away(math.inf)

@@ -308,6 +308,8 @@ def reason_text(reason: CloseReason) -> str:
     """Return a CLOSE's reason in words."""
     if reason is CloseReason.OWN_NODE:
         return "both have the same node id, so one of them may be a cloned image"
+    if reason is CloseReason.DUPLICATE:
+        return "another CPU uses our node id, so one of the two is a cloned image, and its link is older"
     return reason.name.lower().replace("_", " ")
 
 

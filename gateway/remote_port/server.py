@@ -2,6 +2,10 @@
 
 A session outlives its connections. Whatever a client does ends at most its own connection or session: each runs in a
 task of its own, and an exception that nobody expected is logged and ends that task alone.
+
+Before the key is proved a client is a stranger, and what strangers cost is bounded: the handshakes under way in all and
+for each network, a second to say something, and guesses at the key. Where there is no place left, the oldest stranger
+that has said nothing yet makes room; a client with the key says HELLO at once, so it is never that one for long.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
+from gateway.discovery.interfaces import on_own_link
 from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.remote_port.line import CHANNELS
@@ -47,6 +52,18 @@ RESUME_WINDOW: Final = 60.0
 """Seconds for which a session waits for its next connection."""
 _HANDSHAKES: Final = 32
 """Handshakes at once: each costs two multiplications on a curve."""
+_SHARE: Final = 24
+"""Handshakes at once from one network, so that there are places left for others."""
+_FIRST_FRAME: Final = 1.0
+"""Seconds that a client has to say HELLO, which it does at once."""
+_FLAPPING: Final = 60.0
+"""Seconds within which two CPUs that throw each other off are found out to use one node id."""
+_ANSWER: Final = 1.0
+"""Seconds that the older link then has to prove that it lives."""
+_KEEP_OUT: Final = 300.0
+"""Seconds for which the newer one is then refused."""
+_MOST_CHANGES: Final = 256
+"""Changes of address that are remembered."""
 _OLDEST_KEYS: Final = 25 * 3600.0
 """Seconds after which a connection is cut whose client does not renew its keys."""
 _RING: Final = 1 << 20
@@ -60,14 +77,39 @@ _QUIET: Final = 1.0
 
 
 @final
+class _Handshake:
+    """A client that has not proved the key yet; ``scope`` ends it."""
+
+    def __init__(self, peer: Endpoint) -> None:
+        self.peer = peer
+        self.scope = trio.CancelScope(deadline=trio.current_time() + _FIRST_FRAME)
+        self.silent = True
+        """Whether it has said nothing yet."""
+
+    def spoke(self) -> None:
+        """Give it the time of a whole handshake: it said HELLO."""
+        self.silent = False
+        self.scope.deadline = trio.current_time() + HANDSHAKE_DEADLINE
+
+
+@final
 class RemotePortService:
     """An open remote port server on port manager ``index``; ``node`` and ``chassis`` are ours.
 
-    ``tasks`` is the nursery of its connections and sessions, which outlives it.
+    ``tasks`` is the nursery of its connections and sessions, which outlives it. Without a key it admits clients on this
+    host's own links only, unless ``keyless``.
     """
 
     def __init__(
-        self, index: int, node: bytes, chassis: str, handle: Handle, tasks: trio.Nursery, guesses: GuessLimit
+        self,
+        index: int,
+        node: bytes,
+        chassis: str,
+        handle: Handle,
+        tasks: trio.Nursery,
+        guesses: GuessLimit,
+        *,
+        keyless: bool = False,
     ) -> None:
         self.handle = handle
         self._logger = PortLogger(logging.getLogger(__name__), f"P{index}")
@@ -82,7 +124,12 @@ class RemotePortService:
         self._rights = Right(0)
         self._register = Register(SessionLimits(ring_bytes=_RING))
         self._sessions: dict[ServerSession, RemoteSession] = {}
-        self._handshakes = 0
+        self._handshakes: list[_Handshake] = []
+        self._keyless = keyless
+        self._changes: dict[tuple[bytes, int], tuple[float, str]] = {}
+        """When a client's session was last replaced from another address, and the address that lost it."""
+        self._duplicates: dict[tuple[bytes, int], tuple[float, str]] = {}
+        """The clients that two CPUs claim to be: until when the newer is refused, and what the status says."""
         self._left = trio.Event()
         self._port = handle.attenuate(Right.READ, "remote port server").open(Right(0))
         self._warned = ("", -math.inf)
@@ -100,6 +147,20 @@ class RemotePortService:
     def keyless(self) -> bool:
         """Return whether anybody may be a client."""
         return not self._key
+
+    @property
+    def warning(self) -> str:
+        """Return what an operator should know of the key; nothing where there is one."""
+        if not self.keyless:
+            return ""
+        who = "anybody" if self._keyless else "anybody on this host's own links"
+        return f"RemotePortServer.AuthenticationKey is empty: {who} may chain to it"
+
+    @property
+    def duplicates(self) -> tuple[str, ...]:
+        """Return the clients of which one is refused, since two CPUs use one node id."""
+        now = trio.current_time()
+        return tuple(what for until, what in self._duplicates.values() if now < until)
 
     @property
     def port(self) -> PortState:
@@ -128,9 +189,7 @@ class RemotePortService:
             self._point = key_point(key)
             self._end_all(CloseReason.KEY_CHANGED)
             if not key:
-                self._logger.warning(
-                    "remote-port server: RemotePortServer.AuthenticationKey is empty: anybody may chain to it"
-                )
+                self._logger.warning("remote-port server: %s", self.warning)
         for session in self.sessions:
             if not allowed.allows(session.address):
                 self._end(self._register.end(session.session, CloseReason.REVOKED))
@@ -141,12 +200,30 @@ class RemotePortService:
         peer = Endpoint.of(sockaddr)
         if not self._allowed.allows(peer.address):
             self._refuse_address(sock, peer, "its address is not among AllowedIPAddresses")
+        elif self.keyless and not self._keyless and not on_own_link(peer.address):
+            self._refuse_address(sock, peer, "there is no AuthenticationKey, and its address is not on an own link")
         elif not self._guesses.allows(peer.network, trio.current_time()):
             self._refuse_address(sock, peer, _GUESSED)
-        elif self._handshakes >= _HANDSHAKES:
-            self._refuse_address(sock, peer, f"{_HANDSHAKES} handshakes are under way")
+        elif not self._make_room(peer):
+            self._refuse_address(sock, peer, "too many handshakes are under way")
         else:
-            self._tasks.start_soon(self._serve, sock, peer)
+            handshake = _Handshake(peer)
+            self._handshakes.append(handshake)
+            self._tasks.start_soon(self._serve, sock, handshake)
+
+    def _make_room(self, peer: Endpoint) -> bool:
+        """Return whether there is a place for another handshake; the oldest silent one may have to give up its own."""
+        crowd = [other for other in self._handshakes if other.peer.network == peer.network]
+        if len(crowd) < _SHARE:
+            crowd = self._handshakes
+            if len(crowd) < _HANDSHAKES:
+                return True
+        for other in crowd:  # the oldest first
+            if other.silent:
+                self._handshakes.remove(other)
+                other.scope.cancel()
+                return True
+        return False
 
     async def run(self) -> None:
         """Tell links of the port's changes, and end sessions that waited too long, until cancelled."""
@@ -170,17 +247,19 @@ class RemotePortService:
         self._end_all(CloseReason.REVOKED)
         self.handle.revoke(why)
 
-    async def _serve(self, sock: socket.socket, peer: Endpoint) -> None:
-        point = self._point
+    async def _serve(self, sock: socket.socket, handshake: _Handshake) -> None:
+        point, peer = self._point, handshake.peer
         with sock:
             try:
                 link = Link(sock, Connection(Acceptor(point, self._node, self._index, self._chassis, os.urandom(32))))
-                client = await self._greet(link, peer)
-                opening = await self._opening(link)
+                client, opening = await self._greet(link, handshake)
                 name = f"{peer} (node {client.node.hex()[:8]}, R{client.index})"
-                # Settings may have changed since the client connected; both of these are looked at once, here.
+                duplicate = await self._is_duplicate(client, opening, peer.address)
+                # Settings may have changed since the client connected: what is asked here still holds in _admitted().
                 if (reason := self._refusal(point, peer.address)) is not None:
                     self._refuse(link, name, Close(reason))
+                elif duplicate:
+                    self._refuse(link, name, Close(CloseReason.DUPLICATE))
                 elif (session := self._admitted(link, client, opening, name, peer.address)) is not None:
                     await self._carry(link, session)
             except (LinkCutError, RemoteProtocolError, OSError) as exc:
@@ -188,40 +267,75 @@ class RemotePortService:
             except Exception:  # whatever goes wrong with one client ends that client
                 self._logger.exception("remote-port server: %s: a bug ended the connection", peer)
 
-    async def _greet(self, link: Link, peer: Endpoint) -> Peer:
-        def charge(_: Hello) -> None:
-            # It is judged once more: many may have come in before the first of them was charged.
-            if not self._guesses.allows(peer.network, trio.current_time()):
-                raise LinkCutError(_GUESSED)
-            self._guesses.charge(peer.network, trio.current_time())
+    async def _greet(self, link: Link, handshake: _Handshake) -> tuple[Peer, Open]:
+        """Have a client prove the key and say OPEN, in its place among the handshakes. Raises what ends that."""
+        network, why = handshake.peer.network, "it said nothing"
 
-        self._handshakes += 1
+        def charge(_: Hello) -> None:
+            nonlocal why
+            why = f"no handshake within {HANDSHAKE_DEADLINE:g} s"
+            handshake.spoke()
+            # It is judged once more: many may have come in before the first of them was charged.
+            if not self._guesses.allows(network, trio.current_time()):
+                raise LinkCutError(_GUESSED)
+            self._guesses.charge(network, trio.current_time())
+
         try:
-            with trio.fail_after(HANDSHAKE_DEADLINE):
+            with handshake.scope:
                 client = await link.handshake(charge)
-        except trio.TooSlowError:
-            raise LinkCutError(f"no handshake within {HANDSHAKE_DEADLINE:g} s") from None
+                why = "it proved the key, and opened no session"
+                self._guesses.refund(network)
+                handshake.scope.deadline = trio.current_time() + HANDSHAKE_DEADLINE
+                if isinstance(opening := await link.opening(), Open):
+                    return client, opening
+            raise LinkCutError(why)
         except WrongKeyError:
-            self._note_wrong_key(peer)
+            self._note_wrong_key(handshake.peer)
             raise
         except LinkCutError as exc:
             if exc.reason is CloseReason.WRONG_KEY:
-                self._note_wrong_key(peer)
+                self._note_wrong_key(handshake.peer)
             raise
         finally:
-            self._handshakes -= 1
-        self._guesses.refund(peer.network)
-        return client
+            if handshake in self._handshakes:  # unless it made room
+                self._handshakes.remove(handshake)
+
+    async def _is_duplicate(self, client: Peer, opening: Open, address: str) -> bool:
+        """Return whether another CPU has the client's node id, and lives.
+
+        Such two throw each other off for ever: each finds that its session was replaced, and opens another. It is known
+        by an address that lost its session to another one, and comes back for it within a minute, while the link that
+        took it still answers. A CPU that only moved to another address has no link that answers.
+        """
+        key = client.node, client.index
+        current = next((session for session in self.sessions if session.session.key == key), None)
+        if current is None or current.address == address or current.session.id == opening.session:
+            return False
+        now = trio.current_time()
+        if now < self._duplicates.get(key, (0.0, ""))[0]:
+            return current.link is not None
+        at, loser = self._changes.get(key, (-math.inf, ""))
+        if now - at > _FLAPPING or loser != address or not await current.answers(_ANSWER):
+            self._changes.pop(key, None)
+            self._changes[key] = now, current.address
+            if len(self._changes) > _MOST_CHANGES:
+                del self._changes[next(iter(self._changes))]
+            return False
+        what = f"node {client.node.hex()[:8]} R{client.index} is at {current.address} and at {address}"
+        self._duplicates[key] = now + _KEEP_OUT, what
+        self._logger.error(
+            "remote-port server: %s: two CPUs use one node id, as a cloned image does. The link of %s is kept, %s is "
+            "refused. Stop the daisyport service on one of the two, remove the file node_id from its state directory, "
+            "and start it again",
+            what,
+            current.address,
+            address,
+        )
+        return True
 
     def _note_wrong_key(self, peer: Endpoint) -> None:
         self.wrong_keys += 1
         self._warn(f"wrong key from {peer}")
-
-    async def _opening(self, link: Link) -> Open:
-        with trio.move_on_after(HANDSHAKE_DEADLINE):
-            if isinstance(opening := await link.opening(), Open):
-                return opening
-        raise LinkCutError("it proved the key, and opened no session")
 
     def _refusal(self, point: bytes, address: str) -> CloseReason | None:
         """Return why a client that proved the key of ``point`` may not come in any more; None where it may."""

@@ -30,6 +30,7 @@ from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import now_ms
 from gateway.remote_port.throughput import Throughput
 from protocol.link.reasons import Reason
+from protocol.link.session_frames import Pong
 from protocol.link.stream_frames import Channel, Gap
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session.inbox import Message
@@ -256,6 +257,7 @@ class RemoteSession:
         self.link: Link | None = None
         """The connection that it has now, if any."""
         self._carrying = trio.CancelScope()
+        self._answered = trio.lowlevel.ParkingLot()
         self.sent = 0
         """As a Reader: bytes of the line that it was told, or is kept for it."""
         self.gaps = 0
@@ -363,6 +365,18 @@ class RemoteSession:
         self._carrying.cancel()
         self.scope.cancel()
 
+    async def answers(self, seconds: float) -> bool:
+        """Ask whether the client is there, and return whether it answers in time."""
+        if self.link is None:
+            await trio.lowlevel.checkpoint()
+            return False
+        self.session.ping()
+        self.flush()
+        with trio.move_on_after(seconds):
+            await self._answered.park()
+            return True
+        return False
+
     async def carry(self, link: Link, most: float) -> bool:
         """Carry frames of a new connection for ``most`` seconds at most; return whether the client said CLOSE.
 
@@ -390,6 +404,8 @@ class RemoteSession:
         return False
 
     def _take(self, number: int, frame: Frame) -> None:
+        if isinstance(frame, Pong):
+            self._answered.unpark_all()
         for event in self.session.receive(number, frame, now_ms()):
             match event:
                 case Message():

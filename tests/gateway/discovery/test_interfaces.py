@@ -101,3 +101,20 @@ def test_a_link_local_address_has_its_link_as_zone(host: Host) -> None:
     host.ip("address add fe80::7/64 dev eth0 nodad")
     (link,) = interfaces.interfaces()
     assert ip_interface(f"fe80::7%{link.index}/64") in link.addresses
+
+
+@needs_network
+def test_an_address_is_on_an_own_link_where_a_network_of_ours_holds_it(host: Host) -> None:
+    on_link = ("127.0.0.9", "::1", "10.77.0.9", "fe80::9%eth0")
+    assert [address for address in (*on_link, "10.78.0.9", "2001:db8::9") if interfaces.on_own_link(address)] == [
+        *on_link
+    ]
+
+
+def test_where_the_kernel_does_not_tell_its_links_only_the_loopback_is_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(interfaces, "interfaces", fail)
+    assert interfaces.on_own_link("127.0.0.1")
+    assert not interfaces.on_own_link("10.77.0.9")

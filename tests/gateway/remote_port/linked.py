@@ -161,10 +161,10 @@ class Node:
         cable: Cable = await self.nursery.start(lay, self.port)
         return cable
 
-    def reopen(self, key: str = KEY, ptz: bool = True) -> None:
+    def reopen(self, key: str = KEY, ptz: bool = True, keyless: bool = False) -> None:
         """A server that knows of no session."""
         handle = self.handle.attenuate(ALL, "remote port server")
-        self.service = RemotePortService(0, self.node, "chassis", handle, self.clients, self.guesses)
+        self.service = RemotePortService(0, self.node, "chassis", handle, self.clients, self.guesses, keyless=keyless)
         self.service.update_policy(AddressList(), key, ptz)
         self.clients.start_soon(self.service.run)
 

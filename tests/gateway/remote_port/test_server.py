@@ -166,23 +166,162 @@ async def _wrong(link: Link) -> bool:
     return False
 
 
-async def test_only_so_many_handshakes_are_under_way_and_each_has_its_deadline(
+def strangers(port: int, count: int, address: str = "127.0.0.1") -> list[socket.socket]:
+    """Connections that say nothing."""
+    return [socket.create_connection(("127.0.0.1", port), source_address=(address, 0)) for _ in range(count)]
+
+
+def under_way(owner: Node) -> int:
+    return len(owner.service._handshakes)
+
+
+async def test_of_silent_strangers_the_oldest_makes_room_and_each_has_a_second(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(remote_service, "HANDSHAKE_DEADLINE", 0.3)
+    monkeypatch.setattr(remote_service, "_FIRST_FRAME", 0.3)
     caplog.set_level(logging.INFO)
     with trio.fail_after(5):
         async with chained(0) as ((owner,), _):
             await owner.serve()
-            silent = [socket.create_connection(("127.0.0.1", owner.port)) for _ in range(32)]
-            await holds(lambda: owner.service._handshakes == 32)
-            socks = [socket.create_connection(("127.0.0.1", owner.port)) for _ in range(3)]
-            await holds(lambda: owner.service.refused == 3)
-            assert caplog.text.count("32 handshakes are under way") == 1, "who hammers must not fill the log"
-            await holds(lambda: owner.service._handshakes == 0)
-            assert "no handshake within 0.3 s" in caplog.text
-            for sock in (*silent, *socks):
+            first = strangers(owner.port, 1)
+            await holds(lambda: under_way(owner) == 1)
+            others = strangers(owner.port, 39)
+            await holds(lambda: under_way(owner) == 24)
+            first[0].setblocking(False)
+            await trio.lowlevel.wait_readable(first[0])
+            assert first[0].recv(1) == b""
+            elsewhere = strangers(owner.port, 8, "127.0.0.2")
+            await holds(lambda: under_way(owner) == 32)
+            late = strangers(owner.port, 8, "127.0.0.3")
+            await holds(lambda: {handshake.peer.address for handshake in owner.service._handshakes} >= {"127.0.0.3"})
+            assert under_way(owner) == 32
+            await holds(lambda: not under_way(owner))
+            assert owner.service.refused == 0
+            for sock in (*first, *others, *elsewhere, *late):
                 sock.close()
+
+
+async def test_handshakes_in_which_something_was_said_keep_their_places(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote_service, "HANDSHAKE_DEADLINE", 0.5)
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            said = [call(owner.port, address=f"127.0.0.{number % 4 + 1}") for number in range(32)]
+            for link in said:
+                link._push(link._connection.data_to_send())
+            await holds(lambda: sum(not handshake.silent for handshake in owner.service._handshakes) == 32)
+            late = strangers(owner.port, 3)
+            await holds(lambda: owner.service.refused == 3)
+            assert caplog.text.count("too many handshakes are under way") == 1, "one who hammers must not fill the log"
+            await holds(lambda: not under_way(owner))
+            for link in said:
+                link.close()
+            for sock in late:
+                sock.close()
+
+
+async def test_beside_forty_silent_strangers_a_cpu_links_within_a_second_and_a_cut_link_resumes() -> None:
+    with trio.fail_after(10):
+        async with chained() as ((owner, linked), (cable,)):
+            async with trio.open_nursery() as nursery:
+                silent: list[socket.socket] = []
+
+                @nursery.start_soon
+                async def come_back() -> None:
+                    """Keep forty connections, whatever is done about them."""
+                    while True:
+                        silent.extend(strangers(owner.port, 40))
+                        await trio.sleep(0.2)
+                        for sock in silent[:-40]:
+                            sock.close()
+                        del silent[:-40]
+
+                await holds(lambda: under_way(owner) == 24)
+                began = trio.current_time()
+                fresh = node(owner.nursery, "fresh")
+                fresh.dial(cable)
+                await fresh.up()
+                assert trio.current_time() - began < 1
+                (session,) = (each for each in owner.service.sessions if each.session.key[0] == linked.node)
+                cable.cut()
+                cut = trio.current_time()
+                await holds(lambda: not linked.device.linked)
+                await holds(lambda: linked.device.linked and linked.device._session.resumed)
+                assert trio.current_time() - cut < 1
+                assert session in owner.service.sessions
+                nursery.cancel_scope.cancel()
+            for sock in silent:
+                sock.close()
+
+
+async def test_sixteen_cpus_of_one_blade_that_start_at_once_are_all_in_within_three_seconds() -> None:
+    with trio.fail_after(10):
+        async with chained(0) as ((owner,), _):
+            cable = await owner.serve()
+            blade = [node(owner.nursery, f"cpu{number}") for number in range(16)]
+            began = trio.current_time()
+            for cpu in blade:
+                cpu.dial(cable)
+            for cpu in blade:
+                await cpu.up()
+            assert trio.current_time() - began < 3
+            assert len(owner.service.sessions) == 16
+
+
+async def test_two_cpus_with_one_node_id_are_found_out_and_the_older_link_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with trio.fail_after(8):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(come_numbered, owner, "127.0.0.1", 1)
+                await holds(lambda: owner.service.sessions)
+                nursery.start_soon(come_numbered, owner, "127.0.0.2", 2)
+                await holds(lambda: session_of(owner).address == "127.0.0.2")
+                kept = session_of(owner)
+                assert not owner.service.duplicates
+                for number in (3, 4):
+                    (refusal,) = await come_numbered(owner, "127.0.0.1", number)
+                    assert isinstance(refusal, Close)
+                    assert refusal.reason is CloseReason.DUPLICATE
+                assert session_of(owner) is kept
+                assert owner.service.duplicates == ("node 63636363 R0 is at 127.0.0.2 and at 127.0.0.1",)
+                (error,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+                assert "two CPUs use one node id" in error.getMessage()
+                nursery.cancel_scope.cancel()
+
+
+async def come_numbered(owner: Node, address: str, number: int) -> list[object]:
+    """Come with that connection number, as a twin that was told the last one does."""
+    link, session = call(owner.port, address=address), ClientSession(b"c" * 16, SessionLimits())
+    session._numbers[owner.node] = number - 1
+    try:
+        return await opened(link, session)
+    finally:
+        link.close()
+
+
+async def test_a_cpu_that_moved_to_another_address_and_back_is_no_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_service, "_ANSWER", 0.2)
+    with trio.fail_after(8):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            links = []
+            for number, address in enumerate(("127.0.0.1", "127.0.0.2", "127.0.0.1"), 1):
+                link, session = call(owner.port, address=address), ClientSession(b"c" * 16, SessionLimits())
+                session._numbers[owner.node] = number - 1
+                await link.handshake(unasked)
+                opening = session.next_frame(session.attach(owner.node), 0)
+                assert opening is not None
+                link._push(link._connection.send(opening))  # and never a word again
+                links.append(link)
+                await holds(lambda: owner.service.sessions and session_of(owner).address == address)  # noqa: B023
+            assert not owner.service.duplicates
+            for link in links:
+                link.close()
 
 
 async def test_who_proves_the_key_and_then_says_nothing_is_let_go(
@@ -485,7 +624,7 @@ async def test_an_empty_key_lets_anybody_in_and_says_so(caplog: pytest.LogCaptur
         async with chained(0) as ((owner,), _):
             cable = await owner.serve(key="")
             assert owner.service.keyless
-            assert "anybody may chain to it" in caplog.text
+            assert "anybody on this host's own links may chain to it" in caplog.text
             far = node(owner.nursery, "far")
             far.dial(cable, key="")
             await far.up()
@@ -504,3 +643,25 @@ async def test_more_links_than_may_be_are_refused_and_nothing_else_is_disturbed(
             await holds(lambda: "busy" in late.unit.state)
             await far.connect(Right.TCP).write(b"x")
             await holds(lambda: owner.tty.taken == b"x")
+
+
+async def test_without_a_key_only_clients_on_own_links_are_admitted_unless_the_host_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote_service, "on_own_link", lambda address: address == "127.0.0.1")
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve(key="")
+            neighbour, stranger = call(owner.port, key=""), call(owner.port, key="", address="127.0.0.2")
+            await neighbour.handshake(unasked)
+            with pytest.raises((LinkCutError, CutError)):
+                await stranger.handshake(unasked)
+            assert "there is no AuthenticationKey, and its address is not on an own link" in caplog.text
+            owner.reopen(key="", keyless=True)
+            assert owner.service.warning.endswith("anybody may chain to it")
+            again = call(owner.port, key="", address="127.0.0.2")
+            await again.handshake(unasked)
+            owner.service.update_policy(AddressList(), KEY, ptz=True)
+            assert not owner.service.warning
+            for link in (neighbour, stranger, again):
+                link.close()
