@@ -142,6 +142,7 @@ class Link:
         ``source`` raised in a ``flush``.
         """
         self._source = source
+        self._asked_at = trio.current_time()  # OPEN and OPENED are questions
         async with trio.open_nursery() as nursery:
             self._carrying = nursery.cancel_scope
             nursery.start_soon(self._send_rest)
