@@ -1,6 +1,7 @@
 """Connect to another host as a generic TCP client, and again whenever the connection is lost.
 
-It must not know what is carried: once connected, the peer is a client like any other.
+Once connected, the peer is a client of the generic TCP server like any other. But its address is not looked for
+in AllowedIPAddresses, for it was us who chose it.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ _CONNECT = 10.0
 _FIRST_RETRY = 0.1
 _LAST_RETRY = 15.0
 _LASTING = 15.0
-"""Seconds after which a connection counts as one that works; a peer that hangs up at once is not dialled at once."""
+"""Seconds after which a connection counts as one that works. A peer that hangs up sooner is dialled more rarely."""
 
 
 async def dial(spec: Dial, service: Service, unit: Unit, stopping: Callable[[], bool]) -> None:
-    """Keep a connection to the host that ``spec`` names, until cancelled; the connection ends then.
+    """Keep a connection to the host that ``spec`` names until cancelled, and end it then.
 
-    But where the gateway is ``stopping``, its client may still take what waits for it.
+    Where the gateway is ``stopping`` it is left alone, so that the peer may still take what waits for it.
     """
 
     async def connect(backoff: Backoff) -> None:
         sock = await _connected(spec)
         ended = trio.Event()
-        seat = service.dialled(SocketStream(sock), str(spec), str(Endpoint.of(sock.getsockname())), ended)
-        if seat is None:
+        client = service.dialled(SocketStream(sock), str(spec), str(Endpoint.of(sock.getsockname())), ended)
+        if client is None:
             raise ConnectionError("this port cannot have the connection: the log says why")
         since = trio.current_time()
         unit.up()
@@ -51,11 +52,11 @@ async def dial(spec: Dial, service: Service, unit: Unit, stopping: Callable[[], 
             await ended.wait()
         except trio.Cancelled:
             if not stopping():
-                seat.revoke("ConnectTo changed")
+                client.revoke("ConnectTo changed")
             raise
         if trio.current_time() - since > _LASTING:
             backoff.reset()
-        raise ConnectionError(f"the connection ended: {seat.revoked}")
+        raise ConnectionError(f"the connection ended: {client.revoked}")
 
     unit.began()
     unit.settled.set()  # a peer that is not there yet is no reason to refuse the settings
@@ -70,7 +71,7 @@ async def _connected(spec: Dial) -> socket.socket:
             sock = undo.enter_context(socket.socket(fileno=stream.socket.detach()))
             keep_alive(sock, DEAD_CLIENT)
             if sock.getsockname() == sock.getpeername():
-                # The kernel gave it the very number that it called, and joined it to itself.
+                # TCP's simultaneous open: the kernel chose the port that was dialled, and joined the socket to itself.
                 raise ConnectionError("nothing listens there")
             undo.pop_all()
             return sock

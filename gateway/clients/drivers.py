@@ -1,4 +1,4 @@
-"""PTZ drivers: programs of this host, told apart by the credentials that the kernel vouches for."""
+"""Connect PTZ drivers, programs of this host, by the credentials that the kernel vouches for (SO_PEERCRED)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_GROUPS = 1024
 
 @final
 class Drivers:
-    """Who may connect as a PTZ driver: users and groups of the host, by number."""
+    """The users and groups of this host, by number, that may connect as PTZ drivers."""
 
     def __init__(self, users: frozenset[int], groups: frozenset[int]) -> None:
         self._users = users
@@ -29,13 +29,16 @@ class Drivers:
 
     @property
     def mode(self) -> int:
-        """The mode of the sockets. It has room for the daemon's own user and group; where others are named, everybody
-        may knock, and ``identify`` tells them from strangers."""
+        """The mode of the sockets.
+
+        A mode has room for the daemon's own user and group. Where others are named too, everybody may connect, and
+        ``identify`` tells them from strangers.
+        """
         ours = self._users <= {0, os.getuid()} and self._groups <= {os.getgid()}
         return 0o660 if ours else 0o666
 
     def identify(self, sock: socket.socket) -> tuple[str, bool]:
-        """Say who is at the other end of a Unix socket, and whether it may come in."""
+        """Return the name of who is at the other end of a Unix socket, and whether it may use the port."""
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         process, user, group = struct.unpack("3i", credentials)
         known = user in self._users or bool(self._groups & {group, *_peer_groups(sock)})
@@ -52,9 +55,9 @@ class Drivers:
 
 
 def _peer_groups(sock: socket.socket) -> tuple[int, ...]:
-    """Return the supplementary groups of the peer when it connected."""
+    """Return the supplementary groups that the peer had when it connected."""
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS)
-    except OSError:  # it has more: then its user and its first group must do
+    except OSError:  # it has more than there is room for; its user and its first group have to do
         return ()
     return struct.unpack(f"{len(raw) // 4}I", raw)

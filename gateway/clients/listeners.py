@@ -1,7 +1,7 @@
-"""Doors' listeners: where clients connect, and what the socket itself tells of them.
+"""Listen where clients connect, and hand each of them to a ``welcome``: TCP and Unix sockets.
 
-A listener that cannot bind goes on trying; one that moves accepts its backlog first. It must not know what clients
-do once they are in.
+A listener never gives up. One that cannot bind goes on trying, since addresses come and go, and two ports may swap
+theirs in one update; one that runs out of descriptors waits for some. The unit tells how it is.
 """
 
 from __future__ import annotations

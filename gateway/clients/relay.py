@@ -1,14 +1,22 @@
-"""Carry one client's bytes both ways, until either end has enough.
+"""Carry one client's bytes both ways, between a stream and a session, until either of them ends.
 
-Up is a pump: read, then write in turn; a busy line stops the pump, the client's window closes, nothing is queued.
-Down is a reader on the bus that offers each piece to the client itself, and queues only what the client does not
-take. This room knows nothing of ports, parameters or kinds of client: only a stream and a seat.
+Up, towards the line, is a pump: it reads, and writes in its turn. While the line is busy it reads no more, so the
+client's own TCP window closes; nothing is queued here.
+
+Down is an Outbox, a reader on the bus: it sends each piece at once, in the line's own task, and queues only what the
+client does not take, for ``drain`` to send. Two writers to one socket must not change the order, so:
+
+    While anything is queued, nothing is sent but the head of the queue, and only by ``drain``.
+
+A client may end its sending and still wait for answers (``printf ... | nc``); it gets those of two more seconds. A
+client that takes nothing is cut when its queue is full, for one that is slow must cost neither memory nor the others.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 import operator
 from collections import deque
 from typing import TYPE_CHECKING, final
@@ -17,6 +25,7 @@ import trio
 
 from gateway.clients.streams import MESSAGE_LIMIT, TooLong
 from gateway.port.line import PortDown
+from gateway.port.log import PortLogger
 from gateway.port.router import Revoked
 
 if TYPE_CHECKING:
@@ -34,7 +43,7 @@ QUEUE_LIMIT = 1 << 20
 """Bytes of the line that one client may leave unread before it is cut."""
 
 _PIECE = 4096
-"""Bytes up to which small pieces that wait are put together: each costs memory of its own."""
+"""Bytes up to which small pieces that wait are put together, for each costs memory of its own."""
 
 _LINGER = 2.0
 """Seconds for which a client that ended its sending still gets what the line answers."""
@@ -45,7 +54,10 @@ _FLUSH = 1.5
 
 @final
 class Outbox:
-    """What the line said and one client has not taken yet: at most QUEUE_LIMIT bytes."""
+    """The bytes that the line said and one client has not taken yet: at most QUEUE_LIMIT.
+
+    ``overflow`` is called where there would be more.
+    """
 
     def __init__(self, stream: Stream, overflow: Callable[[], None]) -> None:
         self._stream = stream
@@ -59,14 +71,14 @@ class Outbox:
         """Bytes that the client's socket took."""
 
     def deliver(self, data: bytes) -> None:
-        """Hand ``data`` to the client at once if nothing waits before it; queue what it does not take."""
+        """Send ``data`` at once if nothing waits before it; queue what the client does not take."""
         if not self._chunks:
             took = self._stream.send_nowait(data)
             self.sent += took
             if took == len(data):
                 return
             data = data[took:]
-        # Never with the head, which may be on its way.
+        # Never joined to the head, which ``drain`` may be sending.
         if len(self._chunks) > 1 and len(self._chunks[-1]) + len(data) <= _PIECE:
             self._chunks[-1] += data
         else:
@@ -77,13 +89,13 @@ class Outbox:
             self._overflow()
 
     async def drain(self) -> None:
-        """Send what waits, for as long as the client lives. Raises OSError when it is gone."""
+        """Send what waits, until cancelled. Raises OSError when the client is gone."""
         while True:
             await self._filled.wait()
             while self._chunks:
-                # It stays at the head while it is sent, so that nothing newer is offered past it.
+                # It stays at the head while it is sent, so that nothing newer is sent past it.
                 self._took(await self._stream.send(self._chunks[0]))
-                # A socket that has room has it for many small pieces: waiting before each would cost more than it.
+                # A socket that has room has it for many small pieces, and each wait costs a scheduler pass.
                 while self._chunks and (took := self._stream.send_nowait(self._chunks[0])):
                     self._took(took)
             self._filled = trio.Event()
@@ -91,6 +103,7 @@ class Outbox:
             self._emptied = trio.Event()
 
     def _took(self, count: int) -> None:
+        """Forget what the client took of the head."""
         self.size -= count
         self.sent += count
         if rest := self._chunks.popleft()[count:]:
@@ -103,9 +116,9 @@ class Outbox:
 
 
 async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None:
-    """Carry bytes until the client leaves, the session is ended, or nothing went for ``idle_limit`` seconds.
+    """Carry bytes until the client leaves, the session is ended, or none went for ``idle_limit`` seconds (0: no limit).
 
-    0 is no limit. Closes the session and the stream.
+    Closes the session and the stream.
     """
     outbox = Outbox(stream, lambda: session.cut(f"it left {QUEUE_LIMIT} bytes unread"))
     session.listen(outbox)
@@ -117,6 +130,7 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
                 with session.pumping:
                     await _until_gone(session, lambda: _pump(stream, session))
                     await trio.sleep(_LINGER)
+                # Here because the client ended its sending, or because the gateway stops: both may take what waits.
                 with trio.move_on_after(_FLUSH):
                     await outbox.empty()
                 nursery.cancel_scope.cancel()
@@ -126,6 +140,7 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
 
 
 async def _pump(stream: Stream, session: Session) -> None:
+    log = PortLogger(logger, session.port)
     write = session.write if stream.exact else session.transfer
     refused = False
     while True:
@@ -136,16 +151,17 @@ async def _pump(stream: Stream, session: Session) -> None:
             await write(data)
             refused = False
         except TooLong:
-            logger.warning("%s %s: a packet over %d bytes is dropped", session.port, session.holder, MESSAGE_LIMIT)
+            log.warning("%s: a packet over %d bytes is dropped", session.holder, MESSAGE_LIMIT)
         except PortDown as exc:
             if not refused:  # once an outage, or a client that goes on sending fills the log
-                logger.warning("%s %s: what it sends is dropped: %s", session.port, session.holder, exc)
+                log.warning("%s: what it sends is dropped: %s", session.holder, exc)
             refused = True
         except Revoked:
             return
 
 
 async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) -> None:
+    """Run ``carry``; where the client turns out to be gone, that ends the session."""
     try:
         await carry()
     except OSError as exc:
@@ -153,9 +169,10 @@ async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) ->
 
 
 async def _watch_idle(session: Session, idle_limit: Cell[int]) -> None:
+    """End the session when it is idle. It sleeps until that can be, so that the bytes need not wake it."""
     while True:
         seconds = idle_limit.value
-        deadline = session.active_at + seconds if seconds else float("inf")
+        deadline = session.active_at + seconds if seconds else math.inf
         if trio.current_time() >= deadline:
             session.end(f"idle for {seconds} s")
             return

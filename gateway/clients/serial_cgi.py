@@ -1,6 +1,9 @@
-"""serial.cgi's server on one port: a receive buffer that outlives requests, and write-then-read as one turn.
+"""Serve serial.cgi on one port: a receive buffer that outlives requests, and write-then-read as one turn.
 
-It must not know HTTP: a request value comes in, the bytes read go out.
+A caller polls: it writes, goes away, and reads in another request what came meanwhile. So one buffer hears the line
+all the time, and every request reads from it. During a write-then-read the line belongs to that request until its
+reply is over, so what the line says then is the reply, and goes into a buffer of that request alone; what its caller
+did not ask for is put into the common buffer at the end.
 """
 
 from __future__ import annotations
@@ -31,14 +34,10 @@ _PATIENCE = 15.0
 
 @final
 class SerialCgi:
-    """The server that serial.cgi needs (PortManager.P#.SerialCGI), while its door is open.
+    """PortManager.P#.SerialCGI while it is enabled: it is the Reader of the line while ``run()`` runs."""
 
-    It hears the line for as long as ``run()`` runs, into the buffer that all requests read from; during a
-    write-then-read, what the line says is the reply, and goes into a buffer that only this request sees.
-    """
-
-    def __init__(self, service: Handle) -> None:
-        self._service = service
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
         self._buffer = ReceiveBuffer()
         self._hearing = self._buffer
         self.sent = 0
@@ -50,12 +49,12 @@ class SerialCgi:
         return self._hearing.size
 
     def deliver(self, data: bytes) -> None:
-        """As a Reader: keep what the line says."""
+        """As a Reader: keep ``data``, in the buffer whose turn it is."""
         self._hearing.deliver(data)
 
     async def run(self) -> None:
         """Keep what the line says, until cancelled."""
-        listener = self._service.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
+        listener = self._handle.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
         listener.listen(self)
         try:
             with listener.scope:
@@ -65,7 +64,7 @@ class SerialCgi:
 
     def revoke(self, why: str) -> None:
         """End every request that is at the line, and the receive buffer with them."""
-        self._service.revoke(why)
+        self._handle.revoke(why)
 
     async def perform(self, request: SerialRequest, holder: str) -> bytes | None:
         """Do what ``request`` asks, in the order flush, write, read; return what was read, None if no read was asked.
@@ -73,7 +72,7 @@ class SerialCgi:
         Cancel it where the caller goes away: the line is free at once. Raises CgiError.
         """
         try:
-            session = self._service.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI)
+            session = self._handle.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI)
         except Revoked as exc:
             raise CgiError(str(exc)) from None
         answer = None
@@ -114,7 +113,10 @@ class SerialCgi:
 
     @contextlib.contextmanager
     def _reply(self, request: SerialRequest) -> Iterator[ReceiveBuffer]:
-        """Hear only what comes from now on; what is left of that in the end is there for the next read."""
+        """Hear only what comes from now on; what is left of it in the end is there for the next read.
+
+        Requests that write take turns on the line, so at most one is in here.
+        """
         self._buffer.clear()
         if request.read is not None:
             self._hearing = ReceiveBuffer()
@@ -140,5 +142,5 @@ class SerialCgi:
 
 
 def _reply(request: SerialRequest) -> Reply | None:
-    """Say what ends the read that follows the write, if there is one."""
+    """Return the end of the read that follows the write, if there is one."""
     return None if request.read is None else Reply(request.read, request.until, request.timeout)

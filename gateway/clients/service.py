@@ -1,7 +1,10 @@
-"""One way in to a port: who may come, who is in, and what becomes of them.
+"""Serve the clients of one way into a port: admit or refuse them, and end them when they may not stay.
 
-A door stands as long as its server is enabled, whatever listeners come and go before it. It must not know how clients
-connect, nor see the router: it is given a handle, and narrows it for each client.
+A service exists as long as its parameter says so, whatever listeners come and go before it. It is given a handle on
+the port and narrows it for each client, so that revoking the service's handle ends all its clients, and revoking a
+client's ends that one.
+
+This is the first ring of containment: whatever a client, or the code that serves it, does wrong ends that client.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import trio
 
 from gateway.clients.relay import relay
 from gateway.clients.streams import SocketStream, keep_alive
+from gateway.port.log import PortLogger
 from gateway.port.router import Revoked
 from gateway.tasks.watch import Cell
 from protocol.endpoint import Endpoint
@@ -32,38 +36,43 @@ logger = logging.getLogger(__name__)
 DEAD_CLIENT = 30.0
 """Seconds after which a TCP client that answers nothing is given up; less would cut a paused terminal."""
 
-_SEATS = 256
-"""Clients that one door seats at a time: each may cost a descriptor and a queue."""
+_CLIENTS = 256
+"""Clients of one service at a time, for each may cost a descriptor and a queue."""
 _LOOP = "it is this port's own connection, and would feed the line with its own echo"
 
 
 @final
 class Service:
-    """An open door; ``clients`` is the nursery that its clients live in, which outlives it."""
+    """A service of ``port`` (``P0``) that is open; its clients are tasks of the nursery ``clients``, which outlives it.
+
+    ``handle`` has all rights of its clients, ``write`` those of them to write.
+    """
 
     def __init__(self, port: str, handle: Handle, write: Right, clients: trio.Nursery) -> None:
         self.handle = handle
-        self._port = port
+        self._logger = PortLogger(logger, port)
         self._write = write
         self._clients = clients
         self._allowed = AddressList()
         self._idle_limit = Cell(0)
         self._addresses: dict[Handle, str] = {}
-        self._own_ends: dict[str, Handle] = {}
+        """The IP address of each client that came by TCP."""
+        self._dialled: dict[str, Handle] = {}
+        """Each client that we dialled, by the endpoint at our end of the connection."""
         self.refused = 0
-        """Clients turned away."""
+        """Clients that were refused."""
 
     async def run(self) -> None:
         """Keep the service open until cancelled: clients come by ``admit``, ``dialled`` and ``serve``."""
         await trio.sleep_forever()
 
     def update_policy(self, allowed: AddressList, idle_limit: int) -> None:
-        """Take up a new list of addresses, which may end seats, and a new idle limit in seconds (0: none)."""
+        """Take up a new list of addresses, which may end clients, and a new idle limit in seconds (0: none)."""
         self._allowed = allowed
         self._idle_limit.set(idle_limit)
-        for seat, address in tuple(self._addresses.items()):
+        for client, address in tuple(self._addresses.items()):
             if not allowed.allows(address):
-                seat.revoke(f"{address} is not among AllowedIPAddresses any more")
+                client.revoke(f"{address} is not among AllowedIPAddresses any more")
 
     def welcome(self, sock: socket.socket, sockaddr: Any) -> None:
         """Take a TCP client that a listener accepted. Raises OSError where it has already left."""
@@ -72,81 +81,82 @@ class Service:
         self.admit(SocketStream(sock), str(peer), peer.address)
 
     def admit(self, stream: Stream, holder: str, address: str) -> bool:
-        """Seat a client that came from the endpoint ``holder``, of the IP address ``address``, if it may come in.
+        """Serve a client at the endpoint ``holder``, with the IP address ``address``; return whether it may be.
 
-        Otherwise close it.
+        Otherwise it is refused.
         """
         if not self._allowed.allows(address):
             self.refuse(stream, holder, "its address is not among AllowedIPAddresses")
             return False
-        if (dialled := self._own_ends.get(holder)) is not None:
+        # The port's own Dial may reach its own listener. Either end may be seen first: here, or in ``dialled``.
+        if (dialled := self._dialled.get(holder)) is not None:
             self.refuse(stream, holder, _LOOP)
             dialled.revoke(_LOOP)
             return False
-        seat = self.serve(stream, holder)
-        if seat is not None:
-            self._addresses[seat] = address
-        return seat is not None
+        client = self.serve(stream, holder)
+        if client is not None:
+            self._addresses[client] = address
+        return client is not None
 
     def dialled(self, stream: Stream, holder: str, own_end: str, ended: trio.Event) -> Handle | None:
-        """Seat a peer that the gateway connected to from its endpoint ``own_end``; close it if that cannot be.
+        """Serve a peer that the gateway connected to from its endpoint ``own_end``; None where it is refused.
 
         ``ended`` is set when it is gone.
         """
-        if any(seat.holder == own_end for seat in self._addresses):
+        if any(client.holder == own_end for client in self._addresses):
             self.refuse(stream, holder, _LOOP)
             return None
-        seat = self.serve(stream, holder, ended)
-        if seat is not None:
-            self._own_ends[own_end] = seat
-        return seat
+        client = self.serve(stream, holder, ended)
+        if client is not None:
+            self._dialled[own_end] = client
+        return client
 
     def serve(
         self, stream: Stream, holder: str, ended: trio.Event | None = None, rights: Right | None = None
     ) -> Handle | None:
-        """Seat a client whose right to come is beyond doubt; return its seat, or close it where there is none free.
+        """Serve a client whose permission is beyond doubt, in a task of its own; None where it is refused.
 
-        ``ended`` is set when it is gone. ``rights`` are those that it gets, without them all that the door has.
+        ``ended`` is set when it is gone. ``rights`` are those that it gets; by default all that the service has.
         """
-        if len(self.handle.children) >= _SEATS:
-            self.refuse(stream, holder, f"all {_SEATS} seats are taken")
+        if len(self.handle.children) >= _CLIENTS:
+            self.refuse(stream, holder, f"{_CLIENTS} clients are connected already")
             return None
         try:
-            seat = self.handle.attenuate(self.handle.rights if rights is None else rights, holder)
+            client = self.handle.attenuate(self.handle.rights if rights is None else rights, holder)
         except Revoked as exc:
             self.refuse(stream, holder, str(exc))
             return None
-        self._clients.start_soon(self._run, seat, stream, trio.Event() if ended is None else ended)
-        return seat
+        self._clients.start_soon(self._run, client, stream, trio.Event() if ended is None else ended)
+        return client
 
     def refuse(self, stream: Stream, holder: str, why: str) -> None:
-        """Close a client that may not come in."""
+        """Close the connection of a client that is not to be served."""
         self.refused += 1
-        logger.warning("%s %s turned away: %s", self._port, holder, why)
+        self._logger.warning("%s refused: %s", holder, why)
         stream.close()
 
     def revoke(self, why: str) -> None:
-        """Close the door and end all who came through it."""
+        """Close the service and end all its clients."""
         self.handle.revoke(why)
 
-    async def _run(self, seat: Handle, stream: Stream, ended: trio.Event) -> None:
-        logger.info("%s %s seated", self._port, seat.holder)
+    async def _run(self, client: Handle, stream: Stream, ended: trio.Event) -> None:
+        self._logger.info("%s connected", client.holder)
         why = "a bug ended it"
         try:
-            session = seat.open(self._write & seat.rights)
+            session = client.open(self._write & client.rights)
             await relay(stream, session, self._idle_limit)
             why = _why_gone(session)
         except Revoked as exc:
             why = str(exc)
         except Exception:  # the first ring: what goes wrong with one client ends that client
-            logger.exception("%s %s: a bug", self._port, seat.holder)
+            self._logger.exception("%s: a bug", client.holder)
         finally:
             stream.close()
-            seat.drop()
-            self._addresses.pop(seat, None)
-            self._own_ends = {end: other for end, other in self._own_ends.items() if other is not seat}
+            client.drop()
+            self._addresses.pop(client, None)
+            self._dialled = {end: other for end, other in self._dialled.items() if other is not client}
             ended.set()
-            logger.info("%s %s gone: %s", self._port, seat.holder, why)
+            self._logger.info("%s gone: %s", client.holder, why)
 
 
 def _why_gone(session: Session) -> str:

@@ -1,7 +1,8 @@
-"""Clients' sockets as streams with one more verb, ``offer()``: take what you can now, never wait.
+"""Wrap clients' sockets as streams with one verb more than trio's: ``send_nowait``, which never waits.
 
-trio's own SocketStream costs one more scheduler pass for every read; these wait for the descriptor first and read
-once. They know nothing of ports, seats or parameters. The caller ends their tasks before it closes them.
+With it the line's task hands bytes to a client itself, and no second task has to be woken for that. trio's own
+SocketStream also costs one more scheduler pass for every read: it tries to read, and then waits; these wait for the
+descriptor first, and read once. The caller ends the tasks that use a stream before it closes it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import trio
 __all__ = ["MESSAGE_LIMIT", "PacketStream", "SocketStream", "Stream", "TooLong", "keep_alive"]
 
 MESSAGE_LIMIT = 4096
-"""The longest exact message, in bytes (a packet here, a write of serial.cgi)."""
+"""The longest exact message, in bytes: a packet here, a write of serial.cgi, a WebSocket message."""
 
 _READ_SIZE = 65536
 _CREDENTIALS_SPACE = socket.CMSG_SPACE(12)
@@ -26,13 +27,13 @@ class TooLong(Exception):
 
 
 class Stream(Protocol):
-    """What carries one client's bytes."""
+    """A way to carry one client's bytes."""
 
     exact: bool
     """Whether each piece that ``receive()`` returns is a whole message, never to be split."""
 
     def send_nowait(self, data: bytes) -> int:
-        """Take what can be taken now, and say how many bytes that was. Never waits, never raises."""
+        """Send what the peer takes now, and return how many bytes that was. Never waits, never raises."""
 
     async def send(self, data: bytes) -> int:
         """Wait until the peer takes some of it, and return how much. Raises OSError when the peer is gone."""
@@ -41,7 +42,7 @@ class Stream(Protocol):
         """Return the next piece, ``b""`` at the end. Raises OSError when the peer is gone."""
 
     def close(self) -> None:
-        """Close at once."""
+        """Close at once. Idempotent."""
 
 
 @final

@@ -115,7 +115,7 @@ class Arbiter:
 
     def __init__(self, uart: Uart, log: logging.Logger | PortLogger = logger) -> None:
         self._uart = uart
-        self._log = log
+        self._logger = log
         self._turn = _Turn.FREE
         self._down: str | None = None
         """Why the turn ends with whoever has it; None while the device is there."""
@@ -295,7 +295,7 @@ class Arbiter:
             self._turn = _Turn.HELD
             if lost:
                 claim.lost(lost, Reason.INCOMPLETE)
-                self._log.warning("%d bytes of a message begun were not written: %s", lost, why)
+                self._logger.warning("%d bytes of a message begun were not written: %s", lost, why)
             self.give_back()
 
     # -- the end

@@ -75,7 +75,7 @@ class SerialDevice:
         self._config = config
         self._line = line
         self._node = node
-        self._log = PortLogger(logger, bus.name)
+        self._logger = PortLogger(logger, bus.name)
         self._open: tuple[Uart, Arbiter] | None = None
         # Of the times that it was open before: see ``totals``.
         self._written = 0
@@ -167,8 +167,8 @@ class SerialDevice:
 
     async def _live(self, unit: Unit, finishers: trio.Nursery, backoff: Backoff) -> None:
         """Carry what the line says until the device is gone. Raises UartError."""
-        uart = await Uart.open(self.path, self._line, self._config.bias, self._log)
-        turns = Arbiter(uart, self._log)
+        uart = await Uart.open(self.path, self._line, self._config.bias, self._logger)
+        turns = Arbiter(uart, self._logger)
         self._open = uart, turns
         finishers.start_soon(turns.run)
         self._bus.connect(turns)
@@ -200,7 +200,7 @@ class SerialDevice:
             try:
                 await uart.drain(min(_CLOSE, line_settings.line_time(uart.timing, uart.queued()) + 1.0))
             except UartError as exc:
-                self._log.warning("%s", exc)
+                self._logger.warning("%s", exc)
 
     def _close(self) -> None:
         """Close it without waiting, if it is open, and keep what was counted."""

@@ -85,7 +85,7 @@ class Uart:
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
         self._tty = tty
         self._bias = bias
-        self._log = log
+        self._logger = log
 
     @classmethod
     async def open(
@@ -121,7 +121,7 @@ class Uart:
         with contextlib.suppress(UartError):
             self.discard()
         self._tty.close()
-        self._log.info("%s closed", self.device)
+        self._logger.info("%s closed", self.device)
 
     # -- bytes
 
@@ -153,7 +153,7 @@ class Uart:
         if waiting:  # where nothing waits, the flush of a pty would still take what its reader has not yet read
             self._tty.flush_output()
             self.discarded += waiting
-            self._log.warning("%s threw away %d bytes that the line did not take", self.device, waiting)
+            self._logger.warning("%s threw away %d bytes that the line did not take", self.device, waiting)
         return waiting
 
     async def drain(self, seconds: float) -> int:
@@ -229,7 +229,7 @@ class Uart:
         try:
             self._tty.apply(before)
         except UartError as error:
-            self._log.warning("the settings could not be put back: %s", error)
+            self._logger.warning("the settings could not be put back: %s", error)
 
     def _read_back(self, line: SerialPort) -> None:
         """Ask the device what is in force, and note where that is not ``line``."""

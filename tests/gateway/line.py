@@ -105,8 +105,8 @@ class Line:
     far: int
 
     @property
-    def door(self) -> Handle:
-        return Router({"P0": self.bus}).grant("P0", ALL, "door")
+    def handle(self) -> Handle:
+        return Router({"P0": self.bus}).grant("P0", ALL, "service")
 
     def say(self, data: bytes) -> None:
         os.write(self.far, data)

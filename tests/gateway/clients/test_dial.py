@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.clients import service as doors
+from gateway.clients import service as services
 from gateway.clients.dial import dial
 from gateway.clients.listeners import listen_tcp
 from gateway.clients.service import Service
@@ -37,8 +37,8 @@ async def state(unit: Unit, wanted: str) -> None:
 
 
 @asynccontextmanager
-async def open_door(bus: Bus, patience: float = 5) -> AsyncIterator[Service]:
-    handle = Router({"P0": bus}).grant("P0", ALL, "door")
+async def open_service(bus: Bus, patience: float = 5) -> AsyncIterator[Service]:
+    handle = Router({"P0": bus}).grant("P0", ALL, "service")
     with trio.fail_after(patience):
         async with trio.open_nursery() as clients:
             yield Service("P0", handle, Right.TCP, clients)
@@ -50,7 +50,10 @@ async def dialling(
     host: str, port: int, bus: Bus | None = None, patience: float = 5
 ) -> AsyncIterator[tuple[Unit, Service, trio.CancelScope]]:
     unit = Unit("P0 connect", lambda: None)
-    async with open_door(bus or narrow_port(NarrowTty(1000))[0], patience) as service, trio.open_nursery() as nursery:
+    async with (
+        open_service(bus or narrow_port(NarrowTty(1000))[0], patience) as service,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(dial, Dial(host, port), service, unit, lambda: False)
         yield unit, service, nursery.cancel_scope
         nursery.cancel_scope.cancel()
@@ -76,7 +79,7 @@ async def test_a_host_is_connected_to_and_has_the_line() -> None:
         assert await line.hear(3) == b"pan"
         line.say(b"done")
         assert await peer.receive_some() == b"done"
-        assert [seat.holder for seat in service.handle.children] == [f"connect to localhost:{port_of(host)}"]
+        assert [handle.holder for handle in service.handle.children] == [f"connect to localhost:{port_of(host)}"]
 
 
 async def test_a_peer_that_leaves_is_dialled_again() -> None:
@@ -147,16 +150,16 @@ async def test_the_connection_ends_when_it_is_not_wanted_any_more() -> None:
     async with server() as host, dialling("127.0.0.1", port_of(host)) as (unit, service, scope):
         async with await host.accept() as peer:
             await state(unit, "up")
-            seat = service.handle.children[0]
+            handle = service.handle.children[0]
             scope.cancel()
             with trio.CancelScope(shield=True):
                 assert await peer.receive_some() == b""
-        assert seat.revoked == "ConnectTo changed"
+        assert handle.revoked == "ConnectTo changed"
 
 
 async def test_when_the_gateway_stops_the_connection_is_left_to_take_what_waits_for_it() -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with server() as host, open_door(bus) as service:
+    async with server() as host, open_service(bus) as service:
         unit = Unit("P0 connect", lambda: None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(dial, Dial("127.0.0.1", port_of(host)), service, unit, lambda: True)
@@ -169,7 +172,7 @@ async def test_when_the_gateway_stops_the_connection_is_left_to_take_what_waits_
 
 
 async def test_where_no_seat_is_free_the_connection_is_closed_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "_SEATS", 0)
+    monkeypatch.setattr(services, "_CLIENTS", 0)
     async with server() as host, dialling("127.0.0.1", port_of(host)) as (unit, _, _scope):
         async with await host.accept() as peer:
             assert await peer.receive_some() == b""
@@ -199,7 +202,7 @@ async def test_a_port_that_is_told_to_call_itself_never_feeds_the_line_with_its_
     listener = server()
     port = port_of(listener)
     await listener.aclose()
-    async with serial_line() as line, open_door(line.bus) as service, trio.open_nursery() as nursery:
+    async with serial_line() as line, open_service(line.bus) as service, trio.open_nursery() as nursery:
         listening, calling = Unit("P0 listen", lambda: None), Unit("P0 connect", lambda: None)
         nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, listening)
         await listening.settled.wait()

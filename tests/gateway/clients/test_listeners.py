@@ -37,15 +37,15 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become anot
 
 
 @asynccontextmanager
-async def open_door() -> AsyncIterator[Service]:
+async def open_service() -> AsyncIterator[Service]:
     bus, _ = narrow_port(NarrowTty(1000))
-    handle = Router({"P0": bus}).grant("P0", ALL, "door")
+    handle = Router({"P0": bus}).grant("P0", ALL, "service")
     async with trio.open_nursery() as clients:
         yield Service("P0", handle, Right.TCP, clients)
         clients.cancel_scope.cancel()
 
 
-def new_leaf() -> Unit:
+def new_unit() -> Unit:
     return Unit("P0 listen", lambda: None)
 
 
@@ -70,18 +70,18 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1:{}"), ("::1", "[::1]:{}")])
-async def test_a_client_is_seated_under_its_endpoint(host: str, shown: str) -> None:
+async def test_a_client_is_connected_under_its_endpoint(host: str, shown: str) -> None:
     port = free_port(host, socket.AF_INET6 if ":" in host else socket.AF_INET)
     with trio.fail_after(5):
-        async with open_door() as service, trio.open_nursery() as nursery:
-            unit = new_leaf()
+        async with open_service() as service, trio.open_nursery() as nursery:
+            unit = new_unit()
             nursery.start_soon(listen_tcp, host, port, service.welcome, unit)
             await unit.settled.wait()
             assert unit.state == "up"
             with socket.create_connection((host, port)) as client:
                 while not service.handle.children:
                     await blocked()
-                assert [seat.holder for seat in service.handle.children] == [shown.format(client.getsockname()[1])]
+                assert [client.holder for client in service.handle.children] == [shown.format(client.getsockname()[1])]
             nursery.cancel_scope.cancel()
 
 
@@ -93,9 +93,9 @@ def test_an_endpoint_is_written_as_in_a_url() -> None:
 async def test_every_address_of_both_families_can_be_listened_on_with_one_port() -> None:
     port = free_port()
     with trio.fail_after(5):
-        async with open_door() as service, trio.open_nursery() as nursery:
+        async with open_service() as service, trio.open_nursery() as nursery:
             for host in ("0.0.0.0", "::"):
-                unit = new_leaf()
+                unit = new_unit()
                 nursery.start_soon(listen_tcp, host, port, service.welcome, unit)
                 await unit.settled.wait()
                 assert unit.state == "up"
@@ -103,8 +103,8 @@ async def test_every_address_of_both_families_can_be_listened_on_with_one_port()
 
 
 async def test_a_port_that_stays_taken_is_a_refusal_and_is_had_when_it_is_free(autojump_clock: MockClock) -> None:
-    async with open_door() as service, trio.open_nursery() as nursery:
-        unit = new_leaf()
+    async with open_service() as service, trio.open_nursery() as nursery:
+        unit = new_unit()
         with socket.create_server(("127.0.0.1", 0)) as squatter:
             nursery.start_soon(listen_tcp, "127.0.0.1", squatter.getsockname()[1], service.welcome, unit)
             start = trio.current_time()
@@ -118,8 +118,8 @@ async def test_a_port_that_stays_taken_is_a_refusal_and_is_had_when_it_is_free(a
 
 
 async def test_a_port_that_another_is_just_leaving_is_no_refusal(autojump_clock: MockClock) -> None:
-    async with open_door() as service, trio.open_nursery() as nursery:
-        unit = new_leaf()
+    async with open_service() as service, trio.open_nursery() as nursery:
+        unit = new_unit()
         with socket.create_server(("127.0.0.1", 0)) as leaving:
             nursery.start_soon(listen_tcp, "127.0.0.1", leaving.getsockname()[1], service.welcome, unit)
             await trio.sleep(0.5)
@@ -130,8 +130,8 @@ async def test_a_port_that_another_is_just_leaving_is_no_refusal(autojump_clock:
 
 
 async def test_an_address_that_is_not_there_yet_is_a_state_and_no_refusal(autojump_clock: MockClock) -> None:
-    async with open_door() as service, trio.open_nursery() as nursery:
-        unit = new_leaf()
+    async with open_service() as service, trio.open_nursery() as nursery:
+        unit = new_unit()
         nursery.start_soon(listen_tcp, "192.0.2.1", 4001, service.welcome, unit)
         await unit.settled.wait()
         await trio.sleep(5)
@@ -142,9 +142,9 @@ async def test_an_address_that_is_not_there_yet_is_a_state_and_no_refusal(autoju
 async def test_a_listener_that_moves_accepts_first_who_has_connected() -> None:
     port = free_port()
     with trio.fail_after(5):
-        async with open_door() as service:
+        async with open_service() as service:
             async with trio.open_nursery() as nursery:
-                unit = new_leaf()
+                unit = new_unit()
                 nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, unit)
                 await unit.settled.wait()
                 clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
@@ -156,11 +156,11 @@ async def test_a_listener_that_moves_accepts_first_who_has_connected() -> None:
                 client.close()
 
 
-async def test_a_client_that_leaves_while_it_is_seated_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_leaves_while_it_is_connected_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     with trio.fail_after(5):
-        async with open_door() as service, trio.open_nursery() as nursery:
-            unit = new_leaf()
+        async with open_service() as service, trio.open_nursery() as nursery:
+            unit = new_unit()
             nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, unit)
             await unit.settled.wait()
 
@@ -194,13 +194,13 @@ def no_descriptor_left() -> Iterator[None]:
             os.close(descriptor)
 
 
-async def test_out_of_descriptors_is_a_state_told_once_and_the_client_is_seated_later(
+async def test_out_of_descriptors_is_a_state_told_once_and_the_client_is_connected_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     port = free_port()
     with trio.fail_after(5):
-        async with open_door() as service, trio.open_nursery() as nursery:
-            unit = new_leaf()
+        async with open_service() as service, trio.open_nursery() as nursery:
+            unit = new_unit()
             nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, unit)
             await unit.settled.wait()
             tries = 0
@@ -229,8 +229,8 @@ async def sockets(
 ) -> AsyncIterator[tuple[Service, Unit]]:
     kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
     with trio.fail_after(5):
-        async with open_door() as service, trio.open_nursery() as nursery:
-            unit = new_leaf()
+        async with open_service() as service, trio.open_nursery() as nursery:
+            unit = new_unit()
             nursery.start_soon(
                 listen_unix, path, kind, drivers.mode, lambda sock, _: drivers.welcome(service, sock), unit
             )
@@ -240,7 +240,7 @@ async def sockets(
 
 
 @pytest.mark.parametrize("packets", [False, True])
-async def test_a_driver_is_seated_as_its_process_and_the_socket_goes_with_its_listener(
+async def test_a_driver_is_connected_as_its_process_and_the_socket_goes_with_its_listener(
     folder: Path, packets: bool
 ) -> None:
     path = folder / "ptz-P0"
@@ -252,7 +252,9 @@ async def test_a_driver_is_seated_as_its_process_and_the_socket_goes_with_its_li
             driver.connect(str(path))
             while not service.handle.children:
                 await blocked()
-            assert [seat.holder for seat in service.handle.children] == [f"process {os.getpid()} of user {os.getuid()}"]
+            assert [client.holder for client in service.handle.children] == [
+                f"process {os.getpid()} of user {os.getuid()}"
+            ]
     assert not path.exists()
 
 
@@ -304,7 +306,7 @@ os.setresgid(group, group, group)
 os.setresuid(user, user, user)
 driver.connect(path)
 driver.shutdown(socket.SHUT_WR)
-print("seated" if sys.stdin.read(1) == "s" else "away", driver.recv(1))
+print("connected" if sys.stdin.read(1) == "s" else "away", driver.recv(1))
 """
 
 
@@ -314,13 +316,13 @@ async def knock(path: Path, service: Service, kind: socket.SocketKind, *who: obj
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:  # noqa: ASYNC220
         while not service.handle.children and not service.refused:
             await blocked()
-        seated = bool(service.handle.children)
-        for seat in service.handle.children:
-            seat.revoke("seen")
+        connected = bool(service.handle.children)
+        for handle in service.handle.children:
+            handle.revoke("seen")
         await blocked()
         out, _ = await trio.to_thread.run_sync(driver.communicate, b"s")
-    assert out == b"seated b''\n"  # both hear the end
-    return seated
+    assert out == b"connected b''\n"  # both hear the end
+    return connected
 
 
 @as_root
@@ -337,7 +339,7 @@ async def knock(path: Path, service: Service, kind: socket.SocketKind, *who: obj
         (1234, 1234, [2000, *range(5000, 5300)], False),  # more groups than can be looked at
     ],
 )
-async def test_only_drivers_whose_user_or_group_is_known_are_seated(
+async def test_only_drivers_whose_user_or_group_is_known_are_connected(
     folder: Path, kind: socket.SocketKind, user: int, group: int, groups: list[int], welcome: bool
 ) -> None:
     path = folder / "ptz-P0"

@@ -85,7 +85,7 @@ async def client(line: Line, packets: bool = False) -> AsyncIterator[tuple[trio.
     """Relay a real socket on a real line."""
     kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
     near, far = socket.socketpair(socket.AF_UNIX, kind)
-    session = line.door.open(Right.TCP)
+    session = line.handle.open(Right.TCP)
     peer = trio.socket.from_stdlib_socket(far)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(relay, (PacketStream if packets else SocketStream)(near), session, FOREVER)
@@ -126,8 +126,8 @@ async def test_bytes_go_both_ways_and_are_counted() -> None:
 async def test_a_message_costs_one_step_of_one_task_either_way_however_many_hear_it() -> None:
     async with serial_line() as line:
         with trio.fail_after(5):
-            async with AsyncExitStack() as seated:
-                peers = [(await seated.enter_async_context(client(line)))[0] for _ in range(8)]
+            async with AsyncExitStack() as connected:
+                peers = [(await connected.enter_async_context(client(line)))[0] for _ in range(8)]
                 steps = Steps()
                 trio.lowlevel.add_instrument(steps)
                 for _ in range(10):
@@ -185,7 +185,7 @@ async def test_a_packet_is_one_message_and_one_that_is_too_long_is_dropped_and_t
 async def test_exact_messages_are_not_split_where_others_wait() -> None:
     tty = NarrowTty()
     bus, _ = narrow_port(tty)
-    service = Router({"P0": bus}).grant("P0", ALL, "door")
+    service = Router({"P0": bus}).grant("P0", ALL, "service")
     clients = [Narrow(exact=True, words=[bytes([65 + number]) * 2000]) for number in range(3)]
     async with trio.open_nursery() as nursery:
         for peer in clients:
@@ -296,16 +296,16 @@ async def run(peer: Narrow, session: Session, idle: Cell[int] = FOREVER) -> None
     assert peer.closed
 
 
-def sit(bus: Bus) -> tuple[Handle, Session]:
-    seat = Router({"P0": bus}).grant("P0", ALL, "door").attenuate(ALL, "client")
-    return seat, seat.open(Right.TCP)
+def opened(bus: Bus) -> tuple[Handle, Session]:
+    handle = Router({"P0": bus}).grant("P0", ALL, "service").attenuate(ALL, "client")
+    return handle, handle.open(Right.TCP)
 
 
 async def test_a_client_that_ended_its_sending_hears_the_answer_for_two_seconds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     bus, _ = narrow_port(NarrowTty(100))
-    peer, (_, session) = Narrow(room=100, words=[b"ask", b""]), sit(bus)
+    peer, (_, session) = Narrow(room=100, words=[b"ask", b""]), opened(bus)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, peer, session)
         await trio.sleep(1.9)
@@ -320,7 +320,7 @@ async def test_an_answer_still_queued_when_the_linger_is_over_has_time_to_be_tak
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     bus = Bus("P0")
-    peer, (_, session) = Narrow(words=[b""]), sit(bus)
+    peer, (_, session) = Narrow(words=[b""]), opened(bus)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, peer, session)
         await trio.sleep(1.9)
@@ -337,7 +337,7 @@ async def test_a_client_that_takes_nothing_at_the_end_is_left_after_a_while(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     bus = Bus("P0")
-    peer, (_, session) = Narrow(words=[b""]), sit(bus)
+    peer, (_, session) = Narrow(words=[b""]), opened(bus)
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, peer, session)
@@ -361,14 +361,14 @@ async def test_a_real_half_close_gets_its_answer_and_then_the_end() -> None:
 
 async def test_a_peer_found_gone_while_it_is_written_to_ends_the_session() -> None:
     bus = Bus("P0")
-    peer, (seat, session) = Narrow(broken=True), sit(bus)
+    peer, (handle, session) = Narrow(broken=True), opened(bus)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run, peer, session)
             await blocked()
             bus.deliver(b"x")
     assert session.ended == "Broken pipe"
-    assert seat.revoked is not None
+    assert handle.revoked is not None
 
 
 async def test_a_peer_that_resets_its_connection_ends_the_session_with_the_kernels_reason() -> None:
@@ -376,7 +376,7 @@ async def test_a_peer_that_resets_its_connection_ends_the_session_with_the_kerne
         far = socket.create_connection(listener.getsockname())
         near, _ = listener.accept()
     async with serial_line() as line:
-        session = line.door.open(Right.TCP)
+        session = line.handle.open(Right.TCP)
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(relay, SocketStream(near), session, FOREVER)
@@ -394,14 +394,14 @@ async def test_revoking_ends_a_relay_wherever_it_waits() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
             for words in ([], [b"has the turn"], [b"waits for it"], [b""]):
-                seat, session = sit(bus)
-                children.append(seat)
+                handle, session = opened(bus)
+                children.append(handle)
                 nursery.start_soon(run, Narrow(words=list(words)), session)
                 await blocked()
             bus.deliver(b"nobody takes it")
             await blocked()
-            for seat in children:
-                seat.revoke("the door is closed")
+            for handle in children:
+                handle.revoke("the service is closed")
             tty.make_room(100)
             await turns.idle()
             turns.end("over")
@@ -411,13 +411,13 @@ async def test_revoking_ends_a_relay_wherever_it_waits() -> None:
 async def test_a_pump_that_is_revoked_after_its_turn_came_leaves_without_a_word() -> None:
     tty = NarrowTty()
     bus, _ = narrow_port(tty)
-    (seat, session), peer = sit(bus), Narrow(words=[b"evil"])
+    (handle, session), peer = opened(bus), Narrow(words=[b"evil"])
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run, peer, session)
             await blocked()
             tty.make_room(100)
-            seat.revoke("gone")
+            handle.revoke("gone")
     assert tty.taken == b""
     assert session.counters.dropped == 4
 
@@ -427,7 +427,7 @@ async def test_while_the_device_is_away_clients_stay_and_what_they_send_is_dropp
 ) -> None:
     tty = NarrowTty(100)
     bus, turns = narrow_port(tty)
-    (_, session), peer = sit(bus), Narrow()
+    (_, session), peer = opened(bus), Narrow()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, peer, session)
         for _ in range(2):
@@ -448,7 +448,7 @@ async def test_when_the_gateway_stops_nothing_more_is_read_and_what_waits_is_tak
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     bus, _ = narrow_port(NarrowTty(100))
-    (_, session), peer = sit(bus), Narrow()
+    (_, session), peer = opened(bus), Narrow()
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, peer, session)
@@ -471,7 +471,7 @@ async def test_a_client_is_idle_only_after_nothing_went_either_way_for_the_whole
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     bus, _ = narrow_port(NarrowTty(100))
-    (_, session), peer = sit(bus), Narrow(room=100)
+    (_, session), peer = opened(bus), Narrow(room=100)
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, peer, session, Cell(10))
@@ -484,7 +484,7 @@ async def test_a_client_is_idle_only_after_nothing_went_either_way_for_the_whole
 
 
 async def test_a_new_limit_counts_at_once_and_none_is_for_ever(autojump_clock: trio.testing.MockClock) -> None:
-    (_, session), limit = sit(Bus("P0")), Cell(0)
+    (_, session), limit = opened(Bus("P0")), Cell(0)
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, Narrow(), session, limit)
@@ -503,7 +503,7 @@ async def test_a_client_whose_bytes_a_slow_line_still_takes_is_not_idle(
 ) -> None:
     tty = NarrowTty()
     bus, _ = narrow_port(tty)
-    (_, session), peer = sit(bus), Narrow(words=[bytes(600)])
+    (_, session), peer = opened(bus), Narrow(words=[bytes(600)])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, peer, session, Cell(10))
         for _ in range(60):

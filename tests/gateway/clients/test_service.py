@@ -1,4 +1,4 @@
-"""Who comes through a door, who does not, and that nobody who leaves leaves anything behind."""
+"""Who comes through a service, who does not, and that nobody who leaves leaves anything behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from gateway.clients import service as doors
+from gateway.clients import service as services
 from gateway.clients.service import Service
 from gateway.clients.streams import SocketStream
 from gateway.port.rights import Right
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def open_door(bus: Bus) -> AsyncIterator[Service]:
+async def open_service(bus: Bus) -> AsyncIterator[Service]:
     handle = Router({"P0": bus}).grant("P0", Right.READ | Right.TCP, "GenericTCPServer")
     with trio.fail_after(5):
         async with trio.open_nursery() as clients:
@@ -54,18 +54,18 @@ async def hears_the_end(far: socket.socket) -> bool:
 
 async def test_a_client_that_may_come_in_has_the_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    async with serial_line() as line, open_door(line.bus) as service:
+    async with serial_line() as line, open_service(line.bus) as service:
         stream, far = pair()
         with far:
             assert service.admit(stream, "192.0.2.7:40000", "192.0.2.7")
             far.sendall(b"hello")
             assert await line.hear(5) == b"hello"
-            assert [seat.holder for seat in service.handle.children] == ["192.0.2.7:40000"]
+            assert [client.holder for client in service.handle.children] == ["192.0.2.7:40000"]
             far.close()
             while service.handle.children:
                 line.say(b"x")  # it has left, which is only known when it is written to
                 await trio.lowlevel.checkpoint()
-    assert "P0 192.0.2.7:40000 seated" in caplog.text
+    assert "P0 192.0.2.7:40000 connected" in caplog.text
     assert "P0 192.0.2.7:40000 gone: " in caplog.text
 
 
@@ -73,19 +73,19 @@ async def test_a_client_whose_address_is_not_allowed_is_turned_away_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         service.update_policy(AddressList.parse("192.0.2.*"), 0)
         stream, far = pair()
         with far:
             assert not service.admit(stream, "198.51.100.1:5", "198.51.100.1")
             assert await hears_the_end(far)
         assert service.refused == 1
-    assert "P0 198.51.100.1:5 turned away: its address is not among AllowedIPAddresses" in caplog.text
+    assert "P0 198.51.100.1:5 refused: its address is not among AllowedIPAddresses" in caplog.text
 
 
 async def test_a_new_list_ends_the_seats_that_it_does_not_allow_and_no_others() -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         streams = [pair() for _ in range(3)]
         for (stream, _), address in zip(streams, ("192.0.2.1", "192.0.2.2"), strict=False):
             service.admit(stream, f"{address}:1", address)
@@ -93,7 +93,10 @@ async def test_a_new_list_ends_the_seats_that_it_does_not_allow_and_no_others() 
         await blocked()
         service.update_policy(AddressList.parse("192.0.2.2"), 0)
         await blocked()
-        assert [seat.holder for seat in service.handle.children] == ["192.0.2.2:1", "a driver, which has no address"]
+        assert [client.holder for client in service.handle.children] == [
+            "192.0.2.2:1",
+            "a driver, which has no address",
+        ]
         assert driver in service.handle.children
         assert await hears_the_end(streams[0][1])
         for _, far in streams:
@@ -118,9 +121,9 @@ async def test_a_new_idle_limit_reaches_those_who_are_in(autojump_clock: trio.te
 
 
 async def test_a_full_door_turns_clients_away_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "_SEATS", 2)
+    monkeypatch.setattr(services, "_CLIENTS", 2)
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         streams = [pair() for _ in range(6)]
         assert [service.serve(stream, "driver") is not None for stream, _ in streams[:3]] == [True, True, False]
         assert not service.admit(streams[4][0], "192.0.2.9:1", "192.0.2.9")
@@ -136,12 +139,12 @@ async def test_a_full_door_turns_clients_away_until_one_leaves(monkeypatch: pyte
 
 async def test_closing_a_door_ends_all_who_came_through_it_and_who_comes_after() -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         streams = [pair() for _ in range(3)]
-        service.serve(streams[0][0], "sits")
+        service.serve(streams[0][0], "stays")
         await blocked()
-        service.serve(streams[1][0], "has not sat down yet")
-        service.revoke("the door is closed")
+        service.serve(streams[1][0], "has not begun yet")
+        service.revoke("the service is closed")
         assert service.serve(streams[2][0], "late") is None
         await blocked()
         assert service.handle.children == ()
@@ -154,26 +157,26 @@ async def test_what_a_client_lost_is_told_when_it_goes(caplog: pytest.LogCapture
     caplog.set_level(logging.INFO)
     bus, _ = narrow_port(NarrowTty(3))
     bus.disconnect("the cable is out")
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         stream, far = pair()
         with far:
             ended = trio.Event()
-            seat = service.serve(stream, "client", ended)
+            handle = service.serve(stream, "client", ended)
             far.sendall(b"12345")
             await blocked()
             while far.fileno() >= 0 and stream.send_nowait(bytes(65536)):
                 pass
             bus.deliver(bytes(100))
-            assert seat is not None
-            seat.revoke("the door is closed")
+            assert handle is not None
+            handle.revoke("the service is closed")
             await ended.wait()
-    assert "client gone: the door is closed; 5 bytes of it dropped; 100 bytes unread" in caplog.text
+    assert "client gone: the service is closed; 5 bytes of it dropped; 100 bytes unread" in caplog.text
 
 
 async def test_who_sat_when_the_gateway_stopped_is_said_to_go_for_that(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         stream, far = pair()
         with far:
             service.serve(stream, "client")
@@ -189,7 +192,7 @@ async def test_a_bug_met_by_one_client_ends_that_client_and_leaks_nothing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         streams = [pair() for _ in range(2)]
         good = service.serve(streams[0][0], "good")
         await blocked()
@@ -198,7 +201,7 @@ async def test_a_bug_met_by_one_client_ends_that_client_and_leaks_nothing(
             raise ZeroDivisionError
 
         with monkeypatch.context() as patch:
-            patch.setattr(doors, "relay", stumble)
+            patch.setattr(services, "relay", stumble)
             service.serve(streams[1][0], "unlucky")
             await blocked()
         assert await hears_the_end(streams[1][1])
@@ -209,15 +212,15 @@ async def test_a_bug_met_by_one_client_ends_that_client_and_leaks_nothing(
 
 
 async def test_a_thousand_comings_and_goings_leave_no_descriptor_behind() -> None:
-    async with serial_line() as line, open_door(line.bus) as service:
+    async with serial_line() as line, open_service(line.bus) as service:
         before = len(os.listdir("/proc/self/fd"))
         for number in range(1000):
             stream, far = pair()
-            seat = service.serve(stream, "client")
+            handle = service.serve(stream, "client")
             if number % 3:
                 await trio.lowlevel.checkpoint()
-            assert seat is not None
-            seat.revoke("next")
+            assert handle is not None
+            handle.revoke("next")
             far.close()
         await blocked()
         assert len(os.listdir("/proc/self/fd")) == before
@@ -226,17 +229,17 @@ async def test_a_thousand_comings_and_goings_leave_no_descriptor_behind() -> Non
 # The port's own connection ----------------------------------------------------------------------------------
 
 
-async def test_the_ports_own_call_is_not_let_in_at_its_own_door(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_ports_own_call_is_refused_by_its_own_service(caplog: pytest.LogCaptureFixture) -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         (calling, far), (called, other) = pair(), pair()
         ended = trio.Event()
-        seat = service.dialled(calling, "connect to localhost:4001", "127.0.0.1:5555", ended)
-        assert seat is not None
+        handle = service.dialled(calling, "connect to localhost:4001", "127.0.0.1:5555", ended)
+        assert handle is not None
         assert not service.admit(called, "127.0.0.1:5555", "127.0.0.1")
         await ended.wait()
-        assert seat.revoked is not None
-        assert "its own echo" in seat.revoked
+        assert handle.revoked is not None
+        assert "its own echo" in handle.revoked
         # The number is free again for anybody.
         again, third = pair()
         assert service.admit(again, "127.0.0.1:5555", "127.0.0.1")
@@ -244,9 +247,9 @@ async def test_the_ports_own_call_is_not_let_in_at_its_own_door(caplog: pytest.L
             sock.close()
 
 
-async def test_the_ports_own_call_is_known_when_its_door_was_the_first_to_see_it() -> None:
+async def test_the_ports_own_call_is_known_when_its_service_was_the_first_to_see_it() -> None:
     bus, _ = narrow_port(NarrowTty())
-    async with open_door(bus) as service:
+    async with open_service(bus) as service:
         (calling, far), (called, other) = pair(), pair()
         assert service.admit(called, "127.0.0.1:5555", "127.0.0.1")
         assert service.dialled(calling, "connect to localhost:4001", "127.0.0.1:5555", trio.Event()) is None

@@ -34,7 +34,7 @@ def test_by_default_there_is_the_device_and_every_door_is_closed() -> None:
     assert planned() == {Device(PortType.SERIAL, 1)}
 
 
-def test_a_disabled_port_has_no_device_but_keeps_its_doors() -> None:
+def test_a_disabled_port_has_no_device_but_keeps_its_services() -> None:
     assert planned(PortEnabled="no", SerialCGI_Enabled="yes") == {Serve(ServiceKind.SERIAL_CGI)}
 
 

@@ -29,75 +29,75 @@ async def blocked() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-def sit(bus: Bus, write: Right = Right.TCP) -> Session:
-    return Router({"P0": bus}).grant("P0", ALL, "door").attenuate(Right.READ | write, "client").open(write)
+def opened(bus: Bus, write: Right = Right.TCP) -> Session:
+    return Router({"P0": bus}).grant("P0", ALL, "service").attenuate(Right.READ | write, "client").open(write)
 
 
 # Permission -------------------------------------------------------------------------------------------------
 
 
 async def test_a_handle_can_be_narrowed_and_never_widened() -> None:
-    door = Router({"P0": Bus("P0")}).grant("P0", Right.READ | Right.PTZ, "PTZServer")
-    listener = door.attenuate(Right.READ, "listener")
+    service = Router({"P0": Bus("P0")}).grant("P0", Right.READ | Right.PTZ, "PTZServer")
+    listener = service.attenuate(Right.READ, "listener")
     with pytest.raises(Forbidden, match=r"listener has no right to .*PTZ.* on P0"):
-        listener.attenuate(Right.READ | Right.PTZ, "burglar")
+        listener.attenuate(Right.READ | Right.PTZ, "intruder")
     with pytest.raises(Forbidden):
         listener.open(Right.PTZ)
     with pytest.raises(Forbidden):
-        door.attenuate(Right.PTZ, "mute").open(Right.PTZ)  # who may not hear the line has no seat at it
+        service.attenuate(Right.PTZ, "mute").open(Right.PTZ)  # a right to write alone opens no session
 
 
 async def test_revoking_reaches_everything_that_was_narrowed_from_it() -> None:
     bus = Bus("P0")
     root = Router({"P0": bus}).grant("P0", ALL, "root")
-    door, other = root.attenuate(ALL, "door"), root.attenuate(ALL, "other")
-    seat = door.attenuate(ALL, "seat")
-    session, beside = seat.open(Right.TCP), other.open(Right.TCP)
-    door.revoke("the door is closed")
-    assert session.ended == "the door is closed"
+    service, other = root.attenuate(ALL, "service"), root.attenuate(ALL, "other")
+    handle = service.attenuate(ALL, "handle")
+    session, beside = handle.open(Right.TCP), other.open(Right.TCP)
+    service.revoke("the service is closed")
+    assert session.ended == "the service is closed"
     assert session.scope.cancel_called
     assert beside.ended is None
     assert root.children == (other,)
     assert tuple(root.sessions) == (beside,)
-    for handle in (door, seat):
-        with pytest.raises(Revoked, match="the door is closed"):
-            handle.attenuate(Right.READ, "late")
+    for each in (service, handle):
+        with pytest.raises(Revoked, match="the service is closed"):
+            each.attenuate(Right.READ, "late")
         with pytest.raises(Revoked):
-            handle.open(Right.TCP)
+            each.open(Right.TCP)
 
 
-async def test_a_seat_that_was_left_is_no_longer_held_and_no_way_around_its_door() -> None:
-    door = Router({"P0": Bus("P0")}).grant("P0", ALL, "door")
-    seat = door.attenuate(ALL, "client")
-    session = seat.open(Right.TCP)
-    assert list(door.children) == [seat]
+async def test_a_handle_that_was_left_is_no_longer_held_and_no_way_around_its_service() -> None:
+    service = Router({"P0": Bus("P0")}).grant("P0", ALL, "service")
+    handle = service.attenuate(ALL, "client")
+    session = handle.open(Right.TCP)
+    assert list(service.children) == [handle]
     session.close()
     session.close()
-    assert list(door.children) == []
+    assert list(service.children) == []
     with pytest.raises(Revoked, match="left"):
-        seat.attenuate(ALL, "child out of sight")
+        handle.attenuate(ALL, "child out of sight")
 
 
 async def test_a_session_that_is_ended_twice_keeps_its_first_reason() -> None:
-    session = sit(Bus("P0"))
+    session = opened(Bus("P0"))
     session.end("idle")
-    session.end("the door is closed")
+    session.end("the service is closed")
     assert session.ended == "idle"
 
 
 async def test_a_handle_has_one_session_or_revoking_would_miss_one() -> None:
-    seat = Router({"P0": Bus("P0")}).grant("P0", ALL, "door")
-    seat.open(Right.TCP)
+    handle = Router({"P0": Bus("P0")}).grant("P0", ALL, "service")
+    handle.open(Right.TCP)
     with pytest.raises(AssertionError):
-        seat.open(Right.TCP)
+        handle.open(Right.TCP)
 
 
 async def test_nothing_of_the_line_is_heard_once_revoke_has_returned() -> None:
     bus, ear = Bus("P0"), Ear()
-    seat = Router({"P0": bus}).grant("P0", ALL, "door")
-    seat.open(Right.TCP).listen(ear)
+    handle = Router({"P0": bus}).grant("P0", ALL, "service")
+    handle.open(Right.TCP).listen(ear)
     bus.deliver(b"before")
-    seat.revoke("gone")
+    handle.revoke("gone")
     bus.deliver(b"after")
     assert ear.heard == b"before"
 
@@ -106,8 +106,8 @@ async def test_nothing_of_the_line_is_heard_once_revoke_has_returned() -> None:
 async def test_nothing_is_written_once_revoke_has_returned_even_by_who_was_woken_before(waiting_for: str) -> None:
     tty = NarrowTty(0)
     bus, turns = narrow_port(tty)
-    seat = Router({"P0": bus}).grant("P0", ALL, "door")
-    session = seat.open(Right.TCP)
+    handle = Router({"P0": bus}).grant("P0", ALL, "service")
+    session = handle.open(Right.TCP)
 
     async def pump() -> None:
         with pytest.raises(Revoked, match="no longer welcome"):
@@ -115,13 +115,13 @@ async def test_nothing_is_written_once_revoke_has_returned_even_by_who_was_woken
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            turn = await turns.turn(sit(bus), trio.current_time()) if waiting_for == "the turn" else None
+            turn = await turns.turn(opened(bus), trio.current_time()) if waiting_for == "the turn" else None
             nursery.start_soon(pump)
             await blocked()
             tty.make_room(100)
             if turn is not None:
                 turn.close()
-            seat.revoke("no longer welcome")  # after the wake, before the pump runs
+            handle.revoke("no longer welcome")  # after the wake, before the pump runs
         await turns.idle()
     assert tty.taken == b""
     assert (session.counters.received, session.counters.written, session.counters.dropped) == (4, 0, 4)
@@ -132,7 +132,7 @@ async def test_nothing_is_written_once_revoke_has_returned_even_by_who_was_woken
 
 async def test_every_byte_of_a_client_is_on_the_line_or_dropped_or_on_its_way() -> None:
     async with serial_line() as line:
-        session = line.door.open(Right.TCP)
+        session = line.handle.open(Right.TCP)
         with trio.fail_after(5):
             await session.write(b"PTZ")
             await session.transfer(b"TCP!")
@@ -147,7 +147,7 @@ async def test_every_byte_of_a_client_is_on_the_line_or_dropped_or_on_its_way() 
 async def test_a_message_half_written_is_on_its_way_as_long_as_anybody_writes_it() -> None:
     tty = NarrowTty(3)
     bus, turns = narrow_port(tty)
-    session = sit(bus)
+    session = opened(bus)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
@@ -167,7 +167,7 @@ async def test_a_message_half_written_is_on_its_way_as_long_as_anybody_writes_it
 async def test_what_a_cancelled_client_had_not_begun_is_dropped() -> None:
     tty = NarrowTty(600)
     bus, turns = narrow_port(tty)
-    session = sit(bus)
+    session = opened(bus)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
@@ -183,7 +183,7 @@ async def test_what_a_cancelled_client_had_not_begun_is_dropped() -> None:
 
 async def test_a_turn_is_counted_as_any_other_write() -> None:
     bus, _ = narrow_port(NarrowTty(100))
-    session = sit(bus, Right.CGI)
+    session = opened(bus, Right.CGI)
     turn = await session.turn(b"request", None)
     assert (session.counters.received, session.counters.written, session.counters.dropped) == (7, 0, 0)
     await turn.write(lambda: None)
@@ -192,7 +192,7 @@ async def test_a_turn_is_counted_as_any_other_write() -> None:
 
 
 async def test_a_session_says_who_sits_where_since_when() -> None:
-    session = sit(Bus("P0"))
+    session = opened(Bus("P0"))
     assert (session.holder, session.port) == ("client", "P0")
     assert session.since > 1.6e9
 
@@ -206,8 +206,8 @@ async def test_a_command_that_waited_longer_than_its_class_may_is_not_sent(
 ) -> None:
     tty = NarrowTty(100)
     bus, turns = narrow_port(tty)
-    turn = await turns.turn(sit(bus), trio.current_time())
-    late, early = sit(bus, right), sit(bus, right)
+    turn = await turns.turn(opened(bus), trio.current_time())
+    late, early = opened(bus, right), opened(bus, right)
 
     async def fail() -> None:
         with pytest.raises(PortDown, match=f"busy for more than {limit} s"):
@@ -228,7 +228,7 @@ async def test_a_client_is_active_when_it_speaks_when_the_line_speaks_and_when_i
 ) -> None:
     tty = NarrowTty(1)
     bus, _ = narrow_port(tty)
-    session = sit(bus)
+    session = opened(bus)
 
     def quiet() -> float:
         return round(trio.current_time() - session.active_at, 3)

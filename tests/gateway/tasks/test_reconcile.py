@@ -10,7 +10,7 @@ EVENTS = list[str]
 
 
 def order(spec: str) -> int:
-    return ("door", "listen").index(spec.split()[0])
+    return ("service", "listen").index(spec.split()[0])
 
 
 async def grow(events: EVENTS, spec: str, unit: Unit) -> None:
@@ -29,12 +29,12 @@ async def test_only_what_differs_starts_and_stops_and_in_order() -> None:
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             units: Units[str] = Units(nursery, lambda spec, unit: grow(events, spec, unit), order)
-            await units.apply(frozenset({"listen 1", "door a"}))
-            assert events == ["+door a", "+listen 1"]
-            await units.apply(frozenset({"listen 2", "door a"}))
+            await units.apply(frozenset({"listen 1", "service a"}))
+            assert events == ["+service a", "+listen 1"]
+            await units.apply(frozenset({"listen 2", "service a"}))
             assert events[2:] == ["-listen 1", "+listen 2"]
             await units.apply(frozenset())
-            assert events[4:] == ["-listen 2", "-door a"]
+            assert events[4:] == ["-listen 2", "-service a"]
 
 
 async def test_what_stops_has_ended_before_what_is_new_starts() -> None:
