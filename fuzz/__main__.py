@@ -30,11 +30,12 @@ TARGETS: Mapping[str, str] = {
     "advert": "tests.protocol.link.test_advert:test_any_bytes_are_an_advert_or_a_value_error",
     "cgi": "tests.protocol.http.test_param_cgi:test_any_bytes_are_a_request_or_a_refusal_of_one_line",
     "connection": "tests.protocol.link.test_connection:test_whole_split_and_mutated_streams_give_equal_events",
-    "digest": "tests.protocol.http.test_digest:test_any_bytes_are_a_claim_that_is_not_accepted_or_none",
+    "digest": "tests.protocol.http.test_digest:test_any_bytes_are_credentials_that_are_not_accepted_or_none",
     "discovery": "tests.protocol.http.test_apidiscovery:test_any_request_gets_data_or_a_known_error",
     "handshake": "tests.protocol.link.test_handshake:test_a_mutated_handshake_ends_in_a_cut_or_waits",
     "header": "tests.protocol.link.test_header:test_whole_and_byte_by_byte_are_cut_alike",
-    "http": "tests.gateway.web.test_routes:test_whatever_is_thrown_at_the_front_door_it_answers_or_closes",
+    "hostile": ("tests.protocol.session.test_hostile:test_a_peer_that_lies_meets_events_and_protocol_errors_alone"),
+    "http": "tests.gateway.web.test_routes:test_whatever_is_thrown_at_the_server_it_answers_or_closes",
     "parameter_file": (
         "tests.protocol.parameters.test_catalogue:test_any_file_gives_a_whole_state_and_complaints_of_one_line"
     ),
