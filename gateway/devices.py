@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.serial_line.device import SerialDevice
+from gateway.state.atomic_file import AtomicFile
 from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def make_device(
     from gateway.remote_port.candidates import Candidates
     from gateway.remote_port.client import RemotePortClient
 
+    memory = AtomicFile(config.state_dir / f"remote_port_R{spec.number}_server")
     keyless = config.remote_port.autoconf_without_key
-    candidates = Candidates(bonjour, spec.number, config.chassis, keyless=keyless)
+    candidates = Candidates(bonjour, spec.number, config.chassis, keyless=keyless, memory=memory)
     return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], candidates)

@@ -1,19 +1,29 @@
 """The choice of the server that a remote port client dials: a host by name, or with AutoConf one that Bonjour found.
 
 What Bonjour says is hearsay that anybody on the network can forge: it tells where to dial, never whom to trust nor
-which key to prove.
+which key to prove. So the order is made so that forgers cannot hide the real server for long:
+
+- The server that proved the key last is remembered, also over restarts, and for a while after the start it is the only
+  one that is dialled: it needs time to start itself, and each other dial would show a wrong key to an innocent CPU.
+- Otherwise the one that was dialled least often comes first, of all that are seen; among equals the order of adverts
+  decides. So the real server comes behind each forged one at most once.
+- A wrong key pauses that server, and the next one is dialled at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+import logging
+import math
+from collections import Counter
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
 import trio
 
 from protocol.link.advert import order
 from protocol.link.handshake import VERSIONS
+from protocol.link.port_state import NODE_ID
 from protocol.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
@@ -24,11 +34,21 @@ if TYPE_CHECKING:
     from protocol.link.advert import Candidate
     from protocol.parameters.settings import RemotePort
 
-__all__ = ["Candidates", "NobodyError", "Target"]
+__all__ = ["Candidates", "Memory", "NobodyError", "Target"]
 
+logger = logging.getLogger(__name__)
+
+WRONG_KEY_PAUSE: Final = 5.0
+"""Seconds for which a server that the parameters name is not dialled again after a wrong key."""
+_STRANGER_PAUSE: Final = 60.0
+"""The same for a server that Bonjour found."""
 _DIALS: Final = 8.0
 _PAUSE: Final = 60.0
 """Each dial gives a stranger one guess at the key: so many at once, then one each so many seconds."""
+_LOYALTY: Final = 30.0
+"""Seconds for which nobody but the remembered server is dialled."""
+_MOST_TRIED: Final = 1024
+"""Servers whose dials are counted."""
 
 
 @final
@@ -37,8 +57,7 @@ class NobodyError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where to dial, and who should answer there: the node id and the port index, where they are known."""
 
     host: str
@@ -46,29 +65,50 @@ class Target:
     identity: tuple[bytes, int] | None = None
 
 
+class Memory(Protocol):
+    """A small file that outlives the process. Both may raise OSError, and block."""
+
+    def read(self) -> bytes | None:
+        """Return the content, None where there is none."""
+
+    def replace(self, content: bytes) -> None:
+        """Put other content in its place."""
+
+
 @final
 class Candidates:
-    """The servers that RemotePort.R# ``index`` may dial; ``chassis`` is ours.
+    """The servers that RemotePort.R# ``index`` may dial; ``chassis`` is ours, ``memory`` holds the last good one.
 
     AutoConf dials nobody without a key, unless the host allows it (``keyless``).
     """
 
-    def __init__(self, bonjour: Bonjour, index: int, chassis: str, *, keyless: bool) -> None:
+    def __init__(
+        self, bonjour: Bonjour, index: int, chassis: str, *, keyless: bool, memory: Memory | None = None
+    ) -> None:
         self._bonjour = bonjour
         self._index = index
         self._chassis = chassis
         self._keyless = keyless
+        self._memory = memory
+        self._remembered = _recall(memory)
+        self._loyal_until = -math.inf
         self._seen: Cell[tuple[Candidate, ...]] | None = None
-        self._tried: set[tuple[bytes, int]] = set()
+        self._tried: Counter[tuple[bytes, int] | str | None] = Counter()
+        self._paused: dict[Target, float] = {}
         self._last: Target | None = None
         self._dials = TokenBucket(_DIALS, _PAUSE, trio.current_time())
+        self._charged = False
+        """Whether the last dial was taken for a guess of whoever answers."""
 
     @contextlib.contextmanager
     def looking(self, settings: RemotePort) -> Iterator[None]:
         """Look for servers while the block runs, where ``settings`` want that."""
-        if not self._automatic(settings):
+        self._paused.clear()  # the key may be another one now
+        self._tried.clear()
+        if not (settings.auto_conf and (self._keyless or settings.authentication_key)):
             yield
             return
+        self._loyal_until = trio.current_time() + _LOYALTY
         with self._bonjour.browse() as self._seen:
             try:
                 yield
@@ -76,7 +116,7 @@ class Candidates:
                 self._seen = None
 
     async def next(self, settings: RemotePort, resuming: bool) -> Target:
-        """Return where to dial now, waiting until somebody is found.
+        """Return where to dial now, waiting until there is somebody.
 
         While a session may be ``resuming``, that is its own server and no other. Raises NobodyError.
         """
@@ -84,7 +124,9 @@ class Candidates:
         if not settings.auto_conf:
             if not settings.host:
                 raise NobodyError(f"RemotePort.R{self._index}.Host is empty, and AutoConf is no")
-            return Target(settings.host, settings.port)
+            self._last = Target(settings.host, settings.port)
+            await trio.sleep_until(self._paused.get(self._last, -math.inf))
+            return self._last
         if self._seen is None:
             raise NobodyError(
                 f"AutoConf dials nobody without a key: set RemotePort.R{self._index}.AuthenticationKey as the server "
@@ -92,33 +134,107 @@ class Candidates:
             )
         if resuming and self._last is not None:
             return self._last
+        while (target := self._choose(seen := self._seen.value)) is None:
+            with trio.move_on_at(min(self._paused.values(), default=math.inf)):
+                await self._seen.wait_for(lambda now: now != seen)  # it is awaited here
         await trio.sleep(self._dials.wait(trio.current_time()))
         self._dials.take(trio.current_time())
-        self._last = self._choose(await self._seen.wait_for(bool))
-        return self._last
+        self._charged = True
+        self._last = target
+        return target
+
+    def answered(self, identity: tuple[bytes, int]) -> bytes | None:
+        """Note that the last target proved the key; return what ``keep`` should be given, if anything."""
+        self._refund()  # it had the key, so that was no guess
+        if self._seen is None or self._last is None:
+            return None
+        known = Target(self._last.host, self._last.port, identity)
+        if known == self._remembered:
+            return None
+        self._remembered = known
+        return _written(known)
+
+    def keep(self, content: bytes) -> None:
+        """Write down the server that proved the key; blocks. What cannot be written is a pity, and no more."""
+        if self._memory is not None:
+            try:
+                self._memory.replace(content)
+            except OSError as exc:
+                logger.warning("the last server of R%d cannot be kept: %s", self._index, exc.strerror or exc)
+
+    def wrong_key(self) -> None:
+        """Note that the last target has another key: it is paused."""
+        if self._last is None:
+            return
+        pause = WRONG_KEY_PAUSE if self._seen is None else _STRANGER_PAUSE
+        self._paused[self._last] = trio.current_time() + pause
+        if self._last == self._remembered:
+            self._remembered = None
+
+    def unreachable(self) -> None:
+        """Note that the last target could not be connected to: nobody could test a key."""
+        self._refund()
 
     def worked(self) -> None:
-        """Note that the last target was the right one."""
+        """Note that the last target is the right one: it has the key, and lets us in."""
         self._tried.clear()
-        self._dials.put_back()  # it had the key: that was no guess
 
-    def failed(self) -> None:
-        """Note that the last target was not: look for others."""
-        if self._seen is not None:
-            self._bonjour.look_again()
+    def _refund(self) -> None:
+        if self._charged:
+            self._charged = False
+            self._dials.put_back()
 
-    def _choose(self, seen: tuple[Candidate, ...]) -> Target:
+    def failed(self) -> bool:
+        """Look for others, since the last target did not work; return whether one is there that was not tried yet."""
+        if self._seen is None:
+            return False
+        self._bonjour.look_again()
+        target = self._choose(self._seen.value, count=False)
+        return target is not None and self._tries(target) == 0
+
+    def _choose(self, seen: tuple[Candidate, ...], *, count: bool = True) -> Target | None:
+        """Return the best of those that are seen or remembered and not paused, and count that it is dialled."""
+        now = trio.current_time()
+        self._paused = {target: until for target, until in self._paused.items() if until > now}
         spoken = [each for each in seen if set(each.advert.versions) & set(VERSIONS)]
-        candidates = order(spoken, self._chassis, self._index)
-        fresh = [each for each in candidates if (each.advert.node, each.advert.index) not in self._tried]
-        if not fresh:
-            self._tried.clear()
-            raise NobodyError(
-                f"none of the {len(candidates)} servers that Bonjour found could be used; trying them again"
-            )
-        identity = fresh[0].advert.node, fresh[0].advert.index
-        self._tried.add(identity)
-        return Target(fresh[0].addresses[0], fresh[0].port, identity)
+        targets = [
+            Target(each.addresses[0], each.port, (each.advert.node, each.advert.index))
+            for each in order(spoken, self._chassis, self._index)
+        ]
+        if (good := self._remembered) is not None:
+            # It may have moved since, so what is seen of its identity comes next; forged or not, it costs one dial.
+            others = [target for target in targets if target != good]
+            moved = [target for target in others if target.identity == good.identity]
+            loyal = now < self._loyal_until
+            targets = [good, *moved, *(() if loyal else (each for each in others if each not in moved))]
+        best = min((target for target in targets if target not in self._paused), key=self._tries, default=None)
+        if best is not None and count:
+            self._tried.update((best.identity, best.host))
+            if len(self._tried) > _MOST_TRIED:
+                self._tried = Counter(dict(self._tried.most_common(_MOST_TRIED // 2)))
+        return best
 
-    def _automatic(self, settings: RemotePort) -> bool:
-        return settings.auto_conf and (self._keyless or bool(settings.authentication_key))
+    def _tries(self, target: Target) -> int:
+        # An address counts as well as the identity that is announced there, for a forger has identities without end.
+        return self._tried[target.identity] + self._tried[target.host]
+
+
+def _written(target: Target) -> bytes:
+    assert target.identity is not None
+    node, index = target.identity
+    return f"{node.hex()} {index} {target.host} {target.port}\n".encode()
+
+
+def _recall(memory: Memory | None) -> Target | None:
+    """Read the server that proved the key last; what cannot be read is as good as nothing."""
+    try:
+        content = None if memory is None else memory.read()
+        if content is None:
+            return None
+        node, index, host, port = content.decode().split()
+        target = Target(host, int(port), (bytes.fromhex(node), int(index)))
+        ip_address(host)
+    except (OSError, ValueError) as exc:
+        logger.warning("the last server of a remote port cannot be read: %s", exc)
+        return None
+    return target if len(bytes.fromhex(node)) == NODE_ID and 0 < target.port < 65536 else None

@@ -55,7 +55,6 @@ _WINDOW: Final = 1 << 20
 """Bytes of the line that may be under way to us: the bus takes them at once, so none of them waits here."""
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 15.0
-_WRONG_KEY_RETRY: Final = 5.0
 _CONNECT: Final = 10.0
 _RETIRE: Final = 1.5
 """Seconds for the owner to write what was taken for the line, when the device closes."""
@@ -104,13 +103,13 @@ class RemotePortClient:
             )
         unit.settled.set()  # a server that is not there yet is no reason to refuse the settings
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_time)
-                nursery.start_soon(self._keep_linked, unit)
+            async with trio.open_nursery() as self._tasks:
+                self._tasks.start_soon(self._keep_time)
+                self._tasks.start_soon(self._keep_linked, unit)
                 with unit.scope:
                     await trio.sleep_forever()
                 await self._retire()
-                nursery.cancel_scope.cancel()
+                self._tasks.cancel_scope.cancel()
         finally:
             self._give_up(Reason.CLOSED, self._closing)
 
@@ -119,7 +118,7 @@ class RemotePortClient:
         while True:
             with trio.CancelScope() as self._attempt, self._candidates.looking(self._settings):
                 live = functools.partial(self._live, unit)
-                await supervise(live, _FAILURES, functools.partial(self._down, unit), backoff)
+                await supervise(live, _FAILURES, functools.partial(self._down, unit, backoff), backoff)
             self._give_up(Reason.CLOSED, f"the settings of RemotePort.R{self._index} changed")
             backoff.reset()
 
@@ -133,9 +132,10 @@ class RemotePortClient:
     def _closing(self) -> str:
         return f"RemotePort.R{self._index} is closing"
 
-    def _down(self, unit: Unit, why: str) -> None:
+    def _down(self, unit: Unit, backoff: Backoff, why: str) -> None:
         unit.failing(why)
-        self._candidates.failed()
+        if self._candidates.failed():
+            backoff.reset()  # somebody is there who was not tried yet
         if self._session.id == NO_SESSION:
             self._disconnect(why)
 
@@ -199,17 +199,19 @@ class RemotePortClient:
 
     async def _be_connected(self, unit: Unit, backoff: Backoff) -> None:
         target = await self._candidates.next(self._settings, resuming=self._session.id != NO_SESSION)
-        sock = await self._connected(target)
+        try:
+            sock = await self._connected(target)
+        except OSError:
+            self._candidates.unreachable()
+            raise
         scalar, fresh = os.urandom(32), os.urandom(16)
         link = Link(sock, Connection(Initiator(self._point, self._node, self._index, scalar, fresh)))
         try:
             await self._greet(link, target)
             await self._carry(link, unit, backoff)
-        except WrongKeyError as exc:
-            link.close()
-            self._down(unit, str(exc))
-            backoff.reset()
-            await trio.sleep(_WRONG_KEY_RETRY)  # other settings end it
+        except WrongKeyError:
+            self._candidates.wrong_key()
+            backoff.reset()  # this server is paused; any other is dialled at once
             raise
         finally:
             link.close()
@@ -231,6 +233,11 @@ class RemotePortClient:
         if self.peer is not None and (peer.node, peer.index) != (self.peer.node, self.peer.index):
             self._logger.warning("remote port: R%d: another server answers at the same address", self._index)
         self.peer = peer
+        if (content := self._candidates.answered((peer.node, peer.index))) is not None:
+            self._tasks.start_soon(self._keep, content)
+
+    async def _keep(self, content: bytes) -> None:
+        await trio.to_thread.run_sync(self._candidates.keep, content, abandon_on_cancel=True)
 
     async def _carry(self, link: Link, unit: Unit, backoff: Backoff) -> None:
         """Carry frames of a new connection until it ends. Raises LinkCutError or RemoteProtocolError."""

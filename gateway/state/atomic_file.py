@@ -13,13 +13,13 @@ import logging
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["claim", "read", "replace", "sweep", "turn"]
+__all__ = ["AtomicFile", "claim", "read", "replace", "sweep", "turn"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,22 @@ def replace(path: Path, content: bytes) -> None:
         sweep(path)
         raise
     _sync_directory(path.parent)
+
+
+@final
+class AtomicFile:
+    """One such file, for a reader and writer that need not know where it is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> bytes | None:
+        """See ``read``."""
+        return read(self._path)
+
+    def replace(self, content: bytes) -> None:
+        """See ``replace``."""
+        replace(self._path, content)
 
 
 def sweep(path: Path) -> None:

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Final, final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["MAX_CANDIDATES", "MAX_CHASSIS", "Advert", "Candidate", "on_link", "order"]
+__all__ = ["MAX_CHASSIS", "Advert", "Candidate", "on_link", "order"]
 
-MAX_CANDIDATES: Final = 16
-"""The most servers that a client tries: a network full of forged ones must not keep it busy for ever."""
 MAX_CHASSIS: Final = 200
 """The most bytes of a chassis name in UTF-8: one TXT string holds 255, with its key."""
 
@@ -100,7 +98,7 @@ class Candidate:
 
 
 def order(candidates: Iterable[Candidate], chassis: str, index: int) -> tuple[Candidate, ...]:
-    """Return whom to try, the best first, at most MAX_CANDIDATES.
+    """Return whom to try, the best first.
 
     Those in our own ``chassis`` come first, then those with our ``index``, then the nearest to the line. The node id
     decides the rest, so that every client of a chain comes to the same answer every time.
@@ -110,7 +108,7 @@ def order(candidates: Iterable[Candidate], chassis: str, index: int) -> tuple[Ca
         advert = candidate.advert
         return advert.chassis != chassis, advert.index != index, advert.hops, advert.node, advert.index
 
-    return tuple(sorted(candidates, key=rank)[:MAX_CANDIDATES])
+    return tuple(sorted(candidates, key=rank))
 
 
 def on_link(addresses: Iterable[str], networks: Iterable[IPv4Interface | IPv6Interface]) -> tuple[str, ...]:

@@ -105,12 +105,101 @@ async def test_our_own_chassis_is_tried_first_then_the_others_then_all_again() -
     found = candidates(neighbourhood)
     with found.looking(AUTOMATIC):
         assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.2"
-        found.failed()
+        assert found.failed(), "somebody is there who was not tried yet"
         assert neighbourhood.looks == 1
         assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.1"
-        with pytest.raises(NobodyError, match="none of the 2 servers"):
-            await found.next(AUTOMATIC, resuming=False)
+        assert not found.failed()
         assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.2"
+    assert not found.failed()
+    assert neighbourhood.looks == 2, "nobody looks any more"
+
+
+async def test_sixteen_forged_adverts_hide_the_real_server_for_sixteen_dials(autojump_clock: MockClock) -> None:
+    neighbourhood = Neighbourhood()
+    forged = tuple(candidate(number) for number in range(1, 17))
+    neighbourhood.seen.set((*forged, candidate(99, chassis="elsewhere", index=7)))
+    found = candidates(neighbourhood)
+    with found.looking(AUTOMATIC):
+        dialled = []
+        for _ in range(17):
+            dialled.append((await found.next(AUTOMATIC, resuming=False)).host)
+            found.failed()
+    assert dialled[-1] == "10.0.0.99"
+
+
+async def test_an_address_with_identities_without_end_does_not_hide_the_real_server(autojump_clock: MockClock) -> None:
+    neighbourhood = Neighbourhood()
+    real = candidate(99, chassis="elsewhere")
+    found = candidates(neighbourhood)
+    with found.looking(AUTOMATIC):
+        dialled = []
+        for number in range(1, 4):
+            forged = Candidate(candidate(number).advert, ("10.0.0.66",), 2500)
+            neighbourhood.seen.set((forged, real))
+            dialled.append((await found.next(AUTOMATIC, resuming=False)).host)
+    assert dialled == ["10.0.0.66", "10.0.0.99", "10.0.0.66"]
+
+
+async def test_two_ports_of_one_host_are_tried_in_turn() -> None:
+    neighbourhood = Neighbourhood()
+    first, second = candidate(1), candidate(1, index=1)
+    neighbourhood.seen.set((first, second))
+    found = candidates(neighbourhood)
+    with found.looking(AUTOMATIC):
+        identities = [(await found.next(AUTOMATIC, resuming=False)).identity for _ in range(2)]
+    assert identities == [(bytes([1] * 16), 0), (bytes([1] * 16), 1)]
+
+
+async def test_a_wrong_key_pauses_that_server_and_the_next_is_dialled_at_once(autojump_clock: MockClock) -> None:
+    neighbourhood = Neighbourhood()
+    neighbourhood.seen.set((candidate(1), candidate(2)))
+    found = candidates(neighbourhood)
+    began = trio.current_time()
+    with found.looking(AUTOMATIC):
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.1"
+        found.wrong_key()
+        for _ in range(2):
+            assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.2"
+        assert trio.current_time() == began
+        found.wrong_key()
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.1"
+        assert trio.current_time() - began == pytest.approx(60)
+
+
+async def test_while_all_are_paused_a_new_one_is_dialled_as_soon_as_it_is_seen(autojump_clock: MockClock) -> None:
+    neighbourhood = Neighbourhood()
+    neighbourhood.seen.set((candidate(1),))
+    found = candidates(neighbourhood)
+    with found.looking(AUTOMATIC):
+        await found.next(AUTOMATIC, resuming=False)
+        found.wrong_key()
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def appear() -> None:
+                await trio.sleep(1)
+                neighbourhood.seen.set((candidate(1), candidate(2)))
+
+            assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.2"
+        assert trio.current_time() - began == pytest.approx(1)
+
+
+async def test_a_server_that_the_parameters_name_is_dialled_five_seconds_after_a_wrong_key(
+    autojump_clock: MockClock,
+) -> None:
+    found = candidates(Neighbourhood())
+    found.wrong_key()  # nobody was dialled yet
+    began = trio.current_time()
+    with found.looking(BY_HAND):
+        await found.next(BY_HAND, resuming=False)
+        found.wrong_key()
+        await found.next(BY_HAND, resuming=False)
+        assert trio.current_time() - began == pytest.approx(5)
+        found.wrong_key()
+    with found.looking(BY_HAND):
+        await found.next(BY_HAND, resuming=False)
+    assert trio.current_time() - began == pytest.approx(5), "the key may be another one now"
 
 
 async def test_a_session_that_may_be_resumed_is_only_resumed_with_its_own_server() -> None:
@@ -139,7 +228,8 @@ async def test_strangers_get_eight_dials_and_then_one_a_minute(autojump_clock: M
         assert trio.current_time() - began == pytest.approx(120)
 
 
-async def test_a_dial_that_worked_was_no_guess(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("how", ["proved the key", "unreachable"])
+async def test_a_dial_in_which_no_stranger_could_test_a_key_was_no_guess(autojump_clock: MockClock, how: str) -> None:
     neighbourhood = Neighbourhood()
     neighbourhood.seen.set((candidate(1),))
     found = candidates(neighbourhood)
@@ -147,5 +237,127 @@ async def test_a_dial_that_worked_was_no_guess(autojump_clock: MockClock) -> Non
     with found.looking(AUTOMATIC):
         for _ in range(20):
             await found.next(AUTOMATIC, resuming=False)
-            found.worked()
+            if how == "unreachable":
+                found.unreachable()
+            else:
+                found.answered((bytes([1] * 16), 0))
     assert trio.current_time() == began
+
+
+class Kept:
+    """A file that outlives whoever writes to it."""
+
+    def __init__(self, content: bytes | None = None, *, works: bool = True) -> None:
+        self.content = content
+        self.works = works
+
+    def read(self) -> bytes | None:
+        if not self.works:
+            raise OSError(5, "Input/output error")
+        return self.content
+
+    def replace(self, content: bytes) -> None:
+        if not self.works:
+            raise OSError(28, "No space left on device")
+        self.content = content
+
+
+def again(neighbourhood: Neighbourhood, kept: Kept) -> Candidates:
+    return Candidates(cast("Bonjour", neighbourhood), 0, "blade-7", keyless=False, memory=kept)
+
+
+async def first_boot(kept: Kept) -> None:
+    """Dial the first that is seen, 10.0.0.2, with success."""
+    neighbourhood = Neighbourhood()
+    neighbourhood.seen.set((candidate(2),))
+    found = again(neighbourhood, kept)
+    with found.looking(AUTOMATIC):
+        await found.next(AUTOMATIC, resuming=False)
+        content = found.answered((bytes([2] * 16), 0))
+        assert content is not None
+        found.keep(content)
+        assert found.answered((bytes([2] * 16), 0)) is None, "that is known"
+
+
+async def test_the_server_that_proved_the_key_is_dialled_first_at_the_next_boot_whoever_else_is_seen(
+    autojump_clock: MockClock,
+) -> None:
+    kept, neighbourhood = Kept(), Neighbourhood()
+    await first_boot(kept)
+    found = again(neighbourhood, kept)
+    began = trio.current_time()
+    with found.looking(AUTOMATIC):
+        # Nobody is seen yet, and then one that would come first.
+        assert await found.next(AUTOMATIC, resuming=False) == Target("10.0.0.2", 2500, (bytes([2] * 16), 0))
+        neighbourhood.seen.set((candidate(1),))
+        for _ in range(3):
+            found.unreachable()
+            assert not found.failed()
+            assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.2"
+        assert trio.current_time() == began
+        await trio.sleep(30)
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.1"
+
+
+async def test_a_remembered_server_that_has_moved_is_found_where_it_is_seen(autojump_clock: MockClock) -> None:
+    kept, neighbourhood = Kept(), Neighbourhood()
+    await first_boot(kept)
+    found = again(neighbourhood, kept)
+    neighbourhood.seen.set((candidate(1), Candidate(candidate(2).advert, ("10.0.0.77",), 2501)))
+    with found.looking(AUTOMATIC):
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.2"
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.77"
+        assert found.answered((bytes([2] * 16), 0)) == b"02" * 16 + b" 0 10.0.0.77 2501\n"
+
+
+async def test_a_remembered_server_with_another_key_is_forgotten_and_others_are_dialled_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    kept, neighbourhood = Kept(), Neighbourhood()
+    await first_boot(kept)
+    found = again(neighbourhood, kept)
+    neighbourhood.seen.set((candidate(1),))
+    began = trio.current_time()
+    with found.looking(AUTOMATIC):
+        await found.next(AUTOMATIC, resuming=False)
+        found.wrong_key()
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.1"
+    assert trio.current_time() == began
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"02 0 10.0.0.2 2500", b"02" * 16 + b" 0 host 2500", b"02" * 16 + b" 0 10.0.0.2 0", b"\xff\xfe", b"a b"],
+)
+async def test_what_is_no_memory_is_as_good_as_none(content: bytes) -> None:
+    neighbourhood = Neighbourhood()
+    neighbourhood.seen.set((candidate(3),))
+    found = again(neighbourhood, Kept(content))
+    with found.looking(AUTOMATIC):
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.3"
+
+
+async def test_a_memory_that_fails_is_told_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    neighbourhood = Neighbourhood()
+    neighbourhood.seen.set((candidate(3),))
+    found = again(neighbourhood, Kept(works=False))
+    with found.looking(AUTOMATIC):
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.3"
+        content = found.answered((bytes([3] * 16), 0))
+        assert content is not None
+        found.keep(content)
+    assert "No space left" in caplog.text
+    assert "cannot be read" in caplog.text
+    candidates(neighbourhood).keep(content)  # there is no memory at all
+
+
+async def test_only_so_many_dials_are_counted(autojump_clock: MockClock) -> None:
+    neighbourhood = Neighbourhood()
+    found = candidates(neighbourhood)
+    with found.looking(AUTOMATIC):
+        for number in range(600):
+            advert = Advert(number.to_bytes(16, "big"), 0, "", 0, keyed=True, versions=(1,))
+            neighbourhood.seen.set((Candidate(advert, (f"10.1.{number // 256}.{number % 256}",), 2500),))
+            await found.next(AUTOMATIC, resuming=False)
+            found.unreachable()
+    assert len(found._tried) <= 1024

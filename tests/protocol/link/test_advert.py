@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol.link.advert import MAX_CANDIDATES, MAX_CHASSIS, Advert, Candidate, on_link, order
+from protocol.link.advert import MAX_CHASSIS, Advert, Candidate, on_link, order
 
 OWNER = Advert(bytes(range(16)), 0, "blade-7", 0, keyed=True, versions=(1,))
 RECORD = b"\x06wire=1%node=000102030405060708090a0b0c0d0e0f\x06port=0\x0fchassis=blade-7\x06hops=0\x07key=yes"
@@ -148,13 +148,6 @@ def test_the_order_does_not_depend_on_who_was_seen_first(
     random.shuffle(candidates)  # type: ignore[attr-defined]  # likewise
     assert order(candidates, chassis, index) == first
     assert set(first) <= set(candidates)
-
-
-def test_a_crowd_is_cut_to_sixteen_and_the_best_stay() -> None:
-    crowd = [seen(number, hops=number % 8) for number in range(40)]
-    chosen = order(crowd, "blade-7", 0)
-    assert len(chosen) == MAX_CANDIDATES
-    assert max(candidate.advert.hops for candidate in chosen) == 3
 
 
 NETWORKS = [ip_interface(text) for text in ("10.77.0.1/24", "2001:db8::1/64", "fe80::1%2/64", "169.254.3.1/16")]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.discovery.mdns import SERVICE
+from gateway.remote_port import candidates, link
 from gateway.remote_port import client as remote_device
-from gateway.remote_port import link
 from gateway.remote_port import server as remote_service
 from gateway.remote_port import session as remote_session
 from protocol.errors import RemoteProtocolError
@@ -55,7 +55,9 @@ VALUES = {
     "A, when it closes, waits for what it took": f"{remote_device._RETIRE:g} s",
     "A's first pause between two tries": f"{remote_device._FIRST_RETRY:g} s",
     "A's longest pause": f"{remote_device._LAST_RETRY:g} s",
-    "A's pause after a wrong key": f"{remote_device._WRONG_KEY_RETRY:g} s",
+    "A's pause after a wrong key": f"{candidates.WRONG_KEY_PAUSE:g} s",
+    "the same where Bonjour found the server": f"{candidates._STRANGER_PAUSE:g} s",
+    "A dials only the server that it remembers for": f"{candidates._LOYALTY:g} s",
     "to say HELLO, of the handshake": f"{remote_service._FIRST_FRAME:g} s",
     "handshakes at once, a port": str(remote_service._HANDSHAKES),
     "handshakes at once, a network": str(remote_service._SHARE),
