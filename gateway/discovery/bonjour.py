@@ -1,7 +1,13 @@
 """Bonjour for remote ports: announce our servers to the neighbours, and see theirs.
 
-What cannot be (no network, no multicast, an address that went) is a state with a reason, and tried again. What is seen
-is hearsay: a peer is judged by connecting to it. This room must not know how a link is made, nor with which key.
+What cannot be done now (no network, no multicast, an address that went) is a state with a reason, and tried again. What
+is seen is hearsay: a peer is judged by connecting to it.
+
+Everything hangs on one cell, the ``_Situation``: what is wanted, and what the host has for it. Each link (``_Voice``)
+has a responder of its own, so that it is told the addresses of that link and no other (RFC 6762, section 6.2), and so
+that a link that fails or flickers disturbs no other one. What a link says of itself (its state, what is announced and
+seen there) is kept by its voice; a link that went and came back is another voice, so the old one, which may still be
+saying goodbye, cannot spoil what the new one says.
 """
 
 from __future__ import annotations
@@ -10,8 +16,9 @@ import contextlib
 import functools
 import ipaddress
 import logging
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, final
+import socket
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar, final
 
 import trio
 
@@ -25,7 +32,7 @@ from protocol.link.advert import Advert, Candidate, on_link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
-    from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+    from ipaddress import IPv4Interface, IPv6Interface
 
     from gateway.discovery.interfaces import Interface
 
@@ -36,9 +43,19 @@ logger = logging.getLogger(__name__)
 _FIRST_RETRY: Final = 1.0
 _LAST_RETRY: Final = 60.0
 _GOODBYE: Final = 1.0
-"""Seconds that a goodbye may take; who does not hear it finds out by connecting."""
+"""Seconds that a goodbye may take; a neighbour that does not hear it finds out by connecting."""
+_UP: Final = "up"
 
 K = TypeVar("K")
+
+
+@final
+class _Voice(NamedTuple):
+    """A link that we speak on: its interface index, how often its carrier came, and our address there."""
+
+    interface: int
+    ups: int
+    address: str
 
 
 @final
@@ -49,29 +66,47 @@ class _Situation:
     adverts: tuple[tuple[Advert, int], ...] = ()
     browsers: int = 0
     looks: int = 0
-    interfaces: tuple[Interface, ...] | None = None  # nobody has looked yet
+    interfaces: tuple[Interface, ...] | None = None
+    """The links of this host; None before the first look at them."""
 
     @property
     def wanted(self) -> bool:
+        """Return whether anything is to be announced or seen."""
         return bool(self.adverts or self.browsers)
 
     @property
-    def voices(self) -> tuple[tuple[int, int, str], ...] | None:
-        """For each link its index, how often it came up, and our address to speak from."""
-        # IPv6 only where there is no IPv4: its addresses come seconds later, and would start all over again.
+    def voices(self) -> frozenset[_Voice] | None:
+        """Return the links to speak on; None while they are not known."""
         if self.interfaces is None:
             return None
-        return tuple((link.index, link.ups, str(min(link.addresses, key=_family).ip)) for link in self.interfaces)
+        # IPv6 only where there is no IPv4: its addresses come seconds later, and would start everything over again.
+        return frozenset(
+            _Voice(link.index, link.ups, str(min(link.addresses, key=_family).ip)) for link in self.interfaces
+        )
 
-    @property
-    def addresses(self) -> tuple[IPv4Interface | IPv6Interface, ...]:
-        """Our own, on all links, each with its network."""
-        return tuple(address for link in self.interfaces or () for address in link.addresses)
+    def addresses(self, voice: _Voice) -> tuple[IPv4Interface | IPv6Interface, ...]:
+        """Return our own addresses on a link, each with its network."""
+        return next((link.addresses for link in self.interfaces or () if link.index == voice.interface), ())
 
-    @property
-    def view(self) -> tuple[object, ...] | None:
-        """What a look depends on; None if nobody looks."""
-        return (self.looks, self.addresses) if self.browsers else None
+    def view(self, voice: _Voice) -> tuple[object, ...] | None:
+        """Return what a look on that link depends on; None if nobody looks."""
+        return (self.looks, self.addresses(voice)) if self.browsers else None
+
+
+@final
+@dataclass(eq=False)
+class _Link:
+    """What is known of a link that we speak on."""
+
+    state: str = ""
+    """``up``, or why it cannot be; nothing before that is known."""
+    announced: frozenset[str] | None = None
+    """The names that neighbours there can see; None before they have been told any."""
+    found: dict[str, Candidate] = field(default_factory=dict)
+    """The servers there, by the names of their services."""
+    looked_from: tuple[IPv4Interface | IPv6Interface, ...] = ()
+    """Our addresses when they were found: another network has other servers."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 @final
@@ -85,6 +120,7 @@ class Bonjour:
         self._node = node
         self._bind = tuple(map(ipaddress.ip_address, bind))
         self._situation = Cell(_Situation())
+        self._links: dict[_Voice, _Link] = {}
         self.state = Cell("off")
         """``off`` while nothing is wanted, ``up``, or why it cannot be."""
         self.announced: Cell[frozenset[str]] = Cell(frozenset())
@@ -118,20 +154,56 @@ class Bonjour:
             self._change(browsers=self._situation.value.browsers - 1)
 
     def look_again(self) -> None:
-        """Ask the network anew, for who finds no server that works: by itself it asks ever more rarely."""
+        """Ask the network anew, since no server that was seen works: by itself it asks ever more rarely."""
         self._change(looks=self._situation.value.looks + 1)
 
     async def run(self) -> NoReturn:
-        """Do what is wanted, until cancelled; then say goodbye, which takes a third of a second, two at the worst."""
-        await _following(self._situation, lambda situation: situation.wanted, self._work)
+        """Do what is wanted, until cancelled; then say goodbye, which takes a third of a second, two at the worst.
+
+        An exception that nobody expected is logged, and everything begins anew: no port needs Bonjour to live.
+        """
+        backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
+        while True:
+            await trio.sleep(backoff.next())
+            began = trio.current_time()
+            try:
+                await _following(self._situation, lambda situation: situation.wanted, self._work)
+            except Exception as exc:
+                logger.exception("Bonjour: a bug; it is started again")
+                self._tell(f"a bug: {root_cause(exc)!r}")
+                if trio.current_time() - began > _LAST_RETRY:
+                    backoff.reset()
 
     def _change(self, **what: Any) -> None:
         self._situation.set(replace(self._situation.value, **what))
 
     def _tell(self, state: str) -> None:
         if state != self.state.value:
-            logger.log(logging.INFO if state in {"up", "off"} else logging.WARNING, "Bonjour: %s", state)
+            logger.log(logging.INFO if state in {_UP, "off"} else logging.WARNING, "Bonjour: %s", state)
         self.state.set(state)
+
+    def _publish(self) -> None:
+        """Tell what all links together say."""
+        links = tuple(self._links.values())
+        self.announced.set(frozenset().union(*(link.announced or () for link in links)))
+        merged: dict[str, Candidate] = {}
+        for name, candidate in (item for link in links for item in link.found.items()):
+            if (before := merged.get(name)) is not None:  # it is seen on two links: both ways lead to it
+                addresses = tuple(dict.fromkeys((*before.addresses, *candidate.addresses)))
+                candidate = replace(candidate, addresses=addresses)
+            merged[name] = candidate
+        self._seen.set(tuple(merged.values()))
+        states = [link.state for link in links if link.state]
+        if self._situation.value.voices == frozenset():
+            self._tell("no network link is up that does multicast")
+        elif _UP not in states:
+            if states:
+                self._tell(states[0])
+        elif self._situation.value.adverts and all(link.announced == frozenset() for link in links):
+            bind = ", ".join(map(str, self._bind))
+            self._tell(f"nothing is announced: no network link has what is listened on ({bind})")
+        else:
+            self._tell(_UP)
 
     async def _work(self, wanted: bool) -> None:
         if not wanted:
@@ -140,7 +212,16 @@ class Bonjour:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
-            nursery.start_soon(_following, self._situation, lambda situation: situation.voices, self._speak)
+            async for situation in self._situation.changes():
+                if (voices := situation.voices) is None:
+                    continue
+                for voice in self._links.keys() - voices:
+                    self._links[voice].scope.cancel()
+                for voice in voices - self._links.keys():
+                    link = self._links[voice] = _Link()
+                    nursery.start_soon(self._speak, voice, link)
+                if not voices:
+                    self._publish()
 
     async def _watch(self) -> None:
         async def watch(backoff: Backoff) -> None:
@@ -148,34 +229,45 @@ class Bonjour:
 
         await supervise(watch, (OSError,), self._tell, Backoff(_FIRST_RETRY, _LAST_RETRY))
 
-    async def _speak(self, voices: tuple[tuple[int, int, str], ...] | None) -> None:
-        """Keep a responder on these links."""
-        if not voices:
-            if voices is not None:
-                self._tell("no network link is up that does multicast")
-            return
-        converse = functools.partial(self._converse, [voice for _, _, voice in voices])
-        await supervise(converse, (MdnsError,), self._tell, Backoff(_FIRST_RETRY, _LAST_RETRY))
+    async def _speak(self, voice: _Voice, link: _Link) -> None:
+        """Keep a responder on a link."""
 
-    async def _converse(self, voices: Sequence[str], backoff: Backoff) -> None:
-        responder = await trio.to_thread.run_sync(Responder, voices)
+        def failing(why: str) -> None:
+            link.state = why
+            if any(other.state == _UP for other in self._links.values()):
+                logger.warning("Bonjour on %s: %s", _device(voice), why)
+            self._publish()
+
         try:
-            self._tell("up")
+            with link.scope:
+                converse = functools.partial(self._converse, voice, link)
+                await supervise(converse, (MdnsError,), failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
+        finally:
+            del self._links[voice]
+            self._publish()
+
+    async def _converse(self, voice: _Voice, link: _Link, backoff: Backoff) -> None:
+        responder = await trio.to_thread.run_sync(Responder, _device(voice), voice.address)
+        try:
+            link.state = _UP
+            self._publish()
             backoff.reset()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._keep_announced, responder)
-                looking = functools.partial(self._look, responder)
-                nursery.start_soon(_following, self._situation, lambda situation: situation.view, looking)
+                nursery.start_soon(self._keep_announced, voice, link, responder)
+                looking = functools.partial(self._look, voice, link, responder)
+                nursery.start_soon(_following, self._situation, lambda situation: situation.view(voice), looking)
         except* MdnsError as failures:
             raise root_cause(failures) from None
         finally:
-            self.announced.set(frozenset())
+            link.state, link.announced = "", None
+            link.found.clear()
+            self._publish()
             await _finish(responder.close)
 
-    async def _keep_announced(self, responder: Responder) -> None:
+    async def _keep_announced(self, voice: _Voice, link: _Link, responder: Responder) -> None:
         announced: dict[str, ServiceRecord] = {}
         async for situation in self._situation.changes():
-            wanted = {service.name: service for service in self._services(situation)}
+            wanted = {service.name: service for service in self._services(situation, voice)}
             for name in announced.keys() - wanted.keys():
                 del announced[name]
                 await trio.to_thread.run_sync(responder.withdraw, name, abandon_on_cancel=True)
@@ -183,33 +275,34 @@ class Bonjour:
                 if announced.get(name) != service:
                     await trio.to_thread.run_sync(responder.announce, service, abandon_on_cancel=True)
                     announced[name] = service
-            self.announced.set(frozenset(announced))
-            self._tell("up" if announced or not situation.adverts else self._unreachable())
+            link.announced = frozenset(announced)
+            self._publish()
 
-    def _unreachable(self) -> str:
-        return f"nothing is announced: no network link has what is listened on ({', '.join(map(str, self._bind))})"
-
-    def _services(self, situation: _Situation) -> Iterator[ServiceRecord]:
-        addresses = tuple(map(str, self._reachable(situation.addresses)))
+    def _services(self, situation: _Situation, voice: _Voice) -> Iterator[ServiceRecord]:
+        """Yield what to announce on a link, with those of our addresses there that are listened on."""
+        addresses = []
+        for address in situation.addresses(voice):
+            plain = ipaddress.ip_address(address.packed)  # a zone means nothing to others
+            if any(bound == plain or (bound.is_unspecified and bound.version == plain.version) for bound in self._bind):
+                addresses.append(str(plain))
         for advert, port in situation.adverts if addresses else ():
             node = advert.node.hex()
             # The node id makes the names unique, so they need no probing; two nodes with one id are a cloned image,
             # which the handshake tells.
             yield ServiceRecord(
-                f"Daisyport {node} P{advert.index}", f"daisyport-{node}", port, advert.encode(), addresses
+                f"Daisyport {node} P{advert.index}", f"daisyport-{node}", port, advert.encode(), tuple(addresses)
             )
 
-    def _reachable(self, own: Sequence[IPv4Interface | IPv6Interface]) -> Iterator[IPv4Address | IPv6Address]:
-        for address in own:
-            plain = ipaddress.ip_address(address.packed)  # a zone means nothing to others
-            if any(bound == plain or (bound.is_unspecified and bound.version == plain.version) for bound in self._bind):
-                yield plain
-
-    async def _look(self, responder: Responder, view: tuple[object, ...] | None) -> None:
-        """Keep ``seen`` what the neighbours say."""
+    async def _look(self, voice: _Voice, link: _Link, responder: Responder, view: tuple[object, ...] | None) -> None:
+        """Keep ``link.found`` what the neighbours there say."""
+        addresses = self._situation.value.addresses(voice)
+        if view is None or addresses != link.looked_from:
+            link.found.clear()
+            self._publish()
+        link.looked_from = addresses
         if view is None:
             return
-        resolver = Resolver(responder, self._judged, self._seen)
+        resolver = Resolver(responder, functools.partial(self._judged, addresses), link.found, self._publish)
         token = trio.lowlevel.current_trio_token()
 
         def told(name: str, there: bool) -> None:
@@ -220,20 +313,20 @@ class Bonjour:
         try:
             await resolver.run()
         finally:
-            self._seen.set(())
+            resolver.end()
             await _finish(stop)
 
-    def _judged(self, service: ServiceRecord) -> Candidate | None:
-        """Return what to make of a service that was heard: None if it is ours, or nobody to connect to."""
+    def _judged(self, addresses: tuple[IPv4Interface | IPv6Interface, ...], service: ServiceRecord) -> Candidate | None:
+        """Return what to make of a service that was heard where we have ``addresses``, None if nobody to dial."""
         try:
             advert = Advert.decode(service.text)
         except ValueError as exc:
             logger.info("Bonjour: %.80r is left out: %s", service.name, exc)
             return None
-        addresses = on_link(service.addresses, self._situation.value.addresses)
-        if advert.node == self._node or not addresses or not service.port:
+        near = on_link(service.addresses, addresses)
+        if advert.node == self._node or not near or not service.port:
             return None
-        return Candidate(advert, addresses, service.port)
+        return Candidate(advert, near, service.port)
 
 
 async def _following(
@@ -257,6 +350,13 @@ async def _finish(stop: Callable[[], None]) -> None:
     deadline = trio.current_time() + _GOODBYE
     with trio.CancelScope(deadline=deadline, shield=True), contextlib.suppress(MdnsError):
         await trio.to_thread.run_sync(stop, abandon_on_cancel=True)
+
+
+def _device(voice: _Voice) -> str:
+    try:
+        return socket.if_indextoname(voice.interface)
+    except OSError:  # it has just gone; the kernel will tell
+        return ""
 
 
 def _family(address: IPv4Interface | IPv6Interface) -> tuple[int, bool]:

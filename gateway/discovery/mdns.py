@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from zeroconf import ServiceInfo, ServiceStateChange
 
@@ -44,19 +45,31 @@ class ServiceRecord:
 
 @final
 class Responder:
-    """Speaks and listens on the links of ``voices``, one address of this host for each. Raises MdnsError.
+    """Speaks and listens on the link ``device`` from ``address``, one of this host's there. Raises MdnsError.
 
     Every method may block for about half a second, and raises MdnsError.
     """
 
-    def __init__(self, voices: Sequence[str]) -> None:
+    def __init__(self, device: str, address: str) -> None:
         from zeroconf import Zeroconf
 
         # It warns, with tracebacks, of malformed packets and of links that went: nothing that an operator could mend.
         logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
         self._announced: dict[str, ServiceInfo] = {}
         with _translated():
-            self._zeroconf = Zeroconf(interfaces=list(voices))
+            self._zeroconf = Zeroconf(interfaces=[address])
+        self._bind(device)
+
+    def _bind(self, device: str) -> None:
+        """Hear nothing of other links, or questions that came there would be answered with addresses of this one.
+
+        A socket that listens on port 5353 hears every link on which any process of the host has joined the group.
+        """
+        engine = self._zeroconf.engine
+        for transport in (*engine.readers, *engine.senders):
+            # Kernels before 5.7 let only root do that. There it stays as it was: no address of another link is told.
+            with contextlib.suppress(OSError):
+                transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
 
     def announce(self, service: ServiceRecord) -> None:
         """Announce a service, or what is new about it.

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -16,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from gateway.discovery import bonjour
+from gateway.discovery import bonjour, resolver
 from gateway.discovery import interfaces as interfaces
 from gateway.discovery.bonjour import Bonjour
 from gateway.discovery.interfaces import Interface
 from gateway.discovery.mdns import SERVICE, MdnsError, ServiceRecord
+from gateway.tasks.watch import Cell
 from protocol.link.advert import Advert, Candidate
 from tests.gateway.discovery.bonjour_peer import node
 from tests.netns import needs_network, network
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from tests.netns import Host
 
@@ -198,15 +200,44 @@ async def test_a_host_without_a_network_says_so_and_starts_when_one_comes() -> N
 
 
 @needs_network
-async def test_to_look_again_loses_nobody_who_lives() -> None:
-    with trio.fail_after(PATIENCE), network(2) as (left, right):
-        async with peer(left, 1) as one, peer(right, 2) as two:
+async def test_to_look_again_loses_nobody_who_lives_not_even_for_a_moment() -> None:
+    with trio.fail_after(PATIENCE), network(3) as (left, right, other):
+        async with peer(left, 1) as one, peer(right, 2) as two, peer(other, 3) as three:
             await one.tell("announce 0 5001 blade-7")
             await two.tell("browse")
             await two.sees(1)
-            await two.tell("look")
-            await two.sees()
-            await two.sees(1)
+            for _ in range(3):
+                await two.tell("look")
+            await three.tell("announce 0 5003 blade-7")
+            assert [each[0] for each in await two.until("seen", lambda seen: len(seen) != 1)] == [1, 3]
+
+
+@needs_network
+async def test_on_each_link_only_the_addresses_of_that_link_are_announced() -> None:
+    with trio.fail_after(PATIENCE), network(2) as (left, right):
+        left.ip("link add eth1 type veth peer name eth2")
+        left.ip("address add 10.99.0.1/24 dev eth1")
+        left.ip("link set eth1 up")
+        left.ip("link set eth2 up")
+        with right.inside():
+            ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        with ear:
+            ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ear.bind(("", 5353))
+            group = socket.inet_aton("224.0.0.251") + socket.inet_aton(right.address)
+            ear.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+            heard = b""
+            async with peer(left, 1) as one, peer(right, 2) as two:
+                await one.tell("announce 0 5001 blade-7")
+                await two.tell("browse")
+                assert (await two.sees(1))[0][3] == ["10.77.0.1"]
+                await one.tell("withdraw")
+                await two.sees()
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        heard += ear.recv(9000)
+        assert socket.inet_aton("10.77.0.1") in heard
+        assert socket.inet_aton("10.99.0.1") not in heard
 
 
 AVAHI = """
@@ -261,6 +292,8 @@ class Neighbourhood:
         self.services: dict[str, ServiceRecord] = {}
         self.failures: list[str] = []
         self.opened = 0
+        self.spoken_from: list[str] = []
+        self.announced: list[ServiceRecord] = []
         self.calls: list[str] = []
         self.told: Callable[[str, bool], None] | None = None
         self.answering = threading.Event()
@@ -269,8 +302,9 @@ class Neighbourhood:
         self.closing = threading.Event()
         self.closing.set()
 
-    def __call__(self, voices: Sequence[str]) -> Neighbourhood:
+    def __call__(self, device: str, address: str) -> Neighbourhood:
         self.opened += 1
+        self.spoken_from.append(address)
         self._fail("open")
         return self
 
@@ -282,6 +316,7 @@ class Neighbourhood:
 
     def announce(self, service: ServiceRecord) -> None:
         self._fail("announce")
+        self.announced.append(service)
 
     def withdraw(self, name: str) -> None:
         self._fail("withdraw")
@@ -343,9 +378,9 @@ async def test_only_a_service_that_can_be_connected_to_is_seen(
     caplog.set_level(logging.INFO)
     judged: list[str] = []
 
-    def judge(here: Bonjour, record: ServiceRecord) -> Candidate | None:
+    def judge(here: Bonjour, addresses: Any, record: ServiceRecord) -> Candidate | None:
         judged.append(record.name)
-        return by_bonjour(here, record)
+        return by_bonjour(here, addresses, record)
 
     by_bonjour = Bonjour._judged
     monkeypatch.setattr(Bonjour, "_judged", judge)
@@ -510,3 +545,109 @@ async def test_news_after_the_end_of_the_gateway_are_for_nobody(around: Neighbou
     await trio.to_thread.run_sync(trio.run, look)
     assert around.told is not None
     around.told("late", True)
+
+
+SECOND = Interface(3, 1, (ip_interface("10.88.0.1/24"), ip_interface("2001:db8::1/64")))
+
+
+@pytest.fixture
+def links(around: Neighbourhood, monkeypatch: pytest.MonkeyPatch) -> Cell[tuple[Interface, ...]]:
+    """The links of this host, which the test may change."""
+    found: Cell[tuple[Interface, ...]] = Cell((OWN, SECOND))
+
+    async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> None:
+        async for now in found.changes():
+            tell(now)
+
+    monkeypatch.setattr(interfaces, "watch", watch)
+    return found
+
+
+async def test_each_link_has_a_responder_which_is_told_the_addresses_of_that_link(
+    around: Neighbourhood, links: Cell[tuple[Interface, ...]]
+) -> None:
+    async with running() as here, trio.open_nursery() as nursery:
+        nursery.start_soon(here.announce, ADVERT, 5001)
+        while len(around.announced) < 2:
+            await trio.lowlevel.checkpoint()
+        assert sorted(around.spoken_from) == ["10.77.0.1", "10.88.0.1"]
+        assert sorted(service.addresses for service in around.announced) == [("10.77.0.1",), ("10.88.0.1",)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_is_seen_on_two_links_has_the_addresses_of_both(
+    around: Neighbourhood, links: Cell[tuple[Interface, ...]]
+) -> None:
+    both = replace(service("both"), addresses=("10.77.0.2", "10.88.0.2"))
+    around.add(both)
+    async with running() as here:
+        with here.browse() as seen:
+            (candidate,) = await seen.wait_for(lambda found: bool(found) and len(found[0].addresses) == 2)
+            assert set(candidate.addresses) == {"10.77.0.2", "10.88.0.2"}
+            links.set((OWN,))
+            (candidate,) = await seen.wait_for(lambda found: bool(found) and len(found[0].addresses) == 1)
+            assert candidate.addresses == ("10.77.0.2",)
+            assert here.state.value == "up"
+            links.set(())
+            await seen.wait_for(lambda found: not found)
+            assert here.state.value == "no network link is up that does multicast"
+
+
+async def test_a_link_that_fails_is_told_and_does_not_disturb_the_other(
+    around: Neighbourhood, links: Cell[tuple[Interface, ...]], caplog: pytest.LogCaptureFixture
+) -> None:
+    links.set((OWN,))
+    async with running() as here:
+        with here.browse():
+            await up(here)
+            around.failures = ["open"]
+            links.set((OWN, SECOND))
+            while around.opened < 3:
+                await trio.lowlevel.checkpoint()
+            assert here.state.value == "up"
+    assert ": multicast DNS: open failed" in caplog.text
+
+
+async def test_what_was_seen_is_kept_while_the_next_look_asks_and_forgotten_if_that_does_not_hear_of_it(
+    around: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolver, "_CONFIRM", 0.2)
+    around.add(service("stays"), service("went", replace(THEIRS, index=1)))
+    async with running() as here:
+        with here.browse() as seen:
+            await seen.wait_for(lambda found: len(found) == 2)
+            told = around.told
+            assert told is not None
+            del around.services[f"went.{SERVICE}"]
+            around.answering.clear()
+            here.look_again()
+            while around.told == told:
+                await trio.lowlevel.checkpoint()
+            assert len(seen.value) == 2
+            around.answering.set()
+            told(f"stays.{SERVICE}", False)  # of the look before: nobody listens to that any more
+            (left,) = await seen.wait_for(lambda found: len(found) == 1)
+            assert left.advert == THEIRS
+
+
+async def test_a_bug_starts_bonjour_again_and_ends_nothing_else(
+    around: Neighbourhood, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    around.add(service("good"))
+    broken = True
+
+    def judge(here: Bonjour, addresses: Any, record: ServiceRecord) -> Candidate | None:
+        nonlocal broken
+        if broken:
+            broken = False
+            raise ZeroDivisionError("a bug of ours")
+        return by_bonjour(here, addresses, record)
+
+    by_bonjour = Bonjour._judged
+    monkeypatch.setattr(Bonjour, "_judged", judge)
+    async with running() as here:
+        with here.browse() as seen:
+            await here.state.wait_for(lambda state: "a bug of ours" in state)
+            await seen.wait_for(bool)
+            assert here.state.value == "up"
+    assert "started again" in caplog.text

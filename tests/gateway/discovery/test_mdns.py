@@ -9,12 +9,12 @@ from gateway.discovery.mdns import MdnsError, Responder
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_address_that_is_not_ours_is_an_error_in_one_sentence() -> None:
     with pytest.raises(MdnsError, match=r"^multicast DNS: .*No such device"):
-        Responder(["192.0.2.77"])
+        Responder("lo", "192.0.2.77")
 
 
 def test_a_service_that_nobody_knows_is_none_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.discovery.mdns._RESOLVE", 10)
-    responder = Responder(["127.0.0.1"])
+    responder = Responder("lo", "127.0.0.1")
     try:
         assert responder.resolve("nobody._daisyport._tcp.local.") is None
     finally:
@@ -22,7 +22,7 @@ def test_a_service_that_nobody_knows_is_none_in_time(monkeypatch: pytest.MonkeyP
 
 
 def test_a_closed_responder_says_so_in_one_sentence() -> None:
-    responder = Responder(["127.0.0.1"])
+    responder = Responder("lo", "127.0.0.1")
     responder.close()
     responder.close()
     with pytest.raises(MdnsError, match=r"^multicast DNS: \w"):
