@@ -6,6 +6,7 @@ as well. It checks the peer's tags, and nothing else: what a frame says is the t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import os
@@ -62,6 +63,7 @@ def lv_cat(*parts: bytes) -> bytes:
     return joined
 
 
+@functools.cache
 def generator(key: str) -> bytes:
     """The point that the key stands for: Elligator 2 of its hash."""
     prs, name, info = key.encode(), b"CPace255", b"daisyport remote port"

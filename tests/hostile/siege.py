@@ -170,31 +170,25 @@ class Client:
         while len(self.delays) < wanted and not self.failure:  # noqa: ASYNC110 -- it talks on its own
             await trio.sleep(0.005)
 
-    def usual(self, start: int, end: int | None = None) -> float:
-        """How long the message that was under way took, at half of all moments, for these messages.
+    def usual(self, start: int) -> float:
+        """How long the message that was under way took, at half of all moments, from the message ``start`` on.
 
         Counted by messages, a second in which five hundred are fast would outweigh ten in which thirty are slow; and a
         single pause of the machine may not outweigh all the rest.
         """
-        delays = sorted(self.delays[start:end])
+        delays = sorted(self.delays[start:])
         spent = list(itertools.accumulate(min(delay, 0.1) for delay in delays))
         return delays[bisect.bisect(spent, spent[-1] / 2)]
-
-    def check(self, start: int, attacked: int) -> None:
-        """Compare the messages since the attack began with those before it, on a machine that may be busy itself."""
-        assert not self.failure, self.failure
-        before, now = self.usual(start, attacked), self.usual(attacked)
-        told = f"{self.letter}: {1000 * before:.0f} ms before, {1000 * now:.0f} at {len(self.delays) - attacked} echoes"
-        print(told, end="; ")
-        assert now < max(ECHO, 3 * before), told
 
 
 @dataclass
 class Siege:
-    """An owner, a CPU that is chained to it, and their honest clients."""
+    """An owner, a CPU that is chained to it, their honest clients, and a bystander whom nobody attacks."""
 
     owner: Daemon
     far: Daemon
+    bystander: Client
+    """What a client of another daemon meets tells how busy the machine itself is."""
     remote_port: int
     """TCP port of the owner's remote port server."""
     clients: tuple[Client, ...]
@@ -212,21 +206,29 @@ class Siege:
 
         The chained CPU's link has come up so many times by then.
         """
-        started = [len(client.delays) for client in self.clients]
         for client in self.clients:
-            await client.more(50)
+            await client.more(20)
         for each in (self.owner, self.far):
             each.settled = each.resident
-        attacked = [len(client.delays) for client in self.clients]
+        attacked = [len(client.delays) for client in (self.bystander, *self.clients)]
         yield
-        for client in self.clients:
+        for client in (self.bystander, *self.clients):
             await client.more(messages)
         for each in (self.owner, self.far):
             print(f"{(each.resident - each.settled) >> 10} KiB more, {len(each.said)} bytes of log", end="; ")
             each.check()
-        for client, start, attack in zip(self.clients, started, attacked, strict=True):
-            client.check(start, attack)
+        self._check_echoes(*attacked)
         assert self.far.said.count("P0 R0: up\n") == links, f"the honest link was cut: {self.far.said}"
+
+    def _check_echoes(self, start: int, *starts: int) -> None:
+        elsewhere = self.bystander.usual(start)
+        told = {client.letter: client.usual(start) for client, start in zip(self.clients, starts, strict=True)}
+        print(
+            f"{1000 * elsewhere:.0f} ms elsewhere", {letter: f"{1000 * usual:.0f} ms" for letter, usual in told.items()}
+        )
+        for client in self.clients:
+            assert not client.failure, client.failure
+            assert told[client.letter] < max(ECHO, 3 * elsewhere), (elsewhere, told)
 
     @asynccontextmanager
     async def hostile(self, node: bytes = b"a hostile peer..", source: str = "127.0.0.1") -> AsyncIterator[Peer]:
@@ -269,18 +271,18 @@ async def besieged(
     more_ports: str = "",
     more_parameters: dict[str, object] | None = None,
 ) -> AsyncIterator[Siege]:
-    """An owner with a TCP client and a PTZ driver, and a chained CPU with a TCP client, all of which talk.
+    """An owner with a TCP client and a PTZ driver, a chained CPU with a TCP client, and a bystander; all of them talk.
 
     ``more_ports`` and ``more_parameters`` are the owner's.
     """
-    tcp, remote, far_tcp = free_port(), free_port(), free_port()
+    tcp, remote, far_tcp, other_tcp = (free_port() for _ in range(4))
     own = tcp_server(tcp) | remote_server(remote) | {"PortManager.P0.PTZServer.Enabled": "yes"}
-    managers = "[[port_manager]]\nserial = 1\n" + more_ports
+    alone = "[[port_manager]]\nserial = 1\n"
     written = bytearray()
-    with lines(directory, 1) as (end,):
+    with lines(directory, 2) as (end, other_end):
         async with AsyncExitStack() as stack:
             start = stack.enter_async_context
-            owner = await start(daemon(directory / "owner", managers, own | (more_parameters or {}), end))
+            owner = await start(daemon(directory / "owner", alone + more_ports, own | (more_parameters or {}), end))
             cable = await start(laid_cable(remote))
             far = await start(
                 daemon(
@@ -289,20 +291,23 @@ async def besieged(
                     tcp_server(far_tcp) | remote_client(cable.port),
                 )
             )
+            await start(daemon(directory / "bystander", alone, tcp_server(other_tcp), other_end))
             await far.says("P0 R0: up")
             streams = [
+                await connected(other_tcp),
                 await connected(tcp),
                 owner.gateway.ptz(),
                 await connected(far_tcp),
             ]
-            clients = tuple(Client(*each) for each in zip("TPF", streams, strict=True))
-            for client in clients:
-                await start(client.stream)
+            bystander, *clients = (Client(*each) for each in zip("BTPF", streams, strict=True))
+            for stream in streams:
+                await start(stream)
             nursery = await start(trio.open_nursery())
             nursery.start_soon(echo, end, written)
-            for client in clients:
+            nursery.start_soon(echo, other_end, bytearray())
+            for client in (bystander, *clients):
                 nursery.start_soon(client.talk)
-            siege = Siege(owner, far, remote, clients, written, tcp, cable)
+            siege = Siege(owner, far, bystander, remote, tuple(clients), written, tcp, cable)
             yield siege
             nursery.cancel_scope.cancel()
             siege.check_line()
