@@ -1,4 +1,4 @@
-"""``daisyport check``: read the host's configuration file, and say what is wrong with it or what it describes."""
+"""``daisyport check``: read the configuration file of the host, and print its mistakes or the ports it describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("check", help="check the host's configuration file, and say what is wrong with it")
+    parser = commands.add_parser("check", help="check the configuration file and print every mistake in it")
     add_config_option(parser)
     parser.set_defaults(command=_check)
 

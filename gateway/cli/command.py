@@ -1,4 +1,4 @@
-"""What the commands have in common: the error that ends one, and the configuration that most of them read."""
+"""The parts that several commands share: the error that ends one, and the configuration that most of them read."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def configuration(path: Path | None) -> Config:
 
 
 def describe(config: Config) -> None:
-    """Print what a made-up configuration found, and where things are."""
-    print("No configuration: taking the USB serial adapters of this machine, and listening on loopback only.")
+    """Print the devices that a made-up configuration found, and where things are."""
+    print("No configuration file: using the USB serial adapters of this machine, and listening on loopback only.")
     for number, line in enumerate(config.serial, start=1):
         print(f"  Ser{number}  PortManager.P{number - 1}  {line.device}")
     if not config.serial:
-        print("  There is none: plug one in and start again, or try `daisyport demo`.")
+        print("  No adapter found: plug one in and start again, or try `daisyport demo`.")
     host, port = config.http.listen[0]
     print(f"State: {config.state_dir}\nFront door: http://{host}:{port}/axis-cgi/param.cgi?action=list")
     print("Add a login with: daisyport user add NAME --role admin\n", flush=True)

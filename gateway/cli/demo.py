@@ -1,4 +1,4 @@
-"""``daisyport demo``: see ``gateway.demo``."""
+"""``daisyport demo``: run the demo (``gateway.demo``)."""
 
 from __future__ import annotations
 

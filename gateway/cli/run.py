@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from gateway.cli.command import CommandError, add_config_option, configuration, describe, is_made_up
+from gateway.host.logging import log_to_stderr
 
 if TYPE_CHECKING:
     import argparse
@@ -25,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("run", help="run the gateway in the foreground until SIGTERM or SIGINT")
+    parser = commands.add_parser("run", help="run the gateway in the foreground, until SIGTERM or SIGINT")
     add_config_option(parser)
-    parser.add_argument("--verbose", action="store_true", help="log more")
+    parser.add_argument("--verbose", action="store_true", help="log debugging messages too")
     parser.set_defaults(command=_run)
 
 
@@ -40,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from gateway.tasks.root_cause import root_cause
 
     config = configuration(arguments.config)
-    _log(logging.DEBUG if arguments.verbose else logging.INFO)
+    log_to_stderr(logging.DEBUG if arguments.verbose else logging.INFO)
     if is_made_up(arguments.config):
         describe(config)
     try:
@@ -62,30 +63,19 @@ async def _run_until_signalled(config: Config) -> None:
 
     stop, hang_ups = trio.Event(), Cell(0)
     async with trio.open_nursery() as nursery:
-        await nursery.start(_heed_signals, stop, hang_ups)
+        await nursery.start(_obey_signals, stop, hang_ups)
         await run(config, stop, Notifier.from_environment(os.environ), hang_ups)
         nursery.cancel_scope.cancel()
 
 
-async def _heed_signals(stop: trio.Event, hang_ups: Cell[int], *, task_status: trio.TaskStatus[None]) -> None:
+async def _obey_signals(stop: trio.Event, hang_ups: Cell[int], *, task_status: trio.TaskStatus[None]) -> None:
     import trio
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:
-                logger.info("SIGHUP: the TLS certificate is read again; parameters apply live, the rest at the start")
+                logger.info("SIGHUP: reading the TLS certificate; the configuration file waits for the next start")
                 hang_ups.set(hang_ups.value + 1)
             else:
                 stop.set()
-
-
-def _log(level: int) -> None:
-    """Log to standard error: with priorities where the journal takes it, with the time elsewhere."""
-    if "JOURNAL_STREAM" in os.environ:
-        for number, priority in ((logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3)):
-            logging.addLevelName(number, f"<{priority}>")
-        pattern = "%(levelname)s%(message)s"
-    else:
-        pattern = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=level, format=pattern)

@@ -21,12 +21,12 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command and its four verbs."""
-    user = commands.add_parser("user", help="say who may log in at the front door; a running gateway heeds it at once")
+    user = commands.add_parser("user", help="manage the users who may log in; a running gateway obeys at once")
     verbs = user.add_subparsers(required=True, metavar="COMMAND")
-    asked = "the password is asked for, or read as a line from a pipe"
+    asked = "the password is prompted for, or read as one line from a pipe"
     add = _verb(verbs, "add", _add, f"add a user; {asked}")
-    remove = _verb(verbs, "remove", _remove, "remove a user, who cannot log in any more")
-    passwd = _verb(verbs, "passwd", _passwd, f"give a user another password; {asked}")
+    remove = _verb(verbs, "remove", _remove, "remove a user")
+    passwd = _verb(verbs, "passwd", _passwd, f"change a user's password; {asked}")
     _verb(verbs, "list", _list, "list the users and their roles")
     for verb in (add, remove, passwd):
         verb.add_argument("name", metavar="NAME")
@@ -54,7 +54,7 @@ def _users(arguments: argparse.Namespace) -> Iterator[Users]:
 def _add(arguments: argparse.Namespace) -> int:
     with _users(arguments) as users:
         if users.find(arguments.name) is not None:
-            raise CommandError(f"{arguments.name} is a user already; daisyport user passwd sets another password")
+            raise CommandError(f"{arguments.name} is already a user; use daisyport user passwd to change the password")
         users.add(arguments.name, arguments.role, _password(arguments.name))
     print(f"{arguments.name} may log in as {arguments.role}.")
     return 0
@@ -70,7 +70,7 @@ def _remove(arguments: argparse.Namespace) -> int:
 def _passwd(arguments: argparse.Namespace) -> int:
     with _users(arguments) as users:
         if users.find(arguments.name) is None:
-            raise CommandError(f"{arguments.name!a:.60} is no user; daisyport user list shows who is")
+            raise CommandError(f"{arguments.name!a:.60} is not a user; daisyport user list prints the users")
         users.set_password(arguments.name, _password(arguments.name))
     print(f"{arguments.name} has a new password.")
     return 0
@@ -84,7 +84,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _password(name: str) -> str:
-    """Ask for the password twice, or take one line of a pipe: never an argument, which everybody could see."""
+    """Prompt for the password twice, or read one line of a pipe. Never an argument: process lists show those."""
     try:
         if not sys.stdin.isatty():
             return sys.stdin.readline().rstrip("\r\n")
@@ -92,7 +92,7 @@ def _password(name: str) -> str:
         if getpass.getpass("Once more: ") == password:
             return password
     except (EOFError, KeyboardInterrupt):
-        raise CommandError("no password was typed; nothing was changed") from None
+        raise CommandError("no password was given; nothing was changed") from None
     except UnicodeDecodeError:
-        raise CommandError(f"the password is no {sys.stdin.encoding} text; nothing was changed") from None
+        raise CommandError(f"the password is not valid {sys.stdin.encoding}; nothing was changed") from None
     raise CommandError("the two passwords differ; nothing was changed")

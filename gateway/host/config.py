@@ -1,7 +1,7 @@
-"""What the host says of itself: its serial lines, what they can do, what to bind and where to keep things.
+"""The configuration of this host: its serial lines, what they can do, what to bind, and where to keep the state.
 
-Read once, at the start (see ``config_file``), or made up for a machine that has no configuration. This room opens no
-device and no socket: what is named here need not be there yet.
+It is read once, at the start (``config_file``), or made up for a machine that has no configuration file. Nothing is
+opened here: a device or an address that is named need not be there yet.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ __all__ = ["Config", "HttpConfig", "PtzConfig", "RemoteConfig", "SerialConfig", 
 @final
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """The front door: where it listens, whether it guards against requests that a foreign page makes, and its proofs.
+    """The HTTP server: where it listens, and how callers prove who they are.
 
-    ``digest`` are the hashes of HTTP Digest, the preferred one first. The certificate and its key are PEM files, or
-    one for both; None: a self-signed certificate.
+    ``browser_guard`` turns the cross-site check on. ``digest`` holds the hashes of HTTP Digest, the preferred one
+    first. The certificate and its key are PEM files, or one file for both; without them the gateway makes a
+    self-signed certificate.
     """
 
     listen: tuple[tuple[str, int], ...] = (("127.0.0.1", 8080),)
@@ -48,7 +49,7 @@ class TcpConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class PtzConfig:
-    """Whom the PTZ sockets serve besides root and the daemon's own user and group, by name."""
+    """The users and groups that the PTZ sockets serve, by name; root and the daemon's own user and group come first."""
 
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -57,9 +58,10 @@ class PtzConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class RemoteConfig:
-    """Remote ports: whether AutoConf may dial without a key, whoever then says that it is our chassis.
+    """Remote ports without a key.
 
-    ``keyless`` tells whether a remote port server without a key admits clients that are not on an own link.
+    ``autoconf_without_key`` lets AutoConf dial servers although nobody can prove to be the right one. ``keyless`` lets
+    a server without a key admit clients from beyond its own links.
     """
 
     autoconf_without_key: bool = False
@@ -82,7 +84,7 @@ class SerialConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole of it. ``serial[0]`` is Ser1, ``managers[0]`` is P0."""
+    """The whole configuration. ``serial[0]`` is Ser1, ``managers[0]`` is P0."""
 
     state_dir: Path
     runtime_dir: Path
@@ -98,7 +100,7 @@ class Config:
 
     @property
     def hardware(self) -> Hardware:
-        """What the parameter tree is made from."""
+        """The hardware that the parameter tree is made for."""
         return Hardware(
             serial=tuple(line.hardware for line in self.serial),
             managers=self.managers,

@@ -1,6 +1,6 @@
 """The configuration file of the host: TOML in, a Config out, or everything that is wrong with it at once.
 
-Each complaint names the key, what was found, and what would be right. This room must not know what any of it is for.
+Each complaint names the key, the value that stands there, and a right one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RS485_MODES = frozenset({PortMode.RS485, PortMode.RS485_4, PortMode.RS422})
 
 @final
 class ConfigError(Exception):
-    """A configuration that cannot be used: ``messages`` has a line for each thing to mend."""
+    """The configuration cannot be used; ``messages`` has a line for each mistake."""
 
     def __init__(self, messages: Sequence[str]) -> None:
         super().__init__("\n".join(messages))
@@ -40,19 +40,19 @@ class ConfigError(Exception):
 
 
 def load(path: str | os.PathLike[str]) -> Config:
-    """Read the host's configuration file; raise ConfigError with everything that is wrong with it."""
+    """Read the host's configuration file. Raises ConfigError with all that is wrong with it."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
-            raise ConfigError(["larger than 1 MiB: this is no configuration file"])
+            raise ConfigError(["larger than 1 MiB: this cannot be a configuration file"])
         return parse(data)
     except OSError as exc:
         raise ConfigError([f"cannot be read: {exc.strerror}"]) from exc
 
 
 def parse(data: bytes) -> Config:
-    """Make a Config of the file's content; raise ConfigError with everything that is wrong with it."""
+    """Make a Config of the file's content. Raises ConfigError with all that is wrong with it."""
     complaints: list[str] = []
     config = _config(Table(_toml(data), complaints))
     if complaints:

@@ -1,7 +1,4 @@
-"""What the service manager is told, in the words of sd_notify(3): ready, stopping, a status, still alive.
-
-Without a service manager every word is spoken to nobody. This room knows nothing of ports or parameters.
-"""
+"""Tell the service manager how the daemon is, by sd_notify(3): ready, stopping, a status, still alive."""
 
 from __future__ import annotations
 
@@ -24,11 +21,10 @@ STATUS_LENGTH = 256  # what `systemctl status` shows of it anyway
 
 @final
 class Notifier:
-    """Datagrams to the service manager's socket.
+    """Sends datagrams to the service manager's socket. Never waits and never raises.
 
-    ``address`` is a path, or ``@name`` for a socket in the abstract namespace; None: nobody listens.
-    ``watchdog_seconds`` is how long the manager bears silence; None: as long as it likes.
-    Telling never waits and never raises: the daemon does not stop for want of a listener.
+    ``address`` is a path, or ``@name`` for a socket in the abstract namespace; without one nothing is sent.
+    ``watchdog_seconds`` is the time of silence after which the manager kills the daemon; None where it does not.
     """
 
     def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
@@ -39,14 +35,14 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Notifier:
-        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; what is not meant for this process is left."""
+        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID, unless they are meant for another process."""
         address = environ.get("NOTIFY_SOCKET", "")
         if not address.startswith(("/", "@")):
             return cls(None)
         return cls(address, _watchdog_seconds(environ))
 
     def ready(self) -> None:
-        """Tell that the start is over: every door is bound, and every device open or known to be retrying."""
+        """Tell that the start is over: every listener is bound, and every device open or known to be retrying."""
         self._tell("READY", "1")
 
     def stopping(self) -> None:
@@ -62,7 +58,7 @@ class Notifier:
         self._tell("STATUS", "".join(c if c.isprintable() else "?" for c in text[:STATUS_LENGTH]))
 
     async def keep_watch(self) -> None:
-        """Tell of life twice in the time that the manager bears silence, until cancelled."""
+        """Feed the watchdog twice in its time, until cancelled."""
         while self.watchdog_seconds is not None:
             self.watchdog()
             await trio.sleep(self.watchdog_seconds / 2)
@@ -71,21 +67,18 @@ class Notifier:
     def _tell(self, key: str, value: str) -> None:
         if self._address is None:
             return
-        # What a full socket did not take goes along next time: a lost READY would be the end of the start.
+        # What a full socket did not take goes along next time: without READY the start would be killed as too slow.
         self._untold[key] = value
         message = "\n".join(f"{key}={value}" for key, value in self._untold.items())
         try:
             _send(self._address, message.encode())
         except OSError as exc:
-            self._complain(exc)
+            if not self._failed:
+                logger.warning("the service manager's socket %.120r takes nothing: %s", self._address, exc.strerror)
+            self._failed = True
         else:
             self._untold.clear()
             self._failed = False
-
-    def _complain(self, exc: OSError) -> None:
-        if not self._failed:
-            logger.warning("the service manager's socket %.120r takes nothing: %s", self._address, exc.strerror)
-        self._failed = True
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:

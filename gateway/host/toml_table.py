@@ -1,7 +1,7 @@
 """A TOML table, read key by key.
 
-Each rule makes a value of what was found, or says what would be right. A file's complaints are all kept, each
-under its key, so that its writer can mend them in one go. This room knows no key of anybody's.
+A rule is a function that turns a found value into the one to use, or raises Wrong, which says what would be right.
+All complaints of a file are kept, each under its key, so that its writer can mend them in one go.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 from typing import TYPE_CHECKING, TypeVar, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Table", "Wrong", "listed", "shown", "text", "truth", "whole"]
 
@@ -22,10 +22,7 @@ SHOWN_LENGTH = 60
 
 @final
 class Wrong(Exception):
-    """What was found is not what would be right.
-
-    ``faults`` are pairs of a place below the key (``""``, or ``"[1]"`` in a list) and a sentence.
-    """
+    """A value breaks its rule. ``faults`` are pairs of a place below the key (``""``, or ``"[1]"``) and a sentence."""
 
     def __init__(self, *faults: tuple[str, str]) -> None:
         super().__init__("; ".join(why for _, why in faults))
@@ -38,7 +35,7 @@ class Wrong(Exception):
 
 
 def shown(found: object) -> str:
-    """Name a value the way its writer wrote it, as far as that is short and printable."""
+    """Write a value as it stands in the file, as far as that is short and printable."""
     match found:
         case bool():
             return str(found).lower()
@@ -95,7 +92,10 @@ def listed(rule: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
         faults: list[tuple[str, str]] = []
         for index, item in enumerate(found):
             try:
-                taken.append(_unseen(rule(item), taken, item))
+                value = rule(item)
+                if value in taken:
+                    raise Wrong(("", f"{shown(item)} is a duplicate"))
+                taken.append(value)
             except Wrong as wrong:
                 faults += [(f"[{index}]{where}", why) for where, why in wrong.faults]
         if faults:
@@ -105,15 +105,9 @@ def listed(rule: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
     return items
 
 
-def _unseen(value: T, taken: Sequence[T], found: object) -> T:
-    if value in taken:
-        raise Wrong(("", f"{shown(found)} is there twice; once is enough"))
-    return value
-
-
 @final
 class Table:
-    """One table of the file. Every key asked for is a known one; ``refuse_the_rest`` complains of the others."""
+    """One table of the file. A key that was asked for is known; ``refuse_the_rest`` complains of the others."""
 
     def __init__(self, found: Mapping[str, object], complaints: list[str], where: str = "") -> None:
         self.where = where
@@ -150,13 +144,11 @@ class Table:
         self._complaints.append(f"{self._path(key)}: {why}")
 
     def refuse_the_rest(self) -> None:
-        """Complain of every key that nobody asked for."""
+        """Complain of each key that nobody asked for."""
         for key in [key for key in self._found if key not in self._known]:
-            self.complain(shown(key), f"is no key of this file; {self._nearest(key)}")
-
-    def _nearest(self, key: str) -> str:
-        near = difflib.get_close_matches(key, self._known, n=1)
-        return f"did you mean {near[0]}?" if near else f"here are known: {', '.join(self._known)}"
+            near = difflib.get_close_matches(key, self._known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(self._known)}"
+            self.complain(shown(key), f"no such key; {hint}")
 
     def _path(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key

@@ -1,8 +1,10 @@
-"""A small file that is always whole, and that only its owner reads.
+"""Keep a small file that is always whole, and that only its owner can read.
 
-Power may go, the disk may be full, the process may be killed at any instant: what is found afterwards is the old
-content or the new. This room does not know what is in the file; whoever replaces one sees to it that nobody
-else does at the same time (``turn``, ``claim``).
+The power may fail, the disk may be full, the process may be killed at any instant: afterwards the file holds the old
+content or the new. So a new content is written to a file beside it, synced, and renamed over it; then the directory is
+synced, without which the rename itself may be lost.
+
+Two writers at once would use the same file beside it. A caller excludes others by ``turn`` or ``claim``.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ OWNER_ONLY = 0o600
 
 
 def read(path: Path) -> bytes | None:
-    """Return the content, None where there is no file. A mode that lets others in is tightened and logged.
+    """Return the content, None where there is no file. Close a mode that is open to others, and log that.
 
-    Raises OSError, also for what is no regular file and for one larger than 1 MiB.
+    Raises OSError, also for a file that is not a regular one or is larger than 1 MiB.
     """
     try:
         # Without O_NONBLOCK a FIFO would hold up the start for ever; without O_NOFOLLOW a link could make root
@@ -53,7 +55,7 @@ def read(path: Path) -> bytes | None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put ``content`` in the file's place, on the disk before this returns, owned by its directory's owner.
+    """Put ``content`` in place of the file, synced to the disk, owned by the owner of its directory.
 
     Raises OSError. The old file is then still there; only where the directory itself could not be synced
     (the disk is failing) it may be either.
@@ -86,13 +88,13 @@ class AtomicFile:
 
 
 def sweep(path: Path) -> None:
-    """Remove what a process that was killed left of a new content."""
+    """Remove a new content that a killed process left unfinished."""
     _new(path).unlink(missing_ok=True)
 
 
 @contextmanager
 def turn(directory: Path) -> Iterator[None]:
-    """Wait for the one turn to read and replace a file of this directory, among all processes. Raises OSError."""
+    """Wait until no other process reads and replaces a file of this directory, then be the one. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -102,7 +104,7 @@ def turn(directory: Path) -> Iterator[None]:
 
 
 def claim(path: Path) -> int:
-    """Claim a lock file, made if need be, until its returned descriptor is closed or the process ends, however.
+    """Lock a lock file, made if need be, until the returned descriptor is closed or the process ends in any way.
 
     Raises BlockingIOError where another process has it, and any other OSError.
     """

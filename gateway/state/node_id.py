@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gateway.state import atomic_file as durable
+from gateway.state import atomic_file
 from gateway.state.store import StoreError
 from protocol.link.port_state import NODE_ID
 
@@ -22,10 +22,10 @@ def node_id(directory: Path) -> bytes:
     """Return the node id kept in ``directory``, made if there is none. Raises StoreError where it cannot be kept."""
     path = directory / "node_id"
     try:
-        kept = durable.read(path)
+        kept = atomic_file.read(path)
         if kept is None:
             kept = os.urandom(NODE_ID).hex().encode() + b"\n"
-            durable.replace(path, kept)
+            atomic_file.replace(path, kept)
         node = bytes.fromhex(kept.decode())
     except OSError as exc:
         raise StoreError(f"{path} cannot be used: {exc.strerror}") from exc

@@ -1,7 +1,7 @@
-"""The parameters in force: the tree that everybody looks at, and the file that it comes back from.
+"""The parameters in force: the tree that everybody reads, and the file that it is restored from.
 
-A change is judged, then on the disk, then seen, in this order. This room does not know what a parameter does; it
-knows that one daemon only may work on a state directory.
+A change is validated, then written to the disk, then published, in this order: what anybody sees in force survives a
+crash. One daemon at a time may work on a state directory, which a lock file ensures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.state import atomic_file as durable
+from gateway.state import atomic_file
 from gateway.tasks.watch import Cell
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @final
 class StoreError(Exception):
-    """Why the state directory cannot be used, in one sentence."""
+    """The state directory cannot be used; the message says why in one sentence."""
 
 
 @final
@@ -45,17 +45,17 @@ class Published:
 
 @final
 class Store:
-    """The parameters kept in ``directory``, which is made if need be and is this process's own until ``close``.
+    """The parameters kept in ``directory``, which is made if need be and locked until ``close``.
 
-    Raises StoreError where it cannot be used: then nothing was changed. What is wrong *in* the file of parameters
-    is named in the log line by line and left out.
+    Raises StoreError where it cannot be used; then nothing was changed. Lines of the parameter file that cannot be
+    used are logged one by one and left out.
     """
 
     def __init__(self, directory: Path, catalogue: Catalogue) -> None:
         self._path = directory / "parameters"
         self._catalogue = catalogue
         self._turn = trio.Lock()
-        # A thread of its own: a disk must not wait for names that somebody looks up in threads, or the other way.
+        # A thread of its own: the disk must not wait for names that are looked up in threads, nor they for the disk.
         self._thread = trio.CapacityLimiter(1)
         self._claim = _claimed(directory)
         try:
@@ -65,7 +65,7 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Let another process have the directory."""
+        """Unlock the directory. Idempotent."""
         if self._claim >= 0:
             claim, self._claim = self._claim, -1
             os.close(claim)
@@ -73,8 +73,8 @@ class Store:
     async def update(self, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
         """Set what can be set of these names and texts; return when it is on the disk and published.
 
-        Raises StoreError where the disk does not take it; then nothing is changed. Cancelled, it is done or not
-        begun.
+        Raises StoreError where the disk does not take it; then nothing is changed. A cancelled update is complete or
+        was not begun.
         """
         async with self._turn:
             before = self.published.value
@@ -88,17 +88,17 @@ class Store:
 
     def _write(self, content: bytes) -> None:
         try:
-            durable.replace(self._path, content)
+            atomic_file.replace(self._path, content)
         except OSError as exc:
             raise StoreError(f"{self._path} cannot be written, nothing was changed: {exc.strerror}") from exc
 
     def _restored(self) -> Settings:
         try:
-            durable.sweep(self._path)
-            content = durable.read(self._path)
+            atomic_file.sweep(self._path)
+            content = atomic_file.read(self._path)
         except OSError as exc:
             raise StoreError(f"{self._path} cannot be read: {exc.strerror}") from exc
-        # What is no UTF-8 becomes U+FFFD, which no parameter takes.
+        # A byte that is not UTF-8 becomes U+FFFD, which no parameter takes.
         restored = self._catalogue.restored((content or b"").decode(errors="replace"))
         for line, why in restored.complaints:
             logger.warning("%s line %d: %s; left out", self._path, line, why)
@@ -108,7 +108,7 @@ class Store:
 def _claimed(directory: Path) -> int:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return durable.claim(directory / "lock")
+        return atomic_file.claim(directory / "lock")
     except BlockingIOError as exc:
         raise StoreError(
             f"{directory} is in use by another daisyport: stop that one, or give this one a state_dir of its own"

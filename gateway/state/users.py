@@ -1,7 +1,7 @@
-"""Who may come in through the front door, and what is kept of their passwords.
+"""The users who may log in over HTTP, and the hashes of their passwords.
 
-One file, STATE_DIR/users, a line for each user; the daemon looks again whenever the file changed. This room knows
-the hashes, which are as good as the passwords, and does not know how a caller proves that it has one.
+They are kept in one file, STATE_DIR/users, with a line for each user; the daemon reads it again whenever it changed.
+The hashes are as good as the passwords: whoever has one can log in by Digest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
-from gateway.state import atomic_file as durable
+from gateway.state import atomic_file
 from protocol.http.credentials import Algorithm, stored_hash
 from protocol.parameters.roles import Role
 
@@ -37,13 +37,13 @@ LONGEST_PASSWORD = 1024
 
 @final
 class UserError(Exception):
-    """Why a user was not found, added or changed, in one sentence."""
+    """A user was not found, added or changed; the message says why in one sentence."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody with a password; ``hashes`` are RFC 7616's H(A1) in the realm of the file."""
+    """A user; ``hashes`` are RFC 7616's H(A1) in the realm of the file."""
 
     name: str
     role: Role
@@ -52,8 +52,8 @@ class User:
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Book:
-    """What the file says; ``kept`` are comments and the lines that made no sense, kept for whoever wrote them."""
+class _UserFile:
+    """The content of the file; ``kept`` are comments and lines that could not be used, which a rewrite keeps."""
 
     realm: str
     fixed: bool = False
@@ -66,20 +66,20 @@ class _Book:
 class Users:
     """The users of one state directory.
 
-    ``realm`` is what the passwords are hashed with. It is fixed when the file is first made, for the hashes are
-    worth nothing in another; afterwards the file's own holds. Raises UserError where the file cannot be made.
+    The passwords are hashed together with ``realm``. It is fixed when the file is first made, for the hashes are
+    worth nothing in another realm; afterwards the file's own holds. Raises UserError where the file cannot be made.
     """
 
     def __init__(self, directory: Path, realm: str = "Daisyport") -> None:
         self._path = directory / "users"
-        # What would have to be quoted in the file or in a challenge is no part of a realm.
-        self._book = _Book(re.sub(r'[^ -~]|[:"\\]', "-", realm))
+        # A character that would have to be quoted in the file or in a challenge becomes a dash.
+        self._file = _UserFile(re.sub(r'[^ -~]|[:"\\]', "-", realm))
         self._seen: object = None
         with _explained(self._path):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._seen = self._look()
-            self._book = self._read()
-            if not self._book.fixed:
+            self._file = self._read()
+            if not self._file.fixed:
                 self._change(lambda users: None)
 
     @property
@@ -94,7 +94,7 @@ class Users:
         return tuple(users[name] for name in sorted(users))
 
     def find(self, name: str) -> User | None:
-        """Find a user. A file that cannot be read, or is gone, has none."""
+        """Return the user of this name, if there is one; a file that is gone or cannot be read has none."""
         return self._current().users.get(name)
 
     def add(self, name: str, role: str, password: str) -> None:
@@ -108,7 +108,7 @@ class Users:
                 raise UserError(f"{name} is a user already; remove it first, or set its password")
             users[name] = self._user(name, ROLES[role], password)
 
-        self._edit(change)
+        self._change(change)
 
     def remove(self, name: str) -> None:
         """Remove a user; raise UserError where there is none."""
@@ -116,7 +116,7 @@ class Users:
         def change(users: dict[str, User]) -> None:
             del users[self._known(users, name).name]
 
-        self._edit(change)
+        self._change(change)
 
     def set_password(self, name: str, password: str) -> None:
         """Give a user another password; raise UserError where there is no such user, or for a bad password."""
@@ -124,12 +124,12 @@ class Users:
         def change(users: dict[str, User]) -> None:
             users[name] = self._user(name, self._known(users, name).role, password)
 
-        self._edit(change)
+        self._change(change)
 
     def _user(self, name: str, role: Role, password: str) -> User:
         if not password or not password.isprintable() or len(password) > LONGEST_PASSWORD:
             raise UserError(f"a password has 1 to {LONGEST_PASSWORD} characters, and no control character among them")
-        realm = self._book.realm
+        realm = self._file.realm
         return User(name, role, {each: stored_hash(each, name, realm, password) for each in STORED})
 
     def _known(self, users: Mapping[str, User], name: str) -> User:
@@ -137,31 +137,24 @@ class Users:
             raise UserError(f"{name!a:.60} is not a user of {self._path}")
         return users[name]
 
-    def _edit(self, change: Callable[[dict[str, User]], None]) -> None:
-        with _explained(self._path):
-            self._change(change)
-
     def _change(self, change: Callable[[dict[str, User]], None]) -> None:
-        with durable.turn(self._path.parent):
-            self._book = self._read()
-            users = dict(self._book.users)
+        with _explained(self._path), atomic_file.turn(self._path.parent):
+            self._file = self._read()
+            users = dict(self._file.users)
             change(users)
-            durable.replace(self._path, _written(self._book, users))
+            atomic_file.replace(self._path, _written(self._file, users))
 
-    def _current(self) -> _Book:
+    def _current(self) -> _UserFile:
         look = self._look()
         if look != self._seen:
             self._seen = look
-            self._reread()
-        return self._book
-
-    def _reread(self) -> None:
-        try:
-            self._book = self._read()
-        except OSError as exc:
-            # Who cannot be looked up must not come in.
-            self._book = _Book(self._book.realm)
-            logger.error("%s cannot be read, so nobody can log in: %s", self._path, exc.strerror)  # noqa: TRY400
+            try:
+                self._file = self._read()
+            except OSError as exc:
+                # A user who cannot be looked up must not be let in.
+                self._file = _UserFile(self._file.realm)
+                logger.error("%s cannot be read, so nobody can log in: %s", self._path, exc.strerror)  # noqa: TRY400
+        return self._file
 
     def _look(self) -> object:
         try:
@@ -170,14 +163,14 @@ class Users:
             return exc.errno
         return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-    def _read(self) -> _Book:
-        content = durable.read(self._path)
+    def _read(self) -> _UserFile:
+        content = atomic_file.read(self._path)
         if content is None:
-            return _Book(self._book.realm)
-        book = _parsed(content.decode(errors="surrogateescape"), self._book.realm)
-        for line, why in book.complaints:
+            return _UserFile(self._file.realm)
+        file = _parsed(content.decode(errors="surrogateescape"), self._file.realm)
+        for line, why in file.complaints:
             logger.warning("%s line %d: %s; left out", self._path, line, why)
-        return book
+        return file
 
 
 @contextmanager
@@ -195,18 +188,18 @@ def _check_name(name: str) -> None:
         )
 
 
-def _written(book: _Book, users: Mapping[str, User]) -> bytes:
+def _written(file: _UserFile, users: Mapping[str, User]) -> bytes:
     words = {role: word for word, role in ROLES.items()}
-    lines = [f"realm:{book.realm}\n"]
+    lines = [f"realm:{file.realm}\n"]
     lines += [
-        ":".join([name, words[user.role], book.realm, *(user.hashes[each] for each in STORED)]) + "\n"
+        ":".join([name, words[user.role], file.realm, *(user.hashes[each] for each in STORED)]) + "\n"
         for name, user in sorted(users.items())
     ]
-    lines += [f"{line}\n" for line in book.kept]
+    lines += [f"{line}\n" for line in file.kept]
     return (HEADER + "".join(lines)).encode(errors="surrogateescape")
 
 
-def _parsed(text: str, realm: str) -> _Book:
+def _parsed(text: str, realm: str) -> _UserFile:
     lines = [(n, line.rstrip("\r")) for n, line in enumerate(text.split("\n"), 1)]
     told = [line.removeprefix("realm:") for _, line in lines if _is_realm(line)]
     realm = told[0] if told else realm
@@ -225,10 +218,10 @@ def _parsed(text: str, realm: str) -> _Book:
             complaints.append((number, str(exc)))
             continue
         if user.name in users:
-            # Not kept: it would come to life when the first one is removed.
-            complaints.append((number, f"{user.name} is there twice"))
+            # Not kept: the second line would come into force when the first one is removed.
+            complaints.append((number, f"{user.name} is a duplicate"))
         users.setdefault(user.name, user)
-    return _Book(realm, bool(told), users, tuple(kept), tuple(complaints))
+    return _UserFile(realm, bool(told), users, tuple(kept), tuple(complaints))
 
 
 def _is_realm(line: str) -> bool:

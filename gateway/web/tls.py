@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.state import atomic_file as durable
+from gateway.state import atomic_file
 from gateway.web.tls_stream import TlsStream
 
 if TYPE_CHECKING:
@@ -126,10 +126,10 @@ class Tls:
         if self._path is not None:
             return Certificate.load(self._path, self._key)
         try:
-            if durable.read(self._own) is None:
+            if atomic_file.read(self._own) is None:
                 from gateway.web.self_signed import make_certificate  # loads cryptography, once in a gateway's life
 
-                durable.replace(self._own, make_certificate(self._names))
+                atomic_file.replace(self._own, make_certificate(self._names))
         except OSError as exc:
             raise CertificateError(f"{self._own}: {exc.strerror}") from None
         return Certificate.load(self._own)

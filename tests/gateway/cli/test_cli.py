@@ -136,8 +136,8 @@ def test_users_are_listed_given_another_password_and_removed(config: Path) -> No
 @pytest.mark.parametrize(
     ("words", "stdin", "complaint"),
     [
-        (["add", "anna", "--role", "viewer"], "x\n", "anna is a user already; daisyport user passwd sets another"),
-        (["passwd", "bob"], "x\n", "'bob' is no user; daisyport user list shows who is"),
+        (["add", "anna", "--role", "viewer"], "x\n", "anna is already a user; use daisyport user passwd to change"),
+        (["passwd", "bob"], "x\n", "'bob' is not a user; daisyport user list prints the users"),
         (["remove", "bob"], "", "'bob' is not a user of"),
         (["passwd", "anna"], "", "a password has 1 to 1024 characters"),
         (["passwd", "anna"], "\ttab\n", "a password has 1 to 1024 characters, and no control character"),
@@ -208,9 +208,9 @@ def test_a_password_is_asked_for_twice_and_never_shown(config: Path) -> None:
     ("answers", "complaint"),
     [
         ([b"secret\n", b"secert\n"], b"the two passwords differ; nothing was changed"),
-        ([b"\x04"], b"no password was typed; nothing was changed"),
-        ([b"secret\x03"], b"no password was typed; nothing was changed"),
-        ([b"\xff\n"], b"the password is no utf-8 text; nothing was changed"),
+        ([b"\x04"], b"no password was given; nothing was changed"),
+        ([b"secret\x03"], b"no password was given; nothing was changed"),
+        ([b"\xff\n"], b"the password is not valid utf-8; nothing was changed"),
     ],
 )
 def test_a_password_that_was_not_typed_well_changes_nothing(
@@ -234,7 +234,7 @@ def test_what_is_no_user_is_told_without_a_traceback(config: Path) -> None:
 def test_without_a_configuration_it_says_what_it_takes_and_keeps_its_state_at_home(tmp_path: Path) -> None:
     checked = daisyport("check", home=tmp_path)
     assert checked.returncode == 0
-    assert checked.stdout.startswith("No configuration: taking the USB serial adapters")
+    assert checked.stdout.startswith("No configuration file: using the USB serial adapters")
     assert f"State: {tmp_path}/daisyport" in checked.stdout
     added = daisyport("user", "add", "anna", "--role", "admin", home=tmp_path, stdin="secret\n")
     assert added.returncode == 0

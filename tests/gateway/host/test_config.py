@@ -154,14 +154,14 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
             SERIAL + 'modes = ["RS232", "RS484"]',
             "serial[0].modes[1]: RS484 is not one of RS232, RS485, RS485_4, RS422",
         ),
-        (SERIAL + 'modes = ["RS232", "RS232"]', "serial[0].modes[1]: RS232 is there twice; once is enough"),
+        (SERIAL + 'modes = ["RS232", "RS232"]', "serial[0].modes[1]: RS232 is a duplicate"),
         (SERIAL + 'modes = "RS232"', "serial[0].modes: RS232 is not a list, [...]"),
         (
             SERIAL + "modes = []",
             'serial[0].modes: an empty list is not what a line can do; ["RS232"] is what most can',
         ),
         (SERIAL + "modes = [[]]", "serial[0].modes[0]: a list is not one of RS232, RS485, RS485_4, RS422"),
-        (SERIAL + 'mode = ["RS232"]', "serial[0].mode: is no key of this file; did you mean modes?"),
+        (SERIAL + 'mode = ["RS232"]', "serial[0].mode: no such key; did you mean modes?"),
         (SERIAL + "rts_cts = 1", "serial[0].rts_cts: 1 is not true or false"),
         (
             SERIAL + "termination = true",
@@ -222,7 +222,7 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         ),
         (
             '[http]\nlisten = ["127.0.0.1:80", "127.0.0.1:80"]',
-            "http.listen[1]: 127.0.0.1:80 is there twice; once is enough",
+            "http.listen[1]: 127.0.0.1:80 is a duplicate",
         ),
         ("[http]\ndigest = []", 'http.digest: an empty list is no way to log in; ["MD5"] is what every client knows'),
         ('[http]\ndigest = ["MD5", "SHA-512"]', "http.digest[1]: SHA-512 is not one of MD5, SHA-256"),
@@ -238,7 +238,7 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
             'tcp.bind: an empty list is not an address to bind; ["127.0.0.1"] is this machine only',
         ),
         ('[ptz]\nusers = [" "]', "ptz.users[0]: ' ' is not a name"),
-        ('[ptz]\nowner = "x"', "ptz.owner: is no key of this file; here are known: users, groups"),
+        ('[ptz]\nowner = "x"', "ptz.owner: no such key; the keys are users, groups"),
         ("[video]\nsources = 0", "video.sources: 0 is not a whole number from 1 to 64"),
         ('chassis = "a\\nb"', "chassis: 'a\\nb' is not a string of printable characters"),
         ('state_dir = ""', "state_dir: '' is not an absolute path"),
@@ -246,8 +246,8 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
             f'runtime_dir = "/{"x" * 90}"',
             f"runtime_dir: /{'x' * 59}... is not a path of at most 90 bytes: sockets are made in it",
         ),
-        ("stat_dir = 1979-05-27", "stat_dir: is no key of this file; did you mean state_dir?"),
-        ('"\\n" = 1', "'\\n': is no key of this file; here are known: state_dir, "),
+        ("stat_dir = 1979-05-27", "stat_dir: no such key; did you mean state_dir?"),
+        ('"\\n" = 1', "'\\n': no such key; the keys are state_dir, "),
         ("chassis = 1979-05-27", "chassis: 1979-05-27 is not a string of printable characters"),
         (
             f"[video]\nsources = 0x{'f' * 9999}",
@@ -268,7 +268,7 @@ def test_all_complaints_come_at_once_one_a_line() -> None:
         'http.listen[0]: x is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
         'http.listen[1]: y is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
         'serial[0].device: missing; name the serial device, as in "/dev/ttyUSB0"',
-        "serial[0].dvice: is no key of this file; did you mean device?",
+        "serial[0].dvice: no such key; did you mean device?",
     ]
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -190,3 +191,24 @@ def test_a_turn_waits_for_the_one_before_it(tmp_path: Path) -> None:
         (tmp_path / "file").write_text("written in our turn")
     out, _ = other.communicate(timeout=5)
     assert out == b"written in our turn\n"
+
+
+def test_the_whole_content_is_synced_then_named_then_the_directory_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[object] = []
+    sync, rename = os.fsync, os.replace
+
+    def noted_sync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        steps.append("directory" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        sync(descriptor)
+
+    def noted_rename(old: Path, new: Path) -> None:
+        steps.append(f"{old.name} to {new.name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_rename)
+    durable.replace(tmp_path / "file", b"seven b")
+    assert steps == [7, "file.new to file", "directory"]

@@ -145,7 +145,7 @@ def test_a_removed_user_does_not_come_back_from_a_second_line(tmp_path: Path, ca
     path = tmp_path / "users"
     path.write_text(path.read_text() + path.read_text().splitlines()[2])
     users = Users(tmp_path, "R")
-    assert caplog.messages == [f"{path} line 4: alice is there twice; left out"]
+    assert caplog.messages == [f"{path} line 4: alice is a duplicate; left out"]
     users.remove("alice")
     assert users.everyone == ()
 
