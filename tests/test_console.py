@@ -91,7 +91,7 @@ async def test_the_line_is_shown_as_text_and_hex_and_is_written_to_with_the_keyb
         page.get_by_label("Send as").select_option("Hex")
         page.get_by_label("Send", exact=True).fill("81 0")
         page.keyboard.press("Enter")
-        shows(page, "#send-error", "must have two hexadecimal digits")
+        shows(page, "#send-error", "Each byte must have two hexadecimal digits")
         page.get_by_label("Send", exact=True).fill("0x81, 0x01 fF")
         page.keyboard.press("Enter")
         assert in_trio(gateway.lines[0].hear, 3) == b"\x81\x01\xff"
@@ -240,7 +240,7 @@ async def test_a_chained_node_shows_the_line_that_another_owns_and_the_owner_sho
         page.get_by_label("Send", exact=True).fill("back")
         page.keyboard.press("Enter")
         assert in_trio(owner.lines[0].hear, 5) == b"back\r"
-        shows(page, "#beside-note", "the line is another CPU's")
+        shows(page, "#beside-note", "the line belongs to another CPU")
 
     def look_at_the_owner(page: Page) -> None:
         shows(page, "#clients", "Remote port")

@@ -215,7 +215,7 @@ async def test_param_cgi(tmp_path: Path, form: str) -> None:
     target, expected = PARAM_FORMS[form]
     async with blade_cpu(tmp_path) as found:
         answer = await ask(found, target)
-        assert (answer.status, answer.kind, answer.text) == (200, "text/plain", expected)
+        assert (answer.status, answer.kind, answer.text) == (200, "text/plain; charset=utf-8", expected)
 
 
 async def test_the_second_of_two_listeners_on_one_port_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ async def test_the_public_web_page_s_patterns_match_and_it_sees_no_error(tmp_pat
 NO_CONTENT = (204, "", b"")
 WRITES = {
     "write takes upper and lower case": ("write=4a4B", b"JK"),
-    "writestring is decoded once, and any byte goes": ("writestring=a+b%00%FF%2541", b"a+b\x00\xff%41"),
+    "writestring is decoded once, and any byte goes": ("writestring=a%2Bb%00%FF%2541", b"a+b\x00\xff%41"),
     "write and writestring go in this order": ("writestring=two&write=6f6e65", b"onetwo"),
     "dataout is the old name of write": ("dataout=6f6c64", b"old"),
     "more than 128 bytes go": (f"write={'55' * 4096}", b"U" * 4096),
@@ -417,7 +417,7 @@ async def test_serial_cgi_reads(tmp_path: Path, form: str) -> None:
         await found.until(lambda status: status["bytes_from_line"] == len(said))
         answer = await ask(found, f"{SERIAL}?{query}", "viewer")
         assert answer.status == 200
-        assert answer.kind == ("application/octet-stream" if "raw" in query else "text/plain")
+        assert answer.kind == ("application/octet-stream" if "raw" in query else "text/plain; charset=utf-8")
         assert answer.text == expected
 
 
@@ -447,6 +447,10 @@ async def test_serial_cgi_writes_and_reads_in_two_requests(tmp_path: Path) -> No
 
 
 ERRORS = {
+    "a plus in the query's writestring": (
+        "writestring=MOVE+10%2B5",
+        "writestring: + is ambiguous in a query; write %20 for a blank and %2B for a plus",
+    ),
     "an odd number of digits": ("write=123", "write=123: must have two hexadecimal digits for each byte"),
     "another character": ("write=4x", "write=4x: must have two hexadecimal digits for each byte"),
     "wait out of range": ("read=1&wait=10", "wait=10: must be a whole number of seconds from 1 to 9"),
@@ -471,7 +475,7 @@ async def test_serial_cgi_s_errors_are_200_and_nothing_is_written(tmp_path: Path
     query, why = ERRORS[form]
     async with blade_cpu(tmp_path) as found:
         answer = await ask(found, f"{SERIAL}?{query}")
-        assert (answer.status, answer.kind, answer.text) == (200, "text/plain", f"Error:\n{why}\n")
+        assert (answer.status, answer.kind, answer.text) == (200, "text/plain; charset=utf-8", f"Error:\n{why}\n")
         assert (await found.status())["bytes_to_line"] == 0
 
 

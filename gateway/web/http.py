@@ -43,6 +43,7 @@ _PIECE = 4096
 _CLOSE = ("Connection", "close")
 _TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record type of a ClientHello; no HTTP method begins with it
 _VERSIONS = (b"1.0", b"1.1")
+_EMPTY_LINE = (b"\r", b"\n")
 
 
 @final
@@ -156,11 +157,24 @@ class _Connection:
     async def run(self) -> None:
         """Answer one request after the other, in the order sent; then hand over, or close."""
         while await self._exchange():
-            self.conn.start_next_cycle()
+            self._next_cycle()
         if self.handover is not None:
             await self.handover.take(self.stream)
         with contextlib.suppress(trio.ClosedResourceError):  # whoever took it over may have closed it already
             await lingering_close(self.stream, self.limits)
+
+    def _next_cycle(self) -> None:
+        """Make ready for the next request, which may be in h11's buffer already, behind empty lines."""
+        buffered, ended = self.conn.trailing_data
+        if not buffered.startswith(_EMPTY_LINE):
+            self.conn.start_next_cycle()
+            return
+        # h11 takes an empty line for a head without a request line, and its buffer cannot be changed.
+        self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head)
+        if rest := buffered.lstrip(b"\r\n"):
+            self.conn.receive_data(rest)
+        if ended:
+            self.conn.receive_data(b"")
 
     async def _exchange(self) -> bool:
         """Read and answer one request. Return whether another may follow."""
@@ -183,11 +197,15 @@ class _Connection:
     async def _read_request(self) -> Request | None:
         """Read the next request, whole. Return None where the peer ended the connection or let it idle."""
         buffered, ended = self.conn.trailing_data
-        if not buffered and not ended:
-            with trio.move_on_after(self.limits.idle_seconds) as idle:
-                await self._receive()
-            if idle.cancelled_caught:
-                return None
+        with trio.move_on_after(self.limits.idle_seconds) as idle:
+            while not buffered and not ended:
+                received = bytes(await self.stream.receive_some(_PIECE))
+                # RFC 9112, 2.2: a server should skip empty lines before a request; some clients end a body with one.
+                buffered, ended = received.lstrip(b"\r\n"), not received
+                if buffered or ended:
+                    self.conn.receive_data(buffered)
+        if idle.cancelled_caught:
+            return None
         head = await self._read_head()
         if head is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, final
@@ -33,13 +34,22 @@ class Request:
 
     @property
     def path(self) -> str:
-        """Return the target without its query, and without the origin that a client of a proxy puts in front."""
-        return self._local.partition(b"?")[0].decode("latin-1")
+        """Return the path in its one normal form, on which routing, roles and checks agree.
+
+        It has no query, no origin (a client of a proxy puts one in front), and single slashes. It is not
+        percent-decoded: a path that is spelled with escapes is another path.
+        """
+        return re.sub("/{2,}", "/", self._local.partition(b"?")[0].decode("latin-1"))
 
     @property
     def query(self) -> bytes:
         """Return what follows the first ``?``, still percent-encoded."""
         return self._local.partition(b"?")[2]
+
+    @property
+    def media_type(self) -> str:
+        """Return the body's media type, in lower case and without parameters; empty where it is not given."""
+        return (self.header(b"content-type") or b"").partition(b";")[0].strip().lower().decode("latin-1")
 
     @property
     def _local(self) -> bytes:
@@ -60,7 +70,7 @@ class Response:
 
     status: int
     body: bytes = b""
-    content_type: str = "text/plain"
+    content_type: str = "text/plain; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = ()
 
 

@@ -22,13 +22,14 @@ from gateway.web.auth import AccessControl, Caller, DeniedError
 from gateway.web.csrf import cross_site
 from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.pages import PAGES, page
-from gateway.web.websocket_handshake import refusal, replayed
+from gateway.web.websocket_handshake import offers_binary, refusal, replayed
 from protocol.http.apidiscovery import discovery_answer, internal_error_answer
 from protocol.http.param_cgi import (
     PARAM_PATHS,
     ListDefinitionsRequest,
     ListRequest,
     UpdateRequest,
+    pairs,
     param_request,
     refused_answer,
     update_answer,
@@ -99,6 +100,7 @@ class Route:
     role: Role
     handler: Handler
     methods: tuple[str, ...] = ("GET", "POST")
+    """With HEAD where GET is safe: its answer is GET's, without the body (RFC 9110, 9.3.2)."""
 
 
 @final
@@ -116,8 +118,7 @@ class Routes:
         if route is None:
             return explain(404, f"no such endpoint; endpoints: {', '.join(sorted(ROUTES))}")
         if route.methods and request.method not in route.methods:
-            allowed = ", ".join(route.methods)
-            return explain(405, f"{request.path} allows {allowed}.", ("Allow", allowed))
+            return _not_allowed(request.path, route.methods)
         try:
             return await route.handler(self, request, self.access.authorize(request, route.role))
         except DeniedError as denied:
@@ -137,11 +138,16 @@ class Routes:
             )
 
 
+def _not_allowed(what: str, methods: Sequence[str]) -> Response:
+    allowed = ", ".join(methods)
+    return explain(405, f"{what} allows {allowed}.", ("Allow", allowed))
+
+
 # param.cgi ------------------------------------------------------------------------------------------------------
 
 
 async def _param(routes: Routes, request: Request, caller: Caller) -> Response:
-    asked = param_request(request.query, request.body)
+    asked = param_request(request.query, request.body, request.media_type)
     routes.access.require_role(request, caller, asked.role)
     backend = routes.backend
     match asked:
@@ -151,6 +157,8 @@ async def _param(routes: Routes, request: Request, caller: Caller) -> Response:
             host = (request.header(b"host") or b"").decode("latin-1")
             defined = backend.catalogue.defined(backend.settings, groups, caller.role, host)
             return Response(200, defined.encode(), "text/xml")
+        case UpdateRequest() if request.method == "HEAD":
+            return _not_allowed("action=update", ("GET", "POST"))
         case UpdateRequest(assignments):
             routes.refuse_cross_site(request)
             return await _updated(backend, assignments, caller.role)
@@ -178,7 +186,7 @@ def _reasons(refused: Sequence[ParameterError]) -> tuple[tuple[str, str], ...]:
 
 async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
     try:
-        asked = serial_request(request.query, request.body)
+        asked = serial_request(request.query, request.body, request.media_type)
         if asked.binds or asked.flush or asked.output:
             routes.refuse_cross_site(request)
         received = await _served(routes.backend, asked, f"{caller.name} at {request.peer}")
@@ -276,8 +284,15 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
         # The libraries behind it are loaded at the first WebSocket.
         from gateway.web import websocket
 
+        # A client of the subprotocol "binary" (noVNC, ws-serial) or a terminal that sends text (xterm.js's AttachAddon,
+        # which asks by the query) knows bytes only, and would take our JSON for the line's.
         await websocket.serve(
-            stream, replayed(request), service, Right.READ | writes, f"{caller.name} at {request.peer}"
+            stream,
+            replayed(request),
+            service,
+            Right.READ | writes,
+            f"{caller.name} at {request.peer}",
+            bytes_only=offers_binary(request) or (("text", b"1") in pairs(request.query)),
         )
 
     return Handover(take)
@@ -299,11 +314,11 @@ async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
 _ANY_PORT = re.compile("(?<=^/daisyport/ports/)[^/]+$")
 
 ROUTES = {
-    **{path: Route(role, _param) for path, role in PARAM_PATHS.items()},
+    **{path: Route(role, _param, methods=("GET", "HEAD", "POST")) for path, role in PARAM_PATHS.items()},
     "/axis-cgi/com/serial.cgi": Route(Role.VIEWER, _serial),
     "/axis-cgi/apidiscovery.cgi": Route(Role.OPEN, _discovery, methods=()),  # its JSON answers other methods
-    "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET",)),
-    "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET",)),
+    "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET", "HEAD")),
+    "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET", "HEAD")),
     "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),
-    **dict.fromkeys(PAGES, Route(Role.VIEWER, _page, methods=("GET",))),
+    **dict.fromkeys(PAGES, Route(Role.VIEWER, _page, methods=("GET", "HEAD"))),
 }

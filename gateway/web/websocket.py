@@ -22,6 +22,7 @@ from wsproto.utilities import LocalProtocolError
 from gateway.clients.streams import MESSAGE_LIMIT
 from gateway.web.control import answer, events
 from gateway.web.prefixed_stream import PrefixedStream
+from gateway.web.websocket_handshake import BINARY
 
 if TYPE_CHECKING:
     from trio_websocket import WebSocketConnection
@@ -43,17 +44,25 @@ _GONE = (ConnectionClosed, LocalProtocolError)
 _HANDSHAKE_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 _GOING_AWAY = 1001
+_TOO_BIG = 1009
 _REASON_LIMIT = 123
 """Bytes of a close frame's reason (RFC 6455, 5.5)."""
 
 
 async def serve(
-    stream: trio.abc.HalfCloseableStream, head: bytes, service: Service, rights: Right, holder: str
+    stream: trio.abc.HalfCloseableStream,
+    head: bytes,
+    service: Service,
+    rights: Right,
+    holder: str,
+    *,
+    bytes_only: bool = False,
 ) -> None:
     """Connect ``holder`` to the line, with these rights, until either side ends it; then close the stream.
 
     ``head`` is the request, checked by `websocket_handshake`. Once it is accepted only its port ends it, so that a
-    gateway that stops lets it take what waits for it, like any other client.
+    gateway that stops lets it take what waits for it, like any other client. With ``bytes_only`` every message is bytes
+    of the line, text in UTF-8, and no JSON is sent.
     """
     with trio.CancelScope() as scope:
         try:
@@ -62,17 +71,16 @@ async def serve(
                     request = await wrap_server_stream(
                         nursery, PrefixedStream(stream, head), max_message_size=MESSAGE_LIMIT
                     )
-                    ws = await request.accept()
+                    ws = await request.accept(subprotocol=BINARY if BINARY in request.proposed_subprotocols else None)
                 # The port bounds what follows: it revokes the client's handle when it stops.
                 scope.shield = True
-                await _connect(ws, service, rights, holder)
+                await _connect(WebSocketStream(ws, bytes_only=bytes_only), service, rights, holder)
                 nursery.cancel_scope.cancel()
         except* (*_GONE, trio.TooSlowError):
             pass  # it left during the handshake, or said something while it was told that it must go
 
 
-async def _connect(ws: WebSocketConnection, service: Service, rights: Right, holder: str) -> None:
-    client = WebSocketStream(ws)
+async def _connect(client: WebSocketStream, service: Service, rights: Right, holder: str) -> None:
     client.handle = service.serve(client, holder, rights=rights)
     async with trio.open_nursery() as beside:
         beside.start_soon(client.tell)
@@ -80,7 +88,7 @@ async def _connect(ws: WebSocketConnection, service: Service, rights: Right, hol
         await client.closed.wait()
         beside.cancel_scope.cancel()
     with trio.move_on_after(_CLOSE_SECONDS):
-        await ws.aclose(_GOING_AWAY, client.why_ended.encode()[:_REASON_LIMIT].decode(errors="ignore"))
+        await client.send_close()
 
 
 @final
@@ -89,8 +97,9 @@ class WebSocketStream:
 
     exact = True
 
-    def __init__(self, ws: WebSocketConnection) -> None:
+    def __init__(self, ws: WebSocketConnection, *, bytes_only: bool = False) -> None:
         self._ws = ws
+        self._bytes_only = bytes_only
         self._connected = trio.Event()
         self._listening_since = math.inf
         self.handle: Handle | None = None
@@ -125,12 +134,21 @@ class WebSocketStream:
         self._connected.set()
         while True:
             message = await self._next()
+            if self._bytes_only and isinstance(message, str):
+                message = message.encode()
+                if len(message) > MESSAGE_LIMIT:  # the library counts characters
+                    await self._ws.aclose(_TOO_BIG, f"a message has at most {MESSAGE_LIMIT} bytes")
+                    raise self._left()
             if isinstance(message, str):
                 await self._say(await answer(message, self._session))
             elif not self._session.writes:
                 await self._say({"event": "refused", "reason": f"{self._session.holder} may only read"})
             elif message:  # an empty one has no bytes to write, and would look like the end
                 return message
+
+    async def send_close(self) -> None:
+        """Send the close frame, with the reason."""
+        await self._ws.aclose(_GOING_AWAY, self.why_ended.encode()[:_REASON_LIMIT].decode(errors="ignore"))
 
     def close(self) -> None:
         """Set ``closed``: the task that did the handshake sends the close frame, which takes time."""
@@ -173,6 +191,8 @@ class WebSocketStream:
             self._listening_since = math.inf
 
     async def _say(self, message: JsonObject) -> None:
+        if self._bytes_only:
+            return
         await self._send(json.dumps(message))
 
     async def _send(self, message: str | bytes) -> None:

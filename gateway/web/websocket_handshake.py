@@ -17,9 +17,11 @@ from gateway.web.message import explain
 if TYPE_CHECKING:
     from gateway.web.message import Request, Response
 
-__all__ = ["refusal", "replayed"]
+__all__ = ["BINARY", "offers_binary", "refusal", "replayed"]
 
 _KEY_BYTES = 16
+BINARY = "binary"
+"""The one subprotocol: bytes of the line in every message, and no JSON."""
 
 
 def refusal(request: Request) -> Response | None:
@@ -47,7 +49,15 @@ def replayed(request: Request) -> bytes:
         (b"Sec-WebSocket-Version", b"13"),
         (b"Sec-WebSocket-Key", key),
     ]
+    if offers_binary(request):
+        headers.append((b"Sec-WebSocket-Protocol", BINARY.encode()))
     return h11.Connection(h11.CLIENT).send(h11.Request(method="GET", target="/", headers=headers)) or b""
+
+
+def offers_binary(request: Request) -> bool:
+    """Return whether the client offers the subprotocol "binary" (RFC 6455, 11.3.4); its name is case-sensitive."""
+    offered = b",".join(value for name, value in request.headers if name == b"sec-websocket-protocol")
+    return BINARY.encode() in (token.strip() for token in offered.split(b","))
 
 
 def _tokens(request: Request, name: bytes) -> set[bytes]:

@@ -150,8 +150,9 @@ def _parameters(written: str) -> dict[str, str]:
 def _count(given: Mapping[str, str]) -> str | None:
     if "qop" not in given:
         return None
-    if given["qop"] != "auth" or not re.fullmatch("[0-9a-fA-F]{8}", given["nc"]):
-        raise ValueError("only qop=auth is offered, and nc has 8 hexadecimal digits")
+    # RFC 7616 says 8 digits; clients that write fewer hash what they write.
+    if given["qop"] != "auth" or not re.fullmatch("[0-9a-fA-F]{1,8}", given["nc"]):
+        raise ValueError("only qop=auth is offered, and nc has 1 to 8 hexadecimal digits")
     return given["nc"]
 
 

@@ -9,6 +9,11 @@ count may come late or out of order, since clients share a nonce among connectio
 time, or after its lifetime, or after a restart of the daemon, a right answer is *stale*, not wrong: the client gets
 a fresh nonce and tries again by itself, and no password is doubted.
 
+The proof is judged before anything else, and a right one is never called wrong. Between a client and us stand
+libraries and proxies that respell a target (%2E for a dot, an absolute form, a doubled slash), so the signed uri and
+the request's target are compared by their meaning, in `_same_target`. A right proof of another target is refused in
+words of its own, and is no guess; its count is used up, or whoever saw it could send it again with its own target.
+
 An unknown name is checked against a hash that no password has, so it costs the same time as a known one, and a
 stranger cannot find out which names exist.
 """
@@ -20,6 +25,7 @@ import hmac
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
+from urllib.parse import unquote_to_bytes
 
 from protocol.http.credentials import Algorithm, BasicCredentials, DigestCredentials, stored_hash
 from protocol.http.nonces import Ledger
@@ -82,6 +88,7 @@ class Verdict(enum.Enum):
     ACCEPTED = "the password is right"
     STALE = "the password is right, the nonce is used up"
     WRONG = "the name or the password is wrong"
+    OTHER_TARGET = "the password is right, but the signed uri is another one than the request's path and query"
     UNWANTED = "the scheme or hash was not offered; the password was not looked at, so this was no guess"
 
 
@@ -152,16 +159,16 @@ class Authenticator:
     def _check_digest(
         self, given: DigestCredentials, stored: StoredHashes, method: str, target: str, now: float
     ) -> Verdict:
-        # The proof is judged first: a wrong answer uses up no count, and learns nothing about the nonce.
-        expected = _proof(given, stored.get(given.algorithm, self._nobody), method)
-        if not _same(given.response, expected) or _path(given.uri) != _path(target):
+        # A wrong proof uses up no count: a stranger who saw a nonce could use up all that its client has left.
+        if not _same(given.response, _proof(given, stored.get(given.algorithm, self._nobody), method)):
             return Verdict.WRONG
         issued = self._issued(given.nonce)
         if issued is None or not 0 <= _milliseconds(now) - issued <= _milliseconds(self.lifetime):
             return Verdict.STALE
         # A client that sends no count may use each nonce once, so that its credentials cannot be replayed either.
-        taken = self._ledger.take(given.nonce, issued, int(given.count or "1", 16))
-        return Verdict.ACCEPTED if taken else Verdict.STALE
+        if not self._ledger.take(given.nonce, issued, int(given.count or "1", 16)):
+            return Verdict.STALE
+        return Verdict.ACCEPTED if _same_target(given.uri, target) else Verdict.OTHER_TARGET
 
     def _nonce(self, now: float, random: bytes) -> str:
         issued = f"{_milliseconds(now):012x}{random.hex()}"
@@ -195,6 +202,34 @@ def _same(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def _path(target: str) -> str:
-    """Return the path and query of a target: one side may have the absolute form where the other does not."""
-    return re.sub(r"\Ahttps?://[^/?]*", "", target)
+def _same_target(uri: str, target: str) -> bool:
+    """Return whether a signed uri and a request's target mean the same path and arguments, in the same order.
+
+    Either may have the absolute form. Names and values are compared percent-decoded, once. Where decoding gives a
+    character that separates or escapes (``& = + # %``, in a path ``/``) or a control character, readers disagree on
+    what the two spellings mean, so only the same spelling is the same.
+    """
+    if uri == target:
+        return True
+    ours, theirs = _components(uri), _components(target)
+    return len(ours) == len(theirs) and all(
+        one == other or (_decoded(one) == _decoded(other) and _PLAIN.fullmatch(_decoded(one)))
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+_PLAIN = re.compile(rb"[^&=+#%/\x00-\x1f\x7f]*")
+_SEPARATOR = object()
+"""Stands between the path and the arguments, so that no segment is taken for a name."""
+
+
+def _components(target: str) -> list[str | object]:
+    """Split a target into its path's segments, a separator, and each argument's name and value."""
+    path, _, query = re.sub(r"\Ahttps?://[^/?]*", "", target).partition("?")
+    arguments = (piece.partition("=") for piece in query.split("&") if piece)
+    names_and_values = (part for name, _, value in arguments for part in (name, value))
+    return [*re.sub("/+", "/", path).split("/"), _SEPARATOR, *names_and_values]
+
+
+def _decoded(component: str | object) -> bytes:
+    return unquote_to_bytes(component) if isinstance(component, str) else b"/"

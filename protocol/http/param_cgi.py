@@ -32,6 +32,7 @@ __all__ = [
     "ParamRequest",
     "UpdateRequest",
     "arguments",
+    "not_a_form",
     "pairs",
     "param_request",
     "refused_answer",
@@ -122,13 +123,28 @@ def text(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def param_request(query: bytes, body: bytes) -> ParamRequest:
-    """Read a call of param.cgi.
+def not_a_form(body: bytes, media_type: str) -> str | None:
+    """Return what to tell a client whose body cannot be read as a form; None if it can.
+
+    The label alone decides nothing, since some clients give a form any label.
+    """
+    multipart = media_type.startswith("multipart/") and body.lstrip().startswith(b"--")
+    json = media_type.endswith("json") and body.lstrip().startswith((b"{", b"["))
+    if not multipart and not json:
+        return None
+    return f"a body of {_one_line(media_type[:60])} is not read; send application/x-www-form-urlencoded"
+
+
+def param_request(query: bytes, body: bytes, media_type: str = "") -> ParamRequest:
+    """Read a call of param.cgi. ``media_type`` is that of the body, in lower case.
 
     ``action`` may come anywhere, but only once: of two, the cross-site check and the roles might judge one and the
     catalogue carry out the other. Unknown arguments are ignored, since clients add time stamps and the like; but in an
     update each argument is an assignment, so that a misspelled parameter is reported.
     """
+    if why := not_a_form(body, media_type):
+        read = param_request(query, b"")
+        return read if isinstance(read, ListRequest | ListDefinitionsRequest) else InvalidRequest(why)
     given = tuple((name, text(value)) for name, value in arguments(query, body))
     actions = [value for name, value in given if name == "action"]
     if len(actions) != 1:

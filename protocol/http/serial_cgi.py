@@ -8,8 +8,9 @@ Where the API page is silent:
 - An argument that is given twice is an error, and ``dataout`` counts as ``write``: one of the two would be lost.
 - Unknown arguments are ignored, however often they come: clients add time stamps and the like to defeat caches.
 - An argument with an empty value counts as not given: an HTML form sends its empty fields so.
-- A ``+`` in the query is a plus, because ``writestring`` is percent-encoded text and not a form; in a body it is a
-  blank.
+- A ``+`` in the query's ``writestring`` is an error. Who types ``AT+CSQ`` means a plus, and the usual encoders of query
+  strings mean a blank. In a body it is a blank, as in every form.
+- A body of multipart/form-data or JSON is an error: its fields would be ignored.
 - A percent sign without two hexadecimal digits (``50%``) is an error.
 """
 
@@ -21,9 +22,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
-from protocol.http.param_cgi import pairs, text
+from protocol.http.param_cgi import not_a_form, pairs, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ class Format(enum.Enum):
     @property
     def content_type(self) -> str:
         """Return the answer's media type."""
-        return "application/octet-stream" if self is Format.RAW else "text/plain"
+        return "application/octet-stream" if self is Format.RAW else "text/plain; charset=utf-8"
 
 
 @final
@@ -100,8 +101,14 @@ class SerialRequest:
         return self.port is not None and self.camera is not None
 
 
-def serial_request(query: bytes, body: bytes) -> SerialRequest:
-    """Read a call of serial.cgi. Raise CgiError for the first argument that is wrong."""
+def serial_request(query: bytes, body: bytes, media_type: str = "") -> SerialRequest:
+    """Read a call of serial.cgi. Raise CgiError for the first argument that is wrong.
+
+    ``media_type`` is that of the body, in lower case.
+    """
+    if why := not_a_form(body, media_type):
+        raise CgiError(why)
+    _refuse_plus(query)
     given = _Given(query, body)
     written = (given.read("write", _hexadecimal), given.read("writestring", bytes))
     until = given.read("until", _hexadecimal)
@@ -143,6 +150,13 @@ _ARGUMENTS = {
     "port", "camera", "flush", "write", "writestring", "dataout", "read", "until", "wait", "timeout", "format"
 }  # fmt: skip
 _OLD_NAMES = {"dataout": "write"}
+
+
+def _refuse_plus(query: bytes) -> None:
+    for piece in query.split(b"&"):
+        name, _, value = piece.partition(b"=")
+        if b"+" in value and unquote_to_bytes(name) == b"writestring":
+            raise CgiError("writestring: + is ambiguous in a query; write %20 for a blank and %2B for a plus")
 
 
 @final

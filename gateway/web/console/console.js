@@ -283,7 +283,7 @@ function fromHex(text) {
   const digits = text.replace(/0x|[\s,:]/gi, "");
   const wrong = digits.match(/[^0-9a-f]/i);
   if (wrong) throw new Error(`“${wrong[0]}” is not a hexadecimal digit.`);
-  if (digits.length % 2) throw new Error("Each byte takes two hexadecimal digits.");
+  if (digits.length % 2) throw new Error("Each byte must have two hexadecimal digits.");
   return (digits.match(/../g) ?? []).map((pair) => parseInt(pair, 16));
 }
 

@@ -75,14 +75,13 @@ def challenges(response: Response) -> list[str]:
     return [value for name, value in response.headers if name == "WWW-Authenticate"]
 
 
-def digest(challenged: Response, name: str, password: str) -> bytes:
+def digest(challenged: Response, name: str, password: str, uri: str = TARGET.decode()) -> bytes:
     """RFC 7616's answer to a challenge, written without the code under test."""
     said = dict(re.findall(r'(\w+)="([^"]*)"', challenges(challenged)[0]))
 
     def h(*parts: str) -> str:
         return hashlib.md5(":".join(parts).encode()).hexdigest()
 
-    uri = TARGET.decode()
     proof = h(h(name, said["realm"], password), said["nonce"], "00000001", "c0ffee", "auth", h("GET", uri))
     return (
         f'Digest username="{name}", realm="{said["realm"]}", nonce="{said["nonce"]}", uri="{uri}", '
@@ -252,6 +251,16 @@ def test_a_network_that_stops_guessing_has_its_burst_back() -> None:
     assert guesses.wait("a", 10.0) == 0
     guesses.wrong("a", 100.0)
     assert guesses.wait("a", 100.0) == 0
+
+
+async def test_a_right_password_for_another_target_is_told_so_and_is_no_guess(gate: Gate) -> None:
+    for _ in range(30):
+        login = digest(gate.refused(), "admin", "secret", "/axis-cgi/param.cgi")
+        refused = gate.refused(login)
+        assert refused.status == 401
+        assert b"the password is right, but the signed uri is another one" in refused.body
+        assert "stale" not in challenges(refused)[0]
+    assert isinstance(gate.log_in("admin"), Caller)
 
 
 async def test_no_secret_is_logged_or_told(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:

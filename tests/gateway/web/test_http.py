@@ -208,6 +208,35 @@ async def test_no_answer_is_kept_by_a_cache_or_taken_for_a_page(autojump_clock: 
     assert re.search(rb"date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d gmt\r\n", got)
 
 
+EMPTY_LINES = [b"\r\n", b"\n", b"\r\n\r\n"]
+
+
+@pytest.mark.parametrize("empty", EMPTY_LINES)
+@pytest.mark.parametrize("framing", [b"Content-Length: 2\r\n\r\nhi", b"Content-Length: 0\r\n\r\n"])
+async def test_empty_lines_before_a_request_are_skipped_whole_and_byte_by_byte(
+    empty: bytes, framing: bytes, autojump_clock: MockClock
+) -> None:
+    one = b"POST / HTTP/1.1\r\nHost: cam\r\n" + framing
+    sent = empty + one + empty + one + empty
+    assert re.findall(rb"HTTP/1.1 (\d\d\d) ", await exchange(sent)) == [b"200", b"200"]
+    async with connected() as far:
+        for byte in sent:
+            await far.send_all(bytes([byte]))
+            await wait_all_tasks_blocked()
+        await far.send_eof()
+        assert re.findall(rb"HTTP/1.1 (\d\d\d) ", await rest(far)) == [b"200", b"200"]
+
+
+async def test_empty_lines_alone_do_not_keep_a_connection(autojump_clock: MockClock) -> None:
+    async with connected() as far:
+        await far.send_all(b"\r\n")
+        await trio.sleep(LIMITS.idle_seconds - 1)
+        await far.send_all(b"\r\n")
+        begun = trio.current_time()
+        assert await rest(far) == b""
+        assert trio.current_time() - begun < 2
+
+
 # --- limits ---
 
 
@@ -321,7 +350,6 @@ async def test_who_never_reads_its_answer_is_cut_at_the_deadline(autojump_clock:
 @pytest.mark.parametrize(
     ("raw", "status", "words"),
     [
-        (b"\r\n\r\n", 400, b"no request line"),
         (b"nonsense\r\n\r\n", 400, b"illegal request line"),
         (b"GET  / HTTP/1.1\r\n\r\n", 400, b"illegal request line"),
         (b"GET / HTTP/1.1\r\n\r\n", 400, b"Host"),

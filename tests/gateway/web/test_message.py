@@ -32,3 +32,28 @@ def test_an_error_is_its_status_in_words_and_the_reason() -> None:
     answer = explain(405, "Use GET.", ("Allow", "GET"))
     assert (answer.status, answer.body) == (405, b"405 Method Not Allowed\nUse GET.\n")
     assert answer.headers == (("Allow", "GET"),)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"//axis-cgi/param.cgi?a=//b", "/axis-cgi/param.cgi"),
+        (b"/axis-cgi///param.cgi", "/axis-cgi/param.cgi"),
+        (b"http://cam//axis-cgi/param.cgi", "/axis-cgi/param.cgi"),
+        (b"///", "/"),
+        (b"/axis-cgi/../param.cgi", "/axis-cgi/../param.cgi"),
+        (b"/axis-cgi%2Fparam.cgi", "/axis-cgi%2Fparam.cgi"),
+        (b"/axis-cgi/%2e/param.cgi", "/axis-cgi/%2e/param.cgi"),
+    ],
+)
+def test_slashes_are_merged_and_nothing_else_is_normalized(target: bytes, path: str) -> None:
+    assert Request("GET", target, (), b"", Endpoint("192.0.2.7", 1)).path == path
+
+
+@pytest.mark.parametrize(
+    ("header", "media_type"),
+    [(b"Text/Plain; charset=UTF-8", "text/plain"), (b" application/json ", "application/json"), (b"", "")],
+)
+def test_a_media_type_is_read_without_its_parameters(header: bytes, media_type: str) -> None:
+    assert Request("POST", b"/", ((b"content-type", header),), b"", Endpoint("192.0.2.7", 1)).media_type == media_type
+    assert Request("POST", b"/", (), b"", Endpoint("192.0.2.7", 1)).media_type == ""

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 import pytest
 import trio
@@ -181,14 +184,14 @@ async def test_an_unknown_path_is_told_the_endpoints(routes: Routes) -> None:
     assert all(path.encode() in answer.body for path in ROUTES)
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "BREW"])
 @pytest.mark.parametrize("path", [PARAM, SERIAL, STATUS])
 async def test_a_wrong_method_is_told_the_right_ones(routes: Routes, path: str, method: str) -> None:
     answer = await ask(routes, path, method=method)
     assert answer.status == 405
     ((name, allowed),) = answer.headers
     assert name == "Allow"
-    assert allowed == ("GET" if path == STATUS else "GET, POST")
+    assert allowed == {STATUS: "GET, HEAD", SERIAL: "GET, POST", PARAM: "GET, HEAD, POST"}[path]
     assert allowed.encode() in answer.body
 
 
@@ -213,12 +216,90 @@ async def test_each_path_requires_its_role(routes: Routes, path: str, least: Rol
         assert answer.status == (200 if admitted else 401), name
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"{PARAM}?action=list&group=Serial",
+        f"{PARAM}?action=listdefinitions&listformat=xmlschema",
+        f"{PARAM}?action=nonsense",
+        STATUS,
+        PORTS,
+        *PAGES,
+    ],
+)
+async def test_head_is_answered_as_get(routes: Routes, target: str) -> None:
+    assert await ask(routes, target, method="HEAD") == await ask(routes, target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [f"{PARAM}?action=update&Serial.Ser1.BaudRate=300", f"{SERIAL}?write=00", f"{SERIAL}?read=1", f"{PORTS}/P0"],
+)
+async def test_head_changes_nothing(routes: Routes, fake: FakeGateway, target: str) -> None:
+    answer = await ask(routes, target, method="HEAD")
+    assert answer.status == 405
+    assert ("Allow", "GET" if target.startswith(PORTS) else "GET, POST") in answer.headers
+    assert not fake.updates
+    assert not fake.lines[0].asked
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/axis-cgi/../axis-cgi/param.cgi",
+        "/axis-cgi%2Fparam.cgi",
+        "/axis-cgi/./param.cgi",
+        "/axis-cgi/%70aram.cgi",
+        "/axis-cgi/param.cgi%00",
+        "/axis-cgi/param.cgi/",
+        "/%2e/",
+    ],
+)
+async def test_a_path_that_is_spelled_otherwise_is_not_found(routes: Routes, path: str) -> None:
+    assert (await ask(routes, path)).status == 404
+
+
+async def test_doubled_slashes_are_one_for_the_route_its_role_and_the_cross_site_check(
+    routes: Routes, fake: FakeGateway
+) -> None:
+    assert (
+        await ask(routes, f"/{PARAM}?action=list&group=Serial.Ser1.BaudRate")
+    ).body == b"Serial.Ser1.BaudRate=9600\n"
+    assert (await ask(routes, "//axis-cgi//admin/param.cgi?action=list", "viewer")).status == 401
+    update = f"/{PARAM}?action=update&Serial.Ser1.BaudRate=300"
+    assert (await ask(routes, update, sec_fetch_site="cross-site")).status == 403
+    assert not fake.updates
+    assert (await ask(routes, "//daisyport//ports///P9", "viewer")).status == 426
+    assert (await ask(routes, "//", "viewer")).body == (await ask(routes, "/", "viewer")).body
+
+
+@pytest.mark.parametrize("media_type", ["multipart/form-data; boundary=x", "application/json"])
+async def test_a_body_that_is_no_form_is_told_which_is_read(routes: Routes, fake: FakeGateway, media_type: str) -> None:
+    told = f"{media_type.partition(';')[0]} is not read; send application/x-www-form-urlencoded".encode()
+    body = b'{"action": "list"}' if "json" in media_type else b"--x\r\nContent-Disposition: form-data"
+    posted: dict[str, Any] = {"method": "POST", "body": body, "content_type": media_type}
+    answer = await ask(routes, PARAM, **posted)
+    assert (answer.status, answer.body) == (200, b"# Request failed: a body of " + told + b"\n")
+    answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=300", **posted)
+    assert told in answer.body
+    answer = await ask(routes, f"{SERIAL}?write=00", **posted)
+    assert (answer.status, answer.body) == (200, b"Error:\na body of " + told + b"\n")
+    assert not fake.updates
+    assert not fake.lines[0].asked
+    answer = await ask(routes, f"{PARAM}?action=list&group=Brand.Brand", **posted)
+    assert answer.body == b"Brand.Brand=Daisyport\n"
+
+
 # --- param.cgi ---
 
 
 async def test_list_answers_lines_of_text(routes: Routes) -> None:
     answer = await ask(routes, f"{PARAM}?action=list&group=Serial.Ser1.BaudRate")
-    assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"Serial.Ser1.BaudRate=9600\n")
+    assert (answer.status, answer.content_type, answer.body) == (
+        200,
+        "text/plain; charset=utf-8",
+        b"Serial.Ser1.BaudRate=9600\n",
+    )
 
 
 async def test_list_shows_each_role_what_it_may_read(routes: Routes, fake: FakeGateway) -> None:
@@ -229,9 +310,25 @@ async def test_list_shows_each_role_what_it_may_read(routes: Routes, fake: FakeG
     assert b"Error -1" in (await ask(routes, target, "viewer")).body
 
 
+@pytest.mark.parametrize("key", ["plain", "ключ", "caf\u00e9", "a\"<&>'b", "\u20ac \U0001f511"])
+async def test_a_key_that_any_client_reads_is_the_key_that_was_set(routes: Routes, key: str) -> None:
+    name = "RemotePort.R0.AuthenticationKey"
+    await ask(routes, f"{PARAM}?action=update&{name}={quote(key)}")
+    listed = await ask(routes, f"{PARAM}?action=list&group={name}")
+    charset = listed.content_type.partition("charset=")[2]
+    assert listed.body.decode(charset) == f"{name}={key}\n"
+    defined = await ask(routes, f"{PARAM}?action=listdefinitions&listformat=xmlschema&group={name}")
+    assert defined.content_type == "text/xml"
+    (parameter,) = ElementTree.fromstring(defined.body).iter(
+        "{http://www.axis.com/ParameterDefinitionsSchema}parameter"
+    )
+    assert parameter.get("value") == key
+    assert f'value="{escape(key, {chr(34): "&quot;"})}"'.encode("ascii", "xmlcharrefreplace") in defined.body
+
+
 async def test_update_answers_ok_and_nothing_more(routes: Routes, fake: FakeGateway) -> None:
     answer = await ask(routes, f"{PARAM}?action=update&Serial.Ser1.BaudRate=19200&DataBits=7")
-    assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"OK")
+    assert (answer.status, answer.content_type, answer.body) == (200, "text/plain; charset=utf-8", b"OK")
     assert fake.settings.serial.ports[0].baud_rate == 19200
     assert fake.settings.serial.ports[0].data_bits == 7
 
@@ -306,7 +403,7 @@ async def test_write_alone_has_no_content_to_answer(routes: Routes, fake: FakeGa
 async def test_read_answers_hex_between_signs(routes: Routes, fake: FakeGateway) -> None:
     fake.lines[0].answer = b":K\xff"
     answer = await ask(routes, f"{SERIAL}?read=3&timeout=2000")
-    assert (answer.status, answer.content_type, answer.body) == (200, "text/plain", b"#3A4BFF#")
+    assert (answer.status, answer.content_type, answer.body) == (200, "text/plain; charset=utf-8", b"#3A4BFF#")
     assert fake.lines[0].asked[0][0].timeout == 2.0
     fake.lines[0].answer = b""
     assert (await ask(routes, f"{SERIAL}?read=3&timeout=2000")).body == b"##"
@@ -336,7 +433,7 @@ async def test_an_error_says_what_is_required_and_nothing_is_done(
     routes: Routes, fake: FakeGateway, query: str, words: str
 ) -> None:
     answer = await ask(routes, SERIAL + query)
-    assert (answer.status, answer.content_type) == (200, "text/plain")
+    assert (answer.status, answer.content_type) == (200, "text/plain; charset=utf-8")
     assert answer.body.startswith(b"Error:\n")
     assert words in answer.body.decode()
     assert not fake.lines[0].asked

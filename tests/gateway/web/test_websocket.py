@@ -401,6 +401,69 @@ def test_nothing_imports_the_library_before_a_websocket_is_asked_for() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+@asynccontextmanager
+async def terminal(
+    gateway: Gateway, query: str = "", offered: tuple[str, ...] = (), user: str = "operator"
+) -> AsyncIterator[Browser]:
+    """A client that knows bytes only."""
+    async with await trio.open_tcp_stream("127.0.0.1", gateway.http_port) as stream, trio.open_nursery() as nursery:
+        ws = await wrap_client_stream(
+            nursery,
+            stream,
+            f"127.0.0.1:{gateway.http_port}",
+            f"/daisyport/ports/P0{query}",
+            subprotocols=offered,
+            extra_headers=[login(user)],
+        )
+        yield Browser(ws)
+        await ws.aclose()
+
+
+@pytest.mark.parametrize(
+    ("query", "offered", "chosen"),
+    [("", ("binary",), "binary"), ("", ("wsSerial", "binary"), "binary"), ("?text=1", (), None)],
+)
+async def test_a_client_that_knows_bytes_only_gets_nothing_else(
+    tmp_path: Path, query: str, offered: tuple[str, ...], chosen: str | None
+) -> None:
+    every_byte = bytes(range(256))
+    async with gateway_with_basic(tmp_path) as gateway, terminal(gateway, query, offered) as page:
+        assert page.ws.subprotocol == chosen
+        await page.send(every_byte)
+        assert await gateway.lines[0].hear(256) == every_byte
+        await page.ws.send_message('{"request": "modem"} \u20ac')
+        typed = '{"request": "modem"} \u20ac'.encode()
+        assert await gateway.lines[0].hear(len(typed)) == typed
+        await gateway.lines[0].say(every_byte)
+        heard = b""
+        while len(heard) < 256:
+            message = await page.ws.get_message()
+            assert isinstance(message, bytes)
+            heard += message
+        assert heard == every_byte
+
+
+async def test_other_subprotocols_are_not_chosen_and_json_goes_on(tmp_path: Path) -> None:
+    async with gateway_with_basic(tmp_path) as gateway, terminal(gateway, "?text=0", ("wsSerial", "BINARY")) as page:
+        assert page.ws.subprotocol is None
+        assert (await page.told("port"))["state"] == "up"
+
+
+async def test_a_text_that_is_too_long_in_bytes_closes_the_connection(tmp_path: Path) -> None:
+    async with gateway_with_basic(tmp_path) as gateway, terminal(gateway, "?text=1") as page:
+        await page.ws.send_message("\u20ac" * 1366)  # 4098 bytes
+        assert await page.end() == (1009, "a message has at most 4096 bytes")
+        assert (await gateway.status())["bytes_to_line"] == 0
+
+
+async def test_a_viewer_that_knows_bytes_only_is_not_told_that_it_may_only_read(tmp_path: Path) -> None:
+    async with gateway_with_basic(tmp_path) as gateway, terminal(gateway, "", ("binary",), "viewer") as page:
+        await page.send(b"typed")
+        await gateway.lines[0].say(b"heard")
+        assert await page.ws.get_message() == b"heard"
+        assert (await gateway.status())["bytes_to_line"] == 0
+
+
 # -- without a daemon: a clock that jumps, a full service, rubbish --------------------------------------------------
 
 

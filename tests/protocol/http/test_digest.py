@@ -162,7 +162,6 @@ def test_the_right_password_is_accepted(name: str, password: str, algorithm: Alg
 @pytest.mark.parametrize(
     "changed",
     [
-        {"target": "/axis-cgi/param.cgi?action=update&PortManager.P0.PortEnabled=no"},
         {"method": "POST"},
         {"stored": None},
         {"stored": {}},
@@ -177,6 +176,91 @@ def test_a_proof_of_something_else_is_wrong(changed: dict[str, Any]) -> None:
 def test_a_wrong_password_with_a_stale_nonce_is_wrong() -> None:
     digest = authenticator()
     assert judged(digest, digest_header("made up", password="guess")) is Verdict.WRONG
+
+
+PATH = "/axis-cgi/param.cgi"
+
+
+@pytest.mark.parametrize(
+    ("signed", "sent"),
+    [
+        (f"{PATH}?group=Serial%2ESer1", f"{PATH}?group=Serial.Ser1"),
+        (f"{PATH}?group=%7e", f"{PATH}?group=~"),
+        ("/axis%2Dcgi/param.cgi?a=1", "/axis-cgi/param.cgi?a=1"),
+        (f"{PATH}?group=caf%C3%A9", f"{PATH}?group=caf%c3%a9"),
+        (f"{PATH}?group=caf\u00e9", f"{PATH}?group=caf%C3%A9"),
+        (f"{PATH}?a=b%20c", f"{PATH}?a=b c"),
+        (f"http://cpu1:8080{PATH}?a=1", f"{PATH}?a=1"),
+        (f"/{PATH}?a=1", f"{PATH}?a=1"),
+        (f"{PATH}?a=1", f"/{PATH}?a=1"),
+        (f"{PATH}?a", f"{PATH}?a="),
+        (f"{PATH}?a=1&&b=2&", f"{PATH}?a=1&b=2"),
+        (f"{PATH}?writestring=a%2Bb%0d", f"{PATH}?writestring=a%2Bb%0d"),
+    ],
+)
+def test_a_respelled_target_is_the_target(signed: str, sent: str) -> None:
+    for uri, target in ((signed, sent), (sent, signed)):
+        digest = authenticator()
+        assert judged(digest, digest_header(fresh_nonce(digest), uri=uri), target=target) is Verdict.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("signed", "sent"),
+    [
+        (TARGET, f"{PATH}?action=update&PortManager.P0.PortEnabled=no"),
+        (PATH, f"{PATH}?action=update&PortManager.P0.PortEnabled=no"),
+        (f"{PATH}?a=1&b=2", f"{PATH}?b=2&a=1"),
+        (f"{PATH}?a=1", f"{PATH}?a=1&b=2"),
+        (f"{PATH}?a=1", f"{PATH}?a=1&a=1"),
+        (f"{PATH}?A=1", f"{PATH}?a=1"),
+        (f"{PATH}/a=1", f"{PATH}?a=1"),
+        (f"{PATH}/?a=1", f"{PATH}?a=1"),
+        ("/a/b", "/a?b"),
+        ("/axis-cgi%2Fparam.cgi", "/axis-cgi/param.cgi"),
+        ("/a%2Fb/c", "/a%2fb/c"),
+        (f"{PATH}?a=1%26b=2", f"{PATH}?a=1&b=2"),
+        (f"{PATH}?a%3D1=", f"{PATH}?a=1"),
+        (f"{PATH}?a=b+c", f"{PATH}?a=b%20c"),
+        (f"{PATH}?a=b+c", f"{PATH}?a=b%2Bc"),
+        (f"{PATH}?a=b%2bc", f"{PATH}?a=b%2Bc"),
+        (f"{PATH}?a=%2523", f"{PATH}?a=%23"),
+        (f"{PATH}?a=%2541", f"{PATH}?a=%41"),
+        (f"{PATH}?a=x%0dy", f"{PATH}?a=x%0Dy"),
+        (f"{PATH}?a=%7F", f"{PATH}?a=%7f"),
+        (f"ftp://cam{PATH}", PATH),
+    ],
+)
+def test_a_right_proof_of_another_target_is_told_so_and_its_count_is_used_up(signed: str, sent: str) -> None:
+    for uri, target in ((signed, sent), (sent, signed)):
+        digest = authenticator()
+        header = digest_header(fresh_nonce(digest), uri=uri)
+        assert judged(digest, header, target=target) is Verdict.OTHER_TARGET
+        assert judged(digest, header, target=uri) is Verdict.STALE
+
+
+def test_a_wrong_proof_is_wrong_whatever_its_target() -> None:
+    digest = authenticator()
+    header = digest_header(fresh_nonce(digest), password="guess", uri=PATH)
+    assert judged(digest, header) is Verdict.WRONG
+    assert judged(digest, header, target=PATH) is Verdict.WRONG
+
+
+@given(st.text("/?&=+#%.~aA2Ff0\x7f\xe9 :h", max_size=20), st.text("/?&=+#%.~aA2Ff0\x7f\xe9 :h", max_size=20))
+def test_any_target_is_compared_with_any_other_the_same_way_both_ways(one: str, other: str) -> None:
+    verdicts = []
+    for uri, target in ((one, other), (other, one), (one, one)):
+        digest = authenticator()
+        header = digest_header(fresh_nonce(digest), uri=uri)
+        verdicts.append(judged(digest, header, target=target))
+    assert verdicts[0] is verdicts[1]
+    assert verdicts[2] is Verdict.ACCEPTED
+
+
+@pytest.mark.parametrize("count", ["1", "0a", "00000001", "ffffffff", "FFFFFFF"])
+def test_a_count_has_one_to_eight_digits(count: str) -> None:
+    given = parse_credentials(f"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc={count}, cnonce=c".encode())
+    assert isinstance(given, DigestCredentials)
+    assert given.count == count
 
 
 def test_a_proxy_may_have_made_the_target_absolute() -> None:
@@ -325,7 +409,9 @@ def test_a_name_may_be_percent_encoded() -> None:
         b"Digest username*=latin-1''a, nonce=n, uri=/, response=x",
         b"Digest username=a, nonce=n, uri=/, response=x, algorithm=MD5-sess",
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth-int, nc=00000001, cnonce=c",
-        b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=1, cnonce=c",
+        b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=, cnonce=c",
+        b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=000000001, cnonce=c",
+        b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=0x1, cnonce=c",
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, cnonce=c",
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=00000001",
     ],

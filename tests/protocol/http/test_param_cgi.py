@@ -217,3 +217,28 @@ def test_a_refused_value_cannot_forge_a_line(name: str, value: str) -> None:
 
 def test_a_refused_request_says_why() -> None:
     assert cgi.refused_answer("this\nor that") == b"# Request failed: this%0Aor that\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type"),
+    [
+        (b"action=list", "application/json"),
+        (b"action=list", "multipart/form-data"),
+        (b"action=list&x={", "application/json"),
+        (b"action=list", "text/plain"),
+        (b"action=list", ""),
+    ],
+)
+def test_a_form_is_read_whatever_its_label(body: bytes, media_type: str) -> None:
+    assert param_request(b"", body, media_type) == ListRequest(())
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type"),
+    [(b' {"a": 1}', "application/json"), (b"[]", "application/vnd.api+json"), (b"--x", "multipart/form-data")],
+)
+def test_a_body_that_is_no_form_is_told_which_is_read(body: bytes, media_type: str) -> None:
+    refused = InvalidRequest(f"a body of {media_type} is not read; send application/x-www-form-urlencoded")
+    assert param_request(b"", body, media_type) == refused
+    assert param_request(b"action=update&A.B=1", body, media_type) == refused
+    assert param_request(b"action=list", body, media_type) == ListRequest(())

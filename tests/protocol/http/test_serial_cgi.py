@@ -56,7 +56,10 @@ def test_dataout_is_an_old_name_of_write() -> None:
 
 
 def test_a_plus_in_the_query_is_written_as_a_plus_and_in_a_body_as_a_blank() -> None:
-    assert serial_request(b"writestring=a+b", b"").output == b"a+b"
+    assert serial_request(b"writestring=a%2Bb%20c", b"").output == b"a+b c"
+    for query in (b"writestring=a+b", b"port=1&write%73tring=AT+CSQ%0d", b"writestring=+&writestring=b"):
+        with pytest.raises(CgiError, match="write %20 for a blank and %2B for a plus"):
+            serial_request(query, b"")
     assert serial_request(b"", b"writestring=a+b").output == b"a b"
 
 
@@ -208,7 +211,11 @@ def test_every_format_carries_every_byte(received: bytes) -> None:
 
 
 def test_only_raw_bytes_are_no_text() -> None:
-    assert [form.content_type for form in Format] == ["text/plain", "application/octet-stream", "text/plain"]
+    assert [form.content_type for form in Format] == [
+        "text/plain; charset=utf-8",
+        "application/octet-stream",
+        "text/plain; charset=utf-8",
+    ]
 
 
 def test_an_error_is_named_as_one() -> None:
