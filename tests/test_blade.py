@@ -36,7 +36,7 @@ def record(letter: str, number: int) -> bytes:
 @contextlib.asynccontextmanager
 async def cpu(host: Host, directory: Path, config: str, parameters: dict[str, object]) -> AsyncIterator[Path]:
     """Run the daemon on ``host`` until the block ends; its log is the file that this gives."""
-    (directory / "state").mkdir(parents=True)
+    (directory / "state").mkdir(parents=True, exist_ok=True)
     (directory / "daisyport.toml").write_text(
         f'state_dir = "{directory}/state"\nruntime_dir = "{directory}/run"\nchassis = "blade-7"\n'
         f'[http]\nlisten = []\n[tcp]\nbind = ["0.0.0.0"]\n{config}\n'
@@ -53,6 +53,8 @@ async def cpu(host: Host, directory: Path, config: str, parameters: dict[str, ob
                 assert await process.wait() == 0
         finally:
             process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
 
 
 async def connected(host: Host, port: int) -> trio.SocketStream:
