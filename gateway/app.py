@@ -27,7 +27,7 @@ from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
-from gateway.state.node_id import node_id
+from gateway.state.node_key import node_key
 from gateway.state.store import Store
 from gateway.tasks.contain import contain
 from gateway.tasks.reconcile import Unit
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from gateway.host.sdnotify import Notifier
     from gateway.web.server import HttpServer
     from gateway.web.tls import Tls
+    from protocol.link.identity import NodeKey
+
 
 __all__ = ["Composition", "StartError", "compose", "run"]
 
@@ -109,13 +111,13 @@ def compose(config: Config) -> Composition:
     """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
     catalogue = Catalogue(config.hardware)
     store = Store(config.state_dir, catalogue)
-    node = node_id(config.state_dir)
-    bonjour = Bonjour(node, config.tcp.bind)
+    node = node_key(config.state_dir, config.node_name)
+    bonjour = Bonjour(node.id, config.tcp.bind)
     managers = _managers(config, store, bonjour, node)
     return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers))
 
 
-def _managers(config: Config, store: Store, bonjour: Bonjour, node: bytes) -> tuple[Manager, ...]:
+def _managers(config: Config, store: Store, bonjour: Bonjour, node: NodeKey) -> tuple[Manager, ...]:
     host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour)
     buses = {f"P{index}": Bus(f"P{index}") for index in range(len(config.managers))}
     router = Router(buses)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gateway.remote_port.server import RemotePortService
     from gateway.state.store import Published
     from protocol.link.guesses import GuessLimit
+    from protocol.link.identity import NodeKey
     from protocol.parameters.settings import Settings
 
 __all__ = ["Host", "Manager"]
@@ -69,10 +70,10 @@ _PARKED: Final = 60.0
 @final
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What all port managers of this host have in common; ``node`` is its node id."""
+    """What all port managers of this host have in common; ``node`` is its key pair."""
 
     config: Config
-    node: bytes
+    node: NodeKey
     drivers: Drivers
     guesses: GuessLimit
     bonjour: Bonjour

@@ -16,6 +16,7 @@ from gateway.remote_port.link import Link, LinkCutError
 from protocol.link.connection import Connection
 from protocol.link.handshake import Initiator, WrongKeyError, key_point
 from protocol.link.header import CutError
+from protocol.link.identity import NodeKey
 from protocol.parameters.hardware import ManagerHardware
 from tests.gateway.remote_port.linked import chained, holds, node
 from tests.helpers import free_port, laid_cable, needs_curl, running_gateway
@@ -221,7 +222,7 @@ async def test_a_transfer_over_a_slow_line_makes_no_ptz_command_wait_longer_than
 async def _guess(port: int, point: bytes, hang_up: bool) -> bool:
     """Try a key from another address, or hang up when the guess could be tested; tell whether it was answered."""
     sock = socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.66", 0))
-    link = Link(sock, Connection(Initiator(point, os.urandom(16), 0, os.urandom(32), os.urandom(16))))
+    link = Link(sock, Connection(Initiator(point, NodeKey(os.urandom(32)), 0, os.urandom(32), os.urandom(16))))
     try:
         if hang_up:
             link._push(link._connection.data_to_send())

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gateway.remote_port.candidates import Candidates, Target
     from gateway.tasks.reconcile import Unit
     from protocol.link.frames import Frame
+    from protocol.link.identity import NodeKey
     from protocol.link.port_state import PortState
     from protocol.parameters.settings import RemotePort, Settings
     from protocol.session.client import ClientEvent
@@ -70,9 +71,9 @@ _FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
 
 @final
 class RemotePortClient:
-    """RemotePort.R# ``index``, the device of its bus while ``run()`` runs; ``node`` is our own node id."""
+    """RemotePort.R# ``index``, the device of its bus while ``run()`` runs; ``node`` is our own key pair."""
 
-    def __init__(self, bus: Bus, node: bytes, index: int, settings: RemotePort, candidates: Candidates) -> None:
+    def __init__(self, bus: Bus, node: NodeKey, index: int, settings: RemotePort, candidates: Candidates) -> None:
         self._bus = bus
         self._logger = PortLogger(logging.getLogger(__name__), bus.name)
         self._node = node
@@ -81,7 +82,7 @@ class RemotePortClient:
         self._candidates = candidates
         self._point = key_point(settings.authentication_key)
         self._limits = SessionLimits(window=_WINDOW)
-        self._session = ClientSession(node, self._limits)
+        self._session = ClientSession(node.id, self._limits)
         self._line = RemoteLine(self._session, self._flush, self._limits.age, self._logger)
         self._link: Link | None = None
         self._attempt = trio.CancelScope()
@@ -316,7 +317,7 @@ class RemotePortClient:
         self._line.set_rate(port.rate)
         self._line.permit(port.rights)
         self._bus.adjusted(port.rate, port.line)
-        path = (*port.path, self._node) if port.path else ()
+        path = (*port.path, self._node.id) if port.path else ()
         # A path that is full can be used, but leads nobody further.
         self._bus.route(*path if len(path) <= MAX_PATH else (), rights=port.rights)
         if not port.up or not path:
@@ -346,7 +347,7 @@ class RemotePortClient:
     def _start_over(self) -> None:
         """Throw the session away, whatever state it is in; what it owed is UNCERTAIN."""
         number = self._session.number
-        self._session = ClientSession(self._node, self._limits)
+        self._session = ClientSession(self._node.id, self._limits)
         self._session.number = number  # so that nothing of a connection before is taken for one of this session
         self._line.abandon(self._session)
         self._abandon_at = math.inf

@@ -22,7 +22,7 @@ import trio
 
 from gateway.clients.streams import keep_alive
 from protocol.errors import LocalProtocolError
-from protocol.link.handshake import HandshakeError, OwnNodeError, VersionError, WrongKeyError
+from protocol.link.handshake import HandshakeError, IdentityError, OwnNodeError, VersionError, WrongKeyError
 from protocol.link.hello import Hello
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close, Pong
@@ -67,6 +67,7 @@ _REFUSALS: Final[dict[type[HandshakeError], CloseReason]] = {
     WrongKeyError: CloseReason.WRONG_KEY,
     OwnNodeError: CloseReason.OWN_NODE,
     VersionError: CloseReason.VERSION,
+    IdentityError: CloseReason.IDENTITY,
 }
 """The reason that is said, in clear, to a peer whose handshake failed for such an error."""
 

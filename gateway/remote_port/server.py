@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from protocol.link.guesses import GuessLimit
     from protocol.link.handshake import Peer
     from protocol.link.hello import Hello
+    from protocol.link.identity import NodeKey
     from protocol.session.register import Ended
     from protocol.session.server import ServerSession
 
@@ -103,7 +104,7 @@ class RemotePortService:
     def __init__(
         self,
         index: int,
-        node: bytes,
+        node: NodeKey,
         chassis: str,
         handle: Handle,
         tasks: trio.Nursery,
@@ -325,7 +326,7 @@ class RemotePortService:
         self._duplicates[key] = now + _KEEP_OUT, what
         self._logger.error(
             "remote-port server: %s: two CPUs use one node id, as a cloned image does. The link of %s is kept, %s is "
-            "refused. Stop the daisyport service on one of the two, remove the file node_id from its state directory, "
+            "refused. Stop the daisyport service on one of the two, remove the file node_key from its state directory, "
             "and start it again",
             what,
             current.address,

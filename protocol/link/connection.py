@@ -23,7 +23,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.frames import Frame, decode
 from protocol.link.handshake import Acceptor, Agreement, HandshakeError, Initiator, Peer
 from protocol.link.header import CutError, FrameDecoder, Header, Parts, RawFrame
-from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.reasons import CloseReason
 from protocol.link.secure import TAG, Opener, Sealer
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
@@ -53,7 +53,9 @@ class State(enum.Enum):
 
     HELLO = "Hello"
     REPLY = "HelloReply"
+    SERVER_IDENTITY = "the server's Identity"
     CONFIRM = "Confirm"
+    CLIENT_IDENTITY = "the client's Identity"
     OPEN = "Open"
     OPENED = "Opened"
     PONG = "the Pong to Opened"
@@ -78,8 +80,10 @@ _UP: Final = (UpData, Gap, Ack, Credit, Ping, Pong)
 
 TRANSITIONS: Final[dict[State, _Moves]] = {
     State.HELLO: {(_C, Hello): State.REPLY},
-    State.REPLY: {(_S, HelloReply): State.CONFIRM, (_S, Close): State.CLOSED},
-    State.CONFIRM: {(_C, Confirm): State.OPEN, (_C, Close): State.CLOSED},
+    State.REPLY: {(_S, HelloReply): State.SERVER_IDENTITY, (_S, Close): State.CLOSED},
+    State.SERVER_IDENTITY: {(_S, Identity): State.CONFIRM},
+    State.CONFIRM: {(_C, Confirm): State.CLIENT_IDENTITY, (_C, Close): State.CLOSED},
+    State.CLIENT_IDENTITY: {(_C, Identity): State.OPEN},
     State.OPEN: {(_C, Open): State.OPENED, **_BYE},
     State.OPENED: {(_S, Opened): State.PONG, **_BYE},
     State.PONG: {(_C, Pong): State.READY, **_stay(State.PONG, _S, *_DOWN), **_BYE},
@@ -105,11 +109,14 @@ CHANNELS: Final[dict[tuple[Party, type[Frame]], frozenset[Channel]]] = {
 }
 """(who sends, what) -> on which streams: a stream's sender DATA and GAP, its receiver ACK, CREDIT and LOST."""
 
-_CLEAR: Final = frozenset({CloseReason.WRONG_KEY, CloseReason.OWN_NODE, CloseReason.VERSION})
+_CLEAR: Final = frozenset({CloseReason.WRONG_KEY, CloseReason.OWN_NODE, CloseReason.VERSION, CloseReason.IDENTITY})
 _ENDS: Final = frozenset(
     {CloseReason.STOPPING, CloseReason.REVOKED, CloseReason.KEY_CHANGED, CloseReason.DUPLICATE, CloseReason.PROTOCOL}
 )
-_REFUSES: Final = frozenset({CloseReason.BUSY, CloseReason.STALE, CloseReason.NO_PATH})
+_REFUSES: Final = frozenset(
+    # The last two judge what the client said before its OPEN, which is on its way by then.
+    {CloseReason.BUSY, CloseReason.STALE, CloseReason.NO_PATH, CloseReason.WRONG_KEY, CloseReason.IDENTITY}
+)
 
 CLOSES: Final[dict[Party, dict[State, frozenset[CloseReason]]]] = {
     Party.CLIENT: {
@@ -129,6 +136,7 @@ CLOSES: Final[dict[Party, dict[State, frozenset[CloseReason]]]] = {
 }
 """party -> state -> the reasons with which it may CLOSE there; after an error of its own (FAILED) it may say any."""
 
+Handshake: TypeAlias = Hello | HelloReply | Confirm | Identity
 Event: TypeAlias = Peer | Frame
 """A Peer once both sides have proved the key; a Hello, for a server to charge a guess; then frames."""
 
@@ -157,6 +165,8 @@ class Connection:
         self._ended = False
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
+        self._agreement: Agreement | None = None
+        self._confirm: Confirm | None = None
         self._error: RemoteProtocolError | None = None
         self._outgoing = self.send(handshake.hello) if isinstance(handshake, Initiator) else b""
 
@@ -192,8 +202,11 @@ class Connection:
             return self._next_event()
         except RemoteProtocolError as error:
             self._state = State.FAILED
+            if self.peer is None and not isinstance(error, CutError):
+                # Nobody has proved yet who he is, so a broken rule is only a broken handshake: the session stays.
+                error = HandshakeError(str(error))
             self._error = error
-            raise
+            raise error from None
 
     def send(self, frame: Frame) -> bytes:
         """Return the bytes of one frame. Raises LocalProtocolError where it may not be sent now."""
@@ -211,18 +224,15 @@ class Connection:
                     raise CutError("the peer hung up in mid-frame" if self.incomplete else "the peer hung up")
                 return None
             frame = self._open(raw)
-            if frame is not None:  # else it is of a type that may be ignored
-                return self._advance(frame)
+            # None is of a type that may be ignored, or a step of the handshake that nobody needs to hear of.
+            if frame is not None and (event := self._advance(frame)) is not None:
+                return event
         return None
 
     def _open(self, raw: RawFrame) -> Frame | None:
         if self._opener is not None:
             return self._read(raw.header, self._opener.open(raw.head, raw.body))
-        try:
-            frame = self._read(raw.header, raw.body)
-        except RemoteProtocolError as error:
-            # In clear nothing is proved, so a broken rule is only a broken handshake: the session stays.
-            raise HandshakeError(str(error)) from error
+        frame = self._read(raw.header, raw.body)
         if frame is None:
             raise HandshakeError(f"type {raw.header.type:#04x} is no frame of the handshake")
         return frame
@@ -232,34 +242,55 @@ class Connection:
             raise RemoteProtocolError(f"a frame of version {header.version} instead of {self._version}")
         return decode(header.type, Parts(payload, header.channel, header.flags, header.offset))
 
-    def _advance(self, frame: Frame) -> Event:
+    def _advance(self, frame: Frame) -> Event | None:
         state = _judge(self._state, self.party.other, frame)
         if state is None:
-            wrong = HandshakeError if self._opener is None else RemoteProtocolError
-            raise wrong(f"{frame!r:.60} while {self._state.value} is awaited")
+            raise RemoteProtocolError(f"{frame!r:.60} while {self._state.value} is awaited")
         self._state = state
-        # The table has let a Hello and a Confirm come to a server only, and a HelloReply to a client.
-        match frame:
-            case Hello():
-                assert isinstance(self._handshake, Acceptor)
-                self._outgoing += self.send(self._handshake.reply(frame))
-            case HelloReply():
-                assert isinstance(self._handshake, Initiator)
-                confirm, agreement = self._handshake.confirm(frame)
-                self._outgoing += self.send(confirm)
-                return self._begin_sealing(agreement)
-            case Confirm():
-                assert isinstance(self._handshake, Acceptor)
-                return self._begin_sealing(self._handshake.finish(frame))
+        if isinstance(frame, Hello | HelloReply | Confirm | Identity):
+            if isinstance(self._handshake, Initiator):
+                return self._call(self._handshake, frame)
+            return self._answer(self._handshake, frame)
         return frame
 
-    def _begin_sealing(self, agreement: Agreement) -> Peer:
-        keys, self.peer = agreement.keys, agreement.peer
-        client = self.party is Party.CLIENT
-        self._sealer = Sealer(keys.up if client else keys.down)
-        self._opener = Opener(keys.down if client else keys.up)
-        self._version = agreement.peer.version
-        return agreement.peer
+    # Each direction is sealed from the moment in which its sender knows the keys: down right behind HELLO_REPLY, up
+    # right behind CONFIRM. So nobody waits a round trip for the identities.
+
+    def _call(self, handshake: Initiator, frame: Handshake) -> Event | None:
+        """Go on with the handshake as a client; the table has let nothing but these two come."""
+        if isinstance(frame, HelloReply):
+            self._confirm, self._agreement = handshake.confirm(frame)
+            self._opener = Opener(self._agreement.keys.down)
+            return None
+        assert isinstance(frame, Identity)
+        agreement, confirm = self._agreement, self._confirm
+        assert agreement is not None
+        assert confirm is not None
+        identity, self.peer = handshake.identify(frame, agreement)
+        self._outgoing += self.send(confirm)
+        self._sealer = Sealer(agreement.keys.up)
+        self._outgoing += self.send(identity)
+        self._version = agreement.version
+        return self.peer
+
+    def _answer(self, handshake: Acceptor, frame: Handshake) -> Event | None:
+        """Go on with the handshake as a server; the table has let nothing but these three come."""
+        if isinstance(frame, Hello):
+            reply, identity, self._agreement = handshake.reply(frame)
+            self._outgoing += self.send(reply)
+            self._sealer = Sealer(self._agreement.keys.down)
+            self._outgoing += self.send(identity)
+            return frame
+        agreement = self._agreement
+        assert agreement is not None
+        if isinstance(frame, Confirm):
+            handshake.finish(frame)
+            self._opener = Opener(agreement.keys.up)
+            return None
+        assert isinstance(frame, Identity)
+        self.peer = handshake.identify(frame, agreement)
+        self._version = agreement.version
+        return self.peer
 
     def _encode(self, frame: Frame) -> bytes:
         payload, channel, flags, offset = frame.parts()

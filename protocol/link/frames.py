@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.header import LIMIT
-from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
 from protocol.link.stream_frames import Ack, Credit, DownData, Gap, Lost, Turn, UpData
 
@@ -28,6 +28,7 @@ Frame: TypeAlias = (
     Hello
     | HelloReply
     | Confirm
+    | Identity
     | Close
     | Open
     | Opened
@@ -49,6 +50,7 @@ FRAMES: Final = {
         Hello,
         HelloReply,
         Confirm,
+        Identity,
         Close,
         Open,
         Opened,

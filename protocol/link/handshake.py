@@ -1,8 +1,14 @@
 """The handshake of a remote-port link: it shows who is there and that both have the key, and derives the traffic keys.
 
-There is one run for each TCP connection, whole and anew. Everything in a hello is CPace's associated data: altered on
-its way, the tags do not fit. So a wrong key, a replayed hello, a stripped list of versions and a man in the middle all
-look alike: WrongKeyError.
+There is one run for each TCP connection, whole and anew. It has two layers.
+
+    CPace proves the AuthenticationKey. Everything in a hello is its associated data: altered on its way, the tags do
+    not fit. So a wrong key, a replayed hello, a stripped list of versions and a man in the middle all look alike:
+    WrongKeyError.
+
+    A signature proves the node id. Each side signs what CPace made of both hellos (``session_output``), so no signature
+    of another run fits, and says it sealed, so only somebody who has the key learns who is there. It is the layer that
+    keeps holders of the same key apart from each other: IdentityError.
 """
 
 from __future__ import annotations
@@ -13,14 +19,17 @@ from typing import Final, final
 
 from protocol.link import cpace
 from protocol.link.header import CutError
-from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.hello import Confirm, Hello, HelloReply, Identity
+from protocol.link.identity import NodeKey, is_signed, node_id
 from protocol.link.secure import TrafficKeys, traffic_keys
 
 __all__ = [
+    "FEATURES",
     "VERSIONS",
     "Acceptor",
     "Agreement",
     "HandshakeError",
+    "IdentityError",
     "Initiator",
     "OwnNodeError",
     "Peer",
@@ -31,6 +40,13 @@ __all__ = [
 
 VERSIONS: Final = (1,)
 """The wire versions that this code speaks."""
+
+FEATURES: Final = 0
+"""The features that this code knows, a bit each; what only the other side knows is not used."""
+
+_UP: Final = b"daisyport remote port node up"
+_DOWN: Final = b"daisyport remote port node down"
+"""What each side puts before the session output that it signs, so that nobody's signature serves the other side."""
 
 _CI: Final = b"daisyport remote port"  # names the protocol and not its version, which is negotiated
 
@@ -55,22 +71,33 @@ class VersionError(HandshakeError):
 
 
 @final
+class IdentityError(HandshakeError):
+    """The peer has the key, and did not prove the node id that it claims."""
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other side, as it proved to be; ``chassis`` is empty for a client."""
+    """The other side, as it proved to be; ``chassis`` is empty for a client.
+
+    ``name`` is a label that it gives itself: nothing may be decided by it. ``features`` are those that both know.
+    """
 
     version: int
     node: bytes
     index: int
     chassis: str
+    name: str = ""
+    features: int = 0
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The result of a good run, the same on both sides."""
+    """What both sides have once the key is proved; ``output`` names the run, and no other run has the same."""
 
-    peer: Peer
+    version: int
+    output: bytes
     keys: TrafficKeys = field(repr=False)
 
 
@@ -79,8 +106,9 @@ def key_point(key: str) -> bytes:
     return cpace.generator(key.encode(), _CI)
 
 
-def _agreement(peer: Peer, isk: bytes, seen: bytes) -> Agreement:
-    return Agreement(peer, traffic_keys(isk, cpace.session_output(seen)))
+def _agreement(version: int, isk: bytes, seen: bytes) -> Agreement:
+    output = cpace.session_output(seen)
+    return Agreement(version, output, traffic_keys(isk, output))
 
 
 def _check_tag(given: bytes, right: bytes) -> None:
@@ -93,6 +121,17 @@ def _check_node(node: bytes, own: bytes) -> None:
         raise OwnNodeError("the peer has our own node id: a loop, or a cloned image")
 
 
+def _identity(node: NodeKey, party: bytes, agreement: Agreement, features: int) -> Identity:
+    return Identity(node.public, node.sign(party + agreement.output), features, node.name)
+
+
+def _check_identity(identity: Identity, party: bytes, agreement: Agreement, node: bytes) -> None:
+    if node_id(identity.public) != node:
+        raise IdentityError(f"the peer claims to be node {node.hex()[:8]}, and has another node's key")
+    if not is_signed(identity.public, identity.signature, party + agreement.output):
+        raise IdentityError(f"the peer claims to be node {node.hex()[:8]}, and did not sign this handshake")
+
+
 @final
 class Initiator:
     """The client's run. ``scalar`` (32 bytes) and ``fresh`` (16 bytes) are random and for this run alone."""
@@ -100,14 +139,18 @@ class Initiator:
     def __init__(
         self,
         point: bytes,
-        node: bytes,
+        node: NodeKey,
         index: int,
         scalar: bytes,
         fresh: bytes,
         versions: tuple[int, ...] = VERSIONS,
+        features: int = FEATURES,
     ) -> None:
         self._scalar = scalar
-        self.hello: Final = Hello(cpace.share(scalar, point), versions, node, index, fresh)
+        self._node = node
+        self._features = features
+        self._reply: HelloReply | None = None
+        self.hello: Final = Hello(cpace.share(scalar, point), versions, node.id, index, fresh)
 
     def confirm(self, reply: HelloReply) -> tuple[Confirm, Agreement]:
         """Judge the server's reply. Raises HandshakeError or PointError."""
@@ -118,8 +161,17 @@ class Initiator:
         seen = cpace.transcript(hello.share, hello.ad, reply.share, reply.ad)
         isk = cpace.intermediate_key(self._scalar, reply.share, seen)
         _check_tag(reply.tag, cpace.confirmation(isk, reply.share, reply.ad))
-        peer = Peer(reply.version, reply.node, reply.index, reply.chassis)
-        return Confirm(cpace.confirmation(isk, hello.share, hello.ad)), _agreement(peer, isk, seen)
+        self._reply = reply
+        return Confirm(cpace.confirmation(isk, hello.share, hello.ad)), _agreement(reply.version, isk, seen)
+
+    def identify(self, identity: Identity, agreement: Agreement) -> tuple[Identity, Peer]:
+        """Judge who the server is, after ``confirm``; return our own identity for it. Raises IdentityError."""
+        reply = self._reply
+        assert reply is not None
+        _check_identity(identity, _DOWN, agreement, reply.node)
+        features = identity.features & self._features
+        peer = Peer(reply.version, reply.node, reply.index, reply.chassis, identity.name, features)
+        return _identity(self._node, _UP, agreement, self._features), peer
 
 
 @final
@@ -129,11 +181,12 @@ class Acceptor:
     def __init__(
         self,
         point: bytes,
-        node: bytes,
+        node: NodeKey,
         index: int,
         chassis: str,
         scalar: bytes,
         versions: tuple[int, ...] = VERSIONS,
+        features: int = FEATURES,
     ) -> None:
         self._point = point
         self._node = node
@@ -141,24 +194,37 @@ class Acceptor:
         self._chassis = chassis
         self._scalar = scalar
         self._versions = versions
-        self._awaited: tuple[bytes, Agreement] | None = None
+        self._features = features
+        self._hello: Hello | None = None
+        self._awaited = b""
 
-    def reply(self, hello: Hello) -> HelloReply:
-        """Answer a client, which costs it one guess at the key. Raises HandshakeError or PointError."""
-        _check_node(hello.node, self._node)
+    def reply(self, hello: Hello) -> tuple[HelloReply, Identity, Agreement]:
+        """Answer a client, which costs it one guess at the key. Raises HandshakeError or PointError.
+
+        The identity goes sealed right behind the reply: who did not guess right cannot read it.
+        """
+        _check_node(hello.node, self._node.id)
         version = max(set(hello.versions) & set(self._versions), default=None)
         if version is None:
             raise VersionError(f"the peer offers versions {hello.versions}, we speak {self._versions}")
-        own = HelloReply(cpace.share(self._scalar, self._point), version, self._node, self._index, self._chassis, b"")
+        share = cpace.share(self._scalar, self._point)
+        own = HelloReply(share, version, self._node.id, self._index, self._chassis, b"")
         seen = cpace.transcript(hello.share, hello.ad, own.share, own.ad)
         isk = cpace.intermediate_key(self._scalar, hello.share, seen)
-        peer = Peer(version, hello.node, hello.index, "")
-        self._awaited = cpace.confirmation(isk, hello.share, hello.ad), _agreement(peer, isk, seen)
-        return replace(own, tag=cpace.confirmation(isk, own.share, own.ad))
+        agreement = _agreement(version, isk, seen)
+        self._hello = hello
+        self._awaited = cpace.confirmation(isk, hello.share, hello.ad)
+        identity = _identity(self._node, _DOWN, agreement, self._features)
+        return replace(own, tag=cpace.confirmation(isk, own.share, own.ad)), identity, agreement
 
-    def finish(self, confirm: Confirm) -> Agreement:
-        """Judge the client's proof, after ``reply``. Raises WrongKeyError."""
-        assert self._awaited is not None
-        tag, agreement = self._awaited
-        _check_tag(confirm.tag, tag)
-        return agreement
+    def finish(self, confirm: Confirm) -> None:
+        """Judge the client's proof of the key, after ``reply``. Raises WrongKeyError."""
+        assert self._hello is not None
+        _check_tag(confirm.tag, self._awaited)
+
+    def identify(self, identity: Identity, agreement: Agreement) -> Peer:
+        """Judge who the client is, after ``finish``. Raises IdentityError."""
+        hello = self._hello
+        assert hello is not None
+        _check_identity(identity, _UP, agreement, hello.node)
+        return Peer(agreement.version, hello.node, hello.index, "", identity.name, identity.features & self._features)

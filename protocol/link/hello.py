@@ -1,4 +1,4 @@
-"""The three frames of the handshake, the only ones that ever go in clear beside a CLOSE.
+"""The four frames of the handshake; the first three are the only ones that ever go in clear, beside a CLOSE.
 
 What a hello says beside its share is CPace's associated data: ``ad`` is its exact bytes, since both sides must feed
 the same ones to the arithmetic.
@@ -13,13 +13,17 @@ from typing import ClassVar, Final, final
 from protocol.link.header import Parts
 from protocol.link.port_state import NODE_ID, decode_text, encode_text
 
-__all__ = ["Confirm", "Hello", "HelloReply"]
+__all__ = ["MAX_NAME", "Confirm", "Hello", "HelloReply", "Identity"]
+
+MAX_NAME: Final = 64
+"""The most bytes of a node's name in UTF-8."""
 
 _SHARE: Final = 32
 _FRESH: Final = 16
 _TAG: Final = 64
 _HELLO: Final = struct.Struct(f"!{NODE_ID}sB{_FRESH}s")
 _REPLY: Final = struct.Struct(f"!B{NODE_ID}sB")
+_IDENTITY: Final = struct.Struct("!32s64sI")
 
 
 @final
@@ -98,6 +102,33 @@ class Confirm:
     def decode(cls, parts: Parts) -> Confirm:
         """Read the frame back. Raises ValueError."""
         return cls(_tag(parts.payload))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Either side, sealed: its public key, and its signature of the handshake, which proves the node id of its hello.
+
+    ``features`` has a bit for each thing beyond this page that the node knows (u32), ``name`` is for people (at most
+    MAX_NAME bytes of UTF-8).
+    """
+
+    code: ClassVar[int] = 16
+    public: bytes
+    signature: bytes
+    features: int
+    name: str
+
+    def parts(self) -> Parts:
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
+        return Parts(_IDENTITY.pack(self.public, self.signature, self.features) + encode_text(self.name, MAX_NAME))
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Identity:
+        """Read the frame back. Raises ValueError, IndexError or struct.error."""
+        public, signature, features = _IDENTITY.unpack_from(parts.payload)
+        name, _ = decode_text(parts.payload, _IDENTITY.size)
+        return cls(public, signature, features, name)
 
 
 def _tag(data: bytes) -> bytes:

@@ -64,3 +64,5 @@ class CloseReason(enum.IntEnum):
     """Two CPUs use one node id, and the older link is kept: one of them is a cloned image."""
     DETACHED = 14
     """The resume window is over, or more sessions waited than may."""
+    IDENTITY = 15
+    """The peer has the key, and did not prove the node id that it claims."""

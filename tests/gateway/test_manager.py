@@ -21,6 +21,7 @@ from gateway.port.router import Router
 from gateway.state.store import Published
 from gateway.tasks.watch import Cell
 from protocol.link.guesses import GuessLimit
+from protocol.link.identity import NodeKey
 from protocol.parameters.catalogue import Catalogue
 from protocol.parameters.hardware import ManagerHardware
 from protocol.parameters.roles import Role
@@ -69,7 +70,7 @@ async def running_port(directory: Path) -> AsyncIterator[Port]:
     published = Cell(Published(0, catalogue.restored("").settings))
     bus = Bus("P0")
     router = Router({"P0": bus})
-    host = Host(config, bytes(16), Drivers(frozenset({0}), frozenset()), GuessLimit(), cast("Bonjour", None))
+    host = Host(config, NodeKey(bytes(32)), Drivers(frozenset({0}), frozenset()), GuessLimit(), cast("Bonjour", None))
     port = Port(
         Manager(0, host, bus, lambda rights, holder: router.grant("P0", rights, holder), published),
         catalogue,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA512
@@ -25,9 +26,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-HELLO, HELLO_REPLY, CONFIRM, CLOSE, OPEN, OPENED, DATA, ACK, CREDIT, GAP, LOST, PORT, TURN, PING, PONG = range(1, 16)
+HELLO, HELLO_REPLY, CONFIRM, CLOSE, OPEN, OPENED, DATA, ACK, CREDIT, GAP, LOST, PORT, TURN, PING, PONG, IDENTITY = (
+    range(1, 17)
+)
 LINE, PTZ, TCP, CGI = range(4)
-STOPPING, STALE, PROTOCOL = 1, 6, 12
+STOPPING, STALE, PROTOCOL, NOT_PROVED = 1, 6, 12, 15
 NO_SESSION = bytes(16)
 
 _HEADER = struct.Struct("!BBBBIQ")
@@ -85,6 +88,7 @@ class Run:
     """What both sides of a handshake compute: the tags, and the key of each direction."""
 
     isk: bytes
+    output: bytes
     tag_a: bytes
     tag_b: bytes
     up: bytes
@@ -103,7 +107,39 @@ class Run:
         def tag(side: tuple[bytes, bytes]) -> bytes:
             return hmac.digest(mac_key, lv_cat(*side), "sha512")
 
-        return cls(isk, tag(a), tag(b), traffic(b"up"), traffic(b"down"))
+        return cls(isk, output, tag(a), tag(b), traffic(b"up"), traffic(b"down"))
+
+
+# --- Who a node is (section 2) -------------------------------------------------------------------------------------
+
+
+class Node:
+    """A node's key pair from its secret 32 bytes; it may claim to be another."""
+
+    def __init__(self, seed: bytes, claims: bytes | None = None, name: str = "") -> None:
+        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = self._private.public_key().public_bytes_raw()
+        self.id = claims or hashlib.sha256(self.public).digest()[:16]
+        self.name = name
+
+    def identity(self, way: bytes, run: Run) -> bytes:
+        """The payload of IDENTITY, for the side that speaks ``way``."""
+        signature = self._private.sign(b"daisyport remote port node " + way + run.output)
+        name = self.name.encode()
+        return self.public + signature + struct.pack("!IB", 0, len(name)) + name
+
+
+def check_identity(payload: bytes, node: bytes, way: bytes, run: Run) -> None:
+    """Raise AssertionError, or what cryptography raises, where ``node`` did not sign this run."""
+    public, signature = payload[:32], payload[32:96]
+    assert hashlib.sha256(public).digest()[:16] == node
+    signed = b"daisyport remote port node " + way + run.output
+    Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)
+    assert payload[96:100] == bytes(4)
+    assert len(payload) == 101 + payload[100] <= 101 + 64
+
+
+SERVER = Node(b"B" * 32)
 
 
 def hello_data(node: bytes, index: int, fresh: bytes) -> bytes:
@@ -229,13 +265,9 @@ class Peer:
         del self._received[:count]
         return taken
 
-    def _proved(self, run: Run, sending: bytes, receiving: bytes) -> None:
-        self.run = run
-        self._sending, self._receiving = ChaCha20Poly1305(sending), ChaCha20Poly1305(receiving)
-
-    async def prove_as_client(self, key: str, node: bytes, index: int = 0) -> None:
+    async def prove_as_client(self, key: str, node: Node, index: int = 0) -> None:
         """Be A in a handshake. Raises Ended, or AssertionError where B does not have the key."""
-        scalar, data = os.urandom(32), hello_data(node, index, os.urandom(16))
+        scalar, data = os.urandom(32), hello_data(node.id, index, os.urandom(16))
         share = multiplied(scalar, generator(key))
         await self.send(HELLO, payload=share + data)
         reply = await self.receive()
@@ -244,25 +276,35 @@ class Peer:
         other, said, tag = reply.payload[:32], reply.payload[32:-64], reply.payload[-64:]
         run = Run.of(multiplied(scalar, other), (share, data), (other, said))
         assert hmac.compare_digest(tag, run.tag_b)
-        self.node = said[1:17]
+        self.node, self.run = said[1:17], run
+        self._receiving = ChaCha20Poly1305(run.down)
+        identity = await self.receive()
+        assert identity.kind == IDENTITY
+        check_identity(identity.payload, self.node, b"down", run)
         await self.send(CONFIRM, payload=run.tag_a)
-        self._proved(run, run.up, run.down)
+        self._sending = ChaCha20Poly1305(run.up)
+        await self.send(IDENTITY, payload=node.identity(b"up", run))
 
-    async def prove_as_server(self, key: str, node: bytes, index: int = 0, chassis: str = "") -> None:
+    async def prove_as_server(self, key: str, node: Node, index: int = 0, chassis: str = "") -> None:
         """Be B in a handshake. Raises Ended, or AssertionError where A does not have the key."""
         hello = await self.receive()
         assert hello.kind == HELLO
         other, said = hello.payload[:32], hello.payload[32:]
-        scalar, data = os.urandom(32), reply_data(node, index, chassis)
+        scalar, data = os.urandom(32), reply_data(node.id, index, chassis)
         share = multiplied(scalar, generator(key))
         run = Run.of(multiplied(scalar, other), (other, said), (share, data))
-        self.node = said[1 + said[0] :][:16]
+        self.node, self.run = said[1 + said[0] :][:16], run
         await self.send(HELLO_REPLY, payload=share + data + run.tag_b)
+        self._sending = ChaCha20Poly1305(run.down)
+        await self.send(IDENTITY, payload=node.identity(b"down", run))
         confirm = await self.receive()
         if confirm.kind != CONFIRM:
             raise Ended(f"frame {confirm.kind} in place of CONFIRM: {confirm.payload.hex()}")
         assert hmac.compare_digest(confirm.payload, run.tag_a)
-        self._proved(run, run.down, run.up)
+        self._receiving = ChaCha20Poly1305(run.up)
+        identity = await self.receive()
+        assert identity.kind == IDENTITY
+        check_identity(identity.payload, self.node, b"up", run)
 
     async def open(self, session: bytes = NO_SESSION, number: int = 1, places: bytes = positions()) -> Frame:
         """As A, open a session; returns OPENED, or CLOSE where B refuses."""
@@ -272,7 +314,7 @@ class Peer:
             await self.pong(answer)
         return answer
 
-    async def admit(self, session: bytes = b"S" * 16, port: bytes | None = None, node: bytes = b"B" * 16) -> Frame:
+    async def admit(self, session: bytes = b"S" * 16, port: bytes | None = None, node: bytes = SERVER.id) -> Frame:
         """As B, answer OPEN with a new session at A's own positions; returns OPEN."""
         asked = await self.until(OPEN)
         reached = struct.unpack("!8Q", asked.payload[28:])[::2]
@@ -289,7 +331,7 @@ def now() -> bytes:
 
 
 @asynccontextmanager
-async def dialled(port: int, key: str, node: bytes, index: int = 0, source: str = "127.0.0.1") -> AsyncIterator[Peer]:
+async def dialled(port: int, key: str, node: Node, index: int = 0, source: str = "127.0.0.1") -> AsyncIterator[Peer]:
     """A client whose key is proved, from the address ``source``."""
     async with await connection(port, source) as stream:
         peer = Peer(stream)

@@ -20,7 +20,7 @@ import trio
 
 from gateway.state.users import Users
 from tests.helpers import PASSWORD, FarEnd, Gateway, configuration, free_port, laid_cable, lines
-from tests.hostile.peer import Ended, dialled
+from tests.hostile.peer import Ended, Node, dialled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.hostile.peer import Peer
 
 KEY = "the blade's own key"
+HOSTILE = Node(b"a hostile peer, with its own key")
 ECHO = 0.030
 """Seconds that a message may take to come back, at half of all moments, whatever happens elsewhere."""
 GROWTH = 8 << 20
@@ -231,7 +232,7 @@ class Siege:
             assert told[client.letter] < max(ECHO, 3 * elsewhere), (elsewhere, told)
 
     @asynccontextmanager
-    async def hostile(self, node: bytes = b"a hostile peer..", source: str = "127.0.0.1") -> AsyncIterator[Peer]:
+    async def hostile(self, node: Node = HOSTILE, source: str = "127.0.0.1") -> AsyncIterator[Peer]:
         """Be a client of the owner that has the key. That the owner hangs up on it is as it should be.
 
         Raises Ended where the owner does so before the key is proved.

@@ -37,7 +37,7 @@ async def flood(siege: Siege, frames: list[Frame], *, slowly: bool = False) -> i
                 stream = await wire.connection(siege.remote_port, read_buffer=2048 if slowly else 0)
                 async with stream, trio.open_nursery() as nursery:
                     peer = wire.Peer(stream)
-                    await peer.prove_as_client(KEY, os.urandom(16))
+                    await peer.prove_as_client(KEY, wire.Node(os.urandom(32)))
                     await peer.open()
                     nursery.start_soon(read_on, stream, slowly)
                     sealed = await all_sealed(peer, frames)
@@ -127,7 +127,7 @@ async def test_clients_that_come_and_go_and_wrong_keys_from_two_addresses_fill_n
 async def guess_for_ever(siege: Siege, source: str) -> None:
     while True:
         with suppress(wire.Ended, AssertionError, ConnectionError):
-            async with wire.dialled(siege.remote_port, "a guess", os.urandom(16), source=source):
+            async with wire.dialled(siege.remote_port, "a guess", wire.Node(os.urandom(32)), source=source):
                 pass
         await trio.sleep(0.005)
 
@@ -145,7 +145,7 @@ async def test_beside_forty_silent_strangers_cpus_link_and_a_link_that_was_cut_r
                 await strangers.enter_async_context(await wire.connection(siege.remote_port, "127.0.0.9"))
             for number in range(4):
                 with trio.fail_after(1):
-                    async with siege.hostile(bytes([number]) * 16) as peer:
+                    async with siege.hostile(wire.Node(bytes([number]) * 32)) as peer:
                         assert (await peer.open()).kind == wire.OPENED
             siege.cable.cut()
 
@@ -156,7 +156,7 @@ async def test_sixteen_cpus_that_start_at_once_are_all_in_within_three_seconds(t
     async def start(siege: Siege, number: int) -> None:
         while number not in opened:
             with suppress(wire.Ended):
-                async with siege.hostile(bytes([number]) * 16, f"127.0.1.{number}") as peer:
+                async with siege.hostile(wire.Node(bytes([number]) * 32), f"127.0.1.{number}") as peer:
                     assert (await peer.open()).kind == wire.OPENED
                     opened.add(number)
             await trio.sleep(0.1)

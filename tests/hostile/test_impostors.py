@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.hostile.siege import Siege
     from tests.netns import Host
 
-CLONED = b"a cloned image.."
+CLONED = wire.Node(b"a cloned image.." * 2)
 
 
 class Clone:
@@ -58,7 +58,7 @@ async def test_of_two_cpus_with_one_identity_the_older_link_stays_and_the_log_sa
             await siege.owner.says(" ERROR ")
             (told,) = [line for line in siege.owner.said.splitlines() if " ERROR " in line]
             assert all(clone.address in told for clone in clones), told
-            assert "node_id" in told
+            assert "node_key" in told
             before = [clone.links for clone in clones]
             await trio.sleep(2)
             assert [clone.linked for clone in clones].count(True) == 1
@@ -90,7 +90,7 @@ class WrongServer:
         self.met += 1
         async with stream:
             with suppress(wire.Ended):
-                await wire.Peer(stream).prove_as_server("another key", bytes(16))
+                await wire.Peer(stream).prove_as_server("another key", wire.Node(bytes(32)))
 
 
 @needs_network

@@ -127,7 +127,7 @@ async def serve(
         async with stream:
             peer = wire.Peer(stream)
             with suppress(wire.Ended):
-                await peer.prove_as_server(KEY, b"B" * 16)
+                await peer.prove_as_server(KEY, wire.SERVER)
                 met(name)
                 await behave(peer)
 
@@ -136,11 +136,13 @@ async def serve(
     await trio.serve_listeners(talk, [listener])
 
 
-async def test_a_connection_number_that_another_key_holder_used_up_does_not_stop_a_cpu(tmp_path: Path) -> None:
-    """An honest server passes on the number that somebody else left with a CPU's node id."""
+async def test_another_key_holder_cannot_use_up_the_numbers_of_a_cpu_or_throw_it_off(tmp_path: Path) -> None:
+    """To claim a node id is not to be that node: its key is needed, too."""
     with trio.fail_after(40):
         async with besieged(tmp_path) as siege, siege.unharmed():
-            node = bytes.fromhex((siege.far.gateway.config.state_dir / "node_id").read_text().strip())
-            async with siege.hostile(node) as peer:
-                await peer.open(number=LAST)
+            kept = (siege.far.gateway.config.state_dir / "node_key").read_text().split()[0]
+            victim = wire.Node(bytes.fromhex(kept))
+            async with siege.hostile(wire.Node(b"l" * 32, claims=victim.id)) as peer:
+                answer = await peer.open(number=LAST)
+                assert (answer.kind, answer.payload[0]) == (wire.CLOSE, wire.NOT_PROVED)
             await trio.sleep(1)

@@ -138,7 +138,7 @@ async def test_the_far_examples_reach_the_camera_over_two_links() -> None:
             (0, 1, 1),
             (0, 1, 0),
         ]
-        assert len({(cpu.config.state_dir / "node_id").read_text() for cpu in chain.cpus}) == 3
+        assert len({(cpu.config.state_dir / "node_key").read_text() for cpu in chain.cpus}) == 3
     assert any(answer.startswith("#9050") for answer in answers)
     assert any(the_pan(answer) for answer in answers)
     assert any("90 41 ff 90 51 ff" in answer for answer in answers)

@@ -19,6 +19,7 @@ from gateway.remote_port.server import RemotePortService
 from gateway.serial_line.arbiter import Arbiter
 from gateway.tasks.reconcile import Unit
 from protocol.link.guesses import GuessLimit
+from protocol.link.identity import NodeKey
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.settings import RemotePort, Settings
 from tests.gateway.line import ALL, NarrowTty
@@ -124,11 +125,15 @@ class Node:
     name: str
     nursery: trio.Nursery
     bus: Bus
-    node: bytes
+    key: NodeKey
     guesses: GuessLimit = field(default_factory=GuessLimit)
 
     def __post_init__(self) -> None:
         self.handle = Router({"P0": self.bus}).grant("P0", ALL, self.name)
+
+    @property
+    def node(self) -> bytes:
+        return self.key.id
 
     def connect(self, right: Right) -> Session:
         """Return the session of a local client that may write in that class."""
@@ -164,7 +169,7 @@ class Node:
     def reopen(self, key: str = KEY, ptz: bool = True, keyless: bool = False) -> None:
         """A server that knows of no session."""
         handle = self.handle.attenuate(ALL, "remote port server")
-        self.service = RemotePortService(0, self.node, "chassis", handle, self.clients, self.guesses, keyless=keyless)
+        self.service = RemotePortService(0, self.key, "chassis", handle, self.clients, self.guesses, keyless=keyless)
         self.service.update_policy(AddressList(), key, ptz)
         self.clients.start_soon(self.service.run)
 
@@ -179,7 +184,7 @@ class Node:
         """Chain to the server at the other end of the cable."""
         settings = RemotePort(auto_conf=False, authentication_key=key, host=_HOST, port=cable.port)
         candidates = Candidates(cast("Bonjour", None), index, "", keyless=False)
-        self.device = RemotePortClient(self.bus, self.node, index, settings, candidates)
+        self.device = RemotePortClient(self.bus, self.key, index, settings, candidates)
         self.settings = settings
         self.unit = Unit("P0 R0", lambda: None)
         self.nursery.start_soon(self.device.run, self.unit)
@@ -211,7 +216,7 @@ async def lay(to: int, task_status: trio.TaskStatus[Cable]) -> None:
 
 def node(nursery: trio.Nursery, name: str) -> Node:
     """A CPU that has nothing yet."""
-    return Node(name, nursery, Bus("P0"), next(_numbers).to_bytes(16, "big"))
+    return Node(name, nursery, Bus("P0"), NodeKey(next(_numbers).to_bytes(32, "big"), name))
 
 
 @contextlib.asynccontextmanager

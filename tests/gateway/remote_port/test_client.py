@@ -228,7 +228,7 @@ async def test_a_node_that_finds_itself_on_the_path_stays_out_and_says_why() -> 
         async with chained(2) as ((owner, _, far), _):
             cable = await far.serve()
             second = node(owner.nursery, "the owner's second port")
-            second.node = owner.node
+            second.key = owner.key
             second.dial(cable)
             await holds(lambda: "loop" in second.unit.state)
             await holds(lambda: not far.service.sessions)

@@ -24,6 +24,7 @@ from protocol.link.handshake import (
     key_point,
 )
 from protocol.link.header import CutError
+from protocol.link.identity import NodeKey
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close, Ping
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from protocol.link.frames import Frame
 
 POINT = key_point("the key")
+A, B = NodeKey(b"a" * 32), NodeKey(b"b" * 32)
 
 
 @pytest.fixture
@@ -48,12 +50,12 @@ def pair(
     sockets: tuple[socket.socket, socket.socket],
     *,
     key: str = "the key",
-    node: bytes = b"b" * 16,
+    node: NodeKey = B,
     versions: tuple[int, ...] = (1,),
 ) -> tuple[Link, Link]:
     """A client and a server; the server as told."""
     near, far = sockets
-    call = Initiator(POINT, b"a" * 16, 0, os.urandom(32), os.urandom(16))
+    call = Initiator(POINT, A, 0, os.urandom(32), os.urandom(16))
     answer = Acceptor(key_point(key), node, 0, "chassis", os.urandom(32), versions)
     return Link(near, Connection(call)), Link(far, Connection(answer))
 
@@ -69,7 +71,7 @@ async def greet(link: Link, errors: dict[Link, BaseException]) -> None:
     ("server", "error", "reason", "teller"),
     [
         ({"key": "another"}, WrongKeyError, CloseReason.WRONG_KEY, "client"),
-        ({"node": b"a" * 16}, OwnNodeError, CloseReason.OWN_NODE, "server"),
+        ({"node": A}, OwnNodeError, CloseReason.OWN_NODE, "server"),
         ({"versions": (9,)}, VersionError, CloseReason.VERSION, "server"),
     ],
 )
@@ -96,7 +98,7 @@ async def test_who_finds_out_why_a_handshake_fails_tells_the_other(
 
 async def test_what_is_no_handshake_is_left_without_a_word(sockets: tuple[socket.socket, socket.socket]) -> None:
     near, far = sockets
-    link = Link(far, Connection(Acceptor(POINT, b"b" * 16, 0, "", os.urandom(32))))
+    link = Link(far, Connection(Acceptor(POINT, B, 0, "", os.urandom(32))))
     near.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with trio.fail_after(5), pytest.raises(CutError):
         await link.handshake(lambda _: None)

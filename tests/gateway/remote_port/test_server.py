@@ -19,6 +19,7 @@ from gateway.remote_port.link import Link, LinkCutError, now_ms
 from protocol.link.connection import Connection
 from protocol.link.handshake import Initiator, WrongKeyError, key_point
 from protocol.link.header import CutError
+from protocol.link.identity import NodeKey
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close
 from protocol.link.stream_frames import Ack, Channel, UpData
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from tests.gateway.remote_port.linked import Node
 
 
-def call(port: int, own: bytes = b"c" * 16, key: str = KEY, address: str = "127.0.0.1") -> Link:
+C = NodeKey(b"c" * 32)
+
+
+def call(port: int, own: NodeKey = C, key: str = KEY, address: str = "127.0.0.1") -> Link:
     """A client's connection, which has said HELLO to nobody yet."""
     sock = socket.create_connection(("127.0.0.1", port), source_address=(address, 0))
     return Link(sock, Connection(Initiator(key_point(key), own, 0, os.urandom(32), os.urandom(16))))
@@ -103,7 +107,7 @@ async def test_a_node_that_meets_its_own_id_is_told_that_it_may_be_a_cloned_imag
         async with chained(0) as ((owner,), _):
             cable = await owner.serve()
             twin = node(owner.nursery, "twin")
-            twin.node = owner.node
+            twin.key = owner.key
             twin.dial(cable)
             await holds(lambda: "cloned image" in twin.unit.state)
             assert not owner.service.wrong_keys
@@ -138,7 +142,9 @@ async def test_who_hangs_up_after_the_reply_has_made_a_guess_and_who_has_the_key
             await owner.serve()
             for _ in range(9):
                 sock = socket.create_connection(("127.0.0.1", owner.port))
-                connection = Connection(Initiator(key_point("a guess"), b"g" * 16, 0, os.urandom(32), os.urandom(16)))
+                connection = Connection(
+                    Initiator(key_point("a guess"), NodeKey(b"g" * 32), 0, os.urandom(32), os.urandom(16))
+                )
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
                 await stream.send_all(connection.data_to_send())
                 assert await stream.receive_some()
@@ -288,7 +294,7 @@ async def test_two_cpus_with_one_node_id_are_found_out_and_the_older_link_is_kep
                     assert isinstance(refusal, Close)
                     assert refusal.reason is CloseReason.DUPLICATE
                 assert session_of(owner) is kept
-                assert owner.service.duplicates == ("node 63636363 R0 is at 127.0.0.2 and at 127.0.0.1",)
+                assert owner.service.duplicates == (f"node {C.id.hex()[:8]} R0 is at 127.0.0.2 and at 127.0.0.1",)
                 (error,) = (record for record in caplog.records if record.levelno == logging.ERROR)
                 assert "two CPUs use one node id" in error.getMessage()
                 nursery.cancel_scope.cancel()
@@ -296,7 +302,7 @@ async def test_two_cpus_with_one_node_id_are_found_out_and_the_older_link_is_kep
 
 async def come_numbered(owner: Node, address: str, number: int) -> list[object]:
     """Come with that connection number, as a twin that was told the last one does."""
-    link, session = call(owner.port, address=address), ClientSession(b"c" * 16, SessionLimits())
+    link, session = call(owner.port, address=address), ClientSession(C.id, SessionLimits())
     session._numbers[owner.node] = number - 1
     try:
         return await opened(link, session)
@@ -311,7 +317,7 @@ async def test_a_cpu_that_moved_to_another_address_and_back_is_no_twin(monkeypat
             await owner.serve()
             links = []
             for number, address in enumerate(("127.0.0.1", "127.0.0.2", "127.0.0.1"), 1):
-                link, session = call(owner.port, address=address), ClientSession(b"c" * 16, SessionLimits())
+                link, session = call(owner.port, address=address), ClientSession(C.id, SessionLimits())
                 session._numbers[owner.node] = number - 1
                 await link.handshake(unasked)
                 opening = session.next_frame(session.attach(owner.node), 0)
@@ -357,7 +363,7 @@ async def test_a_key_that_changes_during_a_handshake_does_not_let_the_old_one_in
             link = call(owner.port)
             await link.handshake(unasked)
             owner.service.update_policy(AddressList(), "a new key", ptz=True)
-            session = ClientSession(b"c" * 16, SessionLimits())
+            session = ClientSession(C.id, SessionLimits())
             assert [Close(CloseReason.KEY_CHANGED)] == await _carried(link, session)
             assert not owner.service.sessions
 
@@ -373,7 +379,7 @@ async def test_an_address_or_a_service_that_changes_during_a_handshake_lets_nobo
                     owner.service.update_policy(AddressList.parse("10.0.0.1"), KEY, ptz=True)
                 else:
                     owner.service.revoke("closed")
-                assert [Close(CloseReason.REVOKED)] == await _carried(link, ClientSession(b"c" * 16, SessionLimits()))
+                assert [Close(CloseReason.REVOKED)] == await _carried(link, ClientSession(C.id, SessionLimits()))
                 owner.service.update_policy(AddressList(), KEY, ptz=True)
             assert not owner.service.sessions
 
@@ -391,7 +397,7 @@ async def _carried(link: Link, session: ClientSession) -> list[object]:
 async def test_a_list_that_leaves_an_address_out_ends_its_sessions_and_no_others() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
-            link, session = call(owner.port, address="127.0.0.9"), ClientSession(b"c" * 16, SessionLimits())
+            link, session = call(owner.port, address="127.0.0.9"), ClientSession(C.id, SessionLimits())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(opened, link, session)
                 await holds(lambda: len(owner.service.sessions) == 2)
@@ -479,7 +485,7 @@ async def test_a_new_session_of_the_same_node_ends_the_old_one_which_does_not_fi
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
             twin = node(owner.nursery, "twin")
-            twin.node = far.node
+            twin.key = far.key
             twin.dial(cable)
             joined = cable.joined
             with trio.move_on_after(1):
@@ -492,7 +498,7 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_loses_its_session()
     with trio.fail_after(5):
         async with chained(0) as ((owner,), _):
             await owner.serve()
-            link, session = call(owner.port), ClientSession(b"c" * 16, SessionLimits())
+            link, session = call(owner.port), ClientSession(C.id, SessionLimits())
             await link.handshake(unasked)
             number = session.attach(server_of(link))
             heard: list[object] = []
@@ -613,7 +619,7 @@ async def test_a_bug_in_a_connection_ends_that_connection_alone(
             monkeypatch.setattr(owner.service, "_admitted", lambda *_: 1 / 0)
             link = call(owner.port)
             await link.handshake(unasked)
-            session = ClientSession(b"c" * 16, SessionLimits())
+            session = ClientSession(C.id, SessionLimits())
             with pytest.raises(ExceptionGroup):
                 await _carried(link, session)
             assert "a bug ended the" in caplog.text

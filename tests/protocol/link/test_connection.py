@@ -12,7 +12,7 @@ from protocol.link.connection import CHANNELS, TRANSITIONS, Connection, Party, S
 from protocol.link.frames import FRAMES, Frame
 from protocol.link.handshake import HandshakeError, Peer, WrongKeyError, key_point
 from protocol.link.header import CutError, Header
-from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import Sealer
 from protocol.link.session_frames import Close, Ping, Pong, Port
@@ -27,6 +27,7 @@ SAMPLES: tuple[Frame, ...] = (
     Hello(bytes(32), (1,), bytes(16), 0, bytes(16)),
     HelloReply(bytes(32), 1, bytes(16), 0, "", bytes(64)),
     Confirm(bytes(64)),
+    Identity(bytes(32), bytes(64), 0, "a liar"),
     CLOSE,
     OPEN,
     OPENED,
@@ -49,7 +50,9 @@ SERVER_FRAMES: set[type[Frame]] = {DownData, Gap, Turn, Ack, Credit, Lost, Port,
 MAY_SAY: dict[tuple[Party, State], set[type[Frame]]] = {
     (Party.CLIENT, State.HELLO): {Hello},
     (Party.SERVER, State.REPLY): {HelloReply, Close},
+    (Party.SERVER, State.SERVER_IDENTITY): {Identity},
     (Party.CLIENT, State.CONFIRM): {Confirm, Close},
+    (Party.CLIENT, State.CLIENT_IDENTITY): {Identity},
     (Party.CLIENT, State.OPEN): {type(OPEN), Close},
     (Party.SERVER, State.OPEN): {Close},
     (Party.SERVER, State.OPENED): {type(OPENED), Close},
@@ -79,8 +82,10 @@ def reason_fits(party: Party, state: State, frame: Frame) -> bool:
         return True
     before = state in (State.OPEN, State.OPENED)
     match frame.reason:
-        case CloseReason.WRONG_KEY | CloseReason.OWN_NODE | CloseReason.VERSION:
+        case CloseReason.OWN_NODE | CloseReason.VERSION:
             return state in (State.REPLY, State.CONFIRM)
+        case CloseReason.WRONG_KEY | CloseReason.IDENTITY:
+            return state in (State.REPLY, State.CONFIRM) or (party is Party.SERVER and before)
         case CloseReason.STOPPING | CloseReason.PROTOCOL:
             return state not in (State.REPLY, State.CONFIRM)
         case CloseReason.LOOP:
@@ -105,11 +110,11 @@ def sealed(by: Connection, head: bytes, payload: bytes) -> bytes:
     return head + by._sealer.seal(head, payload)
 
 
-def forged(connection: Connection, frame: Frame) -> bytes:
+def forged(connection: Connection, frame: Frame, *, clear: bool = False) -> bytes:
     """The frame's bytes from a sender who has the keys and respects nothing."""
     connection._state = State.READY
     payload, channel, flags, offset = frame.parts()
-    tag = 0 if connection._sealer is None else 16
+    tag = 0 if clear else 16
     head = Header(1, frame.code, channel, flags, len(payload) + tag, offset).encode()
     return sealed(connection, head, payload) if tag else head + payload
 
@@ -132,17 +137,17 @@ def two_in(party: Party, state: State) -> tuple[Connection, Connection]:
 @pytest.mark.parametrize(("receiver", "state", "frame"), PAIRS)
 def test_every_frame_in_every_state_has_one_answer(receiver: Party, state: State, frame: Frame) -> None:
     to, by = two_in(receiver, state)
-    got = events(to, forged(by, frame))
+    got = events(to, forged(by, frame, clear=to._opener is None))
     if state is State.CLOSED:
         assert got == [], "after a CLOSE nothing is read"
     elif not allowed(receiver.other, state, frame):
         ((kind, _),) = got
         assert issubclass(kind, RemoteProtocolError)
-        assert issubclass(kind, CutError) is (to._opener is None), "in clear nothing ends a session"
+        assert issubclass(kind, CutError) is (to.peer is None), "who has not proved who he is ends no session"
         assert to.state is State.FAILED
-    elif isinstance(frame, Hello | HelloReply | Confirm):
+    elif isinstance(frame, Hello | HelloReply | Confirm | Identity):
         ((kind, _),) = got
-        assert issubclass(kind, CutError), "its tag and share are judged"
+        assert issubclass(kind, CutError), "its tag, share or signature is judged"
     else:
         assert got == [frame]
 
@@ -267,7 +272,7 @@ def conversation() -> bytes:
     said += [a.data_to_send(), a.send(OPEN)]
     events(b, said[1] + said[2])
     events(a, b.send(OPENED))
-    said += [a.send(frame) for frame in (Pong(6, 7), *SAMPLES[6:7], Ping(3), CLOSE)]
+    said += [a.send(frame) for frame in (Pong(6, 7), UpData(Channel.PTZ, 0, 0, b"x"), Ping(3), CLOSE)]
     return b"".join(said)
 
 

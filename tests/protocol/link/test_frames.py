@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protocol.errors import RemoteProtocolError
 from protocol.link.frames import FRAMES, Frame, decode
 from protocol.link.header import LIMIT, Parts
-from protocol.link.hello import Confirm, Hello, HelloReply
+from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.port_state import MAX_PATH, PortState, encode_text
 from protocol.link.reasons import CloseReason, Reason
@@ -50,6 +50,7 @@ frames = st.one_of(
     st.builds(Hello, shares, st.lists(u8, max_size=4).map(tuple), sixteen, u8, sixteen),
     st.builds(HelloReply, shares, u8, sixteen, u8, texts, tags),
     st.builds(Confirm, tags),
+    st.builds(Identity, shares, tags, u32, texts.filter(lambda text: len(text.encode()) <= 64)),
     st.builds(Close, st.sampled_from(CloseReason), positions),
     st.builds(Close, st.just(CloseReason.STALE), positions, u64),
     st.builds(Open, sixteen, u64, u32, positions),
@@ -96,10 +97,10 @@ def test_a_frame_with_another_byte_is_another_frame_or_an_error(frame: Frame, da
 
 
 def test_every_type_has_its_number() -> None:
-    assert sorted(FRAMES) == list(range(1, 16))
+    assert sorted(FRAMES) == list(range(1, 17))
 
 
-@pytest.mark.parametrize("code", [0, 16, 0x3F])
+@pytest.mark.parametrize("code", [0, 17, 0x3F])
 def test_an_unknown_type_below_0x40_is_an_error(code: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"no frame of type {code:#04x}"):
         decode(code, Parts())
@@ -137,6 +138,8 @@ def test_an_unknown_type_from_0x40_up_is_ignored(code: int) -> None:
         (13, Parts(b"\1\0", channel=1), "a turn begins RUNNING"),
         (10, Parts(bytes(8) + b"\x63"), "99 is not a valid Reason"),
         (3, Parts(bytes(63)), "a tag has 64 bytes"),
+        (16, Parts(bytes(100) + b"\x41" + b"x" * 65), "another form"),
+        (16, Parts(bytes(100) + b"\1\n"), "control characters"),
         (12, Parts(bytes([0, 2, 0, 0, 0, 0, 0, 0]) + bytes(16)), "another form"),
         (12, Parts(bytes(8) + bytes(15)), "node ids of 16 bytes"),
         (12, Parts(bytes(8) + bytes(16 * 9)), "at most 8 node ids"),
@@ -211,6 +214,7 @@ ONE_OF_EACH = [
     (1, Hello(bytes(32), (1,), bytes(16), 0, bytes(16)).parts()),
     (2, HelloReply(bytes(32), 1, bytes(16), 0, "", bytes(64)).parts()),
     (3, Confirm(bytes(64)).parts()),
+    (16, Identity(bytes(32), bytes(64), 0, "").parts()),
     (12, Port(PortState(0, False, 0, "x", "", ())).parts()),
     (14, Ping(1).parts()),
     (15, Pong(1, 2).parts()),

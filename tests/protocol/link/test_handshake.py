@@ -8,35 +8,125 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
-from protocol.link.connection import Connection
+from protocol.link.connection import Connection, State
 from protocol.link.cpace import PointError
-from protocol.link.handshake import HandshakeError, OwnNodeError, Peer, VersionError, WrongKeyError, key_point
-from protocol.link.header import CutError
-from protocol.link.hello import Confirm
-from tests.protocol.session.links import A_NODE, B_NODE, POINT, acceptor, events, initiator
+from protocol.link.handshake import (
+    Acceptor,
+    HandshakeError,
+    IdentityError,
+    Initiator,
+    OwnNodeError,
+    Peer,
+    VersionError,
+    WrongKeyError,
+    key_point,
+)
+from protocol.link.header import CutError, Header
+from protocol.link.hello import Confirm, HelloReply, Identity
+from protocol.link.identity import NodeKey, is_signed
+from protocol.link.reasons import CloseReason
+from protocol.link.secure import Sealer
+from protocol.link.session_frames import Close
+from tests.protocol.session.links import (
+    A_KEY,
+    A_NODE,
+    B_KEY,
+    B_NODE,
+    POINT,
+    acceptor,
+    connections,
+    events,
+    initiator,
+)
 
 OTHER = key_point("pelco124")
 
 
+def replied(a: Initiator, b: Acceptor) -> HelloReply:
+    return b.reply(a.hello)[0]
+
+
 def test_both_sides_reach_the_same_keys_and_know_each_other() -> None:
     a, b = initiator(), acceptor()
-    confirm, at_a = a.confirm(b.reply(a.hello))
-    at_b = b.finish(confirm)
-    assert at_a.keys == at_b.keys
-    assert at_a.peer == Peer(1, B_NODE, 3, "blade-7")
-    assert at_b.peer == Peer(1, A_NODE, 0, "")
+    reply, identity_b, at_b = b.reply(a.hello)
+    confirm, at_a = a.confirm(reply)
+    b.finish(confirm)
+    assert at_a == at_b
+    identity_a, server = a.identify(identity_b, at_a)
+    assert server == Peer(1, B_NODE, 3, "blade-7", "cpu-b")
+    assert b.identify(identity_a, at_b) == Peer(1, A_NODE, 0, "", "cpu-a")
+
+
+def test_features_that_only_one_side_knows_are_not_used() -> None:
+    a = Initiator(POINT, A_KEY, 0, bytes([1]) * 32, bytes(16), features=0b0111)
+    b = Acceptor(POINT, B_KEY, 3, "", bytes([2]) * 32, features=0b1101)
+    reply, identity_b, at_b = b.reply(a.hello)
+    confirm, at_a = a.confirm(reply)
+    b.finish(confirm)
+    identity_a, server = a.identify(identity_b, at_a)
+    assert (identity_a.features, identity_b.features) == (0b0111, 0b1101)
+    assert (server.features, b.identify(identity_a, at_b).features) == (0b0101, 0b0101)
+
+
+def test_a_node_that_only_claims_an_id_is_found_out_by_either_side() -> None:
+    """The liar has the AuthenticationKey and a key pair of his own, and knows his victim's public key."""
+    liar = NodeKey(b"l" * 32)
+    a, b = initiator(), acceptor()
+    reply, identity_b, at_b = b.reply(a.hello)
+    confirm, at_a = a.confirm(reply)
+    b.finish(confirm)
+    signed = liar.sign(b"daisyport remote port node down" + at_a.output)
+    with pytest.raises(IdentityError, match="has another node's key"):
+        a.identify(replace(identity_b, public=liar.public, signature=signed), at_a)
+    with pytest.raises(IdentityError, match="did not sign this handshake"):
+        a.identify(replace(identity_b, signature=signed), at_a)
+    identity_a, _ = a.identify(identity_b, at_a)
+    with pytest.raises(IdentityError, match="has another node's key"):
+        b.identify(replace(identity_a, public=liar.public), at_b)
+    with pytest.raises(IdentityError, match="did not sign this handshake"):
+        b.identify(replace(identity_a, signature=bytes(64)), at_b)
+
+
+def test_a_signature_serves_neither_the_other_side_nor_another_run() -> None:
+    a, b = initiator(), acceptor(node=A_KEY)
+    with pytest.raises(OwnNodeError):
+        b.reply(a.hello)
+    both = A_KEY.sign(b"daisyport remote port node down" + bytes(64))
+    assert not is_signed(A_KEY.public, both, b"daisyport remote port node up" + bytes(64))
+    runs = []
+    for seed in (2, 3):
+        b = acceptor(seed=seed)
+        reply, identity, _ = b.reply(a.hello)
+        runs.append((reply, identity))
+    _, at_a = a.confirm(runs[0][0])
+    with pytest.raises(IdentityError, match="did not sign this handshake"):
+        a.identify(runs[1][1], at_a)
+
+
+def test_an_identity_that_is_not_proved_leaves_every_session_alive_and_is_told() -> None:
+    client, server = connections(State.CLIENT_IDENTITY)
+    lie = Identity(A_KEY.public, bytes(64), 0, "").parts().payload
+    head = Header(1, Identity.code, 0, 0, len(lie) + 16, 0).encode()
+    assert client._agreement is not None
+    ((kind, why),) = events(server, head + Sealer(client._agreement.keys.up).seal(head, lie))
+    assert kind is IdentityError
+    assert issubclass(kind, CutError)
+    assert "did not sign" in why
+    assert server.peer is None
+    close = Close(CloseReason.IDENTITY)
+    assert events(client, server.send(close)) == [close]
 
 
 def test_no_secret_is_shown() -> None:
     a, b = initiator(), acceptor()
-    agreement = a.confirm(b.reply(a.hello))[1]
+    agreement = a.confirm(replied(a, b))[1]
     assert "keys" not in repr(agreement)
 
 
 def test_a_wrong_key_is_found_by_the_client_first() -> None:
     a, b = initiator(point=OTHER), acceptor()
     with pytest.raises(WrongKeyError, match="same AuthenticationKey"):
-        a.confirm(b.reply(a.hello))
+        a.confirm(replied(a, b))
 
 
 def test_a_client_that_guesses_on_is_found_by_the_server() -> None:
@@ -48,7 +138,7 @@ def test_a_client_that_guesses_on_is_found_by_the_server() -> None:
 
 def test_a_tampered_tag_is_refused_by_either_side() -> None:
     a, b = initiator(), acceptor()
-    reply = b.reply(a.hello)
+    reply = replied(a, b)
     with pytest.raises(WrongKeyError):
         a.confirm(replace(reply, tag=bytes(64)))
     tag = bytearray(a.confirm(reply)[0].tag)
@@ -59,7 +149,7 @@ def test_a_tampered_tag_is_refused_by_either_side() -> None:
 
 def test_a_replayed_handshake_is_refused_by_either_side() -> None:
     a, b = initiator(), acceptor()
-    reply = b.reply(a.hello)
+    reply = replied(a, b)
     confirm, _ = a.confirm(reply)
     again = acceptor(seed=9)
     again.reply(a.hello)
@@ -72,10 +162,10 @@ def test_a_replayed_handshake_is_refused_by_either_side() -> None:
 def test_a_hello_that_comes_back_to_its_sender_is_refused() -> None:
     a = initiator()
     with pytest.raises(OwnNodeError, match="cloned image"):
-        acceptor(node=A_NODE).reply(a.hello)
-    b = acceptor(node=A_NODE, seed=2)
+        acceptor(node=A_KEY).reply(a.hello)
+    b = acceptor(node=A_KEY, seed=2)
     with pytest.raises(OwnNodeError):
-        a.confirm(b.reply(initiator(node=B_NODE).hello))
+        a.confirm(replied(initiator(node=B_KEY), b))
     connection = Connection(initiator())
     kind, why = events(connection, connection.data_to_send())[-1]
     assert issubclass(kind, HandshakeError)
@@ -84,8 +174,8 @@ def test_a_hello_that_comes_back_to_its_sender_is_refused() -> None:
 
 def test_a_downgraded_version_is_refused() -> None:
     a, b = initiator(versions=(1, 2)), acceptor(versions=(1, 2))
-    assert b.reply(a.hello).version == 2
-    stripped = acceptor(versions=(1, 2)).reply(replace(a.hello, versions=(1,)))
+    assert replied(a, b).version == 2
+    stripped = acceptor(versions=(1, 2)).reply(replace(a.hello, versions=(1,)))[0]
     assert stripped.version == 1
     with pytest.raises(WrongKeyError):
         a.confirm(stripped)
@@ -94,7 +184,7 @@ def test_a_downgraded_version_is_refused() -> None:
 def test_a_version_that_nobody_offered_is_refused() -> None:
     a = initiator()
     with pytest.raises(VersionError, match="chose version 2"):
-        a.confirm(replace(acceptor().reply(a.hello), version=2))
+        a.confirm(replace(replied(a, acceptor()), version=2))
     with pytest.raises(VersionError, match=r"offers versions \(7,\), we speak \(1,\)"):
         acceptor().reply(initiator(versions=(7,)).hello)
 
@@ -102,7 +192,7 @@ def test_a_version_that_nobody_offered_is_refused() -> None:
 def test_a_point_of_low_order_is_refused_by_either_side() -> None:
     a, b = initiator(), acceptor()
     with pytest.raises(PointError):
-        a.confirm(replace(b.reply(a.hello), share=bytes(32)))
+        a.confirm(replace(replied(a, b), share=bytes(32)))
     with pytest.raises(PointError):
         b.reply(replace(a.hello, share=bytes(32)))
 
@@ -141,7 +231,7 @@ def test_no_share_and_no_tag_ever_comes_again() -> None:
 def test_an_empty_key_is_a_key_like_others() -> None:
     assert len({key_point(key) for key in ("", "a", "é", "e")}) == 4
     a, b = initiator(point=key_point("")), acceptor(point=key_point(""))
-    assert b.finish(a.confirm(b.reply(a.hello))[0]).peer.node == A_NODE
+    b.finish(a.confirm(replied(a, b))[0])
 
 
 @given(st.binary(min_size=1, max_size=400), st.booleans())

@@ -18,6 +18,7 @@ from protocol.link.advert import Advert
 from protocol.link.connection import CHANNELS, TRANSITIONS, Connection, State
 from protocol.link.frames import FRAMES
 from protocol.link.handshake import VERSIONS, Acceptor, Initiator, key_point
+from protocol.link.identity import NodeKey
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import traffic_keys
@@ -26,13 +27,14 @@ from protocol.link.stream_frames import Channel, UpData
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session import line_stream, register
 from protocol.session.session import NO_SESSION, SessionLimits
+from tests.protocol.session.links import frames_of
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "remote-port-protocol.md").read_text()
 SHOWN = {name: bytes.fromhex(data) for name, data in re.findall(r"```hex (\w+)\n(.*?)```", DOCUMENT, re.DOTALL)}
 
 YA, YB, FRESH = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 80))
-A_NODE, B_NODE, SESSION = b"A" * 16, b"B" * 16, b"S" * 16
-PORT = PortState(0b1110, True, 9600, "", "RS232 9600 8N1", (B_NODE,))
+A_NODE, B_NODE, SESSION = NodeKey(b"A" * 32, "cpu-a"), NodeKey(b"B" * 32, "cpu-b"), b"S" * 16
+PORT = PortState(0b1110, True, 9600, "", "RS232 9600 8N1", (B_NODE.id,))
 PARTIES = {"client": "A", "server": "B"}
 AGE = SessionLimits().age
 
@@ -92,10 +94,10 @@ def worked() -> dict[str, bytes]:
     b = Connection(Acceptor(point, B_NODE, 0, "blade-7", YB))
     said = {"generator": point, "hello": a.data_to_send()}
     heard(b, said["hello"])
-    said["hello_reply"] = b.data_to_send()
-    heard(a, said["hello_reply"])
-    said["confirm"] = a.data_to_send()
-    heard(b, said["confirm"])
+    said["hello_reply"], said["identity_down"] = frames_of(b.data_to_send())
+    heard(a, said["hello_reply"] + said["identity_down"])
+    said["confirm"], said["identity_up"] = frames_of(a.data_to_send())
+    heard(b, said["confirm"] + said["identity_up"])
     seen = cpace.transcript(
         said["hello"][16:48], said["hello"][48:], said["hello_reply"][16:48], said["hello_reply"][48:-64]
     )
@@ -199,7 +201,7 @@ def test_the_document_shows_the_record_that_is_announced() -> None:
     assert shown is not None
     strings = [line.encode() for line in shown[1].splitlines()]
     text = b"".join(bytes([len(string)]) + string for string in strings)
-    assert text == Advert(B_NODE, 0, "blade-7", 1, True, VERSIONS).encode()
+    assert text == Advert(bytes([0x42]) * 16, 0, "blade-7", 1, True, VERSIONS).encode()
     assert f"`{SERVICE.removesuffix('.local.')}`" in DOCUMENT
 
 

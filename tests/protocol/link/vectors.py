@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.link import cpace
 from protocol.link.connection import Connection, Party
+from protocol.link.frames import decode
 from protocol.link.handshake import Acceptor, Initiator, WrongKeyError, key_point
+from protocol.link.header import FrameDecoder, Parts, RawFrame
+from protocol.link.identity import NodeKey
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
-from protocol.link.secure import traffic_keys
+from protocol.link.secure import Opener, traffic_keys
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
 from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
@@ -29,8 +32,9 @@ FILE: Final = Path(__file__).parents[3] / "docs" / "remote-port-vectors.json"
 
 KEY: Final = "pelco123"
 YA, YB, FRESH = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 80))
-A_NODE, B_NODE, OWNER, SESSION = b"A" * 16, b"B" * 16, b"O" * 16, b"S" * 16
-PORT = PortState(0b1010, True, 115_200, "", "RS485_2 115200 8N1", (OWNER, B_NODE))
+A_NODE, B_NODE = NodeKey(b"A" * 32, "cpu-a"), NodeKey(b"B" * 32, "cpu-b")
+OWNER, SESSION = b"O" * 16, b"S" * 16
+PORT = PortState(0b1010, True, 115_200, "", "RS485_2 115200 8N1", (OWNER, B_NODE.id))
 DOWN = PortState(0b0110, False, 0, "no such device", "RS232 9600 7E2", ())
 
 
@@ -102,21 +106,40 @@ class Recorder:
 
     def shake_hands(self) -> None:
         """Note the handshake's frames."""
-        for by, to, what in (
-            (self.a, self.b, "begins"),
-            (self.b, self.a, "answers"),
-            (self.a, self.b, "proves the key"),
-        ):
-            data = by.data_to_send()
-            to.receive_data(data)
-            to.next_event()
-            self.vectors.append(
-                {"from": "A" if by is self.a else "B", "what": what, "payload": data[16:].hex(), "wire": data.hex()}
-            )
+        (hello,) = self._step(self.a, self.b)
+        reply, identity_b = self._step(self.b, self.a)
+        confirm, identity_a = self._step(self.a, self.b)
+        self._note(A, "begins", hello)
+        self._note(B, "answers", reply)
+        self._note(B, "says who it is, sealed behind its answer", identity_b, sealed=True)
+        self._note(A, "proves the key", confirm)
+        self._note(A, "says who it is, sealed behind its proof", identity_a, sealed=True)
+
+    def _step(self, by: Connection, to: Connection) -> list[RawFrame]:
+        decoder = FrameDecoder()
+        data = by.data_to_send()
+        decoder.receive_data(data)
+        to.receive_data(data)
+        while to.next_event() is not None:
+            pass
+        return list(iter(decoder.next_frame, None))
+
+    def _note(self, party: Party, what: str, raw: RawFrame, *, sealed: bool = False) -> None:
+        vector: dict[str, object] = {"from": "A" if party is A else "B", "what": what}
+        payload = raw.body
+        if sealed:
+            key = self.traffic_keys()["up" if party is A else "down"]
+            payload = Opener(bytes.fromhex(key)).open(raw.head, raw.body)
+            vector["number"] = self._numbers[party]
+            self._numbers[party] += 1
+        frame = decode(raw.header.type, Parts(payload))
+        assert frame is not None
+        vector |= {"frame": type(frame).__name__, "fields": readable(frame)}
+        self.vectors.append(vector | {"payload": payload.hex(), "wire": (raw.head + raw.body).hex()})
 
     def traffic_keys(self) -> dict[str, str]:
         """Return the keys of both directions, from the hellos alone as a reader computes them."""
-        hello, reply = (bytes.fromhex(str(vector["payload"])) for vector in self.vectors[:2])
+        hello, reply = (bytes.fromhex(str(vector["payload"])) for vector in self.vectors[:2])  # noted first
         seen = cpace.transcript(hello[:32], hello[32:], reply[:32], reply[32:-64])
         keys = traffic_keys(cpace.intermediate_key(YA, reply[:32], seen), cpace.session_output(seen))
         return {"up": keys.up.hex(), "down": keys.down.hex()}
@@ -154,9 +177,16 @@ def conversation() -> dict[str, object]:
     clear = stranger.a.send(WRONG_KEY)
     return {
         "about": "docs/remote-port-protocol.md, section 7; 'payload' is in clear, 'wire' is the whole frame",
-        "secrets": {"key": KEY, "ya": YA.hex(), "yb": YB.hex(), **whole.traffic_keys()},
+        "secrets": {
+            "key": KEY,
+            "ya": YA.hex(),
+            "yb": YB.hex(),
+            "node key of A": (b"A" * 32).hex(),
+            "node key of B": (b"B" * 32).hex(),
+            **whole.traffic_keys(),
+        },
         "conversation": whole.vectors,
-        "instead of OPENED": stale.vectors[3:],
+        "instead of OPENED": stale.vectors[5:],
         "in clear": [
             {
                 "from": "A",

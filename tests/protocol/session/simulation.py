@@ -7,6 +7,7 @@ is told, or never.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from protocol.link.connection import Connection, Event, State
 from protocol.link.handshake import Acceptor, Initiator, Peer, key_point
 from protocol.link.header import CutError
 from protocol.link.hello import Hello
+from protocol.link.identity import NodeKey
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Open, Port
@@ -41,6 +43,11 @@ WINDOW = 60_000
 
 def fresh(size: int, *seed: object) -> bytes:
     return hashlib.shake_128(repr(seed).encode()).digest(size)
+
+
+@functools.cache
+def node_key(place: int) -> NodeKey:
+    return NodeKey(fresh(32, "node", place))
 
 
 def line_bytes(start: int, end: int) -> bytes:
@@ -88,13 +95,12 @@ class Node:
 
     def __init__(self, world: World, place: int, life: int) -> None:
         self.world, self.place = world, place
-        self.id = fresh(16, "node", place)
+        self.key = node_key(place)
+        self.id = self.key.id
         self.skew = int.from_bytes(fresh(5, "skew", place, life), "big")
         self.upstream = ClientSession(self.id, LIMITS) if place else None
         self.register = Register(LIMITS)
-        self.state = PortState(
-            0b1110, True, 9600, "", "9600 8N1", tuple(fresh(16, "node", n) for n in range(place + 1))
-        )
+        self.state = PortState(0b1110, True, 9600, "", "9600 8N1", tuple(node_key(n).id for n in range(place + 1)))
         self.held: dict[Channel, deque[tuple[ServerSession, Message]]] = {
             channel: deque() for channel in CLASSES
         }  # messages from below that wait for their turn
@@ -272,8 +278,8 @@ class World:
     def connect(self, link: int) -> None:
         client, server = self.nodes[link + 1], self.nodes[link]
         number = self.unique()
-        initiator = Initiator(POINT, client.id, 0, fresh(32, "a", number), fresh(16, "f", number))
-        wire = Wire(Connection(initiator), Connection(Acceptor(POINT, server.id, 0, "", fresh(32, "b", number))))
+        initiator = Initiator(POINT, client.key, 0, fresh(32, "a", number), fresh(16, "f", number))
+        wire = Wire(Connection(initiator), Connection(Acceptor(POINT, server.key, 0, "", fresh(32, "b", number))))
         wire.up += wire.client.data_to_send()
         if self.wires[link]:
             self.wires[link][-1].client_open = False

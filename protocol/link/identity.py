@@ -1,0 +1,67 @@
+"""The identity of a node: an Ed25519 key pair (RFC 8032), by which nobody can take a node for another.
+
+A node id is the first 16 bytes of the SHA-256 of the public key, so a claim to an id can be checked by everybody: its
+owner signs the handshake that it is part of. Everyone who has the AuthenticationKey may take part in a chain, but only
+one may do so under a given id; its session, its connection numbers and its place are its own.
+
+The cryptography is loaded where it is first used: a gateway without links needs its node id, and no signature.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import TYPE_CHECKING, final
+
+from protocol.link.port_state import NODE_ID
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+__all__ = ["NodeKey", "is_signed", "node_id"]
+
+
+def node_id(public: bytes) -> bytes:
+    """Return the id of the node whose public key has these 32 bytes."""
+    return hashlib.sha256(public).digest()[:NODE_ID]
+
+
+def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Return whether the owner of ``public`` (32 bytes) signed ``message``."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+@final
+class NodeKey:
+    """A node's key pair, from the 32 secret bytes of ``seed``; ``name`` is a label for people, and proves nothing.
+
+    ``public`` is given where it was kept beside the seed.
+    """
+
+    def __init__(self, seed: bytes, name: str = "", public: bytes | None = None) -> None:
+        self._seed = seed
+        self.public = public or self._derived()
+        self.id = node_id(self.public)
+        self.name = name
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature, 64 bytes."""
+        return self._private.sign(message)
+
+    @functools.cached_property
+    def _private(self) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self._seed)
+
+    def _derived(self) -> bytes:
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return self._private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

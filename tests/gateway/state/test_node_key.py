@@ -1,0 +1,64 @@
+"""The node's key pair: made once, kept, and never guessed from what a file might have meant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.state.node_key import node_key
+from gateway.state.store import StoreError
+from protocol.link.identity import is_signed, node_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_it_is_made_at_the_first_start_and_kept(tmp_path: Path) -> None:
+    made = node_key(tmp_path, "cpu3")
+    assert (len(made.id), made.name) == (16, "cpu3")
+    assert node_key(tmp_path, "renamed").id == made.id
+    assert (tmp_path / "node_key").stat().st_mode & 0o077 == 0
+
+
+def test_the_id_is_proved_by_what_it_signs(tmp_path: Path) -> None:
+    made = node_key(tmp_path, "")
+    assert node_id(made.public) == made.id
+    assert is_signed(made.public, made.sign(b"that"), b"that")
+    assert not is_signed(made.public, made.sign(b"that"), b"this")
+
+
+def test_no_two_nodes_have_the_same(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    assert node_key(tmp_path, "").id != node_key(tmp_path / "other", "").id
+
+
+def test_an_id_without_a_key_makes_way_for_a_new_one_and_that_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "node_id").write_text("00" * 16 + "\n")
+    made = node_key(tmp_path, "")
+    assert made.id != bytes(16)
+    assert not (tmp_path / "node_id").exists()
+    assert node_key(tmp_path, "").id == made.id
+    assert ["a new id" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_the_first_start_of_all_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node_key(tmp_path, "")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"00", b"zz" * 32, b"\xff\xfe", b"00" * 33, b"00" * 32, b"00" * 32 + b"\n" + b"00" * 31]
+)
+def test_a_damaged_file_is_told_and_not_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "node_key").write_bytes(content)
+    with pytest.raises(StoreError, match="two keys of 64 hexadecimal digits; remove it"):
+        node_key(tmp_path, "")
+    assert (tmp_path / "node_key").read_bytes() == content
+
+
+def test_a_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be used"):
+        node_key(tmp_path / "missing", "")
