@@ -192,7 +192,9 @@ def _http_server(config: Config, parts: Composition, tls: Tls) -> HttpServer:
     )
     users = Users(config.state_dir, config.node_name)
     access = AccessControl(users, published, config.http.digest)
-    return HttpServer(Routes(backend, access, config.http.browser_guard).respond, tls.secure)
+    return HttpServer(
+        Routes(backend, access, config.http.browser_guard, config.http.trusted_proxies).respond, tls.secure
+    )
 
 
 def _drivers(ptz: PtzConfig) -> Drivers:

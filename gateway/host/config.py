@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 
 from gateway import __version__
 from protocol.http.credentials import Algorithm
+from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, SerialHardware
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class HttpConfig:
     digest: tuple[Algorithm, ...] = (Algorithm.MD5,)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    trusted_proxies: AddressList = field(default_factory=AddressList)
+    """Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; without items, none."""
 
 
 @final

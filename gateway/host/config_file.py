@@ -16,6 +16,7 @@ from gateway.host.config import Config, HttpConfig, PtzConfig, RemoteConfig, Ser
 from gateway.host.toml_table import Table, Wrong, listed, shown, text, truth, whole
 from protocol.http.credentials import Algorithm
 from protocol.link.advert import MAX_CHASSIS
+from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
 
 if TYPE_CHECKING:
@@ -102,11 +103,20 @@ def _http(table: Table) -> HttpConfig:
         digest=table.take("digest", _digest, HttpConfig().digest),
         tls_certificate=table.take("tls_certificate", _path, None),
         tls_key=table.take("tls_key", _path, None),
+        trusted_proxies=table.take("trusted_proxies", _address_list, HttpConfig().trusted_proxies),
     )
     if "tls_key" in table and "tls_certificate" not in table:
         table.complain("tls_key", "is of no use without tls_certificate; name the certificate's file too")
     table.refuse_the_rest()
     return http
+
+
+def _address_list(value: object) -> AddressList:
+    items = listed(text)(value)
+    try:
+        return AddressList.parse(",".join(items))
+    except ValueError as exc:
+        raise Wrong(("", str(exc))) from None
 
 
 def _tcp(table: Table) -> TcpConfig:

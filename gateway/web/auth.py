@@ -1,7 +1,8 @@
 """Check a request's login, and the role of its caller.
 
-A refused caller is told how to log in, never whether the name or the password was wrong; and guessing is slowed down
-for each network that it comes from.
+A refused caller is told how to log in, never whether the name or the password was wrong. Guessing is slowed down
+(``protocol.http.login_limit``), but a client on a nonce that has proved its name is always judged, whatever its
+neighbours do; and a login in a scheme that was not offered is told so, whatever the accounts say.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -17,8 +18,8 @@ import trio
 from gateway.web.message import Request, Response, explain
 from protocol.http.credentials import Algorithm, parse_credentials
 from protocol.http.digest import POLICIES, Authenticator, Verdict, advice
+from protocol.http.login_limit import LoginLimit
 from protocol.parameters.roles import Role
-from protocol.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from gateway.tasks.watch import Cell
     from protocol.http.digest import Scheme
 
-__all__ = ["AccessControl", "Caller", "DeniedError", "Guesses"]
+__all__ = ["AccessControl", "Caller", "DeniedError"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,34 +57,6 @@ class DeniedError(Exception):
 
 
 @final
-@dataclass(slots=True)
-class Guesses:
-    """A limit to wrong passwords for each network: ``burst`` at once, then one each ``pause`` seconds.
-
-    At most ``networks`` are remembered; the one that guessed longest ago is forgotten first.
-    """
-
-    burst: int = 10
-    pause: float = 6.0
-    networks: int = 1024
-    _buckets: dict[str, TokenBucket] = field(default_factory=dict)
-    """In the order of the last guess."""
-
-    def wait(self, network: str, now: float) -> float:
-        """Return the seconds until the next guess is judged; 0 where it is judged at once."""
-        bucket = self._buckets.get(network)
-        return 0.0 if bucket is None else bucket.wait(now)
-
-    def wrong(self, network: str, now: float) -> None:
-        """Count a wrong guess."""
-        bucket = self._buckets.pop(network, None) or TokenBucket(self.burst, self.pause, now)
-        bucket.take(now)
-        self._buckets[network] = bucket
-        if len(self._buckets) > self.networks:
-            del self._buckets[next(iter(self._buckets))]
-
-
-@final
 class AccessControl:
     """The one check of logins and roles. The policy is read at each request, so a new one takes effect at once.
 
@@ -95,11 +68,11 @@ class AccessControl:
         users: Users,
         published: Cell[Published],
         algorithms: Sequence[Algorithm] = (Algorithm.MD5,),
-        guesses: Guesses | None = None,
+        limit: LoginLimit | None = None,
     ) -> None:
         self._users = users
         self._published = published
-        self._guesses = guesses or Guesses()
+        self._limit = limit or LoginLimit()
         self._authenticator = Authenticator(users.realm, os.urandom(32), algorithms)
 
     def authorize(self, request: Request, role: Role) -> Caller:
@@ -128,17 +101,23 @@ class AccessControl:
         if given is None:
             raise self._denied(request, None, "A login is required.")
         now, network = trio.current_time(), request.peer.network
-        if wait := math.ceil(self._guesses.wait(network, now)):
-            why = f"Too many wrong logins from {network}: the next one is judged in {wait} s."
-            raise DeniedError(explain(429, why, ("Retry-After", str(wait))))
+        schemes = self._schemes(request)
+        vouched = self._authenticator.vouches(given)
+        if self._authenticator.offers(given, schemes) and not vouched:
+            wait = math.ceil(self._limit.wait(network, given.name, now))
+            if wait:
+                why = f"Too many wrong logins from {network}: the next one is judged in {wait} s."
+                raise DeniedError(explain(429, why, ("Retry-After", str(wait))))
         user = self._users.find(given.name)
         target = request.target.decode("latin-1")
         hashes = user.hashes if user else None
-        verdict = self._authenticator.check(given, hashes, self._schemes(request), request.method, target, now)
+        verdict = self._authenticator.check(given, hashes, schemes, request.method, target, now)
         if verdict is Verdict.ACCEPTED and user is not None:
+            self._limit.right(network, given.name, now)
             return user
         if verdict is Verdict.WRONG:
-            self._guesses.wrong(network, now)
+            if not vouched:  # the nonce counts its own
+                self._limit.wrong(network, given.name, now)
             logger.warning("%s: wrong name or password for %.60r", request.peer, given.name)
         raise self._denied(request, verdict, f"The login was not accepted: {verdict.value}.")
 

@@ -13,13 +13,14 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from gateway.port.rights import Right
 from gateway.state.store import StoreError
 from gateway.web.auth import AccessControl, Caller, DeniedError
 from gateway.web.csrf import cross_site
+from gateway.web.forwarded import from_client
 from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.pages import PAGES, page
 from gateway.web.websocket_handshake import offers_binary, refusal, replayed
@@ -35,6 +36,7 @@ from protocol.http.param_cgi import (
     update_answer,
 )
 from protocol.http.serial_cgi import UNBIND, CgiError, SerialRequest, error_answer, serial_answer, serial_request
+from protocol.parameters.addresses import AddressList
 from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
@@ -111,9 +113,12 @@ class Routes:
     backend: Backend
     access: AccessControl
     check_cross_site: bool = True
+    trusted_proxies: AddressList = field(default_factory=AddressList)
+    """The proxies whose word is taken for their clients' addresses; without items, none."""
 
     async def respond(self, request: Request) -> Response | Handover:
         """Answer a request, whatever it holds."""
+        request = from_client(request, self.trusted_proxies)
         route = ROUTES.get(_ANY_PORT.sub("P#", request.path))
         if route is None:
             return explain(404, f"no such endpoint; endpoints: {', '.join(sorted(ROUTES))}")

@@ -147,26 +147,41 @@ class Authenticator:
         ``method`` and ``target`` are the request's, as sent. The comparison takes the same time for all wrong ones.
         """
         match given:
-            case BasicCredentials() if Scheme.BASIC in schemes:
+            case _ if not self.offers(given, schemes):
+                return Verdict.UNWANTED
+            case BasicCredentials():
                 proof = stored_hash(Algorithm.SHA256, given.name, self.realm, given.password)
                 right = _same(proof, (stored or {}).get(Algorithm.SHA256, self._nobody))
                 return Verdict.ACCEPTED if right else Verdict.WRONG
-            case DigestCredentials() if Scheme.DIGEST in schemes and given.algorithm in self.algorithms:
+            case DigestCredentials():
                 return self._check_digest(given, stored or {}, method, target, now)
-            case _:
-                return Verdict.UNWANTED
+
+    def offers(self, given: Credentials, schemes: Sequence[Scheme]) -> bool:
+        """Return whether credentials are of a scheme and hash that is offered."""
+        if isinstance(given, BasicCredentials):
+            return Scheme.BASIC in schemes
+        return Scheme.DIGEST in schemes and given.algorithm in self.algorithms
+
+    def vouches(self, given: Credentials) -> bool:
+        """Return whether credentials come on a nonce that has proved the password of their name.
+
+        Only the client that proved it, or somebody who reads its traffic, knows that nonce: a neighbour's guesses say
+        nothing about such a client. Eight wrong proofs on the nonce end this.
+        """
+        return isinstance(given, DigestCredentials) and self._ledger.vouches(given.nonce, given.name)
 
     def _check_digest(
         self, given: DigestCredentials, stored: StoredHashes, method: str, target: str, now: float
     ) -> Verdict:
         # A wrong proof uses up no count: a stranger who saw a nonce could use up all that its client has left.
         if not _same(given.response, _proof(given, stored.get(given.algorithm, self._nobody), method)):
+            self._ledger.wrong(given.nonce)
             return Verdict.WRONG
         issued = self._issued(given.nonce)
         if issued is None or not 0 <= _milliseconds(now) - issued <= _milliseconds(self.lifetime):
             return Verdict.STALE
         # A client that sends no count may use each nonce once, so that its credentials cannot be replayed either.
-        if not self._ledger.take(given.nonce, issued, int(given.count or "1", 16)):
+        if not self._ledger.take(given.nonce, issued, int(given.count or "1", 16), given.name):
             return Verdict.STALE
         return Verdict.ACCEPTED if _same_target(given.uri, target) else Verdict.OTHER_TARGET
 

@@ -7,6 +7,7 @@ forgotten must not come back to life with all its counts free.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
 __all__ = ["Ledger"]
@@ -18,22 +19,46 @@ _NONCES = 1024
 """Nonces that are remembered; only one that proved a password is entered."""
 
 
+_WRONG = 8
+"""Wrong proofs on a nonce after which it vouches for nobody."""
+
+
+@final
+@dataclass(slots=True)
+class _Entry:
+    issued: int
+    counts: _Counts
+    name: str
+    """The user whose password it proved; nobody's once too many wrong proofs came on it."""
+    wrong: int = 0
+
+
 @final
 class Ledger:
-    """The used counts of the newest nonces."""
+    """The used counts of the newest nonces, and whose password each has proved."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, tuple[int, _Counts]] = {}
+        self._counts: dict[str, _Entry] = {}
         self._forgotten = -1
 
-    def take(self, nonce: str, issued: int, count: int) -> bool:
-        """Use up a count of a nonce. Return False if it was used before, or may have been."""
+    def vouches(self, nonce: str, name: str) -> bool:
+        """Return whether a nonce has proved the password of this name, and not been guessed on since."""
+        entry = self._counts.get(nonce)
+        return entry is not None and entry.name == name and entry.wrong < _WRONG
+
+    def wrong(self, nonce: str) -> None:
+        """Count a wrong proof on a nonce."""
+        if nonce in self._counts:
+            self._counts[nonce].wrong += 1
+
+    def take(self, nonce: str, issued: int, count: int, name: str) -> bool:
+        """Use up a count of a nonce that proved a name's password. Return False if it was, or may have been, used."""
         if issued <= self._forgotten:
             return False
         if nonce not in self._counts and len(self._counts) >= _NONCES:
             oldest = min(self._counts)  # a nonce begins with its time of issue, in digits of equal number
-            self._forgotten, _ = self._counts.pop(oldest)
-        return self._counts.setdefault(nonce, (issued, _Counts()))[1].take(count)
+            self._forgotten = self._counts.pop(oldest).issued
+        return self._counts.setdefault(nonce, _Entry(issued, _Counts(), name)).counts.take(count)
 
 
 @final

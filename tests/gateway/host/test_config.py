@@ -14,6 +14,7 @@ from gateway.host import config_file
 from gateway.host.config import Config, HttpConfig, PtzConfig, RemoteConfig, SerialConfig, TcpConfig
 from gateway.host.config_file import ConfigError
 from protocol.http.credentials import Algorithm
+from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, PortMode, SerialHardware
 
 EXAMPLE = Path(__file__).parents[3] / "systemd/daisyport.toml"
@@ -27,6 +28,7 @@ chassis = "blade-7"
 [http]
 listen = ["127.0.0.1:8080", "[::1]:8081", "localhost:0"]
 browser_guard = false
+trusted_proxies = ["127.0.0.1", "10.0.0.0/8"]
 
 [tcp]
 bind = ["0.0.0.0", "::"]
@@ -84,7 +86,11 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         runtime_dir=Path("/run/daisyport"),
         node_name="cpu1",
         chassis="blade-7",
-        http=HttpConfig((("127.0.0.1", 8080), ("::1", 8081), ("127.0.0.1", 0)), browser_guard=False),
+        http=HttpConfig(
+            (("127.0.0.1", 8080), ("::1", 8081), ("127.0.0.1", 0)),
+            browser_guard=False,
+            trusted_proxies=AddressList.parse("127.0.0.1,10.0.0.0/8"),
+        ),
         tcp=TcpConfig(("0.0.0.0", "::")),
         ptz=PtzConfig(("camera",), ("ptz", "video")),
         video_sources=4,
@@ -98,6 +104,11 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         ),
         managers=(ManagerHardware(2, 3), ManagerHardware(1, 1), ManagerHardware(None, 2)),
     )
+
+
+def test_a_trusted_proxy_that_is_no_address_is_named() -> None:
+    with pytest.raises(config_file.ConfigError, match=r"trusted_proxies.*'proxy' is not an address"):
+        config_file.parse(b'[http]\ntrusted_proxies = ["10.0.0.1", "proxy"]\n')
 
 
 def test_an_empty_file_means_the_defaults() -> None:

@@ -15,7 +15,7 @@ import trio
 from gateway.state.store import Published
 from gateway.state.users import Users
 from gateway.tasks.watch import Cell
-from gateway.web.auth import AccessControl, Caller, DeniedError, Guesses
+from gateway.web.auth import AccessControl, Caller, DeniedError
 from gateway.web.message import Request, Response
 from protocol.endpoint import Endpoint
 from protocol.http.credentials import Algorithm
@@ -75,17 +75,17 @@ def challenges(response: Response) -> list[str]:
     return [value for name, value in response.headers if name == "WWW-Authenticate"]
 
 
-def digest(challenged: Response, name: str, password: str, uri: str = TARGET.decode()) -> bytes:
+def digest(challenged: Response, name: str, password: str, uri: str = TARGET.decode(), count: int = 1) -> bytes:
     """RFC 7616's answer to a challenge, written without the code under test."""
     said = dict(re.findall(r'(\w+)="([^"]*)"', challenges(challenged)[0]))
 
     def h(*parts: str) -> str:
         return hashlib.md5(":".join(parts).encode()).hexdigest()
 
-    proof = h(h(name, said["realm"], password), said["nonce"], "00000001", "c0ffee", "auth", h("GET", uri))
+    proof = h(h(name, said["realm"], password), said["nonce"], f"{count:08x}", "c0ffee", "auth", h("GET", uri))
     return (
         f'Digest username="{name}", realm="{said["realm"]}", nonce="{said["nonce"]}", uri="{uri}", '
-        f'qop=auth, nc=00000001, cnonce="c0ffee", response="{proof}", algorithm=MD5'
+        f'qop=auth, nc={count:08x}, cnonce="c0ffee", response="{proof}", algorithm=MD5'
     ).encode()
 
 
@@ -235,22 +235,46 @@ async def test_stale_and_missing_logins_are_no_guesses(gate: Gate) -> None:
     assert isinstance(gate.log_in("admin"), Caller)
 
 
-def test_only_so_many_networks_are_remembered_the_latest_guessers_among_them() -> None:
-    guesses = Guesses(burst=1, networks=3)
-    for network in "abcad":
-        guesses.wrong(network, now=0.0)
-    assert [guesses.wait(network, 0.0) > 0 for network in "abcd"] == [True, False, True, True]
+async def test_a_client_on_a_nonce_that_proved_its_name_is_judged_whatever_its_neighbours_guess(
+    gate: Gate, autojump_clock: MockClock
+) -> None:
+    challenge = gate.refused()
+    assert isinstance(gate.ask(digest(challenge, "admin", "secret")), Caller)
+    for guess in range(5000):
+        gate.ask(digest(gate.refused(), "admin" if guess % 2 else f"name{guess}", "guess"))
+    assert gate.refused(digest(gate.refused(), "admin", "guess")).status == 429
+    assert gate.ask(digest(challenge, "admin", "secret", count=2)) == Caller("admin", Role.ADMIN)
+    # A nonce vouches for the name that it proved, and for no other.
+    assert gate.refused(digest(challenge, "operator", "secret", count=3)).status == 429
 
 
-def test_a_network_that_stops_guessing_has_its_burst_back() -> None:
-    guesses = Guesses(burst=2, pause=5.0)
-    guesses.wrong("a", 0.0)
-    assert guesses.wait("a", 0.0) == 0
-    guesses.wrong("a", 0.0)
-    assert guesses.wait("a", 0.0) == 5.0
-    assert guesses.wait("a", 10.0) == 0
-    guesses.wrong("a", 100.0)
-    assert guesses.wait("a", 100.0) == 0
+async def test_eight_wrong_proofs_on_a_nonce_make_it_an_ordinary_one(gate: Gate, autojump_clock: MockClock) -> None:
+    challenge = gate.refused()
+    assert isinstance(gate.ask(digest(challenge, "admin", "secret")), Caller)
+    wrong = [gate.refused(digest(challenge, "admin", "guess", count=count)).status for count in range(2, 100)]
+    assert wrong == [401] * (8 + 10 + 3) + [429] * (98 - 21)  # then the pair's account, then that of its login
+    assert gate.refused(digest(challenge, "admin", "secret", count=100)).status == 429
+
+
+async def test_guesses_on_fresh_nonces_end_at_the_burst(gate: Gate, autojump_clock: MockClock) -> None:
+    statuses = [gate.refused(digest(gate.refused(), "admin", f"guess{guess}")).status for guess in range(5000)]
+    assert statuses == [401] * 10 + [429] * 4990
+
+
+async def test_a_neighbour_s_guesses_leave_a_basic_client_its_way_in(gate: Gate, autojump_clock: MockClock) -> None:
+    gate.use(Policy.BASIC)
+    assert isinstance(gate.ask(basic("admin")), Caller)
+    for guess in range(100):
+        gate.ask(basic(f"name{guess}", "guess"))
+    assert gate.refused(basic("operator")).status == 429
+    for _ in range(100):
+        assert isinstance(gate.ask(basic("admin")), Caller)
+
+
+async def test_a_login_that_was_not_offered_is_told_so_whatever_the_accounts_say(gate: Gate) -> None:
+    for _ in range(20):
+        gate.ask(digest(gate.refused(), "admin", "guess"))
+    assert gate.refused(basic("admin")).status == 401
 
 
 async def test_a_right_password_for_another_target_is_told_so_and_is_no_guess(gate: Gate) -> None:
