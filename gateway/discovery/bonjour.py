@@ -199,7 +199,9 @@ class Bonjour:
         elif _UP not in states:
             if states:
                 self._tell(states[0])
-        elif self._situation.value.adverts and all(link.announced == frozenset() for link in links):
+        elif (now := self._situation.value).adverts and not any(
+            True for voice in self._links for _ in self._services(now, voice)
+        ):
             bind = ", ".join(map(str, self._bind))
             self._tell(f"nothing is announced: no network link has what is listened on ({bind})")
         else:

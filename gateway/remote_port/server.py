@@ -254,7 +254,8 @@ class RemotePortService:
             try:
                 link = Link(sock, Connection(Acceptor(point, self._node, self._index, self._chassis, os.urandom(32))))
                 client, opening = await self._greet(link, handshake)
-                name = f"{peer} (node {client.node.hex()[:8]}, R{client.index})"
+                node = f"{client.name} {client.node.hex()[:8]}".lstrip()
+                name = f"{peer} ({node}, R{client.index})"
                 duplicate = await self._is_duplicate(client, opening, peer.address)
                 # Settings may have changed since the client connected: what is asked here still holds in _admitted().
                 if (reason := self._refusal(point, peer.address)) is not None:
@@ -323,6 +324,7 @@ class RemotePortService:
                 del self._changes[next(iter(self._changes))]
             return False
         what = f"node {client.node.hex()[:8]} R{client.index} is at {current.address} and at {address}"
+        self._duplicates = {key: each for key, each in self._duplicates.items() if now < each[0]}
         self._duplicates[key] = now + _KEEP_OUT, what
         self._logger.error(
             "remote-port server: %s: two CPUs use one node id, as a cloned image does. The link of %s is kept, %s is "

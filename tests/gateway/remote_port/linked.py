@@ -155,11 +155,11 @@ class Node:
         self.bus.route(self.node)
         self.nursery.start_soon(self.turns.run)
 
-    async def serve(self, key: str = KEY, ptz: bool = True) -> Cable:
+    async def serve(self, key: str = KEY, ptz: bool = True, port: int = 0) -> Cable:
         """Open a remote port server, and return a cable to it."""
         self.clients = await self.nursery.start(_keep)
         self.reopen(key, ptz)
-        listener = socket.create_server((_HOST, 0))
+        listener = socket.create_server((_HOST, port))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
         self.nursery.start_soon(self._accept, listener)
@@ -183,7 +183,10 @@ class Node:
     def dial(self, cable: Cable, key: str = KEY, index: int = 0) -> None:
         """Chain to the server at the other end of the cable."""
         settings = RemotePort(auto_conf=False, authentication_key=key, host=_HOST, port=cable.port)
-        candidates = Candidates(cast("Bonjour", None), index, "", keyless=False)
+        self.dial_with(Candidates(cast("Bonjour", None), index, "", keyless=False), settings, index)
+
+    def dial_with(self, candidates: Candidates, settings: RemotePort, index: int = 0) -> None:
+        """Chain to whichever server ``candidates`` choose."""
         self.device = RemotePortClient(self.bus, self.key, index, settings, candidates)
         self.settings = settings
         self.unit = Unit("P0 R0", lambda: None)
