@@ -179,6 +179,7 @@ def _http_server(config: Config, parts: Composition, tls: Tls) -> HttpServer:
     from gateway.state.users import Users
     from gateway.status import status
     from gateway.web.auth import AccessControl
+    from gateway.web.csrf import Site
     from gateway.web.routes import Backend, Routes
     from gateway.web.server import HttpServer
 
@@ -192,9 +193,8 @@ def _http_server(config: Config, parts: Composition, tls: Tls) -> HttpServer:
     )
     users = Users(config.state_dir, config.node_name)
     access = AccessControl(users, published, config.http.digest)
-    return HttpServer(
-        Routes(backend, access, config.http.browser_guard, config.http.trusted_proxies).respond, tls.secure
-    )
+    site = Site(config.node_name, config.http.origins) if config.http.browser_guard else None
+    return HttpServer(Routes(backend, access, site, config.http.trusted_proxies).respond, tls.secure)
 
 
 def _drivers(ptz: PtzConfig) -> Drivers:

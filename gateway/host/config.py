@@ -37,6 +37,8 @@ class HttpConfig:
     digest: tuple[Algorithm, ...] = (Algorithm.MD5,)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    origins: tuple[str, ...] = ()
+    """The public origins of reverse proxies, as browsers see them: ``https://serial.example``."""
     trusted_proxies: AddressList = field(default_factory=AddressList)
     """Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; without items, none."""
 

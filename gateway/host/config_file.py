@@ -103,12 +103,20 @@ def _http(table: Table) -> HttpConfig:
         digest=table.take("digest", _digest, HttpConfig().digest),
         tls_certificate=table.take("tls_certificate", _path, None),
         tls_key=table.take("tls_key", _path, None),
+        origins=table.take("origins", listed(_origin), ()),
         trusted_proxies=table.take("trusted_proxies", _address_list, HttpConfig().trusted_proxies),
     )
     if "tls_key" in table and "tls_certificate" not in table:
         table.complain("tls_key", "is of no use without tls_certificate; name the certificate's file too")
     table.refuse_the_rest()
     return http
+
+
+def _origin(value: object) -> str:
+    origin = text(value)
+    if not re.fullmatch(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?", origin):
+        raise Wrong.found(value, 'an origin as browsers send it, as in "https://serial.example"')
+    return origin
 
 
 def _address_list(value: object) -> AddressList:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 from gateway.port.rights import Right
 from gateway.state.store import StoreError
 from gateway.web.auth import AccessControl, Caller, DeniedError
-from gateway.web.csrf import cross_site
+from gateway.web.csrf import Site
 from gateway.web.forwarded import from_client
 from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.pages import PAGES, page
@@ -108,11 +108,11 @@ class Route:
 @final
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Answers requests. ``check_cross_site`` turns on the cross-site check of requests that change something."""
+    """Answers requests. ``site`` makes the cross-site check of requests that change something; None turns it off."""
 
     backend: Backend
     access: AccessControl
-    check_cross_site: bool = True
+    site: Site | None = field(default_factory=Site)
     trusted_proxies: AddressList = field(default_factory=AddressList)
     """The proxies whose word is taken for their clients' addresses; without items, none."""
 
@@ -130,15 +130,15 @@ class Routes:
             return denied.response
 
     def refuse_cross_site(self, request: Request) -> None:
-        """Raise DeniedError where a page of another site may have made a request that changes something."""
-        why = cross_site(request) if self.check_cross_site else None
+        """Raise DeniedError where a page of another site may have made a request that changes or consumes something."""
+        why = self.site.refusal(request) if self.site is not None else None
         if why is not None:
             raise DeniedError(
                 explain(
                     403,
                     f"This request changes something, and a page of another site may have made it: {why}. "
-                    "Scripts and camera software are not affected; [http] browser_guard = false in the "
-                    "host configuration turns this check off.",
+                    "Scripts and camera software are not affected. In the host configuration, [http] origins names the "
+                    "public origins of reverse proxies, and [http] browser_guard = false turns this check off.",
                 )
             )
 
@@ -192,7 +192,8 @@ def _reasons(refused: Sequence[ParameterError]) -> tuple[tuple[str, str], ...]:
 async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
     try:
         asked = serial_request(request.query, request.body, request.media_type)
-        if asked.binds or asked.flush or asked.output:
+        # A read takes bytes out of the receive buffer, where the next caller would have looked for them.
+        if asked.binds or asked.flush or asked.output or asked.read:
             routes.refuse_cross_site(request)
         received = await _served(routes.backend, asked, f"{caller.name} at {request.peer}")
     except CgiError as wrong:

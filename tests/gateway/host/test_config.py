@@ -28,6 +28,7 @@ chassis = "blade-7"
 [http]
 listen = ["127.0.0.1:8080", "[::1]:8081", "localhost:0"]
 browser_guard = false
+origins = ["https://serial.example", "http://[::1]:81"]
 trusted_proxies = ["127.0.0.1", "10.0.0.0/8"]
 
 [tcp]
@@ -89,6 +90,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         http=HttpConfig(
             (("127.0.0.1", 8080), ("::1", 8081), ("127.0.0.1", 0)),
             browser_guard=False,
+            origins=("https://serial.example", "http://[::1]:81"),
             trusted_proxies=AddressList.parse("127.0.0.1,10.0.0.0/8"),
         ),
         tcp=TcpConfig(("0.0.0.0", "::")),
@@ -104,6 +106,12 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         ),
         managers=(ManagerHardware(2, 3), ManagerHardware(1, 1), ManagerHardware(None, 2)),
     )
+
+
+@pytest.mark.parametrize("origin", ["serial.example", "https://serial.example/", "ftp://x", "https://", "https://a b"])
+def test_an_origin_is_written_as_browsers_send_it(origin: str) -> None:
+    with pytest.raises(config_file.ConfigError, match=r"origins.*as in \"https://serial\.example\""):
+        config_file.parse(f'[http]\norigins = ["{origin}"]\n'.encode())
 
 
 def test_a_trusted_proxy_that_is_no_address_is_named() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.web.csrf import cross_site
+from gateway.web.csrf import Site
 from gateway.web.message import Request
 from protocol.endpoint import Endpoint
 
@@ -17,10 +17,13 @@ IMAGE = FIREFOX | {"Accept": "image/avif,image/webp,*/*;q=0.8", "Accept-Language
 SCRIPT = FIREFOX | {"Accept": "*/*", "Accept-Language": "en"}
 
 
-def judge(headers: dict[str, str], host: str = "cam:8080") -> str | None:
+SITE = Site("cam", ("https://serial.example", "http://Proxy.example:8443"))
+
+
+def judge(headers: dict[str, str], host: str = "cam:8080", site: Site = SITE) -> str | None:
     sent = {"Host": host} | headers
     lowered = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in sent.items())
-    return cross_site(Request("GET", b"/", lowered, b"", PEER))
+    return site.refusal(Request("GET", b"/", lowered, b"", PEER))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,10 @@ def judge(headers: dict[str, str], host: str = "cam:8080") -> str | None:
         SCRIPT | {"Origin": "http://cam:8080"},
         SCRIPT | {"Origin": "HTTP://CAM:8080"},
         SCRIPT | {"Referer": "http://cam:8080/console?x=http://evil/"},
+        SCRIPT | {"Origin": "https://serial.example"},
+        SCRIPT | {"Origin": "https://serial.example:443"},
+        SCRIPT | {"Origin": "http://proxy.example:8443"},
+        SCRIPT | {"Sec-Fetch-Site": "Same-Origin", "Origin": "https://anything.example"},
     ],
 )
 def test_scripts_camera_software_and_our_own_page_pass(headers: dict[str, str]) -> None:
@@ -47,6 +54,12 @@ def test_scripts_camera_software_and_our_own_page_pass(headers: dict[str, str]) 
     ("headers", "reason"),
     [
         (PAGE | {"Sec-Fetch-Site": "cross-site"}, "Sec-Fetch-Site is 'cross-site'"),
+        (
+            SCRIPT | {"Sec-Fetch-Site": "cross-site", "Origin": "https://serial.example"},
+            "Sec-Fetch-Site is 'cross-site'",
+        ),
+        (SCRIPT | {"Origin": "https://serial.example:8443"}, "Origin is"),
+        (SCRIPT | {"Origin": "http://proxy.example"}, "Origin is"),
         (SCRIPT | {"Sec-Fetch-Site": "same-site"}, "Sec-Fetch-Site is 'same-site'"),
         (SCRIPT | {"Sec-Fetch-Site": ""}, "Sec-Fetch-Site is ''"),
         (SCRIPT | {"Origin": "http://evil.example"}, "Origin is 'http://evil.example'"),
@@ -74,6 +87,61 @@ def test_what_a_page_of_another_site_makes_a_browser_send_is_refused_with_the_re
 )
 def test_a_scheme_s_own_port_may_be_named_or_not(host: str, origin: str) -> None:
     assert judge(SCRIPT | {"Origin": origin}, host) is None
+
+
+OWN_HOSTS = [
+    "10.0.0.1",
+    "10.0.0.1:8080",
+    "[::1]",
+    "[fd00::1]:8080",
+    "localhost:8080",
+    "LOCALHOST",
+    "cam",
+    "Cam.local:81",
+    "cam.local.",
+    "serial.example",
+    "serial.example:443",
+    "proxy.example:8443",
+]
+OTHER_HOSTS = [
+    "evil.example",
+    "evil.example:8080",
+    "",
+    "cam.evil.example",
+    "localhost.evil.example",
+    "upstream",
+    "::x",
+    "10.0.0.1.evil.example",
+    "serial.example:8080",
+    "proxy.example",
+    "xcam",
+    ".local",
+    "[cam]x",
+]
+BROWSERS = [
+    SCRIPT | {"Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Dest": "empty"},
+]
+
+
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_a_browser_s_host_must_be_a_name_that_nobody_else_can_own(browser: dict[str, str]) -> None:
+    assert {host: judge(browser, host) for host in OWN_HOSTS} == dict.fromkeys(OWN_HOSTS)
+    for host in OTHER_HOSTS:
+        assert judge(browser, host) == f"Host is {host!r}, which is not a name of this node"
+    assert judge(SCRIPT | {"Origin": "http://evil.example"}, "evil.example") is not None  # DNS rebinding
+
+
+@pytest.mark.parametrize("headers", [{}, {"User-Agent": "curl/8.0"}, {"User-Agent": "Mozilla/4.0 (CamControl)"}])
+def test_the_host_of_scripts_and_camera_software_is_not_judged(headers: dict[str, str]) -> None:
+    assert {host: judge(headers, host) for host in OTHER_HOSTS} == dict.fromkeys(OTHER_HOSTS)
+
+
+def test_a_node_without_a_name_has_no_empty_one() -> None:
+    assert judge(BROWSERS[0], "", Site()) is not None
+    assert judge(BROWSERS[0], ":80", Site()) is not None
 
 
 def test_a_long_or_strange_header_is_quoted_short_and_harmless() -> None:

@@ -32,6 +32,7 @@ from gateway.state.users import Users
 from gateway.tasks.reconcile import Unit
 from gateway.tasks.watch import Cell
 from gateway.web.auth import AccessControl
+from gateway.web.csrf import Site
 from gateway.web.http import serve
 from gateway.web.message import Request, Response
 from gateway.web.pages import PAGES
@@ -141,7 +142,7 @@ def made(directory: Path, fake: FakeGateway) -> Routes:
     users = Users(directory)
     for name in ("admin", "operator", "viewer"):
         users.add(name, name, "secret")
-    return Routes(fake.backend(), AccessControl(users, fake.published))
+    return Routes(fake.backend(), AccessControl(users, fake.published), Site("cam"))
 
 
 @pytest.fixture
@@ -503,8 +504,10 @@ CHANGES = [
     f"{SERIAL}?flush=yes",
     f"{SERIAL}?port=1&camera=2",
     f"{SERIAL}?port=-1&camera=1",
+    f"{SERIAL}?read=1",
+    f"{SERIAL}?until=0d",
 ]
-READS = [f"{PARAM}?action=list&group=Serial", f"{SERIAL}?read=1", STATUS]
+READS = [f"{PARAM}?action=list&group=Serial", STATUS]
 
 
 @pytest.mark.parametrize("target", CHANGES)
@@ -515,6 +518,7 @@ async def test_a_change_that_a_page_of_another_site_may_have_made_is_refused_wit
     assert answer.status == 403
     assert b"Origin is 'http://evil.example'" in answer.body
     assert b"browser_guard = false" in answer.body
+    assert b"[http] origins" in answer.body
     assert not fake.updates
     assert not fake.lines[0].asked
     assert (await ask(routes, target, origin="http://cam", host="cam")).status in {200, 204}
@@ -522,7 +526,7 @@ async def test_a_change_that_a_page_of_another_site_may_have_made_is_refused_wit
 
 @pytest.mark.parametrize("target", CHANGES)
 async def test_the_cross_site_check_can_be_turned_off(routes: Routes, target: str) -> None:
-    unchecked = replace(routes, check_cross_site=False)
+    unchecked = replace(routes, site=None)
     assert (await ask(unchecked, target, sec_fetch_site="cross-site")).status in {200, 204}
 
 
