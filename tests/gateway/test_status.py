@@ -95,6 +95,20 @@ async def test_a_remote_port_server_without_a_key_carries_a_warning_and_never_a_
             whole = json.dumps(shown(port))
             (keyed,) = shown(port)["ports"]
     assert open_to_all["remote_port_server"]["links"] == []
-    assert "anybody may be at the other end" in open_to_all["remote_port_server"]["warning"]
+    assert "anybody on this host's own links may chain to it" in open_to_all["remote_port_server"]["warning"]
+    assert "duplicate_nodes" not in open_to_all["remote_port_server"]
     assert "warning" not in keyed["remote_port_server"]
     assert "the key itself" not in whole
+
+
+async def test_two_cpus_with_one_node_id_are_shown_with_both_addresses(tmp_path: Path) -> None:
+    with trio.fail_after(5):
+        async with running_port(tmp_path) as port:
+            await port.set(RemotePortServer__Enabled="yes")
+            service = port.manager.remote_service
+            assert service is not None
+            what = "node 63636363 R0 is at 127.0.0.2 and at 127.0.0.1"
+            service._duplicates[b"c" * 16, 0] = (trio.current_time() + 300, what)
+            service._duplicates[b"d" * 16, 0] = (trio.current_time() - 1, "long ago")
+            (shown_port,) = shown(port)["ports"]
+    assert shown_port["remote_port_server"]["duplicate_nodes"] == [what]
