@@ -56,6 +56,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "reason": manager.bus.down or "",
         "bytes_from_line": manager.bus.received,
         "bytes_missed": manager.bus.missed,
+        "gaps": manager.bus.gaps,
         "bytes_dropped": manager.bus.dropped + sum(session.counters.dropped for _, session in manager.sessions),
         "path": [node.hex() for node in manager.bus.state.value.path],
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},

@@ -83,6 +83,9 @@ def _accept(listener: socket.socket, welcome: Welcome) -> None:
             welcome(sock, peer)
         except OSError:
             sock.close()  # it has left already, so its socket takes no options
+        except Exception:  # a listener outlives whatever goes wrong with one client
+            logger.exception("a bug: a client could not be welcomed")
+            sock.close()
 
 
 async def _listen(unit: Unit, bind: Callable[[], socket.socket], welcome: Welcome) -> None:

@@ -54,13 +54,14 @@ class SerialCgi:
 
     async def run(self) -> None:
         """Keep what the line says, until cancelled."""
-        listener = self._handle.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
-        listener.listen(self)
-        try:
-            with listener.scope:
-                await trio.sleep_forever()
-        finally:
-            listener.close()
+        while self._handle.revoked is None:
+            listener = self._handle.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
+            listener.listen(self)
+            try:
+                with listener.scope:  # a bug may end it; all other requests shall hear the line
+                    await trio.sleep_forever()
+            finally:
+                listener.close()
 
     def revoke(self, why: str) -> None:
         """End every request that is at the line, and the receive buffer with them."""

@@ -3,16 +3,22 @@
 The bus outlives its device: clients stay connected while a cable is out, and meet the next device on the same bus.
 Readers are called one after the other in the device's own task, so the time of each is time of all the others. That
 is why a reader never waits: what its client does not take at once, it queues (``clients.relay``).
+
+It is also why a reader that raises is contained here: it is detached and its session ended, and all other readers
+still get the very bytes that it failed on. The device's task never sees it. An exception costs nothing where there is
+none: ``deliver`` is one plain loop, and after a failure the same iterator goes on with the next reader.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 import trio
 
 from gateway.port.line import PortDown
+from gateway.port.log import PortLogger
 from gateway.tasks.watch import Cell
 
 if TYPE_CHECKING:
@@ -23,6 +29,10 @@ if TYPE_CHECKING:
     from protocol.parameters.settings import SerialPort
 
 __all__ = ["EVERY_CLASS", "Bus", "PortStatus"]
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 EVERY_CLASS = 0b1110
 """The rights to all traffic classes, as the wire writes them: bit ``1 << channel`` for PTZ, TCP and CGI."""
@@ -67,43 +77,78 @@ class Bus:
         """When the last of them came, in seconds of trio's clock."""
         self.missed = 0
         """Bytes of the line that never reached this node, as far as their number is known."""
+        self.gaps = 0
+        """Places in the line where bytes are missing, those of unknown size too."""
         self.dropped = 0
         """Bytes of clients who have left since that were never written."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
+        self._ends: dict[object, Callable[[str], None]] = {}
+        """How to end the session of a reader that fails."""
+        self._logger = PortLogger(logger, name)
         self._line: Line | None = None
         self.state = Cell(PortStatus("the port has not been opened yet"))
         """Changes when the device comes or goes, when its settings change, and when a reader is cut."""
 
-    def attach(self, reader: Callable[[bytes], None]) -> None:
-        """Hand ``reader`` every byte from now on."""
+    def attach(self, reader: Callable[[bytes], None], end: Callable[[str], None] | None = None) -> None:
+        """Hand ``reader`` every byte from now on; where it raises, detach it and call ``end`` with a reason."""
         self._readers = (*self._readers, reader)
+        if end is not None:
+            self._ends[reader] = end
 
     def detach(self, reader: Callable[[bytes], None]) -> None:
         """Hand ``reader`` nothing more, from this instant. Idempotent."""
         # By equality: each access to a method makes another bound-method object.
         self._readers = tuple(other for other in self._readers if other != reader)
+        self._ends.pop(reader, None)
 
-    def attach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
-        """Tell ``reader``, in its place among the bytes, where some of them are missing, from now on."""
+    def attach_for_gaps(self, reader: Callable[[int, Reason], None], end: Callable[[str], None] | None = None) -> None:
+        """Tell ``reader``, in its place among the bytes, where some of them are missing, from now on; as ``attach``."""
         self._gap_readers = (*self._gap_readers, reader)
+        if end is not None:
+            self._ends[reader] = end
 
     def detach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
         """Tell ``reader`` nothing more. Idempotent."""
         self._gap_readers = tuple(other for other in self._gap_readers if other != reader)
+        self._ends.pop(reader, None)
 
     def deliver(self, data: bytes) -> None:
         """Hand ``data``, which the line said, to every reader: one bytes object for all."""
         self.received += len(data)
         self.heard_at = trio.current_time()
-        for reader in self._readers:
-            reader(data)
+        readers = iter(self._readers)
+        while True:
+            try:
+                for reader in readers:
+                    reader(data)
+            except Exception:
+                self._logger.exception("a bug: a reader of the line failed, and is detached")
+                self._fail(reader, self.detach)
+            else:
+                return
 
     def miss(self, count: int, reason: Reason) -> None:
         """Take note that ``count`` bytes of the line never came (0: nobody knows how many)."""
         self.missed += count
-        for reader in self._gap_readers:
-            reader(count, reason)
+        self.gaps += 1
+        readers = iter(self._gap_readers)
+        while True:
+            try:
+                for reader in readers:
+                    reader(count, reason)
+            except Exception:
+                self._logger.exception("a bug: a reader of gaps failed, and is detached")
+                self._fail(reader, self.detach_for_gaps)
+            else:
+                return
+
+    def _fail(self, reader: R, detach: Callable[[R], None]) -> None:
+        """Detach a reader that raised, and end its session: a client that hears only a part must not go on."""
+        end = self._ends.get(reader)
+        detach(reader)
+        if end is not None:
+            end("a bug ended it")
 
     def connect(self, line: Line) -> None:
         """Take ``line`` as the way to write: the device is there."""

@@ -22,6 +22,7 @@ waits, these three calls are one step of one task. Counting is arithmetic on ``C
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from typing import TYPE_CHECKING, Protocol, final
@@ -30,6 +31,7 @@ import trio
 
 from gateway.port.counters import Counters
 from gateway.port.line import PortDown
+from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from protocol.link.message_rules import AGE_LIMIT, PTZ_AGE_LIMIT
 from protocol.link.reasons import Reason
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from gateway.tasks.watch import Cell
 
 __all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Router", "Session"]
+
+logger = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
@@ -171,7 +175,10 @@ class Session:
         self.writes = bool(write)
         """Whether the holder may write at all."""
         self.outcome: Callable[[int, Reason | None], None] | None = None
-        """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason."""
+        """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason.
+
+        Where it raises it is told no more, and the session ends; the bytes are counted before it is called.
+        """
         self.counters = Counters()
         self.scope = trio.CancelScope()
         """All that the holder does with the session runs in it."""
@@ -220,12 +227,12 @@ class Session:
     def listen(self, reader: Reader) -> None:
         """Hand ``reader`` every byte of the line from now on."""
         self.reader = reader
-        self._bus.attach(reader.deliver)
+        self._bus.attach(reader.deliver, self.end)
 
     def listen_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
         """Tell ``reader`` where bytes of the line are missing, from now on."""
         self._gap_reader = reader
-        self._bus.attach_for_gaps(reader)
+        self._bus.attach_for_gaps(reader, self.end)
 
     # -- writing
 
@@ -299,13 +306,25 @@ class Session:
         self.counters.written += count
         self.counters.pending -= count
         if self.outcome is not None:
-            self.outcome(count, None)
+            try:
+                self.outcome(count, None)
+            except Exception:  # noqa: BLE001  # logged there
+                self._outcome_failed()
 
     def lost(self, count: int, reason: Reason) -> None:
         """Count what was on its way and will not be written."""
         self.counters.pending -= count
         if self.outcome is not None:
-            self.outcome(count, reason)
+            try:
+                self.outcome(count, reason)
+            except Exception:  # noqa: BLE001  # logged there
+                self._outcome_failed()
+
+    def _outcome_failed(self) -> None:
+        """End this session for the exception at hand: the line told it, and another writer or the finisher runs on."""
+        PortLogger(logger, self.port).exception("%s: a bug: it cannot be told the outcome of its bytes", self.holder)
+        self.outcome = None
+        self.end("a bug ended it")
 
     # -- the end
 

@@ -14,6 +14,7 @@ The turn
         ENDED      the device is gone, and the turn with it
 
         FREE      --_take-->     HELD
+        FREE      --transfer-->  HELD         it has written a part already, so nobody else may
         HELD      --_abandon-->  FINISHING    the writer leaves; its give_back changes nothing then
         HELD      --give_back--> HELD         handed straight to the longest waiting, past anybody who comes just now
         HELD      --give_back--> FREE         nobody waits
@@ -157,7 +158,11 @@ class Arbiter:
                 return
         rest, portion = memoryview(data), portion or self._portion
         while True:
-            await self._take(claim, math.inf if done else accepted)
+            if done and self._turn is _Turn.FREE:
+                # It has begun, so it has the turn, wanted or not: its rest is written here, or by the finisher.
+                self._turn = _Turn.HELD
+            else:
+                await self._take(claim, accepted)
             try:
                 done = await self.put(rest, portion, claim, accepted, done)
             finally:
@@ -238,7 +243,12 @@ class Arbiter:
         except UartError as exc:
             raise PortDown(str(exc)) from exc
         self.written += took
-        claim.wrote(took)
+        # The bytes are in the tty, so whatever its claim does about it, they count as done: or the finisher would
+        # write them a second time.
+        try:
+            claim.wrote(took)
+        except Exception:
+            self._logger.exception("a bug: a writer cannot be told what is written")
         return took
 
     async def _writable(self) -> None:
@@ -289,12 +299,18 @@ class Arbiter:
         except trio.Cancelled:
             why = "the port closes"
             raise
+        except Exception:  # the finisher is everybody's: what goes wrong with one message ends that message
+            self._logger.exception("a bug ended a message that was begun")
+            why = "a bug ended it"
         finally:
             lost = len(self._rest)
             self._rest, self._rest_claim = memoryview(b""), None
             self._turn = _Turn.HELD
             if lost:
-                claim.lost(lost, Reason.INCOMPLETE)
+                try:
+                    claim.lost(lost, Reason.INCOMPLETE)
+                except Exception:
+                    self._logger.exception("a bug: a writer cannot be told what is lost")
                 self._logger.warning("%d bytes of a message begun were not written: %s", lost, why)
             self.give_back()
 

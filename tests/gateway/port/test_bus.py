@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from gateway.port.bus import Bus
+from gateway.port.bus import Bus, PortStatus
 from gateway.port.line import PortDown
 from gateway.serial_line.arbiter import Arbiter
+from protocol.link.reasons import Reason
+from protocol.parameters.settings import SerialPort
 from tests.gateway.line import NarrowTty
 
 
@@ -63,6 +69,45 @@ async def test_when_the_line_last_spoke_is_known(autojump_clock: trio.testing.Mo
     assert trio.current_time() - bus.heard_at == pytest.approx(5)
 
 
+async def test_the_state_of_a_port_is_what_its_device_tells_of_it(autojump_clock: trio.testing.MockClock) -> None:
+    bus = Bus("P0")
+    assert (bus.received, bus.missed, bus.gaps, bus.dropped, bus.heard_at) == (0, 0, 0, 0, trio.current_time())
+    line = SerialPort(baud_rate=19200)
+    bus.adjusted(19200, "RS232 19200 8N1", line)
+    bus.route(b"owner", b"node", rights=0b100)
+    bus.cut("client: too slow")
+    bus.cut("another: too slow")
+    assert bus.state.value == PortStatus(
+        "the port has not been opened yet",
+        line=line,
+        rate=19200,
+        settings="RS232 19200 8N1",
+        path=(b"owner", b"node"),
+        rights=0b100,
+        cuts=2,
+        last_cut="another: too slow",
+    )
+
+
+async def test_a_reader_of_gaps_hears_from_when_it_came_until_it_left() -> None:
+    bus = Bus("P0")
+    ears: list[list[tuple[int, Reason]]] = [[], []]
+
+    def first(count: int, reason: Reason) -> None:
+        ears[0].append((count, reason))
+
+    def second(count: int, reason: Reason) -> None:
+        ears[1].append((count, reason))
+
+    bus.attach_for_gaps(first)
+    bus.miss(1, Reason.OVERFLOW)
+    bus.attach_for_gaps(second)
+    bus.miss(2, Reason.RESTARTED)
+    bus.detach_for_gaps(first)
+    bus.miss(3, Reason.OVERFLOW)
+    assert ears == [[(1, Reason.OVERFLOW), (2, Reason.RESTARTED)], [(2, Reason.RESTARTED), (3, Reason.OVERFLOW)]]
+
+
 async def test_a_port_without_a_device_says_why_and_outlives_each() -> None:
     bus, ear = Bus("P0"), Ear()
     bus.attach(ear.take)
@@ -81,3 +126,73 @@ async def test_a_port_without_a_device_says_why_and_outlives_each() -> None:
     bus.connect(Arbiter(NarrowTty().as_uart))
     bus.deliver(b"back")
     assert ear.heard == [b"back"]
+
+
+# Containment ------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Brittle:
+    """A reader that raises at its ``fails_at``-th piece or gap, and notes what it was handed."""
+
+    fails_at: int
+    heard: list[object] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+
+    def take(self, data: bytes) -> None:
+        self.note(data)
+
+    def miss(self, count: int, reason: Reason) -> None:
+        self.note((count, reason))
+
+    def note(self, what: object) -> None:
+        self.heard.append(what)
+        if len(self.heard) == self.fails_at:
+            raise ValueError("a bug")
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    fails=st.lists(st.integers(1, 6) | st.just(99), min_size=1, max_size=6),
+    gaps=st.lists(st.booleans(), min_size=6, max_size=6),
+)
+async def test_a_reader_that_raises_is_ended_and_all_others_hear_everything(fails: list[int], gaps: list[bool]) -> None:
+    bus, readers = Bus("P0"), [Brittle(at) for at in fails]
+    for reader in readers:
+        bus.attach(reader.take, reader.ended.append)
+        bus.attach_for_gaps(reader.miss, reader.ended.append)
+    said: list[object] = []
+    for number, gap in enumerate(gaps):
+        if gap:
+            said.append((number, Reason.OVERFLOW))
+            bus.miss(number, Reason.OVERFLOW)
+        else:
+            said.append(bytes([number]))
+            bus.deliver(bytes([number]))
+        for reader in readers:
+            # Ended means detached from both, as a session does it.
+            if reader.ended:
+                bus.detach(reader.take)
+                bus.detach_for_gaps(reader.miss)
+    for reader in readers:
+        assert reader.heard == said[: reader.fails_at]
+        assert reader.ended == ["a bug ended it"] * (reader.fails_at <= 6)
+    assert (bus.received, bus.gaps) == (gaps.count(False), gaps.count(True))
+
+
+async def test_a_failing_reader_is_logged_with_its_port(caplog: pytest.LogCaptureFixture) -> None:
+    bus, brittle = Bus("P3"), Brittle(1)
+    bus.attach(brittle.take)
+    bus.deliver(b"x")
+    bus.deliver(b"y")
+    assert brittle.heard == [b"x"]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert vars(record)["port"] == "P3"
+
+
+async def test_a_gap_of_unknown_size_is_counted_as_a_gap() -> None:
+    bus = Bus("P0")
+    bus.miss(0, Reason.RESTARTED)
+    bus.miss(7, Reason.OVERFLOW)
+    assert (bus.gaps, bus.missed) == (2, 7)

@@ -11,6 +11,7 @@ from gateway.port.bus import Bus
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked, Router, Session
+from protocol.link.reasons import Reason
 from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
 
 
@@ -195,6 +196,87 @@ async def test_a_session_says_who_sits_where_since_when() -> None:
     session = opened(Bus("P0"))
     assert (session.holder, session.port) == ("client", "P0")
     assert session.since > 1.6e9
+
+
+async def test_what_is_lost_on_its_way_is_dropped_and_told_once() -> None:
+    bus, _ = narrow_port(NarrowTty(0))
+    session = opened(bus)
+    told: list[tuple[int, Reason | None]] = []
+    session.outcome = lambda count, reason: told.append((count, reason))
+    with trio.move_on_after(0):
+        await session.turn(b"12345", None)
+    session.wrote(2)
+    session.lost(3, Reason.INCOMPLETE)
+    assert (session.counters.written, session.counters.pending, session.counters.dropped) == (2, 0, 3)
+    assert told == [(2, None), (3, Reason.INCOMPLETE)]
+
+
+# Containment ------------------------------------------------------------------------------------------------
+
+
+class Fault(Exception):
+    """A bug of whoever uses a session."""
+
+
+def fail(*_: object) -> None:
+    raise Fault
+
+
+class FaultyEar(Ear):
+    def deliver(self, data: bytes) -> None:
+        raise Fault
+
+
+@pytest.mark.parametrize("what", ["bytes", "gaps"])
+async def test_a_session_whose_reader_fails_is_ended_and_hears_nothing_more(what: str) -> None:
+    bus, beside = Bus("P0"), Ear()
+    ear = FaultyEar() if what == "bytes" else Ear()
+    session, other = opened(bus), opened(bus)
+    session.listen(ear)
+    other.listen(beside)
+    gaps: list[int] = []
+    session.listen_for_gaps(fail)
+    other.listen_for_gaps(lambda count, _: gaps.append(count))
+    if what == "bytes":
+        bus.deliver(b"x")
+    else:
+        bus.miss(3, Reason.OVERFLOW)
+    bus.deliver(b"y")
+    bus.miss(4, Reason.OVERFLOW)
+    assert session.ended == "a bug ended it"
+    assert session.scope.cancel_called
+    assert other.ended is None
+    assert beside.heard == (b"xy" if what == "bytes" else b"y")
+    assert gaps == ([4] if what == "bytes" else [3, 4])
+    assert ear.heard == b""
+
+
+@pytest.mark.parametrize("when", ["it is written", "it is lost", "its writer has left"])
+async def test_a_session_that_cannot_be_told_an_outcome_ends_and_the_line_goes_on(when: str) -> None:
+    tty = NarrowTty(0 if when == "its writer has left" else 100)
+    bus, turns = narrow_port(tty)
+    session, other = opened(bus), opened(bus)
+    session.outcome = fail
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            if when == "it is written":
+                await session.write(b"whole")
+            elif when == "it is lost":
+                session.lost(5, Reason.INCOMPLETE)
+            else:
+                tty.make_room(2)
+                async with trio.open_nursery() as client:
+                    client.start_soon(session.write, b"whole")
+                    await blocked()
+                    client.cancel_scope.cancel()
+                tty.make_room(100)
+            await other.write(b"|next")
+            turns.end("over")
+    assert session.ended == "a bug ended it"
+    assert other.ended is None
+    assert tty.taken == (b"|next" if when == "it is lost" else b"whole|next")
+    assert session.counters.written == (0 if when == "it is lost" else 5)
 
 
 # Time -------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.port.line import PortDown
 from gateway.serial_line.arbiter import Arbiter
+from protocol.link.reasons import Reason
 from tests.gateway.line import NarrowTty, Unwanted, Writer, serial_line
 
 if TYPE_CHECKING:
@@ -362,6 +365,135 @@ async def test_a_stuck_line_keeps_an_abandoned_message_for_its_time_and_then_let
         turns.end("over")
     assert tty.taken == b"pan next"
     assert (turns.unfinished, writer.written, turns.written) == (4, 4, 8)
+
+
+# Claims that fail -------------------------------------------------------------------------------------------
+
+
+class Fault(Exception):
+    """A bug in a claim."""
+
+
+@dataclass(eq=False)
+class FaultyWriter(Writer):
+    """A claim that raises wherever ``at`` says."""
+
+    at: frozenset[str] = frozenset()
+
+    def check(self, accepted: float) -> None:
+        super().check(accepted)
+        if "check" in self.at and self.written:
+            raise Fault
+
+    def wrote(self, count: int) -> None:
+        super().wrote(count)
+        if "wrote" in self.at:
+            raise Fault
+
+    def lost(self, count: int, reason: Reason) -> None:
+        super().lost(count, reason)
+        if "lost" in self.at:
+            raise Fault
+
+
+@pytest.mark.parametrize("room", [0, 3, 100])
+@pytest.mark.parametrize("at", [("check",), ("wrote",), ("lost",), ("check", "wrote", "lost")], ids="+".join)
+async def test_a_claim_that_raises_costs_nobody_else_a_byte_or_the_turn(room: int, at: tuple[str, ...]) -> None:
+    tty = NarrowTty(room)
+    turns, faulty, good = Arbiter(tty.as_uart), FaultyWriter(at=frozenset(at)), Writer()
+
+    async def stumble() -> None:
+        with contextlib.suppress(Fault):
+            await write(turns, b"pan left", faulty)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            nursery.start_soon(stumble)
+            await blocked()
+            nursery.start_soon(write, turns, b"|next", good)
+            for _ in range(20):
+                tty.make_room(1)
+                await blocked()
+            turns.end("over")
+    assert tty.taken == b"pan left|next"
+    assert (faulty.written, good.written, turns.written, turns.unfinished) == (8, 5, 13, 0)
+
+
+@pytest.mark.parametrize("at", [("wrote",), ("lost",), ("wrote", "lost")], ids="+".join)
+async def test_a_claim_that_raises_while_its_message_is_given_up_leaves_the_finisher_at_work(
+    at: tuple[str, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    tty = NarrowTty(3)
+    turns, faulty = Arbiter(tty.as_uart), FaultyWriter(at=frozenset(at))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        with trio.move_on_after(1):
+            await write(turns, b"pan left", faulty)
+        await trio.sleep(1)
+        tty.make_room(1)
+        await trio.sleep(5)
+        assert faulty.outcomes == [(4, Reason.INCOMPLETE)]
+        with trio.move_on_after(1):
+            await write(turns, b"abandoned too")
+        tty.make_room(100)
+        await turns.idle()
+        turns.end("over")
+    assert turns.unfinished == 4
+
+
+async def test_a_message_that_is_unwanted_once_it_has_begun_is_finished_all_the_same() -> None:
+    class Fickle(Writer):
+        def wrote(self, count: int) -> None:
+            super().wrote(count)
+            self.revoked = True
+
+    tty = NarrowTty(3)
+    turns = Arbiter(tty.as_uart)
+
+    async def unwanted() -> None:
+        with pytest.raises(Unwanted):
+            await write(turns, b"pan left", Fickle())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            nursery.start_soon(unwanted)
+            await blocked()
+            tty.make_room(2)
+            await blocked()
+            tty.make_room(100)
+            await write(turns, b"|next")
+            turns.end("over")
+    assert tty.taken == b"pan left|next"
+
+
+async def test_a_driver_with_a_bug_ends_the_message_and_not_the_finisher(caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(NarrowTty):
+        faults = 0
+
+        def send_nowait(self, data: memoryview) -> int:
+            if self.faults:
+                self.faults -= 1
+                raise Fault
+            return super().send_nowait(data)
+
+    tty = Faulty(3)
+    turns, writer = Arbiter(tty.as_uart), Writer()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel_when_blocked, scope)
+                await write(turns, b"pan left", writer)
+            tty.faults = 1
+            tty.make_room(100)
+            await turns.idle()
+            await write(turns, b"|next")
+            turns.end("over")
+    assert tty.taken == b"pan|next"
+    assert writer.outcomes == [(5, Reason.INCOMPLETE)]
+    assert "5 bytes of a message begun were not written: a bug ended it" in caplog.text
 
 
 # The end ----------------------------------------------------------------------------------------------------
