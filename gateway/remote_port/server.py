@@ -268,6 +268,8 @@ class RemotePortService:
                 self._logger.info("remote-port server: %s: %s", peer, exc)
             except Exception:  # whatever goes wrong with one client ends that client
                 self._logger.exception("remote-port server: %s: a bug ended the connection", peer)
+            finally:
+                self._release(handshake)
 
     async def _greet(self, link: Link, handshake: _Handshake) -> tuple[Peer, Open]:
         """Have a client prove the key and say OPEN, in its place among the handshakes. Raises what ends that."""
@@ -299,8 +301,12 @@ class RemotePortService:
                 self._note_wrong_key(handshake.peer)
             raise
         finally:
-            if handshake in self._handshakes:  # unless it made room
-                self._handshakes.remove(handshake)
+            self._release(handshake)
+
+    def _release(self, handshake: _Handshake) -> None:
+        """Give back its place, unless it made room already. Idempotent."""
+        if handshake in self._handshakes:
+            self._handshakes.remove(handshake)
 
     async def _is_duplicate(self, client: Peer, opening: Open, address: str) -> bool:
         """Return whether another CPU has the client's node id, and lives.
@@ -324,7 +330,7 @@ class RemotePortService:
                 del self._changes[next(iter(self._changes))]
             return False
         what = f"node {client.node.hex()[:8]} R{client.index} is at {current.address} and at {address}"
-        self._duplicates = {key: each for key, each in self._duplicates.items() if now < each[0]}
+        self._duplicates = {other: each for other, each in self._duplicates.items() if now < each[0]}
         self._duplicates[key] = now + _KEEP_OUT, what
         self._logger.error(
             "remote-port server: %s: two CPUs use one node id, as a cloned image does. The link of %s is kept, %s is "

@@ -207,6 +207,23 @@ async def test_of_silent_strangers_the_oldest_makes_room_and_each_has_a_second(
                 sock.close()
 
 
+async def test_a_stranger_that_has_left_before_it_is_looked_at_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise OSError(107, "Transport endpoint is not connected")
+
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            monkeypatch.setattr(remote_service, "Link", gone)
+            socks = strangers(owner.port, 3)
+            for sock in socks:
+                sock.setblocking(False)
+                await trio.lowlevel.wait_readable(sock)
+                assert sock.recv(1) == b""
+                sock.close()
+            assert not under_way(owner)
+
+
 async def test_handshakes_in_which_something_was_said_keep_their_places(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
