@@ -360,7 +360,7 @@ class RemotePortService:
 
     def _admitted(self, link: Link, client: Peer, opening: Open, name: str, address: str) -> RemoteSession | None:
         """Find or make the session that a client asks for, and start its task; None where it is refused."""
-        admitted = self._register.admit(client, opening, os.urandom(16), self.port)
+        admitted = self._register.admit(client, opening, os.urandom(16), self.port, Endpoint(address, 0).network)
         self._end(admitted.ended)
         if isinstance(admitted, Refused):
             self._refuse(link, name, admitted.close)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["AGE_LIMIT", "MAX_MESSAGE", "PTZ_AGE_LIMIT", "portion"]
+__all__ = ["AGE_LIMIT", "MAX_MESSAGE", "MAX_WAITING", "PTZ_AGE_LIMIT", "portion"]
 
 PTZ_AGE_LIMIT: Final = 2_000
 """Milliseconds from when a PTZ command was read from its client until it may not begin any more: a stale one moves."""
@@ -17,6 +17,9 @@ AGE_LIMIT: Final = 15_000
 
 MAX_MESSAGE: Final = 8_192
 """The most bytes that one message over a link may have, over however many frames."""
+
+MAX_WAITING: Final = 4_096
+"""The most messages of one class over a link that may have no outcome yet, however short they are."""
 
 _LEAST_PORTION: Final = 512
 _PORTION_SECONDS: Final = 0.1

@@ -7,13 +7,16 @@ everything that was sent before its question has arrived.
 from __future__ import annotations
 
 from collections import deque
-from typing import final
+from typing import Final, final
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.session_frames import Ping, Pong
 from protocol.session.clock import PeerClock, to_wire
 
-__all__ = ["Heartbeat"]
+__all__ = ["MAX_QUESTIONS", "Heartbeat"]
+
+MAX_QUESTIONS: Final = 16
+"""Questions of one side that may stand unanswered. Who asks more without an answer fills our queue, not his need."""
 
 
 @final
@@ -36,7 +39,9 @@ class Heartbeat:
         return self._asked[-1]
 
     def heard(self, clock: int) -> None:
-        """Note the peer's question, to be answered."""
+        """Note the peer's question, to be answered. Raises RemoteProtocolError where too many have no answer yet."""
+        if len(self._heard) >= MAX_QUESTIONS:
+            raise RemoteProtocolError(f"more than {MAX_QUESTIONS} questions without an answer")
         self._heard.append(clock)
 
     def answered(self, echo: int, clock: int, now: int) -> None:
@@ -49,7 +54,7 @@ class Heartbeat:
         """Return what there is to say, answers first: the peer's patience is shorter than ours."""
         if self._heard:
             return Pong(self._heard.popleft(), to_wire(now))
-        if not self._due:
+        if not self._due or len(self._asked) >= MAX_QUESTIONS:
             return None
         self._due = False
         return Ping(self.asked(now))

@@ -6,11 +6,12 @@ it is whole, so a message is never begun whose rest a GAP then takes away.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from protocol.errors import RemoteProtocolError
-from protocol.link.message_rules import MAX_MESSAGE
+from protocol.link.message_rules import MAX_MESSAGE, MAX_WAITING
 from protocol.session.receive_stream import ReceiveStream
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Inbox:
     def __init__(self, channel: Channel, start: int, window: int) -> None:
         self.stream = ReceiveStream(channel, start, window)
         self._parts: list[UpData] = []
+        self._ends: deque[int] = deque()
+        """Where the messages end that have no outcome yet."""
 
     def take(self, frame: UpData) -> tuple[UpData, bytes] | None:
         """Take a frame; return the first frame and all the bytes of a message that is now whole.
@@ -64,6 +67,12 @@ class Inbox:
         if frame.more:
             self.stream.partial = first.offset
             return None
+        # Credit counts bytes, and a message of one byte costs us more than that.
+        while self._ends and self._ends[0] <= self.stream.settled:
+            self._ends.popleft()
+        if len(self._ends) >= MAX_WAITING:
+            raise RemoteProtocolError(f"more than {MAX_WAITING} messages on {frame.channel!r} without an outcome")
+        self._ends.append(frame.end)
         data = b"".join(part.data for part in self._parts)
         self._end_message()
         return first, data

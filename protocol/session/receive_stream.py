@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.message_rules import MAX_MESSAGE
@@ -34,6 +34,10 @@ from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Ack, Channel, Credit, Gap, Lost
 
 __all__ = ["ReceiveStream"]
+
+
+_MAX_UNPROVEN: Final = 1_024
+"""LOST ranges that are kept before no more credit is granted; those that touch are one."""
 
 
 class _Skip(NamedTuple):
@@ -132,6 +136,9 @@ class ReceiveStream:
         if self.partial is not None:
             # However small the window, the rest of a message must fit: its first part cannot be settled without it.
             granted = max(self.settled + self.window, self.partial + MAX_MESSAGE)
+        elif len(self._unproven) > _MAX_UNPROVEN:
+            # Each of these costs memory until a PONG comes, so a peer that withholds it gets nothing more to lose.
+            return None
         elif 2 * (self.granted - self.received) < self.window:
             granted = self.settled + self.window
         if granted <= self.granted:

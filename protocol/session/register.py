@@ -1,10 +1,16 @@
 """The sessions of one port: which OPEN goes on with which session, and which sessions must end for it.
 
+Way of thinking
+    Whoever has the key can make as many nodes as he likes, so a session is cheap, and only its age is not. There is
+    room for so many, a share of it for each place (an address, as the caller counts them) and each node; a newcomer
+    beyond a share is refused, and never at the cost of a session that is older than his own.
+
 The register knows sessions, not links: it returns what it ended (``Ended``), and whoever called it ends the links.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, final
 
@@ -21,10 +27,24 @@ if TYPE_CHECKING:
     from protocol.link.session_frames import Open
     from protocol.session.session import SessionLimits
 
-__all__ = ["MAX_DETACHED", "MAX_LEAP", "MAX_LINKS", "Admitted", "Ended", "Refused", "Register"]
+__all__ = [
+    "MAX_DETACHED",
+    "MAX_LEAP",
+    "MAX_LINKS",
+    "MAX_OF_NODE",
+    "MAX_OF_PLACE",
+    "Admitted",
+    "Ended",
+    "Refused",
+    "Register",
+]
 
 MAX_LINKS: Final = 64
 MAX_DETACHED: Final = 16
+MAX_OF_PLACE: Final = 24
+"""Links of one place: three eighths of all, so that one address cannot keep everybody else out."""
+MAX_OF_NODE: Final = 8
+"""Sessions of one node, which has as many remote ports at most."""
 MAX_LEAP: Final = 2**20
 """The most by which a connection number may grow at once: a client that dials for weeks in vain does not leap so far.
 
@@ -63,20 +83,19 @@ class Refused:
 class Register:
     """The sessions of one port, at most one for each (node id, R index)."""
 
-    def __init__(self, limits: SessionLimits, max_links: int = MAX_LINKS, max_detached: int = MAX_DETACHED) -> None:
+    def __init__(self, limits: SessionLimits) -> None:
         self._limits = limits
-        self._max_links = max_links
-        self._max_detached = max_detached
         self._sessions: dict[tuple[bytes, int], ServerSession] = {}
+        """In the order in which they were made: the oldest first."""
 
     def __iter__(self) -> Iterator[ServerSession]:
         return iter(tuple(self._sessions.values()))
 
-    def admit(self, peer: Peer, opening: Open, fresh_id: bytes, port: PortState) -> Admitted | Refused:
+    def admit(self, peer: Peer, opening: Open, fresh_id: bytes, port: PortState, place: str = "") -> Admitted | Refused:
         """Find or make the session that an OPEN asks for, and put it on this connection.
 
-        ``fresh_id`` is 16 random bytes for a new session. The link that the session had before is to be
-        dropped: nothing of it counts any more.
+        ``fresh_id`` is 16 random bytes for a new session, ``place`` where the connection comes from. The link that
+        the session had before is to be dropped: nothing of it counts any more.
         """
         key = peer.node, peer.index
         current = self._sessions.get(key)
@@ -89,14 +108,19 @@ class Register:
                 current.attach(opening)
             except RemoteProtocolError:
                 return Refused(Close(CloseReason.PROTOCOL), self.end(current, CloseReason.PROTOCOL))
+            current.place = place
             return Admitted(current, ended=())
-        if sum(session.attached for session in self if session is not current) >= self._max_links:
+        others = [session for session in self if session is not current]
+        links = [session.place for session in others if session.attached]
+        of_node = sum(session.key[0] == peer.node for session in others)
+        if len(links) >= MAX_LINKS or links.count(place) >= MAX_OF_PLACE or of_node >= MAX_OF_NODE:
             return Refused(Close(CloseReason.BUSY))
         ended = self.end(current, CloseReason.REPLACED) if current is not None else ()
         session = ServerSession(fresh_id, key, opening, port, self._limits)
         # A new session knows nothing of what was before, so all that the client has sent counts as settled.
         line, ptz, tcp, cgi = (Position(reached, reached) for reached, _ in opening.positions)
         session.attach(replace(opening, positions=(line, ptz, tcp, cgi)))
+        session.place = place
         self._sessions[key] = session
         return Admitted(session, ended=ended)
 
@@ -109,12 +133,17 @@ class Register:
         return (Ended(session, reason),)
 
     def sweep(self, now: int, window: int) -> tuple[Ended, ...]:
-        """End the sessions that wait for longer than ``window`` milliseconds, and the oldest of too many."""
-        waiting = sorted((session for session in self if not session.attached), key=lambda session: session.detached_at)
-        surplus = len(waiting) - self._max_detached
-        return tuple(
-            ended
-            for place, session in enumerate(waiting)
-            if place < surplus or now - session.detached_at > window
-            for ended in self.end(session, CloseReason.DETACHED)
-        )
+        """End the sessions that wait for longer than ``window`` milliseconds, and the youngest of too many."""
+        waiting = [session for session in self if not session.attached]
+        over = [session for session in waiting if now - session.detached_at > window]
+        waiting = [session for session in waiting if session not in over]
+        surplus = len(waiting) - MAX_DETACHED
+        # First those of a place that has more than half of the room, then any.
+        counts = Counter(session.place for session in waiting)
+        for share in (MAX_DETACHED // 2, 0):
+            for session in reversed(waiting):
+                if surplus > 0 and counts[session.place] > share and session not in over:
+                    over.append(session)
+                    counts[session.place] -= 1
+                    surplus -= 1
+        return tuple(ended for session in over for ended in self.end(session, CloseReason.DETACHED))

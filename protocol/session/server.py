@@ -47,6 +47,8 @@ class ServerSession:
         self.number = 0
         self.attached = False
         self.detached_at = 0
+        self.place = ""
+        """Where its last connection came from, as the register counts places."""
         self._inboxes = {
             channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
         }

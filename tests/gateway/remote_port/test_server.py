@@ -24,6 +24,7 @@ from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close
 from protocol.link.stream_frames import Ack, Channel, UpData
 from protocol.parameters.addresses import AddressList
+from protocol.session import register
 from protocol.session.client import ClientSession
 from protocol.session.session import SessionLimits
 from tests.gateway.remote_port.linked import KEY, chained, holds, node
@@ -660,7 +661,7 @@ async def test_more_links_than_may_be_are_refused_and_nothing_else_is_disturbed(
 ) -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
-            monkeypatch.setattr(owner.service._register, "_max_links", 1)
+            monkeypatch.setattr(register, "MAX_LINKS", 1)
             late = node(owner.nursery, "late")
             late.dial(cable)
             await holds(lambda: "busy" in late.unit.state)

@@ -19,6 +19,7 @@ from protocol.link.connection import CHANNELS, TRANSITIONS, Connection, State
 from protocol.link.frames import FRAMES
 from protocol.link.handshake import VERSIONS, Acceptor, Initiator, key_point
 from protocol.link.identity import NodeKey
+from protocol.link.message_rules import MAX_WAITING
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import traffic_keys
@@ -26,6 +27,7 @@ from protocol.link.session_frames import NOWHERE, Open, Opened, Pong
 from protocol.link.stream_frames import Channel, UpData
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session import line_stream, register
+from protocol.session.heartbeat import MAX_QUESTIONS
 from protocol.session.session import NO_SESSION, SessionLimits
 from tests.protocol.session.links import frames_of
 
@@ -64,7 +66,11 @@ VALUES = {
     "handshakes at once, a port": str(remote_service._HANDSHAKES),
     "handshakes at once, a network": str(remote_service._SHARE),
     "links, a port": str(register.MAX_LINKS),
+    "links of one address": str(register.MAX_OF_PLACE),
+    "sessions of one node": str(register.MAX_OF_NODE),
     "detached sessions, a port": str(register.MAX_DETACHED),
+    "questions without an answer, either side": str(MAX_QUESTIONS),
+    "messages of a class without an outcome": str(MAX_WAITING),
     "guesses at once, a network": f"{guesses._BURST:g}",
     "the fastest regain of a guess": f"{guesses._FASTEST:g} s",
     "the slowest": f"{guesses._SLOWEST:g} s",

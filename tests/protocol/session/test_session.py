@@ -10,13 +10,24 @@ import pytest
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.handshake import Peer
 from protocol.link.header import LIMIT
+from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position
 from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientEvent, ClientSession
+from protocol.session.heartbeat import MAX_QUESTIONS
 from protocol.session.inbox import Message
-from protocol.session.register import MAX_LEAP, Admitted, Refused, Register
+from protocol.session.register import (
+    MAX_DETACHED,
+    MAX_LEAP,
+    MAX_LINKS,
+    MAX_OF_NODE,
+    MAX_OF_PLACE,
+    Admitted,
+    Refused,
+    Register,
+)
 from protocol.session.send_stream import Settled
 from protocol.session.server import ServerSession
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
@@ -513,25 +524,133 @@ def test_a_new_session_of_the_same_remote_port_ends_the_old(pair: Pair) -> None:
     assert kinds(frames(pair.server, pair.server.number, 0))[-1] == "Close", "its old link still hears why"
 
 
+def node(number: int, index: int = 0) -> Peer:
+    return replace(PEER, node=number.to_bytes(16, "big"), index=index)
+
+
+def admitted(register: Register, peer: Peer, place: str = "") -> ServerSession:
+    """A new session, on a connection that was opened."""
+    found = register.admit(peer, opening(), bytes([peer.index + 1]) * 16, PORT, place)
+    assert isinstance(found, Admitted), found
+    return found.session
+
+
+BUSY = Refused(Close(CloseReason.BUSY))
+
+
 def test_so_many_links_and_no_more() -> None:
-    register = Register(SessionLimits(), max_links=1)
-    first = register.admit(other(0), opening(), b"0" * 16, PORT)
-    assert isinstance(first, Admitted)
-    assert register.admit(other(1), opening(), b"1" * 16, PORT) == Refused(Close(CloseReason.BUSY))
-    first.session.detach(0)
-    assert isinstance(register.admit(other(1), opening(), b"1" * 16, PORT), Admitted)
+    register = Register(SessionLimits())
+    first, *_ = (admitted(register, node(number), f"host {number // 16}") for number in range(MAX_LINKS))
+    assert register.admit(node(99), opening(), b"1" * 16, PORT, "elsewhere") == BUSY
+    first.detach(0)
+    admitted(register, node(99), "elsewhere")
 
 
-def test_detached_sessions_wait_for_so_long_and_so_many() -> None:
-    register = Register(SessionLimits(), max_detached=2)
-    for index in range(4):
-        admitted = register.admit(other(index), opening(), bytes([index + 1]) * 16, PORT)
-        assert isinstance(admitted, Admitted)
-        if index:
-            admitted.session.detach(index * 1000)
-    assert [ended.session.key[1] for ended in register.sweep(3000, 60_000)] == [1]
-    assert [ended.session.key[1] for ended in register.sweep(62_001, 60_000)] == [2]
-    assert [session.key[1] for session in register] == [0, 3]
+def test_one_address_keeps_nobody_else_out() -> None:
+    register = Register(SessionLimits())
+    sessions = [admitted(register, node(number), "a liar's") for number in range(MAX_OF_PLACE)]
+    assert register.admit(node(99), opening(), b"1" * 16, PORT, "a liar's") == BUSY
+    admitted(register, node(99), "another's")
+    again = register.admit(node(0), opening(sessions[0].id, 10), b"1" * 16, PORT, "a liar's")
+    assert isinstance(again, Admitted), "who has a session may always come back to it"
+    assert again.session is sessions[0]
+
+
+def test_one_node_has_so_many_sessions() -> None:
+    register = Register(SessionLimits())
+    for index in range(MAX_OF_NODE):
+        admitted(register, node(1, index), f"host {index}").detach(0)
+    assert register.admit(node(1, 99), opening(), b"1" * 16, PORT, "elsewhere") == BUSY
+    admitted(register, node(2), "elsewhere")
+
+
+def test_detached_sessions_wait_for_so_long() -> None:
+    register = Register(SessionLimits())
+    sessions = [admitted(register, node(number)) for number in range(4)]
+    for number in range(1, 4):
+        sessions[number].detach(number * 1000)
+    assert register.sweep(61_000, 60_000) == ()
+    assert [ended.session for ended in register.sweep(62_001, 60_000)] == sessions[1:3]
+    assert list(register) == [sessions[0], sessions[3]]
+
+
+@pytest.mark.parametrize("places", [1, 17])
+def test_sessions_that_are_thrown_away_never_end_an_older_one(places: int) -> None:
+    """Whoever has the key makes seventeen nodes, and lets them all go."""
+    register = Register(SessionLimits())
+    honest = admitted(register, node(100), "honest")
+    honest.detach(0)
+    thrown_away = [admitted(register, node(number), f"liar {number % places}") for number in range(MAX_DETACHED + 1)]
+    for session in thrown_away:
+        session.detach(1)
+    assert [ended.session for ended in register.sweep(2, 60_000)] == [thrown_away[-1], thrown_away[-2]]
+    assert honest in list(register)
+
+
+def test_an_address_that_fills_the_room_for_those_who_wait_leaves_half_of_it_to_others() -> None:
+    register = Register(SessionLimits())
+    for number in range(MAX_DETACHED):
+        admitted(register, node(number), "a liar's").detach(0)
+    late = [admitted(register, node(50 + number), f"host {number}") for number in range(MAX_DETACHED // 2)]
+    for session in late:
+        session.detach(1)
+    assert {ended.session.place for ended in register.sweep(2, 60_000)} == {"a liar's"}
+    assert set(late) <= set(register)
+
+
+def test_more_than_sixteen_questions_without_an_answer_are_a_broken_rule(pair: Pair) -> None:
+    for session in (pair.client, pair.server):
+        for clock in range(MAX_QUESTIONS):
+            session.receive(session.number, Ping(clock), 0)
+        with pytest.raises(RemoteProtocolError, match="more than 16 questions"):
+            session.receive(session.number, Ping(99), 0)
+        for _ in range(MAX_QUESTIONS):
+            assert isinstance(session.next_frame(session.number, 0), Pong)
+        session.receive(session.number, Ping(99), 0)
+
+
+def test_we_ask_no_more_than_sixteen_questions_either(pair: Pair) -> None:
+    for session in (pair.client, pair.server):
+        for _ in range(MAX_QUESTIONS + 3):
+            session.ping()
+            session.next_frame(session.number, 7)
+        session.receive(session.number, Pong(7, 0), 8)
+        assert session.next_frame(session.number, 9) == Ping(9), "one is answered, so another may go"
+
+
+def test_so_many_messages_may_wait_for_their_outcome(pair: Pair) -> None:
+    for at in range(MAX_WAITING):
+        pair.server.receive(pair.server.number, UpData(TCP, at, 0, b"x"), 0)
+    with pytest.raises(RemoteProtocolError, match="more than 4096 messages"):
+        pair.server.receive(pair.server.number, UpData(TCP, MAX_WAITING, 0, b"x"), 0)
+
+
+def test_a_message_that_has_its_outcome_waits_no_more(pair: Pair) -> None:
+    for at in range(MAX_WAITING + 9):
+        pair.server.receive(pair.server.number, UpData(TCP, at, 0, b"x"), 0)
+        pair.server.handed(TCP, at)
+
+
+def test_a_client_that_withholds_its_answers_gets_no_more_credit() -> None:
+    """A LOST is kept until a PONG proves that it arrived, so each one that cannot be merged costs memory."""
+    pair = Pair(SessionLimits(window=64))
+    pair.talk()
+    server, number = pair.server, pair.server.number
+    credit, lost = 64, 0
+    while lost * 2 + 2 <= credit:
+        for offset in (lost * 2, lost * 2 + 1):
+            server.receive(number, UpData(TCP, offset, 0, b"x"), 0)
+        server.handed(TCP, lost * 2 + 1)
+        server.lost(TCP, lost * 2 + 2, Reason.FORBIDDEN)
+        lost += 1
+        assert lost < 2000, "credit comes to its end"
+        granted = [frame.offset for frame in frames(server, number, 0) if isinstance(frame, Credit)]
+        credit = max([credit, *granted])
+    assert lost > 1024, "and not before there is a reason"
+    server.ping()
+    assert isinstance(server.next_frame(number, 3), Ping)
+    server.receive(number, Pong(3, 0), 4)
+    assert frames(server, number, 5) == [Credit(TCP, lost * 2 + 64)]
 
 
 def test_a_message_larger_than_the_window_arrives_whole() -> None:
