@@ -27,6 +27,7 @@ from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
+from gateway.state.machine import machine_mark
 from gateway.state.node_key import node_key
 from gateway.state.store import Store
 from gateway.tasks.contain import contain
@@ -111,7 +112,7 @@ def compose(config: Config) -> Composition:
     """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
     catalogue = Catalogue(config.hardware)
     store = Store(config.state_dir, catalogue)
-    node = node_key(config.state_dir, config.node_name)
+    node = node_key(config.state_dir, config.node_name, machine_mark(config.state_dir))
     bonjour = Bonjour(node.id, config.tcp.bind)
     managers = _managers(config, store, bonjour, node)
     return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers))

@@ -22,35 +22,47 @@ __all__ = ["node_key"]
 logger = logging.getLogger(__name__)
 
 _BYTES: Final = 32
+_KEYS: Final = 2
+_LINES: Final = [_BYTES, _BYTES, 32]
+"""The bytes of each line, in hexadecimal digits: the secret key, the public one, and the mark of the machine if any."""
 _FILE: Final = "node_key"
 _BEFORE: Final = "node_id"
 """The file of 16 random bytes that was the identity before it was a key pair."""
 
 
-def node_key(directory: Path, name: str) -> NodeKey:
+def node_key(directory: Path, name: str, machine: str | None = None) -> NodeKey:
     """Return the key pair kept in ``directory``, made if there is none, under a ``name`` for people.
 
-    Raises StoreError where it cannot be kept.
+    ``machine`` is the mark of this machine, where it has one. A key pair that was kept on another machine came with a
+    copied image: it is left to that machine, and a new one is made. Raises StoreError where it cannot be kept.
     """
     path, before = directory / _FILE, directory / _BEFORE
     try:
-        kept = atomic_file.read(path)
-        if kept is None:
+        kept = (atomic_file.read(path) or b"").decode()
+        lines = kept.splitlines()
+        of_other_machine = machine is not None and len(lines) == len(_LINES) and lines[2] != machine
+        if of_other_machine:
+            logger.warning("this node has a new id: %s was copied from another machine (machine-id differs)", path)
+        if of_other_machine or not path.exists():
             seed = os.urandom(_BYTES)
-            kept = f"{seed.hex()}\n{NodeKey(seed).public.hex()}\n".encode()
-            atomic_file.replace(path, kept)
+            lines = [seed.hex(), NodeKey(seed).public.hex()]
             if before.exists():
                 logger.warning("this node has a new id: ids are proved by a key now, and %s had none", before)
+        if len(lines) == _KEYS and machine is not None:
+            lines.append(machine)
+        keys = [bytes.fromhex(line) for line in lines]
+        whole = [len(key) for key in keys] in (_LINES, _LINES[:_KEYS])
+        if whole and (content := "".join(f"{line}\n" for line in lines)) != kept:
+            atomic_file.replace(path, content.encode())
         before.unlink(missing_ok=True)
-        keys = [bytes.fromhex(line) for line in kept.decode().splitlines()]
     except OSError as exc:
         raise StoreError(f"{exc.filename or path} cannot be used: {exc.strerror}") from exc
     except ValueError:
-        keys = []
-    if [len(key) for key in keys] != [_BYTES, _BYTES]:
+        whole = False
+    if not whole:
         raise StoreError(
             f"{path} does not hold two keys of {2 * _BYTES} hexadecimal digits; remove it, and this node gets a new id"
         )
     # The public one is kept beside its secret so that a start need not compute it, which costs a library.
-    seed, public = keys
+    seed, public = keys[:_KEYS]
     return NodeKey(seed, name, public)

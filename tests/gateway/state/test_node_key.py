@@ -62,3 +62,34 @@ def test_a_damaged_file_is_told_and_not_replaced(tmp_path: Path, content: bytes)
 def test_a_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be used"):
         node_key(tmp_path / "missing", "")
+
+
+ONE, OTHER = "1" * 64, "2" * 64
+
+
+def test_a_copy_on_another_machine_gets_a_new_id_and_that_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = node_key(tmp_path, "", ONE)
+    copied = node_key(tmp_path, "", OTHER)
+    assert copied.id != made.id
+    assert node_key(tmp_path, "", OTHER).id == copied.id
+    assert ["was copied from another machine" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_the_same_machine_keeps_its_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert node_key(tmp_path, "", ONE).id == node_key(tmp_path, "", ONE).id
+    assert not caplog.records
+
+
+def test_a_key_that_was_kept_without_a_mark_is_marked_at_the_next_start(tmp_path: Path) -> None:
+    made = node_key(tmp_path, "")
+    assert node_key(tmp_path, "", ONE).id == made.id
+    assert node_key(tmp_path, "", OTHER).id != made.id
+
+
+def test_a_start_that_cannot_tell_the_machine_keeps_id_and_mark(tmp_path: Path) -> None:
+    made = node_key(tmp_path, "", ONE)
+    assert node_key(tmp_path, "").id == made.id
+    assert node_key(tmp_path, "", ONE).id == made.id
+    assert node_key(tmp_path, "", OTHER).id != made.id
