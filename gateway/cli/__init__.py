@@ -1,1 +1,1 @@
-"""The command line: one file a command. It turns words into calls, and errors into a line and an exit status."""
+"""The command line, with one file for each command."""

@@ -17,41 +17,45 @@ __all__ = ["DEFAULT_CONFIG", "CommandError", "Commands", "add_config_option", "c
 DEFAULT_CONFIG = Path("/etc/daisyport/daisyport.toml")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""Where a command adds its own parser, which sets the default ``command``: a function of the parsed arguments."""
+"""Every command adds its parser to this.
+
+The parser's default ``command`` is a function of the parsed arguments that returns the exit status.
+"""
 
 
 @final
 class CommandError(Exception):
-    """The command cannot be carried out; the message says why and what would be right."""
+    """The command failed; the message says why in one sentence and, where it can, what to do."""
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--config FILE``."""
-    default = f"{DEFAULT_CONFIG}, or without that file the USB serial adapters, on loopback only"
-    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the configuration (default: {default})")
+    default = f"{DEFAULT_CONFIG}; if there is no such file, use the USB serial adapters and listen on loopback only"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"the configuration file (default: {default})")
 
 
 def is_made_up(path: Path | None) -> bool:
-    """Return whether there is no file to load, so that the configuration is made up for this machine."""
+    """Return True if there is no file to load, so that ``configuration`` makes one up for this machine."""
     return path is None and not DEFAULT_CONFIG.exists()
 
 
 def configuration(path: Path | None) -> Config:
-    """Load the configuration, or make one up for this machine. Raises ConfigError."""
+    """Load the configuration file, or make a configuration up for this machine. Raises ConfigError."""
     if not is_made_up(path):
         return load(path or DEFAULT_CONFIG)
+    # Imported only here: with a file, a command starts faster without pyserial.
     from gateway.serial_line.uart import usb_adapters
 
     return Config.for_this_machine(os.environ, usb_adapters())
 
 
 def describe(config: Config) -> None:
-    """Print the devices that a made-up configuration found, and where things are."""
+    """Print the lines of a made-up configuration, where its state is kept, and the address of the HTTP server."""
     print("No configuration file: using the USB serial adapters of this machine, and listening on loopback only.")
     for number, line in enumerate(config.serial, start=1):
         print(f"  Ser{number}  PortManager.P{number - 1}  {line.device}")
     if not config.serial:
         print("  No adapter found: plug one in and start again, or try `daisyport demo`.")
     host, port = config.http.listen[0]
-    print(f"State: {config.state_dir}\nFront door: http://{host}:{port}/axis-cgi/param.cgi?action=list")
-    print("Add a login with: daisyport user add NAME --role admin\n", flush=True)
+    print(f"State: {config.state_dir}\nHTTP: http://{host}:{port}/axis-cgi/param.cgi?action=list")
+    print("Add a user with: daisyport user add NAME --role admin\n", flush=True)

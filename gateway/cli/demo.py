@@ -14,8 +14,12 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("demo", help="try it out: a simulated camera and a chain of CPUs, no hardware needed")
-    parser.add_argument("--cut", action="store_true", help="cut the links now and then, and count the bytes lost")
+    parser = commands.add_parser(
+        "demo", help="run a simulated camera behind a chain of three gateways; needs no hardware"
+    )
+    parser.add_argument(
+        "--cut", action="store_true", help="cut the links at random while bytes flow, and count the bytes lost"
+    )
     parser.set_defaults(command=_demo, config=None)
 
 

@@ -1,4 +1,4 @@
-"""``daisyport keygen``: print a strong key for a remote-port server and its clients."""
+"""``daisyport keygen``: print a new random key for a remote-port server and its clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("keygen", help="print a strong key for a remote port server and its clients")
+    parser = commands.add_parser("keygen", help="print a new random key for a remote-port server and its clients")
     parser.set_defaults(command=_keygen, config=None)
 
 

@@ -1,6 +1,6 @@
-"""``daisyport``: finds the command, runs it, and turns its errors into lines on standard error and an exit status.
+"""Find the command, run it, and turn its errors into lines on standard error and an exit status.
 
-What a command does is in the modules that it calls. It imports them when it runs, so that each command starts fast.
+A command imports the modules that it needs when it runs, so that each command starts fast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` (default: the process's own) says; return the exit status."""
+    """Run the command that ``argv`` (default: the process's own arguments) names; return the exit status.
+
+    The status is 78 (EX_CONFIG) for an error in the configuration file, and 1 for any other error of a command.
+    argparse itself exits with 2 for arguments that it cannot parse.
+    """
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.command(arguments))
@@ -31,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         for message in exc.messages:
             print(f"{arguments.config or DEFAULT_CONFIG}: {message}", file=sys.stderr)
-        return os.EX_CONFIG  # the service manager knows by this that another try would end the same
+        return os.EX_CONFIG  # the unit file has systemd not restart after this status: the same error would come back
     return 1
 
 

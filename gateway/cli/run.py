@@ -44,13 +44,15 @@ def _run(arguments: argparse.Namespace) -> int:
     log_to_stderr(logging.DEBUG if arguments.verbose else logging.INFO)
     if is_made_up(arguments.config):
         describe(config)
+    # trio wraps errors in groups. Those that the user can mend become one line, unless a bug came with them: a bug
+    # keeps its traceback.
     try:
         trio.run(_run_until_signalled, config)
     except ExceptionGroup as group:
-        told, bugs = group.split((StartError, StoreError, UserError))
-        if told is None or bugs is not None:
+        expected, bugs = group.split((StartError, StoreError, UserError))
+        if expected is None or bugs is not None:
             raise
-        raise CommandError(str(root_cause(told))) from None
+        raise CommandError(str(root_cause(expected))) from None
     return 0
 
 

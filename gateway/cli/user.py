@@ -20,7 +20,7 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command and its four verbs."""
+    """Add the command and its four subcommands."""
     user = commands.add_parser("user", help="manage the users who may log in; a running gateway obeys at once")
     verbs = user.add_subparsers(required=True, metavar="COMMAND")
     asked = "the password is prompted for, or read as one line from a pipe"

@@ -1,6 +1,7 @@
-"""``daisyport demo``: a camera, three CPUs that share its line, and commands to try; gone without a trace.
+"""``daisyport demo``: a simulated camera, three CPUs that share its line, and commands to try.
 
-It needs no hardware, no root and no network, and must not touch the machine's own configuration or state.
+It needs no hardware, no root and no network. Everything is in a temporary directory and on loopback, so that it never
+touches the machine's own configuration or state.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A cable between two CPUs of one machine that can be cut: a TCP relay on loopback, for the demo and for tests.
-
-It must not know what it carries.
-"""
+"""A cable between two CPUs of one machine that can be cut: a TCP relay on loopback, for the demo and for tests."""
 
 from __future__ import annotations
 
@@ -17,41 +14,41 @@ _PIECE: Final = 4096
 
 @final
 class Cable:
-    """Carries whatever connects to ``port`` to another TCP port, while it is whole."""
+    """Relays every connection to ``port`` to the TCP port ``to``, unless it is unplugged."""
 
     def __init__(self, port: int, to: int) -> None:
         self.port = port
         self.cuts = 0
-        """Connections that it cut."""
+        """The number of connections that were cut."""
         self.carried = 0
-        """Bytes that it carried, both ways together."""
+        """The number of bytes carried, in both directions together."""
         self._to = to
         self._live: set[trio.CancelScope] = set()
         self._whole = True
         self._left: int | None = None
 
     def cut(self) -> None:
-        """Drop all that is under way, at once; who connects again is carried again."""
+        """Drop all connections at once, with the bytes in them. New connections are carried."""
         self.cuts += len(self._live)
         for connection in self._live:
             connection.cancel()
         self._live.clear()
 
     def cut_after(self, count: int) -> None:
-        """Cut when ``count`` more bytes have passed (at least 1), be it in the middle of a frame."""
+        """Cut when ``count`` more bytes (at least 1) have passed, which may be in the middle of a frame."""
         self._left = count
 
     def unplug(self) -> None:
-        """Cut, and let nobody through until ``plug()``."""
+        """Cut, and close new connections at once until ``plug()``."""
         self._whole = False
         self.cut()
 
     def plug(self) -> None:
-        """Be whole again."""
+        """Carry new connections again."""
         self._whole = True
 
     async def carry(self, near: trio.SocketStream) -> None:
-        """Carry one connection until either end closes it, or it is cut."""
+        """Carry one connection until either end closes it or it is cut."""
         with trio.CancelScope() as connection:
             self._live.add(connection)
             try:
@@ -73,24 +70,23 @@ class Cable:
     async def _pass_on(self, source: trio.SocketStream, sink: trio.SocketStream, both: trio.CancelScope) -> None:
         try:
             while data := await source.receive_some(_PIECE):
+                # All connections share what is left until the cut. It is counted before the send, which may wait: the
+                # other direction must not carry the same share meanwhile.
                 piece = data[: self._left]
-                self._count(len(piece))
+                self.carried += len(piece)
+                if self._left is not None:
+                    self._left -= len(piece)
                 await sink.send_all(piece)
                 if self._left == 0:
                     self._left = None
                     self.cut()
         except trio.BrokenResourceError:
-            pass  # the end that is gone has closed it for both
+            pass  # one end is gone, so the connection ends for both
         both.cancel()
-
-    def _count(self, passed: int) -> None:
-        self.carried += passed
-        if self._left is not None:
-            self._left -= passed
 
 
 async def lay(to: int, *, task_status: trio.TaskStatus[Cable] = trio.TASK_STATUS_IGNORED) -> None:
-    """Have a cable to the TCP port ``to`` until cancelled; started with the Cable."""
+    """Run a cable to the TCP port ``to`` until cancelled; ``task_status`` is given the Cable."""
     (listener,) = await trio.open_tcp_listeners(0, host=_HOST)
     cable = Cable(listener.socket.getsockname()[1], to)
     task_status.started(cable)

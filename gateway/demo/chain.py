@@ -1,7 +1,4 @@
-"""The demo's chain: a CPU that owns the lines, one that is chained to it, and a far one that is chained to that.
-
-It must not know what is on the lines, nor what the links between the CPUs are laid with.
-"""
+"""The chain of the demo: a CPU that owns the lines, one chained to it, and a far one chained to that."""
 
 from __future__ import annotations
 
@@ -32,41 +29,41 @@ _NAMES: Final = ("owner", "middle", "far")
 _HTTP: Final = 8080
 _TCP: Final = 4001
 _STOP: Final = 1.0
-"""Seconds to end in after Ctrl-C; somebody is looking on."""
+"""The seconds that the gateways have to end after Ctrl-C: fewer than the daemon's own, because a user waits."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The CPUs in this run, from the owner to the far one."""
+    """The CPUs of the demo, from the owner of the lines to the far one."""
 
     cpus: tuple[Cpu, ...]
 
     @property
     def owner(self) -> Cpu:
-        """The one with the lines."""
+        """The CPU with the lines."""
         return self.cpus[0]
 
     @property
     def far(self) -> Cpu:
-        """The one at the other end of the chain."""
+        """The CPU at the other end of the chain."""
         return self.cpus[-1]
 
     def text(self) -> str:
-        """What is shown at the start."""
+        """Return the text to show at the start: the addresses, the login, and the commands to paste."""
         login = self.owner.login
         return f"""\
-A simulated PTZ camera (VISCA and Pelco-D) on {self.owner.devices[0]}, and a chain of CPUs that share its line:
-the owner has it, the middle one is chained to the owner, and the far one to the middle one.
-All of it is on this machine only, and gone when you press Ctrl-C.
+A simulated PTZ camera (VISCA and Pelco-D) is on {self.owner.devices[0]}, and a chain of three CPUs shares its line:
+the owner has the line, the middle CPU is chained to the owner, and the far CPU to the middle one.
+Everything runs on this machine only, and is removed when you press Ctrl-C.
 
 {"".join(map(_addresses, self.cpus))}
   user {login.user}, password {login.password} (for this run)
 
-Paste these into another terminal, and see here what the camera is told:
+Paste these commands into another terminal; what the camera receives is shown here:
 
 {_shown(at_the_owner(self.owner))}
-And these at the far CPU, two links away from the camera:
+These go to the far CPU, two links away from the camera:
 
 {_shown(afar(self.far))}"""
 
@@ -85,9 +82,9 @@ def _shown(examples: Iterable[Example]) -> str:
 async def chained(
     directory: Path, devices: Sequence[str], link: Callable[[int], Awaitable[int]]
 ) -> AsyncIterator[Chain]:
-    """Run a chain in front of these devices; entered when all its doors are open, stopped at the block's end.
+    """Run a chain that shares these devices: the block begins when all listeners are bound, and at its end it stops.
 
-    ``link`` lays the way to a TCP port of the host, and returns the port where it begins.
+    ``link`` makes a link to a TCP port of this host, and returns the port to connect to.
     """
     stop = trio.Event()
     cpus: list[Cpu] = []
@@ -106,7 +103,7 @@ async def chained(
 
 
 def _plans(directory: Path, devices: Sequence[str]) -> Iterator[Cpu]:
-    """From the owner to the far CPU, each with the ports that one would expect, or others that are free."""
+    """Yield the CPUs from the owner to the far one, each with well-known ports, or with other free ones."""
     login = Login("demo", secrets.token_hex(6), strong_key())
     count = len(devices)
     wanted = [(_HTTP + place, _TCP + place, *[0] * (2 * count - 1)) for place in range(len(_NAMES))]
@@ -124,7 +121,8 @@ def _plans(directory: Path, devices: Sequence[str]) -> Iterator[Cpu]:
 
 
 def free_ports(preferred: Iterable[int]) -> list[int]:
-    """Find a free port for each of these: the preferred one, or any other. Raises OSError where there is none."""
+    """Return a free port for each of these: the preferred one, or any other. Raises OSError if there is none."""
+    # All are held until the last is found, or one of them would be found twice.
     with contextlib.ExitStack() as held:
         return [held.enter_context(_a_server(port)).getsockname()[1] for port in preferred]
 

@@ -1,7 +1,4 @@
-"""One CPU of the demo's chain: what it is configured to, and what it finds in its state directory at its start.
-
-It must not know which CPUs are beside it: only the TCP ports of this host that lead to lines.
-"""
+"""One CPU of the demo's chain: its configuration, and the state that it finds at its start."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ _HOST: Final = "127.0.0.1"
 @final
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who may log in at every CPU, and the key that chains them."""
+    """The user who may log in at every CPU, and the key of the links between them."""
 
     user: str
     password: str
@@ -33,10 +30,10 @@ class Login:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
-    """A CPU with a port manager for each of ``tcp_ports``.
+    """A CPU with a port manager for each of ``tcp_ports``, on which its TCP clients connect.
 
-    Their lines are ``devices``, or, where there are none, those that the remote port servers at ``servers`` lead to.
-    The CPU's own remote port servers are at ``served``; there are none where that is empty.
+    The lines are ``devices``; if that is empty, they are those of the remote-port servers on the TCP ports ``servers``.
+    The CPU's own remote-port servers listen on ``served``, if that is not empty.
     """
 
     host: ClassVar[str] = _HOST
@@ -51,11 +48,11 @@ class Cpu:
 
     @property
     def config(self) -> Config:
-        """Everything on loopback."""
+        """The configuration, with every listener on loopback."""
         own = tuple(ManagerHardware(serial=number) for number in range(1, len(self.devices) + 1))
         return Config(
             state_dir=self.directory / "state",
-            runtime_dir=self.directory,  # a socket's address may not be long
+            runtime_dir=self.directory,  # the address of a Unix socket must be short
             node_name=self.name,
             http=HttpConfig(listen=((self.host, self.http_port),)),
             tcp=TcpConfig(bind=(self.host,)),
@@ -65,21 +62,21 @@ class Cpu:
 
     @property
     def ptz_socket(self) -> Path:
-        """Where a PTZ driver connects."""
+        """The Unix socket for PTZ drivers of P0."""
         return self.directory / "ptz-P0.sock"
 
     @property
     def parameters(self) -> str:
-        """All doors open."""
+        """The content of the parameter file: every service is enabled."""
         lines = [
-            *(_doors(index, port) for index, port in enumerate(self.tcp_ports)),
+            *(_services(index, port) for index, port in enumerate(self.tcp_ports)),
             *(_server(index, port, self.login.key) for index, port in enumerate(self.served)),
             *(_client(index, port, self.login.key) for index, port in enumerate(self.servers)),
         ]
         return "".join(lines)
 
     def prepare(self) -> None:
-        """Write what the gateway finds at its start."""
+        """Make the directory, the user and the parameter file, before the gateway starts."""
         self.directory.mkdir()
         Users(self.config.state_dir, self.name).add(self.login.user, "admin", self.login.password)
         parameters = self.config.state_dir / "parameters"
@@ -87,7 +84,7 @@ class Cpu:
         parameters.write_text(self.parameters)
 
 
-def _doors(index: int, port: int) -> str:
+def _services(index: int, port: int) -> str:
     return f"""\
 root.PortManager.P{index}.SerialCGI.Enabled=yes
 root.PortManager.P{index}.PTZServer.Enabled=yes

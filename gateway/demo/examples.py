@@ -1,6 +1,6 @@
-"""Commands for a shell that make the demo's camera do and say something, by each way in to a CPU.
+"""Commands for a shell that drive the demo's camera and show its answers, by each service of a CPU.
 
-They must work with what any machine has: curl, and netcat or Python.
+They use only tools that nearly any machine has: curl, and netcat or Python.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ _PAN: Final = bytes.fromhex("ff010051000052")
 @final
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A command for a shell, and what it does."""
+    """A command for a shell, and a description of it."""
 
     what: str
     command: str
 
 
 def at_the_owner(cpu: Cpu) -> tuple[Example, ...]:
-    """Every way to the line, and how its parameters are set and shown."""
+    """Return a command for each service, and two that set and list parameters."""
     return (
-        Example("Over HTTP: drive to the left (VISCA)", _curl(cpu, f"com/serial.cgi?write={_LEFT.hex()}")),
+        Example("Over HTTP: turn left (VISCA)", _curl(cpu, f"com/serial.cgi?write={_LEFT.hex()}")),
         _ask(cpu),
-        Example("Over TCP: stop, and ask for the pan in 0.01 degrees (Pelco-D)", _tcp(cpu, _STOP + _PAN)),
-        Example("As a PTZ driver: send it home (VISCA)", _ptz(cpu, _HOME)),
+        Example("Over TCP: stop, and ask for the pan angle in 0.01 degrees (Pelco-D)", _tcp(cpu, _STOP + _PAN)),
+        Example("As a PTZ driver: go to the home position (VISCA)", _ptz(cpu, _HOME)),
         Example("Set the baud rate", _curl(cpu, "param.cgi?action=update&Serial.Ser1.BaudRate=19200")),
-        Example("List the port's parameters", _curl(cpu, "param.cgi?action=list&group=PortManager.P0")),
+        Example("List the parameters of the port", _curl(cpu, "param.cgi?action=list&group=PortManager.P0")),
     )
 
 
 def afar(cpu: Cpu) -> tuple[Example, ...]:
-    """The same ways, from a CPU that has no line of its own."""
+    """Return a command for each service of a CPU that has no line of its own."""
     return (
         _ask(cpu),
-        Example("Over TCP: ask for the pan in 0.01 degrees (Pelco-D)", _tcp(cpu, _PAN)),
-        Example("As a PTZ driver: drive to the left (VISCA)", _ptz(cpu, _LEFT)),
+        Example("Over TCP: ask for the pan angle in 0.01 degrees (Pelco-D)", _tcp(cpu, _PAN)),
+        Example("As a PTZ driver: turn left (VISCA)", _ptz(cpu, _LEFT)),
     )
 
 
 def _ask(cpu: Cpu) -> Example:
-    what = "Over HTTP: ask where it looks, and read the 11 bytes of its answer (VISCA)"
+    what = "Over HTTP: ask for the position, and read the 11 bytes of the answer (VISCA)"
     return Example(what, _curl(cpu, f"com/serial.cgi?write={_WHERE.hex()}&read=11&timeout=500"))
 
 
@@ -67,7 +67,7 @@ def _curl(cpu: Cpu, target: str) -> str:
 
 def _tcp(cpu: Cpu, data: bytes) -> str:
     if _netcat_half_closes():
-        # Octal, for a plain shell's printf knows no \x.
+        # In octal: the printf of a plain shell does not know \x.
         octal = "".join(f"\\{byte:03o}" for byte in data)
         return f"printf '{octal}' | nc -N {cpu.host} {cpu.tcp_ports[0]} | od -An -tx1"
     return _python("AF_INET", (cpu.host, cpu.tcp_ports[0]), data)
@@ -78,7 +78,7 @@ def _ptz(cpu: Cpu, data: bytes) -> str:
 
 
 def _netcat_half_closes() -> bool:
-    """Whether there is a netcat that knows -N; one that does not would never end."""
+    """Return True if there is a netcat with -N. Without it netcat keeps its sending side open, and never ends."""
     if shutil.which("nc") is None:
         return False
     done = subprocess.run(["nc", "-h"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -86,7 +86,7 @@ def _netcat_half_closes() -> bool:
 
 
 def _python(family: str, address: object, data: bytes) -> str:
-    """A one-line netcat for bytes: send, say that this was all, show what comes back."""
+    """Return a one-line netcat in Python: it sends, closes its sending side, and prints the answer in hex."""
     python = "python3" if shutil.which("python3") else sys.executable
     talk = (
         f"import socket; s = socket.socket(socket.{family}); s.connect({address!r}); "

@@ -1,6 +1,6 @@
-"""Waiting until a way is there by using it: what is said before that is nobody's, and is forgotten.
+"""Wait until two streams are connected end to end, by sending a probe until it is answered.
 
-It must not know what the way leads over.
+A chain comes up piece by piece, and drops what is sent before the last piece is there: no other event says so.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ __all__ = ["reach"]
 _AGAIN: Final = 0.02
 
 
-async def reach(mouth: SendStream, ear: ReceiveStream, knock: bytes, last: bytes, answer: bytes) -> None:
-    """Say ``knock`` until something is heard, then ``last``, and hear everything until ``answer``.
+async def reach(sender: SendStream, receiver: ReceiveStream, probe: bytes, last: bytes, answer: bytes) -> None:
+    """Send ``probe`` until something is received, then ``last``, and receive until ``answer``.
 
-    Bytes stay in order: after this, all that was said has been answered.
+    Bytes stay in order, so that no answer to a probe is under way any more when this returns.
     """
-    async with trio.open_nursery() as knocking:
-        knocking.start_soon(_repeat, mouth, knock)
-        heard = await ear.receive_some()
-        knocking.cancel_scope.cancel()
-    await mouth.send_all(last)
-    while not heard.endswith(answer):
-        heard += await ear.receive_some()
+    async with trio.open_nursery() as probing:
+        probing.start_soon(_repeat, sender, probe)
+        received = await receiver.receive_some()
+        probing.cancel_scope.cancel()
+    await sender.send_all(last)
+    while not received.endswith(answer):
+        received += await receiver.receive_some()
 
 
-async def _repeat(mouth: SendStream, knock: bytes) -> None:
+async def _repeat(sender: SendStream, probe: bytes) -> None:
     while True:
-        await mouth.send_all(knock)
+        await sender.send_all(probe)
         await trio.sleep(_AGAIN)

@@ -1,6 +1,6 @@
-"""The demo's screen: lines that stay, and below them one that is written over again and again.
+"""The screen of the demo: lines that stay, and below them a status line that is overwritten.
 
-Where it is no terminal, that one becomes a line like the others.
+If the output is not a terminal, the status line is written as an ordinary line each time.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ _CLEAR: Final = "\r\x1b[K"
 
 @final
 class Screen:
-    """Writes to ``out``."""
+    """Writes the lines to ``out``, and flushes after each."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._running = ""
 
     def say(self, text: str) -> None:
-        """Show a line, or several, for good."""
+        """Show one line or several, which stay."""
         self._write(f"{text}\n{self._running}")
 
     def show(self, text: str) -> None:
-        """Have this as the line that runs below."""
+        """Show this as the status line, in place of the one before."""
         if self._out.isatty():
-            # A line that wraps could not be written over.
+            # Cut to the width of the terminal: a line that wraps could not be overwritten.
             self._running = text[: shutil.get_terminal_size().columns - 1]
             self._write(self._running)
         else:
             self.say(text)
 
     def leave(self) -> None:
-        """Let the running line stay where it is."""
+        """Keep the status line as it is, and end its line."""
         if self._running:
             self._write(f"{self._running}\n")
             self._running = ""

@@ -1,7 +1,4 @@
-"""The demo itself: a camera and a chain in front of it, until Ctrl-C; with or without links that are cut.
-
-It holds the order of things, and that nothing of them stays.
-"""
+"""Run the demo until Ctrl-C: a camera, a chain that shares its line and, with ``--cut``, links that are cut."""
 
 from __future__ import annotations
 
@@ -32,13 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["cut_demo", "demo", "main"]
 
 _STOP: Final = 1.8
-"""Seconds from Ctrl-C in which it ends, whatever it was about."""
+"""The seconds from Ctrl-C until it ends, whatever it is doing."""
 _CLEAR: Final = bytes.fromhex("88010001ff")
 _ADDRESS: Final = bytes.fromhex("883001ff")
 _ADDRESSED: Final = bytes.fromhex("883002ff")
 _CUT: Final = """
-Each of these commands works all the while, though the links are cut now and then, and for good measure numbered bytes
-flow both ways between a second line of the owner and the far CPU:
+All of these commands keep working while the links are cut at random. At the same time numbered bytes flow in both
+directions between a second line of the owner and the far CPU:
 """
 
 
@@ -58,7 +55,7 @@ async def demo(
 async def cut_demo(
     screen: Screen, stop: trio.Event, *, task_status: trio.TaskStatus[Chain] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Do the same, and have numbered bytes flow over links that are cut now and then."""
+    """Run a camera and a chain until ``stop`` is set, and send numbered bytes over links that are cut at random."""
     narrator = _Narrator(screen)
     cables: list[Cable] = []
 
@@ -77,7 +74,10 @@ async def cut_demo(
 
 @final
 class _Narrator:
-    """Tells on the screen what the camera hears, as soon as everything has been shown and works."""
+    """Shows on the screen what the camera receives, from when the chain works and the text has been shown.
+
+    What the camera receives before is the probing of the chain, which the user did not ask for.
+    """
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -88,7 +88,10 @@ class _Narrator:
             self._screen.say(line)
 
     async def begin(self, chain: Chain, text: str) -> None:
-        """Wait until the far CPU has reached the camera, as a controller of cameras does when it is switched on."""
+        """Wait until the far CPU reaches the camera, then show ``text``.
+
+        The probes are the VISCA broadcasts that a controller sends when it is switched on.
+        """
         async with await trio.open_tcp_stream(chain.far.host, chain.far.tcp_ports[0]) as controller:
             await reach(controller, controller, _CLEAR, _ADDRESS, _ADDRESSED)
         self._screen.say(text)
@@ -97,7 +100,7 @@ class _Narrator:
 
 @contextlib.asynccontextmanager
 async def _table() -> AsyncIterator[tuple[Path, trio.Nursery]]:
-    """Where it is all laid out, and cleared away at the end."""
+    """Yield a temporary directory and a nursery; at the end of the block both are gone with all that is in them."""
     with tempfile.TemporaryDirectory(prefix="daisyport-demo-") as directory:
         async with trio.open_nursery() as table:
             yield Path(directory), table
@@ -111,15 +114,15 @@ async def _straight(port: int) -> int:
 
 def main(show: Callable[[Screen, trio.Event], Awaitable[None]] = demo) -> int:
     """Run a demo on this terminal until Ctrl-C; return the exit status."""
-    # That a link was cut is worth a warning, unless it is what is shown.
+    # A link that is cut is worth a warning, except in the demo that cuts them.
     logging.basicConfig(level=logging.ERROR if show is cut_demo else logging.WARNING, format="%(message)s")
-    logging.getLogger("gateway.discovery.bonjour").setLevel(
-        logging.ERROR
-    )  # nobody is on loopback to be told of servers
+    # Bonjour warns that it cannot announce servers on loopback, where nobody could find them anyway.
+    logging.getLogger("gateway.discovery.bonjour").setLevel(logging.ERROR)
     try:
         trio.run(_on_a_terminal, show)
     except* BrokenPipeError:
-        # Nobody reads the screen any more (`| head`): that ends it too, and what is not yet written is for nobody.
+        # The reader of the output has gone (`| head`), which ends the demo too. What is still buffered goes to
+        # /dev/null, or Python would report the same error at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -131,7 +134,7 @@ async def _on_a_terminal(show: Callable[[Screen, trio.Event], Awaitable[None]]) 
             nursery.start_soon(show, screen, stop)
             await anext(aiter(signals))
             stop.set()
-            logging.disable(logging.WARNING)  # that the CPUs miss each other now is no news
+            logging.disable(logging.WARNING)  # the CPUs lose their links now, as they should
             nursery.cancel_scope.deadline = trio.current_time() + _STOP
     screen.leave()
-    screen.say("\nGone, with all it made.")
+    screen.say("\nThe demo has ended, and removed all its files.")

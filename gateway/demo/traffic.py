@@ -1,7 +1,4 @@
-"""Numbered bytes both ways between a line and a far client, while the links between them are cut now and then.
-
-It must not know how many links there are on the way.
-"""
+"""Numbered bytes in both directions between a line and a far client, while the cables on the way are cut."""
 
 from __future__ import annotations
 
@@ -25,20 +22,20 @@ __all__ = ["Traffic", "a_line"]
 
 _LINES: Final = 10
 _PAUSE: Final = 0.05
-"""Seconds between portions: 2000 bytes a second each way."""
+"""Seconds between portions of ``_LINES`` lines: 2000 bytes a second in each direction."""
 _REFRESH: Final = 1.0
 _SOONEST: Final = 0.2
 _LATEST: Final = 1.5
-"""Seconds between cuts."""
+"""The seconds between cuts are between these two."""
 _MOST: Final = 400
-"""Bytes after which a cut comes at the latest: anywhere in a frame."""
+"""A cut comes after 1 to this many more bytes, so that it may be anywhere in a frame."""
 _REST: Final = 0.5
-"""Seconds that the last bytes have to arrive."""
+"""The seconds that the last bytes have to arrive."""
 
 
 @final
 class Traffic:
-    """Bytes between the line's device and a client of it, over ``cables``."""
+    """Sends numbered bytes between a line's device and a client of that line, and cuts ``cables`` on the way."""
 
     def __init__(self, device: trio.abc.Stream, client: trio.abc.Stream, cables: Sequence[Cable]) -> None:
         self._ends = (device, client)
@@ -47,7 +44,7 @@ class Traffic:
         self._heard = trio.Event()
 
     async def run(self, show: Callable[[str], None], stop: trio.Event) -> None:
-        """Go on until ``stop`` is set and the rest has arrived; ``show`` is told the counts about once a second."""
+        """Send until ``stop`` is set, then wait for the rest to arrive. Call ``show`` with the counts once a second."""
         one, other = self._ends
         down, up = self._ways
         await reach(one, other, b"?", b"!", b"!")
@@ -65,7 +62,7 @@ class Traffic:
         show(self.text())
 
     def text(self) -> str:
-        """What has come of it so far."""
+        """Return the counts so far in one line."""
         sent, arrived, on_the_way, lost, strange = (
             sum(getattr(way, name) for way in self._ways)
             for name in ("sent", "arrived", "on_the_way", "lost", "strange")
@@ -106,10 +103,10 @@ class Traffic:
 
 @contextlib.asynccontextmanager
 async def a_line() -> AsyncIterator[tuple[trio.abc.Stream, str]]:
-    """Have a line: its device's end, and the path of the end that a gateway opens."""
+    """Yield a pseudo-terminal: a stream for its device's end, and the path of the end that a gateway opens."""
     master, slave = os.openpty()
     try:
-        # This end stays open: with no slave open at all, reading the master fails with EIO.
+        # The slave stays open here: while nobody has it open, reading the master fails with EIO.
         tty.setraw(slave)
         async with trio.lowlevel.FdStream(master) as device:
             yield device, os.ttyname(slave)

@@ -1,6 +1,8 @@
-"""The configuration file of the host: TOML in, a Config out, or everything that is wrong with it at once.
+"""Read the configuration file of the host: TOML in; a Config, or all errors of the file at once, out.
 
-Each complaint names the key, the value that stands there, and a right one.
+Each error names the key, the value found, and what is allowed there. All are reported together, because a host is
+often set up by somebody who can try again only after a visit to the cabinet: so a function that finds an error adds it
+to the table's list and goes on with the default, and only ``parse`` raises.
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ class ConfigError(Exception):
 
 
 def load(path: str | os.PathLike[str]) -> Config:
-    """Read the host's configuration file. Raises ConfigError with all that is wrong with it."""
+    """Return the configuration in this file. Raises ConfigError with all its errors, also if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
+            # Limited, because the path may name something endless, such as /dev/zero.
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise ConfigError(["larger than 1 MiB: this cannot be a configuration file"])
@@ -53,7 +56,7 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 
 def parse(data: bytes) -> Config:
-    """Make a Config of the file's content. Raises ConfigError with all that is wrong with it."""
+    """Return the configuration in this content of a file. Raises ConfigError with all its errors."""
     complaints: list[str] = []
     config = _config(Table(_toml(data), complaints))
     if complaints:
@@ -92,7 +95,7 @@ def _config(top: Table) -> Config:
 def _chassis(value: object) -> str:
     name = text(value)
     if len(name.encode()) > MAX_CHASSIS:
-        raise Wrong(("", f"longer than the {MAX_CHASSIS} bytes that Bonjour has room for"))
+        raise Wrong(("", f"must have at most {MAX_CHASSIS} bytes, to fit into a Bonjour record"))
     return name
 
 
@@ -107,7 +110,7 @@ def _http(table: Table) -> HttpConfig:
         trusted_proxies=table.take("trusted_proxies", _address_list, HttpConfig().trusted_proxies),
     )
     if "tls_key" in table and "tls_certificate" not in table:
-        table.complain("tls_key", "is of no use without tls_certificate; name the certificate's file too")
+        table.complain("tls_key", "requires tls_certificate; name the certificate's file too")
     table.refuse_the_rest()
     return http
 
@@ -130,7 +133,7 @@ def _address_list(value: object) -> AddressList:
 def _tcp(table: Table) -> TcpConfig:
     tcp = TcpConfig(bind=table.take("bind", listed(_ip_address), TcpConfig().bind))
     if not tcp.bind:
-        table.complain("bind", 'an empty list is not an address to bind; ["127.0.0.1"] is this machine only')
+        table.complain("bind", 'must not be empty; ["127.0.0.1"] is for this machine only')
     table.refuse_the_rest()
     return tcp
 
@@ -165,7 +168,7 @@ def _serials(tables: Sequence[Table]) -> tuple[SerialConfig, ...]:
 def _serial(table: Table) -> SerialConfig:
     device = table.take("device", _device, "")
     if "device" not in table:
-        table.complain("device", 'missing; name the serial device, as in "/dev/ttyUSB0"')
+        table.complain("device", 'missing; name the serial device, for example "/dev/ttyUSB0"')
     bias = table.take("bias", _bias_command, ())
     hardware = SerialHardware(
         modes=table.take("modes", _modes, SerialHardware().modes),
@@ -176,7 +179,7 @@ def _serial(table: Table) -> SerialConfig:
     )
     for key, there in (("termination", hardware.termination), ("bias", hardware.bias)):
         if there and not RS485_MODES.intersection(hardware.modes):
-            table.complain(key, "is of no use without RS485, RS485_4 or RS422 among the modes")
+            table.complain(key, "requires RS485, RS485_4 or RS422 among the modes")
     table.refuse_the_rest()
     return SerialConfig(device, hardware, bias)
 
@@ -191,7 +194,7 @@ def _manager(table: Table, index: int, serials: int) -> ManagerHardware:
     def existing(found: object) -> int:
         number = whole(1, 65535)(found)
         if number > serials:
-            raise Wrong.found(found, f"the number of a [[serial]]: there are {serials}")
+            raise Wrong.found(found, f"the number of a [[serial]] table; there are {serials}")
         return number
 
     manager = ManagerHardware(
@@ -206,7 +209,7 @@ def _refuse_doubles(tables: Sequence[Table], key: str, values: Sequence[K | None
     for index, (table, value) in enumerate(zip(tables, values, strict=True)):
         first = values.index(value)
         if value is not None and first < index:
-            table.complain(key, f"{shown(value)} is already that of {tables[first].where}")
+            table.complain(key, f"{shown(value)} is already used by {tables[first].where}")
 
 
 def _algorithm(found: object) -> Algorithm:
@@ -219,7 +222,7 @@ def _algorithm(found: object) -> Algorithm:
 def _digest(found: object) -> tuple[Algorithm, ...]:
     algorithms = listed(_algorithm)(found)
     if not algorithms:
-        raise Wrong(("", 'an empty list is no way to log in; ["MD5"] is what every client knows'))
+        raise Wrong(("", 'must not be empty; every client supports ["MD5"]'))
     return algorithms
 
 
@@ -233,7 +236,9 @@ def _path(found: object) -> Path:
 def _runtime_folder(found: object) -> Path:
     path = _path(found)
     if len(os.fsencode(path)) > LONGEST_RUNTIME_DIR:
-        raise Wrong.found(found, f"a path of at most {LONGEST_RUNTIME_DIR} bytes: sockets are made in it")
+        raise Wrong.found(
+            found, f"a path of at most {LONGEST_RUNTIME_DIR} bytes, so that the addresses of its sockets fit"
+        )
     return path
 
 
@@ -258,16 +263,16 @@ def _mode(found: object) -> PortMode:
 def _modes(found: object) -> tuple[PortMode, ...]:
     modes = listed(_mode)(found)
     if not modes:
-        raise Wrong(("", 'an empty list is not what a line can do; ["RS232"] is what most can'))
+        raise Wrong(("", 'must not be empty; most lines are ["RS232"]'))
     return modes
 
 
 def _bias_command(found: object) -> tuple[str, ...]:
     if not isinstance(found, list) or not found:
-        raise Wrong.found(found, 'a command, as in ["/usr/local/bin/bias", "{state}"]')
+        raise Wrong.found(found, 'a command, for example ["/usr/local/bin/bias", "{state}"]')
     command = tuple(text(word) for word in found)
     if not command[0] or not any("{state}" in word for word in command[1:]):
-        raise Wrong(("", "no word of the command is {state}, which becomes on or off"))
+        raise Wrong(("", "must contain {state} after the first word; it becomes on or off"))
     return command
 
 
@@ -275,11 +280,11 @@ def _ip_address(found: object) -> str:
     try:
         return str(ipaddress.ip_address(text(found)))
     except ValueError as exc:
-        raise Wrong.found(found, 'an IP address, as "127.0.0.1" or "::1"') from exc
+        raise Wrong.found(found, 'an IP address, for example "127.0.0.1" or "::1"') from exc
 
 
 def _listen_address(found: object) -> tuple[str, int]:
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", text(found))
     if match is None or int(match[3]) > 65535:
-        raise Wrong.found(found, 'host:port, as "127.0.0.1:8080" or "[::1]:8080"')
+        raise Wrong.found(found, 'host:port, for example "127.0.0.1:8080" or "[::1]:8080"')
     return _ip_address(match[1] or ("127.0.0.1" if match[2] == "localhost" else match[2])), int(match[3])

@@ -1,4 +1,7 @@
-"""Where the log of the daemon goes, and in which format."""
+"""Set up the log of the process: one format, on standard error.
+
+In this file ``logging`` is the standard library's. Elsewhere import the function, not this module.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 __all__ = ["log_to_stderr"]
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
-"""The priorities of syslog(3), which systemd reads in front of a line, as in ``<6>``."""
+"""The priorities of syslog(3). The journal reads one in front of a line, for example ``<6>``: see sd-daemon(3)."""
 
 
 def log_to_stderr(level: int) -> None:

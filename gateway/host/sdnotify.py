@@ -16,12 +16,12 @@ __all__ = ["Notifier"]
 
 logger = logging.getLogger(__name__)
 
-STATUS_LENGTH = 256  # what `systemctl status` shows of it anyway
+STATUS_LENGTH = 256  # `systemctl status` shows no more
 
 
 @final
 class Notifier:
-    """Sends datagrams to the service manager's socket. Never waits and never raises.
+    """Sends datagrams to the service manager's socket. Never waits and never raises: the lines work without one.
 
     ``address`` is a path, or ``@name`` for a socket in the abstract namespace; without one nothing is sent.
     ``watchdog_seconds`` is the time of silence after which the manager kills the daemon; None where it does not.

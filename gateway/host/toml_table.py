@@ -1,7 +1,7 @@
-"""A TOML table, read key by key.
+"""Read a TOML table key by key, and collect its errors.
 
-A rule is a function that turns a found value into the one to use, or raises Wrong, which says what would be right.
-All complaints of a file are kept, each under its key, so that its writer can mend them in one go.
+A rule is a function that turns the value found into the value wanted, or raises Wrong and says what is allowed. The
+errors of a file are collected under their keys, so that its author can correct them all at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Wrong(Exception):
 
     @classmethod
     def found(cls, found: object, right: str) -> Wrong:
-        """Say that ``found`` is not ``right``."""
+        """Return the error that ``found`` is not ``right``, a noun with its article."""
         return cls(("", f"{shown(found)} is not {right}"))
 
 
@@ -58,23 +58,24 @@ def _shortened(found: str) -> str:
 
 
 def text(found: object) -> str:
-    """Take a string of one printable line."""
+    """Accept a string of printable characters: one line."""
     if isinstance(found, str) and found.isprintable():
         return found
     raise Wrong.found(found, "a string of printable characters")
 
 
 def truth(found: object) -> bool:
-    """Take true or false."""
+    """Accept true or false."""
     if isinstance(found, bool):
         return found
     raise Wrong.found(found, "true or false")
 
 
 def whole(lowest: int, highest: int) -> Callable[[object], int]:
-    """Take a whole number from ``lowest`` to ``highest``."""
+    """Return a rule that accepts a whole number from ``lowest`` to ``highest``, both included."""
 
     def rule(found: object) -> int:
+        # A bool is an int in Python, but `true` is not a number in TOML.
         if isinstance(found, int) and not isinstance(found, bool) and lowest <= found <= highest:
             return found
         raise Wrong.found(found, f"a whole number from {lowest} to {highest}")
@@ -83,7 +84,7 @@ def whole(lowest: int, highest: int) -> Callable[[object], int]:
 
 
 def listed(rule: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
-    """Take a list whose items follow ``rule``, none twice."""
+    """Return a rule that accepts a list whose items follow ``rule``, without duplicates."""
 
     def items(found: object) -> tuple[T, ...]:
         if not isinstance(found, list):
@@ -107,7 +108,11 @@ def listed(rule: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
 
 @final
 class Table:
-    """One table of the file. A key that was asked for is known; ``refuse_the_rest`` complains of the others."""
+    """One table of the file, and its errors.
+
+    A key is known once it has been asked for; ``refuse_the_rest`` then reports all others, so that a mistyped key is
+    never silently ignored. ``where`` is the path of the table in the file.
+    """
 
     def __init__(self, found: Mapping[str, object], complaints: list[str], where: str = "") -> None:
         self.where = where
@@ -119,7 +124,7 @@ class Table:
         return key in self._found
 
     def take(self, key: str, rule: Callable[[object], T], default: D) -> T | D:
-        """Return what ``rule`` makes of the key's value; the default where it is absent, or complained of."""
+        """Return what ``rule`` makes of the key's value; the default if the key is absent or its value is wrong."""
         self._known.append(key)
         if key not in self._found:
             return default
@@ -140,11 +145,11 @@ class Table:
         return [Table(item, self._complaints, f"{self._path(key)}[{n}]") for n, item in enumerate(found)]
 
     def complain(self, key: str, why: str) -> None:
-        """Keep a complaint of ``key``."""
+        """Report an error of ``key``."""
         self._complaints.append(f"{self._path(key)}: {why}")
 
     def refuse_the_rest(self) -> None:
-        """Complain of each key that nobody asked for."""
+        """Report every key that was not asked for, with the nearest one that was."""
         for key in [key for key in self._found if key not in self._known]:
             near = difflib.get_close_matches(key, self._known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(self._known)}"
@@ -157,13 +162,13 @@ class Table:
 def _table(found: object) -> Mapping[str, object]:
     if isinstance(found, dict):
         return found
-    raise Wrong.found(found, "a table; write [...] around its name")
+    raise Wrong.found(found, "a table; write its name in [...]")
 
 
 def _tables(key: str) -> Callable[[object], tuple[Mapping[str, object], ...]]:
     def rule(found: object) -> tuple[Mapping[str, object], ...]:
         if isinstance(found, list) and all(isinstance(item, dict) for item in found):
             return tuple(found)
-        raise Wrong.found(found, f"an array of tables; write [[{key}]] above each")
+        raise Wrong.found(found, f"an array of tables; write [[{key}]] above each table")
 
     return rule

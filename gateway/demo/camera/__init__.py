@@ -1,7 +1,4 @@
-"""A simulated PTZ camera that answers VISCA and Pelco-D: what `daisyport demo` has in place of hardware.
-
-Nothing in here knows of gateways, ports or parameters.
-"""
+"""A simulated PTZ camera that answers VISCA and Pelco-D, the hardware of ``daisyport demo``."""
 
 from __future__ import annotations
 

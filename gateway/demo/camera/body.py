@@ -1,7 +1,7 @@
-"""The camera on its line: finds the messages in a stream of bytes, and lives on a pty.
+"""The camera on its line: find the messages in a stream of bytes, and answer them over a pty.
 
-VISCA and Pelco-D share the line and are told apart by the first byte of a message. `Camera` is sans-IO:
-bytes and the time go in, `Heard` comes out. Only `live` knows of descriptors.
+VISCA and Pelco-D share the line and differ in the first byte of a message. ``Camera`` is sans-IO: bytes and the time
+go in, ``Heard`` comes out. ``live`` does the I/O.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Camera:
         self._unread = bytearray()
 
     def receive(self, data: bytes, now: float) -> list[Heard]:
-        """Take bytes off the line at time `now` (seconds) and answer the messages that they complete."""
+        """Obey the messages that these bytes complete at the time ``now``, in seconds; return one Heard for each."""
         self._unread += data
         return list(self._heard(now))
 
@@ -43,14 +43,14 @@ class Camera:
 
 
 def _length(data: bytearray) -> int:
-    """How many bytes at the front belong together, be it as noise; 0 while more are needed to tell."""
+    """Return the number of bytes at the front that belong together, as a message or as noise; 0 if more are needed."""
     if not data:
         return 0
     if visca.begins(data[0]):
         return visca.length(data)
     if data[0] != pelco.SYNC:
         return next((i for i, byte in enumerate(data) if _begins(byte)), len(data))
-    # After FF, what begins a message does begin one: that FF was the end of a message whose start was lost.
+    # A byte after FF that can begin a message does begin one: then FF ended a message whose start was lost.
     return 1 if len(data) > 1 and _begins(data[1]) else pelco.length(data)
 
 
@@ -74,13 +74,13 @@ async def live(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Be a camera on a pty until cancelled; started with the path of the line's other end.
+    """Run a camera on a pty until cancelled; ``task_status`` is given the path of the line's other end.
 
-    Every message heard is told to `say` as one line.
+    ``say`` is called with one line for each message received.
     """
     master, slave = os.openpty()
     try:
-        # This end of ours stays open: with no slave open at all, reading the master fails with EIO.
+        # The slave stays open here: while nobody has it open, reading the master fails with EIO.
         tty.setraw(slave)
         os.set_blocking(master, False)
         task_status.started(os.ttyname(slave))
@@ -88,13 +88,9 @@ async def live(
             await trio.lowlevel.wait_readable(master)
             for heard in camera.receive(os.read(master, 4096), trio.current_time()):
                 say(f"camera: {heard.line}")
-                _answer(master, heard.reply)
+                # As on a wire: the camera does not wait for a reader, and what is not read is lost.
+                with contextlib.suppress(BlockingIOError):
+                    os.write(master, heard.reply)
     finally:
         os.close(master)
         os.close(slave)
-
-
-def _answer(master: int, reply: bytes) -> None:
-    # A line waits for nobody: what is not read is lost, as on a wire.
-    with contextlib.suppress(BlockingIOError):
-        os.write(master, reply)

@@ -1,7 +1,7 @@
-"""The part of the camera that moves, and the words for it; it knows no protocol and reads no clock.
+"""The part of the camera that moves, independent of a protocol.
 
-It drives at a steady speed until it is stopped or reaches its end, and is at an absolute position as soon as
-it is told to go there. Times are seconds of any one clock, given as `now`.
+An axis moves at a constant speed until it is stopped or reaches its end, and takes an absolute position at once. Times
+are seconds of any one clock, and are always given as ``now``.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
-__all__ = ["ZOOM_PACE", "ZOOM_TOP", "Axis", "Head", "Heard", "moves"]
+__all__ = ["ZOOM_SPEED", "ZOOM_TOP", "Axis", "Head", "Heard", "moves"]
 
 ZOOM_TOP = 7
-ZOOM_PACE = 4
-"""The speed of a zoom that names none, of `ZOOM_TOP`."""
+ZOOM_SPEED = 4
+"""The speed of a zoom whose message has none, from 1 to ``ZOOM_TOP``."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One message understood, or not: a line that says so, and what the camera answers (often nothing)."""
+    """A message that the camera received: a line that describes it, and the answer (often empty)."""
 
     line: str
     reply: bytes = b""
@@ -28,7 +28,10 @@ class Heard:
 @final
 @dataclass(slots=True)
 class Axis:
-    """Something that moves between two ends; `top_speed` in its units a second, times in seconds."""
+    """An axis that moves between ``low`` and ``high``, at most at ``top_speed`` in its units a second.
+
+    The position is computed when it is asked for: ``_start`` at the time ``_since``, and ``_speed`` from then on.
+    """
 
     name: str
     backward: str
@@ -41,18 +44,18 @@ class Axis:
     _since: float = 0.0
 
     def at(self, now: float) -> float:
-        """Where it is now."""
+        """Return the position at this time."""
         return self._within(self._start + self._speed * (now - self._since))
 
     def drive(self, speed: int, top: int, now: float) -> str:
-        """Move on at `speed` of `top` (negative: backward; 0: stop) and say so; a stop says nothing."""
+        """Move at ``speed`` / ``top`` of the top speed, backward if negative. Return words for it, none for a stop."""
         self._start, self._since, self._speed = self.at(now), now, self.top_speed * speed / top
         if speed == 0:
             return ""
         return f"{self.name} {self.forward if speed > 0 else self.backward} speed {abs(speed)}"
 
     def go(self, position: float) -> None:
-        """Be at `position`, or at the end nearest to it."""
+        """Take this position, or the end nearest to it, and stop."""
         self._start, self._speed = self._within(position), 0.0
 
     def _within(self, position: float) -> float:
@@ -62,7 +65,7 @@ class Axis:
 @final
 @dataclass(slots=True)
 class Head:
-    """What moves: pan and tilt in degrees (right and up are positive), zoom from 0 to 1, presets, power."""
+    """Pan and tilt in degrees (right and up are positive), zoom from 0 to 1, presets and power."""
 
     pan: Axis = field(default_factory=lambda: Axis("pan", "left", "right", -170, 170, 80))
     tilt: Axis = field(default_factory=lambda: Axis("tilt", "down", "up", -30, 90, 60))
@@ -71,21 +74,21 @@ class Head:
     presets: dict[int, tuple[float, float, float]] = field(default_factory=dict)
 
     def go(self, pan: float, tilt: float) -> None:
-        """Look there."""
+        """Take this position, in degrees."""
         self.pan.go(pan)
         self.tilt.go(tilt)
 
     def where(self, now: float) -> str:
-        """The position in words."""
+        """Return a description of the position."""
         return f"pan {self.pan.at(now):.2f} tilt {self.tilt.at(now):.2f} zoom {self.zoom.at(now):.2f}"
 
     def remember(self, preset: int, now: float) -> str:
-        """Keep the position under a number."""
+        """Store the position as a preset."""
         self.presets[preset] = self.pan.at(now), self.tilt.at(now), self.zoom.at(now)
         return f"preset {preset} set at {self.where(now)}"
 
     def recall(self, preset: int, now: float) -> str:
-        """Go where a preset was set; without one stay."""
+        """Take the position of a preset; stay if it is not set."""
         if preset not in self.presets:
             return f"preset {preset} is not set"
         pan, tilt, zoom = self.presets[preset]
@@ -100,5 +103,5 @@ class Head:
 
 
 def moves(*said: str) -> str:
-    """What an order to all axes at once comes to, in words."""
+    """Return one description of what several axes do; they stop if none moves."""
     return ", ".join(filter(None, said)) or "stop"

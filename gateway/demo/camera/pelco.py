@@ -1,8 +1,8 @@
-"""Pelco-D as a camera at address 1 understands it.
+"""Pelco-D, for a camera at address 1.
 
 A message is FF, address, command 1, command 2, data 1, data 2, and the sum of those five modulo 256. With
-bit 0 of command 2 clear the other bits are directions and the data are speeds; with it set, command 2 is a
-number. Angles are hundredths of a degree round the circle, pan counted to the right and tilt down. Only
+bit 0 of command 2 clear, the other bits are directions and the data are speeds; with it set, command 2 is a
+number. Angles are hundredths of a degree from 0 to 35999, counted to the right for pan and downward for tilt. Only
 questions are answered.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gateway.demo.camera.head import ZOOM_PACE, ZOOM_TOP, Head, Heard, moves
+from gateway.demo.camera.head import ZOOM_SPEED, ZOOM_TOP, Head, Heard, moves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,14 +23,17 @@ _TOP: Final = 0x40
 
 
 def length(data: bytes | bytearray) -> int:
-    """How long the message at the front is; 0 while more is needed to tell; 1 where its checksum is wrong."""
+    """Return the length of the message at the front; 0 if more is needed, 1 if its checksum is wrong.
+
+    One byte is then skipped: a message may begin at any of the others.
+    """
     if len(data) < _LENGTH:
         return 0
     return _LENGTH if data[6] == _checksum(data[1:6]) else 1
 
 
 def obey(head: Head, message: bytes, now: float) -> Heard:
-    """Do what one message says."""
+    """Obey one message of seven bytes."""
     address, first, second, *_ = message[1:6]
     if address != 1:
         return Heard(f"Pelco-D for address {address}, not for this camera")
@@ -50,7 +53,7 @@ def _drive(head: Head, message: bytes, now: float) -> str:
     return moves(
         head.pan.drive(_either(bits, 0x02, 0x04) * pan_speed, _TOP, now),
         head.tilt.drive(_either(bits, 0x08, 0x10) * tilt_speed, _TOP, now),
-        head.zoom.drive(_either(bits, 0x20, 0x40) * ZOOM_PACE, ZOOM_TOP, now),
+        head.zoom.drive(_either(bits, 0x20, 0x40) * ZOOM_SPEED, ZOOM_TOP, now),
     )
 
 
@@ -74,7 +77,7 @@ def _zoom(head: Head, share: int, now: float) -> str:
 
 
 def _turn(hundredths: int) -> float:
-    """Degrees from -180 to 180, of hundredths round the circle."""
+    """Convert hundredths of a degree round the circle to degrees from -180 to 180."""
     return (hundredths / 100 + 180) % 360 - 180
 
 

@@ -1,7 +1,7 @@
-"""VISCA as a camera at address 1 understands it (the command list of Sony's EVI-D70).
+"""VISCA, for a camera at address 1 (the command list of Sony's EVI-D70).
 
 A message is 8x (x: the address; 88 is for all), the body, FF. An order is answered with ACK (90 41 FF) and
-completion (90 51 FF), an inquiry with 90 50 ... FF, what cannot be done with 90 60 .. FF or 90 61 41 FF.
+completion (90 51 FF), an inquiry with 90 50 ... FF, a message that cannot be obeyed with 90 60 .. FF or 90 61 41 FF.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
-from gateway.demo.camera.head import ZOOM_PACE, ZOOM_TOP, Head, Heard, moves
+from gateway.demo.camera.head import ZOOM_SPEED, ZOOM_TOP, Head, Heard, moves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,18 +29,18 @@ _WHILE_OFF: Final = (b"\x01\x04\x00", b"\x09\x04\x00")
 
 
 def begins(byte: int) -> bool:
-    """Whether a message can begin with this byte."""
+    """Return True if a message can begin with this byte."""
     return 0x81 <= byte <= 0x88
 
 
 def length(data: bytes | bytearray) -> int:
-    """How long the message at the front is; 0 while its end is yet to come; one without end is cut."""
+    """Return the length of the message at the front; 0 if its end has not arrived. One that is too long is cut."""
     end = data.find(b"\xff", 0, _LONGEST) + 1
     return end or (_LONGEST if len(data) >= _LONGEST else 0)
 
 
 def obey(head: Head, message: bytes, now: float) -> Heard:
-    """Do what one message says."""
+    """Obey one message."""
     if message[-1] != 0xFF:
         return Heard(f"VISCA without an end: {message.hex()}", _TOO_LONG)
     if message[0] == 0x88:
@@ -147,7 +147,7 @@ def _nibbles(value: int) -> bytes:
 
 
 def _signed(nibbles: bytes) -> int | None:
-    """A 16-bit number spread over the low halves of four bytes; None where a high half is not 0."""
+    """Return the signed 16-bit number in the low halves of four bytes; None if a high half is not 0."""
     if any(nibble > 0xF for nibble in nibbles):
         return None
     return int.from_bytes(bytes.fromhex(nibbles.hex()[1::2]), signed=True)
@@ -156,7 +156,10 @@ def _signed(nibbles: bytes) -> int | None:
 @final
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """The length of an order's arguments, and what obeys it: the line to say, or None for a bad value."""
+    """An order: the length of its arguments, and the function that obeys it.
+
+    The function returns a description, or None for a value out of range.
+    """
 
     length: int
     obey: Callable[[Head, bytes, float], str | None]
@@ -164,7 +167,7 @@ class _Order:
 
 _PAN: Final = {1: -1, 2: 1, 3: 0}
 _TILT: Final = {1: 1, 2: -1, 3: 0}
-_PLAIN_ZOOM: Final = {0x00: 0, 0x02: ZOOM_PACE, 0x03: -ZOOM_PACE}
+_PLAIN_ZOOM: Final = {0x00: 0, 0x02: ZOOM_SPEED, 0x03: -ZOOM_SPEED}
 _VARIABLE_ZOOM: Final = {2: 1, 3: -1}
 _POWER: Final = {2: "on", 3: "off"}
 _ORDERS: Final[Mapping[bytes, _Order]] = {
@@ -183,7 +186,7 @@ _INQUIRIES: Final[Mapping[bytes, Callable[[Head, float], tuple[str, bytes]]]] = 
     b"\x09\x04\x00": _power_inquiry,
     b"\x09\x00\x02": _version_inquiry,
 }
-# A broadcast goes round the chain of cameras and comes back: with the next free address, or as it was.
+# A broadcast passes through the chain of cameras and returns: with the next free address, or unchanged.
 _BROADCASTS: Final[Mapping[bytes, Heard]] = {
     b"\x88\x30\x01\xff": Heard("takes address 1", b"\x88\x30\x02\xff"),
     b"\x88\x01\x00\x01\xff": Heard("clears its buffers", b"\x88\x01\x00\x01\xff"),

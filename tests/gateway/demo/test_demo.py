@@ -50,7 +50,7 @@ class Shown(io.StringIO):
 
     @property
     def told(self) -> list[str]:
-        """What the camera was told, in order."""
+        """The lines about the camera, in order."""
         return [line for line in self.text.value.splitlines() if line.startswith("camera:")]
 
     @property
@@ -93,7 +93,7 @@ def a_cpu(directory: Path) -> Cpu:
 
 
 def the_pan(answer: str) -> bool:
-    """Whether there is a Pelco-D answer to a question for the pan among these bytes in hex."""
+    """Return True if these bytes in hex contain a Pelco-D answer to a question for the pan."""
     return "ff 01 00 59" in " ".join(answer.split())
 
 
@@ -337,7 +337,7 @@ def test_a_signal_ends_it_cleanly_within_two_seconds(
         rest, errors = running.communicate(timeout=2)
     assert running.returncode == 0
     assert errors == b""
-    assert rest.endswith(b"Gone, with all it made.\n")
+    assert rest.endswith(b"The demo has ended, and removed all its files.\n")
     assert list(short_path.iterdir()) == []
 
 

@@ -67,7 +67,7 @@ OURS = Identity(firmware_version=__version__)
 
 
 def complaints(text: str) -> list[str]:
-    """What load would say of a file with this text, line by line."""
+    """Return the errors that load reports of a file with this text."""
     with pytest.raises(ConfigError) as caught:
         config_file.parse(text.encode())
     assert str(caught.value) == "\n".join(caught.value.messages)
@@ -127,7 +127,7 @@ def test_an_empty_file_means_the_defaults() -> None:
     assert made.hardware == Hardware(serial=(), managers=(), identity=OURS)
 
 
-def test_the_front_door_s_proofs_and_certificate_are_read() -> None:
+def test_the_hashes_of_digest_and_the_certificate_are_read() -> None:
     made = config_file.parse(
         b'[http]\ndigest = ["SHA-256", "MD5"]\ntls_certificate = "/etc/ssl/cam.pem"\ntls_key = "/etc/ssl/cam.key"'
     )
@@ -154,7 +154,7 @@ def test_every_key_that_the_example_names_is_accepted() -> None:
     lines = EXAMPLE.read_text().splitlines()
     wanted = [line.removeprefix("# ") if " = " in line or line.startswith("# [[") else line for line in lines]
     told = complaints("\n".join(wanted))
-    assert told == ["serial[0].bias: is of no use without RS485, RS485_4 or RS422 among the modes"]
+    assert told == ["serial[0].bias: requires RS485, RS485_4 or RS422 among the modes"]
 
 
 def test_the_example_names_every_key_that_there_is() -> None:
@@ -177,38 +177,38 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         (SERIAL + 'modes = "RS232"', "serial[0].modes: RS232 is not a list, [...]"),
         (
             SERIAL + "modes = []",
-            'serial[0].modes: an empty list is not what a line can do; ["RS232"] is what most can',
+            'serial[0].modes: must not be empty; most lines are ["RS232"]',
         ),
         (SERIAL + "modes = [[]]", "serial[0].modes[0]: a list is not one of RS232, RS485, RS485_4, RS422"),
         (SERIAL + 'mode = ["RS232"]', "serial[0].mode: no such key; did you mean modes?"),
         (SERIAL + "rts_cts = 1", "serial[0].rts_cts: 1 is not true or false"),
         (
             SERIAL + "termination = true",
-            "serial[0].termination: is of no use without RS485, RS485_4 or RS422 among the modes",
+            "serial[0].termination: requires RS485, RS485_4 or RS422 among the modes",
         ),
         (
             SERIAL + 'modes=["RS485"]\nbias = []',
-            'serial[0].bias: a list is not a command, as in ["/usr/local/bin/bias", "{state}"]',
+            'serial[0].bias: a list is not a command, for example ["/usr/local/bin/bias", "{state}"]',
         ),
         (
             SERIAL + 'modes=["RS485"]\nbias = ["/usr/bin/bias", "on"]',
-            "serial[0].bias: no word of the command is {state}, which becomes on or off",
+            "serial[0].bias: must contain {state} after the first word; it becomes on or off",
         ),
         (
             SERIAL + 'modes=["RS485"]\nbias = ["/usr/bin/bias", 1]',
             "serial[0].bias: 1 is not a string of printable characters",
         ),
-        ("[[serial]]", 'serial[0].device: missing; name the serial device, as in "/dev/ttyUSB0"'),
+        ("[[serial]]", 'serial[0].device: missing; name the serial device, for example "/dev/ttyUSB0"'),
         ('[[serial]]\ndevice = "ttyS0"', "serial[0].device: ttyS0 is not an absolute path"),
         (
             SERIAL + '[[serial]]\ndevice = "/dev/../dev/ttyS0"',
-            "serial[1].device: /dev/ttyS0 is already that of serial[0]",
+            "serial[1].device: /dev/ttyS0 is already used by serial[0]",
         ),
-        ("[serial]", "serial: a table is not an array of tables; write [[serial]] above each"),
-        ("serial = [1]", "serial: a list is not an array of tables; write [[serial]] above each"),
+        ("[serial]", "serial: a table is not an array of tables; write [[serial]] above each table"),
+        ("serial = [1]", "serial: a list is not an array of tables; write [[serial]] above each table"),
         (
             SERIAL + "[[port_manager]]\nserial = 2",
-            "port_manager[0].serial: 2 is not the number of a [[serial]]: there are 1",
+            "port_manager[0].serial: 2 is not the number of a [[serial]] table; there are 1",
         ),
         (
             SERIAL + "[[port_manager]]\nserial = 0",
@@ -216,45 +216,45 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         ),
         (
             SERIAL + "[[port_manager]]\nserial = 1\n[[port_manager]]\n[[port_manager]]\nserial = 1",
-            "port_manager[2].serial: 1 is already that of port_manager[0]",
+            "port_manager[2].serial: 1 is already used by port_manager[0]",
         ),
         (
             "[[port_manager]]\nremote_port = true",
             "port_manager[0].remote_port: true is not a whole number from 0 to 255",
         ),
-        ("http = 8080", "http: 8080 is not a table; write [...] around its name"),
+        ("http = 8080", "http: 8080 is not a table; write its name in [...]"),
         (
             '[http]\nlisten = ["8080"]',
-            'http.listen[0]: 8080 is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
+            'http.listen[0]: 8080 is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
         ),
         (
             '[http]\nlisten = ["127.0.0.1:80", "::1:80"]',
-            'http.listen[1]: ::1:80 is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
+            'http.listen[1]: ::1:80 is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
         ),
         (
             '[http]\nlisten = ["127.0.0.1:65536"]',
-            'http.listen[0]: 127.0.0.1:65536 is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
+            'http.listen[0]: 127.0.0.1:65536 is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
         ),
         (
             '[http]\nlisten = ["300.0.0.1:80"]',
-            'http.listen[0]: 300.0.0.1 is not an IP address, as "127.0.0.1" or "::1"',
+            'http.listen[0]: 300.0.0.1 is not an IP address, for example "127.0.0.1" or "::1"',
         ),
         (
             '[http]\nlisten = ["127.0.0.1:80", "127.0.0.1:80"]',
             "http.listen[1]: 127.0.0.1:80 is a duplicate",
         ),
-        ("[http]\ndigest = []", 'http.digest: an empty list is no way to log in; ["MD5"] is what every client knows'),
+        ("[http]\ndigest = []", 'http.digest: must not be empty; every client supports ["MD5"]'),
         ('[http]\ndigest = ["MD5", "SHA-512"]', "http.digest[1]: SHA-512 is not one of MD5, SHA-256"),
         ("[http]\ndigest = [{}]", "http.digest[0]: a table is not one of MD5, SHA-256"),
         ('[http]\ntls_certificate = "cert.pem"', "http.tls_certificate: cert.pem is not an absolute path"),
         (
             '[http]\ntls_key = "/etc/daisyport/key.pem"',
-            "http.tls_key: is of no use without tls_certificate; name the certificate's file too",
+            "http.tls_key: requires tls_certificate; name the certificate's file too",
         ),
         ("[tcp]\nbind = [1]", "tcp.bind[0]: 1 is not a string of printable characters"),
         (
             "[tcp]\nbind = []",
-            'tcp.bind: an empty list is not an address to bind; ["127.0.0.1"] is this machine only',
+            'tcp.bind: must not be empty; ["127.0.0.1"] is for this machine only',
         ),
         ('[ptz]\nusers = [" "]', "ptz.users[0]: ' ' is not a name"),
         ('[ptz]\nowner = "x"', "ptz.owner: no such key; the keys are users, groups"),
@@ -263,7 +263,7 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         ('state_dir = ""', "state_dir: '' is not an absolute path"),
         (
             f'runtime_dir = "/{"x" * 90}"',
-            f"runtime_dir: /{'x' * 59}... is not a path of at most 90 bytes: sockets are made in it",
+            f"runtime_dir: /{'x' * 59}... is not a path of at most 90 bytes, so that the addresses of its sockets fit",
         ),
         ("stat_dir = 1979-05-27", "stat_dir: no such key; did you mean state_dir?"),
         ('"\\n" = 1', "'\\n': no such key; the keys are state_dir, "),
@@ -284,9 +284,9 @@ def test_all_complaints_come_at_once_one_a_line() -> None:
     assert complaints('state_dir = 5\nnode_name = ""\n[http]\nlisten = ["x", "y"]\n[[serial]]\ndvice = 1') == [
         "state_dir: 5 is not a string of printable characters",
         "node_name: '' is not a name",
-        'http.listen[0]: x is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
-        'http.listen[1]: y is not host:port, as "127.0.0.1:8080" or "[::1]:8080"',
-        'serial[0].device: missing; name the serial device, as in "/dev/ttyUSB0"',
+        'http.listen[0]: x is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
+        'http.listen[1]: y is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
+        'serial[0].device: missing; name the serial device, for example "/dev/ttyUSB0"',
         "serial[0].dvice: no such key; did you mean device?",
     ]
 
