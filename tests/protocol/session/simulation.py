@@ -2,42 +2,49 @@
 
 Node 0 owns the line; node n reaches it through node n - 1. Every node has a clock of its own, which shows
 another time than the others'. What the network holds back, it delivers when it is told to, as many bytes as it
-is told, or never.
+is told, or never. Beside the honest nodes a liar may open sessions of his own at any of them, and say what he likes.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import struct
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from protocol.errors import RemoteProtocolError
 from protocol.link.connection import Connection, Event, State
+from protocol.link.frames import decode
 from protocol.link.handshake import Acceptor, Initiator, Peer, key_point
-from protocol.link.header import CutError
+from protocol.link.header import LIMIT, CutError
 from protocol.link.hello import Hello
 from protocol.link.identity import NodeKey
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
-from protocol.link.session_frames import Close, Open, Port
-from protocol.link.stream_frames import Channel, DownData, Gap, Turn
+from protocol.link.session_frames import Close, Open, Ping, Pong, Port, Position
+from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientEvent, ClientSession
 from protocol.session.inbox import Message
+from protocol.session.receive_stream import ReceiveStream
 from protocol.session.register import Ended, Refused, Register
 from protocol.session.send_stream import Settled
-from protocol.session.session import CLASSES, SessionLimits
+from protocol.session.session import CLASSES, NO_SESSION, SessionLimits
+from tests.protocol.session.hostile import Choices, Liar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from protocol.session.server import ServerEvent, ServerSession
 
+LIAR = Peer(1, b"l" * 16, 0, "")
 POINT = key_point("correct horse battery staple")
 AGE = {Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000}
 LIMITS = SessionLimits(ring_bytes=700, ring_frames=24, window=96, age=AGE)
 SOCKET = 900
+FAR = LIMIT - 2**20
 WINDOW = 60_000
 
 
@@ -90,6 +97,13 @@ Range: TypeAlias = tuple[int, int, "tuple[ServerSession, int] | Written"]
 """What was written above: from where, to where, and for whom."""
 
 
+def begin_far(client: ClientSession) -> None:
+    """Let every stream stand shortly before the end of all offsets, as after a thousand years."""
+    for stream in client._streams.values():
+        stream.ring.acked = stream.ring.tail = stream.ring.credit = stream._told = FAR
+    client._line = ReceiveStream(Channel.LINE, FAR, LIMITS.window)
+
+
 class Node:
     """One CPU: its client session (but for the owner), its register (but for the last), what it holds."""
 
@@ -99,6 +113,8 @@ class Node:
         self.id = self.key.id
         self.skew = int.from_bytes(fresh(5, "skew", place, life), "big")
         self.upstream = ClientSession(self.id, LIMITS) if place else None
+        if self.upstream and world.far:
+            begin_far(self.upstream)
         self.register = Register(LIMITS)
         self.state = PortState(0b1110, True, 9600, "", "9600 8N1", tuple(node_key(n).id for n in range(place + 1)))
         self.held: dict[Channel, deque[tuple[ServerSession, Message]]] = {
@@ -243,7 +259,10 @@ class Node:
 class World:
     """The chain and its network; ``links[n]`` leads from node n + 1 to node n."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, *, far: bool = False) -> None:
+        self.far = far
+        self.liars: dict[int, tuple[Node, ServerSession]] = {}
+        self.lies = 0
         self.time = 0
         self.serial = 0
         self.line = 0
@@ -383,6 +402,38 @@ class World:
         self.receive(link, chosen, data, up=up)
         self.run()
 
+    def lie(self, place: int, said: bytes) -> None:
+        """Have a liar with a session of his own at a node say something, which must cost him alone."""
+        choices = Choices(said)
+        node, session = self.nodes[place], None
+        if place in self.liars and self.liars[place][0] is node:
+            session = self.liars[place][1]
+        self.lies += 1
+        if session is None or not session.attached or session not in node.register:
+            at = FAR if self.far else 0
+            line, ptz, tcp, cgi = (Position(choices.number(at) % LIMIT, choices.number(0) % LIMIT) for _ in Channel)
+            again = NO_SESSION if session is None else session.id
+            opening = Open(again, 1 + choices.below(9) * self.lies, 0, (line, ptz, tcp, cgi))
+            outcome = node.register.admit(LIAR, opening, fresh(16, "liar", self.unique()), node.state)
+            node.ended(outcome.ended)
+            if not isinstance(outcome, Refused):
+                self.liars[place] = node, outcome.session
+        else:
+            frame = Liar(choices, session._positions()).frame([0, node.now], session.id)
+            allowed = (UpData, Gap, Ack, Credit, Ping, Pong, Close)
+            try:
+                if decode(frame.code, frame.parts()) is None or not isinstance(frame, allowed):
+                    return
+                if (getattr(frame, "channel", None) is Channel.LINE) is not isinstance(frame, Ack | Credit):
+                    return
+                for each in session.receive(session.number, frame, node.now):
+                    node.heard_below(session, each)
+            except (RemoteProtocolError, struct.error):
+                node.ended(node.register.end(session, CloseReason.PROTOCOL))
+            while session.next_frame(session.number, node.now) is not None:
+                pass
+        self.run()
+
     def note_turn(self, message: Message, phase: TurnPhase) -> None:
         self.turns[int.from_bytes(message.data[:4], "big"), phase] = self.line
 
@@ -476,6 +527,10 @@ class World:
             if not data:
                 continue
             number = int.from_bytes(data[:4], "big")
+            if number not in self.written:
+                assert self.lies, "nobody but a liar writes what nobody wrote"
+                assert not any(data), "and he writes zeros"
+                continue
             message = self.written[number]
             assert number not in written_bytes, "no byte twice"
             assert message.data.startswith(data)

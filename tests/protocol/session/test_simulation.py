@@ -34,8 +34,12 @@ class Chain(RuleBasedStateMachine):
         for link in range(self.nodes - 1):
             self.world.connect(link)
 
-    @initialize(established=sides)
-    def begin(self, established: bool) -> None:
+    @initialize(established=sides, far=sides)
+    def begin(self, established: bool, far: bool) -> None:
+        if far:
+            self.world = World(self.nodes, far=True)
+            for link in range(self.nodes - 1):
+                self.world.connect(link)
         for _ in range(3 if established else 0):
             self.deliver_all(self.nodes)
 
@@ -88,6 +92,11 @@ class Chain(RuleBasedStateMachine):
     @rule(place=places, client=sides, server=sides, flight=sides)
     def cut(self, place: int, client: bool, server: bool, flight: bool) -> None:
         self.world.cut(self.link(place), client=client, server=server, flight=flight)
+
+    @rule(place=places, said=st.lists(st.binary(min_size=8, max_size=24), min_size=1, max_size=6))
+    def lie(self, place: int, said: list[bytes]) -> None:
+        for each in said:
+            self.world.lie(place % self.nodes, each)
 
     # One rule for what destroys most, or nothing would live for long.
     @rule(what=st.sampled_from(["connect", "connect", "flip", "restart", "close"]), place=places, up=sides)
