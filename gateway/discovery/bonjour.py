@@ -25,6 +25,7 @@ import trio
 from gateway.discovery import interfaces as interfaces
 from gateway.discovery.mdns import MdnsError, Responder, ServiceRecord
 from gateway.discovery.resolver import Resolver
+from gateway.tasks.event_log import EventLog
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
 from gateway.tasks.watch import Cell
@@ -118,6 +119,7 @@ class Bonjour:
 
     def __init__(self, node: bytes, bind: Sequence[str]) -> None:
         self._node = node
+        self._events = EventLog(logger)
         self._bind = tuple(map(ipaddress.ip_address, bind))
         self._situation = Cell(_Situation())
         self._links: dict[_Voice, _Link] = {}
@@ -323,7 +325,7 @@ class Bonjour:
         try:
             advert = Advert.decode(service.text)
         except ValueError as exc:
-            logger.info("Bonjour: %.80r is left out: %s", service.name, exc)
+            self._events.log(logging.INFO, "Bonjour: services", "Bonjour: %.80r is left out: %s", service.name, exc)
             return None
         near = on_link(service.addresses, addresses)
         if advert.node == self._node or not near or not service.port:

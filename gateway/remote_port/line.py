@@ -22,6 +22,7 @@ import trio
 from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
 from gateway.remote_port.throughput import Throughput
+from gateway.tasks.event_log import EventLog
 from protocol.link.message_rules import MAX_MESSAGE, portion
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
@@ -74,11 +75,11 @@ class RemoteLine:
     """
 
     def __init__(
-        self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits, log: PortLogger
+        self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits, logger: PortLogger
     ) -> None:
         self._session = session
         self._flush = flush
-        self._logger = log
+        self._events = EventLog(logger)
         self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
         self._outcomes: dict[Channel, deque[_Outcome]] = {channel: deque() for channel in CHANNELS.values()}
         self._owed: Counter[Claim] = Counter()
@@ -263,7 +264,8 @@ class RemoteLine:
         self.losses[reason] += settled.count
         level = logging.WARNING if reason is Reason.UNCERTAIN else logging.INFO
         channel = settled.channel.name
-        self._logger.log(level, "remote port: %d %s bytes sent: %s", settled.count, channel, lost_text(reason))
+        message = "remote port: %d %s bytes sent: %s"
+        self._events.log(level, f"remote port: {reason.name}", message, settled.count, channel, lost_text(reason))
 
 
 @final

@@ -23,6 +23,7 @@ from gateway.port.rights import Right
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
 from gateway.remote_port.session import RemoteSession
+from gateway.tasks.event_log import EventLog
 from gateway.tasks.root_cause import root_cause
 from protocol.endpoint import Endpoint
 from protocol.errors import RemoteProtocolError
@@ -73,8 +74,6 @@ _CLASSES: Final = Right.PTZ | Right.TCP | Right.CGI
 _GUESSED: Final = "too many wrong keys came from there"
 _RETIRE: Final = 1.2
 """Seconds that messages under way have when the gateway stops."""
-_QUIET: Final = 1.0
-"""Seconds for which the same warning is not logged again: clients that hammer must not fill the log."""
 
 
 @final
@@ -114,6 +113,7 @@ class RemotePortService:
     ) -> None:
         self.handle = handle
         self._logger = PortLogger(logging.getLogger(__name__), f"P{index}")
+        self._events = EventLog(self._logger)
         self._index = index
         self._node = node
         self._chassis = chassis
@@ -133,7 +133,6 @@ class RemotePortService:
         """The clients that two CPUs claim to be: until when the newer is refused, and what the status says."""
         self._left = trio.Event()
         self._port = handle.attenuate(Right.READ, "remote port server").open(Right(0))
-        self._warned = ("", -math.inf)
         self.refused = 0
         """Clients that were refused before their handshake."""
         self.wrong_keys = 0
@@ -265,7 +264,7 @@ class RemotePortService:
                 elif (session := self._admitted(link, client, opening, name, peer.address)) is not None:
                     await self._carry(link, session)
             except (LinkCutError, RemoteProtocolError, OSError) as exc:
-                self._logger.info("remote-port server: %s: %s", peer, exc)
+                self._event("connections that ended", "%s: %s", peer, exc)
             except Exception:  # whatever goes wrong with one client ends that client
                 self._logger.exception("remote-port server: %s: a bug ended the connection", peer)
             finally:
@@ -344,7 +343,7 @@ class RemotePortService:
 
     def _note_wrong_key(self, peer: Endpoint) -> None:
         self.wrong_keys += 1
-        self._warn(f"wrong key from {peer}")
+        self._event("wrong keys", "wrong key from %s", peer, level=logging.WARNING)
 
     def _refusal(self, point: bytes, address: str) -> CloseReason | None:
         """Return why a client that proved the key of ``point`` may not come in any more; None where it may."""
@@ -355,7 +354,7 @@ class RemotePortService:
         return None if self._port.state.value.path else CloseReason.NO_PATH
 
     def _refuse(self, link: Link, name: str, close: Close) -> None:
-        self._logger.info("remote-port server: %s refused: %s", name, reason_text(close.reason))
+        self._event("sessions refused", "%s refused: %s", name, reason_text(close.reason))
         link.refuse(close)
 
     def _admitted(self, link: Link, client: Peer, opening: Open, name: str, address: str) -> RemoteSession | None:
@@ -369,7 +368,7 @@ class RemotePortService:
         if session is None:
             handle = self.handle.attenuate(self.handle.rights, name)
             session = self._sessions[admitted.session] = RemoteSession(
-                admitted.session, handle, self._logger, self._fail
+                admitted.session, handle, self._logger, self._events, self._fail
             )
             session.permit(self._granted)
             self._tasks.start_soon(self._run_session, session)
@@ -377,7 +376,7 @@ class RemotePortService:
         return session
 
     async def _run_session(self, session: RemoteSession) -> None:
-        self._logger.info("remote-port server: %s connected", session.handle.holder)
+        self._event("sessions begun", "%s connected", session.handle.holder)
         try:
             await session.run()
         except Exception as exc:  # noqa: BLE001  # it is logged by fail(), and ends this session alone
@@ -392,10 +391,11 @@ class RemotePortService:
         try:
             closed = await session.carry(link, _OLDEST_KEYS)
         except* (LinkCutError, CutError) as group:
-            self._logger.info("remote-port server: %s: the link was cut: %s", name, root_cause(group))
+            self._event("links cut", "%s: the link was cut: %s", name, root_cause(group))
             closed = False
         except* RemoteProtocolError as group:
-            self._logger.warning("remote-port server: %s broke the protocol: %s", name, root_cause(group))
+            cause = root_cause(group)
+            self._event("broken rules", "%s broke the protocol: %s", name, cause, level=logging.WARNING)
             self._end(self._register.end(session.session, CloseReason.PROTOCOL))
             if (word := session.session.last_word(CloseReason.PROTOCOL)) is not None:
                 link.refuse(word)
@@ -416,7 +416,7 @@ class RemotePortService:
         for each in ended:
             session = self._sessions.pop(each.session)
             why = reason_text(each.reason)
-            self._logger.info("remote-port server: %s gone: %s", session.handle.holder, why)
+            self._event("sessions ended", "%s gone: %s", session.handle.holder, why)
             session.end(why)
 
     def _tell_port(self) -> None:
@@ -439,11 +439,8 @@ class RemotePortService:
 
     def _refuse_address(self, sock: socket.socket, peer: Endpoint, why: str) -> None:
         self.refused += 1
-        self._warn(f"refused {peer.address}: {why}")
+        self._event("addresses refused", "refused %s: %s", peer.address, why, level=logging.WARNING)
         sock.close()
 
-    def _warn(self, what: str) -> None:
-        said, at = self._warned
-        if what != said or trio.current_time() > at + _QUIET:
-            self._warned = what, trio.current_time()
-            self._logger.warning("remote-port server: %s", what)
+    def _event(self, kind: str, message: str, *args: object, level: int = logging.INFO) -> None:
+        self._events.log(level, f"remote-port server: {kind}", f"remote-port server: {message}", *args)

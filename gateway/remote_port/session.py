@@ -16,6 +16,7 @@ writes. An unexpected exception must not reach those, so it is logged, and ends 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from gateway.port.log import PortLogger
     from gateway.port.router import Handle, Session
     from gateway.remote_port.link import Link
+    from gateway.tasks.event_log import EventLog
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
     from protocol.link.turn_parameters import TurnParameters
@@ -246,6 +248,7 @@ class RemoteSession:
         session: ServerSession,
         handle: Handle,
         logger: PortLogger,
+        events: EventLog,
         failed: Callable[[RemoteSession], None] = lambda _: None,
     ) -> None:
         self.session = session
@@ -263,6 +266,7 @@ class RemoteSession:
         self.gaps = 0
         """Bytes that the client told us it would not send after all."""
         self._logger = logger
+        self._events = events
         self._failed = failed
         self._reply = reply = _ReplyBuffer()
         self._writers = {
@@ -413,9 +417,8 @@ class RemoteSession:
                 case Gap():
                     self.gaps += event.count
                     reason = event.reason.name.lower()
-                    self._logger.info(
-                        "remote-port server: %s gave up %d bytes: %s", self.handle.holder, event.count, reason
-                    )
+                    kind, message = "remote-port server: gaps", "remote-port server: %s gave up %d bytes: %s"
+                    self._events.log(logging.INFO, kind, message, self.handle.holder, event.count, reason)
 
     async def run(self) -> None:
         """Write what the client sends, until ``scope`` is cancelled; the line is heard from construction on."""
