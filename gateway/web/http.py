@@ -33,15 +33,16 @@ from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.prefixed_stream import PrefixedStream
 
 if TYPE_CHECKING:
+    from gateway.web.places import Place, Places
     from protocol.endpoint import Endpoint
 
-__all__ = ["HttpLimits", "Respond", "Secure", "lingering_close", "serve"]
+__all__ = ["TLS_HANDSHAKE", "HttpLimits", "Respond", "Secure", "lingering_close", "serve"]
 
 logger = logging.getLogger(__name__)
 
 _PIECE = 4096
 _CLOSE = ("Connection", "close")
-_TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record type of a ClientHello; no HTTP method begins with it
+TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record type of a ClientHello; no HTTP method begins with it
 _VERSIONS = (b"1.0", b"1.1")
 _EMPTY_LINE = (b"\r", b"\n")
 
@@ -92,26 +93,33 @@ async def serve(
     respond: Respond,
     limits: HttpLimits | None = None,
     secure: Secure | None = None,
+    held: tuple[Places, Place] | None = None,
 ) -> None:
     """Answer the requests of one connection until either side ends it; the caller closes the stream.
 
-    The first byte tells TLS from plain HTTP; without ``secure``, only plain HTTP is spoken.
+    The first byte tells TLS from plain HTTP; without ``secure``, only plain HTTP is spoken. ``held`` is the place that
+    the connection takes, which is given back as soon as its last answer is sent.
     """
     limits = limits or HttpLimits()
     first = b""
     try:
         with trio.move_on_after(limits.idle_seconds):
             first = bytes(await stream.receive_some(_PIECE))
-        if first.startswith(_TLS_HANDSHAKE):
-            await _serve_tls(PrefixedStream(stream, first), peer, respond, limits, secure)
+        if first.startswith(TLS_HANDSHAKE):
+            await _serve_tls(PrefixedStream(stream, first), peer, respond, limits, secure, held)
         elif first:
-            await _Connection(PrefixedStream(stream, first), peer, respond, limits).run()
+            await _Connection(PrefixedStream(stream, first), peer, respond, limits, held=held).run()
     except trio.BrokenResourceError as exc:
         logger.debug("%s broke the connection: %s", peer, exc.__cause__ or exc)
 
 
 async def _serve_tls(
-    stream: trio.abc.HalfCloseableStream, peer: Endpoint, respond: Respond, limits: HttpLimits, secure: Secure | None
+    stream: trio.abc.HalfCloseableStream,
+    peer: Endpoint,
+    respond: Respond,
+    limits: HttpLimits,
+    secure: Secure | None,
+    held: tuple[Places, Place] | None,
 ) -> None:
     if secure is None:
         logger.info("%s speaks TLS, and there is no certificate here: use http://", peer)
@@ -121,7 +129,7 @@ async def _serve_tls(
     if deadline.cancelled_caught:
         logger.debug("%s did not finish the TLS handshake within %g s", peer, limits.handshake_seconds)
         return
-    await _Connection(secured, peer, respond, limits, secure=True).run()
+    await _Connection(secured, peer, respond, limits, secure=True, held=held).run()
 
 
 class _RefusedError(Exception):
@@ -145,9 +153,12 @@ class _Connection:
     respond: Respond
     limits: HttpLimits
     secure: bool = False
+    held: tuple[Places, Place] | None = None
     conn: h11.Connection = field(init=False)
     head_only: bool = False
     """The request at hand is a HEAD, whose answer has no body."""
+    persistent: bool = False
+    """The request at hand lets the connection live on after its answer."""
     handover: Handover | None = None
     """Set once another protocol is to take over the connection."""
 
@@ -159,7 +170,14 @@ class _Connection:
         while await self._exchange():
             self._next_cycle()
         if self.handover is not None:
+            if self.held is not None:
+                places, place = self.held
+                places.give_back(place)  # a WebSocket is no request; its port counts it among its clients
             await self.handover.take(self.stream)
+        if self.held is not None:
+            places, place = self.held
+            if not places.linger(place):
+                return
         with contextlib.suppress(trio.ClosedResourceError):  # whoever took it over may have closed it already
             await lingering_close(self.stream, self.limits)
 
@@ -178,7 +196,7 @@ class _Connection:
 
     async def _exchange(self) -> bool:
         """Read and answer one request. Return whether another may follow."""
-        self.head_only = False
+        self.head_only = self.persistent = False
         try:
             request = await self._read_request()
             answer = await self._work(request) if request else None
@@ -228,6 +246,8 @@ class _Connection:
             return None
         assert isinstance(event, h11.Request)
         self.head_only = event.method == b"HEAD"
+        connection = b",".join(value.lower() for name, value in event.headers if name == b"connection")
+        self.persistent = event.http_version == b"1.1" and b"close" not in connection
         if event.http_version not in _VERSIONS:
             raise _refusal(505, f"HTTP/{event.http_version.decode('ascii')} is not spoken here: use HTTP/1.1.")
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
@@ -280,6 +300,8 @@ class _Connection:
     async def _work(self, request: Request) -> Answer | None:
         """Return the answer to a request, or None where its caller left before there was one."""
         answer: Answer | None = None
+        if self.held is not None:
+            self.held[1].working = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_left, nursery.cancel_scope)
             try:
@@ -289,6 +311,10 @@ class _Connection:
                 why = "This is a fault of the gateway, not of the request; its log says more."
                 answer = explain(500, why, _CLOSE)
             nursery.cancel_scope.cancel()
+        if self.held is not None:
+            place = self.held[1]
+            place.working, place.since = False, trio.current_time()
+            place.proven = place.proven or (isinstance(answer, Response) and answer.proven)
         if answer is None:
             logger.debug("%s left before its answer: %s %.60r", self.peer, request.method, request.target)
         return answer
@@ -318,6 +344,9 @@ class _Connection:
             ("X-Content-Type-Options", "nosniff"),
             *answer.headers,
         ]
+        if self.persistent and _CLOSE not in answer.headers:
+            # So that a client's next request does not meet our close on the way.
+            headers.append(("Keep-Alive", f"timeout={self.limits.idle_seconds:.0f}"))
         if answer.status != HTTPStatus.NO_CONTENT:
             headers += [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
         reason = HTTPStatus(answer.status).phrase.encode()

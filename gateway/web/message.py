@@ -72,6 +72,8 @@ class Response:
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = ()
+    proven: bool = False
+    """Its request came with a right login, which keeps the connection's place."""
 
 
 @final

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from gateway.port.rights import Right
@@ -125,7 +125,9 @@ class Routes:
         if route.methods and request.method not in route.methods:
             return _not_allowed(request.path, route.methods)
         try:
-            return await route.handler(self, request, self.access.authorize(request, route.role))
+            caller = self.access.authorize(request, route.role)
+            answer = await route.handler(self, request, caller)
+            return replace(answer, proven=True) if caller.name and isinstance(answer, Response) else answer
         except DeniedError as denied:
             return denied.response
 

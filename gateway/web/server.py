@@ -1,27 +1,25 @@
-"""The HTTP server's connections: a bounded number of them, and for each network a bounded share.
+"""The HTTP server: it takes accepted connections, gives each a place, and serves it.
 
-The share keeps one silent address from holding every place. A connection that finds no place is told so, and does not
-wait for one. Telling takes time and a descriptor too, so those that are being told are bounded in the same way.
+A connection that finds no place (see `places`) is told so, and does not wait for one. Telling takes time and a
+descriptor too, so those that are being told are bounded: beyond them a connection is closed at once.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 import trio
 
-from gateway.web.http import HttpLimits, Respond, Secure, lingering_close, serve
+from gateway.web.http import TLS_HANDSHAKE, HttpLimits, Respond, Secure, lingering_close, serve
+from gateway.web.places import Places
 from protocol.endpoint import Endpoint
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
 
-__all__ = ["HttpServer", "Places"]
+__all__ = ["HttpServer"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,27 +32,6 @@ _BUSY = (
 
 @final
 @dataclass(slots=True)
-class Places:
-    """So many connections at once (``total``), and so many of them from one network (``share``)."""
-
-    total: int = 64
-    share: int = 48
-    taken: Counter[str] = field(default_factory=Counter)
-
-    @contextmanager
-    def take(self, network: str) -> Iterator[bool]:
-        """Hold a place for the length of the block, if there is one; yield whether there is."""
-        granted = self.taken.total() < self.total and self.taken[network] < self.share
-        self.taken[network] += granted
-        try:
-            yield granted
-        finally:
-            self.taken[network] -= granted
-            self.taken += Counter()  # drops the networks at zero, or strangers would fill the memory
-
-
-@final
-@dataclass(slots=True)
 class HttpServer:
     """Serves connections by ``respond``. One server for all listeners: they share its places."""
 
@@ -62,8 +39,9 @@ class HttpServer:
     secure: Secure | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
     places: Places = field(default_factory=Places)
-    refusals: Places = field(default_factory=Places)
-    """The connections that are being told that there is no place."""
+    most_refusals: int = 64
+    """Connections that are being told at one time that there is no place."""
+    refusing: int = 0
 
     def admit(self, clients: trio.Nursery, sock: socket.socket, sockaddr: Any) -> None:
         """Serve an accepted connection, from the socket address ``sockaddr``, in a task of ``clients``."""
@@ -74,17 +52,30 @@ class HttpServer:
         """Serve one connection, or tell it that there is no place; then close it."""
         async with stream:
             try:
-                with self.places.take(peer.network) as granted:
-                    if granted:
-                        await serve(stream, peer, self.respond, self.limits, self.secure)
-                        return
-                with self.refusals.take(peer.network) as granted:
-                    if granted:
-                        logger.debug("HTTP server: %s refused: no place", peer)
-                        with trio.move_on_after(self.limits.linger_seconds):
-                            await stream.send_all(_BUSY)
-                        await lingering_close(stream, self.limits)
+                place = self.places.take(peer.network, trio.current_time())
+                if place is None:
+                    await self._refuse(stream, peer)
+                    return
+                try:
+                    with place.scope:
+                        await serve(stream, peer, self.respond, self.limits, self.secure, (self.places, place))
+                finally:
+                    self.places.closed(place)
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 logger.debug("HTTP server: the connection from %s broke: %s", peer, exc)
             except Exception:  # the first ring: an error in one connection ends that connection only
                 logger.exception("HTTP server: a bug ended the connection from %s", peer)
+
+    async def _refuse(self, stream: trio.SocketStream, peer: Endpoint) -> None:
+        if self.refusing >= self.most_refusals:
+            return
+        logger.debug("HTTP server: %s refused: no place", peer)
+        self.refusing += 1
+        try:
+            with trio.move_on_after(self.limits.linger_seconds):
+                first = await stream.receive_some(1)
+                if first and not first.startswith(TLS_HANDSHAKE):  # whose client could not read the answer
+                    await stream.send_all(_BUSY)
+            await lingering_close(stream, self.limits)
+        finally:
+            self.refusing -= 1

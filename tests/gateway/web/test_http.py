@@ -130,6 +130,16 @@ async def test_pipelined_requests_survive_work_that_takes_its_time(autojump_cloc
                 got += await far.receive_some()
 
 
+async def test_a_kept_connection_says_how_long_it_waits_and_a_closed_one_does_not(autojump_clock: MockClock) -> None:
+    async with connected() as far:
+        await far.send_all(GET % b"")
+        assert b"\r\nkeep-alive: timeout=15\r\n" in (await answer(far)).lower()
+        await far.send_all(b"GET / HTTP/1.1\r\nHost: cam\r\nConnection: TE, Close\r\n\r\n")
+        assert b"keep-alive:" not in (await rest(far)).lower()
+    assert b"keep-alive:" not in (await exchange(b"GET / HTTP/1.0\r\n\r\n")).lower()
+    assert b"keep-alive:" not in (await exchange(b"rubbish\r\n\r\n")).lower()
+
+
 async def test_an_http_1_0_client_gets_its_answer_and_the_close(autojump_clock: MockClock) -> None:
     async with connected() as far:
         await far.send_all(b"GET /old HTTP/1.0\r\n\r\n")

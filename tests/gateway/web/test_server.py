@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ import trio
 from gateway.clients.listeners import accept_clients
 from gateway.tasks.reconcile import Unit
 from gateway.web.http import HttpLimits
-from gateway.web.message import Request, Response
-from gateway.web.server import HttpServer, Places
+from gateway.web.message import Handover, Request, Response
+from gateway.web.places import Places
+from gateway.web.server import HttpServer
 from protocol.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -78,31 +79,86 @@ async def test_an_ipv4_caller_on_an_ipv6_socket_is_named_by_its_ipv4_address() -
     assert seen == ["127.0.0.1"]
 
 
+async def work_until(server: HttpServer, count: int) -> None:
+    while sum(place.working for place in server.places.held) < count:
+        await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def working(server: HttpServer, address: tuple[str, int], count: int) -> AsyncIterator[None]:
+    """So many connections whose request is in work, until the block ends."""
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            stream = await stack.enter_async_context(await trio.open_tcp_stream(*address))
+            await stream.send_all(GET)
+        await work_until(server, count)
+        yield
+
+
+async def never(_: Request) -> Response:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
 async def test_who_finds_no_place_is_told_so_and_the_next_free_place_is_taken() -> None:
-    server = HttpServer(hello, places=Places(total=2, share=2))
+    server = HttpServer(never, places=Places(total=2, share=2))
     async with listening(server) as address:
-        async with await trio.open_tcp_stream(*address), await trio.open_tcp_stream(*address):
-            while server.places.taken.total() < 2:
-                await trio.lowlevel.checkpoint()
+        async with working(server, address, 2):
             refused = await ask(address)
             assert refused.startswith(b"HTTP/1.1 503 ")
             assert b"Retry-After: 1\r\n" in refused
             assert refused.endswith(b"All connections are taken: close idle ones, or try again.\n")
-        while server.places.taken:
+        while server.places.held:
             await trio.lowlevel.checkpoint()
+        server.respond = hello
         assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_one_silent_address_cannot_hold_all_places() -> None:
-    server = HttpServer(hello, places=Places(total=3, share=2))
+async def test_a_tls_client_that_finds_no_place_gets_no_plain_text() -> None:
+    server = HttpServer(never, limits=HttpLimits(linger_seconds=0.2), places=Places(total=1, share=1))
     async with (
         listening(server) as address,
-        await trio.open_tcp_stream(*address),
-        await trio.open_tcp_stream(*address),
+        working(server, address, 1),
+        await trio.open_tcp_stream(*address) as stream,
     ):
-        while server.places.taken.total() < 2:
-            await trio.lowlevel.checkpoint()
+        await stream.send_all(b"\x16\x03\x01\x02\x00")
+        assert await whole(stream) == b""
+
+
+async def test_silent_connections_do_not_keep_a_caller_out_and_the_longest_silent_goes_first() -> None:
+    server = HttpServer(hello, places=Places(total=3, share=3))
+    async with listening(server) as address, AsyncExitStack() as stack:
+        silent = []
+        for count in range(1, 4):
+            silent.append(await stack.enter_async_context(await trio.open_tcp_stream(*address)))
+            while len(server.places.held) < count:
+                await trio.lowlevel.checkpoint()
+        assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
+        assert await whole(silent[0]) == b""
+        for still in silent[1:]:
+            await still.send_all(GET)
+            assert bytes(await still.receive_some()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_forty_eight_kept_alive_connections_do_not_refuse_the_next_caller() -> None:
+    async def proven(_: Request) -> Response:
+        return Response(200, b"hello", proven=True)
+
+    server = HttpServer(proven)
+    async with listening(server) as address, AsyncExitStack() as stack:
+        for _ in range(48):
+            stream = await stack.enter_async_context(await trio.open_tcp_stream(*address))
+            await stream.send_all(GET)
+            assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+        assert len(server.places.held) == 48
+        assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_one_network_takes_its_share_and_no_more() -> None:
+    server = HttpServer(never, places=Places(total=3, share=2))
+    async with listening(server) as address, working(server, address, 2):
         assert (await ask(address)).startswith(b"HTTP/1.1 503 ")
+        server.respond = hello
         elsewhere = trio.socket.socket()
         await elsewhere.bind(("127.0.0.2", 0))
         await elsewhere.connect(address)
@@ -112,8 +168,39 @@ async def test_one_silent_address_cannot_hold_all_places() -> None:
             assert (await whole(stream)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_when_even_the_refusals_are_full_a_connection_is_closed_at_once() -> None:
-    server = HttpServer(hello, places=Places(total=0), refusals=Places(total=0))
+async def test_a_lingering_connection_gives_its_place_back() -> None:
+    server = HttpServer(hello, limits=HttpLimits(linger_seconds=60), places=Places(total=1, share=1))
+    async with listening(server) as address, await trio.open_tcp_stream(*address) as lingers:
+        await lingers.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        assert bytes(await lingers.receive_some()).startswith(b"HTTP/1.1 200 ")
+        while not server.places.lingering:
+            await trio.lowlevel.checkpoint()
+        assert not server.places.held
+        async with await trio.open_tcp_stream(*address) as second:  # one more finds no room to linger, and is closed
+            await second.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await whole(second)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_connection_that_was_handed_over_gives_its_place_back() -> None:
+    async def take(_: trio.abc.HalfCloseableStream) -> None:
+        await trio.sleep_forever()
+
+    async def upgrade(_: Request) -> Handover:
+        return Handover(take)
+
+    server = HttpServer(upgrade, places=Places(total=1, share=1))
+    async with listening(server) as address, AsyncExitStack() as stack:
+        for _ in range(5):
+            stream = await stack.enter_async_context(await trio.open_tcp_stream(*address))
+            await stream.send_all(GET)
+            while server.places.held:
+                await trio.lowlevel.checkpoint()
+        server.respond = hello
+        assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_when_too_many_are_being_refused_a_connection_is_closed_at_once() -> None:
+    server = HttpServer(hello, places=Places(total=0), most_refusals=0)
     async with listening(server) as address, await trio.open_tcp_stream(*address) as stream:
         assert await whole(stream) == b""
 
@@ -132,9 +219,10 @@ async def test_two_hundred_connections_at_once_leave_nothing_behind() -> None:
         async with trio.open_nursery() as nursery:
             for stream in streams:
                 nursery.start_soon(one, stream)
-        assert statuses.count(b"200") == server.places.share
+        # The longest silent gave way to the later ones, before or after they had asked.
+        assert statuses.count(b"200") >= server.places.share
         assert set(statuses) <= {b"200", b"503", b""}
-        while server.places.taken or server.refusals.taken:
+        while server.places.held or server.places.lingering or server.refusing:
             await trio.lowlevel.checkpoint()
         assert (await ask(address)).startswith(b"HTTP/1.1 200 ")
 
@@ -187,11 +275,3 @@ async def test_a_fault_of_ours_ends_one_connection_and_is_logged(caplog: pytest.
         assert await ask(address) == b""
         assert await ask(address) == b""
     assert caplog.text.count("a bug ended the connection from 127.0.0.1") == 2
-
-
-def test_a_network_without_connections_is_forgotten() -> None:
-    places = Places()
-    with places.take("192.0.2.1") as granted:
-        assert granted
-        assert places.taken == {"192.0.2.1": 1}
-    assert not places.taken
