@@ -118,7 +118,7 @@ def _http(table: Table) -> HttpConfig:
 def _origin(value: object) -> str:
     origin = text(value)
     if not re.fullmatch(r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?", origin):
-        raise Wrong.found(value, 'an origin as browsers send it, as in "https://serial.example"')
+        raise Wrong.found(value, 'an origin as browsers send it, for example "https://serial.example"')
     return origin
 
 
@@ -161,7 +161,7 @@ def _video_sources(table: Table) -> int:
 
 def _serials(tables: Sequence[Table]) -> tuple[SerialConfig, ...]:
     lines = tuple(_serial(table) for table in tables)
-    _refuse_doubles(tables, "device", [os.path.normpath(line.device) if line.device else None for line in lines])
+    _refuse_duplicates(tables, "device", [os.path.normpath(line.device) if line.device else None for line in lines])
     return lines
 
 
@@ -186,7 +186,7 @@ def _serial(table: Table) -> SerialConfig:
 
 def _managers(tables: Sequence[Table], serials: int) -> tuple[ManagerHardware, ...]:
     managers = tuple(_manager(table, index, serials) for index, table in enumerate(tables))
-    _refuse_doubles(tables, "serial", [manager.serial for manager in managers])
+    _refuse_duplicates(tables, "serial", [manager.serial for manager in managers])
     return managers or one_for_each(serials)
 
 
@@ -205,7 +205,7 @@ def _manager(table: Table, index: int, serials: int) -> ManagerHardware:
     return manager
 
 
-def _refuse_doubles(tables: Sequence[Table], key: str, values: Sequence[K | None]) -> None:
+def _refuse_duplicates(tables: Sequence[Table], key: str, values: Sequence[K | None]) -> None:
     for index, (table, value) in enumerate(zip(tables, values, strict=True)):
         first = values.index(value)
         if value is not None and first < index:
@@ -284,6 +284,8 @@ def _ip_address(found: object) -> str:
 
 
 def _listen_address(found: object) -> tuple[str, int]:
+    # An IPv6 address must be in brackets, or its last group would be taken for the port. A name is not looked up: at
+    # the start there may be no resolver to ask.
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", text(found))
     if match is None or int(match[3]) > 65535:
         raise Wrong.found(found, 'host:port, for example "127.0.0.1:8080" or "[::1]:8080"')

@@ -147,6 +147,7 @@ class Users:
     def _current(self) -> _UserFile:
         look = self._look()
         if look != self._seen:
+            # Taken before the file is read: if it changes meanwhile, the next look differs, and it is read again.
             self._seen = look
             try:
                 self._file = self._read()
@@ -157,6 +158,8 @@ class Users:
         return self._file
 
     def _look(self) -> object:
+        # Cheap enough for each request. The inode changes with every atomic replacement; size and times show an edit in
+        # place, and ctime also a change of the mode, after which the file may not be readable any more.
         try:
             found = self._path.stat()
         except OSError as exc:
@@ -201,8 +204,8 @@ def _written(file: _UserFile, users: Mapping[str, User]) -> bytes:
 
 def _parsed(text: str, realm: str) -> _UserFile:
     lines = [(n, line.rstrip("\r")) for n, line in enumerate(text.split("\n"), 1)]
-    told = [line.removeprefix("realm:") for _, line in lines if _is_realm(line)]
-    realm = told[0] if told else realm
+    realms = [line.removeprefix("realm:") for _, line in lines if _is_realm(line)]
+    realm = realms[0] if realms else realm
     users: dict[str, User] = {}
     kept, complaints = [], []
     for number, line in lines:
@@ -221,7 +224,7 @@ def _parsed(text: str, realm: str) -> _UserFile:
             # Not kept: the second line would come into force when the first one is removed.
             complaints.append((number, f"{user.name} is a duplicate"))
         users.setdefault(user.name, user)
-    return _UserFile(realm, bool(told), users, tuple(kept), tuple(complaints))
+    return _UserFile(realm, bool(realms), users, tuple(kept), tuple(complaints))
 
 
 def _is_realm(line: str) -> bool:
@@ -229,12 +232,13 @@ def _is_realm(line: str) -> bool:
 
 
 def _user(line: str, realm: str) -> User:
-    name, role, told, hashes = (*line.split(":", 3), "", "", "", "")[:4]
+    # An empty field in place of each that is missing: such a line fails the check of its hashes.
+    name, role, own_realm, hashes = (*line.split(":", 3), "", "", "", "")[:4]
     if HASH.fullmatch(hashes) is None:
         raise UserError("is not name:role:realm:MD5:SHA-256, with hashes in lower-case hex")
     _check_name(name)
     if role not in ROLES:
         raise UserError(f"{role!a:.60} is not one of {', '.join(ROLES)}")
-    if told != realm:
-        raise UserError(f"is of realm {told!a:.60}, not {realm!a:.60}: the password has to be set anew")
+    if own_realm != realm:
+        raise UserError(f"is of realm {own_realm!a:.60}, not {realm!a:.60}: the password has to be set anew")
     return User(name, ROLES[role], dict(zip(STORED, hashes.split(":"), strict=True)))

@@ -110,7 +110,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
 
 @pytest.mark.parametrize("origin", ["serial.example", "https://serial.example/", "ftp://x", "https://", "https://a b"])
 def test_an_origin_is_written_as_browsers_send_it(origin: str) -> None:
-    with pytest.raises(config_file.ConfigError, match=r"origins.*as in \"https://serial\.example\""):
+    with pytest.raises(config_file.ConfigError, match=r"origins.*for example \"https://serial\.example\""):
         config_file.parse(f'[http]\norigins = ["{origin}"]\n'.encode())
 
 
