@@ -35,6 +35,6 @@ def make_device(
     from gateway.remote_port.client import RemotePortClient
 
     memory = AtomicFile(config.state_dir / f"remote_port_R{spec.number}_server")
-    keyless = config.remote_port.autoconf_without_key
-    candidates = Candidates(bonjour, spec.number, config.chassis, keyless=keyless, memory=memory)
+    without_key = config.remote_port.autoconf_without_key
+    candidates = Candidates(bonjour, spec.number, config.chassis, without_key=without_key, memory=memory)
     return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], candidates)

@@ -79,16 +79,16 @@ class Memory(Protocol):
 class Candidates:
     """The servers that RemotePort.R# ``index`` may dial; ``chassis`` is ours, ``memory`` holds the last good one.
 
-    AutoConf dials nobody without a key, unless the host allows it (``keyless``).
+    AutoConf dials nobody without a key, unless the host allows it (``without_key``).
     """
 
     def __init__(
-        self, bonjour: Bonjour, index: int, chassis: str, *, keyless: bool, memory: Memory | None = None
+        self, bonjour: Bonjour, index: int, chassis: str, *, without_key: bool, memory: Memory | None = None
     ) -> None:
         self._bonjour = bonjour
         self._index = index
         self._chassis = chassis
-        self._keyless = keyless
+        self._without_key = without_key
         self._memory = memory
         self._remembered = _recall(memory)
         self._loyal_until = -math.inf
@@ -105,7 +105,7 @@ class Candidates:
         """Look for servers while the block runs, where ``settings`` want that."""
         self._paused.clear()  # the key may be another one now
         self._tried.clear()
-        if not (settings.auto_conf and (self._keyless or settings.authentication_key)):
+        if not (settings.auto_conf and (self._without_key or settings.authentication_key)):
             yield
             return
         self._loyal_until = trio.current_time() + _LOYALTY

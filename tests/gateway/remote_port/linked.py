@@ -183,7 +183,7 @@ class Node:
     def dial(self, cable: Cable, key: str = KEY, index: int = 0) -> None:
         """Chain to the server at the other end of the cable."""
         settings = RemotePort(auto_conf=False, authentication_key=key, host=_HOST, port=cable.port)
-        self.dial_with(Candidates(cast("Bonjour", None), index, "", keyless=False), settings, index)
+        self.dial_with(Candidates(cast("Bonjour", None), index, "", without_key=False), settings, index)
 
     def dial_with(self, candidates: Candidates, settings: RemotePort, index: int = 0) -> None:
         """Chain to whichever server ``candidates`` choose."""

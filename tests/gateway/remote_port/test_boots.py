@@ -69,7 +69,7 @@ async def test_ten_boots_bring_the_first_byte_in_time_and_no_wrong_key_to_the_ow
                 owner, middle, far = (Node(key.name, nursery, Bus("P0"), key) for key in keys)
                 for cpu, key in ((far, "key two"), (middle, "key one")):
                     memory = AtomicFile(tmp_path / cpu.name)
-                    candidates = Candidates(around, 0, "", keyless=False, memory=memory)
+                    candidates = Candidates(around, 0, "", without_key=False, memory=memory)
                     cpu.dial_with(candidates, RemotePort(auto_conf=True, authentication_key=key))
                 await middle.serve("key two", port=ports[1])
                 owner.own()

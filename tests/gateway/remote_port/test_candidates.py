@@ -46,8 +46,8 @@ def candidate(number: int, chassis: str = "blade-7", index: int = 0, versions: t
     return Candidate(advert, (f"10.0.0.{number}",), 2500)
 
 
-def candidates(neighbourhood: Neighbourhood, *, keyless: bool = False) -> Candidates:
-    return Candidates(cast("Bonjour", neighbourhood), 0, "blade-7", keyless=keyless)
+def candidates(neighbourhood: Neighbourhood, *, without_key: bool = False) -> Candidates:
+    return Candidates(cast("Bonjour", neighbourhood), 0, "blade-7", without_key=without_key)
 
 
 async def test_without_autoconf_it_is_the_host_that_the_parameters_name() -> None:
@@ -77,7 +77,7 @@ async def test_autoconf_without_a_key_dials_nobody_and_says_so() -> None:
 async def test_the_host_may_allow_autoconf_without_a_key() -> None:
     neighbourhood = Neighbourhood()
     neighbourhood.seen.set((candidate(1),))
-    found = candidates(neighbourhood, keyless=True)
+    found = candidates(neighbourhood, without_key=True)
     keyless = RemotePort(auto_conf=True)
     with found.looking(keyless):
         assert (await found.next(keyless, resuming=False)).host == "10.0.0.1"
@@ -263,7 +263,7 @@ class Kept:
 
 
 def again(neighbourhood: Neighbourhood, kept: Kept) -> Candidates:
-    return Candidates(cast("Bonjour", neighbourhood), 0, "blade-7", keyless=False, memory=kept)
+    return Candidates(cast("Bonjour", neighbourhood), 0, "blade-7", without_key=False, memory=kept)
 
 
 async def first_boot(kept: Kept) -> None:
