@@ -57,6 +57,9 @@ def _add(arguments: argparse.Namespace) -> int:
             raise CommandError(f"{arguments.name} is already a user; use daisyport user passwd to change the password")
         users.add(arguments.name, arguments.role, _password(arguments.name))
     print(f"{arguments.name} may log in as {arguments.role}.")
+    if not arguments.name.isascii():
+        why = "clients that send it as ISO 8859-1 in Digest (python-requests, older browsers) cannot log in"
+        print(f"warning: the name is not ASCII: {why}", file=sys.stderr)
     return 0
 
 

@@ -75,6 +75,8 @@ class Users:
         # A character that would have to be quoted in the file or in a challenge becomes a dash.
         self._file = _UserFile(re.sub(r'[^ -~]|[:"\\]', "-", realm))
         self._seen: object = None
+        self.unreadable: str | None = None
+        """Why the file cannot be read now, so that nobody can log in; None while it can."""
         with _explained(self._path):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._seen = self._look()
@@ -100,6 +102,9 @@ class Users:
     def add(self, name: str, role: str, password: str) -> None:
         """Add a user; raise UserError for one that is there, or for what cannot be a name, role or password."""
         _check_name(name)
+        if found := set(name) & set('"\\'):
+            # Digest has to quote these, and libraries (aiohttp) and clients do it in different ways, or not at all.
+            raise UserError(f"{name!a:.60} cannot be a name: several clients cannot log in with {found.pop()} in it")
         if role not in ROLES:
             raise UserError(f"{role!a:.60} is not one of {', '.join(ROLES)}")
 
@@ -146,15 +151,20 @@ class Users:
 
     def _current(self) -> _UserFile:
         look = self._look()
-        if look != self._seen:
+        if look != self._seen or self.unreadable:
             # Taken before the file is read: if it changes meanwhile, the next look differs, and it is read again.
             self._seen = look
             try:
                 self._file = self._read()
             except OSError as exc:
-                # A user who cannot be looked up must not be let in.
+                # A user who cannot be looked up must not be let in. The reason may pass without a change of the file
+                # (no descriptor was free), so the next caller tries again.
                 self._file = _UserFile(self._file.realm)
-                logger.error("%s cannot be read, so nobody can log in: %s", self._path, exc.strerror)  # noqa: TRY400
+                if self.unreadable != exc.strerror:
+                    logger.error("%s cannot be read, so nobody can log in: %s", self._path, exc.strerror)  # noqa: TRY400
+                self.unreadable = exc.strerror or "unknown error"
+            else:
+                self.unreadable = None
         return self._file
 
     def _look(self) -> object:

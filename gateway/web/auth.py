@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -45,6 +45,8 @@ class Caller:
 
     name: str
     role: Role
+    user: User | None = field(default=None, compare=False, repr=False)
+    """As it was found at the login; None where no login was required."""
 
 
 @final
@@ -80,11 +82,26 @@ class AccessControl:
         if role is Role.OPEN:
             return Caller("", Role.OPEN)
         if not self._users.everyone:
+            if why := self._users.unreadable:
+                told = f"Nobody can log in now, since the file of the users cannot be read: {why}. Try again."
+                raise DeniedError(explain(503, told, ("Retry-After", "1")))
             raise DeniedError(explain(403, _NO_USERS))
         user = self._authenticated(request)
-        caller = Caller(user.name, user.role)
+        caller = Caller(user.name, user.role, user)
         self.require_role(request, caller, role)
         return caller
+
+    def revoked(self, caller: Caller) -> str | None:
+        """Return why an earlier login of a caller is worth nothing any more; None while it still is.
+
+        A file that cannot be read for a moment revokes nobody who is already here.
+        """
+        found = self._users.find(caller.name)
+        if found == caller.user or self._users.unreadable:
+            return None
+        if found is None:
+            return f"the user {caller.name} was removed"
+        return f"the role or the password of {caller.name} was changed"
 
     def require_role(self, request: Request, caller: Caller, role: Role) -> None:
         """Raise DeniedError where the role of an authorized caller is too low for what its request turned out to be.

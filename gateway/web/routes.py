@@ -300,6 +300,7 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
             service,
             Right.READ | writes,
             f"{caller.name} at {request.peer}",
+            lambda: routes.access.revoked(caller),
             bytes_only=offers_binary(request) or (("text", b"1") in pairs(request.query)),
         )
 

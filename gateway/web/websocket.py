@@ -25,6 +25,8 @@ from gateway.web.prefixed_stream import PrefixedStream
 from gateway.web.websocket_handshake import BINARY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_websocket import WebSocketConnection
 
     from gateway.clients.service import Service
@@ -38,6 +40,9 @@ PING_SECONDS = 20.0
 """Between pings."""
 PONG_SECONDS = 20.0
 """From a ping to its answer: an idle client may stay for ever, a dead one may not."""
+
+LOGIN_SECONDS = 0.25
+"""Between looks whether the login still holds."""
 
 _GONE = (ConnectionClosed, LocalProtocolError)
 """Raised by the library where the client is gone, or is going and the library has not noticed yet."""
@@ -55,6 +60,7 @@ async def serve(
     service: Service,
     rights: Right,
     holder: str,
+    revoked: Callable[[], str | None],
     *,
     bytes_only: bool = False,
 ) -> None:
@@ -62,7 +68,8 @@ async def serve(
 
     ``head`` is the request, checked by `websocket_handshake`. Once it is accepted only its port ends it, so that a
     gateway that stops lets it take what waits for it, like any other client. With ``bytes_only`` every message is bytes
-    of the line, text in UTF-8, and no JSON is sent.
+    of the line, text in UTF-8, and no JSON is sent. ``revoked`` returns why the login is worth nothing any more, which
+    ends the client within a second.
     """
     with trio.CancelScope() as scope:
         try:
@@ -74,17 +81,20 @@ async def serve(
                     ws = await request.accept(subprotocol=BINARY if BINARY in request.proposed_subprotocols else None)
                 # The port bounds what follows: it revokes the client's handle when it stops.
                 scope.shield = True
-                await _connect(WebSocketStream(ws, bytes_only=bytes_only), service, rights, holder)
+                await _connect(WebSocketStream(ws, bytes_only=bytes_only), service, rights, holder, revoked)
                 nursery.cancel_scope.cancel()
         except* (*_GONE, trio.TooSlowError):
             pass  # it left during the handshake, or said something while it was told that it must go
 
 
-async def _connect(client: WebSocketStream, service: Service, rights: Right, holder: str) -> None:
+async def _connect(
+    client: WebSocketStream, service: Service, rights: Right, holder: str, revoked: Callable[[], str | None]
+) -> None:
     client.handle = service.serve(client, holder, rights=rights)
     async with trio.open_nursery() as beside:
         beside.start_soon(client.tell)
         beside.start_soon(client.keep)
+        beside.start_soon(client.watch_login, revoked)
         await client.closed.wait()
         beside.cancel_scope.cancel()
     with trio.move_on_after(_CLOSE_SECONDS):
@@ -180,6 +190,15 @@ class WebSocketStream:
             if patience.cancelled_caught and silent >= PONG_SECONDS:
                 self._session.end(f"no answer to a ping within {PONG_SECONDS:g} s")
                 return
+
+    async def watch_login(self, revoked: Callable[[], str | None]) -> None:
+        """End the client's session once its login is revoked."""
+        await self._connected.wait()
+        while True:
+            if (why := revoked()) is not None:
+                self._session.end(why)
+                return
+            await trio.sleep(LOGIN_SECONDS)
 
     async def _next(self) -> str | bytes:
         self._listening_since = trio.current_time()

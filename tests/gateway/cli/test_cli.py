@@ -277,3 +277,17 @@ async def test_a_second_daemon_on_the_same_state_is_refused(config: Path) -> Non
             assert "in use by another daisyport" in second.stderr
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 0
+
+
+def test_a_name_that_clients_cannot_send_is_refused_and_one_that_is_not_ascii_is_warned_of(config: Path) -> None:
+    def add(name: str) -> subprocess.CompletedProcess[str]:
+        return daisyport("user", "add", name, "--role", "viewer", "--config", config, stdin="secret\n")
+
+    for name in ("CORP\\anna", 'an"na', "an:na"):
+        refused = add(name)
+        assert refused.returncode == 1
+        assert "cannot be a name" in refused.stderr
+    warned = add("järvi")
+    assert warned.returncode == 0
+    assert "the name is not ASCII: clients that send it as ISO 8859-1 in Digest" in warned.stderr
+    assert add("anna").stderr == ""

@@ -203,3 +203,19 @@ def test_any_file_is_read_and_what_is_written_of_it_reads_the_same(text: str) ->
     again = _parsed(_written(book, book.users).decode(errors="surrogateescape"), "other")
     assert (again.realm, again.users, again.kept) == (book.realm, book.users, book.kept)
     assert len(again.complaints) == len([line for line in book.kept if not line.startswith("#")])
+
+
+@pytest.mark.parametrize("name", ["CORP\\anna", 'an"na', "an:na"])
+def test_a_name_that_clients_cannot_send_is_refused_and_says_so(tmp_path: Path, name: str) -> None:
+    users = Users(tmp_path)
+    with pytest.raises(UserError, match="cannot be a name"):
+        users.add(name, "viewer", "secret")
+    assert not users.everyone
+
+
+def test_a_user_of_such_a_name_who_is_there_already_stays(tmp_path: Path) -> None:
+    users = Users(tmp_path)
+    users.add("CORP-anna", "viewer", "secret")
+    path = tmp_path / "users"
+    path.write_text(path.read_text().replace("CORP-anna", "CORP\\anna"))
+    assert users.find("CORP\\anna") is not None

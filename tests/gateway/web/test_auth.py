@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import logging
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from gateway.state import atomic_file
 from gateway.state.store import Published
 from gateway.state.users import Users
 from gateway.tasks.watch import Cell
@@ -275,6 +278,42 @@ async def test_a_login_that_was_not_offered_is_told_so_whatever_the_accounts_say
     for _ in range(20):
         gate.ask(digest(gate.refused(), "admin", "guess"))
     assert gate.refused(basic("admin")).status == 401
+
+
+async def test_a_users_file_that_cannot_be_read_once_shuts_nobody_out_for_longer(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.use(Policy.BASIC)
+    caller = gate.ask(basic("admin"))
+    assert isinstance(caller, Caller)
+
+    def no_descriptor(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic_file, "read", no_descriptor)
+        os.utime(tmp_path / "users", (1, 1))
+        for _ in range(3):
+            refused = gate.refused(basic("admin"))
+            assert refused.status == 503
+            assert b"the file of the users cannot be read: Too many open files" in refused.body
+        assert gate.access.revoked(caller) is None
+    assert gate.ask(basic("admin")) == caller
+    assert caplog.text.count("cannot be read") == 1
+
+
+async def test_a_login_is_revoked_by_a_removal_and_by_another_role_or_password(users: Users, gate: Gate) -> None:
+    gate.use(Policy.BASIC)
+    caller = gate.ask(basic("operator"))
+    assert isinstance(caller, Caller)
+    assert gate.access.revoked(caller) is None
+    users.add("late", "viewer", "x")
+    assert gate.access.revoked(caller) is None
+    users.set_password("operator", "other")
+    assert gate.access.revoked(caller) == "the role or the password of operator was changed"
+    users.remove("operator")
+    assert gate.access.revoked(caller) == "the user operator was removed"
+    assert gate.refused(basic("operator", "other")).status == 401
 
 
 async def test_a_right_password_for_another_target_is_told_so_and_is_no_guess(gate: Gate) -> None:

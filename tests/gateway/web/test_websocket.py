@@ -27,6 +27,7 @@ from gateway.clients.service import Service
 from gateway.port.bus import Bus
 from gateway.port.rights import Right
 from gateway.port.router import Router
+from gateway.state.users import Users
 from gateway.web import websocket
 from gateway.web.message import Request
 from gateway.web.websocket_handshake import replayed
@@ -443,6 +444,35 @@ async def test_a_client_that_knows_bytes_only_gets_nothing_else(
         assert heard == every_byte
 
 
+@pytest.mark.parametrize("change", ["removed", "another password", "another role"])
+async def test_a_user_who_is_removed_or_changed_loses_the_web_socket_within_a_second(
+    tmp_path: Path, change: str
+) -> None:
+    async with (
+        gateway_with_basic(tmp_path) as gateway,
+        browser(gateway) as page,
+        browser(gateway, user="admin") as other,
+    ):
+        await page.told("port")
+        users = Users(gateway.config.state_dir)
+        if change == "another password":
+            users.set_password("operator", "another")
+        else:
+            users.remove("operator")
+            if change == "another role":
+                users.add("operator", "viewer", PASSWORD)
+        begun = trio.current_time()
+        why = (
+            "the user operator was removed"
+            if change == "removed"
+            else "the role or the password of operator was changed"
+        )
+        assert await page.end() == (1001, why)
+        assert trio.current_time() - begun < 1
+        await other.send(b"still here")
+        assert await gateway.lines[0].hear(10) == b"still here"
+
+
 async def test_other_subprotocols_are_not_chosen_and_json_goes_on(tmp_path: Path) -> None:
     async with gateway_with_basic(tmp_path) as gateway, terminal(gateway, "?text=0", ("wsSerial", "BINARY")) as page:
         assert page.ws.subprotocol is None
@@ -473,7 +503,7 @@ async def served(bus: Bus, head: bytes = b"") -> AsyncIterator[tuple[trio.abc.Ha
     near, far = memory_stream_pair()
     async with trio.open_nursery() as nursery:
         service = Service("P0", Router({"P0": bus}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
-        nursery.start_soon(websocket.serve, near, head, service, BOTH, "somebody")
+        nursery.start_soon(websocket.serve, near, head, service, BOTH, "somebody", lambda: None)
         yield far, service
     assert not service.handle.children
 
@@ -544,7 +574,7 @@ async def test_where_the_service_was_closed_meanwhile_the_page_is_told(autojump_
         async with trio.open_nursery() as nursery:
             service = Service("P0", Router({"P0": Bus("P0")}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
             service.revoke("the port manager failed")
-            nursery.start_soon(websocket.serve, near, b"", service, BOTH, "somebody")
+            nursery.start_soon(websocket.serve, near, b"", service, BOTH, "somebody", lambda: None)
             ws = await wrap_client_stream(nursery, cast("trio.SocketStream", far), "host", "/")
             assert await Browser(ws).end() == (1001, "the port takes no more clients")
 
@@ -573,7 +603,7 @@ async def test_a_greeting_that_nobody_takes_is_given_up(autojump_clock: MockCloc
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             service = Service("P0", Router({"P0": Bus("P0")}).grant("P0", BOTH, "WebSocket"), Right.TCP, nursery)
-            await websocket.serve(near, HEAD, service, BOTH, "somebody")
+            await websocket.serve(near, HEAD, service, BOTH, "somebody", lambda: None)
     assert trio.current_time() < 10
     await far.aclose()
 
