@@ -146,15 +146,13 @@ class Authenticator:
 
         ``method`` and ``target`` are the request's, as sent. The comparison takes the same time for all wrong ones.
         """
-        match given:
-            case _ if not self.offers(given, schemes):
-                return Verdict.UNWANTED
-            case BasicCredentials():
-                proof = stored_hash(Algorithm.SHA256, given.name, self.realm, given.password)
-                right = _same(proof, (stored or {}).get(Algorithm.SHA256, self._nobody))
-                return Verdict.ACCEPTED if right else Verdict.WRONG
-            case DigestCredentials():
-                return self._check_digest(given, stored or {}, method, target, now)
+        if not self.offers(given, schemes):
+            return Verdict.UNWANTED
+        if isinstance(given, DigestCredentials):
+            return self._check_digest(given, stored or {}, method, target, now)
+        proof = stored_hash(Algorithm.SHA256, given.name, self.realm, given.password)
+        right = _same(proof, (stored or {}).get(Algorithm.SHA256, self._nobody))
+        return Verdict.ACCEPTED if right else Verdict.WRONG
 
     def offers(self, given: Credentials, schemes: Sequence[Scheme]) -> bool:
         """Return whether credentials are of a scheme and hash that is offered."""

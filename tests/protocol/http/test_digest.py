@@ -440,3 +440,35 @@ def test_any_bytes_are_credentials_that_are_not_accepted_or_none(head: bytes, he
 def test_credentials_that_are_printed_show_no_secret() -> None:
     assert "hunter2" not in repr(BasicCredentials("root", "hunter2"))
     assert "abc" not in repr(DigestCredentials("root", "n", "/", "abc", Algorithm.MD5, None, None))
+
+
+# A nonce that vouches
+
+
+def credentials(nonce: str, **more: Any) -> BasicCredentials | DigestCredentials:
+    given = parse_credentials(digest_header(nonce, **more))
+    assert given is not None
+    return given
+
+
+def test_a_nonce_vouches_for_the_name_that_it_proved_and_for_no_other() -> None:
+    digest = authenticator()
+    nonce = fresh_nonce(digest)
+    assert not digest.vouches(credentials(nonce))
+    assert judged(digest, digest_header(nonce)) is Verdict.ACCEPTED
+    assert digest.vouches(credentials(nonce, count=2))
+    assert not digest.vouches(credentials(nonce, name="other"))
+    assert not digest.vouches(credentials(fresh_nonce(digest, random=b"another1")))
+    assert not digest.vouches(BasicCredentials("root", "pass"))
+
+
+def test_eight_wrong_proofs_end_a_nonce_s_vouching_and_its_counts_go_on() -> None:
+    digest = authenticator()
+    nonce = fresh_nonce(digest)
+    assert judged(digest, digest_header(nonce)) is Verdict.ACCEPTED
+    for _ in range(8):
+        assert digest.vouches(credentials(nonce))
+        assert judged(digest, digest_header(nonce, password="guess")) is Verdict.WRONG
+    assert not digest.vouches(credentials(nonce))
+    assert judged(digest, digest_header(nonce, count=2)) is Verdict.ACCEPTED
+    assert not digest.vouches(credentials(nonce))

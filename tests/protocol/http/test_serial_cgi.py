@@ -220,3 +220,9 @@ def test_only_raw_bytes_are_no_text() -> None:
 
 def test_an_error_is_named_as_one() -> None:
     assert error_answer("nothing to do") == b"Error:\nnothing to do\n"
+
+
+def test_a_body_that_is_no_form_is_refused_with_the_form_that_is_read() -> None:
+    with pytest.raises(CgiError, match="a body of application/json is not read"):
+        serial_request(b"write=00", b'{"read": 1}', "application/json")
+    assert serial_request(b"", b"write=00", "application/json").output == b"\0"
