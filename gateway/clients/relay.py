@@ -25,7 +25,6 @@ import trio
 
 from gateway.clients.streams import MESSAGE_LIMIT, TooLong
 from gateway.port.line import PortDown
-from gateway.port.log import PortLogger
 from gateway.port.router import Revoked
 
 if TYPE_CHECKING:
@@ -140,7 +139,6 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
 
 
 async def _pump(stream: Stream, session: Session) -> None:
-    log = PortLogger(logger, session.port)
     write = session.write if stream.exact else session.transfer
     refused = False
     while True:
@@ -151,10 +149,12 @@ async def _pump(stream: Stream, session: Session) -> None:
             await write(data)
             refused = False
         except TooLong:
-            log.warning("%s: a packet over %d bytes is dropped", session.holder, MESSAGE_LIMIT)
+            what = "%s: a packet over %d bytes is dropped"
+            session.events.log(logging.WARNING, "packets that are too long", what, session.holder, MESSAGE_LIMIT)
         except PortDown as exc:
             if not refused:  # once an outage, or a client that goes on sending fills the log
-                log.warning("%s: what it sends is dropped: %s", session.holder, exc)
+                what = "%s: what it sends is dropped: %s"
+                session.events.log(logging.WARNING, "writes refused", what, session.holder, exc)
             refused = True
         except Revoked:
             return

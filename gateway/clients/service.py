@@ -132,7 +132,7 @@ class Service:
     def refuse(self, stream: Stream, holder: str, why: str) -> None:
         """Close the connection of a client that is not to be served."""
         self.refused += 1
-        self._logger.warning("%s refused: %s", holder, why)
+        self.handle.events.log(logging.WARNING, "clients refused", "%s refused: %s", holder, why)
         stream.close()
 
     def revoke(self, why: str) -> None:
@@ -140,7 +140,7 @@ class Service:
         self.handle.revoke(why)
 
     async def _run(self, client: Handle, stream: Stream, ended: trio.Event) -> None:
-        self._logger.info("%s connected", client.holder)
+        self.handle.events.log(logging.INFO, "clients connected", "%s connected", client.holder)
         why = "a bug ended it"
         try:
             session = client.open(self._write & client.rights)
@@ -156,7 +156,7 @@ class Service:
             self._addresses.pop(client, None)
             self._dialled = {end: other for end, other in self._dialled.items() if other is not client}
             ended.set()
-            self._logger.info("%s gone: %s", client.holder, why)
+            self.handle.events.log(logging.INFO, "clients gone", "%s gone: %s", client.holder, why)
 
 
 def _why_gone(session: Session) -> str:

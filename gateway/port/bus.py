@@ -19,6 +19,7 @@ import trio
 
 from gateway.port.line import PortDown
 from gateway.port.log import PortLogger
+from gateway.tasks.event_log import EventLog
 from gateway.tasks.watch import Cell
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Bus:
         self._ends: dict[object, Callable[[str], None]] = {}
         """How to end the session of a reader that fails."""
         self._logger = PortLogger(logger, name)
+        self.events = EventLog(self._logger)
+        """The log of events at this port that a client or a peer can repeat at will."""
         self._line: Line | None = None
         self.state = Cell(PortStatus("the port has not been opened yet"))
         """Changes when the device comes or goes, when its settings change, and when a reader is cut."""
@@ -132,6 +135,10 @@ class Bus:
         """Take note that ``count`` bytes of the line never came (0: nobody knows how many)."""
         self.missed += count
         self.gaps += 1
+        size = f"{count} bytes" if count else "an unknown number of bytes"
+        self.events.log(
+            logging.WARNING, "gaps in the line", "%s of the line are missing: %s", size, reason.name.lower()
+        )
         readers = iter(self._gap_readers)
         while True:
             try:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from gateway.port.bus import Bus, PortStatus
     from gateway.port.line import Hold, Line, ModemLines, Reply
+    from gateway.tasks.event_log import EventLog
     from gateway.tasks.watch import Cell
 
 __all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Router", "Session"]
@@ -138,6 +139,11 @@ class Handle:
             self._parent._children.pop(self, None)
 
     @property
+    def events(self) -> EventLog:
+        """The log of events at the port that a client can repeat at will."""
+        return self._bus.events
+
+    @property
     def session(self) -> Session | None:
         """The session that was opened with it, if one was."""
         return self._session
@@ -206,6 +212,11 @@ class Session:
     def port(self) -> str:
         """The port manager, as ``P0``."""
         return self._bus.name
+
+    @property
+    def events(self) -> EventLog:
+        """The log of events at the port that a client can repeat at will."""
+        return self._bus.events
 
     @property
     def state(self) -> Cell[PortStatus]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -196,3 +197,17 @@ async def test_a_gap_of_unknown_size_is_counted_as_a_gap() -> None:
     bus.miss(0, Reason.RESTARTED)
     bus.miss(7, Reason.OVERFLOW)
     assert (bus.gaps, bus.missed) == (2, 7)
+
+
+async def test_gaps_in_a_line_are_logged_and_a_flood_of_them_is_counted(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    bus = Bus("P0")
+    bus.miss(0, Reason.RESTARTED)
+    for _ in range(5000):
+        bus.miss(3, Reason.OVERFLOW)
+    assert caplog.messages == [
+        "P0 an unknown number of bytes of the line are missing: restarted",
+        *["P0 3 bytes of the line are missing: overflow"] * 9,
+    ]
+    assert (bus.gaps, bus.missed) == (5001, 15000)
