@@ -6,6 +6,7 @@ import os
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
 from tests.hostile import peer as wire
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.hostile.siege import Siege
+
+pytestmark = pytest.mark.long  # it measures time, so nothing else may run beside it
 
 SECONDS = 4.0
 """How long an attack lasts."""

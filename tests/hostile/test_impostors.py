@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
 from tests.helpers import lines
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.hostile.siege import Siege
     from tests.netns import Host
+
+pytestmark = pytest.mark.long  # it measures time, so nothing else may run beside it
 
 CLONED = wire.Node(b"a cloned image.." * 2)
 
