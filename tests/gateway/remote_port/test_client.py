@@ -81,7 +81,7 @@ async def test_a_flipped_bit_is_never_delivered_and_the_session_goes_on(way: str
 async def test_a_peer_that_falls_silent_is_left_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"_QUIET": 0.1, "_SILENT": 0.2, "_LOOK": 0.05}.items():
         monkeypatch.setattr(link, name, seconds)
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with chained() as ((owner, far), (cable,)):
             client = far.connect(Right.TCP)
             cable.freeze()
