@@ -70,7 +70,7 @@ _PARKED: Final = 60.0
 @final
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What all port managers of this host have in common; ``node`` is its key pair."""
+    """The parts of this host that all port managers share; ``node`` is its key pair."""
 
     config: Config
     node: NodeKey

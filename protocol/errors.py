@@ -1,4 +1,4 @@
-"""The errors that the sans-IO rooms raise.
+"""The errors that the sans-IO modules raise.
 
 Nothing here knows of sockets, files or tasks: an error says what was wrong and what would be right,
 and whoever called decides where its sender looks for it.

@@ -62,7 +62,7 @@ class _Voice(NamedTuple):
 @final
 @dataclass(frozen=True, slots=True)
 class _Situation:
-    """What is wanted, and what the host has for it. ``looks`` grows with every wish to look anew."""
+    """The wishes of our ports, and the means that the host has. ``looks`` grows with every wish to look anew."""
 
     adverts: tuple[tuple[Advert, int], ...] = ()
     browsers: int = 0
@@ -97,7 +97,7 @@ class _Situation:
 @final
 @dataclass(eq=False)
 class _Link:
-    """What is known of a link that we speak on."""
+    """A link that we speak on, as far as it is known."""
 
     state: str = ""
     """``up``, or why it cannot be; nothing before that is known."""

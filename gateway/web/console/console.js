@@ -120,7 +120,7 @@ function driverErrors(counters) {
   return { "Line errors": errors.map(([name, count]) => `${count} ${name.replace("_", " ")}`).join(", ") };
 }
 
-// What should run and does not, and what the device refused: listeners, doors, links of the chain.
+// What should run and does not, and what the device refused: listeners, services, links of the chain.
 function troubled(now) {
   const services = Object.entries(now.services).filter(([, state]) => !["up", now.reason].includes(state));
   return Object.fromEntries([...services, ...Object.entries(now.settings_refused ?? {})]);
