@@ -253,6 +253,28 @@ async def test_a_queue_is_counted_exactly_while_the_client_takes_it_in_pieces() 
     assert peer.got == said
 
 
+async def test_small_pieces_that_wait_are_joined_behind_the_one_that_may_be_on_its_way() -> None:
+    @dataclass
+    class Noting(Narrow):
+        tried: list[bytes] = field(default_factory=list)
+
+        def send_nowait(self, data: bytes) -> int:
+            self.tried.append(data)
+            return super().send_nowait(data)
+
+    peer = Noting()
+    outbox = Outbox(peer, lambda: pytest.fail("there is room"))
+    async with trio.open_nursery() as nursery:
+        for piece in (b"first", b"second", b"third", b"fourth", bytes(4090)):
+            outbox.deliver(piece)
+        assert peer.tried == [b"first"]  # nothing is offered past what waits
+        peer.make_room(8192)
+        nursery.start_soon(outbox.drain)
+        await blocked()
+        nursery.cancel_scope.cancel()
+    assert peer.tried[1:] == [b"first", b"secondthirdfourth", bytes(4090)]
+
+
 async def test_a_queue_of_tiny_pieces_costs_little_more_than_its_bytes() -> None:
     outbox = Outbox(Narrow(), lambda: pytest.fail("there is room"))
     tracemalloc.start()
