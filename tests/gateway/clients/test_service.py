@@ -226,6 +226,29 @@ async def test_a_thousand_comings_and_goings_leave_no_descriptor_behind() -> Non
         assert len(os.listdir("/proc/self/fd")) == before
 
 
+async def test_clients_that_hammer_do_not_fill_the_log_and_are_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    bus, _ = narrow_port(NarrowTty())
+    async with open_service(bus) as service:
+        service.update_policy(AddressList.parse("192.0.2.*"), 0)
+        for number in range(200):
+            stranger, far = pair()
+            assert not service.admit(stranger, f"198.51.100.{number % 2}:{number}", "198.51.100.1")
+            far.close()
+            client, far = pair()
+            far.close()
+            assert service.admit(client, f"192.0.2.1:{number}", "192.0.2.1")
+            while service.handle.children:
+                await trio.lowlevel.checkpoint()
+                for handle in service.handle.children:
+                    handle.revoke("next")
+    for what in ("refused: its address", " connected", " gone: "):
+        assert sum(what in message for message in caplog.messages) == 10
+    assert service.refused == 200
+
+
 # The port's own connection ----------------------------------------------------------------------------------
 
 

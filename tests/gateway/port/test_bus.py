@@ -28,6 +28,7 @@ class Ear:
 
 async def test_every_reader_gets_the_very_same_bytes_object() -> None:
     bus, ears = Bus("P0"), [Ear() for _ in range(3)]
+    assert bus.name == "P0"
     for ear in ears:
         bus.attach(ear.take)
     said = bytes(range(200))
@@ -181,15 +182,33 @@ async def test_a_reader_that_raises_is_ended_and_all_others_hear_everything(fail
     assert (bus.received, bus.gaps) == (gaps.count(False), gaps.count(True))
 
 
-async def test_a_failing_reader_is_logged_with_its_port(caplog: pytest.LogCaptureFixture) -> None:
-    bus, brittle = Bus("P3"), Brittle(1)
+async def test_a_reader_that_was_detached_leaves_nothing_to_end() -> None:
+    bus, brittle = Bus("P0"), Brittle(1)
+    bus.attach(brittle.take, brittle.ended.append)
+    bus.detach(brittle.take)
+    bus.attach_for_gaps(brittle.miss, brittle.ended.append)
+    bus.detach_for_gaps(brittle.miss)
     bus.attach(brittle.take)
     bus.deliver(b"x")
-    bus.deliver(b"y")
-    assert brittle.heard == [b"x"]
-    (record,) = caplog.records
-    assert record.exc_info is not None
-    assert vars(record)["port"] == "P3"
+    second = Brittle(1)
+    bus.attach_for_gaps(second.miss, second.ended.append)
+    bus.detach_for_gaps(second.miss)
+    bus.attach_for_gaps(second.miss)
+    bus.miss(1, Reason.OVERFLOW)
+    assert (brittle.heard, second.heard) == ([b"x"], [(1, Reason.OVERFLOW)])
+    assert (brittle.ended, second.ended) == ([], [])
+
+
+async def test_a_failing_reader_is_logged_with_its_port(caplog: pytest.LogCaptureFixture) -> None:
+    bus, brittle, deaf = Bus("P3"), Brittle(1), Brittle(1)
+    bus.attach(brittle.take)
+    bus.attach_for_gaps(deaf.miss)
+    for _ in range(2):
+        bus.deliver(b"x")
+        bus.miss(1, Reason.OVERFLOW)
+    assert (brittle.heard, deaf.heard) == ([b"x"], [(1, Reason.OVERFLOW)])
+    faults = [record for record in caplog.records if record.exc_info is not None]
+    assert [vars(record)["port"] for record in faults] == ["P3", "P3"]
 
 
 async def test_a_gap_of_unknown_size_is_counted_as_a_gap() -> None:
