@@ -15,7 +15,7 @@ from gateway.remote_port import session as remote_session
 from protocol.errors import RemoteProtocolError
 from protocol.link import cpace, guesses
 from protocol.link.advert import Advert
-from protocol.link.connection import CHANNELS, TRANSITIONS, Connection, State
+from protocol.link.connection import CHANNELS, CLOSES, TRANSITIONS, Connection, State
 from protocol.link.frames import FRAMES
 from protocol.link.handshake import VERSIONS, Acceptor, Initiator, key_point
 from protocol.link.identity import NodeKey
@@ -175,6 +175,39 @@ def test_the_document_shows_every_transition() -> None:
     }
     assert shown == code
     assert {state for state, *_ in shown} | {"CLOSED"} == {state.name for state in State}
+
+
+def test_the_documents_diagram_is_drawn_from_the_table() -> None:
+    drawn = re.search(r"```mermaid\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert drawn is not None
+    shown = {
+        (state, said[0], frame, to)
+        for state, to, label in re.findall(r"^    (\w+) --> (\w+) : (.*)$", drawn[1], re.MULTILINE)
+        for said in label.split(" / ")
+        for frame in said[2:].split(", ")
+    }
+    code = {
+        (state.name, PARTIES[party.value], rows("### Frame types")[kind.code], to.name)
+        for state, moves in TRANSITIONS.items()
+        for (party, kind), to in moves.items()
+    }
+    assert shown == code
+
+
+def test_the_document_says_of_each_close_whether_each_side_may_say_it() -> None:
+    may: dict[int, set[str]] = {reason.value: set() for reason in CloseReason}
+    for party, states in CLOSES.items():
+        for reason in frozenset[CloseReason]().union(*states.values()):
+            may[reason.value].add(PARTIES[party.value])
+    words = {"either": {"A", "B"}, "nobody": set[str]()}
+    for number, _, who in (row[:3] for row in table("### Close reasons")):
+        shown = words.get(who.split()[0].strip(",:"), set(re.findall(r"(?:^|; )([AB])\b", who)))
+        assert shown == may[int(number)], who
+
+
+def test_the_documents_prose_fits_a_screen() -> None:
+    prose = [line for line in DOCUMENT.splitlines() if not line.startswith(("|", "    "))]
+    assert max(map(len, prose)) <= 120
 
 
 def test_the_document_shows_who_says_what_on_which_channel() -> None:

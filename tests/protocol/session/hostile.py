@@ -57,8 +57,11 @@ class Choices:
         return options[self.below(len(options))]
 
     def number(self, near: int) -> int:
-        """A number of a stream: mostly near where that is, else one that nobody expects."""
-        if self.below(4):
+        """A number of a stream: mostly where that is or near it, else one that nobody expects."""
+        what = self.below(8)
+        if what > 3:
+            return near
+        if what:
             return min(2**64 - 1, max(0, near + self.below(9) - self.below(5)))
         return self.pick(EXTREMES)
 

@@ -411,9 +411,10 @@ class World:
         self.lies += 1
         if session is None or not session.attached or session not in node.register:
             at = FAR if self.far else 0
+            number = self.lies if choices.below(8) else choices.number(0) % LIMIT
             line, ptz, tcp, cgi = (Position(choices.number(at) % LIMIT, choices.number(0) % LIMIT) for _ in Channel)
             again = NO_SESSION if session is None else session.id
-            opening = Open(again, 1 + choices.below(9) * self.lies, 0, (line, ptz, tcp, cgi))
+            opening = Open(again, number, 0, (line, ptz, tcp, cgi))
             outcome = node.register.admit(LIAR, opening, fresh(16, "liar", self.unique()), node.state)
             node.ended(outcome.ended)
             if not isinstance(outcome, Refused):
