@@ -40,10 +40,10 @@ PATIENCE = 10_000
 
 
 async def visit(gateway: Gateway, look: Callable[[Page], None], user: str = "admin", **how: Any) -> None:
-    """Log in to the page as ``user`` and ``look`` at it, in a thread; Chromium must complain of nothing."""
+    """Log in to the page as ``user`` and ``look`` at it, in a thread; Chromium must report nothing."""
     login = {"username": user, "password": PASSWORD}
-    complaints = await trio.to_thread.run_sync(_visit, gateway, look, {"http_credentials": login} | how)
-    assert complaints == []
+    errors = await trio.to_thread.run_sync(_visit, gateway, look, {"http_credentials": login} | how)
+    assert errors == []
 
 
 def _visit(gateway: Gateway, look: Callable[[Page], None], how: dict[str, Any]) -> list[str]:
@@ -51,13 +51,13 @@ def _visit(gateway: Gateway, look: Callable[[Page], None], how: dict[str, Any]) 
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_context(base_url=f"http://127.0.0.1:{gateway.http_port}", **how).new_page()
         page.set_default_timeout(PATIENCE)
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto("/")
         look(page)
         browser.close()
-    return complaints
+    return errors
 
 
 def shows(page: Page, selector: str, text: str) -> None:
@@ -289,5 +289,5 @@ async def test_when_the_gateway_stops_the_page_says_so(tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with running_gateway(tmp_path) as gateway:
             login = {"username": "admin", "password": PASSWORD}
-            complaints = await trio.to_thread.run_sync(_visit, gateway, look, {"http_credentials": login})
-            assert [why for why in complaints if "ERR_CONNECTION" not in why] == []
+            errors = await trio.to_thread.run_sync(_visit, gateway, look, {"http_credentials": login})
+            assert [why for why in errors if "ERR_CONNECTION" not in why] == []

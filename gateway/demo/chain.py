@@ -52,12 +52,17 @@ class Chain:
     def text(self) -> str:
         """Return the text to show at the start: the addresses, the login, and the commands to paste."""
         login = self.owner.login
+        addresses = "".join(
+            f"  {cpu.name:7} http://{cpu.host}:{cpu.http_port}  TCP {cpu.host}:{cpu.tcp_ports[0]}"
+            f"  PTZ {cpu.ptz_socket}\n"
+            for cpu in self.cpus
+        )
         return f"""\
 A simulated PTZ camera (VISCA and Pelco-D) is on {self.owner.devices[0]}, and a chain of three CPUs shares its line:
 the owner has the line, the middle CPU is chained to the owner, and the far CPU to the middle one.
 Everything runs on this machine only, and is removed when you press Ctrl-C.
 
-{"".join(map(_addresses, self.cpus))}
+{addresses}
   user {login.user}, password {login.password} (for this run)
 
 Paste these commands into another terminal; what the camera receives is shown here:
@@ -66,12 +71,6 @@ Paste these commands into another terminal; what the camera receives is shown he
 These go to the far CPU, two links away from the camera:
 
 {_shown(afar(self.far))}"""
-
-
-def _addresses(cpu: Cpu) -> str:
-    return (
-        f"  {cpu.name:7} http://{cpu.host}:{cpu.http_port}  TCP {cpu.host}:{cpu.tcp_ports[0]}  PTZ {cpu.ptz_socket}\n"
-    )
 
 
 def _shown(examples: Iterable[Example]) -> str:

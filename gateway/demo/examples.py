@@ -92,8 +92,6 @@ def _python(family: str, address: object, data: bytes) -> str:
         f"import socket; s = socket.socket(socket.{family}); s.connect({address!r}); "
         f"s.sendall(bytes.fromhex('{data.hex()}')); s.shutdown(1); print(s.makefile('rb').read().hex(' '))"
     )
-    return f"{shlex.quote(python)} -c {_double_quoted(talk)}"
-
-
-def _double_quoted(text: str) -> str:
-    return '"' + re.sub(r'([$`"\\])', r"\\\1", text) + '"'
+    # In double quotes, because Python's own text has single ones.
+    quoted = re.sub(r'([$`"\\])', r"\\\1", talk)
+    return f'{shlex.quote(python)} -c "{quoted}"'

@@ -57,7 +57,9 @@ class Traffic:
                 await self._speak(stop)
                 disturbance.cancel_scope.cancel()
             with trio.move_on_after(_REST):
-                await self._arrival()
+                while any(way.on_the_way for way in self._ways):
+                    self._heard = trio.Event()
+                    await self._heard.wait()
             nursery.cancel_scope.cancel()
         show(self.text())
 
@@ -79,11 +81,6 @@ class Traffic:
                 await end.send_all(way.next(_LINES))
             with trio.move_on_after(_PAUSE):
                 await stop.wait()
-
-    async def _arrival(self) -> None:
-        while any(way.on_the_way for way in self._ways):
-            self._heard = trio.Event()
-            await self._heard.wait()
 
     async def _hear(self, end: trio.abc.ReceiveStream, way: Numbers) -> None:
         while data := await end.receive_some():

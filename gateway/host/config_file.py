@@ -57,10 +57,10 @@ def load(path: str | os.PathLike[str]) -> Config:
 
 def parse(data: bytes) -> Config:
     """Return the configuration in this content of a file. Raises ConfigError with all its errors."""
-    complaints: list[str] = []
-    config = _config(Table(_toml(data), complaints))
-    if complaints:
-        raise ConfigError(complaints)
+    errors: list[str] = []
+    config = _config(Table(_toml(data), errors))
+    if errors:
+        raise ConfigError(errors)
     return config
 
 
@@ -110,7 +110,7 @@ def _http(table: Table) -> HttpConfig:
         trusted_proxies=table.take("trusted_proxies", _address_list, HttpConfig().trusted_proxies),
     )
     if "tls_key" in table and "tls_certificate" not in table:
-        table.complain("tls_key", "requires tls_certificate; name the certificate's file too")
+        table.add_error("tls_key", "requires tls_certificate; name the certificate's file too")
     table.refuse_the_rest()
     return http
 
@@ -133,7 +133,7 @@ def _address_list(value: object) -> AddressList:
 def _tcp(table: Table) -> TcpConfig:
     tcp = TcpConfig(bind=table.take("bind", listed(_ip_address), TcpConfig().bind))
     if not tcp.bind:
-        table.complain("bind", 'must not be empty; ["127.0.0.1"] is for this machine only')
+        table.add_error("bind", 'must not be empty; ["127.0.0.1"] is for this machine only')
     table.refuse_the_rest()
     return tcp
 
@@ -168,7 +168,7 @@ def _serials(tables: Sequence[Table]) -> tuple[SerialConfig, ...]:
 def _serial(table: Table) -> SerialConfig:
     device = table.take("device", _device, "")
     if "device" not in table:
-        table.complain("device", 'missing; name the serial device, for example "/dev/ttyUSB0"')
+        table.add_error("device", 'missing; name the serial device, for example "/dev/ttyUSB0"')
     bias = table.take("bias", _bias_command, ())
     hardware = SerialHardware(
         modes=table.take("modes", _modes, SerialHardware().modes),
@@ -179,7 +179,7 @@ def _serial(table: Table) -> SerialConfig:
     )
     for key, there in (("termination", hardware.termination), ("bias", hardware.bias)):
         if there and not RS485_MODES.intersection(hardware.modes):
-            table.complain(key, "requires RS485, RS485_4 or RS422 among the modes")
+            table.add_error(key, "requires RS485, RS485_4 or RS422 among the modes")
     table.refuse_the_rest()
     return SerialConfig(device, hardware, bias)
 
@@ -209,7 +209,7 @@ def _refuse_duplicates(tables: Sequence[Table], key: str, values: Sequence[K | N
     for index, (table, value) in enumerate(zip(tables, values, strict=True)):
         first = values.index(value)
         if value is not None and first < index:
-            table.complain(key, f"{shown(value)} is already used by {tables[first].where}")
+            table.add_error(key, f"{shown(value)} is already used by {tables[first].where}")
 
 
 def _algorithm(found: object) -> Algorithm:

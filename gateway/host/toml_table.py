@@ -114,10 +114,10 @@ class Table:
     never silently ignored. ``where`` is the path of the table in the file.
     """
 
-    def __init__(self, found: Mapping[str, object], complaints: list[str], where: str = "") -> None:
+    def __init__(self, found: Mapping[str, object], errors: list[str], where: str = "") -> None:
         self.where = where
         self._found = found
-        self._complaints = complaints
+        self._errors = errors
         self._known: list[str] = []
 
     def __contains__(self, key: str) -> bool:
@@ -132,28 +132,28 @@ class Table:
             return rule(self._found[key])
         except Wrong as wrong:
             for where, why in wrong.faults:
-                self.complain(key + where, why)
+                self.add_error(key + where, why)
             return default
 
     def table(self, key: str) -> Table:
         """Return the sub-table ``[key]``, an empty one where it is absent."""
-        return Table(self.take(key, _table, {}), self._complaints, self._path(key))
+        return Table(self.take(key, _table, {}), self._errors, self._path(key))
 
     def tables(self, key: str) -> list[Table]:
         """Return the array of tables ``[[key]]``, empty where it is absent."""
         found = self.take(key, _tables(key), ())
-        return [Table(item, self._complaints, f"{self._path(key)}[{n}]") for n, item in enumerate(found)]
+        return [Table(item, self._errors, f"{self._path(key)}[{n}]") for n, item in enumerate(found)]
 
-    def complain(self, key: str, why: str) -> None:
+    def add_error(self, key: str, why: str) -> None:
         """Report an error of ``key``."""
-        self._complaints.append(f"{self._path(key)}: {why}")
+        self._errors.append(f"{self._path(key)}: {why}")
 
     def refuse_the_rest(self) -> None:
         """Report every key that was not asked for, with the nearest one that was."""
         for key in [key for key in self._found if key not in self._known]:
             near = difflib.get_close_matches(key, self._known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(self._known)}"
-            self.complain(shown(key), f"no such key; {hint}")
+            self.add_error(shown(key), f"no such key; {hint}")
 
     def _path(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key

@@ -100,7 +100,7 @@ class Store:
             raise StoreError(f"{self._path} cannot be read: {exc.strerror}") from exc
         # A byte that is not UTF-8 becomes U+FFFD, which no parameter takes.
         restored = self._catalogue.restored((content or b"").decode(errors="replace"))
-        for line, why in restored.complaints:
+        for line, why in restored.errors:
             logger.warning("%s line %d: %s; left out", self._path, line, why)
         return restored.settings
 

@@ -59,7 +59,7 @@ class _UserFile:
     fixed: bool = False
     users: Mapping[str, User] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
-    complaints: tuple[tuple[int, str], ...] = ()
+    errors: tuple[tuple[int, str], ...] = ()
 
 
 @final
@@ -181,7 +181,7 @@ class Users:
         if content is None:
             return _UserFile(self._file.realm)
         file = _parsed(content.decode(errors="surrogateescape"), self._file.realm)
-        for line, why in file.complaints:
+        for line, why in file.errors:
             logger.warning("%s line %d: %s; left out", self._path, line, why)
         return file
 
@@ -217,7 +217,7 @@ def _parsed(text: str, realm: str) -> _UserFile:
     realms = [line.removeprefix("realm:") for _, line in lines if _is_realm(line)]
     realm = realms[0] if realms else realm
     users: dict[str, User] = {}
-    kept, complaints = [], []
+    kept, errors = [], []
     for number, line in lines:
         if not line.strip() or line == HEADER.rstrip() or _is_realm(line):
             continue
@@ -228,13 +228,13 @@ def _parsed(text: str, realm: str) -> _UserFile:
             user = _user(line, realm)
         except UserError as exc:
             kept.append(line)
-            complaints.append((number, str(exc)))
+            errors.append((number, str(exc)))
             continue
         if user.name in users:
             # Not kept: the second line would come into force when the first one is removed.
-            complaints.append((number, f"{user.name} is a duplicate"))
+            errors.append((number, f"{user.name} is a duplicate"))
         users.setdefault(user.name, user)
-    return _UserFile(realm, bool(realms), users, tuple(kept), tuple(complaints))
+    return _UserFile(realm, bool(realms), users, tuple(kept), tuple(errors))
 
 
 def _is_realm(line: str) -> bool:

@@ -42,7 +42,7 @@ class CertificateError(Exception):
 class Certificate:
     """A certificate with its key, proven to belong together.
 
-    ``out_of_date`` is OpenSSL's complaint where it has expired or is not yet valid, else empty.
+    ``out_of_date`` is OpenSSL's error where it has expired or is not yet valid, else empty.
     """
 
     path: Path
@@ -84,7 +84,7 @@ class Tls:
         self._names = names
         self.certificate: Certificate | None = None
         """None where none can be used: then the server speaks plain HTTP only."""
-        self.complaint = ""
+        self.error = ""
         """The reason why the files that were last read cannot be used, or are out of date; else empty."""
 
     def load(self) -> None:
@@ -94,11 +94,11 @@ class Tls:
             if new.out_of_date and self.certificate is not None and not self.certificate.out_of_date:
                 raise CertificateError(f"{new.path}: {new.out_of_date}")
         except CertificateError as exc:
-            self.complaint = str(exc)
+            self.error = str(exc)
             still = "the one in force stays" if self.certificate else "only plain HTTP is served"
             logger.error("TLS: %s; %s", exc, still)  # noqa: TRY400 - the traceback says no more
             return
-        self.certificate, self.complaint = new, new.out_of_date
+        self.certificate, self.error = new, new.out_of_date
         if new.out_of_date:
             # Better than none: the clock of a host that has just started may be wrong.
             logger.error("TLS: %s: %s; it is used until there is a better one", new.path, new.out_of_date)
@@ -111,7 +111,7 @@ class Tls:
         return {
             "certificate": str(used.path) if used else "",
             "fingerprint_sha256": used.fingerprint if used else "",
-            "complaint": self.complaint,
+            "complaint": self.error,
         }
 
     async def secure(self, stream: trio.abc.HalfCloseableStream) -> TlsStream:
@@ -161,7 +161,7 @@ def _explained(path: Path, key: Path | None, exc: Exception) -> str:
 def _out_of_date(path: Path, context: ssl.SSLContext, pem: str) -> str:
     """Do a handshake with ourselves in memory, which proves that the pair works, and checks the dates.
 
-    Return OpenSSL's complaint about the dates, or nothing. Raise CertificateError for any other.
+    Return OpenSSL's error about the dates, or nothing. Raise CertificateError for any other.
     """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False

@@ -56,7 +56,7 @@ class Restored:
     """The result of reading a stored file: the tree, and for each bad line its number (from 1) and the reason."""
 
     settings: Settings
-    complaints: tuple[tuple[int, str], ...]
+    errors: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Catalogue:
         Blank lines and lines that begin with ``#`` are skipped. Of several lines for one parameter the last is used.
         The empty text gives the defaults.
         """
-        complaints: dict[int, str] = {}
+        errors: dict[int, str] = {}
         lines: dict[int, tuple[str, str]] = {}
         # Not splitlines(): it also splits at U+2028 and the like, and the numbers would not be an editor's.
         for number, line in enumerate(text.split("\n"), 1):
@@ -131,17 +131,17 @@ class Catalogue:
             if equals:
                 lines[number] = (name.strip(), value)
             else:
-                complaints[number] = "must have the form root.NAME=VALUE"
+                errors[number] = "must have the form root.NAME=VALUE"
         numbers = list(lines)
         settings, _, refused = self._applied(self._defaults, tuple(lines.values()), Role.ADMIN)
         last = {name.removeprefix("root."): number for number, (name, _) in lines.items()}
         for number, (name, _) in lines.items():
             if (used := last[name.removeprefix("root.")]) != number:
-                complaints[number] = f"duplicate of line {used}, which is used"
+                errors[number] = f"duplicate of line {used}, which is used"
         for order, error in refused.items():
             # The name may be anything that stood in the file.
-            complaints[numbers[order]] = f"{ascii(error.name[:80])[1:-1]}: {error.why}"
-        return Restored(settings, tuple(sorted(complaints.items())))
+            errors[numbers[order]] = f"{ascii(error.name[:80])[1:-1]}: {error.why}"
+        return Restored(settings, tuple(sorted(errors.items())))
 
     def _applied(
         self, settings: Settings, assignments: Sequence[tuple[str, str]], role: Role

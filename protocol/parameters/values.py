@@ -1,7 +1,7 @@
 """The kinds of value that a parameter can have: how each is read, written, and described to clients.
 
 Every ``parse`` gets text that a client sent, so each bound is checked before the text is used: no number is converted
-before its length is known, no list is read before it is known to be short. Every complaint continues the sentence
+before its length is known, no list is read before it is known to be short. Every error continues the sentence
 "NAME: ..." and begins with "must".
 """
 

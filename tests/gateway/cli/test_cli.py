@@ -134,7 +134,7 @@ def test_users_are_listed_given_another_password_and_removed(config: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "stdin", "complaint"),
+    ("words", "stdin", "error"),
     [
         (["add", "anna", "--role", "viewer"], "x\n", "anna is already a user; use daisyport user passwd to change"),
         (["passwd", "bob"], "x\n", "'bob' is not a user; daisyport user list prints the users"),
@@ -144,14 +144,14 @@ def test_users_are_listed_given_another_password_and_removed(config: Path) -> No
     ],
 )
 def test_what_cannot_be_done_with_a_user_changes_nothing(
-    config: Path, words: list[str], stdin: str, complaint: str
+    config: Path, words: list[str], stdin: str, error: str
 ) -> None:
     daisyport("user", "add", "anna", "--role", "operator", "--config", config, stdin="secret\n")
     stored = config.parent / "state" / "users"
     before = stored.read_bytes()
     refused = daisyport("user", *words, "--config", config, stdin=stdin)
     assert refused.returncode == 1
-    assert complaint in refused.stderr
+    assert error in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert stored.read_bytes() == before
 
@@ -205,7 +205,7 @@ def test_a_password_is_asked_for_twice_and_never_shown(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "complaint"),
+    ("answers", "error"),
     [
         ([b"secret\n", b"secert\n"], b"the two passwords differ; nothing was changed"),
         ([b"\x04"], b"no password was given; nothing was changed"),
@@ -213,12 +213,10 @@ def test_a_password_is_asked_for_twice_and_never_shown(config: Path) -> None:
         ([b"\xff\n"], b"the password is not valid utf-8; nothing was changed"),
     ],
 )
-def test_a_password_that_was_not_typed_well_changes_nothing(
-    config: Path, answers: list[bytes], complaint: bytes
-) -> None:
+def test_a_password_that_was_not_typed_well_changes_nothing(config: Path, answers: list[bytes], error: bytes) -> None:
     status, shown = typed(config, "user", "add", "anna", "--role", "admin", answers=answers)
     assert status == 1
-    assert complaint in shown
+    assert error in shown
     assert b"Traceback" not in shown
     assert b"secret" not in shown
     assert daisyport("user", "list", "--config", config).stdout == ""

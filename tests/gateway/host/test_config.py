@@ -66,7 +66,7 @@ serial = 1
 OURS = Identity(firmware_version=__version__)
 
 
-def complaints(text: str) -> list[str]:
+def errors(text: str) -> list[str]:
     """Return the errors that load reports of a file with this text."""
     with pytest.raises(ConfigError) as caught:
         config_file.parse(text.encode())
@@ -153,7 +153,7 @@ def test_the_example_is_accepted_and_says_what_the_defaults_are() -> None:
 def test_every_key_that_the_example_names_is_accepted() -> None:
     lines = EXAMPLE.read_text().splitlines()
     wanted = [line.removeprefix("# ") if " = " in line or line.startswith("# [[") else line for line in lines]
-    told = complaints("\n".join(wanted))
+    told = errors("\n".join(wanted))
     assert told == ["serial[0].bias: requires RS485, RS485_4 or RS422 among the modes"]
 
 
@@ -167,7 +167,7 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "error"),
     [
         (
             SERIAL + 'modes = ["RS232", "RS484"]',
@@ -279,14 +279,14 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         ),
     ],
 )
-def test_a_complaint_names_the_key_what_was_found_and_what_would_be_right(text: str, complaint: str) -> None:
-    (told,) = complaints(text)
-    assert told.startswith(complaint)
-    assert told == complaint or complaint.endswith(", ")
+def test_an_error_names_the_key_what_was_found_and_what_would_be_right(text: str, error: str) -> None:
+    (told,) = errors(text)
+    assert told.startswith(error)
+    assert told == error or error.endswith(", ")
 
 
-def test_all_complaints_come_at_once_one_a_line() -> None:
-    assert complaints('state_dir = 5\nnode_name = ""\n[http]\nlisten = ["x", "y"]\n[[serial]]\ndvice = 1') == [
+def test_all_errors_come_at_once_one_a_line() -> None:
+    assert errors('state_dir = 5\nnode_name = ""\n[http]\nlisten = ["x", "y"]\n[[serial]]\ndvice = 1') == [
         "state_dir: 5 is not a string of printable characters",
         "node_name: '' is not a name",
         'http.listen[0]: x is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
@@ -297,25 +297,25 @@ def test_all_complaints_come_at_once_one_a_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("data", "error"),
     [
         (b'node_name = "a"\nchassis = b\n', "not TOML: Invalid value (at line 2, column 11)"),
         (b'# ok\nnode_name = "caf\xe9"\n', "line 2: a byte that is not UTF-8; save the file as UTF-8"),
         (b"x = " + b"[" * 5000, "not TOML that can be read: nested too deep"),
     ],
 )
-def test_what_is_not_toml_is_named_with_its_line(data: bytes, complaint: str) -> None:
+def test_what_is_not_toml_is_named_with_its_line(data: bytes, error: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config_file.parse(data)
-    assert caught.value.messages == (complaint,)
+    assert caught.value.messages == (error,)
 
 
-def test_a_number_with_too_many_digits_is_a_complaint() -> None:
-    (told,) = complaints("x = " + "9" * 5000)
+def test_a_number_with_too_many_digits_is_an_error() -> None:
+    (told,) = errors("x = " + "9" * 5000)
     assert told.startswith("not TOML: ")
 
 
-def test_a_file_that_cannot_be_read_is_a_complaint(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     for path, why in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigError) as caught:
             config_file.load(path)
@@ -350,7 +350,7 @@ def test_without_xdg_folders_the_state_is_in_the_home_folder(
 
 @given(st.binary(max_size=200))
 @example(b"\xff")
-def test_any_bytes_are_a_configuration_or_a_complaint(data: bytes) -> None:
+def test_any_bytes_are_a_configuration_or_an_error(data: bytes) -> None:
     assert outcome(data)
 
 
@@ -363,7 +363,7 @@ VALUES = st.sampled_from(
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", "[http]", "[tcp]", "[[serial]]", "[[port_manager]]"]), KEYS, VALUES)))
-def test_any_value_under_any_key_is_accepted_or_complained_of(lines: list[tuple[str, str, str]]) -> None:
+def test_any_value_under_any_key_is_accepted_or_refused(lines: list[tuple[str, str, str]]) -> None:
     text = "\n".join(f"{head}\n{key} = {value}" for head, key, value in lines)
     match outcome(text.encode()):
         case Config() as made:

@@ -202,7 +202,7 @@ def test_any_file_is_read_and_what_is_written_of_it_reads_the_same(text: str) ->
     book = _parsed(text, "R")
     again = _parsed(_written(book, book.users).decode(errors="surrogateescape"), "other")
     assert (again.realm, again.users, again.kept) == (book.realm, book.users, book.kept)
-    assert len(again.complaints) == len([line for line in book.kept if not line.startswith("#")])
+    assert len(again.errors) == len([line for line in book.kept if not line.startswith("#")])
 
 
 @pytest.mark.parametrize("name", ["CORP\\anna", 'an"na', "an:na"])

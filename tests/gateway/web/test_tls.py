@@ -63,7 +63,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return written(tmp_path / "cam.pem", certificate), written(tmp_path / "cam.key", key)
 
 
-def complaint(path: Path, key: Path | None = None) -> str:
+def error(path: Path, key: Path | None = None) -> str:
     with pytest.raises(CertificateError) as caught:
         Certificate.load(path, key)
     return str(caught.value)
@@ -90,22 +90,22 @@ def test_certificate_and_key_may_be_in_one_file_with_those_that_signed_it(tmp_pa
 def test_what_cannot_be_used_is_named_with_its_file(tmp_path: Path, files: tuple[Path, Path]) -> None:
     certificate, key = files
     foreign = written(tmp_path / "foreign.key", pem()[1])
-    assert complaint(certificate, foreign) == f"{certificate}: the key in {foreign} is not that of this certificate"
-    assert complaint(tmp_path / "none.pem") == f"{tmp_path}/none.pem cannot be read: No such file or directory"
-    assert complaint(certificate, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
-    assert complaint(key, key) == f"{key}: no PEM certificate in it (BEGIN CERTIFICATE)"
-    assert complaint(certificate).startswith(f"{certificate}: no PEM key in it (BEGIN PRIVATE KEY)")
+    assert error(certificate, foreign) == f"{certificate}: the key in {foreign} is not that of this certificate"
+    assert error(tmp_path / "none.pem") == f"{tmp_path}/none.pem cannot be read: No such file or directory"
+    assert error(certificate, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+    assert error(key, key) == f"{key}: no PEM certificate in it (BEGIN CERTIFICATE)"
+    assert error(certificate).startswith(f"{certificate}: no PEM key in it (BEGIN PRIVATE KEY)")
     junk = written(tmp_path / "junk.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    assert complaint(junk, key).startswith(f"{junk} or {key}: not PEM that OpenSSL can use")
+    assert error(junk, key).startswith(f"{junk} or {key}: not PEM that OpenSSL can use")
     both = written(tmp_path / "both.pem", junk.read_bytes(), key.read_bytes())
-    assert complaint(both).startswith(f"{both}: not PEM that OpenSSL can use")
+    assert error(both).startswith(f"{both}: not PEM that OpenSSL can use")
 
 
 def test_a_key_with_a_password_asks_nobody_for_it(tmp_path: Path, files: tuple[Path, Path]) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     path = written(tmp_path / "locked.key", locked)
-    assert complaint(files[0], path) == (
+    assert error(files[0], path) == (
         f"{path}: the key has a password, which nobody is there to type; remove it from the key"
     )
 
@@ -119,7 +119,7 @@ def test_a_key_too_weak_for_a_client_is_refused(tmp_path: Path) -> None:
         signed.public_bytes(Encoding.PEM),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, PLAIN),
     )
-    assert "small" in complaint(path).lower()
+    assert "small" in error(path).lower()
 
 
 def test_a_kind_of_key_that_tls_no_longer_knows_is_refused(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_kind_of_key_that_tls_no_longer_knows_is_refused(tmp_path: Path) -> No
     signed = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW - YEAR, NOW + YEAR).sign(key, hashes.SHA256())
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, PLAIN)
     path = written(tmp_path / "dsa.pem", signed.public_bytes(Encoding.PEM), secret)
-    assert complaint(path).startswith(f"{path}: no TLS connection can be made with it")
+    assert error(path).startswith(f"{path}: no TLS connection can be made with it")
 
 
 def test_a_certificate_for_clients_only_is_refused(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_certificate_for_clients_only_is_refused(tmp_path: Path) -> None:
     )
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, PLAIN)
     path = written(tmp_path / "client.pem", signed.public_bytes(Encoding.PEM), secret)
-    assert complaint(path).startswith(f"{path}: ")
+    assert error(path).startswith(f"{path}: ")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_new_certificate_that_cannot_be_used_leaves_the_old_one(
     path.write_bytes(new)
     tls.load()
     assert tls.certificate is before
-    assert str(path) in tls.complaint
+    assert str(path) in tls.error
     assert "the one in force stays" in caplog.text
 
 
@@ -197,7 +197,7 @@ def test_at_the_start_a_certificate_that_is_out_of_date_is_better_than_none(
     tls = configured(path)
     tls.load()
     assert tls.certificate is not None
-    assert tls.complaint == "certificate has expired"
+    assert tls.error == "certificate has expired"
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     path.write_bytes(b"".join(pem(NOW - 3 * YEAR, NOW - YEAR)))
     before = tls.certificate.fingerprint
@@ -255,7 +255,7 @@ def test_our_own_certificate_is_not_replaced_because_it_was_damaged(tmp_path: Pa
 def test_a_state_directory_that_takes_no_file_is_told(tmp_path: Path) -> None:
     tls = Tls(None, None, tmp_path / "none", NAMES)
     tls.load()
-    assert tls.complaint == f"{tmp_path}/none/tls.pem: No such file or directory"
+    assert tls.error == f"{tmp_path}/none/tls.pem: No such file or directory"
 
 
 @pytest.mark.parametrize("name", ["Kamera Süd", "x" * 300, "ü" * 64, "a..b"])

@@ -175,32 +175,32 @@ def test_putting_one_change_back_can_save_another() -> None:
     assert update.changed == ("Serial.Ser1.FlowControlXONXOFF", "Serial.Ser1.FlowControlRTSCTS")
 
 
-def listening(manager: int, port: int, door: str = "GenericTCPServer") -> str:
-    path = f"PortManager.P{manager}.{door}"
+def listening(manager: int, port: int, service: str = "GenericTCPServer") -> str:
+    path = f"PortManager.P{manager}.{service}"
     return f"{path}.Enabled=yes&{path}.Listener.Enabled=yes&{path}.Listener.Port={port}"
 
 
 def test_the_contracts_example_opens_a_listener() -> None:
     update = updated(f"{listening(0, 3000)}&PortManager.P0.PortEnabled=yes")
-    door = update.settings.port_managers[0].generic_tcp_server
-    assert (door.enabled, door.listener.enabled, door.listener.port) == (True, True, 3000)
+    service = update.settings.port_managers[0].generic_tcp_server
+    assert (service.enabled, service.listener.enabled, service.listener.port) == (True, True, 3000)
     assert update.refused == ()
 
 
-@pytest.mark.parametrize("door", ["GenericTCPServer", "RemotePortServer"])
-def test_a_second_listener_on_a_tcp_port_is_put_back_whole(door: str) -> None:
+@pytest.mark.parametrize("service", ["GenericTCPServer", "RemotePortServer"])
+def test_a_second_listener_on_a_tcp_port_is_put_back_whole(service: str) -> None:
     # With its port alone put back it would listen on 1025, where nobody asked for a listener.
     base = updated(listening(0, 3000)).settings
-    update = updated(f"{listening(1, 3000, door)}&PortManager.P1.PTZServer.Enabled=yes", base)
+    update = updated(f"{listening(1, 3000, service)}&PortManager.P1.PTZServer.Enabled=yes", base)
     assert names(update) == [
-        f"PortManager.P1.{door}.{name}" for name in ("Enabled", "Listener.Enabled", "Listener.Port")
+        f"PortManager.P1.{service}.{name}" for name in ("Enabled", "Listener.Enabled", "Listener.Port")
     ]
     assert "only one server can listen on TCP port 3000" in update.refused[0].why
     assert update.changed == ("PortManager.P1.PTZServer.Enabled",)
     assert update.settings == updated("PortManager.P1.PTZServer.Enabled=yes", base).settings
 
 
-def test_the_two_doors_of_one_port_manager_collide_by_default() -> None:
+def test_the_two_services_of_one_port_manager_collide_by_default() -> None:
     base = updated("PortManager.P0.GenericTCPServer.Enabled=yes&PortManager.P0.GenericTCPServer.Listener.Enabled=yes")
     update = updated(
         "PortManager.P0.RemotePortServer.Listener.Enabled=yes&PortManager.P0.RemotePortServer.Enabled=yes",
@@ -265,7 +265,7 @@ def test_what_a_file_does_not_name_has_its_default() -> None:
     assert CATALOGUE.restored("").settings is DEFAULTS
     restored = CATALOGUE.restored("root.Serial.Ser1.BaudRate=19200\n")
     assert restored.settings == updated("Serial.Ser1.BaudRate=19200").settings
-    assert restored.complaints == ()
+    assert restored.errors == ()
 
 
 def test_a_hand_edited_file_is_read_and_each_bad_line_is_named() -> None:
@@ -286,7 +286,7 @@ def test_a_hand_edited_file_is_read_and_each_bad_line_is_named() -> None:
     restored = CATALOGUE.restored(written)
     expected = "Serial.Ser1.BaudRate=19200&Serial.Ser2.Parity=Odd&PortManager.P0.PortEnabled=no"
     assert restored.settings == updated(expected).settings
-    assert restored.complaints == (
+    assert restored.errors == (
         (4, "must have the form root.NAME=VALUE"),
         (5, "Serial.Ser1.StopBits: must be one of 1, 2"),
         (6, "Serial.NbrOfPorts: read-only"),
@@ -302,16 +302,16 @@ def test_a_hand_edited_file_is_read_and_each_bad_line_is_named() -> None:
 
 def test_a_hand_edited_file_is_under_the_same_rules_as_an_update() -> None:
     restored = CATALOGUE.restored(listening(0, 3000).replace("&", "\n") + "\n" + listening(1, 3000).replace("&", "\n"))
-    assert [number for number, _ in restored.complaints] == [4, 5, 6]
+    assert [number for number, _ in restored.errors] == [4, 5, 6]
     assert restored.settings == updated(listening(0, 3000)).settings
 
 
 # What holds for everything that can be asked
 
 ACTIVE = [
-    f"PortManager.P{manager}.{door}.{name}"
+    f"PortManager.P{manager}.{service}.{name}"
     for manager in range(3)
-    for door in ("GenericTCPServer", "RemotePortServer")
+    for service in ("GenericTCPServer", "RemotePortServer")
     for name in ("Enabled", "Listener.Enabled", "Listener.Port")
 ]
 LINE = [f"Serial.Ser1.{name}" for name in ("PortMode", "BaudRate", "FlowControlXONXOFF", "FlowControlRTSCTS")]
@@ -371,9 +371,9 @@ def assert_told(before: Settings, assignments: list[tuple[str, str]], update: Up
 
 @given(st.text() | st.lists(st.tuples(NAMES, VALUES).map("=".join)).map("\n".join))
 @example("=\n==\n\x00=\n#\nroot.=\n")
-def test_any_file_gives_a_whole_state_and_complaints_of_one_line(text: str) -> None:
+def test_any_file_gives_a_whole_state_and_errors_of_one_line(text: str) -> None:
     restored = CATALOGUE.restored(text)
     assert list(conflicts(restored.settings)) == []
-    assert [number for number, _ in restored.complaints] == sorted({number for number, _ in restored.complaints})
-    assert all(1 <= number <= text.count("\n") + 1 and why.isprintable() for number, why in restored.complaints)
-    assert CATALOGUE.restored(CATALOGUE.stored(restored.settings)).complaints == ()
+    assert [number for number, _ in restored.errors] == sorted({number for number, _ in restored.errors})
+    assert all(1 <= number <= text.count("\n") + 1 and why.isprintable() for number, why in restored.errors)
+    assert CATALOGUE.restored(CATALOGUE.stored(restored.settings)).errors == ()
