@@ -353,7 +353,7 @@ async def test_connect_to_and_the_listener_work_at_once(tmp_path: Path) -> None:
                 assert await gateway.lines[0].hear(4) == b"back"
 
 
-async def test_addresses_that_are_not_allowed_are_turned_away_and_a_new_list_ends_seats(tmp_path: Path) -> None:
+async def test_addresses_that_are_not_allowed_are_refused_and_a_new_list_ends_clients(tmp_path: Path) -> None:
     with trio.fail_after(15):
         async with running_gateway(tmp_path) as gateway:
             port = await gateway.open_tcp()

@@ -171,7 +171,7 @@ async def test_when_the_gateway_stops_the_connection_is_left_to_take_what_waits_
         await peer.aclose()
 
 
-async def test_where_no_seat_is_free_the_connection_is_closed_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_no_place_is_free_the_connection_is_closed_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "_CLIENTS", 0)
     async with server() as host, dialling("127.0.0.1", port_of(host)) as (unit, _, _scope):
         async with await host.accept() as peer:

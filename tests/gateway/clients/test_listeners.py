@@ -310,7 +310,7 @@ print("connected" if sys.stdin.read(1) == "s" else "away", driver.recv(1))
 """
 
 
-async def knock(path: Path, service: Service, kind: socket.SocketKind, *who: object) -> bool:
+async def connects(path: Path, service: Service, kind: socket.SocketKind, *who: object) -> bool:
     """Connect as somebody else; say whether that was let in."""
     command = [sys.executable, "-c", KNOCK, str(int(kind)), str(path), *map(str, who)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:  # noqa: ASYNC220
@@ -345,5 +345,5 @@ async def test_only_drivers_whose_user_or_group_is_known_are_connected(
     path = folder / "ptz-P0"
     drivers = Drivers(frozenset({0, 1000}), frozenset({2000}))
     async with sockets(path, drivers, packets=kind is socket.SOCK_SEQPACKET) as (service, _):
-        assert await knock(path, service, kind, user, group, groups) is welcome
+        assert await connects(path, service, kind, user, group, groups) is welcome
         assert service.refused == (not welcome)

@@ -69,7 +69,7 @@ async def test_a_client_that_may_come_in_has_the_line(caplog: pytest.LogCaptureF
     assert "P0 192.0.2.7:40000 gone: " in caplog.text
 
 
-async def test_a_client_whose_address_is_not_allowed_is_turned_away_and_counted(
+async def test_a_client_whose_address_is_not_allowed_is_refused_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bus, _ = narrow_port(NarrowTty())
@@ -83,7 +83,7 @@ async def test_a_client_whose_address_is_not_allowed_is_turned_away_and_counted(
     assert "P0 198.51.100.1:5 refused: its address is not among AllowedIPAddresses" in caplog.text
 
 
-async def test_a_new_list_ends_the_seats_that_it_does_not_allow_and_no_others() -> None:
+async def test_a_new_list_ends_the_clients_that_it_does_not_allow_and_no_others() -> None:
     bus, _ = narrow_port(NarrowTty())
     async with open_service(bus) as service:
         streams = [pair() for _ in range(3)]
@@ -120,7 +120,7 @@ async def test_a_new_idle_limit_reaches_those_who_are_in(autojump_clock: trio.te
             assert not handle.children
 
 
-async def test_a_full_door_turns_clients_away_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_service_refuses_clients_until_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "_CLIENTS", 2)
     bus, _ = narrow_port(NarrowTty())
     async with open_service(bus) as service:
@@ -137,7 +137,7 @@ async def test_a_full_door_turns_clients_away_until_one_leaves(monkeypatch: pyte
             far.close()
 
 
-async def test_closing_a_door_ends_all_who_came_through_it_and_who_comes_after() -> None:
+async def test_revoking_a_service_ends_all_its_clients_and_who_comes_after() -> None:
     bus, _ = narrow_port(NarrowTty())
     async with open_service(bus) as service:
         streams = [pair() for _ in range(3)]

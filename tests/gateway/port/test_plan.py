@@ -30,7 +30,7 @@ def planned(**parameters: str) -> frozenset[Spec]:
     return plan(update.settings, 0, (1, 0), EVERYWHERE)
 
 
-def test_by_default_there_is_the_device_and_every_door_is_closed() -> None:
+def test_by_default_there_is_the_device_and_every_service_is_closed() -> None:
     assert planned() == {Device(PortType.SERIAL, 1)}
 
 
@@ -97,14 +97,14 @@ def test_a_remote_port_server_listens_and_is_announced() -> None:
     }
 
 
-def test_what_an_open_door_takes_up_in_place_changes_no_spec() -> None:
+def test_what_an_open_service_takes_up_in_place_changes_no_spec() -> None:
     opened = {"GenericTCPServer_Enabled": "yes"}
     assert planned(**opened) == planned(
         **opened, GenericTCPServer_Timeout="9", GenericTCPServer_AllowedIPAddresses="10.0.0.1"
     )
 
 
-def test_doors_start_before_their_listeners_and_the_device_first() -> None:
+def test_services_start_before_their_listeners_and_the_device_first() -> None:
     last_first: list[Spec] = [Dial("h", 1), PtzSocket(packets=True), Listen("::", 1), Serve(ServiceKind.PTZ)]
     specs = [*last_first, Device(PortType.SERIAL, 1)]
     assert [type(spec) for spec in sorted(specs, key=order)] == [Device, Serve, Listen, PtzSocket, Dial]
