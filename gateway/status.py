@@ -57,7 +57,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "bytes_from_line": manager.bus.received,
         "bytes_missed": manager.bus.missed,
         "gaps": manager.bus.gaps,
-        "bytes_dropped": manager.bus.dropped + sum(session.counters.dropped for _, session in manager.sessions),
+        "bytes_dropped": manager.bus.dropped,
         "path": [node.hex() for node in manager.bus.state.value.path],
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},
         **_remote_service(manager.remote_service),

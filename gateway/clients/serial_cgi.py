@@ -95,16 +95,18 @@ class SerialCgi:
             self._buffer.clear()
         if request.output is None:
             return await self._read(request, self._buffer)
-        with trio.move_on_after(_PATIENCE) as patience:
-            turn = await session.turn(request.output, _reply(request))
-        if patience.cancelled_caught:
-            raise CgiError(f"the line was busy for more than {_PATIENCE:g} s; nothing was written")
-        with contextlib.closing(turn), self._reply(request) as heard:
-            await self._write(turn, heard.clear, patience.deadline)
-            if (reply := _reply(request)) is None:
-                return None
-            await turn.replied(heard, reply)
-            return self._taken(request, heard)
+        reply = _reply(request)
+        async with contextlib.AsyncExitStack() as until_answered:
+            with trio.move_on_after(_PATIENCE) as patience:
+                turn = await until_answered.enter_async_context(session.turn(request.output, reply))
+            if patience.cancelled_caught:
+                raise CgiError(f"the line was busy for more than {_PATIENCE:g} s; nothing was written")
+            with self._reply(request) as heard:
+                await self._write(turn, heard.clear, patience.deadline)
+                if reply is None:
+                    return None
+                await turn.replied(heard, reply)
+                return self._taken(request, heard)
 
     async def _write(self, turn: Hold, began: Callable[[], None], deadline: float) -> None:
         with trio.move_on_at(deadline) as patience:

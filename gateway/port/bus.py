@@ -81,7 +81,7 @@ class Bus:
         self.gaps = 0
         """Places in the line where bytes are missing, those of unknown size too."""
         self.dropped = 0
-        """Bytes of clients who have left since that were never written."""
+        """Bytes that clients sent, those who have left since too, and that will not reach the line."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
         self._ends: dict[object, Callable[[str], None]] = {}

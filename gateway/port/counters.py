@@ -13,17 +13,17 @@ __all__ = ["Counters"]
 class Counters:
     """Bytes of one client, towards the line.
 
-    At any instant ``received == written + pending + dropped``: the line has a byte, has charge of it, or never will.
+    At any instant ``received == written + dropped + pending``: the line has a byte, never will, or has charge of it.
     """
 
     received: int = 0
     """Bytes that were read from the client."""
     written: int = 0
     """Bytes of these that the line's tty took."""
-    pending: int = 0
-    """Bytes of these that wait for their turn or for the tty, though the client may have left."""
+    dropped: int = 0
+    """Bytes of these that will not reach the line."""
 
     @property
-    def dropped(self) -> int:
-        """Bytes that were read from the client and will not reach the line."""
-        return self.received - self.written - self.pending
+    def pending(self) -> int:
+        """Bytes of these that wait for their turn or for the tty, though the client may have left."""
+        return self.received - self.written - self.dropped

@@ -21,6 +21,7 @@ waits, these three calls are one step of one task. Counting is arithmetic on ``C
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -37,7 +38,7 @@ from protocol.link.message_rules import AGE_LIMIT, PTZ_AGE_LIMIT
 from protocol.link.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from gateway.port.bus import Bus, PortStatus
     from gateway.port.line import Hold, Line, ModemLines, Reply
@@ -170,7 +171,7 @@ class Handle:
 class Session:
     """A handle in use by one client: how long it lasts, what it hears, and what it writes.
 
-    It is the Claim of every message that it writes.
+    It is the Claim of every message that it writes, one after the other.
     """
 
     def __init__(self, handle: Handle, bus: Bus, write: Right) -> None:
@@ -201,7 +202,6 @@ class Session:
         self._active_at = trio.current_time()
         # The line that the last message went to; the bus may have another by now, but that one knows of no rest.
         self._line: Line | None = None
-        self._closed = False
 
     @property
     def holder(self) -> str:
@@ -255,32 +255,37 @@ class Session:
         line = self._accept(data)
         try:
             await line.write(data, self, self._active_at if accepted is None else accepted)
-        finally:
-            self.counters.pending = line.begun(self)
+        except BaseException:
+            self._drop_untaken()
+            raise
 
     async def transfer(self, data: bytes) -> None:
         """Write a piece of a byte stream; a long one lets others in between. Raises PortDown or Revoked."""
         line = self._accept(data)
         try:
             await line.transfer(data, self, self._active_at)
-        finally:
-            self.counters.pending = line.begun(self)
+        except BaseException:
+            self._drop_untaken()
+            raise
 
-    async def turn(self, data: bytes, reply: Reply | None, accepted: float | None = None) -> Hold:
-        """Wait for the line, to write one message in it, and hold it for the reply until the turn is closed.
+    @contextlib.asynccontextmanager
+    async def turn(self, data: bytes, reply: Reply | None, accepted: float | None = None) -> AsyncIterator[Hold]:
+        """Wait for the line, to write one message in it, and hold it for the reply while the block runs.
 
         Raises PortDown or Revoked.
         """
         line = self._accept(data)
-        return await line.turn(self, self._active_at if accepted is None else accepted, data, reply)
+        try:
+            hold = await line.turn(self, self._active_at if accepted is None else accepted, data, reply)
+            with contextlib.closing(hold):
+                yield hold
+        finally:
+            self._drop_untaken()
 
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``, in a turn. Raises Forbidden, PortDown or LineError."""
-        turn = await self.turn(b"", None)
-        try:
+        async with self.turn(b"", None) as turn:
             await turn.send_break(seconds)
-        finally:
-            turn.close()
 
     def modem_lines(self) -> ModemLines:
         """Return the lines beside the data as they are now. Raises PortDown or LineError."""
@@ -294,10 +299,20 @@ class Session:
     def _accept(self, data: bytes) -> Line:
         self.counters.received += len(data)
         self._active_at = trio.current_time()
-        line = self._line = self._bus.line
-        # Only now: without a line, what was received is dropped.
-        self.counters.pending += len(data)
+        try:
+            line = self._line = self._bus.line
+        except PortDown:
+            self._drop(len(data))
+            raise
         return line
+
+    def _drop_untaken(self) -> None:
+        """Drop what the line did not take charge of. The rest it finishes, or tells as lost."""
+        self._drop(self.counters.pending - self.on_its_way)
+
+    def _drop(self, count: int) -> None:
+        self.counters.dropped += count
+        self._bus.dropped += count
 
     # -- as a Claim: the line asks and tells
 
@@ -315,7 +330,6 @@ class Session:
     def wrote(self, count: int) -> None:
         """Count what the tty took."""
         self.counters.written += count
-        self.counters.pending -= count
         if self.outcome is not None:
             try:
                 self.outcome(count, None)
@@ -324,7 +338,7 @@ class Session:
 
     def lost(self, count: int, reason: Reason) -> None:
         """Count what was on its way and will not be written."""
-        self.counters.pending -= count
+        self._drop(count)
         if self.outcome is not None:
             try:
                 self.outcome(count, reason)
@@ -356,9 +370,6 @@ class Session:
         """Leave the port. Idempotent."""
         self._detach()
         self._handle.drop()
-        if not self._closed:
-            self._closed = True
-            self._bus.dropped += self.counters.dropped
 
     def _detach(self) -> None:
         if self.reader is not None:

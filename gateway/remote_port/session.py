@@ -202,7 +202,6 @@ class _Writer:
     async def _converse(self, message: Message, parameters: TurnParameters, line: Session) -> None:
         """Write in a turn, and hold it until the reply is over."""
         reply = Reply(parameters.length or math.inf, parameters.end or None, parameters.time / 1000)
-        turn = await line.turn(message.data, reply, message.accepted / 1000)
 
         def began() -> None:
             self._reply.heard.clear()  # what came before is no answer
@@ -211,11 +210,12 @@ class _Writer:
             except Exception as exc:  # noqa: BLE001  # as in settle()
                 self._failed(exc)
 
-        with contextlib.closing(turn), self._reply.collecting():
-            self._taken = message.end
-            await turn.write(began)
-            await turn.replied(self._reply.heard, reply)
-            self._mark(message, TurnPhase.END, _status(self._reply.heard, reply))
+        async with line.turn(message.data, reply, message.accepted / 1000) as turn:
+            with self._reply.collecting():
+                self._taken = message.end
+                await turn.write(began)
+                await turn.replied(self._reply.heard, reply)
+                self._mark(message, TurnPhase.END, _status(self._reply.heard, reply))
 
     def _mark(self, message: Message, phase: TurnPhase, status: TurnStatus) -> None:
         self._session.turn(self._channel, message.offset, phase, status)

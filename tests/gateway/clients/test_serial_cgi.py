@@ -281,11 +281,10 @@ async def test_a_line_that_others_hold_is_an_error_after_a_while(autojump_clock:
     tty = NarrowTty(10)
     bus, turns = narrow_port(tty)
     holder = grant(bus).open(Right.CGI)
-    turn = await holder.turn(b"", None)
     async with serving(bus) as (server, _):
-        with pytest.raises(CgiError, match="busy for more than 15 s; nothing was written"):
-            await ask(server, SerialRequest(output=b"x"))
-        turn.close()
+        async with holder.turn(b"", None):
+            with pytest.raises(CgiError, match="busy for more than 15 s; nothing was written"):
+                await ask(server, SerialRequest(output=b"x"))
         await turns.idle()
     assert tty.taken == b""
 
@@ -301,3 +300,34 @@ async def test_a_line_that_takes_nothing_is_an_error_after_a_while(autojump_cloc
         await turns.idle()
         assert turns.unfinished == 5
         turns.end("over")
+
+
+# Counting ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_write_whose_caller_leaves_before_its_turn_is_dropped_and_counted_at_the_port() -> None:
+    bus, turns = narrow_port(NarrowTty(10))
+    async with serving(bus) as (server, _):
+        turn = await turns.turn(grant(bus).open(Right.CGI), trio.current_time())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, server, SerialRequest(output=b"pan left", read=3))
+            await blocked()
+            assert bus.dropped == 0
+            nursery.cancel_scope.cancel()
+        assert bus.dropped == 8
+        turn.close()
+    assert bus.dropped == 8
+
+
+async def test_what_the_line_gives_up_after_its_caller_left_is_counted_at_the_port() -> None:
+    bus, turns = narrow_port(NarrowTty(3))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery, serving(bus) as (server, _):
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as caller:
+                caller.start_soon(ask, server, SerialRequest(output=b"pan left"))
+                await blocked()
+                caller.cancel_scope.cancel()
+            assert bus.dropped == 0  # the line has charge of the rest
+            nursery.cancel_scope.cancel()
+    assert bus.dropped == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import trio
 import trio.lowlevel
@@ -185,11 +187,75 @@ async def test_what_a_cancelled_client_had_not_begun_is_dropped() -> None:
 async def test_a_turn_is_counted_as_any_other_write() -> None:
     bus, _ = narrow_port(NarrowTty(100))
     session = opened(bus, Right.CGI)
-    turn = await session.turn(b"request", None)
-    assert (session.counters.received, session.counters.written, session.counters.dropped) == (7, 0, 0)
-    await turn.write(lambda: None)
-    turn.close()
+    async with session.turn(b"request", None) as turn:
+        assert (session.counters.received, session.counters.written, session.counters.dropped) == (7, 0, 0)
+        await turn.write(lambda: None)
     assert (session.counters.received, session.counters.written, session.counters.dropped) == (7, 7, 0)
+
+
+@pytest.mark.parametrize("leaves", ["before its turn", "in its turn", "in the tty's way", "too late", "unwritten"])
+async def test_a_message_whose_turn_comes_to_nothing_is_dropped_at_once(
+    leaves: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    tty = NarrowTty(2 if leaves == "in the tty's way" else 0)
+    bus, turns = narrow_port(tty)
+    session, other = opened(bus, Right.CGI), opened(bus)
+
+    async def converse() -> None:
+        accepted = -100.0 if leaves == "too late" else None
+        with contextlib.suppress(PortDown):
+            async with session.turn(b"12345", None, accepted) as turn:
+                if leaves != "unwritten":
+                    await turn.write(lambda: None)
+
+    async with contextlib.AsyncExitStack() as before, trio.open_nursery() as client:
+        if leaves == "before its turn":
+            await before.enter_async_context(other.turn(b"", None))
+        client.start_soon(converse)
+        await blocked()
+        client.cancel_scope.cancel()
+    # What the line has begun is its to finish: that may still be written.
+    dropped = 0 if leaves == "in the tty's way" else 5
+    assert (session.counters.received, session.counters.dropped) == (5, dropped)
+    assert bus.dropped == dropped
+    # The session may go on, and counts right.
+    turns.end("out")
+    with pytest.raises(PortDown):
+        await session.write(b"678")
+    assert bus.dropped == session.counters.dropped == dropped + 3
+
+
+async def test_what_is_lost_after_its_client_has_left_is_counted_at_the_port_all_the_same() -> None:
+    tty = NarrowTty(3)
+    bus, turns = narrow_port(tty)
+    session = opened(bus)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as client:
+                client.start_soon(session.write, b"pan left")
+                await blocked()
+                client.cancel_scope.cancel()
+            session.close()
+            session.close()
+            assert bus.dropped == 0
+            tty.close()
+            await turns.idle()
+            turns.end("out")
+    assert bus.dropped == session.counters.dropped == 5
+
+
+async def test_a_port_counts_what_all_of_its_clients_sent_in_vain_while_they_are_connected() -> None:
+    bus, _ = narrow_port(NarrowTty(100))
+    one, two = opened(bus), opened(bus)
+    await one.write(b"written")
+    bus.disconnect("out")
+    for session in (one, two, two):
+        with pytest.raises(PortDown):
+            await session.transfer(b"lost")
+    assert bus.dropped == 12
+    one.close()
+    assert bus.dropped == 12
 
 
 async def test_a_session_says_who_sits_where_since_when() -> None:
@@ -203,8 +269,7 @@ async def test_what_is_lost_on_its_way_is_dropped_and_told_once() -> None:
     session = opened(bus)
     told: list[tuple[int, Reason | None]] = []
     session.outcome = lambda count, reason: told.append((count, reason))
-    with trio.move_on_after(0):
-        await session.turn(b"12345", None)
+    session.counters.received = 5
     session.wrote(2)
     session.lost(3, Reason.INCOMPLETE)
     assert (session.counters.written, session.counters.pending, session.counters.dropped) == (2, 0, 3)
