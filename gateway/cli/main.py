@@ -14,6 +14,7 @@ from gateway import __version__
 from gateway.cli import check, demo, keygen, run, user
 from gateway.cli.command import DEFAULT_CONFIG, CommandError
 from gateway.host.config_file import ConfigError
+from gateway.host.logging import for_the_journal, journal_reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except CommandError as exc:
-        print(f"daisyport: {exc}", file=sys.stderr)
+        _print_error(f"daisyport: {exc}")
     except ConfigError as exc:
         for message in exc.messages:
-            print(f"{arguments.config or DEFAULT_CONFIG}: {message}", file=sys.stderr)
+            _print_error(f"{arguments.config or DEFAULT_CONFIG}: {message}")
         return os.EX_CONFIG  # the unit file has systemd not restart after this status: the same error would come back
     return 1
+
+
+def _print_error(text: str) -> None:
+    """Print an error, with its priority where the journal reads it: ``journalctl -p err`` shows what ended a daemon."""
+    print(for_the_journal(text) if journal_reads(sys.stderr.fileno(), os.environ) else text, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

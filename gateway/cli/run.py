@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from gateway.cli.command import CommandError, add_config_option, configuration, describe, is_made_up
-from gateway.host.logging import log_to_stderr
+from gateway.host.logging import Format, Log
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +29,13 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("run", help="run the gateway in the foreground, until SIGTERM or SIGINT")
     add_config_option(parser)
     parser.add_argument("--verbose", action="store_true", help="log debugging messages too")
+    parser.add_argument(
+        "--log-format",
+        type=Format,
+        choices=tuple(Format),
+        metavar="{text,journal,json}",
+        help="the format of the log on standard error (default: journal where the journal reads it, else text)",
+    )
     parser.set_defaults(command=_run)
 
 
@@ -41,18 +48,20 @@ def _run(arguments: argparse.Namespace) -> int:
     from gateway.tasks.root_cause import root_cause
 
     config = configuration(arguments.config)
-    log_to_stderr(logging.DEBUG if arguments.verbose else logging.INFO)
+    log = Log.start(logging.DEBUG if arguments.verbose else logging.INFO, arguments.log_format)
     if is_made_up(arguments.config):
         describe(config)
-    # trio wraps errors in groups. Those that the user can mend become one line, unless a bug came with them: a bug
-    # keeps its traceback.
     try:
         trio.run(_run_until_signalled, config)
-    except ExceptionGroup as group:
-        expected, bugs = group.split((StartError, StoreError, UserError))
-        if expected is None or bugs is not None:
-            raise
-        raise CommandError(str(root_cause(expected))) from None
+    except Exception as exc:
+        # trio wraps errors in groups. Those that the user can mend become one line, unless a bug came with them.
+        _, bugs = ExceptionGroup("", [exc]).split((StartError, StoreError, UserError))
+        if bugs is None:
+            raise CommandError(str(root_cause(exc))) from None
+        logger.critical("a bug ended the process", exc_info=True)
+        return os.EX_SOFTWARE
+    finally:
+        log.finish()
     return 0
 
 
