@@ -24,12 +24,14 @@ from gateway.changes import Changes
 from gateway.clients.drivers import Drivers
 from gateway.clients.listeners import listen_tcp
 from gateway.discovery.bonjour import Bonjour
+from gateway.health import keep_watch
 from gateway.manager import Host, Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
 from gateway.state.machine import machine_mark
 from gateway.state.node_key import node_key
 from gateway.state.store import Store
+from gateway.status import in_words
 from gateway.tasks.contain import contain
 from gateway.tasks.reconcile import Unit
 from gateway.tasks.watch import Cell
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gateway.clients.listeners import Welcome
     from gateway.host.config import Config, PtzConfig
     from gateway.host.sdnotify import Notifier
     from gateway.web.server import HttpServer
@@ -55,6 +56,10 @@ logger = logging.getLogger(__name__)
 
 _STOP = 3.6
 """Seconds that everything has to stop in; 4 s is promised."""
+
+
+_FIRST_ATTEMPT = 5.0
+"""Seconds that the HTTP server's listeners have to bind before the start is over without them."""
 
 
 @final
@@ -80,14 +85,14 @@ async def run(
     parts = compose(config)
     with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
-            root.start_soon(notifier.keep_watch)
             root.start_soon(parts.bonjour.run)
             async with trio.open_nursery() as ports, trio.open_nursery() as front:
-                if config.http.listen:
-                    _serve_http(config, parts, hang_ups or Cell(0), front)
+                listeners = _serve_http(config, parts, hang_ups or Cell(0), front) if config.http.listen else ()
+                words = functools.partial(in_words, config.node_name, parts.managers, listeners)
+                root.start_soon(keep_watch, parts.managers, notifier, words, stop)
                 for manager in parts.managers:
                     ports.start_soon(manager.run, stop)
-                front.start_soon(_announce, config, parts.managers, notifier, task_status)
+                front.start_soon(_announce, parts.managers, listeners, notifier, task_status)
                 await stop.wait()
                 notifier.stopping()
                 logger.info("stopping")
@@ -143,19 +148,18 @@ def _make_runtime_dir(path: Path) -> None:
         ) from None
 
 
-def _serve_http(config: Config, parts: Composition, hang_ups: Cell[int], clients: trio.Nursery) -> None:
-    """Serve HTTP in the nursery ``clients``, on every address."""
+def _serve_http(config: Config, parts: Composition, hang_ups: Cell[int], clients: trio.Nursery) -> tuple[Unit, ...]:
+    """Serve HTTP in the nursery ``clients``, on every address; return the units of the listeners."""
     tls = _tls(config)
     server = _http_server(config, parts, tls)
     clients.start_soon(contain, "TLS certificate", functools.partial(_reload_certificate, tls, hang_ups))
+    units = []
     for address, port in config.http.listen:
-        name = f"HTTP server {Endpoint(address, port)}"
-        listen = functools.partial(_listen_http, address, port, functools.partial(server.admit, clients), name)
-        clients.start_soon(contain, name, listen)
-
-
-async def _listen_http(address: str, port: int, welcome: Welcome, name: str) -> None:
-    await listen_tcp(address, port, welcome, Unit(name, lambda: None))
+        unit = Unit(f"HTTP server {Endpoint(address, port)}", lambda: None)
+        listen = functools.partial(listen_tcp, address, port, functools.partial(server.admit, clients), unit)
+        clients.start_soon(contain, unit.name, listen)
+        units.append(unit)
+    return tuple(units)
 
 
 def _tls(config: Config) -> Tls:
@@ -216,10 +220,13 @@ def _known(names: Sequence[str], find: Callable[[str], int], kind: str) -> list[
 
 
 async def _announce(
-    config: Config, managers: Sequence[Manager], notifier: Notifier, task_status: trio.TaskStatus[None]
+    managers: Sequence[Manager], listeners: Sequence[Unit], notifier: Notifier, task_status: trio.TaskStatus[None]
 ) -> None:
+    """Tell that the start is over: everything is up, or known to be tried again."""
     for manager in managers:
         await manager.settled(0)
+    with trio.move_on_after(_FIRST_ATTEMPT):
+        for listener in listeners:
+            await listener.settled.wait()
     notifier.ready()
-    notifier.status(f"{config.node_name}: {len(managers)} port managers")
     task_status.started()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
 import trio
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
     from protocol.link.identity import NodeKey
     from protocol.parameters.settings import Settings
 
-__all__ = ["Host", "Manager"]
+__all__ = ["Host", "Manager", "NoAnswer"]
 
+_PACKAGE: Final = f"{Path(__file__).parent}/"
 _RIGHTS: Final = {
     ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
     ServiceKind.PTZ: Right.READ | Right.PTZ,
@@ -63,6 +65,8 @@ _FLUSH: Final = 1.6
 
 _PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each new start after a bug; a port that fails once more is parked."""
+_BEAT: Final = 1.0
+"""Seconds between two heartbeats."""
 _PARKED: Final = 60.0
 """Seconds after which a parked port is tried again. A port that ran for so long has recovered."""
 
@@ -77,6 +81,11 @@ class Host:
     drivers: Drivers
     guesses: GuessLimit
     bonjour: Bonjour
+
+
+@final
+class NoAnswer(Exception):
+    """The port manager stopped to answer, and was ended for that; the message says where it waited."""
 
 
 class _PortService(Protocol):
@@ -108,6 +117,8 @@ class Manager:
         remote port client while PortType is RemotePort."""
         self.failure = ""
         """Why the port manager is down or parked, while a bug keeps it so; else empty."""
+        self.beats = 0
+        """The heartbeats so far: about one a second, as long as the manager follows the settings or waits to."""
         self._host = host
         self._grant = grant
         self._published = published
@@ -117,6 +128,8 @@ class Manager:
         self._services: dict[ServiceKind, _PortService] = {}
         self._handles: dict[ServiceKind, Handle] = {}
         self._stopping = False
+        self._tree = trio.CancelScope()
+        self._no_answer: NoAnswer | None = None
         self._log = PortLogger(logging.getLogger(__name__), bus.name)
         if (number := self._numbers[0]) is not None:
             self.devices[PortType.SERIAL] = self._make_device(Device(PortType.SERIAL, number))
@@ -184,15 +197,25 @@ class Manager:
 
     async def run(self, stop: trio.Event) -> None:
         """Keep the port as the settings say until ``stop`` is set, then end everything in its order. Never raises."""
+        self._task: trio.lowlevel.Task = trio.lowlevel.current_task()
         failures = 0
         while not stop.is_set():
             started = trio.current_time()
+            self._no_answer = None
             try:
-                await self._run_tree(stop)
+                with trio.CancelScope() as self._tree:
+                    await self._run_tree(stop)
+                if self._no_answer is not None and not stop.is_set():
+                    raise self._no_answer
             except Exception as exc:  # noqa: BLE001 -- whatever it is, the tree is gone and has to be started again
                 self._log.exception("a bug ended the port manager")
                 failures = 1 if trio.current_time() - started >= _PARKED else failures + 1
                 await self._recover(exc, failures, stop)
+
+    def restart(self, why: str) -> None:
+        """End the tree and start it again, as after a bug. Returns at once; a tree may ignore its cancellation."""
+        self._no_answer = NoAnswer(f"{why}, waiting in {_waits_in(self._task)}")
+        self._tree.cancel()
 
     async def _recover(self, bug: Exception, failures: int, stop: trio.Event) -> None:
         """Say that the port is down for a bug, and wait until it may be started again."""
@@ -209,8 +232,15 @@ class Manager:
         with trio.move_on_after(pause):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_at, stop, nursery.cancel_scope)
+                nursery.start_soon(self._beat_on)
                 await self._published.wait_for(lambda published: published.version != seen)
                 nursery.cancel_scope.cancel()
+
+    async def _beat_on(self) -> None:
+        """Count heartbeats: a port that waits to be started again is down, and known to be."""
+        while True:
+            self.beats += 1
+            await trio.sleep(_BEAT)
 
     async def _run_tree(self, stop: trio.Event) -> None:
         async with trio.open_nursery() as running:
@@ -218,8 +248,14 @@ class Manager:
             async with trio.open_nursery() as self._clients:
                 with trio.CancelScope() as following:
                     running.start_soon(_cancel_at, stop, following)
-                    async for published in self._published.changes():
-                        await self._follow(published, self._units)
+                    changes = self._published.changes()
+                    while True:
+                        self.beats += 1
+                        published = None
+                        with trio.move_on_after(_BEAT):
+                            published = await anext(changes)
+                        if published is not None:
+                            await self._follow(published, self._units)
                 await self._send_away(self._units)
             await self._units.apply(frozenset())
 
@@ -380,6 +416,13 @@ class Manager:
 async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+def _waits_in(task: trio.lowlevel.Task) -> str:
+    """Return the innermost function of this package that a task waits in, with its file and line."""
+    frames = [(frame.f_code, line) for frame, line in task.iter_await_frames()]
+    code, line = [each for each in frames if each[0].co_filename.startswith(_PACKAGE)][-1]
+    return f"{code.co_qualname} ({code.co_filename.removeprefix(_PACKAGE)}, line {line})"
 
 
 async def _first_up(units: Sequence[Unit]) -> None:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from gateway.port.router import Session
     from gateway.remote_port.server import RemotePortService
     from gateway.remote_port.session import RemoteSession
+    from gateway.tasks.reconcile import Unit
     from protocol.parameters.hardware import ManagerHardware
     from protocol.parameters.settings import Settings
 
-__all__ = ["status"]
+__all__ = ["in_words", "status"]
 
 
 def status(
@@ -42,6 +43,13 @@ def status(
         "tls": tls,
         "ports": [_port(manager, settings, config.managers[manager.index]) for manager in managers],
     }
+
+
+def in_words(node: str, managers: Sequence[Manager], listeners: Sequence[Unit]) -> str:
+    """Describe the gateway in one line: how many ports are up, and what is wrong with the others and the servers."""
+    down = [f"{manager.bus.name}: {manager.bus.down}" for manager in managers if manager.bus.down is not None]
+    closed = [f"{unit.name}: {unit.state}" for unit in listeners if unit.state != "up"]
+    return "; ".join([f"{node}: {len(managers) - len(down)} of {len(managers)} ports up", *down, *closed])
 
 
 def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> dict[str, object]:

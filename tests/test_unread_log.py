@@ -78,9 +78,10 @@ async def busy(gateway: Gateway) -> None:
         for number in range(20):
             for _ in range(50):
                 await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-            refused = {f"Serial.Ser1.NoSuch{n}": 1 for n in range(20)}  # nearly each of them is a line of the log
-            rate = {"Serial.Ser1.BaudRate": 9600 if number % 2 else 19200}
-            assert "NoSuch0" in await gateway.set(rate | refused)
+            # A line of the log for most of them.
+            refused: dict[str, object] = {f"Serial.Ser1.NoSuch{n}": 1 for n in range(20)}
+            refused["Serial.Ser1.BaudRate"] = 9600 if number % 2 else 19200
+            assert "NoSuch0" in await gateway.set(refused)
         before = echoes
         while echoes < before + 100:
             await trio.lowlevel.checkpoint()

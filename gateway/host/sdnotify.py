@@ -7,8 +7,6 @@ import os
 import socket
 from typing import TYPE_CHECKING, final
 
-import trio
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -56,13 +54,6 @@ class Notifier:
     def status(self, text: str) -> None:
         """Show one line in ``systemctl status``; what would break the line is shown as a question mark."""
         self._tell("STATUS", "".join(c if c.isprintable() else "?" for c in text[:STATUS_LENGTH]))
-
-    async def keep_watch(self) -> None:
-        """Feed the watchdog twice in its time, until cancelled."""
-        while self.watchdog_seconds is not None:
-            self.watchdog()
-            await trio.sleep(self.watchdog_seconds / 2)
-        await trio.sleep_forever()
 
     def _tell(self, key: str, value: str) -> None:
         if self._address is None:

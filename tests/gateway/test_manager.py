@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -257,6 +257,47 @@ async def test_a_stop_ends_the_pause_of_a_parked_port(
     async with running_port(tmp_path):
         await trio.sleep(20)
     assert trio.current_time() == 20
+
+
+async def test_a_manager_counts_heartbeats_while_it_follows_and_while_it_is_parked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    bug = Bug(monkeypatch)
+    async with running_port(tmp_path) as port:
+        await trio.sleep(20)  # parked
+        before = port.manager.beats
+        await trio.sleep(30)
+        assert 29 <= port.manager.beats - before <= 31
+        bug.alive = False
+        await port.set(PortEnabled="no")
+        before = port.manager.beats
+        await trio.sleep(30)
+        assert 29 <= port.manager.beats - before <= 31
+
+
+async def test_a_manager_that_hangs_says_where_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_port(tmp_path) as port:
+        hung = trio.Event()
+
+        async def hang(*_: object) -> None:
+            hung.set()
+            await trio.sleep_forever()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(module.Units, "apply", hang)  # type: ignore[attr-defined]  # as the manager uses it
+            port.published.set(replace(port.published.value, version=1))
+            await hung.wait()
+        beats = port.manager.beats
+        await trio.sleep(10)
+        assert port.manager.beats == beats
+        port.manager.restart("it did not answer for 5 s")
+        await trio.sleep(2)
+        assert port.manager.beats > beats
+        assert port.manager.failure == ""
+        assert set(port.manager.units) == {"service WebSocket", "R0"}
+    assert "NoAnswer: it did not answer for 5 s, waiting in Manager._follow (manager.py, line " in caplog.text
 
 
 async def test_each_line_of_the_log_of_a_unit_names_its_port(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

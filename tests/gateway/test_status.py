@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.host.config import Config
-from gateway.status import status
+from gateway.status import in_words, status
+from gateway.tasks.reconcile import Unit
 from protocol.parameters.hardware import ManagerHardware
 from tests.gateway.test_manager import running_port
 from tests.helpers import free_port
@@ -112,3 +113,17 @@ async def test_two_cpus_with_one_node_id_are_shown_with_both_addresses(tmp_path:
             service._duplicates[b"d" * 16, 0] = (trio.current_time() - 1, "long ago")
             (shown_port,) = shown(port)["ports"]
     assert shown_port["remote_port_server"]["duplicate_nodes"] == [what]
+
+
+async def test_one_line_says_what_is_up_and_what_is_wrong(tmp_path: Path) -> None:
+    taken, up = Unit("HTTP server 127.0.0.1:80", lambda: None), Unit("HTTP server [::1]:80", lambda: None)
+    taken.refused("Address already in use")
+    up.up()
+    with trio.fail_after(5):
+        async with running_port(tmp_path) as port:
+            await port.set(PortEnabled="no")
+            words = in_words("cpu1", [port.manager], [taken, up])
+    assert words == (
+        "cpu1: 0 of 1 ports up; P0: the port is disabled; PortManager.P0.PortEnabled=yes opens it; "
+        "HTTP server 127.0.0.1:80: Address already in use"
+    )

@@ -5,7 +5,6 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
 
 from gateway.host.sdnotify import Notifier
 
@@ -97,21 +96,3 @@ def test_a_manager_that_went_away_is_named_once_and_harms_nobody(
 def test_the_watchdog_is_for_the_process_it_names(environ: dict[str, str], seconds: float | None) -> None:
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": "@x", **environ})
     assert notifier.watchdog_seconds == seconds
-
-
-async def test_life_is_told_twice_in_the_time_that_the_manager_bears(
-    manager: tuple[str, socket.socket], autojump_clock: trio.testing.MockClock
-) -> None:
-    address, listener = manager
-    with trio.move_on_after(59):
-        await Notifier(address, 30).keep_watch()
-    listener.setblocking(False)
-    assert [listener.recv(100) for _ in range(4)] == [b"WATCHDOG=1"] * 4
-    with pytest.raises(BlockingIOError):
-        listener.recv(100)
-
-
-async def test_nobody_asks_for_life_and_none_is_told(autojump_clock: trio.testing.MockClock) -> None:
-    with trio.move_on_after(3600) as scope:
-        await Notifier(None).keep_watch()
-    assert scope.cancelled_caught

@@ -1,0 +1,65 @@
+"""Watch the port managers: restart one that no longer answers, and tell the service manager how they all are.
+
+The event loop may turn although a port does nothing any more, so a watchdog that only the loop feeds proves little.
+Each manager counts its heartbeats (``Manager.beats``) where it follows the settings: a held turn, a drain and a slow
+driver go on beside that and are no failure, and whatever it waits for there is bounded, by less than 5 s.
+
+Time is counted in looks, not in seconds of a clock: a process that was stopped for a while, or a machine that slept,
+finds every heartbeat old, and none of its managers at fault.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gateway.host.sdnotify import Notifier
+    from gateway.manager import Manager
+
+__all__ = ["keep_watch"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK: Final = 1.0
+"""Seconds between two looks; a manager's heartbeats are as far apart."""
+_HANGING: Final = 6
+"""Looks in a row without a heartbeat after which a manager is restarted: the last one was more than 5 s ago."""
+_LOST: Final = 11
+"""Looks without a heartbeat after which a restart did not help either."""
+
+
+async def keep_watch(
+    managers: Sequence[Manager], notifier: Notifier, words: Callable[[], str], stop: trio.Event
+) -> None:
+    """Look at the managers each second until cancelled; ``words`` is the state of the gateway in one line.
+
+    The watchdog is fed while at least one manager answers, and none is beyond restarting: only a new process ends
+    what ignores its cancellation. From ``stop`` on, nobody is judged any more.
+    """
+    beats = [manager.beats for manager in managers]
+    missed = [0] * len(managers)
+    said = ""
+    fed = float("-inf")
+    while True:
+        for index, manager in enumerate(managers):
+            missed[index] = 0 if manager.beats != beats[index] else missed[index] + 1
+            beats[index] = manager.beats
+            if missed[index] == _HANGING and not stop.is_set():
+                manager.restart("it did not answer for 5 s")
+            elif missed[index] == _LOST and not stop.is_set():
+                logger.critical("port manager %s cannot be ended; the watchdog is not fed any more", manager.bus.name)
+        answering = not managers or min(missed) < _HANGING
+        alive = stop.is_set() or (answering and max(missed, default=0) < _LOST)
+        now = trio.current_time()
+        if alive and notifier.watchdog_seconds is not None and now - fed >= notifier.watchdog_seconds / 2 - _LOOK:
+            notifier.watchdog()
+            fed = now
+        if not stop.is_set() and (text := words()) != said:
+            notifier.status(text)
+            said = text
+        await trio.sleep(_LOOK)
