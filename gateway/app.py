@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from protocol.link.identity import NodeKey
 
 
-__all__ = ["Composition", "StartError", "compose", "run"]
+__all__ = ["Composition", "StartError", "compose", "make_runtime_dir", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ async def run(
     listener is bound and every device is open, or known to be retrying. Raises StartError, StoreError or UserError
     where the runtime or the state directory cannot be used.
     """
-    _make_runtime_dir(config.runtime_dir)
+    make_runtime_dir(config.runtime_dir)
     parts = compose(config)
     with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
@@ -139,7 +139,8 @@ def _managers(config: Config, store: Store, bonjour: Bonjour, node: NodeKey) -> 
     )
 
 
-def _make_runtime_dir(path: Path) -> None:
+def make_runtime_dir(path: Path) -> None:
+    """Make the directory of the PTZ sockets, if it is not there. Raises StartError."""
     try:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as exc:

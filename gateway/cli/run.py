@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.command import CommandError, add_config_option, configuration, describe, is_made_up
 from gateway.host.logging import Format, Log
+from gateway.host.terminal import hang_up_is_ignored, has_terminal
 
 if TYPE_CHECKING:
     import argparse
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.command import Commands
     from gateway.host.config import Config
+    from gateway.host.stacks import Stacks
     from gateway.tasks.watch import Cell
 
 __all__ = ["add_to"]
@@ -68,25 +71,40 @@ def _run(arguments: argparse.Namespace) -> int:
 async def _run_until_signalled(config: Config) -> None:
     import trio
 
-    from gateway.app import run
+    from gateway.app import make_runtime_dir, run
     from gateway.host.sdnotify import Notifier
+    from gateway.host.stacks import Stacks
     from gateway.tasks.watch import Cell
 
     stop, hang_ups = trio.Event(), Cell(0)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_obey_signals, stop, hang_ups)
-        await run(config, stop, Notifier.from_environment(os.environ), hang_ups)
-        nursery.cancel_scope.cancel()
+    make_runtime_dir(config.runtime_dir)
+    with contextlib.closing(Stacks(config.runtime_dir / "stacks.txt")) as stacks:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_obey_signals, stop, hang_ups, stacks)
+            await run(config, stop, Notifier.from_environment(os.environ), hang_ups)
+            nursery.cancel_scope.cancel()
 
 
-async def _obey_signals(stop: trio.Event, hang_ups: Cell[int], *, task_status: trio.TaskStatus[None]) -> None:
+async def _obey_signals(
+    stop: trio.Event, hang_ups: Cell[int], stacks: Stacks, *, task_status: trio.TaskStatus[None]
+) -> None:
     import trio
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    on_a_terminal = has_terminal()
+    wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+    if not hang_up_is_ignored():
+        wanted.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*wanted) as signals:
+        stacks.write_at_sigusr1()
         task_status.started()
         async for number in signals:
-            if number == signal.SIGHUP:
+            if number == signal.SIGUSR1:
+                stacks.log("SIGUSR1: the stacks of all threads")
+            elif number != signal.SIGHUP:
+                stop.set()
+            elif on_a_terminal and not has_terminal():
+                logger.warning("SIGHUP: the terminal is gone")
+                stop.set()
+            else:
                 logger.info("SIGHUP: reading the TLS certificate; the configuration file waits for the next start")
                 hang_ups.set(hang_ups.value + 1)
-            else:
-                stop.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from gateway.demo.chain import chained
 from gateway.demo.reach import reach
 from gateway.demo.screen import Screen
 from gateway.demo.traffic import Traffic, a_line
+from gateway.host.terminal import hang_up_is_ignored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -120,16 +122,21 @@ def main(show: Callable[[Screen, trio.Event], Awaitable[None]] = demo) -> int:
     logging.getLogger("gateway.discovery.bonjour").setLevel(logging.ERROR)
     try:
         trio.run(_on_a_terminal, show)
-    except* BrokenPipeError:
-        # The reader of the output has gone (`| head`), which ends the demo too. What is still buffered goes to
-        # /dev/null, or Python would report the same error at its exit.
+    except* OSError as group:
+        _, other = group.split(lambda exc: isinstance(exc, OSError) and exc.errno in (errno.EPIPE, errno.EIO))
+        if other is not None:
+            raise
+        # The reader of the output has gone (`| head`), or the terminal, which ends the demo too. What is still buffered
+        # goes to /dev/null, or Python would report the same error at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 async def _on_a_terminal(show: Callable[[Screen, trio.Event], Awaitable[None]]) -> None:
     screen, stop = Screen(sys.stdout), trio.Event()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    # A terminal that is closed ends the demo, unless nohup(1) says not to.
+    hang_up = () if hang_up_is_ignored() else (signal.SIGHUP,)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hang_up) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(show, screen, stop)
             await anext(aiter(signals))

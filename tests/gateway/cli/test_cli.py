@@ -265,6 +265,47 @@ async def test_it_runs_until_sigterm_and_a_hang_up_does_not_end_it(config: Path)
             assert await process.wait() == 0
 
 
+async def test_sigusr1_shows_the_stacks_and_ends_nothing(config: Path) -> None:
+    with lines(config.parent, 1), trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            process = await run_daemon(nursery, config)
+            await started(process, b"P0 Ser1: up")
+            process.send_signal(signal.SIGUSR1)
+            await started(process, b"SIGUSR1: the stacks of all threads:")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+
+
+def test_a_daemon_started_with_nohup_outlives_its_terminal_and_another_ends_with_it(config: Path) -> None:
+    with lines(config.parent, 1):
+        assert hung_up(config, ignore=True) is None
+        assert hung_up(config, ignore=False) == 0
+
+
+def hung_up(config: Path, *, ignore: bool) -> int | None:
+    """Run a daemon on a terminal of its own and close the terminal; return its status, None if it goes on."""
+    near, far = pty.openpty()
+
+    def prepare() -> None:
+        own_the_terminal()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignore else signal.SIG_DFL)
+
+    command = [*DAISYPORT, "run", "--config", str(config)]
+    process = subprocess.Popen(command, stdin=far, stdout=far, stderr=far, start_new_session=True, preexec_fn=prepare)
+    try:
+        os.close(far)
+        shown = b""
+        while b"P0 Ser1: up" not in shown:
+            shown += os.read(near, 1000)
+        os.close(near)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(2 if ignore else 10)
+        return None
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
 async def test_a_second_daemon_on_the_same_state_is_refused(config: Path) -> None:
     with lines(config.parent, 1), trio.fail_after(20):
         async with trio.open_nursery() as nursery:

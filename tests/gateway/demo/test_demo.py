@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import pty
 import re
 import shutil
 import signal
@@ -11,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -338,6 +341,33 @@ def test_a_signal_ends_it_cleanly_within_two_seconds(
     assert running.returncode == 0
     assert errors == b""
     assert rest.endswith(b"The demo has ended, and removed all its files.\n")
+    assert list(short_path.iterdir()) == []
+
+
+def test_a_terminal_that_is_closed_ends_it_and_it_leaves_nothing_behind(short_path: Path) -> None:
+    near, far = pty.openpty()
+
+    def own_the_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    running = subprocess.Popen(
+        [sys.executable, "-m", "gateway", "demo", "--cut"],
+        env=os.environ | {"TMPDIR": str(short_path)},
+        stdin=far,
+        stdout=far,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=own_the_terminal,
+    )
+    os.close(far)
+    shown = b""
+    while b" lost" not in shown:
+        shown += os.read(near, 4096)
+    os.close(near)
+    _, errors = running.communicate(timeout=5)
+    assert running.returncode == 0
+    assert errors == b""
     assert list(short_path.iterdir()) == []
 
 

@@ -1,0 +1,60 @@
+"""Write the stacks of all threads when a fault, the watchdog's SIGABRT or an operator's SIGUSR1 asks for them.
+
+``faulthandler`` writes them from the signal handler itself, so it works while the event loop is stuck, and needs a
+file that is open already. They go on to the log when there is a loop again: at once after a SIGUSR1, and at the next
+start after the process died. They hold names of files and functions, and no values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Stacks"]
+
+logger = logging.getLogger(__name__)
+
+_MOST: Final = 1 << 16
+"""Bytes of stacks that go to the log: a fault in a deep recursion writes many."""
+
+
+@final
+class Stacks:
+    """The file of the stacks, which this process appends to from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        except OSError as exc:
+            logger.warning("%s: %s; the stacks of a fault would be lost", path, exc.strerror)
+            fd = os.memfd_create(path.name)
+        self._file = os.fdopen(fd, "r+b", buffering=0)
+        self.log("the stacks of the run before, which did not end by itself")
+        faulthandler.enable(self._file)
+
+    def write_at_sigusr1(self) -> None:
+        """Write them at each SIGUSR1, and then call the handler that is installed now."""
+        faulthandler.register(signal.SIGUSR1, self._file, chain=True)
+
+    def log(self, title: str) -> None:
+        """Move what is in the file to the log; write nothing where nothing is in it."""
+        stacks = os.pread(self._file.fileno(), _MOST, 0).decode(errors="replace").strip()
+        self._file.truncate(0)
+        if stacks:
+            logger.error("%s:\n%s", title, stacks)
+
+    def close(self) -> None:
+        """Leave signals and faults to their defaults, and remove the file: it ended by itself."""
+        faulthandler.unregister(signal.SIGUSR1)
+        faulthandler.disable()
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
