@@ -84,7 +84,7 @@ class Bus:
         """Bytes that clients sent, those who have left since too, and that will not reach the line."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
-        self._ends: dict[object, Callable[[str], None]] = {}
+        self._ends: dict[object, Callable[[str], None] | None] = {}
         """How to end the session of a reader that fails."""
         self._logger = PortLogger(logger, name)
         self.events = EventLog(self._logger)
@@ -96,8 +96,7 @@ class Bus:
     def attach(self, reader: Callable[[bytes], None], end: Callable[[str], None] | None = None) -> None:
         """Hand ``reader`` every byte from now on; where it raises, detach it and call ``end`` with a reason."""
         self._readers = (*self._readers, reader)
-        if end is not None:
-            self._ends[reader] = end
+        self._ends[reader] = end
 
     def detach(self, reader: Callable[[bytes], None]) -> None:
         """Hand ``reader`` nothing more, from this instant. Idempotent."""
@@ -108,8 +107,7 @@ class Bus:
     def attach_for_gaps(self, reader: Callable[[int, Reason], None], end: Callable[[str], None] | None = None) -> None:
         """Tell ``reader``, in its place among the bytes, where some of them are missing, from now on; as ``attach``."""
         self._gap_readers = (*self._gap_readers, reader)
-        if end is not None:
-            self._ends[reader] = end
+        self._ends[reader] = end
 
     def detach_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
         """Tell ``reader`` nothing more. Idempotent."""

@@ -197,7 +197,8 @@ class Session:
         """When it was opened, in seconds since 1970."""
         self.reader: Reader | None = None
         """The reader that hears the line for the client."""
-        self._gap_reader: Callable[[int, Reason], None] | None = None
+        self._hearing = contextlib.ExitStack()
+        """What must be detached from the bus when it ends."""
         self._age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
         self._active_at = trio.current_time()
         # The line that the last message went to; the bus may have another by now, but that one knows of no rest.
@@ -239,11 +240,12 @@ class Session:
         """Hand ``reader`` every byte of the line from now on."""
         self.reader = reader
         self._bus.attach(reader.deliver, self.end)
+        self._hearing.callback(self._bus.detach, reader.deliver)
 
     def listen_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
         """Tell ``reader`` where bytes of the line are missing, from now on."""
-        self._gap_reader = reader
         self._bus.attach_for_gaps(reader, self.end)
+        self._hearing.callback(self._bus.detach_for_gaps, reader)
 
     # -- writing
 
@@ -357,7 +359,7 @@ class Session:
         """Stop hearing the line at once, and cancel all that the holder does here. The first reason stands."""
         if self.ended is None:
             self.ended = why
-            self._detach()
+            self._hearing.close()
             self.scope.cancel()
 
     def cut(self, why: str) -> None:
@@ -368,11 +370,5 @@ class Session:
 
     def close(self) -> None:
         """Leave the port. Idempotent."""
-        self._detach()
+        self._hearing.close()
         self._handle.drop()
-
-    def _detach(self) -> None:
-        if self.reader is not None:
-            self._bus.detach(self.reader.deliver)
-        if self._gap_reader is not None:
-            self._bus.detach_for_gaps(self._gap_reader)

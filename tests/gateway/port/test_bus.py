@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,8 +16,9 @@ from gateway.port.bus import Bus, PortStatus
 from gateway.port.line import PortDown
 from gateway.serial_line.arbiter import Arbiter
 from protocol.link.reasons import Reason
+from protocol.link.stream_frames import Channel
 from protocol.parameters.settings import SerialPort
-from tests.gateway.line import NarrowTty
+from tests.gateway.line import NarrowTty, Writer, narrow_port
 
 
 class Ear:
@@ -74,6 +77,8 @@ async def test_when_the_line_last_spoke_is_known(autojump_clock: trio.testing.Mo
 async def test_the_state_of_a_port_is_what_its_device_tells_of_it(autojump_clock: trio.testing.MockClock) -> None:
     bus = Bus("P0")
     assert (bus.received, bus.missed, bus.gaps, bus.dropped, bus.heard_at) == (0, 0, 0, 0, trio.current_time())
+    assert (bus.state.value.line, bus.state.value.rate, bus.state.value.settings) == (None, 0, "")
+    assert (bus.state.value.path, bus.state.value.cuts, bus.state.value.last_cut) == ((), 0, "")
     line = SerialPort(baud_rate=19200)
     bus.adjusted(19200, "RS232 19200 8N1", line)
     bus.route(b"owner", b"node", rights=0b100)
@@ -89,6 +94,15 @@ async def test_the_state_of_a_port_is_what_its_device_tells_of_it(autojump_clock
         cuts=2,
         last_cut="another: too slow",
     )
+
+
+async def test_a_line_lets_every_class_of_traffic_in_where_nobody_says_otherwise() -> None:
+    bus = Bus("P0")
+    every = sum(1 << channel for channel in Channel if channel is not Channel.LINE)
+    assert bus.state.value.rights == every
+    bus.route(b"owner", rights=0)
+    bus.route(b"owner")
+    assert bus.state.value.rights == every
 
 
 async def test_a_reader_of_gaps_hears_from_when_it_came_until_it_left() -> None:
@@ -128,6 +142,25 @@ async def test_a_port_without_a_device_says_why_and_outlives_each() -> None:
     bus.connect(Arbiter(NarrowTty().as_uart))
     bus.deliver(b"back")
     assert ear.heard == [b"back"]
+
+
+async def test_who_waits_for_the_line_when_its_device_goes_is_refused_and_finds_the_reason_at_the_port() -> None:
+    bus, turns = narrow_port(NarrowTty())
+    found: list[str | None] = []
+
+    async def wait() -> None:
+        with pytest.raises(PortDown, match="the cable is out"):
+            await turns.write(b"late", Writer(), trio.current_time())
+        found.append(bus.down)
+
+    with trio.fail_after(5):
+        turn = await turns.turn(Writer(), trio.current_time())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            bus.disconnect("the cable is out")
+    assert found == ["the cable is out"]
+    turn.close()
 
 
 # Containment ------------------------------------------------------------------------------------------------
@@ -197,6 +230,19 @@ async def test_a_reader_that_was_detached_leaves_nothing_to_end() -> None:
     bus.miss(1, Reason.OVERFLOW)
     assert (brittle.heard, second.heard) == ([b"x"], [(1, Reason.OVERFLOW)])
     assert (brittle.ended, second.ended) == ([], [])
+
+
+async def test_a_bus_keeps_nothing_of_a_reader_that_was_detached() -> None:
+    bus = Bus("P0")
+    reader = Brittle(99)
+    bus.attach(reader.take, reader.ended.append)
+    bus.attach_for_gaps(reader.miss, lambda _: reader.note("ended"))
+    gone = weakref.ref(reader)
+    bus.detach(reader.take)
+    bus.detach_for_gaps(reader.miss)
+    del reader
+    gc.collect()
+    assert gone() is None
 
 
 async def test_a_failing_reader_is_logged_with_its_port(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,7 @@ import trio.lowlevel
 import trio.testing
 
 from gateway.port.bus import Bus
-from gateway.port.line import PortDown
+from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked, Router, Session
 from protocol.link.reasons import Reason
@@ -42,7 +42,7 @@ def opened(bus: Bus, write: Right = Right.TCP) -> Session:
 async def test_a_handle_can_be_narrowed_and_never_widened() -> None:
     service = Router({"P0": Bus("P0")}).grant("P0", Right.READ | Right.PTZ, "PTZServer")
     listener = service.attenuate(Right.READ, "listener")
-    with pytest.raises(Forbidden, match=r"listener has no right to .*PTZ.* on P0"):
+    with pytest.raises(Forbidden, match=r"^listener has no right to Right\.PTZ on P0$"):
         listener.attenuate(Right.READ | Right.PTZ, "intruder")
     with pytest.raises(Forbidden):
         listener.open(Right.PTZ)
@@ -95,14 +95,41 @@ async def test_a_handle_has_one_session_or_revoking_would_miss_one() -> None:
         handle.open(Right.TCP)
 
 
-async def test_nothing_of_the_line_is_heard_once_revoke_has_returned() -> None:
+@pytest.mark.parametrize("how", ["it is revoked", "it leaves"])
+async def test_nothing_of_the_line_is_heard_once_a_session_is_over(how: str) -> None:
     bus, ear = Bus("P0"), Ear()
+    gaps: list[int] = []
     handle = Router({"P0": bus}).grant("P0", ALL, "service")
-    handle.open(Right.TCP).listen(ear)
+    session = handle.open(Right.TCP)
+    session.listen(ear)
+    session.listen_for_gaps(lambda count, _: gaps.append(count))
     bus.deliver(b"before")
-    handle.revoke("gone")
+    bus.miss(1, Reason.OVERFLOW)
+    if how == "it leaves":
+        session.close()
+    else:
+        handle.revoke("gone")
     bus.deliver(b"after")
-    assert ear.heard == b"before"
+    bus.miss(2, Reason.OVERFLOW)
+    assert (ear.heard, gaps) == (b"before", [1])
+    assert session.reader is ear  # the status asks what it has heard
+
+
+async def test_who_is_too_slow_is_ended_and_told_of_at_the_port_once() -> None:
+    bus = Bus("P0")
+    session = opened(bus)
+    session.cut("it left 9 bytes unread")
+    session.cut("it left 10 bytes unread")
+    assert (session.ended, session.scope.cancel_called) == ("it left 9 bytes unread", True)
+    assert (bus.state.value.cuts, bus.state.value.last_cut) == (1, "client: it left 9 bytes unread")
+
+
+async def test_who_has_ended_is_not_cut_as_well() -> None:
+    bus = Bus("P0")
+    session = opened(bus)
+    session.end("idle")
+    session.cut("it left 9 bytes unread")
+    assert (session.ended, bus.state.value.cuts) == ("idle", 0)
 
 
 @pytest.mark.parametrize("waiting_for", ["the turn", "the tty"])
@@ -193,20 +220,18 @@ async def test_a_turn_is_counted_as_any_other_write() -> None:
     assert (session.counters.received, session.counters.written, session.counters.dropped) == (7, 7, 0)
 
 
-@pytest.mark.parametrize("leaves", ["before its turn", "in its turn", "in the tty's way", "too late", "unwritten"])
+@pytest.mark.parametrize("leaves", ["before its turn", "in its turn", "in the middle", "unwritten"])
 async def test_a_message_whose_turn_comes_to_nothing_is_dropped_at_once(
     leaves: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    tty = NarrowTty(2 if leaves == "in the tty's way" else 0)
+    tty = NarrowTty(2 if leaves == "in the middle" else 0)
     bus, turns = narrow_port(tty)
     session, other = opened(bus, Right.CGI), opened(bus)
 
     async def converse() -> None:
-        accepted = -100.0 if leaves == "too late" else None
-        with contextlib.suppress(PortDown):
-            async with session.turn(b"12345", None, accepted) as turn:
-                if leaves != "unwritten":
-                    await turn.write(lambda: None)
+        async with session.turn(b"12345", None) as turn:
+            if leaves != "unwritten":
+                await turn.write(lambda: None)
 
     async with contextlib.AsyncExitStack() as before, trio.open_nursery() as client:
         if leaves == "before its turn":
@@ -215,7 +240,7 @@ async def test_a_message_whose_turn_comes_to_nothing_is_dropped_at_once(
         await blocked()
         client.cancel_scope.cancel()
     # What the line has begun is its to finish: that may still be written.
-    dropped = 0 if leaves == "in the tty's way" else 5
+    dropped = 0 if leaves == "in the middle" else 5
     assert (session.counters.received, session.counters.dropped) == (5, dropped)
     assert bus.dropped == dropped
     # The session may go on, and counts right.
@@ -258,10 +283,22 @@ async def test_a_port_counts_what_all_of_its_clients_sent_in_vain_while_they_are
     assert bus.dropped == 12
 
 
-async def test_a_session_says_who_sits_where_since_when() -> None:
-    session = opened(Bus("P0"))
-    assert (session.holder, session.port) == ("client", "P0")
+async def test_a_session_says_whose_it_is_where_since_when_and_in_which_class_it_writes() -> None:
+    bus = Bus("P0")
+    session = opened(bus, Right.PTZ)
+    assert (session.holder, session.port, session.traffic, session.writes) == ("client", "P0", Right.PTZ, True)
+    assert session.events is bus.events
     assert session.since > 1.6e9
+    listener = opened(bus, Right(0))
+    assert (listener.traffic, listener.writes) == (Right(0), False)
+
+
+async def test_a_session_that_has_written_nothing_has_nothing_on_its_way() -> None:
+    session = opened(Bus("P0"))
+    assert session.on_its_way == 0
+    with pytest.raises(PortDown):
+        await session.write(b"lost")
+    assert session.on_its_way == 0
 
 
 async def test_what_is_lost_on_its_way_is_dropped_and_told_once() -> None:
@@ -317,7 +354,9 @@ async def test_a_session_whose_reader_fails_is_ended_and_hears_nothing_more(what
 
 
 @pytest.mark.parametrize("when", ["it is written", "it is lost", "its writer has left"])
-async def test_a_session_that_cannot_be_told_an_outcome_ends_and_the_line_goes_on(when: str) -> None:
+async def test_a_session_that_cannot_be_told_an_outcome_ends_and_the_line_goes_on(
+    when: str, caplog: pytest.LogCaptureFixture
+) -> None:
     tty = NarrowTty(0 if when == "its writer has left" else 100)
     bus, turns = narrow_port(tty)
     session, other = opened(bus), opened(bus)
@@ -339,6 +378,8 @@ async def test_a_session_that_cannot_be_told_an_outcome_ends_and_the_line_goes_o
             await other.write(b"|next")
             turns.end("over")
     assert session.ended == "a bug ended it"
+    session.lost(1, Reason.INCOMPLETE)  # it is told nothing that comes later
+    assert caplog.text.count("it cannot be told the outcome of its bytes") == 1
     assert other.ended is None
     assert tty.taken == (b"|next" if when == "it is lost" else b"whole|next")
     assert session.counters.written == (0 if when == "it is lost" else 5)
@@ -370,6 +411,30 @@ async def test_a_command_that_waited_longer_than_its_class_may_is_not_sent(
     assert late.counters.dropped == 4
 
 
+@pytest.mark.parametrize("by", ["write", "turn"])
+async def test_a_message_is_as_old_as_its_sender_says_and_may_be_as_old_as_its_class(
+    by: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    tty = NarrowTty(100)
+    bus, _ = narrow_port(tty)
+    session = opened(bus, Right.PTZ)
+
+    async def send(data: bytes, accepted: float | None) -> None:
+        if by == "write":
+            await session.write(data, accepted)
+        else:
+            async with session.turn(data, None, accepted) as turn:
+                await turn.write(lambda: None)
+
+    await trio.sleep(10)
+    with pytest.raises(PortDown, match="busy for more than 2 s") as refused:
+        await send(b"late", trio.current_time() - 2.001)
+    assert refused.value.reason is Reason.TOO_OLD
+    await send(b"in time", trio.current_time() - 2)
+    await send(b", new", None)
+    assert tty.taken == b"in time, new"
+
+
 async def test_a_client_is_active_when_it_speaks_when_the_line_speaks_and_when_its_bytes_move(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -399,3 +464,52 @@ async def test_a_client_is_active_when_it_speaks_when_the_line_speaks_and_when_i
     with pytest.raises(PortDown):
         await session.write(b"x")
     assert quiet() == 0
+
+
+# Beside the data --------------------------------------------------------------------------------------------
+
+
+class Modem(NarrowTty):
+    """A tty with modem lines; ``set`` notes what was asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__(100)
+        self.asked: list[object] = []
+        self.refuses = False
+
+    async def send_break(self, seconds: float) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.refuses:
+            raise LineError("no breaks here")
+        self.asked.append(seconds)
+
+    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+        self.asked.append((dtr, rts))
+
+
+@pytest.mark.parametrize("who", ["may only read", "is revoked"])
+async def test_who_may_not_write_moves_no_modem_line_and_sends_no_break(who: str) -> None:
+    tty = Modem()
+    bus, _ = narrow_port(tty)
+    session = opened(bus, Right.TCP if who == "is revoked" else Right(0))
+    if who == "is revoked":
+        session.end("idle")
+    with pytest.raises(Forbidden):
+        session.set_modem_lines(True, None)
+    with pytest.raises(Forbidden):
+        await session.send_break(0.1)
+    assert tty.asked == []
+
+
+async def test_who_may_write_moves_the_modem_lines_and_sends_breaks_and_the_line_is_free_after_each() -> None:
+    tty = Modem()
+    bus, _ = narrow_port(tty)
+    session, other = opened(bus), opened(bus)
+    session.set_modem_lines(True, None)
+    with trio.fail_after(5):
+        for tty.refuses in (False, True):
+            with pytest.raises(LineError) if tty.refuses else contextlib.nullcontext():
+                await session.send_break(0.1)
+            await other.write(b"next")
+    assert tty.asked == [(True, None), 0.1]
+    assert tty.taken == b"nextnext"

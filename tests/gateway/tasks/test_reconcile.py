@@ -94,6 +94,40 @@ async def test_a_state_is_told_once_however_often_it_is_met(caplog: pytest.LogCa
     assert unit.refusal is None
 
 
+async def test_a_unit_is_up_once_it_says_so_and_not_before() -> None:
+    unit = Unit("P0 Ser1", lambda: None)
+    unit.failing("there is no such device")
+    assert unit.settled.is_set()
+    unit.refused("taken")
+    assert not unit.is_up.is_set()
+    unit.up()
+    assert unit.is_up.is_set()
+    assert (unit.state, unit.refusal) == ("up", None)
+
+
+async def test_nobody_waits_for_ever_for_a_unit_that_a_bug_ended() -> None:
+    async def bug(_: str, unit: Unit) -> None:
+        unit.began()
+        await trio.lowlevel.checkpoint()
+        raise KeyError("bug")
+
+    done = trio.Event()
+
+    async def settle(units: Units[str]) -> None:
+        await units.settled()
+        await units.apply(frozenset())
+        done.set()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as waiting:
+            with pytest.RaisesGroup(KeyError):
+                async with trio.open_nursery() as nursery:
+                    units: Units[str] = Units(nursery, bug, order)
+                    await units.apply(frozenset({"listen 1"}))
+                    waiting.start_soon(settle, units)
+            await done.wait()
+
+
 async def test_a_bug_in_a_leaf_ends_the_nursery() -> None:
     async def bug(_: str, unit: Unit) -> None:
         unit.began()
