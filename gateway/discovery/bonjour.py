@@ -16,6 +16,7 @@ import contextlib
 import functools
 import ipaddress
 import logging
+import math
 import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar, final
@@ -45,6 +46,8 @@ _FIRST_RETRY: Final = 1.0
 _LAST_RETRY: Final = 60.0
 _GOODBYE: Final = 1.0
 """Seconds that a goodbye may take; a neighbour that does not hear it finds out by connecting."""
+_LOOK: Final = 2.0
+"""Seconds that a look at the network has before another may begin: whoever refuses us fast must not end it."""
 _UP: Final = "up"
 
 K = TypeVar("K")
@@ -122,6 +125,7 @@ class Bonjour:
         self._events = EventLog(logger)
         self._bind = tuple(map(ipaddress.ip_address, bind))
         self._situation = Cell(_Situation())
+        self._looked_at = -math.inf
         self._links: dict[_Voice, _Link] = {}
         self.state = Cell("off")
         """``off`` while nothing is wanted, ``up``, or why it cannot be."""
@@ -149,6 +153,7 @@ class Bonjour:
 
         Our own are left out. One that is not seen may live, and one that is seen may be long dead, or a lie.
         """
+        self._looked_at = trio.current_time()
         self._change(browsers=self._situation.value.browsers + 1)
         try:
             yield self._seen
@@ -156,8 +161,13 @@ class Bonjour:
             self._change(browsers=self._situation.value.browsers - 1)
 
     def look_again(self) -> None:
-        """Ask the network anew, since no server that was seen works: by itself it asks ever more rarely."""
-        self._change(looks=self._situation.value.looks + 1)
+        """Ask the network anew, since no server that was seen works: by itself it asks ever more rarely.
+
+        A look that has just begun is as good, and is left to come to its end.
+        """
+        if trio.current_time() - self._looked_at >= _LOOK:
+            self._looked_at = trio.current_time()
+            self._change(looks=self._situation.value.looks + 1)
 
     async def run(self) -> NoReturn:
         """Do what is wanted, until cancelled; then say goodbye, which takes a third of a second, two at the worst.

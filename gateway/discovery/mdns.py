@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["SERVICE", "MdnsError", "Responder", "ServiceRecord"]
 
 SERVICE: Final = "_daisyport._tcp.local."
-_RESOLVE: Final = 3000
-"""Milliseconds that a service has to say where it is."""
 
 
 class MdnsError(Exception):
@@ -113,10 +111,10 @@ class Responder:
         with _translated():
             return ServiceBrowser(self._zeroconf, SERVICE, handlers=[changed]).cancel
 
-    def resolve(self, name: str) -> ServiceRecord | None:
-        """Ask where the service with this full name is; None if nobody says so in time."""
+    def resolve(self, name: str, seconds: float) -> ServiceRecord | None:
+        """Ask where the service with this full name is; None if nobody says so in time. Most have said it already."""
         with _translated():
-            info = self._zeroconf.get_service_info(SERVICE, name, _RESOLVE)
+            info = self._zeroconf.get_service_info(SERVICE, name, int(seconds * 1000))
         if info is None:
             return None
         addresses = tuple(info.parsed_scoped_addresses())

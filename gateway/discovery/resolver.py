@@ -3,12 +3,15 @@
 An answer may be older than the newest news of its service, for asking takes up to three seconds on a thread. So each
 piece of news has a number, and an answer counts only while no newer news of that service came.
 
+Anybody can announce services that are not there. So each is asked for shortly at first, which is enough for one that is
+there, since its answer comes with the news; those that stay silent are asked once more by tasks of their own, and delay
+nobody. And of one address only so many are kept, so that a crowd of forged ones leaves room for others.
+
 What an earlier look found is kept: it is only forgotten where this look has not heard of it within some seconds.
 """
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -22,9 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["Resolver"]
 
 _MOST: Final = 256
-"""Services remembered, and questions under way: a network full of forged ones must not fill the memory."""
-_AT_ONCE: Final = 8
-"""Threads that ask where a service is; one that does not answer holds its thread for seconds."""
+"""Services remembered: a network full of forged ones must not fill the memory."""
+_OF_ADDRESS: Final = 32
+"""Those of one address."""
+_SHORT: Final = 0.3
+_LONG: Final = 3.0
+"""Seconds that a service has to say where it is, when it is asked first and again."""
+_AT_ONCE: Final = 4
+"""Threads that ask for the first time, and as many that ask again."""
 _CONFIRM: Final = 5.0
 """Seconds for which a service that an earlier look found is kept until this one hears of it."""
 
@@ -51,7 +59,10 @@ class Resolver:
         """For each service that is there the number of its newest news."""
         self._count = 0
         self._ended = False
-        self._arrived, self._arrivals = trio.open_memory_channel[tuple[str, int]](_MOST)
+        self._new: dict[str, None] = {}
+        self._silent: dict[str, None] = {}
+        """The services that are still to be asked for, and those that did not answer; in order."""
+        self._more = trio.lowlevel.ParkingLot()
 
     def told(self, name: str, there: bool) -> None:
         """Take a piece of news, on trio's thread."""
@@ -59,12 +70,13 @@ class Resolver:
             return
         self._count += 1
         if not there:
-            self._news.pop(name, None)
+            self._forget(name)
             self._put(name, None)
         elif name in self._news or len(self._news) < _MOST:
             self._news[name] = self._count
-            with contextlib.suppress(trio.WouldBlock):
-                self._arrived.send_nowait((name, self._count))
+            self._silent.pop(name, None)
+            self._new[name] = None
+            self._more.unpark_all()
 
     def end(self) -> None:
         """Take no more news: what still comes of this look must not spoil what the next one finds."""
@@ -74,23 +86,42 @@ class Resolver:
         """Ask, until cancelled. Raises MdnsError."""
         async with trio.open_nursery() as nursery:
             for _ in range(_AT_ONCE):
-                nursery.start_soon(self._ask)
+                nursery.start_soon(self._ask, self._new, _SHORT)
+                nursery.start_soon(self._ask, self._silent, _LONG)
             await trio.sleep(_CONFIRM)
             for name in self._found.keys() - self._news.keys():
                 self._put(name, None)
 
-    async def _ask(self) -> None:
-        async for name, news in self._arrivals:
+    async def _ask(self, names: dict[str, None], seconds: float) -> None:
+        while True:
+            while not names:
+                await self._more.park()
+            name = next(iter(names))
+            del names[name]
+            news = self._news[name]
+            service = await trio.to_thread.run_sync(self._responder.resolve, name, seconds, abandon_on_cancel=True)
             if self._news.get(name) != news:
-                continue
-            service = await trio.to_thread.run_sync(self._responder.resolve, name, abandon_on_cancel=True)
-            candidate = service and self._judged(service)
-            if self._news.get(name) == news:  # it did not change or go while we asked
-                self._put(name, candidate)
+                continue  # it changed or went while we asked
+            if service is None and seconds < _LONG:
+                self._silent[name] = None
+                self._more.unpark_all()
+            else:
+                self._put(name, service and self._judged(service))
+
+    def _forget(self, name: str) -> None:
+        for names in (self._news, self._new, self._silent):
+            names.pop(name, None)
 
     def _put(self, name: str, candidate: Candidate | None) -> None:
         if candidate is None:
             self._found.pop(name, None)
-        else:
+        elif name in self._found or self._has_room(candidate):
             self._found[name] = candidate
+        else:
+            self._forget(name)
+            return
         self._changed()
+
+    def _has_room(self, candidate: Candidate) -> bool:
+        address = candidate.addresses[0]
+        return sum(other.addresses[0] == address for other in self._found.values()) < _OF_ADDRESS

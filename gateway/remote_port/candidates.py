@@ -8,6 +8,9 @@ which key to prove. So the order is made so that forgers cannot hide the real se
 - Otherwise the one that was dialled least often comes first, of all that are seen; among equals the order of adverts
   decides. So the real server comes behind each forged one at most once.
 - A wrong key pauses that server, and the next one is dialled at once.
+- Who is dialled is decided at the moment of the dial. A forger answers within milliseconds, and the real server may be
+  seen a moment later, so no wait is ever promised to anybody; and an address from which wrong keys come spends only a
+  few dials, then it is dialled slowly.
 """
 
 from __future__ import annotations
@@ -42,9 +45,12 @@ WRONG_KEY_PAUSE: Final = 5.0
 """Seconds for which a server that the parameters name is not dialled again after a wrong key."""
 _STRANGER_PAUSE: Final = 60.0
 """The same for a server that Bonjour found."""
-_DIALS: Final = 8.0
-_PAUSE: Final = 60.0
+_DIALS: Final = 24.0
+_PAUSE: Final = 10.0
 """Each dial gives a stranger one guess at the key: so many at once, then one each so many seconds."""
+_OF_ADDRESS: Final = 4
+_BREATH: Final = 2.0
+"""So many wrong keys from one address at once, whatever is announced there, then one each so many seconds."""
 _LOYALTY: Final = 30.0
 """Seconds for which nobody but the remembered server is dialled."""
 _MOST_TRIED: Final = 1024
@@ -95,6 +101,9 @@ class Candidates:
         self._seen: Cell[tuple[Candidate, ...]] | None = None
         self._tried: Counter[tuple[bytes, int] | str | None] = Counter()
         self._paused: dict[Target, float] = {}
+        self._wrong: Counter[str] = Counter()
+        self._slow: dict[str, float] = {}
+        """For each address how many wrong keys came from there, and until when it is not dialled for them."""
         self._last: Target | None = None
         self._dials = TokenBucket(_DIALS, _PAUSE, trio.current_time())
         self._charged = False
@@ -105,6 +114,8 @@ class Candidates:
         """Look for servers while the block runs, where ``settings`` want that."""
         self._paused.clear()  # the key may be another one now
         self._tried.clear()
+        self._wrong.clear()
+        self._slow.clear()
         if not (settings.auto_conf and (self._without_key or settings.authentication_key)):
             yield
             return
@@ -134,18 +145,22 @@ class Candidates:
             )
         if resuming and self._last is not None:
             return self._last
-        while (target := self._choose(seen := self._seen.value)) is None:
-            with trio.move_on_at(min(self._paused.values(), default=math.inf)):
+        while True:
+            target, again = self._choose(seen := self._seen.value)
+            again = max(again, trio.current_time() + self._dials.wait(trio.current_time()))
+            if target is not None and again <= trio.current_time():
+                break
+            with trio.move_on_at(again):
                 await self._seen.wait_for(lambda now: now != seen)  # it is awaited here
-        await trio.sleep(self._dials.wait(trio.current_time()))
         self._dials.take(trio.current_time())
         self._charged = True
+        self._count(target)
         self._last = target
         return target
 
     def answered(self, identity: tuple[bytes, int]) -> bytes | None:
         """Note that the last target proved the key; return what ``keep`` should be given, if anything."""
-        self._refund()  # it had the key, so that was no guess
+        self.no_guess()
         if self._seen is None or self._last is None:
             return None
         known = Target(self._last.host, self._last.port, identity)
@@ -166,36 +181,43 @@ class Candidates:
         """Note that the last target has another key: it is paused."""
         if self._last is None:
             return
-        pause = WRONG_KEY_PAUSE if self._seen is None else _STRANGER_PAUSE
-        self._paused[self._last] = trio.current_time() + pause
+        now, host = trio.current_time(), self._last.host
+        self._paused[self._last] = now + (WRONG_KEY_PAUSE if self._seen is None else _STRANGER_PAUSE)
+        if len(self._wrong) >= _MOST_TRIED:
+            self._wrong.clear()
+        self._wrong[host] += 1
+        if self._seen is not None and self._wrong[host] >= _OF_ADDRESS:
+            self._slow[host] = now + _BREATH
         if self._last == self._remembered:
             self._remembered = None
 
-    def unreachable(self) -> None:
-        """Note that the last target could not be connected to: nobody could test a key."""
-        self._refund()
+    def no_guess(self) -> None:
+        """Note that at the last target nobody could test a key: it could not be connected to, or has the key."""
+        if self._charged:
+            self._charged = False
+            self._dials.put_back()
 
     def worked(self) -> None:
         """Note that the last target is the right one: it has the key, and lets us in."""
         self._tried.clear()
-
-    def _refund(self) -> None:
-        if self._charged:
-            self._charged = False
-            self._dials.put_back()
+        self._wrong.clear()
 
     def failed(self) -> bool:
         """Look for others, since the last target did not work; return whether one is there that was not tried yet."""
         if self._seen is None:
             return False
         self._bonjour.look_again()
-        target = self._choose(self._seen.value, count=False)
+        target, _ = self._choose(self._seen.value)
         return target is not None and self._tries(target) == 0
 
-    def _choose(self, seen: tuple[Candidate, ...], *, count: bool = True) -> Target | None:
-        """Return the best of those that are seen or remembered and not paused, and count that it is dialled."""
+    def _choose(self, seen: tuple[Candidate, ...]) -> tuple[Target | None, float]:
+        """Return the best of those that are seen or remembered and may be dialled now, None while there is none.
+
+        With it goes the time at which one of the others may be dialled.
+        """
         now = trio.current_time()
         self._paused = {target: until for target, until in self._paused.items() if until > now}
+        self._slow = {host: until for host, until in self._slow.items() if until > now}
         spoken = [each for each in seen if set(each.advert.versions) & set(VERSIONS)]
         targets = [
             Target(each.addresses[0], each.port, (each.advert.node, each.advert.index))
@@ -207,12 +229,15 @@ class Candidates:
             moved = [target for target in others if target.identity == good.identity]
             loyal = now < self._loyal_until
             targets = [good, *moved, *(() if loyal else (each for each in others if each not in moved))]
-        best = min((target for target in targets if target not in self._paused), key=self._tries, default=None)
-        if best is not None and count:
-            self._tried.update((best.identity, best.host))
-            if len(self._tried) > _MOST_TRIED:
-                self._tried = Counter(dict(self._tried.most_common(_MOST_TRIED // 2)))
-        return best
+        free = [target for target in targets if target not in self._paused and target.host not in self._slow]
+        if free:
+            return min(free, key=self._tries), now
+        return None, min((*self._paused.values(), *self._slow.values()), default=math.inf)
+
+    def _count(self, target: Target) -> None:
+        self._tried.update((target.identity, target.host))
+        if len(self._tried) > _MOST_TRIED:
+            self._tried = Counter(dict(self._tried.most_common(_MOST_TRIED // 2)))
 
     def _tries(self, target: Target) -> int:
         # An address counts as well as the identity that is announced there, for a forger has identities without end.

@@ -203,7 +203,7 @@ class RemotePortClient:
         try:
             sock = await self._connected(target)
         except OSError:
-            self._candidates.unreachable()
+            self._candidates.no_guess()
             raise
         scalar, fresh = os.urandom(32), os.urandom(16)
         link = Link(sock, Connection(Initiator(self._point, self._node, self._index, scalar, fresh)))
@@ -230,6 +230,7 @@ class RemotePortClient:
         except trio.TooSlowError:
             raise LinkCutError(f"no handshake within {HANDSHAKE_DEADLINE:g} s") from None
         if target.identity not in (None, (peer.node, peer.index)):
+            self._candidates.no_guess()
             raise LinkCutError(f"{target.host} port {target.port} is not the server that Bonjour announced there")
         if self.peer is not None and (peer.node, peer.index) != (self.peer.node, self.peer.index):
             self._logger.warning("remote port: R%d: another server answers at the same address", self._index)

@@ -98,7 +98,7 @@ class WrongServer:
 
 @needs_network
 async def test_sixteen_forged_adverts_hide_a_server_neither_at_the_first_boot_nor_later(tmp_path: Path) -> None:
-    with network(3) as (owner, one, neighbour), lines(tmp_path, 1) as (end,), trio.fail_after(90):
+    with network(3) as (owner, one, neighbour), lines(tmp_path, 1) as (end,), trio.fail_after(120):
         wrong = WrongServer(neighbour)
         forge = (sys.executable, "-m", "tests.hostile.forger", str(FORGED), str(wrong.port))
         serial = f'[[serial]]\ndevice = "{end.path}"'
@@ -111,15 +111,15 @@ async def test_sixteen_forged_adverts_hide_a_server_neither_at_the_first_boot_no
             await until_logged(owners_log, "by Bonjour: up")
             assert forger.stdout is not None
             assert await forger.stdout.receive_some()  # all are announced
-            for boot in range(6):
+            for boot in range(10):
                 # Which adverts come first is the network's affair, so there are several first boots.
-                first = boot < 3
+                first = boot < 5
                 before = wrong.met
-                async with cpu(one, tmp_path / f"one-{min(boot, 2)}", "[[port_manager]]", CLIENT) as log:
+                async with cpu(one, tmp_path / f"one-{min(boot, 4)}", "[[port_manager]]", CLIENT) as log:
                     await until_logged(log, "P0 R0: up")
                     took = seconds_between(log.read_text(), "P0 service GenericTCPServer: up", "P0 R0: up")
                 print(f"boot {boot}: {took:.1f} s, {wrong.met - before} dials of the forger; ", end="")
-                assert took < (10 if first else 3)
+                assert took < 3
                 assert wrong.met - before <= (FORGED if first else 0)
             nursery.cancel_scope.cancel()
 
@@ -127,7 +127,7 @@ async def test_sixteen_forged_adverts_hide_a_server_neither_at_the_first_boot_no
 def seconds_between(log: str, first: str, second: str) -> float:
     """Return how long after the line with ``first`` the one with ``second`` was written."""
     moments = [
-        datetime.strptime(next(line for line in log.splitlines() if text in line)[:23], "%Y-%m-%d %H:%M:%S,%f")
+        datetime.strptime(next(line for line in log.splitlines() if text in line)[:23], "%Y-%m-%d %H:%M:%S.%f")
         for text in (first, second)
     ]
     return (moments[1] - moments[0]).total_seconds()

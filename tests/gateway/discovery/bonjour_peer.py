@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from gateway.discovery import bonjour as module
 from gateway.discovery.bonjour import Bonjour
 from protocol.link.advert import Advert
 
@@ -74,6 +75,7 @@ async def obey(bonjour: Bonjour, number: int) -> None:
 
 
 async def main(number: int, bind: str) -> None:
+    module._LOOK = 0.0  # type: ignore[misc]  # each word is obeyed at once
     bonjour = Bonjour(node(number), [bind])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tell_states, bonjour)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.discovery import bonjour, resolver
 from gateway.discovery import interfaces as interfaces
@@ -328,7 +329,7 @@ class Neighbourhood:
             told(name, True)
         return lambda: None
 
-    def resolve(self, name: str) -> ServiceRecord | None:
+    def resolve(self, name: str, seconds: float) -> ServiceRecord | None:
         self._fail("resolve")
         self.asked.set()
         assert self.answering.wait(5)
@@ -352,6 +353,7 @@ def around(monkeypatch: pytest.MonkeyPatch) -> Iterator[Neighbourhood]:
     monkeypatch.setattr(bonjour, "Responder", made)
     monkeypatch.setattr(bonjour, "_FIRST_RETRY", 0.01)
     monkeypatch.setattr(bonjour, "_LAST_RETRY", 0.01)
+    monkeypatch.setattr(bonjour, "_LOOK", 0.0)
     monkeypatch.setattr(interfaces, "watch", watch)
     yield made
     made.answering.set()
@@ -418,7 +420,12 @@ async def test_one_who_does_not_say_where_it_is_delays_nobody(around: Neighbourh
 
 
 async def test_a_crowd_of_forged_services_is_cut_short(around: Neighbourhood) -> None:
-    around.add(*(service(f"forged {number}", replace(THEIRS, index=number % 256)) for number in range(1000)))
+    around.add(
+        *(
+            service(f"forged {number}", replace(THEIRS, index=number % 256), f"10.77.0.{2 + number // 8}")
+            for number in range(1000)
+        )
+    )
     async with running() as here:
         with here.browse() as seen:
             await seen.wait_for(lambda candidates: len(candidates) == 256)
@@ -426,6 +433,67 @@ async def test_a_crowd_of_forged_services_is_cut_short(around: Neighbourhood) ->
                 await trio.lowlevel.checkpoint()
         await here.state.wait_for(lambda state: state == "off")
     assert around.calls.count("resolve") == 256
+
+
+async def test_a_crowd_of_one_address_leaves_room_for_others(around: Neighbourhood) -> None:
+    forged = (service(f"forged {number}", replace(THEIRS, index=number % 256), "10.77.0.66") for number in range(255))
+    around.add(*forged, service("real"))
+    async with running() as here:
+        with here.browse() as seen:
+            await seen.wait_for(lambda candidates: any(each.addresses == ("10.77.0.2",) for each in candidates))
+            while around.calls.count("resolve") < 256:
+                await trio.lowlevel.checkpoint()
+            assert around.told is not None
+            around.add(service("another", address="10.77.0.3"))
+            around.told(f"another.{SERVICE}", True)
+            found = await seen.wait_for(lambda candidates: any(each.addresses == ("10.77.0.3",) for each in candidates))
+    assert len(found) == 32 + 2
+
+
+async def test_services_that_stay_silent_are_asked_again_and_delay_nobody(around: Neighbourhood) -> None:
+    silent = {f"silent {number}.{SERVICE}" for number in range(16)}
+    again = threading.Event()
+    asked: list[str] = []
+
+    def resolve(name: str, seconds: float) -> ServiceRecord | None:
+        if name in silent:
+            asked.append(name)
+            if seconds > 1:
+                again.wait(5)
+            return None
+        return around.services.get(name)
+
+    around.resolve = resolve  # type: ignore[method-assign]
+    around.services = {name: service("") for name in sorted(silent)}
+    around.add(service("good"))
+    async with running() as here:
+        with here.browse() as seen:
+            await seen.wait_for(bool)
+            while len(asked) < 20:
+                await trio.lowlevel.checkpoint()
+            around.add(service("late", replace(THEIRS, index=1)))
+            assert around.told is not None
+            around.told(f"late.{SERVICE}", True)
+            await seen.wait_for(lambda candidates: len(candidates) == 2)
+            again.set()
+            while len(asked) < 32:
+                await trio.lowlevel.checkpoint()
+    assert sorted(asked) == sorted([*silent, *silent])
+
+
+async def test_a_look_that_has_just_begun_is_not_ended_for_another(
+    around: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that refuses within milliseconds would otherwise end each look before it finds anybody else."""
+    monkeypatch.setattr(bonjour, "_LOOK", 60.0)
+    around.add(service("good"))
+    async with running() as here:
+        with here.browse() as seen:
+            await seen.wait_for(bool)
+            for _ in range(3):
+                here.look_again()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+    assert around.calls.count("look") == 1
 
 
 async def test_news_that_came_while_we_asked_about_the_old_count(around: Neighbourhood) -> None:

@@ -213,19 +213,97 @@ async def test_a_session_that_may_be_resumed_is_only_resumed_with_its_own_server
         assert await found.next(AUTOMATIC, resuming=True) == first
 
 
-async def test_strangers_get_eight_dials_and_then_one_a_minute(autojump_clock: MockClock) -> None:
+async def test_strangers_get_twenty_four_dials_and_then_one_each_ten_seconds(autojump_clock: MockClock) -> None:
     neighbourhood = Neighbourhood()
-    neighbourhood.seen.set(tuple(candidate(number) for number in range(1, 17)))
+    neighbourhood.seen.set(tuple(candidate(number) for number in range(1, 41)))
     found = candidates(neighbourhood)
     began = trio.current_time()
     with found.looking(AUTOMATIC):
-        for _ in range(8):
+        for _ in range(24):
             await found.next(AUTOMATIC, resuming=False)
+            found.wrong_key()
         assert trio.current_time() == began
         await found.next(AUTOMATIC, resuming=False)
-        assert trio.current_time() - began == pytest.approx(60)
+        assert trio.current_time() - began == pytest.approx(10)
         await found.next(AUTOMATIC, resuming=False)
-        assert trio.current_time() - began == pytest.approx(120)
+        assert trio.current_time() - began == pytest.approx(20)
+
+
+async def test_a_server_that_is_seen_when_forgers_have_spent_all_dials_is_dialled_next(
+    autojump_clock: MockClock,
+) -> None:
+    neighbourhood = Neighbourhood()
+    forged = tuple(candidate(number) for number in range(1, 31))
+    neighbourhood.seen.set(forged)
+    found = candidates(neighbourhood)
+    began = trio.current_time()
+    with found.looking(AUTOMATIC):
+        for _ in range(24):
+            await found.next(AUTOMATIC, resuming=False)
+            found.wrong_key()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def appear() -> None:
+                await trio.sleep(1)
+                neighbourhood.seen.set((*forged[:24], candidate(99, chassis="elsewhere")))
+
+            assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.99"
+        assert trio.current_time() - began == pytest.approx(10)
+
+
+async def test_sixteen_forged_adverts_of_one_address_leave_dials_for_a_server_that_is_seen_later(
+    autojump_clock: MockClock,
+) -> None:
+    """Their forger refuses within milliseconds, long before the real server is found."""
+    neighbourhood = Neighbourhood()
+    forged = tuple(Candidate(candidate(number).advert, ("10.0.0.66",), 2500 + number) for number in range(1, 17))
+    neighbourhood.seen.set(forged)
+    found = candidates(neighbourhood)
+    began = trio.current_time()
+
+    async def appear() -> None:
+        await trio.sleep(1)
+        neighbourhood.seen.set((*forged, candidate(99, chassis="elsewhere")))
+
+    with found.looking(AUTOMATIC):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(appear)
+            dialled = []
+            while "10.0.0.99" not in dialled:
+                dialled.append((await found.next(AUTOMATIC, resuming=False)).host)
+                found.wrong_key()
+    assert dialled == ["10.0.0.66"] * 4 + ["10.0.0.99"]
+    assert trio.current_time() - began == pytest.approx(1)
+
+
+async def test_an_address_with_wrong_keys_is_dialled_slowly_and_none_of_its_servers_never(
+    autojump_clock: MockClock,
+) -> None:
+    neighbourhood = Neighbourhood()
+    servers = [Candidate(candidate(number).advert, ("10.0.0.66",), 2500 + number) for number in range(1, 9)]
+    neighbourhood.seen.set(tuple(servers))
+    found = candidates(neighbourhood)
+    began = trio.current_time()
+    moments = []
+    with found.looking(AUTOMATIC):
+        for _ in servers:
+            await found.next(AUTOMATIC, resuming=False)
+            found.wrong_key()
+            moments.append(round(trio.current_time() - began, 3))
+    assert moments == [0, 0, 0, 0, 2, 4, 6, 8]
+
+
+async def test_only_so_many_addresses_with_wrong_keys_are_remembered(autojump_clock: MockClock) -> None:
+    neighbourhood = Neighbourhood()
+    found = candidates(neighbourhood)
+    with found.looking(AUTOMATIC):
+        for number in range(1100):
+            advert = Advert(number.to_bytes(16, "big"), 0, "", 0, keyed=True, versions=(1,))
+            neighbourhood.seen.set((Candidate(advert, (f"10.1.{number // 256}.{number % 256}",), 2500),))
+            await found.next(AUTOMATIC, resuming=False)
+            found.wrong_key()
+    assert len(found._wrong) <= 1024
 
 
 @pytest.mark.parametrize("how", ["proved the key", "unreachable"])
@@ -238,7 +316,7 @@ async def test_a_dial_in_which_no_stranger_could_test_a_key_was_no_guess(autojum
         for _ in range(20):
             await found.next(AUTOMATIC, resuming=False)
             if how == "unreachable":
-                found.unreachable()
+                found.no_guess()
             else:
                 found.answered((bytes([1] * 16), 0))
     assert trio.current_time() == began
@@ -291,7 +369,7 @@ async def test_the_server_that_proved_the_key_is_dialled_first_at_the_next_boot_
         assert await found.next(AUTOMATIC, resuming=False) == Target("10.0.0.2", 2500, (bytes([2] * 16), 0))
         neighbourhood.seen.set((candidate(1),))
         for _ in range(3):
-            found.unreachable()
+            found.no_guess()
             assert not found.failed()
             assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.2"
         assert trio.current_time() == began
@@ -359,5 +437,5 @@ async def test_only_so_many_dials_are_counted(autojump_clock: MockClock) -> None
             advert = Advert(number.to_bytes(16, "big"), 0, "", 0, keyed=True, versions=(1,))
             neighbourhood.seen.set((Candidate(advert, (f"10.1.{number // 256}.{number % 256}",), 2500),))
             await found.next(AUTOMATIC, resuming=False)
-            found.unreachable()
+            found.no_guess()
     assert len(found._tried) <= 1024
