@@ -32,8 +32,12 @@ def status(
     settings: Settings,
     managers: Sequence[Manager],
     tls: Mapping[str, str],
+    configuration: Mapping[str, object],
 ) -> dict[str, object]:
-    """Describe the node and all its ports; ``started`` is in seconds since 1970, ``tls`` the certificate in force."""
+    """Describe the node and all its ports; ``started`` is in seconds since 1970, ``tls`` the certificate in force.
+
+    ``configuration`` is what a SIGHUP brought: see host.reload.
+    """
     return {
         "product": "Daisyport",
         "version": version,
@@ -41,6 +45,7 @@ def status(
         "chassis": config.chassis,
         "uptime_seconds": round(time.time() - started, 3),
         "tls": tls,
+        "configuration": configuration,
         "ports": [_port(manager, settings, config.managers[manager.index]) for manager in managers],
     }
 

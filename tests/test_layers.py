@@ -169,7 +169,7 @@ def test_only_the_composition_root_builds_the_router_the_store_and_the_buses(pat
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
-    assert path.stem == "app" or not built & {"Router", "Store", "Bus"}
+    assert path.stem == "composition" or not built & {"Router", "Store", "Bus"}
 
 
 @pytest.mark.parametrize(

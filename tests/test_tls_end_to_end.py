@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import ssl
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from gateway.app import run
 from gateway.host.config import HttpConfig
+from gateway.host.reload import Reload
 from gateway.host.sdnotify import Notifier
 from gateway.state.users import Users
 from gateway.tasks.watch import Cell
@@ -95,18 +97,19 @@ async def test_an_answer_after_an_error_arrives_whole_and_ends_with_a_close_noti
 async def test_a_new_certificate_is_used_after_a_hang_up_and_open_connections_stay(tmp_path: Path) -> None:
     pem = tmp_path / "cam.pem"
     pem.write_bytes(make_certificate(("old",)))
-    port, hang_ups, stop = free_port(), Cell(0), trio.Event()
+    port, stop = free_port(), trio.Event()
     with trio.fail_after(15), lines(tmp_path, 1) as ends:
         config = configuration(tmp_path, ends, port, http=HttpConfig((("127.0.0.1", port),), tls_certificate=pem))
+        reloads = Cell(Reload(config))
         Users(config.state_dir).add("admin", "admin", PASSWORD)
         async with trio.open_nursery() as nursery:
-            await nursery.start(run, config, stop, Notifier(None), hang_ups)
+            await nursery.start(run, config, stop, Notifier(None), reloads)
             old = await connected(port)
             pem.write_bytes(b"half of a new o")
-            hang_ups.set(1)
+            reloads.set(Reload(config, 1))
             await presented(port, old)  # the old one stays
             pem.write_bytes(make_certificate(("new",)))
-            hang_ups.set(2)
+            reloads.set(Reload(config, 2))
             new = await connected(port)
             while fingerprint_of(new) == fingerprint_of(old):
                 await new.aclose()
@@ -144,3 +147,31 @@ def fingerprint_of(client: trio.SSLStream[trio.SocketStream]) -> str:
 
 def fingerprint(der: bytes) -> str:
     return hashlib.sha256(der).digest().hex(":").upper()
+
+
+async def test_a_reload_takes_up_the_certificate_and_the_checks_of_browsers_at_the_next_connection(
+    tmp_path: Path,
+) -> None:
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.pem").write_bytes(make_certificate((name,)))
+    port, stop = free_port(), trio.Event()
+    http = HttpConfig((("127.0.0.1", port),), tls_certificate=tmp_path / "old.pem")
+    foreign = b"GET /axis-cgi/param.cgi?action=update&a=b HTTP/1.1\r\nHost: x\r\nOrigin: https://elsewhere\r\n\r\n"
+    with trio.fail_after(15), lines(tmp_path, 1) as ends:
+        config = configuration(tmp_path, ends, port, http=http)
+        Users(config.state_dir).add("admin", "admin", PASSWORD)
+        reloads = Cell(Reload(config))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run, config, stop, Notifier(None), reloads)
+            old = await connected(port)
+            changed = replace(http, tls_certificate=tmp_path / "new.pem", browser_guard=False)
+            reloads.set(Reload(replace(config, http=changed), 1))
+            new = await connected(port)
+            while fingerprint_of(new) == fingerprint_of(old):
+                await new.aclose()
+                new = await connected(port)
+            await new.send_all(foreign)
+            assert b"may have made it" not in await new.receive_some(4000)
+            await new.aclose()
+            await old.aclose()
+            stop.set()

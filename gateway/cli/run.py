@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from gateway.cli.command import CommandError, add_config_option, configuration, describe, is_made_up
+from gateway.cli.command import DEFAULT_CONFIG, CommandError, add_config_option, configuration, describe, is_made_up
 from gateway.host.logging import Format, Log
+from gateway.host.reload import Reload, reload
+from gateway.host.sockets import HTTP, inherited
 from gateway.host.terminal import hang_up_is_ignored, has_terminal
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+    from pathlib import Path
 
     import trio
 
@@ -52,10 +57,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
     config = configuration(arguments.config)
     log = Log.start(logging.DEBUG if arguments.verbose else logging.INFO, arguments.log_format)
+    path = arguments.config or DEFAULT_CONFIG
     if is_made_up(arguments.config):
+        path = None
         describe(config)
     try:
-        trio.run(_run_until_signalled, config)
+        trio.run(_run_until_signalled, config, path)
     except Exception as exc:
         # trio wraps errors in groups. Those that the user can mend become one line, unless a bug came with them.
         _, bugs = ExceptionGroup("", [exc]).split((StartError, StoreError, UserError))
@@ -68,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _run_until_signalled(config: Config) -> None:
+async def _run_until_signalled(config: Config, path: Path | None) -> None:
     import trio
 
     from gateway.app import make_runtime_dir, run
@@ -76,17 +83,26 @@ async def _run_until_signalled(config: Config) -> None:
     from gateway.host.stacks import Stacks
     from gateway.tasks.watch import Cell
 
-    stop, hang_ups = trio.Event(), Cell(0)
+    stop, reloads = trio.Event(), Cell(Reload(config))
+    sockets = inherited(os.environ).get(HTTP, [])
+    if sockets and "listen" in cast("dict[str, object]", config.written.get("http", {})):
+        logger.warning("[http] listen is not used: the service manager's sockets replace it")
     make_runtime_dir(config.runtime_dir)
     with contextlib.closing(Stacks(config.runtime_dir / "stacks.txt")) as stacks:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_obey_signals, stop, hang_ups, stacks)
-            await run(config, stop, Notifier.from_environment(os.environ), hang_ups)
+            at_hang_up = functools.partial(reload, path, config)
+            await nursery.start(_obey_signals, stop, reloads, at_hang_up, stacks)
+            await run(config, stop, Notifier.from_environment(os.environ), reloads, sockets)
             nursery.cancel_scope.cancel()
 
 
 async def _obey_signals(
-    stop: trio.Event, hang_ups: Cell[int], stacks: Stacks, *, task_status: trio.TaskStatus[None]
+    stop: trio.Event,
+    reloads: Cell[Reload],
+    at_hang_up: Callable[[Reload], Reload],
+    stacks: Stacks,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     import trio
 
@@ -106,5 +122,4 @@ async def _obey_signals(
                 logger.warning("SIGHUP: the terminal is gone")
                 stop.set()
             else:
-                logger.info("SIGHUP: reading the TLS certificate; the configuration file waits for the next start")
-                hang_ups.set(hang_ups.value + 1)
+                reloads.set(await trio.to_thread.run_sync(at_hang_up, reloads.value))

@@ -102,6 +102,8 @@ class Config:
     video_sources: int = 1
     serial: tuple[SerialConfig, ...] = ()
     managers: tuple[ManagerHardware, ...] = ()
+    written: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """The file's tables as they are written; empty where there is no file."""
 
     @property
     def hardware(self) -> Hardware:

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, final
 
@@ -22,7 +23,7 @@ from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["ConfigError", "load", "parse"]
 
@@ -42,26 +43,30 @@ class ConfigError(Exception):
         self.messages = tuple(messages)
 
 
-def load(path: str | os.PathLike[str]) -> Config:
-    """Return the configuration in this file. Raises ConfigError with all its errors, also if it cannot be read."""
+def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration in this file. Raises ConfigError with all its errors, also if it cannot be read.
+
+    STATE_DIRECTORY and RUNTIME_DIRECTORY in ``environ``, which a systemd unit sets, are the defaults of the two.
+    """
     try:
         with Path(path).open("rb") as file:
             # Limited, because the path may name something endless, such as /dev/zero.
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise ConfigError(["larger than 1 MiB: this cannot be a configuration file"])
-        return parse(data)
+        return parse(data, environ)
     except OSError as exc:
         raise ConfigError([f"cannot be read: {exc.strerror}"]) from exc
 
 
-def parse(data: bytes) -> Config:
-    """Return the configuration in this content of a file. Raises ConfigError with all its errors."""
+def parse(data: bytes, environ: Mapping[str, str] | None = None) -> Config:
+    """Return the configuration in this content of a file; see ``load``. Raises ConfigError with all its errors."""
     errors: list[str] = []
-    config = _config(Table(_toml(data), errors))
+    written = _toml(data)
+    config = _config(Table(written, errors), environ or {})
     if errors:
         raise ConfigError(errors)
-    return config
+    return replace(config, written=written)
 
 
 def _toml(data: bytes) -> dict[str, object]:
@@ -76,9 +81,11 @@ def _toml(data: bytes) -> dict[str, object]:
         raise ConfigError([f"not TOML: {exc}"]) from exc
 
 
-def _config(top: Table) -> Config:
-    state_dir = top.take("state_dir", _path, Path("/var/lib/daisyport"))
-    runtime_dir = top.take("runtime_dir", _runtime_folder, Path("/run/daisyport"))
+def _config(top: Table, environ: Mapping[str, str]) -> Config:
+    # Where a unit has several, systemd separates them by colons.
+    states, runtimes = (environ.get(name, "").split(":") for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY"))
+    state_dir = top.take("state_dir", _path, Path(states[0] or "/var/lib/daisyport"))
+    runtime_dir = top.take("runtime_dir", _runtime_folder, Path(runtimes[0] or "/run/daisyport"))
     node_name = top.take("node_name", _name, os.uname().nodename)
     chassis = top.take("chassis", _chassis, "")
     http, tcp, ptz = _http(top.table("http")), _tcp(top.table("tcp")), _ptz(top.table("ptz"))

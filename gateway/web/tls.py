@@ -74,12 +74,13 @@ class Certificate:
 class Tls:
     """The certificate in force: that of the configuration or, where ``path`` is None, a self-signed one.
 
-    The self-signed one is kept in ``state_dir``, and made for ``names`` where there is none yet.
+    ``path`` and ``key`` may be set; they count from the next ``load`` on. The self-signed one is kept in ``state_dir``,
+    and made for ``names`` where there is none yet.
     """
 
     def __init__(self, path: Path | None, key: Path | None, state_dir: Path, names: Sequence[str]) -> None:
-        self._path = path
-        self._key = key
+        self.path = path
+        self.key = key
         self._own = state_dir / OWN_FILE
         self._names = names
         self.certificate: Certificate | None = None
@@ -123,8 +124,8 @@ class Tls:
         return secured
 
     def _read(self) -> Certificate:
-        if self._path is not None:
-            return Certificate.load(self._path, self._key)
+        if self.path is not None:
+            return Certificate.load(self.path, self.key)
         try:
             if atomic_file.read(self._own) is None:
                 from gateway.web.self_signed import make_certificate  # loads cryptography, once in a gateway's life

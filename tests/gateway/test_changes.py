@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.app import compose
+from gateway.composition import compose
 from gateway.host.config import SerialConfig
 from protocol.parameters.hardware import PortMode, SerialHardware
 from protocol.parameters.roles import Role

@@ -33,7 +33,9 @@ def shown(port: Port) -> dict[str, Any]:
         chassis="blade 7",
     )
     settings = port.published.value.settings
-    whole: dict[str, Any] = json.loads(json.dumps(status(config, "1.2.3", 0.0, settings, [port.manager], TLS)))
+    whole: dict[str, Any] = json.loads(
+        json.dumps(status(config, "1.2.3", 0.0, settings, [port.manager], TLS, {"errors": []}))
+    )
     return whole
 
 
@@ -43,7 +45,14 @@ async def test_the_node_says_who_it_is(tmp_path: Path) -> None:
             whole = shown(port)
     assert whole.pop("uptime_seconds") > 0
     assert len(whole.pop("ports")) == 1
-    assert whole == {"product": "Daisyport", "version": "1.2.3", "node": "cpu1", "chassis": "blade 7", "tls": TLS}
+    assert whole == {
+        "product": "Daisyport",
+        "version": "1.2.3",
+        "node": "cpu1",
+        "chassis": "blade 7",
+        "tls": TLS,
+        "configuration": {"errors": []},
+    }
 
 
 async def test_a_port_that_is_off_says_why(tmp_path: Path) -> None:

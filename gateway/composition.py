@@ -1,0 +1,88 @@
+"""The composition root: it builds the router, the buses, the store and the port managers, and runs none of them."""
+
+from __future__ import annotations
+
+import functools
+import grp
+import logging
+import os
+import pwd
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from gateway.changes import Changes
+from gateway.clients.drivers import Drivers
+from gateway.discovery.bonjour import Bonjour
+from gateway.manager import Host, Manager
+from gateway.port.bus import Bus
+from gateway.port.router import Router
+from gateway.state.machine import machine_mark
+from gateway.state.node_key import node_key
+from gateway.state.store import Store
+from protocol.link.guesses import GuessLimit
+from protocol.parameters.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gateway.host.config import Config, PtzConfig
+    from protocol.link.identity import NodeKey
+
+__all__ = ["Composition", "compose"]
+
+logger = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """The parts of a gateway, put together and not yet running."""
+
+    catalogue: Catalogue
+    store: Store
+    bonjour: Bonjour
+    managers: tuple[Manager, ...]
+    changes: Changes
+
+
+def compose(config: Config) -> Composition:
+    """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
+    catalogue = Catalogue(config.hardware)
+    store = Store(config.state_dir, catalogue)
+    node = node_key(config.state_dir, config.node_name, machine_mark(config.state_dir))
+    bonjour = Bonjour(node.id, config.tcp.bind)
+    managers = _managers(config, store, bonjour, node)
+    return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers))
+
+
+def _managers(config: Config, store: Store, bonjour: Bonjour, node: NodeKey) -> tuple[Manager, ...]:
+    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour)
+    buses = {f"P{index}": Bus(f"P{index}") for index in range(len(config.managers))}
+    router = Router(buses)
+    return tuple(
+        Manager(
+            index,
+            host,
+            bus,
+            functools.partial(router.grant, bus.name),
+            store.published,
+        )
+        for index, bus in enumerate(buses.values())
+    )
+
+
+def _drivers(ptz: PtzConfig) -> Drivers:
+    """Look up the users and groups that may connect as PTZ drivers; log and leave out a name that is unknown here."""
+    users = {0, os.getuid()} | set(_known(ptz.users, lambda name: pwd.getpwnam(name).pw_uid, "user"))
+    named = _known(ptz.groups, lambda name: grp.getgrnam(name).gr_gid, "group")
+    return Drivers(frozenset(users), frozenset({os.getgid(), *named}))
+
+
+def _known(names: Sequence[str], find: Callable[[str], int], kind: str) -> list[int]:
+    found = []
+    for name in names:
+        try:
+            found.append(find(name))
+        except KeyError:
+            logger.warning("[ptz]: this host has no %s named %r", kind, name)
+    return found

@@ -1,0 +1,109 @@
+"""Put the HTTP server together from the parts of the gateway, and have it take up a changed configuration.
+
+Loaded only where it listens: HTTP and its logins cost memory and time at the start.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from gateway import __version__
+from gateway.clients.listeners import accept_clients, listen_tcp
+from gateway.state.users import Users
+from gateway.status import status
+from gateway.tasks.contain import contain
+from gateway.tasks.reconcile import Unit
+from gateway.web.auth import AccessControl
+from gateway.web.csrf import Site
+from gateway.web.routes import Backend, Routes
+from gateway.web.server import HttpServer
+from gateway.web.tls import Tls
+from protocol.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from gateway.composition import Composition
+    from gateway.host.config import Config
+    from gateway.host.reload import Reload
+    from gateway.tasks.watch import Cell
+
+__all__ = ["HttpService"]
+
+
+@final
+class HttpService:
+    """The HTTP server of a gateway; ``reloads`` brings the configuration, and then the changed ones."""
+
+    def __init__(self, parts: Composition, reloads: Cell[Reload]) -> None:
+        self._config = reloads.value.config
+        self._reloads = reloads
+        published = parts.store.published
+        started = time.time()
+        self._backend = Backend(
+            catalogue=parts.catalogue,
+            published=published,
+            update=parts.changes.update,
+            ports=parts.managers,
+            status=lambda: status(
+                self._config,
+                __version__,
+                started,
+                published.value.settings,
+                parts.managers,
+                self._tls.status,
+                reloads.value.status,
+            ),
+        )
+        users = Users(self._config.state_dir, self._config.node_name)
+        self._access = AccessControl(users, published, self._config.http.digest)
+        self._tls = self._load_tls()
+        self._server = HttpServer(self._routes(self._config).respond, self._tls.secure)
+
+    def serve(self, clients: trio.Nursery, sockets: Sequence[socket.socket]) -> tuple[Unit, ...]:
+        """Serve in tasks of ``clients``, on ``sockets`` or else on every address of the configuration.
+
+        Return the units of the listeners.
+        """
+        clients.start_soon(contain, "configuration", self._follow)
+        welcome = functools.partial(self._server.admit, clients)
+        units = []
+
+        def listen(where: Endpoint, accept: Callable[[Unit], Awaitable[None]]) -> None:
+            unit = Unit(f"HTTP server {where}", lambda: None)
+            units.append(unit)
+            clients.start_soon(contain, unit.name, functools.partial(accept, unit))
+
+        for sock in sockets:
+            listen(Endpoint.of(sock.getsockname()), functools.partial(accept_clients, sock, welcome))
+        if not sockets:
+            for address, port in self._config.http.listen:
+                listen(Endpoint(address, port), functools.partial(listen_tcp, address, port, welcome))
+        return tuple(units)
+
+    def _routes(self, config: Config) -> Routes:
+        site = Site(config.node_name, config.http.origins) if config.http.browser_guard else None
+        return Routes(self._backend, self._access, site, config.http.trusted_proxies)
+
+    def _load_tls(self) -> Tls:
+        """Load the certificate; a self-signed one is for every name that this node listens under."""
+        http = self._config.http
+        hosts = [host for host, _ in http.listen if host not in ("0.0.0.0", "::")]
+        names = dict.fromkeys([self._config.node_name, "localhost", "127.0.0.1", "::1", *hosts])
+        tls = Tls(http.tls_certificate, http.tls_key, self._config.state_dir, tuple(names))
+        tls.load()
+        return tls
+
+    async def _follow(self) -> None:
+        """Take up what a SIGHUP changed, from the next connection on."""
+        async for reload in self._reloads.changes():
+            if reload.count:
+                http = reload.config.http
+                self._server.respond = self._routes(reload.config).respond
+                self._tls.path, self._tls.key = http.tls_certificate, http.tls_key
+                await trio.to_thread.run_sync(self._tls.load)
