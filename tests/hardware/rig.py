@@ -1,0 +1,270 @@
+"""The daemon in a guest, as an operator has it: a configuration, parameters over HTTP, clients, the status, its log."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+from urllib.parse import quote
+
+from tests.hardware.adapter import Adapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from tests.hardware.adapter import Chip
+    from tests.hardware.guest import Guest
+
+__all__ = ["HTTP", "PASSWORD", "TCP", "USER", "Answer", "Client", "Rig"]
+
+USER, PASSWORD = "admin", "correct horse"
+HTTP: Final = 8080
+TCP: Final = (3000, 3001, 3002)
+"""The ports in the guest of the TCP servers of P0, P1 and P2."""
+_STATE: Final = "/var/lib/daisyport"
+_LOG: Final = "/tmp/daisyport.log"
+_CONFIG: Final = "/etc/daisyport.toml"
+_START: Final = 60.0
+_PATIENCE: Final = 20.0
+_SILENCE: Final = 1.0
+"""Seconds for which no port may be silent, whatever another one's device does."""
+
+
+class Answer(NamedTuple):
+    """An answer to an update: its body, the reason of a refusal, and the seconds that it took."""
+
+    text: str
+    refused: str
+    seconds: float
+
+
+@final
+class Client:
+    """A TCP client of a port. It hears everything at once."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def say(self, data: bytes) -> None:
+        """Send ``data``, however long it takes the port to read it."""
+        self._socket.settimeout(_PATIENCE)
+        self._socket.sendall(data)
+
+    def hear(self, count: int, seconds: float = _PATIENCE) -> bytes:
+        """Return what came, once it is ``count`` bytes or the time is over."""
+        heard, until = b"", time.monotonic() + seconds
+        while len(heard) < count and (left := until - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                more = self._socket.recv(65536)
+                if not more:
+                    break
+                heard += more
+        return heard
+
+    def close(self) -> None:
+        """Go away."""
+        self._socket.close()
+
+
+@final
+class Rig:
+    """One daemon, with fresh parameters and fresh adapters."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self._cleanup = contextlib.ExitStack()
+        self._daemon: int | None = None
+
+    def __enter__(self) -> Rig:
+        self.guest.sh(f"rm -rf {_STATE} {_LOG}; cp -r /opt/state {_STATE}; chmod -R go= {_STATE}")
+        self.guest.sh(f"install -d -o daisyport -g dialout /run/daisyport; chown -R daisyport {_STATE}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._cleanup:
+            if self._daemon is not None:
+                self.guest.call("ended", self._daemon, SIGKILL, 40)
+            with contextlib.suppress(Exception):
+                print(self.log())  # pytest shows it where the test failed
+
+    def plug(self, chip: Chip, paced: bool = False) -> Adapter:
+        """Plug in an adapter, which is pulled out at the end; it is ready when this returns."""
+        adapter = self._cleanup.enter_context(Adapter(self.guest, chip, paced))
+        adapter.plug()
+        return adapter
+
+    # -- the daemon
+
+    def configure(self, *serial: str, more: str = "") -> None:
+        """Write the configuration: a TOML body for each line, and more for the top of the file."""
+        lines = "".join(f"[[serial]]\n{body}\n" for body in serial)
+        self.guest.call(
+            "write",
+            _CONFIG,
+            f'{more}\nstate_dir = "{_STATE}"\nruntime_dir = "/run/daisyport"\nnode_name = "guest"\n'
+            f'[http]\nlisten = ["0.0.0.0:{HTTP}"]\n[tcp]\nbind = ["0.0.0.0"]\n{lines}',
+        )
+
+    def start(self, *serial: str, up: bool = True, **parameters: object) -> None:
+        """Start the daemon with these lines, and wait until it answers and, with ``up``, until all of them are up.
+
+        Each port's TCP server is open. More ``parameters`` have ``_`` for the dots in their names.
+        """
+        self.configure(*serial)
+        stored: dict[str, object] = {"Network.HTTP.AuthenticationPolicy": "basic"}
+        for number, port in enumerate(TCP[: len(serial)]):
+            server = f"PortManager.P{number}.GenericTCPServer"
+            stored |= {f"{server}.Enabled": "yes", f"{server}.Listener.Enabled": "yes", f"{server}.Listener.Port": port}
+        stored |= {name.replace("_", "."): value for name, value in parameters.items()}
+        text = "".join(f"root.{name}={value}\n" for name, value in stored.items())
+        self.guest.call("write", f"{_STATE}/parameters", text)
+        self.guest.sh(f"chown daisyport {_STATE}/parameters")
+        self.restart(up=up)
+
+    def restart(self, up: bool = True, config: str | None = _CONFIG) -> None:
+        """Start the daemon as it was configured; without ``config``, as a machine that has no configuration."""
+        arguments = [] if config is None else ["--config", config]
+        self._daemon = self.guest.call("daemon", ["run", *arguments], _LOG, "daisyport")
+        self.until(self._answers, _START)
+        if up:
+            self.until(lambda: all(port["state"] == "up" for port in self.ports()))
+
+    def _answers(self) -> bool:
+        status, _ = self.guest.call("ended", self._daemon)
+        if status is not None:
+            self._daemon = None
+            raise AssertionError(f"the daemon ended with the status {status}")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            self.ports()
+            return True
+        return False
+
+    def stop(self, seconds: float = 40) -> tuple[int | None, float]:
+        """Send SIGTERM; return the exit status, None where it did not end in time, and the seconds it took."""
+        status, took = self.guest.call("ended", self._daemon, SIGTERM, seconds)
+        self._daemon = None if status is not None else self._daemon
+        return status, took
+
+    def kill(self) -> None:
+        """Kill the daemon as the kernel does when memory runs out."""
+        self.guest.call("ended", self._daemon, SIGKILL, 40)
+        self._daemon = None
+
+    def log(self) -> str:
+        """Return what the daemon logged."""
+        return str(self.guest.call("read", _LOG))
+
+    # -- HTTP
+
+    def get(self, target: str) -> tuple[http.client.HTTPResponse, str]:
+        """GET ``target`` as the admin."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.guest.ports[HTTP], timeout=_PATIENCE)
+        with contextlib.closing(connection):
+            login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+            connection.request("GET", target, headers={"Authorization": f"Basic {login}"})
+            response = connection.getresponse()
+            return response, response.read().decode()
+
+    def update(self, **assignments: object) -> Answer:
+        """Set parameters, whose names have ``_`` for their dots: ``Serial_Ser1_BaudRate=9600``."""
+        return self.set({name.replace("_", "."): value for name, value in assignments.items()})
+
+    def set(self, assignments: Mapping[str, object]) -> Answer:
+        """Set parameters."""
+        query = "&".join(f"{name}={quote(str(value))}" for name, value in assignments.items())
+        began = time.monotonic()
+        response, text = self.get(f"/axis-cgi/param.cgi?action=update&{query}")
+        return Answer(text, response.headers.get("Daisyport-Refused", ""), time.monotonic() - began)
+
+    def parameters(self, group: str = "Serial.Ser1") -> dict[str, str]:
+        """Return the parameters of a group, by the last part of their names."""
+        _, text = self.get(f"/axis-cgi/param.cgi?action=list&group={group}")
+        return {line.split("=")[0].rsplit(".", 1)[-1]: line.split("=", 1)[1] for line in text.splitlines()}
+
+    def ports(self) -> list[dict[str, Any]]:
+        """Return the status of all ports."""
+        ports: list[dict[str, Any]] = json.loads(self.get("/daisyport/status")[1])["ports"]
+        return ports
+
+    def status(self, port: int = 0) -> dict[str, Any]:
+        """Return the status of one port."""
+        return self.ports()[port]
+
+    def until(self, holds: Callable[[], object], seconds: float = _PATIENCE) -> float:
+        """Wait until ``holds`` is true; return the seconds it took. Raises AssertionError when time is over."""
+        began = time.monotonic()
+        while not holds():
+            took = time.monotonic() - began
+            assert took < seconds, f"not so after {took:.1f} s"
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def until_status(self, holds: Callable[[dict[str, Any]], object], port: int = 0) -> dict[str, Any]:
+        """Wait until ``holds`` is true of the status of a port, and return that."""
+        status: dict[str, Any] = {}
+
+        def asked() -> object:
+            nonlocal status
+            status = self.status(port)
+            return holds(status)
+
+        try:
+            self.until(asked)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {status}") from None
+        return status
+
+    # -- clients
+
+    def client(self, port: int = 0) -> Client:
+        """Connect to a port's TCP server, and wait until the port has noticed."""
+        sock = socket.create_connection(("127.0.0.1", self.guest.ports[TCP[port]]), timeout=_PATIENCE)
+        self._cleanup.callback(sock.close)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.until(lambda: any(each["service"] == "GenericTCPServer" for each in self.status(port)["clients"]))
+        return Client(sock)
+
+    @contextlib.contextmanager
+    def no_silence(self, far_end: Any, port: int = 1) -> Iterator[None]:
+        """Hold the daemon to this: in the block, HTTP and the line of another ``port`` answer within a second.
+
+        ``far_end`` is the far end of that other line.
+        """
+        client = self.client(port)
+        worst, stopped = [0.0], threading.Event()
+
+        def watch() -> None:
+            while not stopped.wait(0.05):
+                began = time.monotonic()
+                client.say(b"?")
+                if far_end.hear(1, 10) == b"?":
+                    far_end.say(b"!")
+                assert client.hear(1, 10) == b"!"
+                self.get("/daisyport/ports")
+                worst[0] = max(worst[0], time.monotonic() - began)
+
+        failures: list[BaseException] = []
+
+        def guarded() -> None:
+            try:
+                watch()
+            except BaseException as error:  # noqa: BLE001 -- it is raised where the test is
+                failures.append(error)
+
+        thread = threading.Thread(target=guarded, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+            client.close()
+        assert not failures, failures
+        assert worst[0] < _SILENCE, f"silent for {worst[0]:.2f} s"
