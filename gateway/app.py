@@ -18,6 +18,7 @@ from gateway.composition import compose
 from gateway.health import keep_watch
 from gateway.host.reload import Reload
 from gateway.status import in_words
+from gateway.tasks.contain import contain
 from gateway.tasks.watch import Cell
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ async def run(
     with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
             root.start_soon(parts.bonjour.run)
+            root.start_soon(contain, "connections", parts.connections.run)
             async with trio.open_nursery() as ports, trio.open_nursery() as front:
                 listeners: tuple[Unit, ...] = ()
                 if config.http.listen or sockets:

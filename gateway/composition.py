@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from gateway.changes import Changes
+from gateway.clients.connections import Connections
 from gateway.clients.drivers import Drivers
 from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.host.config import Config, PtzConfig
-    from protocol.link.identity import NodeKey
 
 __all__ = ["Composition", "compose"]
 
@@ -43,6 +43,7 @@ class Composition:
     bonjour: Bonjour
     managers: tuple[Manager, ...]
     changes: Changes
+    connections: Connections
 
 
 def compose(config: Config) -> Composition:
@@ -51,13 +52,14 @@ def compose(config: Config) -> Composition:
     store = Store(config.state_dir, catalogue)
     node = node_key(config.state_dir, config.node_name, machine_mark(config.state_dir))
     bonjour = Bonjour(node.id, config.tcp.bind)
-    managers = _managers(config, store, bonjour, node)
-    return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers))
+    connections = Connections(len(config.managers))
+    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections)
+    managers = _managers(host, store)
+    return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers), connections)
 
 
-def _managers(config: Config, store: Store, bonjour: Bonjour, node: NodeKey) -> tuple[Manager, ...]:
-    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour)
-    buses = {f"P{index}": Bus(f"P{index}") for index in range(len(config.managers))}
+def _managers(host: Host, store: Store) -> tuple[Manager, ...]:
+    buses = {f"P{index}": Bus(f"P{index}") for index in range(len(host.config.managers))}
     router = Router(buses)
     return tuple(
         Manager(

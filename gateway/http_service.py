@@ -19,6 +19,7 @@ from gateway.tasks.contain import contain
 from gateway.tasks.reconcile import Unit
 from gateway.web.auth import AccessControl
 from gateway.web.csrf import Site
+from gateway.web.places import Places
 from gateway.web.routes import Backend, Routes
 from gateway.web.server import HttpServer
 from gateway.web.tls import Tls
@@ -58,12 +59,21 @@ class HttpService:
                 parts.managers,
                 self._tls.status,
                 reloads.value.status,
+                parts.connections,
             ),
         )
         users = Users(self._config.state_dir, self._config.node_name)
         self._access = AccessControl(users, published, self._config.http.digest)
         self._tls = self._load_tls()
-        self._server = HttpServer(self._routes(self._config).respond, self._tls.secure)
+        most = parts.connections.requests
+        self._server = HttpServer(
+            self._routes(self._config).respond,
+            self._tls.secure,
+            places=Places(most, most * 3 // 4),
+            connections=parts.connections,
+            trusted_proxies=self._config.http.trusted_proxies,
+            most_refusals=most,
+        )
 
     def serve(self, clients: trio.Nursery, sockets: Sequence[socket.socket]) -> tuple[Unit, ...]:
         """Serve in tasks of ``clients``, on ``sockets`` or else on every address of the configuration.
@@ -88,7 +98,7 @@ class HttpService:
 
     def _routes(self, config: Config) -> Routes:
         site = Site(config.node_name, config.http.origins) if config.http.browser_guard else None
-        return Routes(self._backend, self._access, site, config.http.trusted_proxies)
+        return Routes(self._backend, self._access, site)
 
     def _load_tls(self) -> Tls:
         """Load the certificate; a self-signed one is for every name that this node listens under."""
@@ -105,5 +115,6 @@ class HttpService:
             if reload.count:
                 http = reload.config.http
                 self._server.respond = self._routes(reload.config).respond
+                self._server.trusted_proxies = http.trusted_proxies
                 self._tls.path, self._tls.key = http.tls_certificate, http.tls_key
                 await trio.to_thread.run_sync(self._tls.load)

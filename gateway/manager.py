@@ -35,6 +35,7 @@ from protocol.parameters.hardware import PortType
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from gateway.clients.connections import Connections
     from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
     from gateway.host.config import Config
@@ -81,6 +82,7 @@ class Host:
     drivers: Drivers
     guesses: GuessLimit
     bonjour: Bonjour
+    connections: Connections
 
 
 @final
@@ -351,10 +353,13 @@ class Manager:
                     handle,
                     self._clients,
                     host.guesses,
+                    host.connections,
                     keyless=host.config.remote_port.keyless,
                 )
             case _:
-                return Service(self.bus.name, handle, _RIGHTS[kind] & ~Right.READ, self._clients)
+                share = host.config.tcp.max_clients
+                write = _RIGHTS[kind] & ~Right.READ
+                return Service(self.bus.name, handle, write, self._clients, host.connections, share)
 
     def _client_service(self, kind: ServiceKind) -> Service:
         return cast("Service", self._services[kind])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from gateway.clients.connections import Connections
     from gateway.host.config import Config
     from gateway.manager import Manager
     from gateway.port.plan import ServiceKind
@@ -33,6 +34,7 @@ def status(
     managers: Sequence[Manager],
     tls: Mapping[str, str],
     configuration: Mapping[str, object],
+    connections: Connections,
 ) -> dict[str, object]:
     """Describe the node and all its ports; ``started`` is in seconds since 1970, ``tls`` the certificate in force.
 
@@ -46,6 +48,12 @@ def status(
         "uptime_seconds": round(time.time() - started, 3),
         "tls": tls,
         "configuration": configuration,
+        "connections": {
+            "open": connections.count,
+            "clients_turned_away": connections.refused,
+            "descriptors": connections.limit,
+            "descriptors_reserved": connections.reserve,
+        },
         "ports": [_port(manager, settings, config.managers[manager.index]) for manager in managers],
     }
 

@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING, cast
 
 from gateway.cli.command import DEFAULT_CONFIG, CommandError, add_config_option, configuration, describe, is_made_up
+from gateway.host.descriptors import raise_limit
 from gateway.host.logging import Format, Log
 from gateway.host.reload import Reload, reload
 from gateway.host.sockets import HTTP, inherited
@@ -56,6 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from gateway.tasks.root_cause import root_cause
 
     config = configuration(arguments.config)
+    raise_limit()
     log = Log.start(logging.DEBUG if arguments.verbose else logging.INFO, arguments.log_format)
     path = arguments.config or DEFAULT_CONFIG
     if is_made_up(arguments.config):
@@ -88,11 +90,14 @@ async def _run_until_signalled(config: Config, path: Path | None) -> None:
     if sockets and "listen" in cast("dict[str, object]", config.written.get("http", {})):
         logger.warning("[http] listen is not used: the service manager's sockets replace it")
     make_runtime_dir(config.runtime_dir)
-    with contextlib.closing(Stacks(config.runtime_dir / "stacks.txt")) as stacks:
+    with (
+        contextlib.closing(Stacks(config.runtime_dir / "stacks.txt")) as stacks,
+        contextlib.closing(Notifier.from_environment(os.environ)) as notifier,
+    ):
         async with trio.open_nursery() as nursery:
             at_hang_up = functools.partial(reload, path, config)
             await nursery.start(_obey_signals, stop, reloads, at_hang_up, stacks)
-            await run(config, stop, Notifier.from_environment(os.environ), reloads, sockets)
+            await run(config, stop, notifier, reloads, sockets)
             nursery.cancel_scope.cancel()
 
 

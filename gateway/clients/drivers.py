@@ -11,6 +11,7 @@ from gateway.clients.streams import PacketStream, SocketStream
 
 if TYPE_CHECKING:
     from gateway.clients.service import Service
+    from gateway.clients.streams import Stream
 
 __all__ = ["Drivers"]
 
@@ -37,17 +38,19 @@ class Drivers:
         ours = self._users <= {0, os.getuid()} and self._groups <= {os.getgid()}
         return 0o660 if ours else 0o666
 
-    def identify(self, sock: socket.socket) -> tuple[str, bool]:
-        """Return the name of who is at the other end of a Unix socket, and whether it may use the port."""
+    def identify(self, sock: socket.socket) -> tuple[str, int, bool]:
+        """Return the name of who is at the other end of a Unix socket, its user, and whether it may use the port."""
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         process, user, group = struct.unpack("3i", credentials)
         known = user in self._users or bool(self._groups & {group, *_peer_groups(sock)})
-        return f"process {process} of user {user}", known
+        return f"process {process} of user {user}", user, known
 
     def welcome(self, service: Service, sock: socket.socket) -> None:
         """Connect a driver to ``service``, or refuse it."""
-        stream = PacketStream(sock) if sock.type is socket.SOCK_SEQPACKET else SocketStream(sock)
-        holder, known = self.identify(sock)
+        holder, user, known = self.identify(sock)
+        connection = service.connections.open(sock.fileno(), f"user {user}")
+        kind = PacketStream if sock.type is socket.SOCK_SEQPACKET else SocketStream
+        stream: Stream = kind(sock, connection)
         if known:
             service.serve(stream, holder)
         else:

@@ -1,7 +1,11 @@
 """Listen where clients connect, and hand each of them to a ``welcome``: TCP and Unix sockets.
 
 A listener never gives up. One that cannot bind goes on trying, since addresses come and go, and two ports may swap
-theirs in one update; one that runs out of descriptors waits for some. The unit tells how it is.
+theirs in one update. The unit tells how it is.
+
+``clients.connections`` keeps descriptors from clients, so a listener hardly ever finds none. Where it does, it gives up
+a spare one for as long as it takes to accept a client and let ``welcome`` refuse it: a client in the backlog would
+wait for nobody knows how long, and everybody behind it too. Each time it pauses, for its socket stays readable.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import socket
 import stat
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -32,6 +37,7 @@ _SWAP_TIME = 1.0
 _SWAP_PAUSE = 0.02
 _RETRY = 1.0
 _OUT_OF_DESCRIPTORS_PAUSE = 0.1
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 _TAKEN = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
 
 Welcome: TypeAlias = "Callable[[socket.socket, Any], None]"
@@ -55,24 +61,40 @@ async def listen_unix(path: Path, kind: socket.SocketKind, mode: int, welcome: W
 async def accept_clients(listener: socket.socket, welcome: Welcome, unit: Unit) -> None:
     """Hand every client of a listening socket to ``welcome``, until cancelled; then its backlog, and close it.
 
-    Where the host has no descriptor left the client waits in the backlog, and ``unit`` tells of it once.
+    Where the process or the host has no descriptor left the client is told so, and ``unit`` tells of it once.
     """
     unit.up()
+    spare = _spare()
     try:
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
                 _accept(listener, welcome)
                 unit.up()
-            except OSError as exc:
+            except OSError as exc:  # also where the kernel has no memory for it: then there is nothing but to wait
                 unit.failing(f"cannot accept a client: {exc.strerror}")
+                if spare is not None and exc.errno in _NO_DESCRIPTOR:
+                    os.close(spare)
+                    with contextlib.suppress(OSError):
+                        _accept(listener, welcome)
+                spare = _spare() if exc.errno in _NO_DESCRIPTOR else spare
                 await trio.sleep(_OUT_OF_DESCRIPTORS_PAUSE)
     finally:
+        if spare is not None:
+            os.close(spare)
         # These clients connected before the listener moved: to their kernels, they are connected.
         with contextlib.suppress(OSError):
             for _ in range(_BACKLOG):  # bounded, for more may go on connecting meanwhile
                 _accept(listener, welcome)
         listener.close()
+
+
+def _spare() -> int | None:
+    """Take a descriptor to give up when there is no other; None where there is none."""
+    try:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _accept(listener: socket.socket, welcome: Welcome) -> None:

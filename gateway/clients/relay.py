@@ -30,11 +30,12 @@ from gateway.port.router import Revoked
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from gateway.clients.connections import ClientConnection
     from gateway.clients.streams import Stream
     from gateway.port.router import Session
     from gateway.tasks.watch import Cell
 
-__all__ = ["Outbox", "relay"]
+__all__ = ["Outbox", "end_when_stuck", "relay"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ _PIECE = 4096
 
 _LINGER = 2.0
 """Seconds for which a client that ended its sending still gets what the line answers."""
+
+_RESET = 0.5
+"""Seconds for which the line may take nothing of what a client sent that then reset its connection."""
 
 _FLUSH = 1.5
 """Seconds that a client has, at the end, to take what waits for it."""
@@ -126,6 +130,8 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_gone, session, outbox.drain)
                 nursery.start_soon(_watch_idle, session, idle_limit)
+                if stream.connection is not None:
+                    nursery.start_soon(_watch_connection, session, stream.connection)
                 with session.pumping:
                     await _until_gone(session, lambda: _pump(stream, session))
                     await trio.sleep(_LINGER)
@@ -166,6 +172,27 @@ async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) ->
         await carry()
     except OSError as exc:
         session.end(exc.strerror or str(exc))
+
+
+async def _watch_connection(session: Session, connection: ClientConnection) -> None:
+    """End the session when its client is gone, though the pump does not see it, as it waits for the line."""
+    await connection.broken.wait()
+    if connection.was_reset:
+        await end_when_stuck(session, "it reset the connection", _RESET)
+    else:
+        await end_when_stuck(session, "it closed the connection", session.age_limit)
+
+
+async def end_when_stuck(session: Session, why: str, patience: float) -> None:
+    """End the session of a client that is gone once the line has taken nothing of it for ``patience`` seconds.
+
+    What it sent before it left is written as long as the line moves; its place is free soon where the line is stuck.
+    """
+    written = -1
+    while session.counters.written != written:
+        written = session.counters.written
+        await trio.sleep(patience)
+    session.end(why)
 
 
 async def _watch_idle(session: Session, idle_limit: Cell[int]) -> None:

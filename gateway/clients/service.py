@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
+from gateway.clients.connections import Connections
 from gateway.clients.relay import relay
 from gateway.clients.streams import SocketStream, keep_alive
 from gateway.port.log import PortLogger
@@ -25,6 +26,7 @@ from protocol.parameters.addresses import AddressList
 if TYPE_CHECKING:
     import socket
 
+    from gateway.clients.connections import ClientConnection
     from gateway.clients.streams import Stream
     from gateway.port.rights import Right
     from gateway.port.router import Handle, Session
@@ -38,6 +40,8 @@ DEAD_CLIENT = 30.0
 
 _CLIENTS = 256
 """Clients of one service at a time, for each may cost a descriptor and a queue."""
+SHARE = 192
+"""Of these, clients of one network (or user of this host), so that it cannot keep out the others."""
 _LOOP = "it is this port's own connection, and would feed the line with its own echo"
 
 
@@ -45,16 +49,29 @@ _LOOP = "it is this port's own connection, and would feed the line with its own 
 class Service:
     """A service of ``port`` (``P0``) that is open; its clients are tasks of the nursery ``clients``, which outlives it.
 
-    ``handle`` has all rights of its clients, ``write`` those of them to write.
+    ``handle`` has all rights of its clients, ``write`` those of them to write. ``connections`` are counted with all
+    others of the process, and at most ``share`` of one network are served here.
     """
 
-    def __init__(self, port: str, handle: Handle, write: Right, clients: trio.Nursery) -> None:
+    def __init__(
+        self,
+        port: str,
+        handle: Handle,
+        write: Right,
+        clients: trio.Nursery,
+        connections: Connections | None = None,
+        share: int = SHARE,
+    ) -> None:
         self.handle = handle
+        self.connections = connections or Connections()
+        self._share = share
         self._logger = PortLogger(logger, port)
         self._write = write
         self._clients = clients
         self._allowed = AddressList()
         self._idle_limit = Cell(0)
+        self._networks: dict[Handle, str] = {}
+        """The network of each client whose connection is counted."""
         self._addresses: dict[Handle, str] = {}
         """The IP address of each client that came by TCP."""
         self._dialled: dict[str, Handle] = {}
@@ -78,7 +95,7 @@ class Service:
         """Take a TCP client that a listener accepted. Raises OSError where it has already left."""
         keep_alive(sock, DEAD_CLIENT)
         peer = Endpoint.of(sockaddr)
-        self.admit(SocketStream(sock), str(peer), peer.address)
+        self.admit(SocketStream(sock, self.connections.open(sock.fileno(), peer.network)), str(peer), peer.address)
 
     def admit(self, stream: Stream, holder: str, address: str) -> bool:
         """Serve a client at the endpoint ``holder``, with the IP address ``address``; return whether it may be.
@@ -121,13 +138,24 @@ class Service:
         if len(self.handle.children) >= _CLIENTS:
             self.refuse(stream, holder, f"{_CLIENTS} clients are connected already")
             return None
+        if stream.connection is not None and (why := self._too_many(stream.connection)) is not None:
+            self.refuse(stream, holder, why)
+            return None
         try:
             client = self.handle.attenuate(self.handle.rights if rights is None else rights, holder)
         except Revoked as exc:
             self.refuse(stream, holder, str(exc))
             return None
+        if stream.connection is not None:
+            self._networks[client] = stream.connection.network
         self._clients.start_soon(self._run, client, stream, trio.Event() if ended is None else ended)
         return client
+
+    def _too_many(self, connection: ClientConnection) -> str | None:
+        """Return why one more client with this connection is too many; None where it is not."""
+        if sum(network == connection.network for network in self._networks.values()) >= self._share:
+            return f"{self._share} clients from {connection.network} are connected already"
+        return connection.refusal()
 
     def refuse(self, stream: Stream, holder: str, why: str) -> None:
         """Close the connection of a client that is not to be served."""
@@ -154,6 +182,7 @@ class Service:
             stream.close()
             client.drop()
             self._addresses.pop(client, None)
+            self._networks.pop(client, None)
             self._dialled = {end: other for end, other in self._dialled.items() if other is not client}
             ended.set()
             self.handle.events.log(logging.INFO, "clients gone", "%s gone: %s", client.holder, why)

@@ -8,9 +8,12 @@ descriptor first, and read once. The caller ends the tasks that use a stream bef
 from __future__ import annotations
 
 import socket
-from typing import Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import trio
+
+if TYPE_CHECKING:
+    from gateway.clients.connections import ClientConnection
 
 __all__ = ["MESSAGE_LIMIT", "PacketStream", "SocketStream", "Stream", "TooLong", "keep_alive"]
 
@@ -31,6 +34,8 @@ class Stream(Protocol):
 
     exact: bool
     """Whether each piece that ``receive()`` returns is a whole message, never to be split."""
+    connection: ClientConnection | None
+    """What it came over, as it is counted; None where nobody counts it."""
 
     def send_nowait(self, data: bytes) -> int:
         """Send what the peer takes now, and return how many bytes that was. Never waits, never raises."""
@@ -51,9 +56,10 @@ class SocketStream:
 
     exact = False
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, connection: ClientConnection | None = None) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self.connection = connection
 
     def send_nowait(self, data: bytes) -> int:
         """See Stream."""
@@ -77,6 +83,8 @@ class SocketStream:
 
     def close(self) -> None:
         """See Stream."""
+        if self.connection is not None:
+            self.connection.close()
         self._socket.close()
 
 
@@ -89,7 +97,8 @@ class PacketStream:
 
     exact = True
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, connection: ClientConnection | None = None) -> None:
+        self.connection = connection
         sock.setblocking(False)
         # With credentials on every packet, an empty one (which has them) is told from the end (which has none).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -121,6 +130,8 @@ class PacketStream:
 
     def close(self) -> None:
         """See Stream."""
+        if self.connection is not None:
+            self.connection.close()
         self._socket.close()
 
 

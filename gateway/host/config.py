@@ -49,6 +49,8 @@ class TcpConfig:
     """The addresses that the ports' own listeners bind."""
 
     bind: tuple[str, ...] = ("0.0.0.0", "::")
+    max_clients: int = 192
+    """Clients of one address that each service of a port serves at once; of the 256 in all, the rest is for others."""
 
 
 @final

@@ -138,7 +138,10 @@ def _address_list(value: object) -> AddressList:
 
 
 def _tcp(table: Table) -> TcpConfig:
-    tcp = TcpConfig(bind=table.take("bind", listed(_ip_address), TcpConfig().bind))
+    tcp = TcpConfig(
+        bind=table.take("bind", listed(_ip_address), TcpConfig().bind),
+        max_clients=table.take("max_clients", whole(1, 256), TcpConfig().max_clients),
+    )
     if not tcp.bind:
         table.add_error("bind", 'must not be empty; ["127.0.0.1"] is for this machine only')
     table.refuse_the_rest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import socket
@@ -21,6 +23,9 @@ STATUS_LENGTH = 256  # `systemctl status` shows no more
 class Notifier:
     """Sends datagrams to the service manager's socket. Never waits and never raises: the lines work without one.
 
+    Its own socket is made at the start and kept: when clients have taken every descriptor, a daemon that could not
+    make one to feed the watchdog would be killed for being alive.
+
     ``address`` is a path, or ``@name`` for a socket in the abstract namespace; without one nothing is sent.
     ``watchdog_seconds`` is the time of silence after which the manager kills the daemon; None where it does not.
     """
@@ -28,6 +33,8 @@ class Notifier:
     def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
         self.watchdog_seconds = watchdog_seconds
         self._address = address
+        self._socket: socket.socket | None = None
+        self._open()
         self._untold: dict[str, str] = {}
         self._failed = False
 
@@ -58,11 +65,14 @@ class Notifier:
     def _tell(self, key: str, value: str) -> None:
         if self._address is None:
             return
+        self._open()
         # What a full socket did not take goes along next time: without READY the start would be killed as too slow.
         self._untold[key] = value
         message = "\n".join(f"{key}={value}" for key, value in self._untold.items())
         try:
-            _send(self._address, message.encode())
+            if self._socket is None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._socket.sendto(message.encode(), _name(self._address))
         except OSError as exc:
             if not self._failed:
                 logger.warning("the service manager's socket %.120r takes nothing: %s", self._address, exc.strerror)
@@ -70,6 +80,18 @@ class Notifier:
         else:
             self._untold.clear()
             self._failed = False
+
+    def close(self) -> None:
+        """Close the socket. Idempotent; telling more opens it again."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _open(self) -> None:
+        """Make the socket, unless it is there; it is not connected, as the manager's own may be made anew."""
+        if self._socket is None and self._address is not None:
+            with contextlib.suppress(OSError):
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
@@ -80,8 +102,5 @@ def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
     return microseconds / 1_000_000 or None
 
 
-def _send(address: str, message: bytes) -> None:
-    name = b"\0" + os.fsencode(address[1:]) if address.startswith("@") else os.fsencode(address)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.setblocking(False)
-        manager.sendto(message, name)
+def _name(address: str) -> bytes:
+    return b"\0" + os.fsencode(address[1:]) if address.startswith("@") else os.fsencode(address)

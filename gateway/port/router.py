@@ -199,7 +199,8 @@ class Session:
         """The reader that hears the line for the client."""
         self._hearing = contextlib.ExitStack()
         """What must be detached from the bus when it ends."""
-        self._age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
+        self.age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
+        """Seconds after which a message that has not begun is stale."""
         self._active_at = trio.current_time()
         # The line that the last message went to; the bus may have another by now, but that one knows of no rest.
         self._line: Line | None = None
@@ -325,8 +326,8 @@ class Session:
         if not self.writes:
             raise Forbidden(f"{self.holder} may only read")
         now = trio.current_time()
-        if now - accepted > self._age_limit:
-            raise PortDown(f"the line was busy for more than {self._age_limit:g} s", Reason.TOO_OLD)
+        if now - accepted > self.age_limit:
+            raise PortDown(f"the line was busy for more than {self.age_limit:g} s", Reason.TOO_OLD)
         self._active_at = now  # the line takes its bytes: it is not idle, however long that lasts
 
     def wrote(self, count: int) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import trio
 
+from gateway.clients.connections import Connections
 from gateway.discovery.interfaces import on_own_link
 from gateway.port.log import PortLogger
 from gateway.port.rights import Right
@@ -40,6 +41,7 @@ from protocol.session.session import SessionLimits
 if TYPE_CHECKING:
     import socket
 
+    from gateway.clients.connections import ClientConnection
     from gateway.port.router import Handle
     from protocol.link.guesses import GuessLimit
     from protocol.link.handshake import Peer
@@ -80,8 +82,9 @@ _RETIRE: Final = 1.2
 class _Handshake:
     """A client that has not proved the key yet; ``scope`` ends it."""
 
-    def __init__(self, peer: Endpoint) -> None:
+    def __init__(self, peer: Endpoint, connection: ClientConnection) -> None:
         self.peer = peer
+        self.connection = connection
         self.scope = trio.CancelScope(deadline=trio.current_time() + _FIRST_FRAME)
         self.silent = True
         """Whether it has said nothing yet."""
@@ -96,7 +99,8 @@ class _Handshake:
 class RemotePortService:
     """An open remote port server on port manager ``index``; ``node`` and ``chassis`` are ours.
 
-    ``tasks`` is the nursery of its connections and sessions, which outlives it. Without a key it admits clients on this
+    ``tasks`` is the nursery of its connections and sessions, which outlives it; ``connections`` counts them with all
+    others of the process. Without a key it admits clients on this
     host's own links only, unless ``keyless``.
     """
 
@@ -108,6 +112,7 @@ class RemotePortService:
         handle: Handle,
         tasks: trio.Nursery,
         guesses: GuessLimit,
+        connections: Connections | None = None,
         *,
         keyless: bool = False,
     ) -> None:
@@ -119,6 +124,7 @@ class RemotePortService:
         self._chassis = chassis
         self._tasks = tasks
         self._guesses = guesses
+        self._connections = connections or Connections()
         self._allowed = AddressList()
         self._key: str | None = None
         self._point = b""
@@ -204,19 +210,22 @@ class RemotePortService:
             self._refuse_address(sock, peer, "there is no AuthenticationKey, and its address is not on an own link")
         elif not self._guesses.allows(peer.network, trio.current_time()):
             self._refuse_address(sock, peer, _GUESSED)
-        elif not self._make_room(peer):
+        elif not self._make_room(peer, self._connections.has_room_for_link(sock.fileno())):
             self._refuse_address(sock, peer, "too many handshakes are under way")
         else:
-            handshake = _Handshake(peer)
+            handshake = _Handshake(peer, self._connections.open(sock.fileno(), peer.network))
             self._handshakes.append(handshake)
             self._tasks.start_soon(self._serve, sock, handshake)
 
-    def _make_room(self, peer: Endpoint) -> bool:
-        """Return whether there is a place for another handshake; the oldest silent one may have to give up its own."""
+    def _make_room(self, peer: Endpoint, has_descriptor: bool) -> bool:
+        """Return whether there is a place for another handshake; the oldest silent one may have to give up its own.
+
+        Without a descriptor that it can have, there is none but that of such a one.
+        """
         crowd = [other for other in self._handshakes if other.peer.network == peer.network]
         if len(crowd) < _SHARE:
             crowd = self._handshakes
-            if len(crowd) < _HANDSHAKES:
+            if len(crowd) < _HANDSHAKES and has_descriptor:
                 return True
         for other in crowd:  # the oldest first
             if other.silent:
@@ -269,6 +278,7 @@ class RemotePortService:
                 self._logger.exception("remote-port server: %s: a bug ended the connection", peer)
             finally:
                 self._release(handshake)
+                handshake.connection.close()
 
     async def _greet(self, link: Link, handshake: _Handshake) -> tuple[Peer, Open]:
         """Have a client prove the key and say OPEN, in its place among the handshakes. Raises what ends that."""

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from gateway.web.message import Request
     from protocol.parameters.addresses import AddressList
 
-__all__ = ["from_client"]
+__all__ = ["from_client", "is_trusted"]
+
+
+def is_trusted(peer: Endpoint, trusted: AddressList) -> bool:
+    """Return whether the word of ``peer`` is taken for its clients' addresses."""
+    # An AddressList without items allows everybody, which is the opposite of what no trusted proxies means.
+    return bool(trusted.items) and trusted.allows(peer.address)
 
 
 def from_client(request: Request, trusted: AddressList) -> Request:
@@ -25,8 +31,7 @@ def from_client(request: Request, trusted: AddressList) -> Request:
 
     A forwarded client has port 0, as the header seldom names one.
     """
-    # An AddressList without items allows everybody, which is the opposite of what no trusted proxies means.
-    if not trusted.items or not trusted.allows(request.peer.address):
+    if not is_trusted(request.peer, trusted):
         return request
     hops = _values(request, b"x-forwarded-for")
     client = request.peer

@@ -22,21 +22,24 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import h11
 import trio
 
+from gateway.web.forwarded import from_client, is_trusted
 from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.prefixed_stream import PrefixedStream
 
 if TYPE_CHECKING:
+    from gateway.clients.connections import ClientConnection
     from gateway.web.places import Place, Places
     from protocol.endpoint import Endpoint
+    from protocol.parameters.addresses import AddressList
 
-__all__ = ["TLS_HANDSHAKE", "HttpLimits", "Respond", "Secure", "lingering_close", "serve"]
+__all__ = ["TLS_HANDSHAKE", "Held", "HttpLimits", "Respond", "Secure", "lingering_close", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,17 @@ Secure: TypeAlias = Callable[[trio.abc.HalfCloseableStream], Awaitable[trio.abc.
 """Do the TLS handshake over a stream and return the stream above it. Raise trio.BrokenResourceError."""
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a connection holds at the server that accepted it: its place, and its count among all connections."""
+
+    places: Places
+    place: Place
+    connection: ClientConnection
+    trusted_proxies: AddressList
+
+
 async def lingering_close(stream: trio.abc.HalfCloseableStream, limits: HttpLimits) -> None:
     """End a connection so that what was sent last still arrives.
 
@@ -93,12 +107,12 @@ async def serve(
     respond: Respond,
     limits: HttpLimits | None = None,
     secure: Secure | None = None,
-    held: tuple[Places, Place] | None = None,
+    held: Held | None = None,
 ) -> None:
     """Answer the requests of one connection until either side ends it; the caller closes the stream.
 
-    The first byte tells TLS from plain HTTP; without ``secure``, only plain HTTP is spoken. ``held`` is the place that
-    the connection takes, which is given back as soon as its last answer is sent.
+    The first byte tells TLS from plain HTTP; without ``secure``, only plain HTTP is spoken. Of what is ``held`` the
+    place is given back as soon as the last answer is sent.
     """
     limits = limits or HttpLimits()
     first = b""
@@ -119,7 +133,7 @@ async def _serve_tls(
     respond: Respond,
     limits: HttpLimits,
     secure: Secure | None,
-    held: tuple[Places, Place] | None,
+    held: Held | None,
 ) -> None:
     if secure is None:
         logger.info("%s speaks TLS, and there is no certificate here: use http://", peer)
@@ -153,7 +167,7 @@ class _Connection:
     respond: Respond
     limits: HttpLimits
     secure: bool = False
-    held: tuple[Places, Place] | None = None
+    held: Held | None = None
     conn: h11.Connection = field(init=False)
     head_only: bool = False
     """The request at hand is a HEAD, whose answer has no body."""
@@ -171,13 +185,11 @@ class _Connection:
             self._next_cycle()
         if self.handover is not None:
             if self.held is not None:
-                places, place = self.held
-                places.give_back(place)  # a WebSocket is no request; its port counts it among its clients
+                # A WebSocket is no request; its port counts it among its clients.
+                self.held.places.give_back(self.held.place)
             await self.handover.take(self.stream)
-        if self.held is not None:
-            places, place = self.held
-            if not places.linger(place):
-                return
+        if self.held is not None and not self.held.places.linger(self.held.place):
+            return
         with contextlib.suppress(trio.ClosedResourceError):  # whoever took it over may have closed it already
             await lingering_close(self.stream, self.limits)
 
@@ -199,7 +211,7 @@ class _Connection:
         self.head_only = self.persistent = False
         try:
             request = await self._read_request()
-            answer = await self._work(request) if request else None
+            answer = await self._work(self._of_its_client(request)) if request else None
         except _RefusedError as refused:
             answer = refused.response
         if isinstance(answer, Handover):
@@ -301,23 +313,39 @@ class _Connection:
         """Return the answer to a request, or None where its caller left before there was one."""
         answer: Answer | None = None
         if self.held is not None:
-            self.held[1].working = True
+            self.held.place.working = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_left, nursery.cancel_scope)
             try:
                 answer = await self.respond(request)
             except Exception:  # a bug of ours: it ends this connection only; the log says where, the caller no more
-                logger.exception("%s: no answer to %s %.60r", self.peer, request.method, request.path)
+                logger.exception("%s: no answer to %s %.60r", request.peer, request.method, request.path)
                 why = "This is a fault of the gateway, not of the request; its log says more."
                 answer = explain(500, why, _CLOSE)
             nursery.cancel_scope.cancel()
         if self.held is not None:
-            place = self.held[1]
+            place = self.held.place
             place.working, place.since = False, trio.current_time()
             place.proven = place.proven or (isinstance(answer, Response) and answer.proven)
         if answer is None:
-            logger.debug("%s left before its answer: %s %.60r", self.peer, request.method, request.target)
+            logger.debug("%s left before its answer: %s %.60r", request.peer, request.method, request.target)
         return answer
+
+    def _of_its_client(self, request: Request) -> Request:
+        """Return the request as its client's, where a trusted proxy brought it, and count its place as that client's.
+
+        Raise _RefusedError where that client has more places than it may.
+        """
+        if self.held is None:
+            return request
+        held, request = self.held, replace(request, connection=self.held.connection)
+        if is_trusted(request.peer, held.trusted_proxies):
+            request = from_client(request, held.trusted_proxies)
+            if not held.places.rename(held.place, request.peer.network):
+                why = f"All connections that {request.peer.network} may have are taken: close some, or try again."
+                raise _RefusedError(explain(503, why, ("Retry-After", "1"), _CLOSE))
+            held.connection.rename(request.peer.network)
+        return request
 
     async def _cancel_when_left(self, work: trio.CancelScope) -> None:
         """Read on, which is how a leaving caller is noticed; what it pipelines is kept, within the limit."""
@@ -330,7 +358,10 @@ class _Connection:
                     break
                 await self._receive()
             else:
-                return  # it pipelines more than is kept, so nothing more can be seen of it
+                # It pipelines more than is kept, so nothing more is read of it. That it is gone is seen all the same.
+                if self.held is None:
+                    return
+                await self.held.connection.broken.wait()
         except trio.BrokenResourceError:
             logger.debug("%s reset the connection", self.peer)
         work.cancel()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from gateway.clients.connections import ClientConnection
     from protocol.endpoint import Endpoint
 
 __all__ = ["Handover", "Request", "Response", "explain"]
@@ -29,8 +30,11 @@ class Request:
     """In the order sent, names in lower case."""
     body: bytes
     peer: Endpoint
+    """The client; behind trusted proxies the one that they name."""
     secure: bool = False
-    """It came over TLS."""
+    """It came over TLS, to us or to a trusted proxy."""
+    connection: ClientConnection | None = None
+    """What it came over, as it is counted; None where nobody counts it."""
 
     @property
     def path(self) -> str:

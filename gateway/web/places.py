@@ -7,6 +7,9 @@ descriptors that HTTP costs. When they run out, or a network's share of them, so
 2. then a kept-alive connection of a proven caller, the longest idle one: its client connects anew by itself;
 3. never a request in work, and never the last two connections of proven callers: an administrator who is here stays.
 
+A connection of a trusted proxy carries requests of many clients. It takes its place in nobody's name, and with each
+request in that of the request's client (``rename``).
+
 So a newcomer nearly always finds a place, and a stranger costs only strangers theirs. How long a connection has been
 silent counts from its accept or its last answer, not from its last byte: a byte a second makes nobody younger.
 """
@@ -29,6 +32,7 @@ class Place:
     """One connection's place; ``scope`` is cancelled when it has to leave."""
 
     network: str
+    """Whose share it counts in; empty for a trusted proxy's that has not brought a request yet."""
     since: float
     """When it was accepted, or its last answer was sent."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -51,7 +55,7 @@ class Places:
 
     def take(self, network: str, now: float) -> Place | None:
         """Take a place, from a connection that waits for nothing if need be. Return None where there is no such."""
-        neighbours = [place for place in self.held if place.network == network]
+        neighbours = self._neighbours(network)
         full = len(self.held) >= self.total
         if len(neighbours) >= self.share:
             if not self._make_room(neighbours):
@@ -61,6 +65,20 @@ class Places:
         place = Place(network, now)
         self.held.add(place)
         return place
+
+    def rename(self, place: Place, network: str) -> bool:
+        """Count a place in the share of another network. Return False where that has its share, and none can leave."""
+        if place.network == network:
+            return True
+        neighbours = self._neighbours(network)
+        if len(neighbours) >= self.share and not self._make_room(neighbours):
+            return False
+        place.network = network
+        return True
+
+    def _neighbours(self, network: str) -> list[Place]:
+        """Return the places that count in the share of a network; a proxy's own are in nobody's."""
+        return [place for place in self.held if network and place.network == network]
 
     def give_back(self, place: Place) -> None:
         """Give a place back; its connection may live on as a WebSocket. Idempotent."""

@@ -20,7 +20,6 @@ from gateway.port.rights import Right
 from gateway.state.store import StoreError
 from gateway.web.auth import AccessControl, Caller, DeniedError
 from gateway.web.csrf import Site
-from gateway.web.forwarded import from_client
 from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.pages import PAGES, page
 from gateway.web.websocket_handshake import offers_binary, refusal, replayed
@@ -36,7 +35,6 @@ from protocol.http.param_cgi import (
     update_answer,
 )
 from protocol.http.serial_cgi import UNBIND, CgiError, SerialRequest, error_answer, serial_answer, serial_request
-from protocol.parameters.addresses import AddressList
 from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
@@ -113,12 +111,9 @@ class Routes:
     backend: Backend
     access: AccessControl
     site: Site | None = field(default_factory=Site)
-    trusted_proxies: AddressList = field(default_factory=AddressList)
-    """The proxies whose word is taken for their clients' addresses; without items, none."""
 
     async def respond(self, request: Request) -> Response | Handover:
         """Answer a request, whatever it holds."""
-        request = from_client(request, self.trusted_proxies)
         route = ROUTES.get(_ANY_PORT.sub("P#", request.path))
         if route is None:
             return explain(404, f"no such endpoint; endpoints: {', '.join(sorted(ROUTES))}")
@@ -286,6 +281,8 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
     service = routes.backend.ports[ports[name]].web_socket
     if service is None:
         return explain(503, f"{name} is being restarted: try again.", ("Retry-After", "1"))
+    if request.connection is not None and (why := request.connection.refusal()) is not None:
+        return explain(503, f"{name} takes no more clients: {why}. Close some, or try again.", ("Retry-After", "1"))
     writes = Right.TCP if caller.role >= Role.OPERATOR else Right(0)
 
     async def take(stream: trio.abc.HalfCloseableStream) -> None:
@@ -302,6 +299,7 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
             f"{caller.name} at {request.peer}",
             lambda: routes.access.revoked(caller),
             bytes_only=offers_binary(request) or (("text", b"1") in pairs(request.query)),
+            connection=request.connection,
         )
 
     return Handover(take)

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any, final
 
 import trio
 
-from gateway.web.http import TLS_HANDSHAKE, HttpLimits, Respond, Secure, lingering_close, serve
+from gateway.clients.connections import Connections
+from gateway.web.forwarded import is_trusted
+from gateway.web.http import TLS_HANDSHAKE, Held, HttpLimits, Respond, Secure, lingering_close, serve
 from gateway.web.places import Places
 from protocol.endpoint import Endpoint
+from protocol.parameters.addresses import AddressList
 
 if TYPE_CHECKING:
     import socket
@@ -39,6 +42,10 @@ class HttpServer:
     secure: Secure | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
     places: Places = field(default_factory=Places)
+    connections: Connections = field(default_factory=Connections)
+    """Where they are counted with those of all other clients."""
+    trusted_proxies: AddressList = field(default_factory=AddressList)
+    """The proxies whose word is taken for their clients' addresses; without items, none."""
     most_refusals: int = 64
     """Connections that are being told at one time that there is no place."""
     refusing: int = 0
@@ -52,15 +59,19 @@ class HttpServer:
         """Serve one connection, or tell it that there is no place; then close it."""
         async with stream:
             try:
-                place = self.places.take(peer.network, trio.current_time())
+                network = "" if is_trusted(peer, self.trusted_proxies) else peer.network
+                place = self.places.take(network, trio.current_time())
                 if place is None:
                     await self._refuse(stream, peer)
                     return
+                connection = self.connections.open(stream.socket.fileno(), peer.network)
+                held = Held(self.places, place, connection, self.trusted_proxies)
                 try:
                     with place.scope:
-                        await serve(stream, peer, self.respond, self.limits, self.secure, (self.places, place))
+                        await serve(stream, peer, self.respond, self.limits, self.secure, held)
                 finally:
                     self.places.closed(place)
+                    connection.close()
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 logger.debug("HTTP server: the connection from %s broke: %s", peer, exc)
             except Exception:  # the first ring: an error in one connection ends that connection only

@@ -19,6 +19,7 @@ import trio
 from trio_websocket import ConnectionClosed, wrap_server_stream
 from wsproto.utilities import LocalProtocolError
 
+from gateway.clients.relay import end_when_stuck
 from gateway.clients.streams import MESSAGE_LIMIT
 from gateway.web.control import answer, events
 from gateway.web.prefixed_stream import PrefixedStream
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from trio_websocket import WebSocketConnection
 
+    from gateway.clients.connections import ClientConnection
     from gateway.clients.service import Service
     from gateway.port.rights import Right
     from gateway.port.router import Handle, Session
@@ -63,13 +65,14 @@ async def serve(
     revoked: Callable[[], str | None],
     *,
     bytes_only: bool = False,
+    connection: ClientConnection | None = None,
 ) -> None:
     """Connect ``holder`` to the line, with these rights, until either side ends it; then close the stream.
 
     ``head`` is the request, checked by `websocket_handshake`. Once it is accepted only its port ends it, so that a
     gateway that stops lets it take what waits for it, like any other client. With ``bytes_only`` every message is bytes
-    of the line, text in UTF-8, and no JSON is sent. ``revoked`` returns why the login is worth nothing any more, which
-    ends the client within a second.
+    of the line, text in UTF-8, and no JSON is sent. ``connection`` is what it came over, as it is counted. ``revoked``
+    returns why the login is worth nothing any more, which ends the client within a second.
     """
     with trio.CancelScope() as scope:
         try:
@@ -81,7 +84,7 @@ async def serve(
                     ws = await request.accept(subprotocol=BINARY if BINARY in request.proposed_subprotocols else None)
                 # The port bounds what follows: it revokes the client's handle when it stops.
                 scope.shield = True
-                await _connect(WebSocketStream(ws, bytes_only=bytes_only), service, rights, holder, revoked)
+                await _connect(WebSocketStream(ws, connection, bytes_only=bytes_only), service, rights, holder, revoked)
                 nursery.cancel_scope.cancel()
         except* (*_GONE, trio.TooSlowError):
             pass  # it left during the handshake, or said something while it was told that it must go
@@ -107,8 +110,11 @@ class WebSocketStream:
 
     exact = True
 
-    def __init__(self, ws: WebSocketConnection, *, bytes_only: bool = False) -> None:
+    def __init__(
+        self, ws: WebSocketConnection, connection: ClientConnection | None = None, *, bytes_only: bool = False
+    ) -> None:
         self._ws = ws
+        self.connection = connection
         self._bytes_only = bytes_only
         self._connected = trio.Event()
         self._listening_since = math.inf
@@ -184,7 +190,9 @@ class WebSocketStream:
                 try:
                     await self._ws.ping()
                 except _GONE:
-                    return  # the relay meets the same error, once what it holds is written
+                    # The relay meets the same error, once what it holds is written; the line may be stuck.
+                    await end_when_stuck(self._session, "it closed the connection", self._session.age_limit)
+                    return
             # While a message waits for the line nothing is read, so no answer to a ping is seen: that is not silence.
             silent = trio.current_time() - self._listening_since
             if patience.cancelled_caught and silent >= PONG_SECONDS:

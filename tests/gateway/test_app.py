@@ -36,7 +36,8 @@ async def test_the_service_manager_is_told_ready_once_and_stopping_at_the_end(tm
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, lines(tmp_path, 1) as ends:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(0)
-        await stopped_at_once(configuration(tmp_path, ends, free_port()), Notifier(str(tmp_path / "notify")))
+        with contextlib.closing(Notifier(str(tmp_path / "notify"))) as notifier:
+            await stopped_at_once(configuration(tmp_path, ends, free_port()), notifier)
         told = []
         with contextlib.suppress(BlockingIOError):
             while True:

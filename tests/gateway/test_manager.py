@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from gateway import manager as module
+from gateway.clients.connections import Connections
 from gateway.clients.drivers import Drivers
 from gateway.host.config import Config
 from gateway.manager import Host, Manager
@@ -70,7 +71,14 @@ async def running_port(directory: Path) -> AsyncIterator[Port]:
     published = Cell(Published(0, catalogue.restored("").settings))
     bus = Bus("P0")
     router = Router({"P0": bus})
-    host = Host(config, NodeKey(bytes(32)), Drivers(frozenset({0}), frozenset()), GuessLimit(), cast("Bonjour", None))
+    host = Host(
+        config,
+        NodeKey(bytes(32)),
+        Drivers(frozenset({0}), frozenset()),
+        GuessLimit(),
+        cast("Bonjour", None),
+        Connections(),
+    )
     port = Port(
         Manager(0, host, bus, lambda rights, holder: router.grant("P0", rights, holder), published),
         catalogue,

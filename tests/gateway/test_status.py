@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from gateway.clients.connections import Connections
 from gateway.host.config import Config
 from gateway.status import in_words, status
 from gateway.tasks.reconcile import Unit
@@ -34,7 +35,7 @@ def shown(port: Port) -> dict[str, Any]:
     )
     settings = port.published.value.settings
     whole: dict[str, Any] = json.loads(
-        json.dumps(status(config, "1.2.3", 0.0, settings, [port.manager], TLS, {"errors": []}))
+        json.dumps(status(config, "1.2.3", 0.0, settings, [port.manager], TLS, {"errors": []}, Connections(1, 1024)))
     )
     return whole
 
@@ -52,6 +53,7 @@ async def test_the_node_says_who_it_is(tmp_path: Path) -> None:
         "chassis": "blade 7",
         "tls": TLS,
         "configuration": {"errors": []},
+        "connections": {"open": 0, "clients_turned_away": 0, "descriptors": 1024, "descriptors_reserved": 258},
     }
 
 

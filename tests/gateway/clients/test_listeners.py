@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
 import socket
@@ -11,7 +13,7 @@ import sys
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
@@ -19,7 +21,7 @@ import trio.testing
 
 from gateway.clients import service as services
 from gateway.clients.drivers import Drivers
-from gateway.clients.listeners import listen_tcp, listen_unix
+from gateway.clients.listeners import accept_clients, listen_tcp, listen_unix
 from gateway.clients.service import Service
 from gateway.port.rights import Right
 from gateway.port.router import Router
@@ -194,7 +196,7 @@ def no_descriptor_left() -> Iterator[None]:
             os.close(descriptor)
 
 
-async def test_out_of_descriptors_is_a_state_told_once_and_the_client_is_connected_later(
+async def test_out_of_descriptors_is_a_state_told_once_and_the_clients_are_told_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     port = free_port()
@@ -203,21 +205,50 @@ async def test_out_of_descriptors_is_a_state_told_once_and_the_client_is_connect
             unit = new_unit()
             nursery.start_soon(listen_tcp, "127.0.0.1", port, service.welcome, unit)
             await unit.settled.wait()
-            tries = 0
-            with socket.socket() as client:
-                with no_descriptor_left():
-                    client.connect(("127.0.0.1", port))
-                    while tries < 3:  # it tries ten times a second
-                        await trio.lowlevel.checkpoint()
-                        tries += unit.state != "up"
-                        unit.settled = trio.Event()
-                        await unit.settled.wait()
-                assert unit.state == "cannot accept a client: Too many open files"
+            clients = [socket.socket() for _ in range(3)]
+            with no_descriptor_left():
+                service.connections.limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                for client in clients:
+                    client.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        client.connect(("127.0.0.1", port))
+                    await trio.lowlevel.wait_readable(client)  # neither deaf, nor for ever in the backlog
+                    assert client.recv(1) == b""
+            for client in clients:
+                client.close()
+            assert unit.state == "cannot accept a client: Too many open files"
+            service.connections.limit = 1024
+            with socket.create_connection(("127.0.0.1", port)):
                 while not service.handle.children:
                     await blocked()
-                assert unit.state == "up"
+            assert unit.state == "up"
             nursery.cancel_scope.cancel()
     assert len([record for record in caplog.records if "Too many" in record.message]) == 1
+
+
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM, errno.ENFILE, errno.ENETDOWN])
+async def test_a_kernel_that_cannot_accept_now_is_asked_again_ten_times_a_second(
+    error: int, autojump_clock: MockClock
+) -> None:
+    tries = 0
+
+    class Listener:
+        def fileno(self) -> int:
+            return readable.fileno()
+
+        def accept(self) -> None:
+            nonlocal tries
+            tries += 1
+            raise OSError(error, os.strerror(error))
+
+        def close(self) -> None:
+            pass
+
+    readable, other = socket.socketpair()
+    with readable, other, trio.move_on_after(5):
+        other.send(b"x")
+        await accept_clients(cast("socket.socket", Listener()), lambda *_: None, new_unit())
+    assert 40 <= tries <= 110  # twice each time where the spare descriptor is tried too
 
 
 # Unix -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from gateway.clients.connections import ClientConnection
     from gateway.port.router import Handle, Session
     from tests.gateway.line import Line
 
@@ -42,6 +43,7 @@ class Narrow:
 
     room: int = 0
     exact: bool = False
+    connection: ClientConnection | None = None
     got: bytes = b""
     closed: bool = False
     broken: bool = False

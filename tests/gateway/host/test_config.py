@@ -253,13 +253,17 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         ),
         ("[tcp]\nbind = [1]", "tcp.bind[0]: 1 is not a string of printable characters"),
         (
+            "[tcp]\nmax_clients = 0",
+            "tcp.max_clients: 0 is not a whole number from 1 to 256",
+        ),
+        (
             "[tcp]\nbind = []",
             'tcp.bind: must not be empty; ["127.0.0.1"] is for this machine only',
         ),
         ('[ptz]\nusers = [" "]', "ptz.users[0]: ' ' is not a name"),
         ('[ptz]\nowner = "x"', "ptz.owner: no such key; the keys are users, groups"),
         ("[http]\nstrange = 1", "http.strange: no such key; the keys are listen, "),
-        ("[tcp]\nstrange = 1", "tcp.strange: no such key; the keys are bind"),
+        ("[tcp]\nstrange = 1", "tcp.strange: no such key; the keys are bind, max_clients"),
         ("[remote_port]\nstrange = 1", "remote_port.strange: no such key; the keys are autoconf_without_key, keyless"),
         ("[video]\nstrange = 1", "video.strange: no such key; the keys are sources"),
         ("[[port_manager]]\nstrange = 1", "port_manager[0].strange: no such key; the keys are serial, remote_port"),

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,18 +27,19 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
 
 def test_every_word_arrives_as_a_datagram_of_its_own(manager: tuple[str, socket.socket]) -> None:
     address, listener = manager
-    notifier = Notifier.from_environment({"NOTIFY_SOCKET": address})
-    notifier.ready()
-    notifier.status("P0 listens on :3000")
-    notifier.watchdog()
-    notifier.stopping()
+    with closing(Notifier.from_environment({"NOTIFY_SOCKET": address})) as notifier:
+        notifier.ready()
+        notifier.status("P0 listens on :3000")
+        notifier.watchdog()
+        notifier.stopping()
     told = [listener.recv(4096) for _ in range(4)]
     assert told == [b"READY=1", b"STATUS=P0 listens on :3000", b"WATCHDOG=1", b"STOPPING=1"]
 
 
 def test_a_status_cannot_forge_another_word(manager: tuple[str, socket.socket]) -> None:
     address, listener = manager
-    Notifier.from_environment({"NOTIFY_SOCKET": address}).status("two\nSTOPPING=1\r\0" + "x" * 1000)
+    with closing(Notifier.from_environment({"NOTIFY_SOCKET": address})) as notifier:
+        notifier.status("two\nSTOPPING=1\r\0" + "x" * 1000)
     told = listener.recv(4096)
     assert told.startswith(b"STATUS=two?STOPPING=1??xxx")
     assert len(told) == len(b"STATUS=") + 256
@@ -46,10 +49,9 @@ def test_what_a_full_socket_did_not_take_goes_along_with_the_next_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, closing(Notifier(address)) as notifier:
         listener.bind(address)
         listener.settimeout(5)
-        notifier = Notifier(address)
         while not caplog.records:
             notifier.watchdog()
         notifier.ready()
@@ -74,9 +76,9 @@ def test_without_a_manager_every_word_is_spoken_to_nobody(
 def test_a_manager_that_went_away_is_named_once_and_harms_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    notifier = Notifier(str(tmp_path / "nobody"))
-    notifier.ready()
-    notifier.watchdog()
+    with closing(Notifier(str(tmp_path / "nobody"))) as notifier:
+        notifier.ready()
+        notifier.watchdog()
     (record,) = caplog.records
     assert record.getMessage().endswith("nobody' takes nothing: No such file or directory")
 
@@ -94,5 +96,45 @@ def test_a_manager_that_went_away_is_named_once_and_harms_nobody(
     ],
 )
 def test_the_watchdog_is_for_the_process_it_names(environ: dict[str, str], seconds: float | None) -> None:
-    notifier = Notifier.from_environment({"NOTIFY_SOCKET": "@x", **environ})
-    assert notifier.watchdog_seconds == seconds
+    with closing(Notifier.from_environment({"NOTIFY_SOCKET": "@x", **environ})) as notifier:
+        assert notifier.watchdog_seconds == seconds
+
+
+def test_the_watchdog_is_fed_when_no_descriptor_is_left(manager: tuple[str, socket.socket]) -> None:
+    address, listener = manager
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with closing(Notifier(address, 30)) as notifier:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            notifier.watchdog()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert listener.recv(100) == b"WATCHDOG=1"
+
+
+def test_a_manager_whose_socket_was_made_anew_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with closing(Notifier(str(path))) as notifier:
+        for _ in range(2):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+                listener.bind(str(path))
+                notifier.watchdog()
+                assert listener.recv(100) == b"WATCHDOG=1"
+            path.unlink()
+
+
+def test_a_socket_that_could_not_be_made_at_the_start_is_made_later(
+    manager: tuple[str, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    address, listener = manager
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        notifier = Notifier(address)
+        notifier.ready()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "takes nothing: Too many open files" in caplog.text
+    with closing(notifier):
+        notifier.watchdog()
+    assert listener.recv(100) == b"READY=1\nWATCHDOG=1"

@@ -554,7 +554,7 @@ async def test_a_message_begun_before_its_page_left_is_still_written(autojump_cl
         async with greeted(bus) as (page, _):
             await page.send(b"xy")
             await page.ws.aclose()
-            await trio.sleep(100)
+            await trio.sleep(10)
             tty.make_room(1)
     assert tty.taken == b"xy"
 
