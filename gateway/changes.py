@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gateway.manager import Manager
     from gateway.state.store import Store
-    from protocol.parameters.catalogue import Catalogue
+    from protocol.parameters.catalogue import Catalogue, Ports
     from protocol.parameters.settings import Settings
 
 __all__ = ["Changes"]
@@ -43,14 +43,17 @@ class Changes:
         self._managers = managers
         self._one_at_a_time = trio.Lock()
 
-    async def update(self, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
-        """Set parameters as ``role``; see Catalogue.updated. Raises StoreError where the disk does not take them."""
+    async def update(self, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None) -> Update:
+        """Set parameters as ``role``, bound to ``ports``; see Catalogue.updated.
+
+        Raises StoreError where the disk does not take them.
+        """
         async with self._one_at_a_time:
             before = self._store.published.value.settings
             # A caller that goes away must not leave behind what a port refused. The shield is bounded by what is in it:
             # a commit, which no one could interrupt anyway, and the settling, which has its deadline.
             with trio.CancelScope(shield=True):
-                update = await self._store.update(assignments, role)
+                update = await self._store.update(assignments, role, ports)
                 _log_refused(update.refused)
                 await self._settle()
                 update = await self._put_back(update, before)

@@ -31,6 +31,7 @@ def add_to(commands: Commands) -> None:
     for verb in (add, remove, passwd):
         verb.add_argument("name", metavar="NAME")
     add.add_argument("--role", required=True, choices=("admin", "operator", "viewer"))
+    add.add_argument("--ports", metavar="P0,P1", help="the ports that the user is bound to (default: every port)")
 
 
 def _verb(verbs: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -52,15 +53,29 @@ def _users(arguments: argparse.Namespace) -> Iterator[Users]:
 
 
 def _add(arguments: argparse.Namespace) -> int:
+    ports = _ports(arguments)
     with _users(arguments) as users:
         if users.find(arguments.name) is not None:
             raise CommandError(f"{arguments.name} is already a user; use daisyport user passwd to change the password")
-        users.add(arguments.name, arguments.role, _password(arguments.name))
-    print(f"{arguments.name} may log in as {arguments.role}.")
+        users.add(arguments.name, arguments.role, _password(arguments.name), ports)
+    bound = "" if ports is None else f" of {', '.join(f'P{port}' for port in sorted(ports))} only"
+    print(f"{arguments.name} may log in as {arguments.role}{bound}.")
     if not arguments.name.isascii():
         why = "clients that send it as ISO 8859-1 in Digest (python-requests, older browsers) cannot log in"
         print(f"warning: the name is not ASCII: {why}", file=sys.stderr)
     return 0
+
+
+def _ports(arguments: argparse.Namespace) -> frozenset[int] | None:
+    """Return the numbers of the ports that ``--ports`` names; None without it. Raise CommandError."""
+    if arguments.ports is None:
+        return None
+    existing = {f"P{index}": index for index in range(len(configuration(arguments.config).managers))}
+    names = [name.strip() for name in arguments.ports.split(",")]
+    for name in names:
+        if name not in existing:
+            raise CommandError(f"--ports: {name!a:.40} is not one of {', '.join(existing) or 'no ports'}")
+    return frozenset(existing[name] for name in names)
 
 
 def _remove(arguments: argparse.Namespace) -> int:
@@ -82,7 +97,8 @@ def _passwd(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     with _users(arguments) as users:
         for user in users.everyone:
-            print(f"{user.role.name.lower():8}  {user.name}")
+            bound = "" if user.ports is None else "  " + ",".join(f"P{port}" for port in sorted(user.ports))
+            print(f"{user.role.name.lower():8}  {user.name}{bound}")
     return 0
 
 

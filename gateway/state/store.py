@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from protocol.parameters.catalogue import Catalogue, Update
+    from protocol.parameters.catalogue import Catalogue, Ports, Update
     from protocol.parameters.roles import Role
     from protocol.parameters.settings import Settings
 
@@ -70,15 +70,16 @@ class Store:
             claim, self._claim = self._claim, -1
             os.close(claim)
 
-    async def update(self, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
-        """Set what can be set of these names and texts; return when it is on the disk and published.
+    async def update(self, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None) -> Update:
+        """Set what a caller of this role, bound to ``ports``, can set of these names and texts.
 
+        It returns when that is on the disk and published.
         Raises StoreError where the disk does not take it; then nothing is changed. A cancelled update is complete or
         was not begun.
         """
         async with self._turn:
             before = self.published.value
-            update = self._catalogue.updated(before.settings, assignments, role)
+            update = self._catalogue.updated(before.settings, assignments, role, ports)
             if update.changed:
                 content = self._catalogue.stored(update.settings).encode()
                 await trio.to_thread.run_sync(self._write, content, limiter=self._thread)

@@ -28,9 +28,12 @@ logger = logging.getLogger(__name__)
 ROLES: Mapping[str, Role] = MappingProxyType({"admin": Role.ADMIN, "operator": Role.OPERATOR, "viewer": Role.VIEWER})
 """The roles that a user can have, by the words of the command line and the file."""
 
-HEADER = "# name:role:realm:MD5:SHA-256, made by `daisyport user add`; the hashes are as good as the passwords.\n"
+HEADER = (
+    "# name:role:realm:MD5:SHA-256[:P0,P1], made by `daisyport user add`; the hashes are as good as the passwords.\n"
+)
+OLD_HEADERS = ("# name:role:realm:MD5:SHA-256, made by `daisyport user add`; the hashes are as good as the passwords.",)
 STORED = (Algorithm.MD5, Algorithm.SHA256)  # in the order of the line's fields
-HASH = re.compile(r"[0-9a-f]{32}:[0-9a-f]{64}")
+HASH = re.compile(r"([0-9a-f]{32}:[0-9a-f]{64})(?::(P[0-9]{1,3}(?:,P[0-9]{1,3})*))?")
 LONGEST_NAME = 64
 LONGEST_PASSWORD = 1024
 
@@ -48,6 +51,8 @@ class User:
     name: str
     role: Role
     hashes: Mapping[Algorithm, str] = field(repr=False)
+    ports: frozenset[int] | None = None
+    """The numbers of the ports that the user is bound to; None for all."""
 
 
 @final
@@ -99,8 +104,11 @@ class Users:
         """Return the user of this name, if there is one; a file that is gone or cannot be read has none."""
         return self._current().users.get(name)
 
-    def add(self, name: str, role: str, password: str) -> None:
-        """Add a user; raise UserError for one that is there, or for what cannot be a name, role or password."""
+    def add(self, name: str, role: str, password: str, ports: frozenset[int] | None = None) -> None:
+        """Add a user, bound to ``ports`` by their numbers; without, to none.
+
+        Raise UserError for one that is there, or for what cannot be a name, role or password.
+        """
         _check_name(name)
         if found := set(name) & set('"\\'):
             # Digest has to quote these, and libraries (aiohttp) and clients do it in different ways, or not at all.
@@ -111,7 +119,7 @@ class Users:
         def change(users: dict[str, User]) -> None:
             if name in users:
                 raise UserError(f"{name} is a user already; remove it first, or set its password")
-            users[name] = self._user(name, ROLES[role], password)
+            users[name] = self._user(name, ROLES[role], password, ports)
 
         self._change(change)
 
@@ -127,15 +135,16 @@ class Users:
         """Give a user another password; raise UserError where there is no such user, or for a bad password."""
 
         def change(users: dict[str, User]) -> None:
-            users[name] = self._user(name, self._known(users, name).role, password)
+            known = self._known(users, name)
+            users[name] = self._user(name, known.role, password, known.ports)
 
         self._change(change)
 
-    def _user(self, name: str, role: Role, password: str) -> User:
+    def _user(self, name: str, role: Role, password: str, ports: frozenset[int] | None) -> User:
         if not password or not password.isprintable() or len(password) > LONGEST_PASSWORD:
             raise UserError(f"a password has 1 to {LONGEST_PASSWORD} characters, and no control character among them")
         realm = self._file.realm
-        return User(name, role, {each: stored_hash(each, name, realm, password) for each in STORED})
+        return User(name, role, {each: stored_hash(each, name, realm, password) for each in STORED}, ports)
 
     def _known(self, users: Mapping[str, User], name: str) -> User:
         if name not in users:
@@ -205,11 +214,16 @@ def _written(file: _UserFile, users: Mapping[str, User]) -> bytes:
     words = {role: word for word, role in ROLES.items()}
     lines = [f"realm:{file.realm}\n"]
     lines += [
-        ":".join([name, words[user.role], file.realm, *(user.hashes[each] for each in STORED)]) + "\n"
+        ":".join([name, words[user.role], file.realm, *(user.hashes[each] for each in STORED), *_bound(user)]) + "\n"
         for name, user in sorted(users.items())
     ]
     lines += [f"{line}\n" for line in file.kept]
     return (HEADER + "".join(lines)).encode(errors="surrogateescape")
+
+
+def _bound(user: User) -> tuple[str, ...]:
+    """Return the field of the ports; a user who is bound to none has none, as in files of before."""
+    return () if user.ports is None else (",".join(f"P{port}" for port in sorted(user.ports)),)
 
 
 def _parsed(text: str, realm: str) -> _UserFile:
@@ -219,7 +233,7 @@ def _parsed(text: str, realm: str) -> _UserFile:
     users: dict[str, User] = {}
     kept, errors = [], []
     for number, line in lines:
-        if not line.strip() or line == HEADER.rstrip() or _is_realm(line):
+        if not line.strip() or line in (HEADER.rstrip(), *OLD_HEADERS) or _is_realm(line):
             continue
         if line.startswith("#"):
             kept.append(line)
@@ -243,12 +257,14 @@ def _is_realm(line: str) -> bool:
 
 def _user(line: str, realm: str) -> User:
     # An empty field in place of each that is missing: such a line fails the check of its hashes.
-    name, role, own_realm, hashes = (*line.split(":", 3), "", "", "", "")[:4]
-    if HASH.fullmatch(hashes) is None:
-        raise UserError("is not name:role:realm:MD5:SHA-256, with hashes in lower-case hex")
+    name, role, own_realm, rest = (*line.split(":", 3), "", "", "", "")[:4]
+    if (found := HASH.fullmatch(rest)) is None:
+        raise UserError("is not name:role:realm:MD5:SHA-256[:P0,P1,...], with hashes in lower-case hex")
     _check_name(name)
     if role not in ROLES:
         raise UserError(f"{role!a:.60} is not one of {', '.join(ROLES)}")
     if own_realm != realm:
         raise UserError(f"is of realm {own_realm!a:.60}, not {realm!a:.60}: the password has to be set anew")
-    return User(name, ROLES[role], dict(zip(STORED, hashes.split(":"), strict=True)))
+    hashes = dict(zip(STORED, found[1].split(":"), strict=True))
+    ports = frozenset(int(port[1:]) for port in found[2].split(",")) if found[2] else None
+    return User(name, ROLES[role], hashes, ports)

@@ -48,6 +48,15 @@ class Caller:
     user: User | None = field(default=None, compare=False, repr=False)
     """As it was found at the login; None where no login was required."""
 
+    @property
+    def ports(self) -> frozenset[int] | None:
+        """The numbers of the ports that the user is bound to; None for all."""
+        return None if self.user is None else self.user.ports
+
+    def may_use(self, port: int) -> bool:
+        """Return whether the caller may use this port, or see anything of it."""
+        return self.ports is None or port in self.ports
+
 
 @final
 class DeniedError(Exception):
@@ -101,7 +110,7 @@ class AccessControl:
             return None
         if found is None:
             return f"the user {caller.name} was removed"
-        return f"the role or the password of {caller.name} was changed"
+        return f"the role, the password or the ports of {caller.name} were changed"
 
     def require_role(self, request: Request, caller: Caller, role: Role) -> None:
         """Raise DeniedError where the role of an authorized caller is too low for what its request turned out to be.

@@ -77,8 +77,11 @@ class Backend:
 
     catalogue: parameters.Catalogue
     published: Cell[Published]
-    update: Callable[[Sequence[tuple[str, str]], Role], Awaitable[parameters.Update]]
-    """Set parameters; it returns when the ports have settled, with what they refused put back."""
+    update: Callable[[Sequence[tuple[str, str]], Role, parameters.Ports], Awaitable[parameters.Update]]
+    """Set parameters as a caller of this role who is bound to these ports.
+
+    It returns when the ports have settled, with what they refused put back.
+    """
     ports: Sequence[Port]
     status: Callable[[], dict[str, Any]]
     """Return what ``/daisyport/status`` shows, as JSON can hold it."""
@@ -154,22 +157,22 @@ async def _param(routes: Routes, request: Request, caller: Caller) -> Response:
     backend = routes.backend
     match asked:
         case ListRequest(groups):
-            return Response(200, backend.catalogue.listed(backend.settings, groups, caller.role).encode())
+            return Response(200, backend.catalogue.listed(backend.settings, groups, caller.role, caller.ports).encode())
         case ListDefinitionsRequest(groups):
             host = (request.header(b"host") or b"").decode("latin-1")
-            defined = backend.catalogue.defined(backend.settings, groups, caller.role, host)
+            defined = backend.catalogue.defined(backend.settings, groups, caller.role, host, caller.ports)
             return Response(200, defined.encode(), "text/xml")
         case UpdateRequest() if request.method == "HEAD":
             return _not_allowed("action=update", ("GET", "POST"))
         case UpdateRequest(assignments):
             routes.refuse_cross_site(request)
-            return await _updated(backend, assignments, caller.role)
+            return await _updated(backend, assignments, caller)
     return Response(200, refused_answer(asked.why))
 
 
-async def _updated(backend: Backend, assignments: Sequence[tuple[str, str]], role: Role) -> Response:
+async def _updated(backend: Backend, assignments: Sequence[tuple[str, str]], caller: Caller) -> Response:
     try:
-        update = await backend.update(assignments, role)
+        update = await backend.update(assignments, caller.role, caller.ports)
     except StoreError as exc:
         return Response(500, refused_answer(str(exc)))  # the fault is on this side, and the caller cannot mend it
     return Response(200, update_answer(update.refused), headers=_reasons(update.refused))
@@ -192,7 +195,7 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
         # A read takes bytes out of the receive buffer, where the next caller would have looked for them.
         if asked.binds or asked.flush or asked.output or asked.read:
             routes.refuse_cross_site(request)
-        received = await _served(routes.backend, asked, f"{caller.name} at {request.peer}")
+        received = await _served(routes.backend, asked, caller, f"{caller.name} at {request.peer}")
     except CgiError as wrong:
         return Response(200, error_answer(str(wrong)))
     if received is None:
@@ -200,10 +203,10 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
     return Response(200, serial_answer(received, asked.format), asked.format.content_type)
 
 
-async def _served(backend: Backend, asked: SerialRequest, holder: str) -> bytes | None:
+async def _served(backend: Backend, asked: SerialRequest, caller: Caller, holder: str) -> bytes | None:
     """Bind, then flush, write and read. Everything that can be checked is checked before anything is done."""
     uses = asked.flush or asked.output is not None or asked.read is not None
-    port = _port(backend.settings, asked)
+    port = _port(backend.settings, asked, caller)
     server = None if port == UNBIND else _server(backend, port)
     if uses and server is None:
         raise CgiError(
@@ -214,8 +217,11 @@ async def _served(backend: Backend, asked: SerialRequest, holder: str) -> bytes 
     return await server.perform(asked, holder) if uses and server is not None else None
 
 
-def _port(settings: Settings, asked: SerialRequest) -> int:
-    """Return the number of the port that the request means, from 1, or UNBIND."""
+def _port(settings: Settings, asked: SerialRequest, caller: Caller) -> int:
+    """Return the number of the port that the request means, from 1, or UNBIND. Raise CgiError for what is not there.
+
+    For a caller who is bound to ports there are no others, and a video source of another port is not theirs to bind.
+    """
     camera = asked.camera or 1
     cameras, ports = settings.ptz.cam_ports, len(settings.port_managers)
     if camera > len(cameras):
@@ -223,6 +229,13 @@ def _port(settings: Settings, asked: SerialRequest) -> int:
     port = asked.port if asked.port is not None else cameras[camera - 1]
     if port > ports:
         raise CgiError(f"port={port}: must be a port from 1 to {ports}")
+    bound = cameras[camera - 1]
+    if caller.ports is not None:
+        own = ", ".join(str(number + 1) for number in sorted(caller.ports))
+        if port != UNBIND and not caller.may_use(port - 1):
+            raise CgiError(f"port={port}: {caller.name} may use {own} only")
+        if asked.binds and bound != UNBIND and not caller.may_use(bound - 1):
+            raise CgiError(f"camera={camera}: it is bound to port {bound}, and {caller.name} may use {own} only")
     if port == UNBIND and asked.port is None:
         raise CgiError(f"video source {camera} is bound to no port; port=N&camera={camera} binds it to port N")
     return port
@@ -240,7 +253,7 @@ async def _bind(backend: Backend, camera: int, port: int) -> None:
     if backend.settings.ptz.cam_ports[camera - 1] == port:
         return
     try:
-        update = await backend.update([(f"PTZ.CamPorts.Cam{camera}Port", str(port))], Role.ADMIN)
+        update = await backend.update([(f"PTZ.CamPorts.Cam{camera}Port", str(port))], Role.ADMIN, None)
     except StoreError as exc:
         raise CgiError(str(exc)) from exc
     if update.refused:
@@ -250,13 +263,19 @@ async def _bind(backend: Backend, camera: int, port: int) -> None:
 # The others -----------------------------------------------------------------------------------------------------
 
 
-async def _status(routes: Routes, _: Request, __: Caller) -> Response:
-    return Response(200, json.dumps(routes.backend.status(), indent=2).encode() + b"\n", "application/json")
+async def _status(routes: Routes, _: Request, caller: Caller) -> Response:
+    return Response(200, json.dumps(_status_for(routes, caller), indent=2).encode() + b"\n", "application/json")
+
+
+def _status_for(routes: Routes, caller: Caller) -> dict[str, Any]:
+    """Return the status with the ports that the caller may use."""
+    status = routes.backend.status()
+    return status | {"ports": [port for index, port in enumerate(status["ports"]) if caller.may_use(index)]}
 
 
 async def _ports(routes: Routes, _: Request, caller: Caller) -> Response:
     """Answer what a viewer may know of the ports, and who the caller is."""
-    status = routes.backend.status()
+    status = _status_for(routes, caller)
     told = {
         "node": status["node"],
         "user": caller.name,
@@ -275,7 +294,8 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
     if (refused := refusal(request)) is not None:
         return refused
     name = request.path.rpartition("/")[2]
-    ports = {f"P{index}": index for index in range(len(routes.backend.settings.port_managers))}
+    count = len(routes.backend.settings.port_managers)
+    ports = {f"P{index}": index for index in range(count) if caller.may_use(index)}
     if name not in ports:
         return explain(404, f"no such port; ports: {', '.join(ports)}")
     service = routes.backend.ports[ports[name]].web_socket

@@ -14,9 +14,10 @@ because each round puts back at least one change, and a tree without changes bre
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from protocol.errors import ParameterError
 from protocol.parameters.declare import Parameter, build, value_at, with_values
@@ -28,13 +29,18 @@ from protocol.parameters.settings import Settings
 from protocol.parameters.values import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from protocol.parameters.declare import Path
     from protocol.parameters.hardware import Hardware
     from protocol.parameters.rules import Conflict
 
-__all__ = ["Catalogue", "Parameter", "Restored", "Update"]
+__all__ = ["Catalogue", "Parameter", "Ports", "Restored", "Update"]
+
+Ports: TypeAlias = "frozenset[int] | None"
+"""The numbers of the port managers that a caller is bound to; None for a caller who is bound to none."""
+
+_OF_SOME_PORT = re.compile(r"(PortManager\.P|Serial\.Ser|RemotePort\.R)[0-9]+\.")
 
 
 @final
@@ -88,21 +94,51 @@ class Catalogue:
         """Return the value of the parameter ``name`` (without ``root.``) as an admin sees it. KeyError if unknown."""
         return shown(self.parameters[name], settings, Role.ADMIN)
 
-    def listed(self, settings: Settings, groups: Sequence[str], role: Role) -> str:
+    def listed(self, settings: Settings, groups: Sequence[str], role: Role, ports: Ports = None) -> str:
         """Render the body of param.cgi's list; see ``protocol.parameters.listing``."""
-        return listed(self.parameters, settings, groups, role)
+        return listed(self._of(ports), settings, groups, role)
 
-    def defined(self, settings: Settings, groups: Sequence[str], role: Role, host: str) -> str:
+    def defined(self, settings: Settings, groups: Sequence[str], role: Role, host: str, ports: Ports = None) -> str:
         """Render the body of param.cgi's listdefinitions; see ``protocol.parameters.definitions``."""
-        return defined(self.parameters, settings, groups, role, self.hardware.identity, host)
+        return defined(self._of(ports), settings, groups, role, self.hardware.identity, host)
 
-    def updated(self, settings: Settings, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
+    def _of(self, ports: Ports) -> Mapping[str, Parameter]:
+        """Return the parameters that exist for a caller who is bound to ``ports``: not those of other ports."""
+        if ports is None:
+            return self.parameters
+        own = self._prefixes(ports)
+        return {
+            name: each
+            for name, each in self.parameters.items()
+            if name.startswith(own) or not _OF_SOME_PORT.match(name)
+        }
+
+    def _prefixes(self, ports: frozenset[int]) -> tuple[str, ...]:
+        """Return how the names of these ports' parameters begin."""
+        managers = [(port, each) for port, each in enumerate(self.hardware.managers) if port in ports]
+        names = [f"PortManager.P{port}." for port, _ in managers]
+        names += [f"Serial.Ser{each.serial}." for _, each in managers if each.serial is not None]
+        names += [f"RemotePort.R{each.remote_port}." for _, each in managers if each.remote_port is not None]
+        return tuple(names)
+
+    def _foreign(self, ports: Ports) -> Callable[[str], bool]:
+        """Return the test for names that a caller who is bound to ``ports`` may not set: they are not theirs alone."""
+        if ports is None:
+            return lambda _: False
+        own = self._prefixes(ports)
+        others = self._prefixes(frozenset(range(len(self.hardware.managers))) - ports)
+        return lambda name: not name.startswith(own) or name.startswith(others)
+
+    def updated(
+        self, settings: Settings, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None
+    ) -> Update:
         """Set parameters, named with or without ``root.``, to texts, in order, as this role.
 
-        A wrong assignment is refused and the others are applied. Where the new values break a rule across
+        A caller who is bound to ``ports`` sets only what belongs to them. A wrong assignment is refused and the others
+        are applied. Where the new values break a rule across
         parameters, the later assignments are put back and refused. Nothing that a request holds raises.
         """
-        new, changed, refused = self._applied(settings, assignments, role)
+        new, changed, refused = self._applied(settings, assignments, role, ports)
         return Update(new, changed, tuple(refused[order] for order in sorted(refused)))
 
     def stored(self, settings: Settings) -> str:
@@ -144,13 +180,16 @@ class Catalogue:
         return Restored(settings, tuple(sorted(errors.items())))
 
     def _applied(
-        self, settings: Settings, assignments: Sequence[tuple[str, str]], role: Role
+        self, settings: Settings, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None
     ) -> tuple[Settings, tuple[str, ...], dict[int, ParameterError]]:
         assigned: dict[Path, _Assignment] = {}
         refused: dict[int, ParameterError] = {}
+        parameters, foreign = self._of(ports), self._foreign(ports)
         for order, (name, text) in enumerate(assignments):
             try:
-                assignment = self._judged(order, name.removeprefix("root."), text, role)
+                assignment = _judged(parameters, order, name.removeprefix("root."), text, role)
+                if foreign(assignment.parameter.name):
+                    raise assignment.refused("does not belong to the ports that this user is bound to, or not alone")
             except ParameterError as error:
                 refused[order] = error
             else:
@@ -161,24 +200,25 @@ class Catalogue:
         new, kept, put_back = _without_conflicts(settings, changes)
         return new, tuple(assignment.parameter.name for assignment in kept.values()), refused | put_back
 
-    def _judged(self, order: int, name: str, text: str, role: Role) -> _Assignment:
-        """Judge one assignment by itself. Raise ParameterError."""
-        parameter = self.parameters.get(name)
-        if parameter is None:
-            raise ParameterError(name, text, "no such parameter on this product")
-        assignment = _Assignment(order, parameter, text, None)
-        if parameter.write is Role.NOBODY:
-            raise assignment.refused("read-only")
-        if role < parameter.write:
-            raise assignment.refused(f"requires the role {parameter.write.name.lower()}")
-        # A control character would forge lines in the list and in the file. U+FFFD stands for bytes that were not
-        # text: stored as it is, a damaged key would be a wrong key.
-        if not text.isprintable() or "\ufffd" in text:
-            raise assignment.refused("must not contain control characters or bytes that are not text")
-        try:
-            return _Assignment(order, parameter, text, parameter.rule.parse(text))
-        except ValueError as exc:
-            raise assignment.refused(str(exc)) from None
+
+def _judged(parameters: Mapping[str, Parameter], order: int, name: str, text: str, role: Role) -> _Assignment:
+    """Judge one assignment by itself. Raise ParameterError."""
+    parameter = parameters.get(name)
+    if parameter is None:
+        raise ParameterError(name, text, "no such parameter on this product")
+    assignment = _Assignment(order, parameter, text, None)
+    if parameter.write is Role.NOBODY:
+        raise assignment.refused("read-only")
+    if role < parameter.write:
+        raise assignment.refused(f"requires the role {parameter.write.name.lower()}")
+    # A control character would forge lines in the list and in the file. U+FFFD stands for bytes that were not
+    # text: stored as it is, a damaged key would be a wrong key.
+    if not text.isprintable() or "\ufffd" in text:
+        raise assignment.refused("must not contain control characters or bytes that are not text")
+    try:
+        return _Assignment(order, parameter, text, parameter.rule.parse(text))
+    except ValueError as exc:
+        raise assignment.refused(str(exc)) from None
 
 
 def _without_conflicts(

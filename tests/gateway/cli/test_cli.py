@@ -330,3 +330,22 @@ def test_a_name_that_clients_cannot_send_is_refused_and_one_that_is_not_ascii_is
     assert warned.returncode == 0
     assert "the name is not ASCII: clients that send it as ISO 8859-1 in Digest" in warned.stderr
     assert add("anna").stderr == ""
+
+
+def test_a_user_is_bound_to_ports_that_there_are_and_listed_with_them(config: Path) -> None:
+    with config.open("a") as more:
+        more.write(f'[[serial]]\ndevice = "{config.parent}/tty2"\n')
+
+    def users(*words: str) -> subprocess.CompletedProcess[str]:
+        return daisyport("user", *words, "--config", config, stdin="secret\n")
+
+    added = users("add", "anna", "--role", "operator", "--ports", "P1, P0")
+    assert added.stdout == "anna may log in as operator of P0, P1 only.\n"
+    assert users("add", "bob", "--role", "viewer", "--ports", "P1").returncode == 0
+    assert users("add", "zoe", "--role", "viewer").returncode == 0
+    assert users("list").stdout == "operator  anna  P0,P1\nviewer    bob  P1\nviewer    zoe\n"
+    for ports in ("P2", "", "P0,", "p0", "P00", "all"):
+        refused = users("add", "carl", "--role", "viewer", "--ports", ports)
+        assert refused.returncode == 1
+        assert "is not one of P0, P1" in refused.stderr
+    assert "carl" not in users("list").stdout

@@ -119,9 +119,10 @@ def test_bad_lines_are_named_left_out_and_kept_for_their_writer(
     path = tmp_path / "users"
     good = path.read_text().splitlines()[2]
     hashes = good.removeprefix("alice:viewer:R:")
+    form = "is not name:role:realm:MD5:SHA-256[:P0,P1,...], with hashes in lower-case hex"
     bad = {
-        "alice": "is not name:role:realm:MD5:SHA-256, with hashes in lower-case hex",
-        f"bob:viewer:R:{hashes.upper()}": "is not name:role:realm:MD5:SHA-256, with hashes in lower-case hex",
+        "alice": form,
+        f"bob:viewer:R:{hashes.upper()}": form,
         f"bob:root:R:{hashes}": "'root' is not one of admin, operator, viewer",
         f"bob:viewer:S:{hashes}": "is of realm 'S', not 'R': the password has to be set anew",
         f":viewer:R:{hashes}": "'' cannot be a name",
@@ -219,3 +220,34 @@ def test_a_user_of_such_a_name_who_is_there_already_stays(tmp_path: Path) -> Non
     path = tmp_path / "users"
     path.write_text(path.read_text().replace("CORP-anna", "CORP\\anna"))
     assert users.find("CORP\\anna") is not None
+
+
+def test_a_user_may_be_bound_to_ports_which_a_new_password_keeps(tmp_path: Path) -> None:
+    users = Users(tmp_path, "R")
+    users.add("anna", "operator", "a", frozenset({2, 0}))
+    users.add("bob", "viewer", "b")
+    users.set_password("anna", "other")
+    again = Users(tmp_path, "R")
+    anna, bob = again.find("anna"), again.find("bob")
+    assert anna is not None
+    assert bob is not None
+    assert (anna.ports, bob.ports) == (frozenset({0, 2}), None)
+    assert [line.count(":") for line in (tmp_path / "users").read_text().splitlines()[2:]] == [5, 4]
+    assert "anna:operator:R:" in (tmp_path / "users").read_text()
+
+
+def test_a_file_from_before_ports_is_read_and_its_heading_replaced(tmp_path: Path) -> None:
+    hashes = f"{'0' * 32}:{'1' * 64}"
+    heading = "# name:role:realm:MD5:SHA-256, made by `daisyport user add`; the hashes are as good as the passwords."
+    (tmp_path / "users").write_text(f"{heading}\nrealm:R\nold:admin:R:{hashes}\n")
+    users = Users(tmp_path, "R")
+    users.add("anna", "viewer", "a", frozenset({1}))
+    text = (tmp_path / "users").read_text()
+    assert f"old:admin:R:{hashes}\n" in text
+    assert text.splitlines()[0] == "# name:role:realm:MD5:SHA-256[:P0,P1], made by " + heading.partition(" made by ")[2]
+
+
+@pytest.mark.parametrize("ports", ["", "P", "0", "P0;P1", "P0,", "P0,Q1", "p0", "P0:P1", "P1000"])
+def test_ports_that_cannot_be_read_leave_the_user_out(tmp_path: Path, ports: str) -> None:
+    (tmp_path / "users").write_text(f"realm:R\nanna:admin:R:{'0' * 32}:{'1' * 64}:{ports}\n")
+    assert Users(tmp_path, "R").everyone == ()  # not let in everywhere

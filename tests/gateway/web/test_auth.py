@@ -310,9 +310,16 @@ async def test_a_login_is_revoked_by_a_removal_and_by_another_role_or_password(u
     users.add("late", "viewer", "x")
     assert gate.access.revoked(caller) is None
     users.set_password("operator", "other")
-    assert gate.access.revoked(caller) == "the role or the password of operator was changed"
+    assert gate.access.revoked(caller) == "the role, the password or the ports of operator were changed"
     users.remove("operator")
     assert gate.access.revoked(caller) == "the user operator was removed"
+    users.add("operator", "operator", "secret", frozenset({0}))
+    assert gate.access.revoked(caller) == "the role, the password or the ports of operator were changed"
+    bound = gate.ask(basic("operator"))
+    assert isinstance(bound, Caller)
+    assert (caller.ports, bound.ports) == (None, frozenset({0}))
+    assert [each.may_use(port) for each in (caller, bound) for port in (0, 1)] == [True, True, True, False]
+    users.remove("operator")
     assert gate.refused(basic("operator", "other")).status == 401
 
 

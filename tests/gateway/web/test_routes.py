@@ -41,7 +41,7 @@ from gateway.web.server import HttpServer
 from protocol.endpoint import Endpoint
 from protocol.errors import ParameterError
 from protocol.http.serial_cgi import CgiError, SerialRequest
-from protocol.parameters.catalogue import Catalogue, Update
+from protocol.parameters.catalogue import Catalogue, Ports, Update
 from protocol.parameters.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
 from protocol.parameters.roles import Role
 
@@ -102,12 +102,12 @@ class FakeGateway:
     def settings(self, new: Settings) -> None:
         self.published.set(Published(self.published.value.version + 1, new))
 
-    async def update(self, assignments: Sequence[tuple[str, str]], role: Role) -> Update:
+    async def update(self, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports) -> Update:
         self.updates.append((assignments, role))
         await trio.lowlevel.checkpoint()
         if self.disk == "full":
             raise StoreError("parameters cannot be written, nothing was changed: No space left on device")
-        update = CATALOGUE.updated(self.settings, assignments, role)
+        update = CATALOGUE.updated(self.settings, assignments, role, ports)
         if self.rolled_back:
             return replace(update, settings=self.settings, changed=(), refused=self.rolled_back)
         self.settings = update.settings
@@ -584,6 +584,85 @@ async def test_discovery_is_open_without_login_and_by_any_method(routes: Routes)
     assert answer.content_type == "application/json"
     assert [api["id"] for api in json.loads(answer.body)["data"]["apiList"]] == ["serial-port"]
     assert json.loads((await ask(routes, DISCOVERY, "", method="GET")).body)["error"]["code"] == 2002
+
+
+# --- users who are bound to ports ---
+
+
+@pytest.fixture
+def bound_routes(tmp_path: Path, fake: FakeGateway) -> Routes:
+    """With P0 and P1, and operator2 and viewer2 who are bound to the second."""
+    fake.lines[1] = Line()
+    fake.set(PortManager_P0_SerialCGI_Enabled="yes", PortManager_P1_SerialCGI_Enabled="yes")
+    routes = made(tmp_path, fake)
+    for role in ("operator", "viewer", "admin"):
+        Users(tmp_path).add(f"{role}2", role, "secret", frozenset({1}))
+    shown = {"node": "cpu1", "ports": [TOLD, TOLD | {"name": "P1"}]}
+    return replace(routes, backend=replace(routes.backend, status=lambda: shown))
+
+
+async def test_param_cgi_lists_and_sets_what_belongs_to_the_ports_that_a_user_is_bound_to(bound_routes: Routes) -> None:
+    async def said(query: str) -> bytes:
+        return (await ask(bound_routes, f"{PARAM}?{query}", "admin2")).body
+
+    assert await said("action=list&group=Serial.Ser2.BaudRate") == b"Serial.Ser2.BaudRate=9600\n"
+    assert (await said("action=list&group=Serial.Ser1.BaudRate")).startswith(b"# Error: Error -1 ")
+    assert b"Ser1" not in await said("action=listdefinitions&listformat=xmlschema")
+    assert await said("action=update&Serial.Ser2.StopBits=2") == b"OK"
+    refused = b"# Error: Error setting 'root.Serial.Ser1.StopBits' to '2'!"
+    assert await said("action=update&Serial.Ser1.StopBits=2&Serial.Ser2.StopBits=1") == refused
+    assert await said("action=list&group=Serial.Ser2.StopBits") == b"Serial.Ser2.StopBits=1\n"
+
+
+async def test_status_and_console_show_a_user_its_own_ports(bound_routes: Routes) -> None:
+    for path, name in ((STATUS, "operator2"), (PORTS, "viewer2"), (STATUS, "admin2")):
+        shown = json.loads((await ask(bound_routes, path, name)).body)
+        assert [port["name"] for port in shown["ports"]] == ["P1"]
+    assert len(json.loads((await ask(bound_routes, PORTS, "viewer")).body)["ports"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("port=1&write=41", "port=1: viewer2 may use 2 only"),
+        ("port=1", "port=1: viewer2 may use 2 only"),
+        ("write=41", "port=1: viewer2 may use 2 only"),  # the port of video source 1
+        ("port=1&camera=2", "port=1: viewer2 may use 2 only"),
+        ("port=2&camera=1", "camera=1: it is bound to port 1, and viewer2 may use 2 only"),
+        ("port=-1&camera=1", "camera=1: it is bound to port 1, and viewer2 may use 2 only"),
+    ],
+)
+async def test_serial_cgi_is_for_the_ports_that_a_user_is_bound_to(
+    bound_routes: Routes, fake: FakeGateway, query: str, error: str
+) -> None:
+    before = fake.settings
+    answer = await ask(bound_routes, f"{SERIAL}?{query}", "viewer2")
+    assert answer.body.decode() == f"Error:\n{error}\n"
+    assert fake.settings is before
+    assert not fake.lines[0].asked
+
+
+async def test_a_user_binds_free_video_sources_to_its_own_port_and_unbinds_them(
+    bound_routes: Routes, fake: FakeGateway
+) -> None:
+    assert (await ask(bound_routes, f"{SERIAL}?port=2&camera=3", "viewer2")).status == 204
+    assert fake.settings.ptz.cam_ports[2] == 2
+    assert (await ask(bound_routes, f"{SERIAL}?camera=3&write=41", "viewer2")).status == 204
+    assert (await ask(bound_routes, f"{SERIAL}?port=-1&camera=3", "viewer2")).status == 204
+    assert fake.settings.ptz.cam_ports[2] == -1
+    assert [asked.output for asked, _ in fake.lines[1].asked] == [b"A"]
+
+
+async def test_a_web_socket_of_another_port_is_not_there(bound_routes: Routes) -> None:
+    headers = {
+        "upgrade": "websocket",
+        "connection": "Upgrade",
+        "sec_websocket_version": "13",
+        "sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    answer = await ask(bound_routes, f"{PORTS}/P0", "viewer2", **headers)
+    assert (answer.status, answer.body) == (404, b"404 Not Found\nno such port; ports: P1\n")
+    assert (await ask(bound_routes, f"{PORTS}/P1", "viewer2", **headers)).status == 503  # the fake has none
 
 
 # --- real curl ---

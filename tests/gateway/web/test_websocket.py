@@ -444,7 +444,7 @@ async def test_a_client_that_knows_bytes_only_gets_nothing_else(
         assert heard == every_byte
 
 
-@pytest.mark.parametrize("change", ["removed", "another password", "another role"])
+@pytest.mark.parametrize("change", ["removed", "another password", "another role", "other ports"])
 async def test_a_user_who_is_removed_or_changed_loses_the_web_socket_within_a_second(
     tmp_path: Path, change: str
 ) -> None:
@@ -461,11 +461,13 @@ async def test_a_user_who_is_removed_or_changed_loses_the_web_socket_within_a_se
             users.remove("operator")
             if change == "another role":
                 users.add("operator", "viewer", PASSWORD)
+            elif change == "other ports":
+                users.add("operator", "operator", PASSWORD, frozenset({1}))
         begun = trio.current_time()
         why = (
             "the user operator was removed"
             if change == "removed"
-            else "the role or the password of operator was changed"
+            else "the role, the password or the ports of operator were changed"
         )
         assert await page.end() == (1001, why)
         assert trio.current_time() - begun < 1

@@ -377,3 +377,61 @@ def test_any_file_gives_a_whole_state_and_errors_of_one_line(text: str) -> None:
     assert [number for number, _ in restored.errors] == sorted({number for number, _ in restored.errors})
     assert all(1 <= number <= text.count("\n") + 1 and why.isprintable() for number, why in restored.errors)
     assert CATALOGUE.restored(CATALOGUE.stored(restored.settings)).errors == ()
+
+
+# Callers who are bound to ports
+
+
+def bound(query: str, *ports: int) -> Update:
+    assignments = [(name, value) for name, _, value in (pair.partition("=") for pair in query.split("&"))]
+    return CATALOGUE.updated(DEFAULTS, assignments, Role.ADMIN, frozenset(ports))
+
+
+def test_parameters_of_other_ports_are_absent_for_a_caller_who_is_bound() -> None:
+    listed = CATALOGUE.listed(DEFAULTS, (), Role.ADMIN, frozenset({1}))
+    assert "root.PortManager.P1.PortEnabled=" in listed
+    assert "root.Serial.Ser2.BaudRate=" in listed
+    for absent in ("PortManager.P0.", "PortManager.P2.", "Serial.Ser1.", "RemotePort.R0."):
+        assert absent not in listed
+    assert "root.Brand.Brand=" in listed
+    assert "root.Network.HTTP.AuthenticationPolicy=" in listed
+    groups = ("Serial.Ser1.BaudRate", "PortManager.P0", "PortManager.*.PortType")
+    asked = CATALOGUE.listed(DEFAULTS, groups, Role.ADMIN, frozenset({1}))
+    assert asked.splitlines() == [
+        "# Error: Error -1 getting param in group 'Serial.Ser1.BaudRate'",
+        "# Error: Error -1 getting param in group 'PortManager.P0'",
+        "root.PortManager.P1.PortType=Serial",
+    ]
+    defined = CATALOGUE.defined(DEFAULTS, ("Serial",), Role.ADMIN, "cam", frozenset({1}))
+    assert '<group name="Ser2">' in defined
+    assert '<group name="Ser1">' not in defined
+
+
+def test_a_caller_who_is_bound_sets_what_is_its_ports_own_and_nothing_else() -> None:
+    update = bound(
+        "Serial.Ser2.BaudRate=19200&Serial.Ser1.BaudRate=19200&PTZ.CamPorts.Cam1Port=2"
+        "&Network.HTTP.AuthenticationPolicy=basic&PortManager.P1.PortEnabled=no&RemotePort.R0.AuthenticationKey=stolen",
+        1,
+    )
+    assert update.changed == ("Serial.Ser2.BaudRate", "PortManager.P1.PortEnabled")
+    assert [(error.name, error.why) for error in update.refused] == [
+        ("Serial.Ser1.BaudRate", "no such parameter on this product"),
+        ("PTZ.CamPorts.Cam1Port", "does not belong to the ports that this user is bound to, or not alone"),
+        ("Network.HTTP.AuthenticationPolicy", "does not belong to the ports that this user is bound to, or not alone"),
+        ("RemotePort.R0.AuthenticationKey", "no such parameter on this product"),
+    ]
+
+
+def test_a_line_that_two_ports_share_is_read_by_either_and_set_by_who_has_both() -> None:
+    assert "Serial.Ser1.BaudRate=9600" in CATALOGUE.listed(
+        DEFAULTS, ("Serial.Ser1.BaudRate",), Role.ADMIN, frozenset({2})
+    )
+    assert names(bound("Serial.Ser1.BaudRate=19200", 2)) == ["Serial.Ser1.BaudRate"]
+    assert bound("Serial.Ser1.BaudRate=19200", 0, 2).changed == ("Serial.Ser1.BaudRate",)
+
+
+def test_a_caller_who_is_bound_to_a_port_that_is_gone_sees_none() -> None:
+    listed = CATALOGUE.listed(DEFAULTS, (), Role.ADMIN, frozenset({9}))
+    assert "PortManager.P" not in listed
+    assert "Brand.Brand" in listed
+    assert names(bound("PortManager.P0.PortEnabled=no", 9)) == ["PortManager.P0.PortEnabled"]
