@@ -443,7 +443,7 @@ class RemotePortService:
         while True:
             self._left = trio.Event()
             self._end(self._register.sweep(now_ms(), int(RESUME_WINDOW * 1000)))
-            away = [session.detached_at for session in self._sessions if not session.attached]
+            away = [since for session in self._sessions if (since := session.detached_at) is not None]
             with trio.move_on_at(min(away) / 1000 + RESUME_WINDOW + 0.001 if away else math.inf):
                 await self._left.wait()
 

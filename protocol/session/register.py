@@ -11,12 +11,12 @@ The register knows sessions, not links: it returns what it ended (``Ended``), an
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.reasons import CloseReason
-from protocol.link.session_frames import Close, Position
+from protocol.link.session_frames import Close
 from protocol.session.server import ServerSession
 
 if TYPE_CHECKING:
@@ -105,10 +105,9 @@ class Register:
             return Refused(Close(CloseReason.PROTOCOL))
         if current is not None and current.id == opening.session:
             try:
-                current.attach(opening)
+                current.attach(opening, place)
             except RemoteProtocolError:
                 return Refused(Close(CloseReason.PROTOCOL), self.end(current, CloseReason.PROTOCOL))
-            current.place = place
             return Admitted(current, ended=())
         others = [session for session in self if session is not current]
         links = [session.place for session in others if session.attached]
@@ -116,12 +115,7 @@ class Register:
         if len(links) >= MAX_LINKS or links.count(place) >= MAX_OF_PLACE or of_node >= MAX_OF_NODE:
             return Refused(Close(CloseReason.BUSY))
         ended = self.end(current, CloseReason.REPLACED) if current is not None else ()
-        session = ServerSession(fresh_id, key, opening, port, self._limits)
-        # A new session knows nothing of what was before, so all that the client has sent counts as settled.
-        line, ptz, tcp, cgi = (Position(reached, reached) for reached, _ in opening.positions)
-        session.attach(replace(opening, positions=(line, ptz, tcp, cgi)))
-        session.place = place
-        self._sessions[key] = session
+        session = self._sessions[key] = ServerSession(fresh_id, key, opening, port, self._limits, place)
         return Admitted(session, ended=ended)
 
     def end(self, session: ServerSession, reason: CloseReason) -> tuple[Ended, ...]:
@@ -134,9 +128,9 @@ class Register:
 
     def sweep(self, now: int, window: int) -> tuple[Ended, ...]:
         """End the sessions that wait for longer than ``window`` milliseconds, and the youngest of too many."""
-        waiting = [session for session in self if not session.attached]
-        over = [session for session in waiting if now - session.detached_at > window]
-        waiting = [session for session in waiting if session not in over]
+        away = [(session, session.detached_at) for session in self if session.detached_at is not None]
+        over = [session for session, since in away if now - since > window]
+        waiting = [session for session, _ in away if session not in over]
         surplus = len(waiting) - MAX_DETACHED
         # First those of a place that has more than half of the room, then any.
         counts = Counter(session.place for session in waiting)

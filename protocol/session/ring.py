@@ -72,9 +72,10 @@ class Entry(NamedTuple):
         return self._replace(frame=Gap(channel, self.start, self.end - self.start, reason))
 
     def trimmed(self, start: int) -> Entry:
-        """Return a Gap without what is before ``start``, where it is longer than that."""
-        if not isinstance(self.frame, Gap) or start <= self.start:
+        """Return a Gap without what is before ``start``, and any other frame as it is."""
+        if not isinstance(self.frame, Gap):
             return self
+        start = max(start, self.start)
         return self._replace(start=start, frame=replace(self.frame, offset=start, count=self.end - start))
 
 
@@ -153,11 +154,9 @@ class Ring:
             first, self.sent[0] = self.sent[0].split(offset)
             self.size -= first.size
 
-    def clear(self) -> None:
-        """Forget everything, as if it were settled."""
-        self.drop_sent()
+    def drop_gaps(self) -> None:
+        """Forget the Gaps, as if they were settled, where nothing else is left in the ring."""
         self.unsent.clear()
-        self.size = 0
         self.acked = self.credit = self.tail
 
     def grant(self, offset: int) -> None:

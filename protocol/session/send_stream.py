@@ -165,7 +165,7 @@ class SendStream:
         """Give everything up: what was sent is uncertain, what was not is lost for ``reason``."""
         self.forget()
         self._drop(lambda _: reason)
-        self.ring.clear()
+        self.ring.drop_gaps()
 
     def news(self) -> list[Settled]:
         """Return what has been settled since the last call."""
@@ -194,8 +194,7 @@ class SendStream:
             if not isinstance(entry.frame, Gap):
                 break
             self._report(entry.end, entry.frame.reason)
-        if self._withdrawn:
-            self._withdrawn = {offset for offset in self._withdrawn if offset >= self._told}
+        self._withdrawn = {offset for offset in self._withdrawn if offset >= self._told}
 
     def _report(self, end: int, reason: Reason | None) -> None:
         if end > self._told:

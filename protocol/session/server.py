@@ -9,6 +9,7 @@ Way of thinking
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -33,33 +34,33 @@ ServerEvent: TypeAlias = Message | Gap | Close
 
 @final
 class ServerSession:
-    """One session; ``first`` is the OPEN that asked for it, ``key`` the client's (node id, R index).
+    """One session, attached to the connection whose OPEN ``first`` asked for it; ``key`` is its (node id, R index).
 
-    ``number`` is the last connection's, ``attached`` tells whether that lives as far as we know, ``detached_at`` when
-    it was found not to.
+    ``number`` is that of its last connection, and ``place`` where that came from, as the register counts places.
     """
 
     def __init__(
-        self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: SessionLimits
+        self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: SessionLimits, place: str
     ) -> None:
         self.id = session_id
         self.key = key
-        self.number = 0
-        self.attached = False
-        self.detached_at = 0
-        self.place = ""
-        """Where its last connection came from, as the register counts places."""
+        self.detached_at: int | None = None
+        """When its last connection was found to have gone; None while that lives, as far as we know."""
         self._inboxes = {
             channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
         }
         self._down = LineStream(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
-        self._heartbeat = Heartbeat()
-        self._proofs: deque[dict[Channel, int]] = deque()
-        self._opening: Open | None = None
-        """The OPEN of the last connection, until OPENED has answered it."""
         self._closing: CloseReason | None = None
         self._port = port
         self._port_changed = False
+        # It knows nothing of what was before, so all that the client has sent counts as settled.
+        line, ptz, tcp, cgi = (Position(reached, reached) for reached, _ in first.positions)
+        self.attach(replace(first, positions=(line, ptz, tcp, cgi)), place)
+
+    @property
+    def attached(self) -> bool:
+        """Return whether its last connection lives, as far as we know."""
+        return self.detached_at is None
 
     @property
     def round_trip(self) -> int | None:
@@ -71,25 +72,26 @@ class ServerSession:
         """Return how many bytes of the line the client was told it will not get, because its ring was full."""
         return self._down.dropped
 
-    def attach(self, opening: Open) -> None:
-        """Go over to the connection that brought this OPEN. Raises RemoteProtocolError.
+    def attach(self, opening: Open, place: str) -> None:
+        """Go over to the connection from ``place`` that brought this OPEN. Raises RemoteProtocolError.
 
         The caller has seen to it that its number is greater than the last, and that this is its session.
         """
-        self.number, self.attached = opening.number, True
-        self._heartbeat = Heartbeat()  # a question of an ended connection has no answer
-        self._proofs.clear()
+        self.number, self.place, self.detached_at = opening.number, place, None
+        # A question of an ended connection has no answer.
+        self._heartbeat = Heartbeat()
+        self._proofs: deque[dict[Channel, int]] = deque()
         for channel, inbox in self._inboxes.items():
             sent, known = opening.positions[channel]
             if sent < inbox.stream.received:
                 raise RemoteProtocolError(f"only {sent} sent on {channel!r}: {inbox.stream.received} came")
             inbox.stream.attach(known)
         self._down.ring.rewind(opening.positions[Channel.LINE].reached)
-        self._opening = opening
+        self._opening: Open | None = opening
+        """The OPEN of this connection, until OPENED has answered it."""
 
     def detach(self, now: int) -> None:
         """Note that the connection has gone; the session waits."""
-        self.attached = False
         self.detached_at = now
 
     def handed(self, channel: Channel, end: int) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
@@ -71,8 +71,17 @@ parts = st.builds(Parts, st.binary(max_size=200), st.integers(0, 5), st.integers
 
 
 @given(frames)
+@example(UpData(Channel.TCP, 7, 8, bytes(MAX_MESSAGE)))
+@example(UpData(Channel.CGI, 7, 8, b"ab", TurnParameters(3, b"\r", 100), more=True))
+@example(DownData(7, bytes(MAX_DATA)))
 def test_a_frame_is_read_as_it_was_written(frame: Frame) -> None:
     assert decode(frame.code, frame.parts()) == frame
+
+
+def test_a_frame_of_data_ends_behind_its_last_byte_and_is_a_whole_message_unless_it_says_more() -> None:
+    up, down = UpData(Channel.TCP, 7, 8, b"abc"), DownData(7, b"abc")
+    assert (up.end, down.end) == (10, 10)
+    assert up.parts().flags == 0
 
 
 @given(st.integers(0, 0x4F), parts)

@@ -115,6 +115,15 @@ def test_a_session_opens_and_both_know_the_round_trip() -> None:
             session.receive(session.number, Pong(0, 0), 0)
 
 
+def test_a_client_that_was_never_connected_waits_and_has_nothing_to_say() -> None:
+    client = ClientSession(A_NODE, SessionLimits())
+    assert not client.attached
+    assert not client.resumed
+    assert client.round_trip is None
+    assert client.next_frame(client.number, 0) is None
+    assert client.write(TCP, b"x", 0) == 0
+
+
 def test_opened_is_answered_before_anything_else_is_said(pair: Pair) -> None:
     pair.client.write(PTZ, b"x", 0)
     number = pair.client.attach(B_NODE)
@@ -166,6 +175,15 @@ def test_the_lines_bytes_come_down_and_go_on_after_a_cut(pair: Pair) -> None:
     pair.connect()
     pair.talk()
     assert pair.heard()[0] == [DownData(0, b"abc"), Resumed(PORT), DownData(3, b"def")]
+    assert pair.server.dropped == 0
+
+
+def test_the_line_speaks_on_for_longer_than_the_window_since_what_it_said_is_acknowledged() -> None:
+    pair = Pair(SessionLimits(window=10, ring_bytes=30))
+    for _ in range(9):
+        pair.server.line(b"0123456789")
+        pair.talk()
+    assert [event.offset for event in pair.heard()[0] if isinstance(event, DownData)] == list(range(0, 90, 10))
     assert pair.server.dropped == 0
 
 
@@ -231,6 +249,55 @@ def test_a_ping_is_answered_with_both_clocks(pair: Pair) -> None:
     assert pair.server.next_frame(pair.server.number, 9) == Pong(6, 9)
 
 
+def test_a_question_of_an_ended_connection_has_no_answer_on_the_next(pair: Pair) -> None:
+    pair.client.ping()
+    pair.server.ping()
+    assert kinds(frames(pair.client, pair.client.number, 5)) == ["Ping"]
+    assert kinds(frames(pair.server, pair.server.number, 5)) == ["Ping"]
+    pair.connect()
+    pair.talk()
+    assert pair.client.resumed
+    assert kinds(pair.heard()[0]) == ["Resumed"]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "a question of the client", "another connection"])
+def test_an_answer_proves_that_all_losses_told_before_its_question_have_arrived(pair: Pair, meanwhile: str) -> None:
+    for data in (b"ab", b"cd"):
+        pair.client.write(TCP, data, 0)
+    pair.up()
+    if meanwhile == "a question of the client":
+        pair.client.ping()
+        pair.talk()
+    elif meanwhile == "another connection":
+        pair.server.ping()
+        frames(pair.server, pair.server.number, 0)
+    pair.server.lost(TCP, 2, Reason.FORBIDDEN)
+    pair.down()
+    if meanwhile == "another connection":
+        pair.connect()
+    pair.server.lost(TCP, 4, Reason.PORT_DOWN)
+    pair.down()
+    pair.server.ping()
+    pair.talk()
+    # Even a client that says it knows of nothing is not told again what it was proved to know.
+    at = (*NOWHERE[:2], Position(4, 0), NOWHERE[3])
+    pair.server.attach(replace(opening(), positions=at), "")
+    assert Ack(TCP, 4) in frames(pair.server, pair.server.number, 0)
+
+
+def test_a_loss_that_no_answer_proved_is_told_again_though_it_was_sent(pair: Pair) -> None:
+    pair.client.write(TCP, b"ab", 0)
+    pair.up()
+    pair.server.ping()
+    assert kinds(pair.down()) == ["Ping"]
+    pair.server.lost(TCP, 2, Reason.FORBIDDEN)
+    pair.down()
+    pair.up()  # the answer: its question went out before the loss
+    at = (*NOWHERE[:2], Position(2, 0), NOWHERE[3])
+    pair.server.attach(replace(opening(), positions=at), "")
+    assert Lost(TCP, 0, 2, Reason.FORBIDDEN) in frames(pair.server, pair.server.number, 0)
+
+
 def test_what_a_connection_keeps_to_itself_is_our_own_mistake_here(pair: Pair) -> None:
     with pytest.raises(LocalProtocolError, match="no session takes Open"):
         pair.client.receive(pair.client.number, opening(), 0)
@@ -262,6 +329,7 @@ def test_a_server_that_closes_leaves_nothing_uncertain(pair: Pair) -> None:
     assert kinds(pair.down())[-1] == "Close"
     assert kinds(pair.heard()[0]) == ["Settled", "Close"]
     assert pair.client.id == NO_SESSION
+    assert not pair.client.attached
     pair.connect()
     pair.talk()
     events_a, events_b = pair.heard()
@@ -316,6 +384,9 @@ def test_what_is_too_old_is_settled_without_a_connection(pair: Pair) -> None:
     pair.connect()
     pair.talk()
     assert kinds(pair.heard()[1]) == ["Gap", "Gap"]
+    pair.client.write(PTZ, b"ef", 0)
+    pair.talk()
+    assert [(event.offset, event.data) for event in pair.heard()[1] if isinstance(event, Message)] == [(2, b"ef")]
 
 
 def test_a_loss_of_which_the_client_did_not_hear_is_told_after_the_cut(pair: Pair) -> None:
@@ -412,6 +483,7 @@ def test_a_turn_may_end_whose_beginning_was_dropped(pair: Pair) -> None:
         end = Turn(CGI, offset, TurnPhase.END, TurnStatus.LENGTH)
         assert pair.client.receive(pair.client.number, end, 0) == [end]
         assert pair.client.receive(pair.client.number, end, 0) == [], "it may come again"
+    assert list(pair.client._asked[CGI]) == [1], "no more is kept of the turns that are over"
 
 
 def test_a_path_that_does_not_end_at_the_server_is_refused(pair: Pair) -> None:
@@ -429,15 +501,17 @@ def test_later_parts_have_neither_options_nor_another_time(pair: Pair) -> None:
             pair.server.receive(pair.server.number, later, 0)
 
 
-def test_a_line_whose_offsets_are_at_their_end_begins_anew_in_another_session() -> None:
+@pytest.mark.parametrize("by", ["the last byte", "bytes", "a gap"])
+def test_a_line_whose_offsets_are_at_their_end_begins_anew_in_another_session(by: str) -> None:
     far = LIMIT - 1
     at = (Position(far, far), *NOWHERE[1:])
-    server = ServerSession(b"s" * 16, (A_NODE, 0), replace(opening(), positions=at), PORT, SessionLimits())
-    server.attach(replace(opening(), positions=at))
+    server = ServerSession(b"s" * 16, (A_NODE, 0), replace(opening(), positions=at), PORT, SessionLimits(), "")
     assert isinstance(server.next_frame(9, 0), Opened)
-    for _ in range(3):
-        server.line(b"x" * 100)
-        server.gap(LIMIT - 1, Reason.OVERFLOW)
+    for _ in range(1 if by == "the last byte" else 3):
+        if by != "a gap":
+            server.line(b"x" if by == "the last byte" else b"x" * 100)
+        else:
+            server.gap(LIMIT - 1, Reason.OVERFLOW)
         server.turn(CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING)
     *_, close = frames(server, 9, 0)
     assert isinstance(close, Close)
@@ -554,6 +628,9 @@ def test_one_address_keeps_nobody_else_out() -> None:
     again = register.admit(node(0), opening(sessions[0].id, 10), b"1" * 16, PORT, "a liar's")
     assert isinstance(again, Admitted), "who has a session may always come back to it"
     assert again.session is sessions[0]
+    away = register.admit(node(1), opening(sessions[1].id, 10), b"1" * 16, PORT, "another's")
+    assert isinstance(away, Admitted)
+    admitted(register, node(98), "a liar's")  # in the place of the one that went elsewhere
 
 
 def test_one_node_has_so_many_sessions() -> None:
@@ -596,6 +673,16 @@ def test_an_address_that_fills_the_room_for_those_who_wait_leaves_half_of_it_to_
         session.detach(1)
     assert {ended.session.place for ended in register.sweep(2, 60_000)} == {"a liar's"}
     assert set(late) <= set(register)
+
+
+def test_too_many_of_one_address_are_ended_down_to_half_the_room_and_then_the_youngest_of_all() -> None:
+    register = Register(SessionLimits())
+    liars = [admitted(register, node(number), "a liar's") for number in range(MAX_DETACHED // 2 + 2)]
+    others = [admitted(register, node(50 + number), f"host {number}") for number in range(MAX_DETACHED // 2 + 2)]
+    for session in (*liars, *others):
+        session.detach(0)
+    ended = [ended.session for ended in register.sweep(1, 60_000)]
+    assert ended == [*reversed(liars[-2:]), *reversed(others[-2:])]
 
 
 def test_more_than_sixteen_questions_without_an_answer_are_a_broken_rule(pair: Pair) -> None:

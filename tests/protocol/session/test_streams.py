@@ -54,6 +54,31 @@ def test_a_message_has_a_size(size: int) -> None:
         sending().write(bytes(size), 0, None)
 
 
+def test_a_message_may_have_the_greatest_size() -> None:
+    assert sending(max_bytes=MAX_MESSAGE).write(bytes(MAX_MESSAGE), 0, None) == 0
+
+
+@pytest.mark.parametrize("how", ["acknowledged", "withdrawn", "too old", "forgotten", "closed in its middle"])
+def test_what_has_its_outcome_makes_room_for_as_much(how: str) -> None:
+    stream = sending(max_bytes=4)
+    stream.write(b"abcd", 0, None)
+    if how not in ("withdrawn", "too old"):
+        sent(stream)
+    match how:
+        case "acknowledged":
+            stream.acknowledged(4)
+        case "withdrawn":
+            stream.withdraw(0)
+        case "too old":
+            stream.expire(15_001)
+        case "forgotten":
+            stream.forget()
+        case _:
+            stream.closed(2)
+    assert stream.write(b"efghi", 0, None) is None
+    assert stream.write(b"efgh", 0, None) == 4
+
+
 def test_a_full_ring_takes_nothing_and_says_so() -> None:
     stream = sending(max_bytes=5, max_frames=2)
     assert stream.write(b"abcde", 0, None) == 0
@@ -80,6 +105,18 @@ def test_a_message_larger_than_all_credit_goes_in_parts_and_its_turn_with_the_fi
     assert sent(stream) == [UpData(TCP, 2, 0, b"cdef")]
 
 
+def test_a_message_behind_others_goes_in_parts_that_are_whole_together() -> None:
+    stream = sending(credit=2)
+    stream.write(b"ab", 0, None)
+    stream.write(b"cdefg", 0, None)
+    assert sent(stream) == [UpData(TCP, 0, 0, b"ab")]
+    stream.acknowledged(2)
+    stream.ring.grant(4)
+    assert sent(stream) == [UpData(TCP, 2, 0, b"cd", more=True)]
+    stream.ring.grant(7)
+    assert sent(stream) == [UpData(TCP, 4, 0, b"efg")]
+
+
 def test_what_is_too_old_becomes_one_gap_and_needs_no_credit() -> None:
     stream = sending(credit=2)
     for data, accepted in ((b"ab", 0), (b"cd", 1), (b"ef", 2), (b"gh", 20_000)):
@@ -95,6 +132,24 @@ def test_what_is_too_old_becomes_one_gap_and_needs_no_credit() -> None:
     assert stream.next_expiry(20_000) is None
     stream.acknowledged(8)
     assert stream.news() == [Settled(TCP, 6, 2, None)]
+
+
+def test_what_is_too_old_already_expires_at_once() -> None:
+    stream = sending()
+    stream.write(b"ab", 0, None)
+    assert stream.next_expiry(15_000) == 15_001
+    assert stream.next_expiry(20_000) == 20_000
+
+
+def test_of_what_was_given_up_in_a_row_the_greatest_reason_is_told() -> None:
+    stream = sending()
+    for accepted in (20_000, 0, 20_000):
+        stream.write(b"ab", accepted, None)
+    stream.withdraw(0)
+    stream.withdraw(4)
+    stream.expire(20_000)
+    assert sent(stream, 20_000) == [Gap(TCP, 0, 6, Reason.TOO_OLD)]
+    assert [outcome.reason for outcome in stream.news()] == [Reason.WITHDRAWN, Reason.TOO_OLD, Reason.WITHDRAWN]
 
 
 def test_a_message_goes_until_its_age_limit_is_over_and_not_after() -> None:
@@ -121,6 +176,36 @@ def test_a_message_whose_asker_has_gone_is_not_sent() -> None:
     stream.withdraw(99)
     assert stream.news() == [Settled(TCP, 0, 2, Reason.WITHDRAWN)]
     assert sent(stream) == [Gap(TCP, 0, 2, Reason.WITHDRAWN), UpData(TCP, 2, 0, b"cd")]
+
+
+def test_what_is_not_written_yet_cannot_be_withdrawn() -> None:
+    stream = sending()
+    stream.write(b"ab", 0, None)
+    stream.withdraw(2)
+    stream.write(b"cd", 0, None)
+    assert sent(stream) == [UpData(TCP, 0, 0, b"ab"), UpData(TCP, 2, 0, b"cd")]
+
+
+def test_a_withdrawal_is_forgotten_with_its_message() -> None:
+    stream = sending()
+    stream.write(b"ab", 0, None)
+    sent(stream)
+    stream.withdraw(0)
+    stream.acknowledged(2)
+    stream.withdraw(0)
+    assert stream._withdrawn == set()
+
+
+def test_what_was_given_up_for_one_reason_is_not_given_up_for_another() -> None:
+    stream = sending()
+    stream.write(b"ab", 20_000, None)
+    stream.write(b"cd", 0, None)
+    assert sent(stream, 15_000)[0] == UpData(TCP, 0, 20_000, b"ab")
+    stream.resume(0, 0)
+    stream.expire(15_001)
+    stream.withdraw(2)
+    stream.withdraw(0)
+    assert stream.news() == [Settled(TCP, 0, 2, Reason.WITHDRAWN), Settled(TCP, 2, 2, Reason.TOO_OLD)]
 
 
 def test_what_was_sent_is_withdrawn_only_if_it_must_be_sent_again() -> None:
@@ -164,6 +249,22 @@ def test_numbers_that_cannot_be_are_refused_at_a_resumption(received: int, settl
         stream.resume(received, settled)
 
 
+def test_a_receiver_that_goes_back_behind_what_it_settled_is_refused() -> None:
+    stream = sending()
+    stream.write(b"ab", 0, None)
+    sent(stream)
+    stream.acknowledged(2)
+    with pytest.raises(RemoteProtocolError, match="0 received: it must be in 2 to 2"):
+        stream.resume(0, 2)
+
+
+def test_credit_that_is_granted_once_more_takes_nothing_back() -> None:
+    stream = sending(credit=2)
+    stream.write(b"ab", 0, None)
+    stream.ring.grant(2)
+    assert len(sent(stream)) == 1
+
+
 def test_numbers_that_cannot_be_are_refused_ever() -> None:
     stream = sending()
     stream.write(b"ab", 0, None)
@@ -182,6 +283,30 @@ def test_what_the_receiver_loses_is_told_with_its_reason() -> None:
     stream.acknowledged(1)
     stream.lost(Lost(TCP, 1, 3, Reason.PORT_DOWN))
     assert stream.news() == [Settled(TCP, 0, 1, None), Settled(TCP, 1, 3, Reason.PORT_DOWN)]
+
+
+def test_a_loss_settles_what_was_given_up_behind_it() -> None:
+    stream = sending(credit=2)
+    for data in (b"ab", b"cd"):
+        stream.write(data, 0, None)
+    sent(stream)
+    stream.withdraw(2)
+    stream.lost(Lost(TCP, 0, 2, Reason.PORT_DOWN))
+    assert stream.news() == [Settled(TCP, 0, 2, Reason.PORT_DOWN), Settled(TCP, 2, 2, Reason.WITHDRAWN)]
+
+
+@pytest.mark.parametrize("gap_is_sent", [True, False])
+def test_what_was_given_up_is_not_uncertain_when_the_session_ends(gap_is_sent: bool) -> None:
+    stream = sending(credit=2)
+    for data in (b"ab", b"cd"):
+        stream.write(data, 0, None)
+    sent(stream)
+    stream.withdraw(2)
+    if gap_is_sent:
+        assert sent(stream) == [Gap(TCP, 2, 2, Reason.WITHDRAWN)]
+    assert stream.news() == []
+    stream.abandon(Reason.CLOSED)
+    assert stream.news() == [Settled(TCP, 0, 2, Reason.UNCERTAIN), Settled(TCP, 2, 2, Reason.WITHDRAWN)]
 
 
 def test_a_receiver_without_memory_leaves_uncertain_what_was_sent_and_gets_the_rest() -> None:
@@ -271,6 +396,44 @@ def test_what_was_sent_may_be_dropped_and_is_a_gap_only_where_it_did_not_arrive(
     assert said(stream) == [Gap(Channel.LINE, 0, 4, Reason.OVERFLOW), DownData(4, b"bbbb"), DownData(8, b"cccc")]
 
 
+def test_a_gap_begins_where_its_first_byte_is_missing() -> None:
+    stream = line_stream()
+    stream.line(b"aaaa")
+    assert said(stream) == [DownData(0, b"aaaa")]
+    stream.ring.acknowledge(4)
+    for data in (b"bbbb", b"cccc", b"dddd"):
+        stream.line(data)
+    assert said(stream) == [Gap(Channel.LINE, 4, 4, Reason.OVERFLOW), DownData(8, b"cccc"), DownData(12, b"dddd")]
+    stream.ring.acknowledge(8)
+    stream.line(b"eeee")
+    stream.line(b"ffff")  # drops what was sent, though nobody knows whether it arrived
+    stream.ring.rewind(8)
+    stream.ring.grant(99)
+    assert said(stream)[0] == Gap(Channel.LINE, 8, 8, Reason.OVERFLOW)
+
+
+def test_pieces_are_joined_up_to_a_sixteenth_of_the_ring() -> None:
+    stream = line_stream(max_bytes=64)
+    for data in (b"ab", b"cd", b"e"):
+        stream.line(data)
+    assert said(stream) == [DownData(0, b"abcd"), DownData(4, b"e")]
+
+
+def test_pieces_are_joined_up_to_4096_bytes() -> None:
+    stream = line_stream(max_bytes=10**6)
+    for size in (4095, 1, 1):
+        stream.line(bytes(size))
+    assert said(stream) == [DownData(0, bytes(4096)), DownData(4096, bytes(1))]
+
+
+def test_a_piece_that_is_joined_counts_in_the_ring_too() -> None:
+    stream = line_stream(max_bytes=64, max_frames=99)
+    for size in (20, 20, 21, 1, 3):
+        stream.line(bytes(size))
+    assert stream.ring.size == 45
+    assert said(stream)[0] == Gap(Channel.LINE, 0, 20, Reason.OVERFLOW)
+
+
 def test_many_small_frames_are_bounded_too() -> None:
     stream = line_stream(max_bytes=1000)
     for _ in range(50):
@@ -304,6 +467,11 @@ def test_a_gap_of_unknown_size_is_never_forgotten() -> None:
     stream.line(b"x")
     stream.gap(7, Reason.OVERFLOW)
     assert said(stream)[-1] == Gap(Channel.LINE, 17, 7, Reason.OVERFLOW)
+    stream = line_stream(max_frames=2)
+    stream.gap(3, Reason.OVERFLOW)
+    stream.gap(0, Reason.RESTARTED)
+    stream.line(b"abcd")
+    assert said(stream) == [Gap(Channel.LINE, 0, 3, Reason.RESTARTED), DownData(3, b"abcd")]
 
 
 def test_a_turn_that_is_dropped_alone_is_no_gap() -> None:
