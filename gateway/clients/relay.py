@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gateway.port.router import Session
     from gateway.tasks.watch import Cell
 
-__all__ = ["Outbox", "end_when_stuck", "relay"]
+__all__ = ["RESET_PATIENCE", "Outbox", "end_when_stuck", "relay"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ _PIECE = 4096
 _LINGER = 2.0
 """Seconds for which a client that ended its sending still gets what the line answers."""
 
-_RESET = 0.5
+RESET_PATIENCE = 0.5
 """Seconds for which the line may take nothing of what a client sent that then reset its connection."""
 
 _FLUSH = 1.5
@@ -178,7 +178,7 @@ async def _watch_connection(session: Session, connection: ClientConnection) -> N
     """End the session when its client is gone, though the pump does not see it, as it waits for the line."""
     await connection.broken.wait()
     if connection.was_reset:
-        await end_when_stuck(session, "it reset the connection", _RESET)
+        await end_when_stuck(session, "it reset the connection", RESET_PATIENCE)
     else:
         await end_when_stuck(session, "it closed the connection", session.age_limit)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 
 from gateway.clients.connections import Connections
+from gateway.clients.service import DEAD_CLIENT
+from gateway.clients.streams import keep_alive
 from gateway.web.forwarded import is_trusted
 from gateway.web.http import TLS_HANDSHAKE, Held, HttpLimits, Respond, Secure, lingering_close, serve
 from gateway.web.places import Places
@@ -51,7 +53,11 @@ class HttpServer:
     refusing: int = 0
 
     def admit(self, clients: trio.Nursery, sock: socket.socket, sockaddr: Any) -> None:
-        """Serve an accepted connection, from the socket address ``sockaddr``, in a task of ``clients``."""
+        """Serve an accepted connection, from the socket address ``sockaddr``, in a task of ``clients``.
+
+        Raises OSError where its client has already left.
+        """
+        keep_alive(sock, DEAD_CLIENT)  # a WebSocket may be silent for long, and a caller wait for its line
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         clients.start_soon(self.welcome, stream, Endpoint.of(sockaddr))
 

@@ -19,7 +19,7 @@ import trio
 from trio_websocket import ConnectionClosed, wrap_server_stream
 from wsproto.utilities import LocalProtocolError
 
-from gateway.clients.relay import end_when_stuck
+from gateway.clients.relay import RESET_PATIENCE, end_when_stuck
 from gateway.clients.streams import MESSAGE_LIMIT
 from gateway.web.control import answer, events
 from gateway.web.prefixed_stream import PrefixedStream
@@ -43,14 +43,15 @@ PING_SECONDS = 20.0
 PONG_SECONDS = 20.0
 """From a ping to its answer: an idle client may stay for ever, a dead one may not."""
 
-LOGIN_SECONDS = 0.25
-"""Between looks whether the login still holds."""
+LOOK_SECONDS = 0.25
+"""Between looks whether the login still holds, and the client is there."""
 
 _GONE = (ConnectionClosed, LocalProtocolError)
 """Raised by the library where the client is gone, or is going and the library has not noticed yet."""
 _HANDSHAKE_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 _GOING_AWAY = 1001
+_ABNORMAL = 1006
 _TOO_BIG = 1009
 _REASON_LIMIT = 123
 """Bytes of a close frame's reason (RFC 6455, 5.5)."""
@@ -97,7 +98,7 @@ async def _connect(
     async with trio.open_nursery() as beside:
         beside.start_soon(client.tell)
         beside.start_soon(client.keep)
-        beside.start_soon(client.watch_login, revoked)
+        beside.start_soon(client.watch, revoked)
         await client.closed.wait()
         beside.cancel_scope.cancel()
     with trio.move_on_after(_CLOSE_SECONDS):
@@ -190,23 +191,23 @@ class WebSocketStream:
                 try:
                     await self._ws.ping()
                 except _GONE:
-                    # The relay meets the same error, once what it holds is written; the line may be stuck.
-                    await end_when_stuck(self._session, "it closed the connection", self._session.age_limit)
-                    return
+                    return  # the relay meets the same error, once what it holds is written
             # While a message waits for the line nothing is read, so no answer to a ping is seen: that is not silence.
             silent = trio.current_time() - self._listening_since
             if patience.cancelled_caught and silent >= PONG_SECONDS:
                 self._session.end(f"no answer to a ping within {PONG_SECONDS:g} s")
                 return
 
-    async def watch_login(self, revoked: Callable[[], str | None]) -> None:
-        """End the client's session once its login is revoked."""
+    async def watch(self, revoked: Callable[[], str | None]) -> None:
+        """End the client's session once its login is revoked, or it is gone while its message waits for the line."""
         await self._connected.wait()
-        while True:
+        while self._ws.closed is None:
             if (why := revoked()) is not None:
                 self._session.end(why)
                 return
-            await trio.sleep(LOGIN_SECONDS)
+            await trio.sleep(LOOK_SECONDS)
+        was_reset = self._ws.closed.code == _ABNORMAL
+        await end_when_stuck(self._session, str(self._left()), RESET_PATIENCE if was_reset else self._session.age_limit)
 
     async def _next(self) -> str | bytes:
         self._listening_since = trio.current_time()
