@@ -198,7 +198,7 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
             SERIAL + 'modes=["RS485"]\nbias = ["/usr/bin/bias", 1]',
             "serial[0].bias: 1 is not a string of printable characters",
         ),
-        ("[[serial]]", 'serial[0].device: missing; name the serial device, for example "/dev/ttyUSB0"'),
+        ("[[serial]]", 'serial[0].device: missing; name the serial device, for example "/dev/serial/by-id/usb-FTDI_..."'),
         ('[[serial]]\ndevice = "ttyS0"', "serial[0].device: ttyS0 is not an absolute path"),
         (
             SERIAL + '[[serial]]\ndevice = "/dev/../dev/ttyS0"',
@@ -295,7 +295,7 @@ def test_all_errors_come_at_once_one_a_line() -> None:
         "node_name: '' is not a name",
         'http.listen[0]: x is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
         'http.listen[1]: y is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
-        'serial[0].device: missing; name the serial device, for example "/dev/ttyUSB0"',
+        'serial[0].device: missing; name the serial device, for example "/dev/serial/by-id/usb-FTDI_..."',
         "serial[0].dvice: no such key; did you mean device?",
     ]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import grp
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.serial_line import adapters
 from gateway.serial_line.adapters import Identity, advice, group_of, identity, usb_adapters
 
 if TYPE_CHECKING:
@@ -83,17 +82,12 @@ def test_a_machine_without_adapters_has_none(tmp_path: Path) -> None:
     assert usb_adapters(tmp_path / "nothing") == ()
 
 
-def test_what_is_behind_a_name_is_told_by_its_number(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_behind_a_name_is_told_by_its_number(machine: Machine) -> None:
     machine.plug("ttyUSB0", "A", "1-1")
     of_number = machine.root / "sys/dev/char"
     of_number.mkdir(parents=True)
-    (of_number / "188:0").symlink_to(machine.root / "sys/class/tty/ttyUSB0")
-
-    class Found:
-        st_rdev = os.makedev(188, 0)
-
-    monkeypatch.setattr(os, "stat", lambda _path: Found)
-    known = identity("/dev/ttyUSB0", machine.root / "sys")
+    (of_number / "0:0").symlink_to(machine.root / "sys/class/tty/ttyUSB0")  # a plain file's number
+    known = identity(str(machine.root / "dev/ttyUSB0"), machine.root / "sys")
     assert known == Identity("0403", "6001", "A", "00", "")
     assert str(known) == "USB 0403:6001, serial number A, interface 00"
     assert str(Identity("1a86", "7523", "", "00", "")) == "USB 1a86:7523, no serial number, interface 00"
@@ -119,25 +113,23 @@ def test_advice_names_what_may_not_stay_and_what_is_double(tmp_path: Path) -> No
     ("mode", "group", "said"),
     [
         (0o660, "plugdev", "the group plugdev, and the daemon's user must be in it: SupplementaryGroups=plugdev"),
-        (0o660, "", "the group 12345,"),
+        (0o660, "", "the group {gid},"),
         (0o600, "root", "its mode 600 lets nobody but its owner write"),
     ],
 )
 def test_who_may_not_open_it_is_told_the_group_that_it_has(
-    monkeypatch: pytest.MonkeyPatch, mode: int, group: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, group: str, said: str
 ) -> None:
-    class Found:
-        st_gid = 12345
-        st_mode = mode
-
-    def named(number: int) -> Any:
+    def named(number: int) -> grp.struct_group:
         if not group:
             raise KeyError(number)
         return grp.struct_group((group, "x", number, []))
 
-    monkeypatch.setattr(adapters.os, "stat", lambda _path: Found)  # type: ignore[attr-defined]
+    device = tmp_path / "ttyUSB0"
+    device.touch()
+    device.chmod(mode)
     monkeypatch.setattr(grp, "getgrgid", named)
-    assert said in group_of("/dev/ttyUSB0")
+    assert said.format(gid=device.stat().st_gid) in group_of(str(device))
 
 
 def test_of_what_is_gone_no_group_is_known() -> None:
