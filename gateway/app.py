@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -17,6 +18,7 @@ import trio
 from gateway.composition import compose
 from gateway.health import keep_watch
 from gateway.host.reload import Reload
+from gateway.state import atomic_file
 from gateway.status import in_words
 from gateway.tasks.contain import contain
 from gateway.tasks.watch import Cell
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.manager import Manager
     from gateway.tasks.reconcile import Unit
 
-__all__ = ["StartError", "make_runtime_dir", "run"]
+__all__ = ["StartError", "hold_runtime_dir", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ async def run(
     replace ``[http] listen``. ``task_status`` is told once every listener is bound and every device is open, or known
     to be retrying. Raises StartError, StoreError or UserError where the runtime or the state directory cannot be used.
     """
-    make_runtime_dir(config.runtime_dir)
+    _make_runtime_dir(config.runtime_dir)
     parts = compose(config)
     with contextlib.closing(parts.store):
         async with trio.open_nursery() as root:
@@ -87,7 +89,22 @@ async def run(
             root.cancel_scope.cancel()
 
 
-def make_runtime_dir(path: Path) -> None:
+def hold_runtime_dir(path: Path) -> int:
+    """Make the directory of the PTZ sockets, and lock it until the returned descriptor is closed.
+
+    Two daemons with one such directory would take each other's sockets away. Raises StartError where another has it.
+    """
+    _make_runtime_dir(path)
+    try:
+        return atomic_file.claim(path / "lock")
+    except BlockingIOError:
+        raise StartError(f"runtime_dir {path} is in use by another daisyport: give this one its own") from None
+    except OSError as exc:  # a full or read-only file system: a state, which the sockets will tell of too
+        logger.error("runtime_dir %s cannot be locked: %s", path, exc.strerror)  # noqa: TRY400
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _make_runtime_dir(path: Path) -> None:
     """Make the directory of the PTZ sockets, if it is not there. Raises StartError."""
     try:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -1,16 +1,12 @@
-"""Commit an update of the parameters, let the ports settle, and put back what they could not do.
+"""One update of the parameters at a time: commit it, let the ports settle, put back what they could not do.
 
 So a script may connect as soon as it has its ``OK``, and what a driver or the host refuses is an error line of the
-answer. The answer is final within two seconds: what is not in force by then is put back, whoever asked for it.
-
-Updates are committed one after the other, and settle side by side: one that waits for a slow line holds up no other.
-So what is put back is only what still has the value that this update gave it.
+answer.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -20,7 +16,7 @@ from protocol.parameters.catalogue import Update
 from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from gateway.manager import Manager
     from gateway.state.store import Store
@@ -32,14 +28,14 @@ __all__ = ["Changes"]
 logger = logging.getLogger(__name__)
 
 _SETTLE = 2.0
-"""Seconds within which an answer is final."""
+"""Seconds that an answer waits for the ports."""
 _LOGGED = 16
 """The most refused parameters of one request that the log names: a request may hold a thousand."""
 
 
 @final
 class Changes:
-    """Carries out the updates."""
+    """Carries out the updates, one after the other."""
 
     def __init__(self, catalogue: Catalogue, store: Store, managers: Sequence[Manager]) -> None:
         self._catalogue = catalogue
@@ -51,49 +47,37 @@ class Changes:
         """Set parameters as ``role``, bound to ``ports``; see Catalogue.updated.
 
         Raises StoreError where the disk does not take them.
-
-        A value that a parameter has already is refused where it is not in force: it is tried once more first.
         """
-        # A caller that goes away must not leave behind what a port refused. The shield is bounded by what is in it: a
-        # commit, which no one could interrupt anyway, and the settling, which has its deadline.
-        with trio.CancelScope(shield=True):
-            async with self._one_at_a_time:
-                before = self._store.published.value.settings
+        async with self._one_at_a_time:
+            before = self._store.published.value.settings
+            # A caller that goes away must not leave behind what a port refused. The shield is bounded by what is in it:
+            # a commit, which no one could interrupt anyway, and the settling, which has its deadline.
+            with trio.CancelScope(shield=True):
                 update = await self._store.update(assignments, role, ports)
-                version = self._store.published.value.version
-            _log_refused(update.refused)
-            deadline = trio.current_time() + _SETTLE
-            told = {*update.changed, *(error.name for error in update.refused)}
-            same = {name.removeprefix("root."): text for name, text in assignments}
-            same = {name: text for name, text in same.items() if name not in told}
-            with trio.move_on_at(deadline):
-                for manager in self._managers:
-                    await manager.settled(version, update.changed)
-                for manager in self._managers:
-                    if same.keys() & manager.not_in_force():
-                        await manager.insist()
-            update = await self._put_back(update, before, version, deadline)
-        return self._not_in_force(update, same)
+                _log_refused(update.refused)
+                await self._settle()
+                update = await self._put_back(update, before)
+        return update
 
-    async def _put_back(self, update: Update, before: Settings, version: int, deadline: float) -> Update:
+    async def _settle(self) -> None:
+        version = self._store.published.value.version
+        with trio.move_on_after(_SETTLE):
+            for manager in self._managers:
+                await manager.settled(version)
+
+    async def _put_back(self, update: Update, before: Settings) -> Update:
         """Put back what a port refused of this update, as errors of the update; the rest of it stays."""
         why = {
-            refusal.name: refusal.why
-            for manager in self._managers
-            for refusal in manager.responsible(update.changed, version)
+            refusal.name: refusal.why for manager in self._managers for refusal in manager.responsible(update.changed)
         }
         if not why:
             return update
-        async with self._one_at_a_time:
-            back = await self._store.update(self._old(why, update, before), Role.ADMIN)
-            # What stays of the request cannot be without what was refused: then nothing of it stays.
-            if back.refused:
-                back = await self._store.update(self._old(update.changed, update, before), Role.ADMIN)
-                why |= dict.fromkeys(update.changed, "it requires another parameter, which was refused") | why
-            version = self._store.published.value.version
-        with trio.move_on_at(deadline):
-            for manager in self._managers:
-                await manager.settled(version, back.changed)
+        old = {name: self._catalogue.text(before, name) for name in update.changed}
+        back = await self._store.update([(name, old[name]) for name in why], Role.ADMIN)
+        if back.refused:  # what stays of the request cannot be without what was refused: then nothing of it stays
+            back = await self._store.update(tuple(old.items()), Role.ADMIN)
+            why |= dict.fromkeys(update.changed, "it requires another parameter, which was refused") | why
+        await self._settle()
         errors = [ParameterError(name, self._catalogue.text(update.settings, name), why[name]) for name in why]
         for error in errors:
             logger.warning("put back: %s", error)
@@ -102,17 +86,6 @@ class Changes:
             changed=tuple(name for name in update.changed if name not in why),
             refused=(*update.refused, *errors),
         )
-
-    def _old(self, names: Iterable[str], update: Update, before: Settings) -> list[tuple[str, str]]:
-        """Return what these parameters were before ``update``, but for those that somebody has set again since."""
-        text, now = self._catalogue.text, self._store.published.value.settings
-        return [(name, text(before, name)) for name in names if text(now, name) == text(update.settings, name)]
-
-    def _not_in_force(self, update: Update, same: Mapping[str, str]) -> Update:
-        """Refuse what had its value already, and is not in force all the same."""
-        why = {name: why for manager in self._managers for name, why in manager.not_in_force().items()}
-        errors = tuple(ParameterError(name, text, why[name]) for name, text in same.items() if name in why)
-        return replace(update, refused=(*update.refused, *errors)) if errors else update
 
 
 def _log_refused(refused: Sequence[ParameterError]) -> None:

@@ -21,8 +21,8 @@ def said(*command: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def settings_of_the_service() -> dict[str, list[str]]:
-    lines = [line.partition("=") for line in SERVICE.read_text().splitlines() if not line.startswith("#")]
+def settings_of(file: Path) -> dict[str, list[str]]:
+    lines = [line.partition("=") for line in file.read_text().splitlines() if not line.startswith("#")]
     found: dict[str, list[str]] = {}
     for key, equals, value in lines:
         if equals:
@@ -57,7 +57,7 @@ def test_the_user_can_be_made() -> None:
 
 
 def test_the_sandbox_leaves_what_the_daemon_needs() -> None:
-    found = settings_of_the_service()
+    found = settings_of(SERVICE)
     assert found["Type"] == ["notify"]
     assert found["SupplementaryGroups"] == ["dialout"]
     families = found["RestrictAddressFamilies"][0].split()
@@ -67,12 +67,42 @@ def test_the_sandbox_leaves_what_the_daemon_needs() -> None:
 
 
 def test_a_mistake_in_the_configuration_is_not_tried_again_and_a_certificate_is_reloaded() -> None:
-    found = settings_of_the_service()
+    found = settings_of(SERVICE)
     assert found["RestartPreventExitStatus"] == [str(os.EX_CONFIG)]
-    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    check, hang_up = found["ExecReload"]
+    assert check == found["ExecStart"][0].replace(" run ", " check ")
+    assert hang_up == "/bin/kill -HUP $MAINPID"
+    assert (found["Restart"], found["StartLimitIntervalSec"]) == (["always"], ["0"])
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", ["daisyport@.service", "daisyport.socket"])
+def test_the_other_units_are_verified_without_a_word(name: str, tmp_path: Path) -> None:
+    for file in SYSTEMD.iterdir():
+        shutil.copy(file, tmp_path)
+    assert said("systemd-analyze", "verify", str(tmp_path / name)) == (0, "")
+
+
+def test_an_instance_is_the_service_under_another_name() -> None:
+    service, instance = settings_of(SERVICE), settings_of(SYSTEMD / "daisyport@.service")
+    differing = {key for key in service.keys() | instance.keys() if service.get(key) != instance.get(key)}
+    assert differing == {
+        "Description",
+        "ExecStart",
+        "ExecReload",
+        "SyslogIdentifier",
+        "StateDirectory",
+        "RuntimeDirectory",
+    }
+    assert {key for key in differing if "%i" not in "".join(instance[key])} == set()
+
+
+def test_the_growing_pause_is_for_a_newer_systemd_and_not_in_the_unit() -> None:
+    assert settings_of(SYSTEMD / "restart-pause.conf").keys() == {"RestartSteps", "RestartMaxDelaySec"}
+    assert not settings_of(SERVICE).keys() & {"RestartSteps", "RestartMaxDelaySec"}
 
 
 def test_the_service_reads_the_configuration_where_the_example_says_to_put_it() -> None:
-    (command,) = settings_of_the_service()["ExecStart"]
+    (command,) = settings_of(SERVICE)["ExecStart"]
     place = command.split(" --config ")[1]
     assert place in (SYSTEMD / "daisyport.toml").read_text()

@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
 async def _run_until_signalled(config: Config, path: Path | None) -> None:
     import trio
 
-    from gateway.app import make_runtime_dir, run
+    from gateway.app import hold_runtime_dir, run
     from gateway.host.sdnotify import Notifier
     from gateway.host.stacks import Stacks
     from gateway.tasks.watch import Cell
@@ -89,8 +89,8 @@ async def _run_until_signalled(config: Config, path: Path | None) -> None:
     sockets = inherited(os.environ).get(HTTP, [])
     if sockets and "listen" in cast("dict[str, object]", config.written.get("http", {})):
         logger.warning("[http] listen is not used: the service manager's sockets replace it")
-    make_runtime_dir(config.runtime_dir)
     with (
+        os.fdopen(hold_runtime_dir(config.runtime_dir)),
         contextlib.closing(Stacks(config.runtime_dir / "stacks.txt")) as stacks,
         contextlib.closing(Notifier.from_environment(os.environ)) as notifier,
     ):

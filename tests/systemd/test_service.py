@@ -1,0 +1,223 @@
+"""The README's service chapter, word for word, and what the service does after that, good days and bad ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.systemd.machine import ROOT, booted, wheels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.systemd.machine import Machine
+
+pytestmark = [
+    pytest.mark.systemd,
+    pytest.mark.skipif(shutil.which("systemd-nspawn") is None, reason="systemd-nspawn is not installed"),
+]
+
+PASSWORD = "correct horse"
+CONFIG = "/etc/daisyport/daisyport.toml"
+LINE = '[[serial]]\ndevice = "/dev/ttyV0"\n'
+CURL = f"curl -sS -g --max-time 10 --digest -u 'anna:{PASSWORD}'"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine on which somebody has just followed the README's chapter, and then named a line that is there."""
+    chapter = (ROOT / "README.md").read_text().partition("## As a service")[2]
+    block = re.search(r"To install:\n\n```\n(.*?)```", chapter, re.DOTALL)
+    assert block is not None
+    with booted(wheels(tmp_path_factory.mktemp("wheels"))) as machine:
+        machine.run(f"printf '%s\\n' '{PASSWORD}' > /run/password")
+        machine.run(f"set -e; exec < /run/password; {block[1]}", seconds=240)
+        yield machine
+
+
+@pytest.fixture
+def service(machine: Machine) -> Iterator[Machine]:
+    """The service with one line that says back what it is told, freshly started with nothing but defaults."""
+    machine.run("systemd-run --quiet --unit=far-end python3 /src/tests/systemd/far_end.py /dev/ttyV0")
+    machine.write(CONFIG, LINE)
+    machine.run(
+        "rm -rf /etc/systemd/system/daisyport.service.d /var/lib/daisyport/parameters*; systemctl daemon-reload"
+    )
+    machine.run("systemctl restart daisyport")
+    yield machine
+    machine.run("systemctl stop daisyport far-end; systemctl reset-failed", check=False)
+
+
+def main_process(machine: Machine) -> str:
+    return machine.says("systemctl show -p MainPID --value daisyport")
+
+
+def with_settings(machine: Machine, *settings: str) -> None:
+    """Start the service again with settings of the unit, and the faults at SIGUSR2."""
+    machine.run("mkdir -p /faults && cp /src/tests/systemd/faults.py /faults/sitecustomize.py")
+    lines = "\n".join(["[Service]", "Environment=PYTHONPATH=/faults", *settings])
+    machine.write("/etc/systemd/system/daisyport.service.d/test.conf", lines)
+    machine.run("systemctl daemon-reload && systemctl restart daisyport")
+
+
+def status(machine: Machine, url: str = "http://127.0.0.1:8080") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(machine.run(f"{CURL} {url}/daisyport/status").stdout)
+    return found
+
+
+def param(machine: Machine, query: str) -> str:
+    return machine.says(f"{CURL} 'http://127.0.0.1:8080/axis-cgi/param.cgi?{query}'")
+
+
+def open_tcp(machine: Machine) -> None:
+    server = "PortManager.P0.GenericTCPServer."
+    query = f"{server}Enabled=yes&{server}Listener.Enabled=yes&{server}Listener.Port=3000"
+    assert param(machine, f"action=update&{query}") == "OK"
+
+
+def test_the_readme_leaves_a_service_that_is_ready_and_says_what_is_wrong(machine: Machine) -> None:
+    assert machine.says("systemctl is-active daisyport") == "active"
+    assert machine.says("systemctl is-enabled daisyport") == "enabled"
+    wanted = ": 0 of 1 ports up; P0: /dev/ttyUSB0: No such file or directory"
+    machine.until("systemctl show -p StatusText --value daisyport", lambda words: words.endswith(wanted))
+
+
+def test_the_status_text_follows_the_line(service: Machine) -> None:
+    show = "systemctl show -p StatusText --value daisyport"
+    service.until(show, lambda words: words.endswith(": 1 of 1 ports up"))
+    service.run("systemctl stop far-end")
+    service.until(show, lambda words: ": 0 of 1 ports up; P0: /dev/ttyV0" in words)
+
+
+def test_a_good_reload_says_what_waits_and_a_broken_one_fails_and_changes_nothing(service: Machine) -> None:
+    process = main_process(service)
+    service.write(CONFIG, LINE + '[http]\norigins = ["https://serial.example"]\n[video]\nsources = 2\n')
+    service.run("systemctl reload daisyport")
+    service.until("journalctl -o cat -u daisyport -n 30", lambda log: "at the next start: video.sources" in log)
+    assert "now: the TLS certificate, http.origins" in service.log()
+    assert status(service)["configuration"] == {"errors": [], "at_next_start": ["video.sources"]}
+    service.write(CONFIG, LINE + "mode = 5\n")
+    broken = service.run("systemctl reload daisyport", check=False)
+    assert broken.returncode != 0
+    assert "no such key; did you mean modes?" in service.log()
+    service.run(f"kill -HUP {process}")  # as one may who does not use systemctl
+    service.until("journalctl -o cat -u daisyport -n 30", lambda log: "the configuration in force stays" in log)
+    assert status(service)["configuration"]["errors"] == ["serial[0].mode: no such key; did you mean modes?"]
+    assert main_process(service) == process
+
+
+def test_the_log_has_a_priority_on_each_line(service: Machine) -> None:
+    service.write(CONFIG, LINE + "mode = 5\n")
+    assert service.run("systemctl restart daisyport", check=False).returncode != 0
+    errors = service.says("journalctl -o cat -p err -u daisyport -n 5")
+    assert "serial[0].mode: no such key" in errors
+    assert "P0 Ser1: up" not in errors
+
+
+def test_a_loop_that_hangs_is_ended_by_the_watchdog_and_its_stacks_are_in_the_log(service: Machine) -> None:
+    with_settings(service, "WatchdogSec=6", "RestartSec=1")
+    process = main_process(service)
+    service.run(f"echo loop > /run/fault && kill -USR2 {process}")
+    service.until("systemctl show -p MainPID --value daisyport", lambda pid: pid not in (process, "0"))
+    service.until("systemctl is-active daisyport", lambda state: state == "active")
+    stacks = service.until(
+        "journalctl -o cat -p err -u daisyport -n 60", lambda log: "the stacks of the run before" in log
+    )
+    assert "in hang_in_the_loop" in stacks
+
+
+def test_a_manager_that_hangs_is_restarted_and_the_process_goes_on(service: Machine) -> None:
+    with_settings(service, "WatchdogSec=30")
+    process = main_process(service)
+    service.run(f"echo manager > /run/fault && kill -USR2 {process}")
+    param(service, "action=update&PortManager.P0.SerialCGI.Enabled=yes")
+    service.until("journalctl -o cat -p err -u daisyport -n 60", lambda log: "did not answer for 5 s" in log)
+    service.until("systemctl show -p StatusText --value daisyport", lambda words: words.endswith(": 1 of 1 ports up"))
+    assert main_process(service) == process
+    assert "service SerialCGI" in status(service)["ports"][0]["services"]
+
+
+def test_a_process_that_is_stopped_is_ended_and_started_again(service: Machine) -> None:
+    with_settings(service, "WatchdogSec=4", "RestartSec=1", "TimeoutStopSec=2", "TimeoutAbortSec=2")
+    process = main_process(service)
+    service.run(f"kill -STOP {process}")
+    service.until("systemctl show -p MainPID --value daisyport", lambda pid: pid not in (process, "0"))
+    service.until("systemctl is-active daisyport", lambda state: state == "active")
+
+
+def test_after_kill_9_it_comes_back_with_the_same_parameters(service: Machine) -> None:
+    with_settings(service, "RestartSec=1")
+    open_tcp(service)
+    before = param(service, "action=list&group=PortManager")
+    process = main_process(service)
+    service.run(f"kill -9 {process}")
+    service.until("systemctl show -p MainPID --value daisyport", lambda pid: pid not in (process, "0"))
+    service.until("systemctl is-active daisyport", lambda state: state == "active")
+    assert param(service, "action=list&group=PortManager") == before
+    assert "GenericTCPServer.Listener.Port=3000" in before
+    assert service.says("printf ask | timeout 3 nc -N 127.0.0.1 3000") == "ask"
+
+
+def test_a_stop_is_over_in_four_seconds_though_the_line_is_stuck_and_twenty_clients_write(service: Machine) -> None:
+    service.run("systemctl stop far-end")
+    service.run("systemd-run --quiet --unit=far-end python3 /src/tests/systemd/far_end.py /dev/ttyV0 mute")
+    service.until("systemctl show -p StatusText --value daisyport", lambda words: words.endswith(": 1 of 1 ports up"))
+    open_tcp(service)
+    clients = "for n in $(seq 20); do (exec 3<>/dev/tcp/127.0.0.1/3000; exec cat /dev/zero >&3) & done; sleep 60"
+    service.run(f"systemd-run --quiet --unit=clients bash -c '{clients}'")
+    service.until(
+        f"{CURL} http://127.0.0.1:8080/daisyport/status | grep -o GenericTCPServer | wc -l", lambda n: int(n) > 20
+    )
+    service.run("systemctl stop daisyport", seconds=8)
+    assert service.says("systemctl show -p Result --value daisyport") == "success"
+    log = service.log("-o short-unix")
+    began, ended = (float(re.findall(rf"(?m)^([\d.]+) .*{text}", log)[-1]) for text in (r"stopping$", "Stopped"))
+    assert ended - began < 4.5
+    service.run("systemctl stop clients", check=False)
+
+
+def test_two_instances_run_side_by_side_and_share_nothing(service: Machine) -> None:
+    service.run("cp /src/systemd/daisyport@.service /etc/systemd/system/ && systemctl daemon-reload")
+    service.write("/etc/daisyport/b.toml", '[http]\nlisten = ["127.0.0.1:8081"]\n[[port_manager]]\n')
+    service.run("systemctl start daisyport@b")
+    assert service.says("ls -d /run/daisyport-b/lock /var/lib/daisyport-b/lock") != ""
+    add = f"printf '%s\\n' '{PASSWORD}' | STATE_DIRECTORY=/var/lib/daisyport-b /opt/daisyport/bin/daisyport user add"
+    service.run(f"{add} anna --role admin --config /etc/daisyport/b.toml")
+    assert status(service, "http://127.0.0.1:8081")["ports"][0]["serial_port"] is None
+    service.run("systemctl stop daisyport@b")
+    assert status(service)["ports"][0]["state"] == "up"
+
+
+def test_a_second_daemon_on_the_same_runtime_directory_is_refused(service: Machine) -> None:
+    service.write("/etc/daisyport/c.toml", 'state_dir = "/tmp/c"\nruntime_dir = "/run/daisyport"\n[[port_manager]]\n')
+    refused = service.run("/opt/daisyport/bin/daisyport run --config /etc/daisyport/c.toml", check=False)
+    assert refused.stdout.endswith(
+        "daisyport: runtime_dir /run/daisyport is in use by another daisyport: give this one its own\n"
+    )
+
+
+def test_sockets_of_systemd_serve_a_port_that_the_daemon_may_not_bind(service: Machine) -> None:
+    service.run("cp /src/systemd/daisyport.socket /etc/systemd/system/ && systemctl daemon-reload")
+    service.run("systemctl stop daisyport && systemctl start daisyport.socket && systemctl start daisyport")
+    assert status(service, "http://127.0.0.1:80")["ports"][0]["name"] == "P0"
+    assert status(service, "http://[::1]:80")["ports"][0]["name"] == "P0"
+    assert service.run(f"{CURL} http://127.0.0.1:8080/", check=False).returncode == 7
+    service.run("systemctl stop daisyport.socket daisyport && rm /etc/systemd/system/daisyport.socket")
+
+
+def test_the_sandbox_from_inside_has_the_state_and_the_line_and_nothing_else(service: Machine) -> None:
+    process = main_process(service)
+    inside = f"nsenter -t {process} -m -- setpriv --reuid=daisyport --regid=daisyport --groups=dialout"
+    assert service.says(f"{inside} sh -c 'touch /var/lib/daisyport/x /run/daisyport/x && echo yes'") == "yes"
+    for place in ("/etc", "/usr", "/opt/daisyport", "/var/lib", "/home", "/dev/shm", "/root"):
+        assert service.run(f"{inside} touch {place}/x", check=False).returncode != 0, place
+    assert service.run(f"{inside} ls /dev/shm", check=False).returncode != 0
+    facts = dict(line.split(":\t") for line in service.says(f"cat /proc/{process}/status").splitlines())
+    assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
+    assert {facts[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {""}
+    assert Path(f"/proc/{process}").exists() or facts["Name"] in ("daisyport", "python3")
