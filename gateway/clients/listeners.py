@@ -120,11 +120,12 @@ async def _listen(unit: Unit, bind: Callable[[], socket.socket], welcome: Welcom
             break
         except OSError as exc:
             why = exc.strerror or str(exc)
+            patient = trio.current_time() <= patience
             if exc.errno not in _TAKEN:
                 unit.failing(why)
-            elif trio.current_time() > patience:
+            elif not patient:
                 unit.refused(why)
-        await trio.sleep(_SWAP_PAUSE if trio.current_time() <= patience else _RETRY)
+        await trio.sleep(_SWAP_PAUSE if patient else _RETRY)
     await accept_clients(listener, welcome, unit)
 
 

@@ -121,14 +121,15 @@ class SerialCgi:
         Requests that write take turns on the line, so at most one is in here.
         """
         self._buffer.clear()
-        if request.read is not None:
-            self._hearing = ReceiveBuffer()
+        if request.read is None:
+            yield self._buffer
+            return
+        reply = self._hearing = ReceiveBuffer()
         try:
-            yield self._hearing
+            yield reply
         finally:
-            reply, self._hearing = self._hearing, self._buffer
-            if reply is not self._buffer:
-                self._buffer.deliver(reply.take(reply.size, None))
+            self._hearing = self._buffer
+            self._buffer.deliver(reply.take(reply.size, None))
 
     async def _read(self, request: SerialRequest, buffer: ReceiveBuffer) -> bytes | None:
         if request.read is None:

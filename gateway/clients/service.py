@@ -190,10 +190,7 @@ class Service:
 
 def _why_gone(session: Session) -> str:
     stopped = "the gateway stops" if session.pumping.cancel_called else "it closed the connection"
-    unread = session.reader.size if session.reader is not None else 0
-    lost = (
-        f"; {count} bytes {what}"
-        for count, what in ((session.counters.dropped, "of it dropped"), (unread, "unread"))
-        if count
-    )
+    assert session.reader is not None, "the relay has listened"
+    counts = (session.counters.dropped, "of it dropped"), (session.reader.size, "unread")
+    lost = (f"; {count} bytes {what}" for count, what in counts if count)
     return (session.ended or stopped) + "".join(lost)

@@ -119,6 +119,28 @@ async def test_a_port_that_stays_taken_is_a_refusal_and_is_had_when_it_is_free(a
         nursery.cancel_scope.cancel()
 
 
+async def test_a_port_that_is_taken_is_tried_often_for_a_second_and_then_once_a_second(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    class Counting(socket.socket):
+        def bind(self, address: object) -> None:
+            nonlocal tries
+            tries += 1
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    monkeypatch.setattr(socket, "socket", Counting)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen_tcp, "127.0.0.1", 4001, lambda *_: None, new_unit())
+        await trio.sleep(1.01)
+        assert 25 <= tries <= 60
+        often = tries
+        await trio.sleep(20)
+        assert 19 <= tries - often <= 21
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_port_that_another_is_just_leaving_is_no_refusal(autojump_clock: MockClock) -> None:
     async with open_service() as service, trio.open_nursery() as nursery:
         unit = new_unit()
@@ -176,6 +198,57 @@ async def test_a_client_that_leaves_while_it_is_connected_harms_nobody(monkeypat
                 while not service.handle.children:
                     await blocked()
             nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_meets_a_bug_is_closed_and_the_next_one_is_served(caplog: pytest.LogCaptureFixture) -> None:
+    port, welcomed = free_port(), 0
+
+    def welcome(sock: socket.socket, _: object) -> None:
+        nonlocal welcomed
+        welcomed += 1
+        if welcomed == 1:
+            raise KeyError("bug")
+        sock.sendall(b"hello")
+        sock.close()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            unit = new_unit()
+            nursery.start_soon(listen_tcp, "127.0.0.1", port, welcome, unit)
+            await unit.settled.wait()
+            heard = []
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    heard.append(await trio.to_thread.run_sync(client.recv, 9))
+            nursery.cancel_scope.cancel()
+    assert heard == [b"", b"hello"]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert "a client could not be welcomed" in record.message
+
+
+async def test_what_comes_after_a_listener_starts_though_its_port_is_taken() -> None:
+    began = trio.Event()
+    with trio.fail_after(5), socket.create_server(("127.0.0.1", 0)) as squatter:
+        async with trio.open_nursery() as nursery:
+            unit = Unit("P0 listen", began.set)
+            nursery.start_soon(listen_tcp, "127.0.0.1", squatter.getsockname()[1], lambda *_: None, unit)
+            await began.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_listener_that_comes_back_has_its_port_at_once_though_it_closed_connections_there() -> None:
+    port = free_port()
+    with trio.fail_after(5):
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                unit = new_unit()
+                nursery.start_soon(listen_tcp, "127.0.0.1", port, lambda sock, _: sock.close(), unit)
+                await unit.settled.wait()
+                assert unit.state == "up"
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    assert await trio.to_thread.run_sync(client.recv, 1) == b""
+                nursery.cancel_scope.cancel()
 
 
 @contextmanager

@@ -277,6 +277,60 @@ async def test_small_pieces_that_wait_are_joined_behind_the_one_that_may_be_on_i
     assert peer.tried[1:] == [b"first", b"secondthirdfourth", bytes(4090)]
 
 
+async def test_pieces_are_joined_up_to_4096_bytes() -> None:
+    sizes: list[int] = []
+
+    class Counting(Narrow):
+        def send_nowait(self, data: bytes) -> int:
+            sizes.append(len(data))
+            return super().send_nowait(data)
+
+    peer = Counting()
+    outbox = Outbox(peer, lambda: pytest.fail("there is room"))
+    for size in (1, 4000, 96, 1):
+        outbox.deliver(bytes(size))
+    peer.make_room(9999)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.drain)
+        await blocked()
+        nursery.cancel_scope.cancel()
+    assert sizes[1:] == [1, 4096, 1]
+
+
+async def test_who_waits_until_nothing_waits_sleeps_until_then_every_time() -> None:
+    peer = Narrow()
+    outbox = Outbox(peer, lambda: pytest.fail("there is room"))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.drain)
+            for _ in range(2):
+                outbox.deliver(b"x")
+                async with trio.open_nursery() as waiting:
+                    waiting.start_soon(outbox.empty)
+                    await blocked()
+                    assert waiting.child_tasks
+                    peer.make_room(1)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_a_message_keeps_the_line_and_a_long_piece_of_a_byte_stream_lets_others_in(exact: bool) -> None:
+    tty = NarrowTty(600)
+    bus, turns = narrow_port(tty)
+    peer, (_, session), (_, other) = Narrow(exact=exact, words=[bytes(2000)]), opened(bus), opened(bus)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, peer, session)
+            await blocked()
+            nursery.start_soon(other.write, b"|")
+            await blocked()
+            tty.make_room(9999)
+            await turns.idle()
+            await blocked()
+            nursery.cancel_scope.cancel()
+    assert tty.taken.index(b"|") == (2000 if exact else 1024)
+
+
 async def test_a_queue_of_tiny_pieces_costs_little_more_than_its_bytes() -> None:
     outbox = Outbox(Narrow(), lambda: pytest.fail("there is room"))
     tracemalloc.start()
@@ -456,14 +510,14 @@ async def test_while_the_device_is_away_clients_stay_and_what_they_send_is_dropp
         nursery.start_soon(run, peer, session)
         for _ in range(2):
             bus.disconnect("the cable is out")
-            peer.say(b"lost", b"lost")
+            peer.say(b"lost", b"lost", b"lost")
             await blocked()
             bus.connect(turns := type(turns)(tty.as_uart))
             peer.say(b"kept")
             await blocked()
         nursery.cancel_scope.cancel()
     assert tty.taken == b"keptkept"
-    assert session.counters.dropped == 16
+    assert session.counters.dropped == 24
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     assert "P0 client: what it sends is dropped: the cable is out" in caplog.text
 

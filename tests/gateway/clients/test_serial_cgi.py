@@ -262,7 +262,46 @@ async def test_a_server_that_was_switched_off_is_an_error_with_its_reason() -> N
         await ask(server, SerialRequest(read=1))
 
 
-async def test_switching_the_server_off_ends_the_request_under_way() -> None:
+async def test_a_read_from_a_device_that_is_away_answers_what_came_before_and_then_with_the_reason(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bus, _ = narrow_port(NarrowTty())
+    async with serving(bus) as (server, _):
+        bus.deliver(b"last words")
+        bus.disconnect("the cable is out")
+        assert await ask(server, SerialRequest(read=99, timeout=1)) == b"last words"
+        with pytest.raises(CgiError, match="the cable is out"):
+            await ask(server, SerialRequest(read=99, timeout=1))
+
+
+async def test_the_receive_buffer_hears_the_line_again_after_a_bug_ended_it() -> None:
+    bus, _ = narrow_port(NarrowTty())
+    with trio.fail_after(5):
+        async with serving(bus) as (server, service):
+            (listener,) = service.children
+            assert listener.session is not None
+            listener.session.end("a bug ended it")
+            bus.deliver(b"nobody hears")
+            await blocked()
+            bus.deliver(b"heard")
+            assert await ask(server, SerialRequest(read=5)) == b"heard"
+            assert service.children != (listener,)
+            assert len(service.children) == 1
+
+
+async def test_a_read_hears_the_line_while_the_line_takes_nothing_of_anothers_write() -> None:
+    bus, _ = narrow_port(NarrowTty())
+    with trio.fail_after(5):
+        async with serving(bus) as (server, _), trio.open_nursery() as nursery:
+            nursery.start_soon(ask, server, SerialRequest(output=b"stuck"))
+            await blocked()
+            bus.deliver(b"alarm")
+            assert await ask(server, SerialRequest(read=5)) == b"alarm"
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("by", ["its handle", "its owner"])
+async def test_switching_the_server_off_ends_the_request_under_way(by: str) -> None:
     bus, turns = narrow_port(NarrowTty(10))
 
     async def fail(server: SerialCgi) -> None:
@@ -273,7 +312,7 @@ async def test_switching_the_server_off_ends_the_request_under_way() -> None:
         async with serving(bus) as (server, service), trio.open_nursery() as nursery:
             nursery.start_soon(fail, server)
             await blocked()
-            service.revoke("switched off")
+            (service if by == "its handle" else server).revoke("switched off")
         await turns.idle()
 
 

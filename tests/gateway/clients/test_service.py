@@ -69,6 +69,53 @@ async def test_a_client_that_may_come_in_has_the_line(caplog: pytest.LogCaptureF
     assert "P0 192.0.2.7:40000 gone: " in caplog.text
 
 
+async def test_a_tcp_client_is_welcomed_under_its_endpoint_and_given_up_when_it_is_dead_for_half_a_minute() -> None:
+    bus, _ = narrow_port(NarrowTty())
+    async with open_service(bus) as service:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            far = socket.create_connection(listener.getsockname())
+            near, peer = listener.accept()
+        with far:
+            service.welcome(near, peer)
+            assert [client.holder for client in service.handle.children] == [f"127.0.0.1:{far.getsockname()[1]}"]
+            assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+
+async def test_a_client_that_closes_its_connection_is_said_to_have_done_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    bus, _ = narrow_port(NarrowTty(100))
+    near, far = socket.socketpair()
+    handle = Router({"P0": bus}).grant("P0", Right.READ | Right.TCP, "GenericTCPServer")
+    with trio.fail_after(5):
+        async with trio.open_nursery() as clients:
+            Service("P0", handle, Right.TCP, clients).serve(SocketStream(near), "a driver")
+            far.close()
+    assert caplog.messages[-1] == "P0 a driver gone: it closed the connection"
+
+
+async def test_a_client_may_be_given_fewer_rights_than_its_service_has() -> None:
+    bus, _ = narrow_port(NarrowTty(100))
+    async with open_service(bus) as service:
+        (stream, far), (other, beside) = pair(), pair()
+        listener = service.serve(stream, "a viewer", rights=Right.READ)
+        client = service.serve(other, "an operator")
+        await blocked()
+        assert listener is not None
+        assert client is not None
+        assert [handle.session and handle.session.writes for handle in (listener, client)] == [False, True]
+        far.close()
+        beside.close()
+
+
+async def test_a_service_is_open_until_it_is_cancelled() -> None:
+    bus, _ = narrow_port(NarrowTty())
+    async with open_service(bus) as service, trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        await blocked()
+        assert nursery.child_tasks
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_client_whose_address_is_not_allowed_is_refused_and_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -279,3 +326,16 @@ async def test_the_ports_own_call_is_known_when_its_service_was_the_first_to_see
         assert await hears_the_end(far)
         far.close()
         other.close()
+
+
+async def test_the_endpoint_of_a_client_that_has_left_may_be_our_own_end_of_the_next_call() -> None:
+    bus, _ = narrow_port(NarrowTty())
+    async with open_service(bus) as service:
+        (stream, first), (calling, second) = pair(), pair()
+        assert service.admit(stream, "127.0.0.1:5555", "127.0.0.1")
+        await blocked()
+        service.handle.children[0].revoke("enough")
+        await blocked()
+        assert service.dialled(calling, "connect to localhost:4001", "127.0.0.1:5555", trio.Event()) is not None
+        first.close()
+        second.close()
