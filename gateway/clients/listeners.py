@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import socket
 import stat
@@ -36,6 +37,8 @@ _SWAP_TIME = 1.0
 """Seconds for which a port that is taken is tried again before that is a refusal: another may just be leaving it."""
 _SWAP_PAUSE = 0.02
 _RETRY = 1.0
+_LOOK = 2.0
+"""Seconds of silence after which a Unix socket is looked for under its name."""
 _OUT_OF_DESCRIPTORS_PAUSE = 0.1
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 _TAKEN = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
@@ -50,24 +53,44 @@ async def listen_tcp(address: str, port: int, welcome: Welcome, unit: Unit) -> N
 
 
 async def listen_unix(path: Path, kind: socket.SocketKind, mode: int, welcome: Welcome, unit: Unit) -> None:
-    """Accept clients on the Unix socket ``path``, made with ``mode``, until cancelled; remove it then."""
+    """Accept clients on the Unix socket ``path``, made with ``mode``, until cancelled; remove it then.
+
+    One that somebody removed is made again, within some seconds: nothing tells the process that its name is gone.
+    """
+    made = (0, 0)
+
+    def bind() -> socket.socket:
+        nonlocal made
+        listener = _bind_unix(path, kind, mode)
+        made = _identity(path)
+        return listener
+
     try:
-        await _listen(unit, lambda: _bind_unix(path, kind, mode), welcome)
+        await _listen(unit, bind, welcome, lambda: _identity(path) == made)
     finally:
         with contextlib.suppress(OSError):
             _remove_socket(path)
 
 
-async def accept_clients(listener: socket.socket, welcome: Welcome, unit: Unit) -> None:
+async def accept_clients(
+    listener: socket.socket, welcome: Welcome, unit: Unit, is_there: Callable[[], bool] | None = None
+) -> None:
     """Hand every client of a listening socket to ``welcome``, until cancelled; then its backlog, and close it.
 
+    It also ends when ``is_there``, which is asked now and then, says that clients cannot find the socket any more.
     Where the process or the host has no descriptor left the client is told so, and ``unit`` tells of it once.
     """
     unit.up()
     spare = _spare()
     try:
         while True:
-            await trio.lowlevel.wait_readable(listener)
+            with trio.move_on_after(math.inf if is_there is None else _LOOK) as waiting:
+                await trio.lowlevel.wait_readable(listener)
+            if waiting.cancelled_caught:
+                if is_there is not None and not is_there():
+                    unit.failing("the socket was removed, and is made again")
+                    return
+                continue
             try:
                 _accept(listener, welcome)
                 unit.up()
@@ -110,14 +133,16 @@ def _accept(listener: socket.socket, welcome: Welcome) -> None:
             sock.close()
 
 
-async def _listen(unit: Unit, bind: Callable[[], socket.socket], welcome: Welcome) -> None:
+async def _listen(
+    unit: Unit, bind: Callable[[], socket.socket], welcome: Welcome, is_there: Callable[[], bool] | None = None
+) -> None:
     """Bind, however long that takes, and accept; a port that stays taken is a refusal, all else a passing state."""
     unit.began()
     patience = trio.current_time() + _SWAP_TIME
     while True:
         try:
-            listener = bind()
-            break
+            await accept_clients(bind(), welcome, unit, is_there)
+            continue
         except OSError as exc:
             why = exc.strerror or str(exc)
             patient = trio.current_time() <= patience
@@ -126,7 +151,6 @@ async def _listen(unit: Unit, bind: Callable[[], socket.socket], welcome: Welcom
             elif not patient:
                 unit.refused(why)
         await trio.sleep(_SWAP_PAUSE if patient else _RETRY)
-    await accept_clients(listener, welcome, unit)
 
 
 def _bind_tcp(address: str, port: int) -> socket.socket:
@@ -136,7 +160,10 @@ def _bind_tcp(address: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family is socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address, port))
+        try:
+            sock.bind((address, port))
+        except PermissionError as exc:
+            raise OSError(exc.errno, f"{exc.strerror}: the service may bind no port below 1024") from None
         sock.listen(_BACKLOG)
         undo.pop_all()
         return sock
@@ -152,6 +179,15 @@ def _bind_unix(path: Path, kind: socket.SocketKind, mode: int) -> socket.socket:
         sock.listen(_BACKLOG)
         undo.pop_all()
         return sock
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return which file ``path`` names; zeros for none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _remove_socket(path: Path) -> None:

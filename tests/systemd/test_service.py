@@ -201,6 +201,13 @@ def test_a_second_daemon_on_the_same_runtime_directory_is_refused(service: Machi
     )
 
 
+def test_a_port_below_1024_is_refused_with_the_reason(service: Machine) -> None:
+    server = "PortManager.P0.GenericTCPServer."
+    query = f"{server}Enabled=yes&{server}Listener.Enabled=yes&{server}Listener.Port=80"
+    assert "# Error" in param(service, f"action=update&{query}")
+    assert "Permission denied: the service may bind no port below 1024" in service.log()
+
+
 def test_sockets_of_systemd_serve_a_port_that_the_daemon_may_not_bind(service: Machine) -> None:
     service.run("cp /src/systemd/daisyport.socket /etc/systemd/system/ && systemctl daemon-reload")
     service.run("systemctl stop daisyport && systemctl start daisyport.socket && systemctl start daisyport")

@@ -329,10 +329,10 @@ async def test_a_kernel_that_cannot_accept_now_is_asked_again_ten_times_a_second
 
 @asynccontextmanager
 async def sockets(
-    path: Path, drivers: Drivers = EVERYBODY, packets: bool = False
+    path: Path, drivers: Drivers = EVERYBODY, packets: bool = False, seconds: float = 5
 ) -> AsyncIterator[tuple[Service, Unit]]:
     kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
-    with trio.fail_after(5):
+    with trio.fail_after(seconds):
         async with open_service() as service, trio.open_nursery() as nursery:
             unit = new_unit()
             nursery.start_soon(
@@ -368,6 +368,31 @@ async def test_a_socket_left_by_a_daemon_that_was_killed_is_replaced(folder: Pat
         stale.bind(str(path))
     async with sockets(path) as (_, unit):
         assert unit.state == "up"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_socket_that_somebody_removed_is_made_again_within_five_seconds(
+    folder: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, replaced: bool
+) -> None:
+    path = folder / "ptz-P0.sock"
+    async with sockets(path, seconds=60) as (_, unit):
+        path.unlink()
+        if replaced:
+            with socket.socket(socket.AF_UNIX) as foreign:
+                foreign.bind(str(path))
+        await trio.sleep(5)
+        assert unit.state == "up"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+    assert caplog.text.count("the socket was removed, and is made again") == 1
+
+
+async def test_a_socket_that_is_there_is_left_alone(folder: Path, autojump_clock: MockClock) -> None:
+    path = folder / "ptz-P0.sock"
+    async with sockets(path, seconds=120):
+        before = path.lstat().st_ino
+        await trio.sleep(60)
+        assert path.lstat().st_ino == before
 
 
 async def test_a_file_in_the_place_of_the_socket_is_told_and_never_removed(folder: Path) -> None:
