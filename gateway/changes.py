@@ -1,12 +1,19 @@
-"""One update of the parameters at a time: commit it, let the ports settle, put back what they could not do.
+"""Commit an update of the parameters, let the ports settle, and put back what they could not do.
 
 So a script may connect as soon as it has its ``OK``, and what a driver or the host refuses is an error line of the
-answer.
+answer. The answer is final within two seconds: what is not in force by then is put back, whoever asked for it.
+
+Updates are committed one after the other, and settle side by side: one that waits for a slow line holds up no other.
+So a parameter may be set again before it is known whether its value can be. Two rules keep that true:
+
+1. An update puts back only what still has the value that it gave.
+2. It puts back the value that last stood its test (``_stood``), which need not be the one that it found.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -16,69 +23,90 @@ from protocol.parameters.catalogue import Update
 from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from gateway.manager import Manager
     from gateway.state.store import Store
     from protocol.parameters.catalogue import Catalogue, Ports
-    from protocol.parameters.settings import Settings
 
 __all__ = ["Changes"]
 
 logger = logging.getLogger(__name__)
 
 _SETTLE = 2.0
-"""Seconds that an answer waits for the ports."""
+"""Seconds within which an answer is final."""
 _LOGGED = 16
 """The most refused parameters of one request that the log names: a request may hold a thousand."""
 
 
 @final
 class Changes:
-    """Carries out the updates, one after the other."""
+    """Carries out the updates."""
 
     def __init__(self, catalogue: Catalogue, store: Store, managers: Sequence[Manager]) -> None:
         self._catalogue = catalogue
         self._store = store
         self._managers = managers
         self._one_at_a_time = trio.Lock()
+        self._stood: dict[str, str] = {}
+        """Of each parameter whose value is being tried, the one before that stood."""
 
     async def update(self, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None) -> Update:
         """Set parameters as ``role``, bound to ``ports``; see Catalogue.updated.
 
         Raises StoreError where the disk does not take them.
+
+        A value that a parameter has already is refused where it is not in force: it is tried once more first.
         """
-        async with self._one_at_a_time:
-            before = self._store.published.value.settings
-            # A caller that goes away must not leave behind what a port refused. The shield is bounded by what is in it:
-            # a commit, which no one could interrupt anyway, and the settling, which has its deadline.
-            with trio.CancelScope(shield=True):
+        # A caller that goes away must not leave behind what a port refused. The shield is bounded by what is in it: a
+        # commit, which no one could interrupt anyway, and the settling, which has its deadline.
+        with trio.CancelScope(shield=True):
+            async with self._one_at_a_time:
+                before = self._store.published.value.settings
                 update = await self._store.update(assignments, role, ports)
-                _log_refused(update.refused)
-                await self._settle()
-                update = await self._put_back(update, before)
-        return update
+                version = self._store.published.value.version
+                for name in update.changed:
+                    self._stood.setdefault(name, self._catalogue.text(before, name))
+            _log_refused(update.refused)
+            deadline = trio.current_time() + _SETTLE
+            told = {*update.changed, *(error.name for error in update.refused)}
+            same = {name.removeprefix("root."): text for name, text in assignments}
+            same = {name: text for name, text in same.items() if name not in told}
+            with trio.move_on_at(deadline):
+                for manager in self._managers:
+                    await manager.settled(version, update.changed)
+                for manager in self._managers:
+                    if same.keys() & manager.not_in_force():
+                        await manager.insist()
+            update = await self._put_back(update, version, deadline)
+        return self._not_in_force(update, same)
 
-    async def _settle(self) -> None:
-        version = self._store.published.value.version
-        with trio.move_on_after(_SETTLE):
-            for manager in self._managers:
-                await manager.settled(version)
-
-    async def _put_back(self, update: Update, before: Settings) -> Update:
+    async def _put_back(self, update: Update, version: int, deadline: float) -> Update:
         """Put back what a port refused of this update, as errors of the update; the rest of it stays."""
         why = {
-            refusal.name: refusal.why for manager in self._managers for refusal in manager.responsible(update.changed)
+            refusal.name: refusal.why
+            for manager in self._managers
+            for refusal in manager.responsible(update.changed, version)
         }
+        async with self._one_at_a_time:
+            mine = {name: self._catalogue.text(update.settings, name) for name in update.changed}
+            back = await self._store.update(self._old(why, mine), Role.ADMIN)
+            # What stays of the request cannot be without what was refused: then nothing of it stays.
+            if back.refused:
+                why |= dict.fromkeys(update.changed, "it requires another parameter, which was refused") | why
+                back = await self._store.update(self._old(why, mine), Role.ADMIN)
+            version = self._store.published.value.version
+            for name in mine:
+                if name in back.changed or self._is(name, mine[name]):
+                    self._stood.pop(name, None)
+                elif name not in why:  # somebody has set it again, and now has this to come back to
+                    self._stood[name] = mine[name]
         if not why:
             return update
-        old = {name: self._catalogue.text(before, name) for name in update.changed}
-        back = await self._store.update([(name, old[name]) for name in why], Role.ADMIN)
-        if back.refused:  # what stays of the request cannot be without what was refused: then nothing of it stays
-            back = await self._store.update(tuple(old.items()), Role.ADMIN)
-            why |= dict.fromkeys(update.changed, "it requires another parameter, which was refused") | why
-        await self._settle()
-        errors = [ParameterError(name, self._catalogue.text(update.settings, name), why[name]) for name in why]
+        with trio.move_on_at(deadline):
+            for manager in self._managers:
+                await manager.settled(version, back.changed)
+        errors = [ParameterError(name, mine[name], why[name]) for name in why]
         for error in errors:
             logger.warning("put back: %s", error)
         return Update(
@@ -86,6 +114,19 @@ class Changes:
             changed=tuple(name for name in update.changed if name not in why),
             refused=(*update.refused, *errors),
         )
+
+    def _old(self, names: Iterable[str], mine: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return what these parameters come back to, but for those that somebody has set again since."""
+        return [(name, self._stood[name]) for name in names if self._is(name, mine[name])]
+
+    def _is(self, name: str, text: str) -> bool:
+        return self._catalogue.text(self._store.published.value.settings, name) == text
+
+    def _not_in_force(self, update: Update, same: Mapping[str, str]) -> Update:
+        """Refuse what had its value already, and is not in force all the same."""
+        why = {name: why for manager in self._managers for name, why in manager.not_in_force().items()}
+        errors = tuple(ParameterError(name, text, why[name]) for name, text in same.items() if name in why)
+        return replace(update, refused=(*update.refused, *errors)) if errors else update
 
 
 def _log_refused(refused: Sequence[ParameterError]) -> None:

@@ -17,6 +17,7 @@ from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
+from gateway.serial_line.adapters import advice
 from gateway.state.machine import machine_mark
 from gateway.state.node_key import node_key
 from gateway.state.store import Store
@@ -52,6 +53,8 @@ def compose(config: Config) -> Composition:
     store = Store(config.state_dir, catalogue)
     node = node_key(config.state_dir, config.node_name, machine_mark(config.state_dir))
     bonjour = Bonjour(node.id, config.tcp.bind)
+    for said in advice([line.device for line in config.serial]):
+        logger.warning("%s", said)
     connections = Connections(len(config.managers))
     host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections)
     managers = _managers(host, store)

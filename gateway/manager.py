@@ -10,7 +10,9 @@ and tried again each minute, or as soon as somebody changes a parameter, which m
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +127,9 @@ class Manager:
         self._grant = grant
         self._published = published
         self._followed = Cell(-1)
+        """The version of the settings whose units run ..."""
+        self._adjusted = Cell(-1)
+        """... and the one that the devices have taken up, or refused: they may have to wait for their line first."""
         self._units: Units[Spec] | None = None
         self._refused: tuple[Refusal, ...] = ()
         self._services: dict[ServiceKind, _PortService] = {}
@@ -173,20 +178,43 @@ class Manager:
         """The clients that the services running now have refused, but for the remote port server's."""
         return sum(service.refused for service in self._services.values() if isinstance(service, Service))
 
-    async def settled(self, version: int) -> tuple[Refusal, ...]:
+    async def settled(self, version: int, changed: Sequence[str] = ()) -> None:
         """Wait until the port does what version ``version`` of the settings says, or is known not to.
 
-        Return what its device or the host refused; the caller bounds the wait.
+        Where one of its devices has to do with the ``changed`` parameters, it is waited for too. The caller bounds the
+        wait; ``responsible`` tells what became of it.
         """
         await self._followed.wait_for(lambda followed: followed >= version)
         if self._units is not None:
             await self._units.settled()
-        return self._refused
+        if any(name.startswith(self._device_prefixes) for name in changed):
+            await self._adjusted.wait_for(lambda adjusted: adjusted >= version)
 
-    def responsible(self, changed: Sequence[str]) -> tuple[Refusal, ...]:
-        """Return which of the ``changed`` parameters brought about what the port cannot do, and why it cannot."""
+    async def insist(self) -> None:
+        """Try once more to bring into force what is wanted and is not."""
+        for device in tuple(self.devices.values()):
+            await device.insist()
+
+    def not_in_force(self) -> dict[str, str]:
+        """Return the parameters whose value is not in force on a device that is there, and why."""
+        return {
+            refusal.name: refusal.why for device in tuple(self.devices.values()) for refusal in device.not_in_force()
+        }
+
+    def responsible(self, changed: Sequence[str], version: int = -1) -> tuple[Refusal, ...]:
+        """Return which of the ``changed`` parameters brought about what the port cannot do, and why it cannot.
+
+        What it has not done of ``version`` by now, it cannot.
+        """
         if self.failure:
             return tuple(Refusal(name, self.failure) for name in changed if name.startswith(self._prefixes))
+        late: tuple[str, ...] = ()
+        if self._followed.value < version:
+            late = self._prefixes
+        elif self._adjusted.value < version:
+            late = self._device_prefixes
+        if names := [name for name in changed if name.startswith(late)]:
+            return tuple(Refusal(name, "the port did not take it up in time") for name in names)
         listeners = tuple(
             Refusal(name, f"{spec}: {unit.refusal}")
             for spec, unit in self._running
@@ -231,6 +259,7 @@ class Manager:
         # Whoever waits for these settings to be in force is told now that they are not.
         seen = self._published.value.version
         self._followed.set(seen)
+        self._adjusted.set(seen)
         with trio.move_on_after(pause):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_at, stop, nursery.cancel_scope)
@@ -250,14 +279,16 @@ class Manager:
             async with trio.open_nursery() as self._clients:
                 with trio.CancelScope() as following:
                     running.start_soon(_cancel_at, stop, following)
-                    changes = self._published.changes()
-                    while True:
-                        self.beats += 1
-                        published = None
-                        with trio.move_on_after(_BEAT):
-                            published = await anext(changes)
-                        if published is not None:
-                            await self._follow(published, self._units)
+                    async with trio.open_nursery() as beside:
+                        beside.start_soon(self._adjust_devices)
+                        changes = self._published.changes()
+                        while True:
+                            self.beats += 1
+                            published = None
+                            with trio.move_on_after(_BEAT):
+                                published = await anext(changes)
+                            if published is not None:
+                                await self._follow(published, self._units)
                 await self._send_away(self._units)
             await self._units.apply(frozenset())
 
@@ -269,11 +300,21 @@ class Manager:
         if not any(isinstance(spec, Device) for spec in wanted):
             self.bus.route()
             self.bus.disconnect(self._why_no_device(settings))
-        # The serial port takes up its settings while the line is one of another CPU too, or the port is closed.
-        refused = [await device.adjust(settings) for device in tuple(self.devices.values())]
-        self._refused = tuple(refusal for refusals in refused for refusal in refusals)
         self.failure = ""
         self._followed.set(published.version)
+
+    async def _adjust_devices(self) -> None:
+        """Keep the devices set as the settings say, beside everything else: one may have to wait for its line."""
+        async for published in self._published.changes():
+            # A device that this version calls for is there by then, and open or known not to be; and the serial port
+            # takes up its settings while the line is one of another CPU too, or the port is closed.
+            await self._followed.wait_for(functools.partial(operator.le, published.version))
+            for spec, unit in self._running:
+                if isinstance(spec, Device):
+                    await unit.settled.wait()
+            refused = [await device.adjust(published.settings) for device in tuple(self.devices.values())]
+            self._refused = tuple(refusal for refusals in refused for refusal in refusals)
+            self._adjusted.set(published.version)
 
     async def _send_away(self, units: Units[Spec]) -> None:
         """Close the listeners, read no more from clients, and let each take what waits for it."""
@@ -408,9 +449,13 @@ class Manager:
     @property
     def _prefixes(self) -> tuple[str, ...]:
         """How the names of this port's own parameters begin."""
+        return f"PortManager.{self.bus.name}.", *self._device_prefixes
+
+    @property
+    def _device_prefixes(self) -> tuple[str, ...]:
+        """How the names of its devices' parameters begin."""
         serial, remote_port = self._numbers
-        devices = (f"Serial.Ser{serial}.", f"RemotePort.R{remote_port}.")
-        return f"PortManager.{self.bus.name}.", *devices
+        return f"Serial.Ser{serial}.", f"RemotePort.R{remote_port}."
 
     def _why_no_device(self, settings: Settings) -> str:
         if settings.port_managers[self.index].port_enabled:

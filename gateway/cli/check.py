@@ -1,10 +1,11 @@
-"""``daisyport check``: read the configuration file of the host, and print its mistakes or the ports it describes."""
+"""``daisyport check``: read the configuration file of the host, and print its mistakes, or its ports."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from gateway.cli.command import add_config_option, configuration, describe, is_made_up
+from gateway.serial_line.adapters import advice
 
 if TYPE_CHECKING:
     import argparse
@@ -34,4 +35,6 @@ def _check(arguments: argparse.Namespace) -> int:
     for index, manager in enumerate(config.managers):
         device = f"Ser{manager.serial}" if manager.serial is not None else f"R{manager.remote_port}"
         print(f"PortManager.P{index}: {device}")
+    for said in advice([line.device for line in config.serial]):
+        print(f"Warning: {said}")
     return 0

@@ -43,8 +43,7 @@ def configuration(path: Path | None) -> Config:
     """Load the configuration file, or make a configuration up for this machine. Raises ConfigError."""
     if not is_made_up(path):
         return load(path or DEFAULT_CONFIG)
-    # Imported only here: with a file, a command starts faster without pyserial.
-    from gateway.serial_line.uart import usb_adapters
+    from gateway.serial_line.adapters import usb_adapters
 
     return Config.for_this_machine(os.environ, usb_adapters())
 

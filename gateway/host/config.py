@@ -86,6 +86,12 @@ class SerialConfig:
     device: str
     hardware: SerialHardware = field(default_factory=SerialHardware)
     bias: tuple[str, ...] = ()
+    rs485_automatic: bool = False
+    """The adapter switches between sending and receiving by itself: the mode is the wiring's, and not the driver's."""
+    low_latency: bool = True
+    """Ask the driver to hand over bytes at once."""
+    any_device: bool = False
+    """Take whatever adapter is behind the name, and not only the one that was there first."""
 
 
 @final

@@ -178,7 +178,7 @@ def _serials(tables: Sequence[Table]) -> tuple[SerialConfig, ...]:
 def _serial(table: Table) -> SerialConfig:
     device = table.take("device", _device, "")
     if "device" not in table:
-        table.add_error("device", 'missing; name the serial device, for example "/dev/ttyUSB0"')
+        table.add_error("device", 'missing; name the serial device, for example "/dev/serial/by-id/usb-FTDI_..."')
     bias = table.take("bias", _bias_command, ())
     hardware = SerialHardware(
         modes=table.take("modes", _modes, SerialHardware().modes),
@@ -187,11 +187,18 @@ def _serial(table: Table) -> SerialConfig:
         termination=table.take("termination", truth, default=False),
         bias=bool(bias),
     )
-    for key, there in (("termination", hardware.termination), ("bias", hardware.bias)):
+    automatic = table.take("rs485", _rs485, "driver") == "automatic"
+    for key, there in (("termination", hardware.termination), ("bias", hardware.bias), ("rs485", automatic)):
         if there and not RS485_MODES.intersection(hardware.modes):
             table.add_error(key, "requires RS485, RS485_4 or RS422 among the modes")
+    if automatic and hardware.termination:
+        table.add_error("termination", 'requires rs485 = "driver", which switches it')
+    low_latency = table.take("low_latency", truth, default=True)
+    any_device = table.take("any_device", truth, default=False)
     table.refuse_the_rest()
-    return SerialConfig(device, hardware, bias)
+    return SerialConfig(
+        device, hardware, bias, rs485_automatic=automatic, low_latency=low_latency, any_device=any_device
+    )
 
 
 def _managers(tables: Sequence[Table], serials: int) -> tuple[ManagerHardware, ...]:
@@ -275,6 +282,12 @@ def _modes(found: object) -> tuple[PortMode, ...]:
     if not modes:
         raise Wrong(("", 'must not be empty; most lines are ["RS232"]'))
     return modes
+
+
+def _rs485(found: object) -> str:
+    if found not in ("driver", "automatic"):
+        raise Wrong.found(found, "one of driver, automatic")
+    return text(found)
 
 
 def _bias_command(found: object) -> tuple[str, ...]:

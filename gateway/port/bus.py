@@ -60,6 +60,8 @@ class PortStatus:
     """Readers that were cut because they were too slow."""
     last_cut: str = ""
     """The reader that was cut last, and why."""
+    breaks: int = 0
+    """Breaks that came from the line."""
 
 
 @final
@@ -91,7 +93,7 @@ class Bus:
         """The log of events at this port that a client or a peer can repeat at will."""
         self._line: Line | None = None
         self.state = Cell(PortStatus("the port has not been opened yet"))
-        """Changes when the device comes or goes, when its settings change, and when a reader is cut."""
+        """Changes when the device comes or goes, its settings change, a reader is cut, or a break comes."""
 
     def attach(self, reader: Callable[[bytes], None], end: Callable[[str], None] | None = None) -> None:
         """Hand ``reader`` every byte from now on; where it raises, detach it and call ``end`` with a reason."""
@@ -182,6 +184,10 @@ class Bus:
     def cut(self, who: str) -> None:
         """Take note of a reader that was too slow."""
         self.state.set(replace(self.state.value, cuts=self.state.value.cuts + 1, last_cut=who))
+
+    def broke(self, count: int) -> None:
+        """Take note of ``count`` breaks that came from the line, which are no bytes of it."""
+        self.state.set(replace(self.state.value, breaks=self.state.value.breaks + count))
 
     @property
     def line(self) -> Line:

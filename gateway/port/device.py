@@ -40,5 +40,11 @@ class PortDevice(Protocol):
         Equal settings change nothing. A device that is away takes them up when it is back, and refuses nothing now.
         """
 
+    async def insist(self) -> None:
+        """Try once more to bring into force what is wanted and is not."""
+
+    def not_in_force(self) -> tuple[Refusal, ...]:
+        """Return what is wanted and not in force now, as the device says when it is asked; nothing while it is away."""
+
     def status(self) -> dict[str, object]:
         """Return what ``/daisyport/status`` shows of the device, by the keys of the port."""

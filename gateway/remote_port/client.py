@@ -151,6 +151,14 @@ class RemotePortClient:
             self._attempt.cancel()
         return ()
 
+    async def insist(self) -> None:
+        """See PortDevice; whatever is wanted is taken up."""
+        await trio.lowlevel.checkpoint()
+
+    def not_in_force(self) -> tuple[Refusal, ...]:
+        """See PortDevice; the line's settings are its owner's."""
+        return ()
+
     def status(self) -> dict[str, object]:
         """See PortDevice: the link to the server, once there was one."""
         if self.peer is None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bias"]
 
-_DEADLINE: Final = 2.0  # seconds
+_DEADLINE: Final = 1.5  # seconds
 
 
 @final
@@ -29,21 +29,26 @@ class Bias:
         self.trouble = ""
         """A phrase that says why the state is not the one that was asked for."""
 
-    async def switch(self, on: bool) -> None:
-        """Bring the bias to this state, unless it is known to be there. Never raises: ``state`` tells."""
+    async def switch(self, on: bool, most: float = _DEADLINE) -> None:
+        """Bring the bias to this state, unless it is known to be there. Never raises: ``state`` tells.
+
+        The command has ``most`` seconds, if that is less than its own deadline.
+        """
         await trio.lowlevel.checkpoint()
         if not self._command:
-            self.state, self.trouble = False, "the host configuration gives no bias command for this port"
+            # Whatever the board does, nobody has told us; only to want it on is too much.
+            self.trouble = "the host configuration gives no bias command for this port" if on else ""
         elif self.state is not on:
             # Until the command has ended nobody knows, and a cancellation in between leaves it so.
             self.state = None
-            self.trouble = await _run([word.replace("{state}", "on" if on else "off") for word in self._command])
+            words = [word.replace("{state}", "on" if on else "off") for word in self._command]
+            self.trouble = await _run(words, min(_DEADLINE, most))
             self.state = None if self.trouble else on
 
 
-async def _run(words: list[str]) -> str:
+async def _run(words: list[str], seconds: float) -> str:
     """Run the bias command; return what went wrong, or an empty string."""
-    with trio.move_on_after(_DEADLINE):
+    with trio.move_on_after(seconds):
         try:
             ended = await trio.run_process(
                 words, check=False, stdout=subprocess.DEVNULL, capture_stderr=True, deliver_cancel=_kill
@@ -54,7 +59,7 @@ async def _run(words: list[str]) -> str:
             return ""
         said = (ended.stderr or b"").decode(errors="replace")
         return f"the bias command {words[0]} ended with {ended.returncode} and said {said[:60]!r}"
-    return f"the bias command {words[0]} took longer than {_DEADLINE:g} s and was stopped"
+    return f"the bias command {words[0]} took longer than {seconds:g} s and was stopped"
 
 
 async def _kill(process: trio.Process) -> None:

@@ -1,9 +1,13 @@
 """Run a serial port of this CPU as the device of a port manager: open it, keep it open, set it in place, close it.
 
 Whatever fails is a state that is reported and tried again, at least every two seconds. The tasks are these: ``run``
-opens and reads, each ``Arbiter.run`` finishes what cancelled writers began, and the writers write for themselves.
-They end in this order: the bus refuses who comes, the turn under way is waited for, then the driver's queue, and the
-descriptor is closed last, so that what a client was told is written has left.
+opens and reads, ``_watch`` looks at the driver's queue, each ``Arbiter.run`` finishes what cancelled writers began, and
+the writers write for themselves. They end in this order: the bus refuses who comes, the turn under way is waited for,
+then the driver's queue, both within 1.5 s, and the descriptor is closed last, so that what a client was told is written
+has left.
+
+Settings are brought into force by whoever asks, one after the other, beside all that. What is wanted is ``_line``; what
+is in force, the driver is asked each time: there is no third opinion that could grow old.
 """
 
 from __future__ import annotations
@@ -22,14 +26,15 @@ from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.serial_line import settings as line_settings
 from gateway.serial_line.arbiter import Arbiter
-from gateway.serial_line.uart import DeviceGone, SettingsRefused, Uart, UartError
+from gateway.serial_line.uart import DeviceGone, LineBusy, SettingRefusal, SettingsRefused, Uart, UartError
 from gateway.tasks.supervise import Backoff, supervise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from gateway.host.config import SerialConfig
     from gateway.port.bus import Bus
+    from gateway.serial_line.adapters import Identity
     from gateway.tasks.reconcile import Unit
     from protocol.link.reasons import Reason
     from protocol.parameters.settings import SerialPort, Settings
@@ -43,7 +48,9 @@ _LAST_RETRY = 2.0
 _SETTLE = 1.0
 """Seconds that new line settings wait for the message under way."""
 _CLOSE = 1.5
-"""Seconds that a message under way, and then what is in the driver, have before the device is closed."""
+"""Seconds that a message under way, and with it what is in the driver, have before the device is closed."""
+_LOOK = 0.25
+"""Seconds between looks at the driver's queue."""
 
 
 @final
@@ -77,9 +84,20 @@ class SerialDevice:
         self._node = node
         self._logger = PortLogger(logger, bus.name)
         self._open: tuple[Uart, Arbiter] | None = None
+        self._last: Uart | None = None
+        """The one that was closed last: its driver may not have let go of it."""
+        self._adapter: Identity | None = None
+        """The USB adapter that was there first."""
+        self._one_change = trio.Lock()
+        self._tried: SerialPort | None = None
+        """The line that was tried last and refused as a whole ..."""
+        self._refusals: tuple[Refusal, ...] = ()
+        """... and why."""
         # Of the times that it was open before: see ``totals``.
         self._written = 0
         self._discarded = 0
+        self._breaks = 0
+        self._lines_rose = 0
 
     @property
     def path(self) -> str:
@@ -101,36 +119,74 @@ class SerialDevice:
 
     async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
         """Set the line in place, after what was written; where the driver refuses anything, all stays as it was."""
-        line = self._line = settings.serial.ports[self._number - 1]
-        if self._open is None:
-            return ()
-        uart, turns = self._open
-        async with self._hold(turns):
+        self._line = settings.serial.ports[self._number - 1]
+        return await self._bring_into_force()
+
+    async def insist(self) -> None:
+        """Try once more what the driver refused; ``not_in_force`` tells what became of it."""
+        await self._bring_into_force(again=True)
+
+    async def _bring_into_force(self, *, again: bool = False) -> tuple[Refusal, ...]:
+        async with self._one_change:
+            if self._open is None:
+                return ()
+            uart, turns = self._open
+            line = self._line
+            # Another update may come before a refused one is put back: its tree has the refused values still.
+            if line == self._tried and not again:
+                return self._refusals
+            self._tried, self._refusals = None, ()
             try:
-                await uart.reconfigure(line)
+                if not uart.wants(line, again=again):
+                    return ()
+                began = trio.current_time()
+                async with self._hold(turns):
+                    await uart.reconfigure(line, began)
             except SettingsRefused as exc:
-                name = f"Serial.Ser{self._number}"
-                return tuple(Refusal(f"{name}.{refusal.name}", refusal.why) for refusal in exc.refusals)
+                self._tried, self._refusals = line, self._named(exc.refusals)
+            except LineBusy as busy:
+                changed = [line_settings.NAMES[name] for name in line_settings.differing(uart.line, line)]
+                self._tried, self._refusals = line, self._named([SettingRefusal(name, busy.why) for name in changed])
             except UartError:
                 return ()  # it is gone; the settings are taken up when it is back
             finally:
                 turns.update_rate()
                 self._tell(uart)
-        return ()
+            return self._refusals
+
+    def not_in_force(self) -> tuple[Refusal, ...]:
+        """See PortDevice: what is wanted against what the driver says now."""
+        uart = self._read_back()
+        return () if uart is None else self._named(uart.refused)
+
+    def _read_back(self) -> Uart | None:
+        """Return the open device, with what is in force read back; None where it is away."""
+        if self._open is not None:
+            with contextlib.suppress(UartError):
+                self._open[0].read_back(self._line)
+                return self._open[0]
+        return None
+
+    def _named(self, refusals: Sequence[SettingRefusal]) -> tuple[Refusal, ...]:
+        return tuple(Refusal(f"Serial.Ser{self._number}.{refusal.name}", refusal.why) for refusal in refusals)
 
     def status(self) -> dict[str, object]:
         """See PortDevice: what is in force, what was refused at open, and what was counted."""
         written, discarded = self.totals
-        uart = None if self._open is None else self._open[0]
+        uart = self._read_back()
         counters = None
         with contextlib.suppress(UartError):
             counters = None if uart is None else uart.counters()
         return {
             "device": self.path,
-            "settings_in_force": None if uart is None else line_settings.by_name(uart.in_force),
+            "adapter": None if uart is None or uart.adapter is None else str(uart.adapter),
+            "settings_in_force": None if uart is None else uart.settings_in_force,
             "settings_refused": {} if uart is None else {refusal.name: refusal.why for refusal in uart.refused},
+            "low_latency": None if uart is None else uart.low_latency,
             "bytes_to_line": written,
             "bytes_discarded": discarded,
+            "breaks": self._breaks,
+            "modem_lines_rose": self._lines_rose + (0 if uart is None else uart.lines_rose),
             "driver_counters": None if counters is None else asdict(counters),
         }
 
@@ -158,31 +214,54 @@ class SerialDevice:
         try:
             async with trio.open_nursery() as finishers:
                 with unit.scope:
-                    live = functools.partial(self._live, unit, finishers)
+                    live = functools.partial(self._live, unit, finishers, down)
                     await supervise(live, (UartError,), down, Backoff(_FIRST_RETRY, _LAST_RETRY))
                 await self._retire()
                 finishers.cancel_scope.cancel()
         finally:
-            self._close()
+            await self._close()
 
-    async def _live(self, unit: Unit, finishers: trio.Nursery, backoff: Backoff) -> None:
+    async def _live(
+        self, unit: Unit, finishers: trio.Nursery, waiting: Callable[[str], None], backoff: Backoff
+    ) -> None:
         """Carry what the line says until the device is gone. Raises UartError."""
-        uart = await Uart.open(self.path, self._line, self._config.bias, self._logger)
+        if self._last is not None and not self._last.let_go():
+            raise UartError(f"{self.path}: the driver has not closed it yet; it is opened again when it has")
+        known = None if self._config.any_device else self._adapter
+        uart = await Uart.open(self._config, self._line, self._logger, known=known, waiting=waiting)
+        self._adapter = self._adapter or uart.adapter
+        self._tried = None
+        uart.heard_breaks = self._heard_breaks
         turns = Arbiter(uart, self._logger)
         self._open = uart, turns
-        finishers.start_soon(turns.run)
-        self._bus.connect(turns)
-        self._tell(uart)
-        unit.up()
-        backoff.reset()
         try:
+            finishers.start_soon(turns.run)
+            finishers.start_soon(self._watch, uart)
+            # What was set while the driver opened it; a refusal is told by ``not_in_force``.
+            if uart.line != self._line:
+                await self._bring_into_force()
+            self._bus.connect(turns)
+            self._tell(uart)
+            unit.up()
+            backoff.reset()
             while data := await uart.receive():
                 self._bus.deliver(data)
         except UartError:
-            self._close()
+            await self._close()
             raise
-        self._close()
+        await self._close()
         raise DeviceGone(f"{self.path}: the device hung up")
+
+    async def _watch(self, uart: Uart) -> None:
+        """Look at the driver's queue while the device is open."""
+        while self._open is not None and self._open[0] is uart:
+            with contextlib.suppress(UartError):  # whoever reads meets it too
+                uart.look()
+            await trio.sleep(_LOOK)
+
+    def _heard_breaks(self, count: int) -> None:
+        self._breaks += count
+        self._bus.broke(count)
 
     def _tell(self, uart: Uart) -> None:
         """Tell the bus which settings are in force."""
@@ -196,18 +275,18 @@ class SerialDevice:
         self._bus.disconnect(f"{self.path} is closing")
         with trio.move_on_after(_CLOSE):
             await turns.idle()
-        with trio.move_on_after(_CLOSE):
             try:
-                await uart.drain(min(_CLOSE, line_settings.line_time(uart.timing, uart.queued()) + 1.0))
+                await uart.emptied(uart.patience())
             except UartError as exc:
                 self._logger.warning("%s", exc)
 
-    def _close(self) -> None:
-        """Close it without waiting, if it is open, and keep what was counted."""
+    async def _close(self) -> None:
+        """Close it, if it is open, and keep what was counted. It is bounded, and not to be cancelled."""
         if self._open is None:
             return
         uart, turns = self._open
         turns.end(f"{self.path} is gone")
-        uart.close()
+        await uart.close()
         self._written, self._discarded = self.totals
-        self._open = None
+        self._lines_rose += uart.lines_rose
+        self._open, self._last = None, uart

@@ -1,4 +1,4 @@
-"""Translate a line's settings for pyserial, termios and the kernel's RS-485 control, and back, and into time.
+"""Translate a line's settings for termios and the kernel's RS-485 control, and back, and into time.
 
 Pure functions over ``SerialPort``. What a driver answers becomes a ``SerialPort`` too, so that "did it stick?" is a
 comparison of two values of one type.
@@ -9,22 +9,18 @@ from __future__ import annotations
 import enum
 import termios
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final
-
-import serial
+from typing import Any, Final
 
 from protocol.link.message_rules import portion
 from protocol.parameters.declare import build
 from protocol.parameters.hardware import Hardware, PortMode, SerialHardware
 from protocol.parameters.settings import Parity, SerialPort
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = [
+    "IN_TERMIOS",
     "NAMES",
     "Rs485",
-    "arguments",
+    "attributes",
     "by_name",
     "bytes_per_second",
     "differing",
@@ -42,13 +38,16 @@ _ALL_HARDWARE: Final = Hardware(
 NAMES: Final = {str(declared.path[0]): declared.name for declared in build(SerialPort, _ALL_HARDWARE)[1]}
 """The contract's name of each attribute of ``SerialPort``: ``baud_rate`` is ``BaudRate``."""
 
-_PYSERIAL_PARITY: Final = {
-    Parity.NONE: serial.PARITY_NONE,
-    Parity.EVEN: serial.PARITY_EVEN,
-    Parity.ODD: serial.PARITY_ODD,
-    Parity.MARK: serial.PARITY_MARK,
-    Parity.SPACE: serial.PARITY_SPACE,
-}
+IN_TERMIOS: Final = (
+    "baud_rate",
+    "data_bits",
+    "parity",
+    "stop_bits",
+    "flow_control_xonxoff",
+    "flow_control_rtscts",
+)
+"""The settings that termios has, in the order in which they are tried one by one."""
+
 _CMSPAR: Final = 0o10000000000  # Linux; Python's termios leaves it out
 _TERMIOS_PARITY: Final = {
     0: Parity.EVEN,
@@ -57,9 +56,22 @@ _TERMIOS_PARITY: Final = {
     _CMSPAR: Parity.SPACE,
 }
 _DATA_BITS: Final = {termios.CS5: 5, termios.CS6: 6, termios.CS7: 7, termios.CS8: 8}
+_PARITY_BITS: Final = {Parity.NONE: 0} | {parity: termios.PARENB | bits for bits, parity in _TERMIOS_PARITY.items()}
+_SIZES: Final = {bits: size for size, bits in _DATA_BITS.items()}
 _RATES: Final = {
     getattr(termios, name): int(name[1:]) for name in dir(termios) if name[:1] == "B" and name[1:].isdigit()
 }
+_SPEEDS: Final = {rate: speed for speed, rate in _RATES.items() if rate}  # B0 is no rate: it hangs up
+_COOKED: Final = (
+    termios.ICANON
+    | termios.ECHO
+    | termios.ECHOE
+    | termios.ECHOK
+    | termios.ECHONL
+    | termios.ISIG
+    | termios.IEXTEN
+    | termios.TOSTOP
+)
 
 _ENABLED: Final = 1 << 0
 _RX_DURING_TX: Final = 1 << 4
@@ -77,16 +89,24 @@ Rs485 = tuple[int, ...]
 """The eight words of Linux' ``struct serial_rs485``: flags, two RTS delays in ms, addresses and padding."""
 
 
-def arguments(line: SerialPort) -> Mapping[str, int | str]:
-    """Return ``line`` in pyserial's words: keywords of ``serial.Serial``, which are names of its attributes too."""
-    return {
-        "baudrate": line.baud_rate,
-        "bytesize": line.data_bits,
-        "parity": _PYSERIAL_PARITY[line.parity],
-        "stopbits": line.stop_bits,
-        "xonxoff": line.flow_control_xonxoff,
-        "rtscts": line.flow_control_rtscts,
-    }
+def attributes(before: list[Any], line: SerialPort, *, marks: bool = False) -> list[Any]:
+    """Return what ``tcsetattr`` is to be given for ``line`` on a raw tty, where ``tcgetattr`` returned ``before``.
+
+    A rate without a name in termios leaves the one that is there. ``marks``: the driver tells breaks apart (PARMRK).
+    """
+    flow = termios.IXON | termios.IXOFF if line.flow_control_xonxoff else 0
+    # Not INPCK: with it a byte with a wrong parity is marked, and a NUL so marked looks like a break.
+    iflag = flow | (termios.PARMRK if marks else 0)
+    format_bits = termios.CSIZE | termios.CSTOPB | termios.PARENB | termios.PARODD | _CMSPAR | termios.CRTSCTS
+    cflag = before[2] & ~(format_bits | termios.HUPCL)  # HUPCL drops DTR at the close, which resets many boards
+    cflag |= termios.CLOCAL | termios.CREAD | _SIZES[line.data_bits] | _PARITY_BITS[line.parity]
+    cflag |= termios.CSTOPB if line.stop_bits == 2 else 0
+    cflag |= termios.CRTSCTS if line.flow_control_rtscts else 0
+    ispeed, ospeed = (_SPEEDS[line.baud_rate],) * 2 if line.baud_rate in _SPEEDS else before[4:6]
+    characters = list(before[6])
+    # With VMIN 0 an idle read looks like the end of the file.
+    characters[termios.VMIN], characters[termios.VTIME] = 1, 0
+    return [iflag, before[1] & ~termios.OPOST, cflag, before[3] & ~_COOKED, ispeed, ospeed, characters]
 
 
 def rs485(line: SerialPort, before: Rs485) -> Rs485:

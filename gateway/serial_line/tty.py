@@ -1,9 +1,17 @@
-"""Ask and tell a tty's driver, without ever waiting: bytes, settings, modem lines, counters.
+"""Ask and tell a tty's driver, without waiting but to open and to close: bytes, settings, modem lines, counters.
 
-Behind this module are pyserial, termios and ioctls, whose errors come in three families (``termios.error`` is no
-``OSError``, and a refused RS-485 mode is a ``ValueError``); in front of it there is ``UartError`` alone. A driver may
-also refuse without an error, by keeping what it had. So nothing here believes a call that returned: settings are read
-back.
+Behind this module are termios and ioctls, whose errors come in two families (``termios.error`` is no ``OSError``); in
+front of it there is ``UartError`` alone. A driver may also refuse without an error, by keeping what it had. So nothing
+here believes a call that returned: settings are read back.
+
+What a driver may keep to itself, and what follows from it
+    A flush   that of a USB adapter does nothing, so what is queued is asked again after it (``flush_output``).
+    A queue   that of a CDC adapter counts whole transfers, so more can seem queued than was ever written. ``unsent`` is
+              the bound: the bytes written since the driver was last seen empty.
+    A lock    flock is for those who ask; TIOCEXCL shuts the others out, but for root. It belongs to the tty, and a pty
+              outlives the last close of its slave: there it would shut out the next who opens it.
+    A close   waits for the line, 30 s and more (closing_wait). To change that takes root, and lasts for every program
+              that opens the device after us, so it stays: the wait is interrupted (``driver_call``).
 """
 
 from __future__ import annotations
@@ -14,36 +22,42 @@ import fcntl
 import os
 import struct
 import termios
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
-
-import serial
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, final
 
 from gateway.port.line import LineError, ModemLines
 from gateway.serial_line import settings as line_settings
+from gateway.serial_line.adapters import group_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from protocol.parameters.settings import SerialPort
 
-__all__ = ["Counters", "DeviceGone", "Tty", "UartError", "usb_adapters"]
+__all__ = ["READ_SIZE", "Counters", "DeviceGone", "Tty", "UartError", "close_descriptor"]
 
 # The numbers of asm-generic (x86, ARM, RISC-V); Python's termios does not have these.
+_TIOCGSERIAL: Final = 0x541E
+_TIOCSSERIAL: Final = 0x541F
 _TIOCGRS485: Final = 0x542E
 _TIOCSRS485: Final = 0x542F
+_TIOCSBRK: Final = 0x5427
+_TIOCCBRK: Final = 0x5428
 _RS485: Final = struct.Struct("8I")
 _COUNTERS: Final = struct.Struct("20i")
 _NUMBER: Final = struct.Struct("i")
+_SERIAL_STRUCT: Final = 128  # more than struct serial_struct has anywhere
+_SERIAL_FLAGS: Final = struct.Struct("16xi")
+_LOW_LATENCY: Final = 1 << 13
 _TRANSMITTER_EMPTY: Final = 1
-_READ_SIZE: Final = 4096  # n_tty keeps no more for one read
+READ_SIZE: Final = 4096  # n_tty keeps no more for one read
+_PTYS: Final = range(136, 144)  # major numbers of the slaves of ptys (Linux, devices.txt)
 
 _GONE: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBADF})
 _NOT_OFFERED: Final = frozenset({errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP})
+_NOT_ALLOWED: Final = frozenset({errno.EPERM, errno.EACCES})
 _ADVICE: Final = {
     errno.ENOENT: "there is no such device; is it plugged in?",
-    errno.EACCES: "permission denied; the daemon's user must be in the device's group (often dialout)",
     errno.EAGAIN: "another program holds it; stop that program first",
     errno.EBUSY: "another program holds it; stop that program first",
     errno.ENOTTY: "this is not a serial device",
@@ -73,72 +87,96 @@ class Counters:
     buffer_overrun: int
 
 
-def usb_adapters(directory: Path = Path("/dev/serial/by-id")) -> tuple[str, ...]:
-    """Return the USB serial adapters by the names that stay theirs when they are plugged in again.
-
-    Only these may be opened unasked: opening any other port raises DTR on who knows what.
-    """
-    try:
-        links = sorted(directory.iterdir())
-    except OSError:
-        return ()
-    return tuple(str(link) for link in links if link.name.startswith("usb-") and link.exists())
-
-
 @final
 class Tty:
-    """One open tty, for this process alone, raw, and without a pulse on DTR when it is closed.
+    """One open tty, for this process alone, raw, set to ``line``, and without a pulse on DTR when it is closed.
 
-    All methods raise ``UartError``, or ``DeviceGone``.
+    To make one may wait in the kernel, and so may ``close_descriptor``; nothing else does. ``automatic``: the adapter
+    switches RS-485 by itself, and its driver is not asked. All methods raise ``UartError``, or ``DeviceGone``.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, line: SerialPort, *, automatic: bool = False, low_latency: bool = True) -> None:
         self.device = device
-        with _translated(device):
-            # VMIN 1 and VTIME 0: with pyserial's own choice, an idle read looks like the end of the file.
-            self._serial = serial.Serial(device, timeout=0, inter_byte_timeout=0, exclusive=True)
-        self.fd: int = self._serial.fileno()
+        self.fd = -1
         """The non-blocking descriptor; -1 once closed."""
-        self.written = False
-        """Whether bytes may be in the FIFO: set by each write, and cleared by whoever has waited for it."""
+        self.unsent = 0
+        """Bytes written since the driver was last seen empty: the most that can be waiting in it."""
+        self.low_latency: bool | None = None
+        """Whether the driver hands bytes over at once (ASYNC_LOW_LATENCY); None where it does not offer that."""
+        self._automatic = automatic
+        with _translated(device):
+            self.fd = os.open(device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             with _translated(device):
-                self._tame()
-                self._board = self._rs485()
+                self._take(line, low_latency=low_latency)
         except BaseException:
-            self.close()
+            fd, self.fd = self.fd, -1
+            close_descriptor(fd)  # nothing was written, so there is nothing to wait for
             raise
 
-    def _tame(self) -> None:
-        """Take away what pyserial leaves set: HUPCL resets boards, the others drop, flush or restart bytes."""
-        attributes = termios.tcgetattr(self.fd)
-        attributes[0] &= ~(termios.BRKINT | termios.IGNPAR | termios.IXANY)
-        attributes[2] &= ~termios.HUPCL
-        termios.tcsetattr(self.fd, termios.TCSANOW, attributes)
+    def _take(self, line: SerialPort, *, low_latency: bool) -> None:
+        attributes = termios.tcgetattr(self.fd)  # raises where it is no tty
+        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.is_pty = os.major(os.fstat(self.fd).st_rdev) in _PTYS
+        if not self.is_pty:
+            fcntl.ioctl(self.fd, termios.TIOCEXCL)
+        try:
+            self._board = self._rs485()
+            # Marks cost a pty three quarters of its speed, and a driver that does not count has no errors to mark.
+            self.marks = self._counted() is not None
+            if low_latency:
+                self._ask_for_low_latency()
+            self._apply(line, attributes)
+            termios.tcflush(self.fd, termios.TCIFLUSH)  # it was read at the wrong rate
+        except BaseException:
+            self.release()
+            raise
 
-    def close(self) -> None:
-        """Close it. Flush first: a close with bytes in the driver's queue waits for the line, for up to 30 s."""
-        # Before the close, so that nobody ever uses a number that the kernel has given to another file.
-        self.fd = -1
-        with contextlib.suppress(OSError):
-            self._serial.close()
+    def _ask_for_low_latency(self) -> None:
+        """Let the driver hand bytes over at once: an FTDI adapter else keeps them for up to 16 ms."""
+        known = bytearray(_SERIAL_STRUCT)
+        with _where_offered(_NOT_OFFERED | _NOT_ALLOWED):
+            fcntl.ioctl(self.fd, _TIOCGSERIAL, known)
+            (flags,) = _SERIAL_FLAGS.unpack_from(known)
+            if not flags & _LOW_LATENCY:
+                struct.pack_into("i", known, 16, flags | _LOW_LATENCY)
+                fcntl.ioctl(self.fd, _TIOCSSERIAL, bytes(known))
+                fcntl.ioctl(self.fd, _TIOCGSERIAL, known)
+            self.low_latency = bool(_SERIAL_FLAGS.unpack_from(known)[0] & _LOW_LATENCY)
+
+    def release(self) -> None:
+        """Let other programs open it: a tty that outlives its last close would keep them out for ever."""
+        if not self.is_pty:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self.fd, termios.TIOCNXCL)
+
+    def detach(self) -> int:
+        """Return the descriptor for ``close_descriptor``; from now on nobody uses its number, which the kernel reuses.
+
+        Idempotent: -1 where there is none.
+        """
+        if self.fd >= 0:
+            self.release()
+        fd, self.fd = self.fd, -1
+        return fd
 
     # -- bytes
 
     def write(self, data: bytes | memoryview) -> int:
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
-        self.written = True
         try:
-            return os.write(self.fd, data)
+            took = os.write(self.fd, data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise _uart_error(self.device, error) from error
+        self.unsent += took
+        return took
 
     def read(self) -> bytes | None:
         """Return what is there: None when that is nothing, ``b""`` when the device has hung up."""
         try:
-            return os.read(self.fd, _READ_SIZE)
+            return os.read(self.fd, READ_SIZE)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -147,9 +185,12 @@ class Tty:
             raise _uart_error(self.device, error) from error
 
     def queued(self) -> int:
-        """Return how many bytes wait in the driver to be sent (TIOCOUTQ); a pty never shows any."""
+        """Return how many bytes wait in the driver to be sent (TIOCOUTQ), which is never more than was written.
+
+        A pty never shows any.
+        """
         with _translated(self.device):
-            return self._number(termios.TIOCOUTQ)
+            return min(self._number(termios.TIOCOUTQ), self.unsent)
 
     def transmitter_empty(self) -> bool:
         """Return whether the driver knows its FIFO to be empty, which TIOCOUTQ leaves out; false if it cannot say."""
@@ -157,47 +198,69 @@ class Tty:
             return self._number(termios.TIOCSERGETLSR) & _TRANSMITTER_EMPTY != 0
         return False
 
-    def flush_output(self) -> None:
-        """Throw away what waits to be sent."""
+    def flush_output(self) -> int:
+        """Throw away what waits to be sent, as far as the driver does that, and return how many bytes that was."""
+        waiting = self.queued()
+        if not waiting:  # the flush of a pty would still take what its reader has not yet read
+            return 0
         with _translated(self.device):
             termios.tcflush(self.fd, termios.TCOFLUSH)
-
-    def flush_input(self) -> None:
-        """Throw away what was received and not read."""
-        with _translated(self.device):
-            termios.tcflush(self.fd, termios.TCIFLUSH)
+        thrown = waiting - self.queued()
+        self.unsent -= thrown
+        return thrown
 
     # -- settings
 
     def apply(self, line: SerialPort) -> None:
         """Apply what the driver takes of ``line``, and leave the rest as it was: ``found`` says what that is."""
-        pending = line_settings.arguments(line)
         with _translated(self.device):
-            # Twice, for a UART with 7E and 8N but no 7N: the way from one to the other leads over what it refuses.
-            for _pass in range(2):
-                pending = {name: value for name, value in pending.items() if not self._sticks(name, value)}
-            control = self._rs485()
-            if line_settings.rs485(line, control) != control:
-                self._set_rs485(line_settings.rs485(line, self._board))
+            self._apply(line, termios.tcgetattr(self.fd))
 
-    def _sticks(self, name: str, value: int | str) -> bool:
-        """Set one of pyserial's attributes, and return whether the driver has it then."""
-        before = getattr(self._serial, name)
-        with contextlib.suppress(termios.error, ValueError):  # reading back tells a refusal, which may be silent too
-            setattr(self._serial, name, value)
-        if line_settings.arguments(self._found())[name] == value:
+    def _apply(self, line: SerialPort, before: list[Any]) -> None:
+        was = self._found_in(before, line)
+        if not self._set(line, before):
+            # What a driver made of a rate that it does not have is nobody's wish: back, and on one by one.
+            self._set(was, before)
+            # Twice, for a UART with 7E and 8N but no 7N: the way from one to the other leads over what it refuses.
+            pending: tuple[str, ...] = line_settings.IN_TERMIOS
+            for _pass in range(2):
+                pending = tuple(name for name in pending if not self._sticks(name, line))
+        control = self._rs485()
+        if not self._automatic and line_settings.rs485(line, control) != control:
+            self._set_rs485(line_settings.rs485(line, self._board))
+
+    def _set(self, line: SerialPort, before: list[Any], names: Sequence[str] = line_settings.IN_TERMIOS) -> bool:
+        """Set all of ``line`` that termios has at once, and return whether the driver has ``names`` of it then."""
+        wanted = line_settings.attributes(before, line, marks=self.marks)
+        if wanted != termios.tcgetattr(self.fd):
+            with contextlib.suppress(termios.error):  # reading back tells a refusal, which may be silent too
+                termios.tcsetattr(self.fd, termios.TCSANOW, wanted)
+        found = self._found(line)
+        return all(getattr(found, name) == getattr(line, name) for name in names)
+
+    def _sticks(self, name: str, line: SerialPort) -> bool:
+        """Set one of the settings beside those in force, and return whether the driver has it then."""
+        before = termios.tcgetattr(self.fd)
+        was = self._found_in(before, line)
+        if self._set(replace(was, **{name: getattr(line, name)}), before, (name,)):
             return True
-        # pyserial keeps what was refused, and would try it again with every later change.
-        setattr(self._serial, name, before)
+        self._set(was, before)
         return False
 
-    def found(self, *, bias: bool) -> SerialPort:
-        """Read back the settings in force; ``bias`` is passed on, for no driver knows it."""
-        with _translated(self.device):
-            return self._found(bias=bias)
+    def found(self, wanted: SerialPort) -> SerialPort:
+        """Read back the settings in force. The bias is that of ``wanted``, for no driver knows it.
 
-    def _found(self, *, bias: bool = False) -> SerialPort:
-        return line_settings.found(termios.tcgetattr(self.fd), self._rs485(), bias=bias)
+        Where the adapter switches RS-485 by itself, so is the mode: it is the wiring's word.
+        """
+        with _translated(self.device):
+            return self._found(wanted)
+
+    def _found(self, wanted: SerialPort) -> SerialPort:
+        return self._found_in(termios.tcgetattr(self.fd), wanted)
+
+    def _found_in(self, attributes: list[Any], wanted: SerialPort) -> SerialPort:
+        found = line_settings.found(attributes, self._rs485(), bias=wanted.bias)
+        return replace(found, port_mode=wanted.port_mode, termination=False) if self._automatic else found
 
     def _rs485(self) -> line_settings.Rs485:
         control = bytearray(_RS485.size)
@@ -213,8 +276,12 @@ class Tty:
 
     def counters(self) -> Counters | None:
         """Return what the driver counted (TIOCGICOUNT); None where it does not count, as on a pty."""
+        with _translated(self.device):
+            return self._counted()
+
+    def _counted(self) -> Counters | None:
         counted = bytearray(_COUNTERS.size)
-        with _translated(self.device), _where_offered():
+        with _where_offered():
             fcntl.ioctl(self.fd, termios.TIOCGICOUNT, counted)
             return Counters(*_COUNTERS.unpack(counted)[4:11])
         return None
@@ -234,18 +301,20 @@ class Tty:
 
     def set_dtr(self, asserted: bool) -> None:
         """Assert or release DTR."""
-        with self._modem():
-            self._serial.dtr = asserted
+        self._set_modem_line(termios.TIOCM_DTR, asserted=asserted)
 
     def set_rts(self, asserted: bool) -> None:
         """Assert or release RTS; with RTS/CTS flow control or RS-485 it is the driver's."""
+        self._set_modem_line(termios.TIOCM_RTS, asserted=asserted)
+
+    def _set_modem_line(self, line: int, *, asserted: bool) -> None:
         with self._modem():
-            self._serial.rts = asserted
+            fcntl.ioctl(self.fd, termios.TIOCMBIS if asserted else termios.TIOCMBIC, struct.pack("I", line))
 
     def set_break(self, held: bool) -> None:
-        """Hold the line in break, or let it go. pyserial's send_break makes 100 ms of whatever it is told."""
+        """Hold the line in break, or let it go: tcsendbreak makes a quarter of a second of whatever it is told."""
         with self._modem():
-            self._serial.break_condition = held
+            fcntl.ioctl(self.fd, _TIOCSBRK if held else _TIOCCBRK)
 
     @contextlib.contextmanager
     def _modem(self) -> Iterator[None]:
@@ -262,19 +331,25 @@ class Tty:
         return number
 
 
+def close_descriptor(fd: int) -> None:
+    """Close what ``Tty.detach`` returned. Waits for the line, until a signal comes."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
 @contextlib.contextmanager
-def _where_offered() -> Iterator[None]:
+def _where_offered(passed: frozenset[int] = _NOT_OFFERED) -> Iterator[None]:
     """Pass over a call that the driver does not have."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _NOT_OFFERED:
+        if error.errno not in passed:
             raise
 
 
 @contextlib.contextmanager
 def _translated(device: str) -> Iterator[None]:
-    """Raise as UartError what termios, the kernel and pyserial raise."""
+    """Raise as UartError what termios and the kernel raise."""
     try:
         yield
     except (termios.error, OSError, ValueError) as error:
@@ -282,16 +357,9 @@ def _translated(device: str) -> Iterator[None]:
 
 
 def _uart_error(device: str, error: Exception) -> UartError:
-    number = _errno(error)
+    number = int(error.args[0]) if isinstance(error, termios.error) else getattr(error, "errno", 0)
     if number in _GONE:
         return DeviceGone(f"{device}: the device is gone, or there is nothing behind its name")
+    if number == errno.EACCES:
+        return UartError(f"{device}: permission denied; {group_of(device)}")
     return UartError(f"{device}: {_ADVICE.get(number, str(error))}")
-
-
-def _errno(error: BaseException | None) -> int:
-    """Find the kernel's number: pyserial hides that of a termios error in the context of its own."""
-    if isinstance(error, termios.error):
-        return int(error.args[0])
-    if isinstance(error, OSError):
-        return error.errno or _errno(error.__context__)
-    return 0

@@ -1,16 +1,40 @@
 """One open serial device in trio: bytes pass through it, and its settings change in place.
 
-trio waits on the raw descriptor, and nothing stands between it and the bytes. Nothing here takes a turn: whoever calls
-``reconfigure``, ``drain`` or ``send_break`` has the line already (``serial_line.arbiter``).
+What must hold
+    The loop never waits for a driver. The two calls that may wait, the open and the close, have a thread of their own
+    (``driver_call``). All others are asked and answered at once, and what takes time is looked at again and again:
+    ``tcdrain`` would wait for ever where flow control holds the line, and the kernel has no event for an empty queue.
 
-Waiting for the line means looking at the driver's queue, again and again. ``tcdrain`` would wait in the kernel, for
-ever where flow control holds the line, and the whole gateway with it. The kernel has no event for an empty queue.
+    A Uart owns a descriptor, trio's watch on it, and a thread, and has either the first two or the last. The watch goes
+    before the thread starts: it would be a watch on a number that the kernel gives to the next file.
+
+    Every byte that the kernel took is on the line, or waits, or is in ``discarded``: never in two of these.
+
+The states
+        OPENING   a thread has the name, nobody a descriptor (this is ``open``, before there is a Uart)
+        OPEN      bytes pass
+        PURGING   a driver that does not flush is closed and opened again: readers wait, writers are refused
+        CLOSING   a thread has the descriptor
+        CLOSED    the driver has let go
+        GIVEN_UP  it has not, in the time that the caller has; the thread goes on, and ``let_go`` tells when it has
+
+        OPENING --> OPEN          the thread has opened it, and it is set
+        OPENING --> (nothing)     cancelled: the thread closes what it gets
+        OPEN    --purge--> PURGING --> OPEN
+                           PURGING --> CLOSED     it could not be opened again; whoever waits is told why
+        OPEN    --close--> CLOSING --> CLOSED, GIVEN_UP
+        PURGING --close--> CLOSING                once the purge has ended, which is bounded
+                           PURGING --> GIVEN_UP
+
+Nothing here takes a turn: whoever calls ``reconfigure``, ``emptied`` or ``send_break`` has the line already
+(``serial_line.arbiter``), or knows why it is not to be had.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, final
@@ -18,32 +42,49 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from gateway.serial_line import settings as line_settings
+from gateway.serial_line.adapters import identity
 from gateway.serial_line.bias import Bias
-from gateway.serial_line.tty import Counters, DeviceGone, Tty, UartError, usb_adapters
+from gateway.serial_line.driver_call import DriverCall
+from gateway.serial_line.marks import Unmarker
+from gateway.serial_line.tty import READ_SIZE, Counters, DeviceGone, Tty, UartError, close_descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
+    from gateway.host.config import SerialConfig
     from gateway.port.line import ModemLines
     from gateway.port.log import PortLogger
+    from gateway.serial_line.adapters import Identity
     from protocol.parameters.settings import SerialPort
 
 __all__ = [
     "Counters",
     "DeviceGone",
+    "LineBusy",
     "SettingRefusal",
     "SettingsRefused",
     "Uart",
     "UartError",
-    "usb_adapters",
 ]
 
 logger = logging.getLogger(__name__)
 
 _FIFO_CHARACTERS: Final = 70  # the 64 of a 16750, what is in the shift register, and some
-_GRACE: Final = 1.0  # seconds beyond the line time that a drain may take
 _SHORTEST_LOOK: Final = 0.001
 _LONGEST_LOOK: Final = 0.1
+
+# Seconds. An update is answered within two: see ``reconfigure``.
+_GRACE: Final = 1.0  # beyond the line time that a drain may take
+_LONGEST_DRAIN: Final = 1.5
+_CHANGE: Final = 1.8  # from the beginning of a change to its end, the bias command with it
+_SHORTEST_BIAS: Final = 0.1  # what is left to switch the bias back
+_CLOSE: Final = 0.4  # an interrupted close takes a few milliseconds
+_REOPEN: Final = 0.5
+_SLOW_OPEN: Final = 0.5  # after which an open is said to wait
+
+# How many characters may pass before a driver shows that any did: USB takes them in blocks, a UART by its FIFO.
+_USB_BLOCK: Final = 320
+_FIFO_BLOCK: Final = 140
 
 
 @final
@@ -68,11 +109,53 @@ class SettingsRefused(UartError):
 
 
 @final
+class LineBusy(UartError):
+    """New settings were not tried, for the line is slow and has not carried what was written; ``why`` is a phrase."""
+
+    def __init__(self, device: str, queued: int) -> None:
+        self.why = f"line busy: {queued} bytes"
+        super().__init__(f"{device}: {self.why}")
+
+
+@final
+class _State(enum.Enum):
+    """See the top of the file; OPENING has no Uart yet."""
+
+    OPEN = enum.auto()
+    PURGING = enum.auto()
+    CLOSING = enum.auto()
+    CLOSED = enum.auto()
+    GIVEN_UP = enum.auto()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What the driver said of its queue, and when: with an unplugged device, nobody can ask any more."""
+
+    time: float
+    queued: int
+    unsent: int
+    """Bytes that were written and might be queued, then: of those since then, all are."""
+    moving: bool
+    """Whether the line carried any since the look before."""
+
+
+@final
 class Uart:
     """One open serial device, made by ``open``. All methods raise ``UartError``, or ``DeviceGone`` when it is lost."""
 
-    def __init__(self, tty: Tty, line: SerialPort, bias: Bias, log: logging.Logger | PortLogger) -> None:
+    def __init__(
+        self,
+        tty: Tty,
+        adapter: Identity | None,
+        config: SerialConfig,
+        line: SerialPort,
+        log: logging.Logger | PortLogger,
+    ) -> None:
         self.device = tty.device
+        self.adapter = adapter
+        """The USB adapter; None where it is none."""
         self.line = line
         """The settings that were asked for last."""
         self.in_force = line
@@ -81,61 +164,149 @@ class Uart:
         """Why the two differ."""
         self.discarded = 0
         """Bytes that the device had taken and that were thrown away, because the line did not carry them in time."""
+        self.heard_breaks: Callable[[int], None] = lambda _count: None
+        """Called with the number of breaks that came from the line, where the driver tells them apart from bytes."""
+        self.lines_rose = 0
+        """Times that a DTR or RTS which was released rose for a moment, because a purge opens the device again."""
+        self._config = config
+        self._bias = Bias(config.bias)
+        self._logger = log
+        self._state = _State.OPEN
+        self._purged = trio.Event()
+        self._lost: UartError | None = None
+        """Why it is CLOSED, where nobody closed it."""
+        self._closing: DriverCall[None] | None = None
+        self._told: frozenset[str] = frozenset()
+        """The settings whose refusal is known; one more is the doing of another program."""
+        self._have(tty)
+
+    def _have(self, tty: Tty) -> None:
+        """Take this tty as the open one."""
+        self._tty = tty
         self.send_nowait = tty.write
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
-        self._tty = tty
-        self._bias = bias
-        self._logger = log
+        self._unmarker = Unmarker() if tty.marks else None
+        self._seen = _Look(trio.current_time(), 0, 0, moving=True)
 
     @classmethod
     async def open(
         cls,
-        device: str,
+        config: SerialConfig,
         line: SerialPort,
-        bias_command: Sequence[str] = (),
         log: logging.Logger | PortLogger = logger,
+        *,
+        known: Identity | None = None,
+        waiting: Callable[[str], None] = lambda _why: None,
     ) -> Uart:
-        """Open ``device`` for this process alone and apply what it can take of ``line``.
+        """Open the device of ``config`` for this process alone and apply what it can take of ``line``.
 
         What it does not take is in ``refused`` and no error: a port with the wrong parity is worth more than none.
-        ``bias_command`` is run with ``{state}`` in its words replaced by ``on`` or ``off``.
+        ``known`` is the adapter that the port had: another one raises UartError, before a byte or a level of a line
+        can reach it. ``waiting`` is told where the open takes long; it goes on, until it is cancelled.
         """
-        uart = cls(Tty(device), line, Bias(bias_command), log)
+        call = DriverCall(functools.partial(_opened, config, line, known))
         try:
-            uart._tty.apply(line)
-            uart._tty.flush_input()  # it was read at the wrong rate
-            await uart._bias.switch(line_settings.wanted(line).bias)
-            uart._read_back(line)
-        except BaseException:
-            uart.close()
+            with trio.move_on_after(_SLOW_OPEN):
+                await call.result()
+            if not call.ended:
+                waiting(f"{config.device}: the driver has not opened it yet; another program may be closing it")
+            tty, adapter = await call.result()
+        except trio.Cancelled:
+            call.abandon(_undo_open)
             raise
-        log.info("%s open%s", device, "".join(f"; {refusal}" for refusal in uart.refused))
+        uart = cls(tty, adapter, config, line, log)
+        try:
+            await uart._bias.switch(line_settings.wanted(line).bias)
+            uart.read_back(line)
+        except BaseException:
+            await uart.close()
+            raise
+        uart._told = frozenset(refusal.name for refusal in uart.refused)
+        log.info("%s open%s", uart.device, "".join(f"; {refusal}" for refusal in uart.refused))
         return uart
 
-    def close(self) -> None:
-        """Close the device without waiting for its line; who waits in it gets ``trio.ClosedResourceError``."""
-        if self._tty.fd < 0:
+    @property
+    def low_latency(self) -> bool | None:
+        """Whether the driver hands bytes over at once; None where it does not offer that, or is to be left alone."""
+        return self._tty.low_latency
+
+    # -- the end
+
+    async def close(self) -> None:
+        """Close the device; who waits in it gets ``trio.ClosedResourceError``. Idempotent, whatever is cancelled.
+
+        What still waits for the line is thrown away and counted: a close that lets it be sent takes half a minute.
+        """
+        if self._state is _State.PURGING:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE + _REOPEN + _GRACE):
+                await self._purged.wait()  # it has bounds of its own
+        if self._state is not _State.OPEN:
             return
+        self._state = _State.CLOSING
+        try:
+            lost = self._tty.flush_output() + self._tty.queued()
+        except UartError:
+            lost = self._unplugged()
+        self._discard(lost)
+        await self._let_go()
+        if self._closing_ended():
+            self._state = _State.CLOSED
+            self._logger.info("%s closed", self.device)
+        else:
+            self._state = _State.GIVEN_UP
+            self._logger.warning("%s: the driver does not close it; it is opened again when it has", self.device)
+
+    async def _let_go(self) -> None:
+        """Close the descriptor in a thread, for as long as a caller can wait; no byte of its queue is sent any more."""
         trio.lowlevel.notify_closing(self._tty.fd)
-        # A close with bytes in the driver's queue stops the whole loop, for up to 30 s.
-        with contextlib.suppress(UartError):
-            self.discard()
-        self._tty.close()
-        self._logger.info("%s closed", self.device)
+        self._closing = DriverCall(functools.partial(close_descriptor, self._tty.detach()))
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE):
+            await self._closing.interrupted()
+
+    def _closing_ended(self) -> bool:
+        return self._closing is None or self._closing.ended
+
+    def let_go(self) -> bool:
+        """Return whether the driver has let go of a device that was closed; where it has not, interrupt it again."""
+        if self._closing is not None:
+            self._closing.interrupt()
+        return self._closing_ended()
 
     # -- bytes
 
     async def writable(self) -> None:
-        """Wait until ``send_nowait`` may take something; a device that is lost counts, for it says so then."""
+        """Wait until ``send_nowait`` may take something; a device that is lost counts, for it says so then.
+
+        Raises ClosedResourceError where the device was closed or purged meanwhile: what was written is not on the line.
+        """
         await trio.lowlevel.wait_writable(self._open_fd())
 
     async def receive(self) -> bytes:
         """Return what has come in, waiting for the first byte; ``b""`` when the device has hung up."""
         while True:
-            await trio.lowlevel.wait_readable(self._open_fd())
+            try:
+                await trio.lowlevel.wait_readable(self._open_fd())
+            except trio.ClosedResourceError:
+                if self._state is _State.PURGING:
+                    await self._purged.wait()
+                if self._lost is not None:
+                    raise self._lost from None
+                if self._state is not _State.OPEN:
+                    raise
+                continue
             received = self._tty.read()
+            if self._unmarker is not None and received:
+                received = self._unmarked(received, self._unmarker)
             if received is not None:
                 return received
+
+    def _unmarked(self, received: bytes, unmarker: Unmarker) -> bytes | None:
+        said, breaks = unmarker.feed(received)
+        if len(received) < READ_SIZE:  # the kernel had no more, and it shows a mark only once that is whole
+            said += unmarker.flush()
+        if breaks:
+            self.heard_breaks(breaks)
+        return said or None
 
     def _open_fd(self) -> int:
         """Return the descriptor to wait for. Raises ClosedResourceError after ``close``, as it did to who waited."""
@@ -143,22 +314,106 @@ class Uart:
             raise trio.ClosedResourceError(f"{self.device} was closed")
         return self._tty.fd
 
+    # -- what waits in the driver
+
     def queued(self) -> int:
         """Return how many bytes wait in the driver (TIOCOUTQ); a pty never shows any."""
         return self._tty.queued()
 
-    def discard(self) -> int:
-        """Throw away what waits in the driver; return, and add to ``discarded``, how many bytes that was."""
-        waiting = self._tty.queued()
-        if waiting:  # where nothing waits, the flush of a pty would still take what its reader has not yet read
-            self._tty.flush_output()
-            self.discarded += waiting
-            self._logger.warning("%s threw away %d bytes that the line did not take", self.device, waiting)
-        return waiting
+    def look(self) -> None:
+        """Ask how much waits in the driver, now and then: once it is unplugged, nobody can."""
+        if self._state is not _State.OPEN or not self._tty.unsent:
+            return
+        before, now, unsent = self._seen, trio.current_time(), self._tty.unsent
+        queued = self._tty.queued()
+        if not queued and before.queued == 0 and before.unsent == unsent and self._fifo_time(before.time, now):
+            self._all_sent()
+        elif queued or before.queued or before.unsent != unsent:
+            moving = queued < before.queued + unsent - before.unsent
+            self._seen = _Look(now, queued, unsent, moving or not queued)
 
-    async def drain(self, seconds: float) -> int:
-        """Wait at most ``seconds`` until all is on the line; throw away the rest and return its size."""
-        return 0 if await self.emptied(seconds) else self.discard()
+    def _fifo_time(self, since: float, now: float) -> bool:
+        return now - since >= line_settings.line_time(self.timing, _FIFO_CHARACTERS)
+
+    def _all_sent(self) -> None:
+        self._tty.unsent = 0
+        self._seen = _Look(trio.current_time(), 0, 0, moving=True)
+
+    def _unplugged(self) -> int:
+        """Return how many bytes waited when the device went: what was seen last, less what the line carried since.
+
+        Exact where the line stood still; a pty never shows what waits.
+        """
+        if self._tty.is_pty:
+            return 0
+        seen = self._seen
+        waiting = seen.queued + self._tty.unsent - seen.unsent
+        if seen.moving:
+            waiting -= int((trio.current_time() - seen.time) * line_settings.bytes_per_second(self.timing))
+        return min(max(waiting, 0), self._tty.unsent)
+
+    def _discard(self, count: int) -> None:
+        self.discarded += count
+        if count:
+            self._logger.warning("%s threw away %d bytes that the line did not take", self.device, count)
+
+    async def purge(self) -> int:
+        """Throw away what waits in the driver; return, and add to ``discarded``, how many bytes that was.
+
+        Where the driver does not flush, the device is closed and opened again. A message that is being written ends
+        here: its writer is told, for its beginning is gone. Raises UartError where it cannot be opened again.
+        """
+        self._state, self._purged = _State.PURGING, trio.Event()
+        try:
+            trio.lowlevel.notify_closing(self._tty.fd)
+            thrown = self._tty.flush_output()
+            self._discard(thrown)
+            kept = self._tty.queued()
+            if kept:
+                await self._reopen(kept)
+        except BaseException as error:
+            if self._tty.fd < 0:
+                self._state = _State.CLOSED if self._closing_ended() else _State.GIVEN_UP
+                self._lost = error if isinstance(error, UartError) else UartError(f"{self.device} was closed")
+            else:
+                self._state = _State.OPEN
+            raise
+        else:
+            self._state = _State.OPEN
+        finally:
+            self._purged.set()
+        return thrown + kept
+
+    async def _reopen(self, kept: int) -> None:
+        """Close and open the device: what the driver did not flush is gone with that, and DTR and RTS rise."""
+        lines = None
+        with contextlib.suppress(UartError):
+            lines = self._tty.modem_lines()
+        await self._let_go()
+        self._discard(kept)
+        if not self._closing_ended():
+            raise UartError(f"{self.device}: the driver does not close it; it is opened again when it has")
+        call = DriverCall(functools.partial(_opened, self._config, self.in_force, self.adapter))
+        try:
+            with trio.fail_after(_REOPEN):
+                tty, _ = await call.result()
+        except (trio.Cancelled, trio.TooSlowError) as slow:
+            call.abandon(_undo_open)
+            if isinstance(slow, trio.Cancelled):
+                raise
+            raise UartError(f"{self.device}: it could not be opened again within {_REOPEN:g} s") from None
+        self._have(tty)
+        rose = []
+        with contextlib.suppress(UartError):
+            if lines is not None and not lines.dtr:
+                rose.append("DTR")
+                tty.set_dtr(False)
+            if lines is not None and not lines.rts and not self.in_force.flow_control_rtscts:
+                rose.append("RTS")
+                tty.set_rts(False)
+        self.lines_rose += bool(rose)
+        said = f"; {' and '.join(rose)} rose for a moment" if rose else ""
+        self._logger.warning("%s was closed and opened again, for its driver does not flush%s", self.device, said)
 
     async def emptied(self, seconds: float) -> bool:
         """Wait at most ``seconds`` until all that was written is on the line, and return whether it is.
@@ -167,7 +422,7 @@ class Uart:
         """
         with trio.move_on_after(seconds):
             while waiting := self._tty.queued():  # noqa: ASYNC110 -- the kernel has no event for an empty queue
-                await trio.sleep(self._look(waiting))
+                await trio.sleep(self._look_again(waiting))
             await self._shifted_out()
             return True
         return False
@@ -175,17 +430,18 @@ class Uart:
     async def _shifted_out(self) -> None:
         """Wait for the FIFO: until the driver says it is empty, or as long as that can take."""
         await trio.lowlevel.checkpoint()
-        if not self._tty.written:
+        if not self._tty.unsent:
             return
         with trio.move_on_after(line_settings.line_time(self.timing, _FIFO_CHARACTERS)):
             while not self._tty.transmitter_empty():  # noqa: ASYNC110 -- nor for an empty FIFO
-                await trio.sleep(self._look(1))
-        self._tty.written = False
+                await trio.sleep(self._look_again(1))
+        self._all_sent()
 
-    def _look(self, characters: int) -> float:
+    def _look_again(self, characters: int) -> float:
         return min(max(line_settings.line_time(self.timing, characters), _SHORTEST_LOOK), _LONGEST_LOOK)
 
-    def _patience(self) -> float:
+    def patience(self) -> float:
+        """Return how many seconds what waits in the driver may take to be on the line, where the line moves."""
         return line_settings.line_time(self.timing, self._tty.queued() + _FIFO_CHARACTERS) + _GRACE
 
     # -- settings
@@ -195,35 +451,80 @@ class Uart:
         """The settings to compute times with: those in force, at the rate asked for where theirs is unknown."""
         return replace(self.in_force, baud_rate=self.in_force.baud_rate or self.line.baud_rate)
 
-    async def reconfigure(self, line: SerialPort) -> None:
-        """Change the settings in place, after what was written is on the line.
+    def wants(self, line: SerialPort, *, again: bool = False) -> bool:
+        """Read back what is in force, and return whether ``reconfigure`` would change anything for ``line``.
+
+        What another program changed counts; what the device is known to refuse counts where it is asked ``again``.
+        """
+        self.read_back(self.line)
+        changed = {refusal.name for refusal in self.refused} - self._told
+        if changed:
+            self._logger.warning(
+                "%s: another program changed the line: %s", self.device, "; ".join(map(str, self.refused))
+            )
+        return line != self.line or bool(changed) or (again and bool(self.refused))
+
+    async def reconfigure(self, line: SerialPort, began: float | None = None) -> None:
+        """Change the settings in place, after what was written is on the line: within two seconds from ``began``.
 
         Raises SettingsRefused when a setting that this changes did not stick; then all is as it was. A setting that
-        was not in force before, and is asked for again, is tried again and is no reason to refuse the others.
+        was not in force before, and is asked for again, is tried again and is no reason to refuse the others. Raises
+        LineBusy where the line is slow and has not carried what was written; where flow control holds it, that is
+        thrown away.
         """
-        if line == self.line and not self.refused:
-            await trio.lowlevel.checkpoint()
-            return
-        await self.drain(self._patience())
+        began = trio.current_time() if began is None else began
+        await self._quiet(began)
         before = self.timing
         asked = {line_settings.NAMES[name] for name in line_settings.differing(self.line, line)}
         excused = {refusal.name for refusal in self.refused} - asked
+        deadline = began + _CHANGE
         try:
             self._tty.apply(line)
-            await self._bias.switch(line_settings.wanted(line).bias)
-            self._read_back(line)
+            await self._switch_bias(line_settings.wanted(line).bias, deadline)
+            self.read_back(line)
             responsible = tuple(refusal for refusal in self.refused if refusal.name not in excused)
             if responsible:
                 raise SettingsRefused(self.device, responsible)
         except SettingsRefused:
             self._roll_back(before)
-            await self._bias.switch(before.bias)
-            self._read_back(self.line)
+            await self._switch_bias(before.bias, deadline)
+            self.read_back(self.line)
             raise
         except BaseException:
             self._roll_back(before)
             raise
         self.line = line
+        self._told = frozenset(refusal.name for refusal in self.refused)
+
+    async def _switch_bias(self, on: bool, deadline: float) -> None:
+        await self._bias.switch(on, max(deadline - trio.current_time(), _SHORTEST_BIAS))
+
+    async def _quiet(self, began: float) -> None:
+        """Have nothing left to send, by patience or by force; see ``reconfigure``."""
+        since, waiting = trio.current_time(), self._tty.queued()
+        if await self.emptied(max(min(self.patience(), began + _LONGEST_DRAIN - since), 0)):
+            return
+        left = self._tty.queued()
+        if not left:
+            return  # all but the FIFO, whose time was short
+        if not self._held(waiting, left, trio.current_time() - since):
+            raise LineBusy(self.device, left)
+        await self.purge()
+
+    def _held(self, before: int, left: int, seconds: float) -> bool:
+        """Return whether flow control holds the line: ``left`` bytes wait, and ``before`` did, ``seconds`` ago.
+
+        CTS can be asked for; an XOFF, and what a CDC adapter does by itself, shows only in that nothing moves. Where
+        the line is too slow to show that it does, it passes for slow: nothing is thrown away that may still be sent.
+        """
+        if self.in_force.flow_control_rtscts:
+            with contextlib.suppress(UartError):
+                if not self.modem_lines().cts:
+                    return True
+        if not (self.in_force.flow_control_xonxoff or self.adapter):
+            return False
+        block = _USB_BLOCK if self.adapter else _FIFO_BLOCK
+        return left >= before and seconds * line_settings.bytes_per_second(self.timing) >= block
 
     def _roll_back(self, before: SerialPort) -> None:
         try:
@@ -231,18 +532,28 @@ class Uart:
         except UartError as error:
             self._logger.warning("the settings could not be put back: %s", error)
 
-    def _read_back(self, line: SerialPort) -> None:
+    def read_back(self, line: SerialPort) -> None:
         """Ask the device what is in force, and note where that is not ``line``."""
         wanted = line_settings.wanted(line)
-        # A bias that nobody knows is not the one that is wanted.
-        self.in_force = self._tty.found(bias=not wanted.bias if self._bias.state is None else self._bias.state)
-        names = line_settings.differing(wanted, self.in_force)
-        self.refused = tuple(SettingRefusal(line_settings.NAMES[name], self._why(name, wanted)) for name in names)
+        found = self._tty.found(wanted)
+        self.in_force = replace(found, bias=bool(self._bias.state))
+        refused = [
+            SettingRefusal(
+                line_settings.NAMES[name],
+                f"asked for {_shown(getattr(wanted, name))}, the device keeps {_shown(getattr(found, name))}",
+            )
+            for name in line_settings.differing(wanted, found)
+        ]
+        # The tty cannot tell the bias, so its command does.
+        if self._bias.trouble or wanted.bias is not bool(self._bias.state):
+            refused.append(SettingRefusal("Bias", self._bias.trouble or f"it is {_shown(self._bias.state)}"))
+        self.refused = tuple(refused)
 
-    def _why(self, name: str, wanted: SerialPort) -> str:
-        if name == "bias":
-            return self._bias.trouble
-        return f"asked for {_shown(getattr(wanted, name))}, the device keeps {_shown(getattr(self.in_force, name))}"
+    @property
+    def settings_in_force(self) -> dict[str, object]:
+        """The settings in force under the contract's names; a bias that nobody knows is None."""
+        known = line_settings.by_name(self.in_force)
+        return known | {"Bias": self._bias.state} if self.in_force.port_mode.balanced else known
 
     # -- what is beside the data
 
@@ -264,13 +575,30 @@ class Uart:
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``, after what was written; nothing is thrown away for it."""
         self._tty.modem_lines()  # a pty takes a break without a word and does nothing: say so
-        if not await self.emptied(self._patience()):
+        if not await self.emptied(self.patience()):
             raise UartError(f"{self.device}: no break was sent, for the line does not take what was written before")
         self._tty.set_break(True)
         try:
             await trio.sleep(seconds)
         finally:
             self._tty.set_break(False)
+
+
+def _opened(config: SerialConfig, line: SerialPort, known: Identity | None) -> tuple[Tty, Identity | None]:
+    """Open the device, in a thread. Raises UartError, also where another adapter is behind its name than ``known``."""
+    adapter = identity(config.device)
+    if known is not None and adapter is not None and adapter != known and not config.any_device:
+        raise UartError(
+            f"{config.device}: another adapter is there ({adapter}) than the one that this port had ({known}); "
+            "plug that one in, or set any_device = true in its [[serial]] table"
+        )
+    tty = Tty(config.device, line, automatic=config.rs485_automatic, low_latency=config.low_latency)
+    return tty, adapter
+
+
+def _undo_open(opened: tuple[Tty, Identity | None]) -> None:
+    """Close a device that nobody waits for any more; it has nothing to send."""
+    close_descriptor(opened[0].detach())
 
 
 def _shown(value: object) -> str:

@@ -41,6 +41,8 @@ def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Ite
     """
     if before is None or before.down != now.down:
         yield {"event": "port", "state": "up" if now.down is None else "down", "reason": now.down or ""}
+    if before is not None and before.breaks != now.breaks:
+        yield {"event": "break", "count": now.breaks}
     if not all_told:
         return
     if now.settings and (before is None or (before.line, before.settings) != (now.line, now.settings)):

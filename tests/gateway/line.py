@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import trio
+import trio.testing
 
+from gateway.host.config import SerialConfig
 from gateway.port.bus import Bus
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
@@ -19,11 +21,12 @@ from gateway.serial_line.uart import DeviceGone, Uart
 from protocol.parameters.settings import SerialPort
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from gateway.port.router import Handle
     from protocol.link.reasons import Reason
 
+_LINE = SerialPort()
 ALL = Right.READ | Right.PTZ | Right.TCP | Right.CGI
 
 
@@ -118,17 +121,42 @@ class Line:
             heard += os.read(self.far, 65536)
         return heard
 
-    def unplug(self) -> None:
+    async def unplug(self) -> None:
         self.bus.disconnect("the cable is out")
         self.turns.end("the cable is out")
-        self.uart.close()
+        await closed(self.uart)
+
+
+@contextlib.contextmanager
+def real_time() -> Iterator[None]:
+    """Keep a mock clock from jumping: a thread is at work, which it does not see."""
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, trio.testing.MockClock):
+        yield
+        return
+    threshold, clock.autojump_threshold = clock.autojump_threshold, math.inf
+    try:
+        yield
+    finally:
+        clock.autojump_threshold = threshold
+
+
+async def opened(device: str | SerialConfig, line: SerialPort = _LINE, bias: tuple[str, ...] = ()) -> Uart:
+    with real_time():
+        config = device if isinstance(device, SerialConfig) else SerialConfig(device, bias=bias)
+        return await Uart.open(config, line)
+
+
+async def closed(uart: Uart) -> None:
+    with real_time():
+        await uart.close()
 
 
 @contextlib.asynccontextmanager
 async def serial_line() -> AsyncIterator[Line]:
     """Open a port on a pty, as a device does."""
     far, near = os.openpty()
-    uart = await Uart.open(os.ttyname(near), SerialPort())
+    uart = await opened(os.ttyname(near))
     bus, turns = Bus("P0"), Arbiter(uart)
 
     async def hear() -> None:
@@ -144,7 +172,7 @@ async def serial_line() -> AsyncIterator[Line]:
             yield Line(bus, turns, uart, far)
             nursery.cancel_scope.cancel()
     finally:
-        uart.close()
+        await closed(uart)
         os.close(near)
         os.close(far)
 

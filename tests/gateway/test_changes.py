@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import termios
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
+import trio.testing
 
+from gateway import changes
 from gateway.composition import compose
 from gateway.host.config import SerialConfig
-from protocol.parameters.hardware import PortMode, SerialHardware
+from gateway.serial_line.device import SerialDevice
+from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
 from protocol.parameters.roles import Role
+from tests.gateway.line import Writer
+from tests.gateway.serial_line.adapter import Adapter, plug
 from tests.helpers import configuration, lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
-    import pytest
-
+    from gateway.composition import Composition
+    from gateway.port.device import Refusal
     from protocol.parameters.catalogue import Update
+    from protocol.parameters.settings import Settings
 
 
 async def updated(directory: Path, hardware: SerialHardware, *requests: Sequence[tuple[str, str]]) -> list[Update]:
@@ -60,6 +69,146 @@ async def test_a_refusal_does_not_come_back_with_the_next_request(tmp_path: Path
     )
     assert first.refused
     assert second.refused == ()
+
+
+# A real driver: a line that is slow, a value that is stored and not in force, another program
+
+
+@contextlib.asynccontextmanager
+async def on(adapter: Adapter, directory: Path) -> AsyncIterator[Composition]:
+    """A gateway whose only port is on this adapter."""
+    serial = (SerialConfig(adapter.config.device, BOTH),)
+    (directory / "run").mkdir()
+    parts = compose(configuration(directory, (), 0, serial=serial, managers=(ManagerHardware(serial=1),)))
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for manager in parts.managers:
+            nursery.start_soon(manager.run, stop)
+            await manager.settled(0)
+        yield parts
+        stop.set()
+    parts.store.close()
+
+
+@pytest.fixture
+def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Adapter]:
+    fake = Adapter()
+    plug(monkeypatch, fake)
+    yield fake
+    fake.put_away()
+
+
+async def set_to(parts: Composition, **values: str) -> Update:
+    return await parts.changes.update([(f"Serial.Ser1.{name}", text) for name, text in values.items()], Role.ADMIN)
+
+
+def told(update: Update) -> dict[str, str]:
+    return {error.name.rpartition(".")[2]: error.why for error in update.refused}
+
+
+async def test_a_slow_line_refuses_a_change_within_two_seconds_and_holds_up_nothing_else(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    adapter.block = 256
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts:
+            assert told(await set_to(parts, BaudRate="300")) == {}
+            await parts.managers[0].bus.line.write(bytes(1000), Writer(), trio.current_time())
+            began = trio.current_time()
+            answers: list[Update] = []
+
+            async def change() -> None:
+                answers.append(await set_to(parts, StopBits="2"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(change)
+                await trio.testing.wait_all_tasks_blocked()
+                quick = await parts.changes.update([("PortManager.P0.PTZServer.Enabled", "yes")], Role.ADMIN)
+                assert quick.changed
+                assert (tmp_path / "run/ptz-P0.sock").exists()
+                assert not answers
+            assert trio.current_time() - began < 2
+            assert told(answers[0]) == {"StopBits": "line busy: 1000 bytes"}
+            assert parts.store.published.value.settings.serial.ports[0].stop_bits == 1
+            assert parts.managers[0].not_in_force() == {}
+            adapter.queue = b""
+
+
+async def test_a_held_line_is_purged_for_a_change(adapter: Adapter, tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts:
+            assert told(await set_to(parts, FlowControlRTSCTS="yes")) == {}
+            adapter.cts = False
+            await parts.managers[0].bus.line.write(bytes(1000), Writer(), trio.current_time())
+            began = trio.current_time()
+            assert told(await set_to(parts, StopBits="2")) == {}
+            assert trio.current_time() - began < 2
+            assert parts.managers[0].not_in_force() == {}
+            assert adapter.attributes[2] & termios.CSTOPB
+
+
+async def test_a_value_that_is_stored_and_not_in_force_is_no_ok_when_it_is_asked_for_again(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/parameters").write_text("root.Serial.Ser1.PortMode=RS485\n")
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts:
+            update = await set_to(parts, PortMode="RS485", StopBits="2")
+            assert told(update) == {"PortMode": "asked for RS485, the device keeps RS232"}
+            assert update.changed == ("Serial.Ser1.StopBits",)
+            assert told(await set_to(parts, PortMode="RS232")) == {}
+
+
+async def test_what_another_program_set_is_put_right_by_asking_for_the_same_again(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts:
+            adapter.attributes[4:6] = [termios.B300, termios.B300]
+            assert told(await set_to(parts, BaudRate="9600")) == {}
+            assert adapter.attributes[5] == termios.B9600
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that takes nothing up, and updates that wait for it a tenth of a second."""
+
+    async def adjust(_device: SerialDevice, settings: Settings) -> tuple[Refusal, ...]:
+        if settings.serial.ports[0].baud_rate != 9600:
+            await trio.sleep_forever()
+        return ()
+
+    monkeypatch.setattr(SerialDevice, "adjust", adjust)
+    monkeypatch.setattr(changes, "_SETTLE", 0.1)
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_what_a_port_does_not_take_up_in_time_is_put_back(adapter: Adapter, tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts:
+            update = await set_to(parts, BaudRate="19200")
+            assert told(update) == {"BaudRate": "the port did not take it up in time"}
+            assert parts.store.published.value.settings.serial.ports[0].baud_rate == 9600
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_two_updates_that_both_come_to_nothing_leave_what_stood_before_both(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts:
+            both: list[Update] = []
+
+            async def change(rate: str) -> None:
+                both.append(await set_to(parts, BaudRate=rate))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(change, "19200")
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                nursery.start_soon(change, "38400")
+            assert [told(update) for update in both] == [{"BaudRate": "the port did not take it up in time"}] * 2
+            assert parts.store.published.value.settings.serial.ports[0].baud_rate == 9600
 
 
 async def test_the_log_says_what_would_have_been_right(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -75,6 +75,21 @@ def test_check_tells_what_the_configuration_means(config: Path) -> None:
     assert checked.stdout.splitlines() == [f"Ser1: {config.parent}/tty1 (RS232)", "PortManager.P0: Ser1"]
 
 
+def test_check_warns_of_names_that_do_not_stay_and_of_two_for_one_device(config: Path) -> None:
+    link = config.parent / "usb-FTDI"
+    link.symlink_to("/dev/ttyUSB9")
+    config.write_text(f'[[serial]]\ndevice = "{link}"\n[[serial]]\ndevice = "/dev/ttyUSB9"\n')
+    checked = daisyport("check", "--config", config)
+    assert checked.returncode == 0
+    assert checked.stdout.splitlines()[-2:] == [
+        (
+            "Warning: Ser2: /dev/ttyUSB9 is whichever adapter was plugged in first; "
+            "name it by its link in /dev/serial/by-id, or in /dev/serial/by-path"
+        ),
+        f"Warning: Ser1 and Ser2 are one device: {link} and /dev/ttyUSB9",
+    ]
+
+
 def test_check_says_so_where_there_is_no_port(config: Path) -> None:
     config.write_text("")
     assert "No port: add a [[serial]] table" in daisyport("check", "--config", config).stdout

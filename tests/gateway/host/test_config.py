@@ -18,6 +18,7 @@ from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, PortMode, SerialHardware
 
 EXAMPLE = Path(__file__).parents[3] / "systemd/daisyport.toml"
+BY_ID = "/dev/serial/by-id/usb-FTDI_FT232R_USB_UART_A50285BI-if00-port0"
 
 WHOLE = """
 state_dir = "/var/lib/daisyport"
@@ -145,9 +146,17 @@ def test_without_port_managers_each_serial_port_has_one() -> None:
     )
 
 
+def test_an_adapter_may_switch_by_itself_be_left_alone_and_be_any() -> None:
+    keys = 'modes = ["RS485"]\nrs485 = "automatic"\nlow_latency = false\nany_device = true\n'
+    (line,) = config_file.parse(f"{SERIAL}{keys}".encode()).serial
+    assert (line.rs485_automatic, line.low_latency, line.any_device) == (True, False, True)
+    (line,) = config_file.parse(SERIAL.encode()).serial
+    assert (line.rs485_automatic, line.low_latency, line.any_device) == (False, True, False)
+
+
 def test_the_example_is_accepted_and_says_what_the_defaults_are() -> None:
     made = config_file.load(EXAMPLE)
-    assert made == config_file.parse(b'[[serial]]\ndevice = "/dev/ttyUSB0"\n')
+    assert made == config_file.parse(f'[[serial]]\ndevice = "{BY_ID}"\n'.encode())
 
 
 def test_every_key_that_the_example_names_is_accepted() -> None:
@@ -186,6 +195,14 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
             SERIAL + "termination = true",
             "serial[0].termination: requires RS485, RS485_4 or RS422 among the modes",
         ),
+        (SERIAL + 'rs485 = "automatic"', "serial[0].rs485: requires RS485, RS485_4 or RS422 among the modes"),
+        (SERIAL + 'rs485 = "rts"', "serial[0].rs485: rts is not one of driver, automatic"),
+        (
+            SERIAL + 'modes=["RS485"]\nrs485 = "automatic"\ntermination = true',
+            'serial[0].termination: requires rs485 = "driver", which switches it',
+        ),
+        (SERIAL + "any_device = 1", "serial[0].any_device: 1 is not true or false"),
+        (SERIAL + "low_latency = 1", "serial[0].low_latency: 1 is not true or false"),
         (
             SERIAL + 'modes=["RS485"]\nbias = []',
             'serial[0].bias: a list is not a command, for example ["/usr/local/bin/bias", "{state}"]',
@@ -198,7 +215,10 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
             SERIAL + 'modes=["RS485"]\nbias = ["/usr/bin/bias", 1]',
             "serial[0].bias: 1 is not a string of printable characters",
         ),
-        ("[[serial]]", 'serial[0].device: missing; name the serial device, for example "/dev/ttyUSB0"'),
+        (
+            "[[serial]]",
+            'serial[0].device: missing; name the serial device, for example "/dev/serial/by-id/usb-FTDI_..."',
+        ),
         ('[[serial]]\ndevice = "ttyS0"', "serial[0].device: ttyS0 is not an absolute path"),
         (
             SERIAL + '[[serial]]\ndevice = "/dev/../dev/ttyS0"',
@@ -295,7 +315,7 @@ def test_all_errors_come_at_once_one_a_line() -> None:
         "node_name: '' is not a name",
         'http.listen[0]: x is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
         'http.listen[1]: y is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
-        'serial[0].device: missing; name the serial device, for example "/dev/ttyUSB0"',
+        'serial[0].device: missing; name the serial device, for example "/dev/serial/by-id/usb-FTDI_..."',
         "serial[0].dvice: no such key; did you mean device?",
     ]
 

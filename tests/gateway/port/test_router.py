@@ -167,7 +167,7 @@ async def test_every_byte_of_a_client_is_on_the_line_or_dropped_or_on_its_way() 
             await session.write(b"PTZ")
             await session.transfer(b"TCP!")
             assert await line.hear(7) == b"PTZTCP!"
-            line.unplug()
+            await line.unplug()
             for send in (session.write, session.transfer):
                 with pytest.raises(PortDown):
                     await send(b"lost")

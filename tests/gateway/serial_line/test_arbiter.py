@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gateway.port.line import PortDown
 from gateway.serial_line.arbiter import Arbiter
 from protocol.link.reasons import Reason
-from tests.gateway.line import NarrowTty, Unwanted, Writer, serial_line
+from tests.gateway.line import NarrowTty, Unwanted, Writer, closed, serial_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -592,7 +592,7 @@ async def blocked_then_close(tty: NarrowTty) -> None:
 
 async def test_a_real_device_that_hangs_up_refuses_the_next_message() -> None:
     async with serial_line() as line:
-        line.uart.close()
+        await closed(line.uart)
         with pytest.raises(PortDown, match="gone"):
             await write(line.turns, b"x")
 
@@ -623,7 +623,7 @@ async def test_a_real_tty_closed_under_the_finisher_is_counted_too() -> None:
                     await write(line.turns, bytes(1 << 20))
             before = line.turns.unfinished
             assert before == (1 << 20) - line.turns.written
-            line.unplug()
+            await line.unplug()
             await line.turns.idle()
             assert line.turns.unfinished == before
 

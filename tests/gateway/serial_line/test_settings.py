@@ -1,4 +1,4 @@
-"""Line settings, over their whole product; pyserial itself is asked what its arguments come to."""
+"""Line settings, over their whole product; pyserial is asked what it makes of each."""
 
 from __future__ import annotations
 
@@ -39,8 +39,13 @@ BUSES = tuple(
 IDLE = (0,) * 8
 
 
+def cooked() -> list[Any]:
+    """What a tty has before anybody sets it: canonical, with echo, and everything that changes bytes."""
+    return [0o177777, 0o177777, 0o177777 | termios.HUPCL, 0o177777, termios.B9600, termios.B9600, [b"\0"] * 32]
+
+
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[serial.Serial, list[Any]]]:
+def pyserial(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[serial.Serial, list[Any]]]:
     """An open pyserial port whose termios attributes land in a list, on a device that takes them all."""
     master, slave = os.openpty()
     attributes = termios.tcgetattr(slave)
@@ -56,13 +61,53 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[serial.Serial, l
     os.close(master)
 
 
-def test_what_pyserial_makes_of_each_line_reads_back_as_that_line(
-    recorder: tuple[serial.Serial, list[Any]],
-) -> None:
-    tty, attributes = recorder
+def test_each_line_reads_back_as_it_was_made() -> None:
     for line in FORMATS:
-        tty.apply_settings(dict(line_settings.arguments(line)))
-        assert line_settings.found(attributes, IDLE, bias=False) == line
+        assert line_settings.found(line_settings.attributes(cooked(), line), IDLE, bias=False) == line
+
+
+def test_pyserial_makes_the_same_of_each_line(pyserial: tuple[serial.Serial, list[Any]]) -> None:
+    words = {Parity.NONE: "N", Parity.EVEN: "E", Parity.ODD: "O", Parity.MARK: "M", Parity.SPACE: "S"}
+    port, theirs = pyserial
+    ours = termios.CSIZE | termios.CSTOPB | termios.PARENB | termios.PARODD | 0o10000000000 | termios.CRTSCTS
+    flow = termios.IXON | termios.IXOFF
+    for line in FORMATS:
+        port.apply_settings(
+            {
+                "baudrate": line.baud_rate,
+                "bytesize": line.data_bits,
+                "parity": words[line.parity],
+                "stopbits": line.stop_bits,
+                "xonxoff": line.flow_control_xonxoff,
+                "rtscts": line.flow_control_rtscts,
+            }
+        )
+        made = line_settings.attributes(cooked(), line)
+        assert made[2] & ours == theirs[2] & ours
+        assert made[0] & flow == theirs[0] & flow
+        assert made[4:6] == theirs[4:6]
+
+
+def test_a_tty_is_raw_waits_for_a_byte_and_does_not_drop_dtr() -> None:
+    iflag, oflag, cflag, lflag, _, _, characters = line_settings.attributes(cooked(), SerialPort())
+    assert iflag == 0
+    assert not oflag & termios.OPOST
+    assert not cflag & termios.HUPCL
+    assert cflag & termios.CLOCAL
+    assert cflag & termios.CREAD
+    assert not lflag & (termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
+    assert (characters[termios.VMIN], characters[termios.VTIME]) == (1, 0)
+
+
+def test_marks_are_asked_for_without_the_parity_check_that_would_mark_bytes() -> None:
+    iflag = line_settings.attributes(cooked(), SerialPort(parity=Parity.ODD), marks=True)[0]
+    assert iflag == termios.PARMRK
+
+
+def test_a_rate_without_a_name_leaves_the_one_that_is_there() -> None:
+    before = cooked()
+    before[4:6] = [0o010000, 0o010000]
+    assert line_settings.attributes(before, SerialPort(baud_rate=0))[4:6] == [0o010000, 0o010000]
 
 
 @pytest.mark.parametrize(
@@ -75,12 +120,9 @@ def test_what_pyserial_makes_of_each_line_reads_back_as_that_line(
         (Parity.SPACE, termios.PARENB | 0o10000000000),
     ],
 )
-def test_parity_is_in_the_bits_that_termios_gives_it(
-    recorder: tuple[serial.Serial, list[Any]], parity: Parity, bits: int
-) -> None:
-    tty, attributes = recorder
-    tty.apply_settings(dict(line_settings.arguments(SerialPort(parity=parity))))
-    assert attributes[2] & (termios.PARENB | termios.PARODD | 0o10000000000) == bits
+def test_parity_is_in_the_bits_that_termios_gives_it(parity: Parity, bits: int) -> None:
+    made = line_settings.attributes(cooked(), SerialPort(parity=parity))
+    assert made[2] & (termios.PARENB | termios.PARODD | 0o10000000000) == bits
 
 
 def test_what_is_left_of_a_refused_parity_is_no_parity() -> None:

@@ -174,9 +174,9 @@ async def test_the_requests_of_the_page_have_the_answers_that_it_shows(autojump_
 
 
 def test_the_events_of_the_page_are_those_that_are_told() -> None:
-    now = replace(UP, cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
-    told = [*events(None, now, all_told=True), *events(replace(now, cuts=0), now, all_told=True)]
-    assert told == [event for event in documented() if event.get("event") in ("port", "line", "cut")]
+    now = replace(UP, breaks=1, cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
+    told = [*events(None, now, all_told=True), *events(replace(now, breaks=0, cuts=0), now, all_told=True)]
+    assert told == [event for event in documented() if event.get("event") in ("port", "line", "break", "cut")]
 
 
 def test_settings_of_a_line_that_another_cpu_owns_are_told_in_words() -> None:

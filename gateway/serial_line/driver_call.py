@@ -1,0 +1,108 @@
+"""Run a driver call that may wait, an open or a close, in a thread of its own, and end its wait by a signal.
+
+Where the line does not move, the close of a USB adapter waits 30 s in the kernel, and an open waits for another
+process's close. These waits end when the waiting thread has a signal to handle. Three facts decide how that is done:
+
+- A signal that nobody handles is ignored, and ends no wait. So there is a handler, which does nothing. Python installs
+  it without SA_RESTART.
+- CPython calls close(2) once, but open(2) again after each EINTR (PEP 475). So a close is interrupted, and an open is
+  abandoned: its thread goes on, and undoes by itself what it got.
+- A signal that comes before the thread waits in the kernel is lost. So it is sent again and again.
+
+The threads are daemons: an interpreter that ends waits for none, and the kernel's exit ends their waits with SIGKILL.
+They are not trio's own, which are shared, so that a signal could meet the next one's work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DriverCall"]
+
+T = TypeVar("T")
+
+_SIGNAL: Final = signal.SIGURG
+"""Ignored by whoever does not handle it, so that one too many harms nobody, and no child process."""
+_FIRST_SIGNALS: Final = (0.002, 0.005, 0.01, 0.02)
+_NEXT_SIGNALS: Final = 0.05
+"""Seconds between signals: the first ones soon, for what is still queued is being sent meanwhile."""
+
+
+@final
+class DriverCall(Generic[T]):
+    """``call``, begun at once in a thread of its own. It must not touch what other threads use."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(_SIGNAL) is not _ignore:
+            signal.signal(_SIGNAL, _ignore)
+        self._call = call
+        self._trio = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._lock = threading.Lock()
+        """Held to send a signal: the thread cannot end meanwhile, and its number cannot become another's."""
+        self._returned = False
+        self._undo: Callable[[T], object] | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name="daisyport-driver")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._call()
+        except BaseException as error:  # noqa: BLE001 -- it is raised where the result is asked for
+            self._error = error
+        with self._lock:
+            self._returned = True
+            undo = self._undo if self._error is None else None
+        if undo is not None:
+            undo(self._value)
+        with contextlib.suppress(trio.RunFinishedError):
+            self._trio.run_sync_soon(self._ended.set)
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the call has returned."""
+        return self._returned
+
+    async def result(self) -> T:
+        """Wait until the call has returned; return what it did, or raise that. A cancellation leaves it running."""
+        await self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    async def interrupted(self) -> None:
+        """Wait until the call has returned, and end each wait of it by a signal; the caller bounds this."""
+        pauses = iter(_FIRST_SIGNALS)
+        while not self._ended.is_set():
+            with trio.move_on_after(next(pauses, _NEXT_SIGNALS)):
+                await self._ended.wait()
+                return
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """Send the signal once, if the call has not returned."""
+        with self._lock:
+            if not self._returned and self._thread.ident is not None:
+                signal.pthread_kill(self._thread.ident, _SIGNAL)
+
+    def abandon(self, undo: Callable[[T], object]) -> None:
+        """Let ``undo`` do away with the result, now or in the thread once there is one."""
+        with self._lock:
+            if not self._returned:
+                self._undo = undo
+                return
+        if self._error is None:
+            undo(self._value)
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Handle the signal, which is all that a waiting call needs."""
