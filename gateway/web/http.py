@@ -47,7 +47,6 @@ _PIECE = 4096
 _CLOSE = ("Connection", "close")
 TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record type of a ClientHello; no HTTP method begins with it
 _VERSIONS = (b"1.0", b"1.1")
-_EMPTY_LINE = (b"\r", b"\n")
 
 
 @final
@@ -195,16 +194,12 @@ class _Connection:
 
     def _next_cycle(self) -> None:
         """Make ready for the next request, which may be in h11's buffer already, behind empty lines."""
-        buffered, ended = self.conn.trailing_data
-        if not buffered.startswith(_EMPTY_LINE):
-            self.conn.start_next_cycle()
-            return
-        # h11 takes an empty line for a head without a request line, and its buffer cannot be changed.
+        buffered, _ = self.conn.trailing_data
+        # h11 takes an empty line for a head without a request line, and its buffer cannot be changed. Where the peer
+        # has ended its sending, the stream says so again.
         self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head)
         if rest := buffered.lstrip(b"\r\n"):
             self.conn.receive_data(rest)
-        if ended:
-            self.conn.receive_data(b"")
 
     async def _exchange(self) -> bool:
         """Read and answer one request. Return whether another may follow."""
@@ -386,7 +381,7 @@ class _Connection:
             pieces.append(self.conn.send(h11.Data(data=answer.body)))
         pieces.append(self.conn.send(h11.EndOfMessage()))
         await self._send(b"".join(pieces))
-        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.DONE
+        return set(self.conn.states.values()) == {h11.DONE}
 
     async def _send(self, data: bytes) -> None:
         with trio.move_on_after(self.limits.write_seconds) as deadline:

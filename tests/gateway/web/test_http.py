@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from contextlib import asynccontextmanager
@@ -19,9 +20,12 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from gateway.web.http import HttpLimits, Respond, serve
+from gateway.clients.connections import Connections
+from gateway.web.http import Held, HttpLimits, Respond, serve
 from gateway.web.message import Handover, Request, Response, explain
+from gateway.web.places import Places
 from protocol.endpoint import Endpoint
+from protocol.parameters.addresses import AddressList
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -307,6 +311,27 @@ async def test_who_connects_and_says_nothing_is_let_go(autojump_clock: MockClock
         assert trio.current_time() == pytest.approx(LIMITS.idle_seconds)
 
 
+async def test_the_limits_are_those_that_the_connection_was_given(autojump_clock: MockClock) -> None:
+    near, far = memory_stream_pair()
+    async with near, far:
+        await serve(near, PEER, echo, HttpLimits(idle_seconds=3))
+        assert 3 <= trio.current_time() < 3.1
+
+
+async def test_a_connection_that_we_end_is_read_from_until_its_last_answer_can_have_arrived(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected() as far:
+        await far.send_all(b"GET / HTTP/1.1\r\nHost: cam\r\nConnection: close\r\n\r\n")
+        assert status_of(await rest(far)) == 200
+        begun = trio.current_time()
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await far.send_all(b"more")
+                await trio.sleep(0.1)
+        assert LIMITS.linger_seconds <= trio.current_time() - begun < LIMITS.linger_seconds + 0.3
+
+
 async def test_who_idles_between_requests_is_let_go(autojump_clock: MockClock) -> None:
     async with connected() as far:
         await far.send_all(GET % b"")
@@ -376,6 +401,7 @@ async def test_who_never_reads_its_answer_is_cut_at_the_deadline(autojump_clock:
         (b"POST / HTTP/1.1\r\nHost: cam\r\nContent-Length: 9\r\n\r\nhalf", 400, b"received 4 bytes, expected 9"),
         (b"GET / HTT", 400, b"closed"),
         (b"PRI * HTTP/2.0\r\nHost: cam\r\n\r\n", 505, b"use HTTP/1.1"),
+        (b"POST / HTTP/1.0\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400, b"two lengths"),
         (b"CONNECT cam:23 HTTP/1.1\r\nHost: cam\r\n\r\n", 405, b"not a proxy"),
         (b"\x00\xff\xfe\x80", 400, b"illegal request line"),
     ],
@@ -486,6 +512,36 @@ async def test_a_fault_of_ours_is_logged_told_without_details_and_ends_that_conn
     assert b"details" not in got
     assert b"connection: close" in got.lower()
     assert "no answer to GET '/x'" in caplog.text
+
+
+# --- its place ---
+
+
+async def test_a_place_is_a_proven_callers_from_the_first_right_login_on_and_in_work_for_a_request(
+    autojump_clock: MockClock,
+) -> None:
+    places, connections = Places(), Connections()
+    place = places.take("192.0.2.7", trio.current_time())
+    assert place is not None
+    held = Held(places, place, connections.open(0, "192.0.2.7"), AddressList())
+
+    async def login(request: Request) -> Response:
+        assert place.working
+        return Response(200, proven=request.path == "/right")
+
+    near, far = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, near, PEER, login, LIMITS, None, held)
+        for path, proven in ((b"wrong", False), (b"right", True), (b"wrong", True)):
+            await trio.sleep(1)
+            await far.send_all(GET % path)
+            assert status_of(await answer(far)) == 200
+            assert (place.proven, place.working, place.since) == (proven, False, trio.current_time())
+        assert place in places.held
+        await far.send_eof()
+        await rest(far)
+        assert place not in places.held
+        await far.aclose()
 
 
 # --- callers who leave ---

@@ -26,6 +26,7 @@ def leaver(places: Places, network: str = "a") -> Place | None:
     gone = before - places.held
     assert len(gone) <= 1
     assert (new is not None) == (len(places.held - before) == 1)
+    assert new is not None or not gone, "nobody leaves for nobody"
     return next(iter(gone), None)
 
 
@@ -37,6 +38,21 @@ async def test_who_never_proved_a_login_leaves_first_the_longest_silent_of_them(
     assert not proven.scope.cancel_called
     younger.since = 200.0  # it was answered since, later than the newcomer came
     assert leaver(places) not in (proven, younger)
+
+
+def test_when_all_places_are_taken_the_longest_silent_leaves_whatever_its_network() -> None:
+    places = Places(total=3, share=2)
+    (one,) = filled(places, "s", network="a")
+    filled(places, "s", network="b")
+    filled(places, "s", network="c")
+    assert leaver(places, "d") is one
+    assert len(places.held) == 3
+
+
+def test_of_three_proven_callers_one_may_have_to_leave() -> None:
+    places = Places(total=3, share=3)
+    first, *_ = filled(places, "p", "p", "p")
+    assert leaver(places) is first
 
 
 def test_the_longest_idle_of_proven_callers_leaves_next() -> None:
@@ -68,6 +84,7 @@ def test_what_was_given_back_is_free_and_only_so_many_linger() -> None:
     places = Places(total=1, share=1)
     (one,) = filled(places, "w")
     assert places.linger(one)
+    assert one not in places.held
     (two,) = filled(places, "w")
     assert not places.linger(two)
     places.closed(one)
