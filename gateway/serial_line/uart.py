@@ -327,7 +327,7 @@ class Uart:
         before, now, unsent = self._seen, trio.current_time(), self._tty.unsent
         queued = self._tty.queued()
         if not queued and before.queued == 0 and before.unsent == unsent and self._fifo_time(before.time, now):
-            self._all_sent()
+            self._sent(unsent)
         elif queued or before.queued or before.unsent != unsent:
             moving = queued < before.queued + unsent - before.unsent
             self._seen = _Look(now, queued, unsent, moving or not queued)
@@ -335,8 +335,9 @@ class Uart:
     def _fifo_time(self, since: float, now: float) -> bool:
         return now - since >= line_settings.line_time(self.timing, _FIFO_CHARACTERS)
 
-    def _all_sent(self) -> None:
-        self._tty.unsent = 0
+    def _sent(self, unsent: int) -> None:
+        """Take note that what was unsent then is on the line; more may have been written since."""
+        self._tty.unsent -= unsent
         self._seen = _Look(trio.current_time(), 0, 0, moving=True)
 
     def _unplugged(self) -> int:
@@ -430,12 +431,12 @@ class Uart:
     async def _shifted_out(self) -> None:
         """Wait for the FIFO: until the driver says it is empty, or as long as that can take."""
         await trio.lowlevel.checkpoint()
-        if not self._tty.unsent:
+        if not (unsent := self._tty.unsent):
             return
         with trio.move_on_after(line_settings.line_time(self.timing, _FIFO_CHARACTERS)):
             while not self._tty.transmitter_empty():  # noqa: ASYNC110 -- nor for an empty FIFO
                 await trio.sleep(self._look_again(1))
-        self._all_sent()
+        self._sent(unsent)
 
     def _look_again(self, characters: int) -> float:
         return min(max(line_settings.line_time(self.timing, characters), _SHORTEST_LOOK), _LONGEST_LOOK)
