@@ -84,14 +84,10 @@ async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> NoReturn:
         while True:
             tell(interfaces())
             await trio.lowlevel.wait_readable(news)
-            _skip(news)
-
-
-def _skip(news: socket.socket) -> None:
-    # EAGAIN: nothing is left. ENOBUFS: messages were lost; everything is asked anew then too.
-    with contextlib.suppress(OSError):
-        while True:
-            news.recv(65536)
+            # EAGAIN: nothing is left. ENOBUFS: messages were lost; everything is asked anew then too.
+            with contextlib.suppress(OSError):
+                while True:
+                    news.recv(65536)
 
 
 def _findable(sock: socket.socket) -> Iterator[tuple[int, int]]:
@@ -112,12 +108,9 @@ def _addresses(sock: socket.socket) -> Iterator[tuple[int, IPv4Interface | IPv6I
             # On a point-to-point link IFA_ADDRESS is the peer's.
             yield index, IPv4Interface((attributes[_IFA_LOCAL], prefix))
         elif family == socket.AF_INET6 and not flags & _NOT_YET:
-            yield index, _ipv6(attributes[_IFA_ADDRESS], prefix, index)
-
-
-def _ipv6(packed: bytes, prefix: int, index: int) -> IPv6Interface:
-    address = IPv6Interface((packed, prefix))
-    return IPv6Interface(f"{address.ip}%{index}/{prefix}") if address.is_link_local else address
+            address = IPv6Interface((attributes[_IFA_ADDRESS], prefix))
+            # Only its zone tells a link-local address from the same one on another link.
+            yield index, IPv6Interface(f"{address.ip}%{index}/{prefix}") if address.is_link_local else address
 
 
 def _dump(sock: socket.socket, question: int) -> Iterator[bytes]:

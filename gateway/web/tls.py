@@ -6,6 +6,7 @@ one that cannot be used never replaces one that can: a mistake in a file must no
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -173,7 +174,8 @@ def _out_of_date(path: Path, context: ssl.SSLContext, pem: str) -> str:
     far = client.wrap_bio(down, up)
     try:
         for side in (far, near, far, near):
-            _step(side)
+            with contextlib.suppress(ssl.SSLWantReadError):  # then it is the other's turn
+                side.do_handshake()
     except ssl.SSLCertVerificationError as exc:
         if exc.verify_code in _OUT_OF_DATE:
             return exc.verify_message
@@ -181,10 +183,3 @@ def _out_of_date(path: Path, context: ssl.SSLContext, pem: str) -> str:
     except ssl.SSLError as exc:
         raise CertificateError(f"{path}: no TLS connection can be made with it: {exc}") from None
     return ""
-
-
-def _step(side: ssl.SSLObject) -> None:
-    try:
-        side.do_handshake()
-    except ssl.SSLWantReadError:
-        return  # it is the other's turn
