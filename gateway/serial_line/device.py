@@ -256,7 +256,7 @@ class SerialDevice:
         """Look at the driver's queue while the device is open."""
         while self._open is not None and self._open[0] is uart:
             with contextlib.suppress(UartError):  # whoever reads meets it too
-                uart.look()
+                uart.queue.look()
             await trio.sleep(_LOOK)
 
     def _heard_breaks(self, count: int) -> None:
@@ -276,7 +276,7 @@ class SerialDevice:
         with trio.move_on_after(_CLOSE):
             await turns.idle()
             try:
-                await uart.emptied(uart.patience())
+                await uart.queue.emptied(uart.queue.patience())
             except UartError as exc:
                 self._logger.warning("%s", exc)
 

@@ -2,8 +2,8 @@
 
 What must hold
     The loop never waits for a driver. The two calls that may wait, the open and the close, have a thread of their own
-    (``driver_call``). All others are asked and answered at once, and what takes time is looked at again and again:
-    ``tcdrain`` would wait for ever where flow control holds the line, and the kernel has no event for an empty queue.
+    (``driver_call``). All others are answered at once, and what takes time is looked at again and again
+    (``driver_queue``).
 
     A Uart owns a descriptor, trio's watch on it, and a thread, and has either the first two or the last. The watch goes
     before the thread starts: it would be a watch on a number that the kernel gives to the next file.
@@ -26,7 +26,7 @@ The states
         PURGING --close--> CLOSING                once the purge has ended, which is bounded
                            PURGING --> GIVEN_UP
 
-Nothing here takes a turn: whoever calls ``reconfigure``, ``emptied`` or ``send_break`` has the line already
+Nothing here takes a turn: whoever calls ``reconfigure`` or ``send_break`` has the line already
 (``serial_line.arbiter``), or knows why it is not to be had.
 """
 
@@ -45,6 +45,7 @@ from gateway.serial_line import settings as line_settings
 from gateway.serial_line.adapters import identity
 from gateway.serial_line.bias import Bias
 from gateway.serial_line.driver_call import DriverCall
+from gateway.serial_line.driver_queue import DriverQueue
 from gateway.serial_line.marks import Unmarker
 from gateway.serial_line.tty import READ_SIZE, Counters, DeviceGone, Tty, UartError, close_descriptor
 
@@ -69,12 +70,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_FIFO_CHARACTERS: Final = 70  # the 64 of a 16750, what is in the shift register, and some
-_SHORTEST_LOOK: Final = 0.001
-_LONGEST_LOOK: Final = 0.1
-
 # Seconds. An update is answered within two: see ``reconfigure``.
-_GRACE: Final = 1.0  # beyond the line time that a drain may take
 _LONGEST_DRAIN: Final = 1.5
 _CHANGE: Final = 1.8  # from the beginning of a change to its end, the bias command with it
 _SHORTEST_BIAS: Final = 0.1  # what is left to switch the bias back
@@ -129,19 +125,6 @@ class _State(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What the driver said of its queue, and when: with an unplugged device, nobody can ask any more."""
-
-    time: float
-    queued: int
-    unsent: int
-    """Bytes that were written and might be queued, then: of those since then, all are."""
-    moving: bool
-    """Whether the line carried any since the look before."""
-
-
-@final
 class Uart:
     """One open serial device, made by ``open``. All methods raise ``UartError``, or ``DeviceGone`` when it is lost."""
 
@@ -186,7 +169,8 @@ class Uart:
         self.send_nowait = tty.write
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
         self._unmarker = Unmarker() if tty.marks else None
-        self._seen = _Look(trio.current_time(), 0, 0, moving=True)
+        self.queue = DriverQueue(tty, lambda: self.timing)
+        """What waits in the driver."""
 
     @classmethod
     async def open(
@@ -238,7 +222,7 @@ class Uart:
         What still waits for the line is thrown away and counted: a close that lets it be sent takes half a minute.
         """
         if self._state is _State.PURGING:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE + _REOPEN + _GRACE):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * (_CLOSE + _REOPEN)):
                 await self._purged.wait()  # it has bounds of its own
         if self._state is not _State.OPEN:
             return
@@ -246,7 +230,7 @@ class Uart:
         try:
             lost = self._tty.flush_output() + self._tty.queued()
         except UartError:
-            lost = self._unplugged()
+            lost = self.queue.left_behind()
         self._discard(lost)
         await self._let_go()
         if self._closing_ended():
@@ -314,44 +298,7 @@ class Uart:
             raise trio.ClosedResourceError(f"{self.device} was closed")
         return self._tty.fd
 
-    # -- what waits in the driver
-
-    def queued(self) -> int:
-        """Return how many bytes wait in the driver (TIOCOUTQ); a pty never shows any."""
-        return self._tty.queued()
-
-    def look(self) -> None:
-        """Ask how much waits in the driver, now and then: once it is unplugged, nobody can."""
-        if self._state is not _State.OPEN or not self._tty.unsent:
-            return
-        before, now, unsent = self._seen, trio.current_time(), self._tty.unsent
-        queued = self._tty.queued()
-        if not queued and before.queued == 0 and before.unsent == unsent and self._fifo_time(before.time, now):
-            self._sent(unsent)
-        elif queued or before.queued or before.unsent != unsent:
-            moving = queued < before.queued + unsent - before.unsent
-            self._seen = _Look(now, queued, unsent, moving or not queued)
-
-    def _fifo_time(self, since: float, now: float) -> bool:
-        return now - since >= line_settings.line_time(self.timing, _FIFO_CHARACTERS)
-
-    def _sent(self, unsent: int) -> None:
-        """Take note that what was unsent then is on the line; more may have been written since."""
-        self._tty.unsent -= unsent
-        self._seen = _Look(trio.current_time(), 0, 0, moving=True)
-
-    def _unplugged(self) -> int:
-        """Return how many bytes waited when the device went: what was seen last, less what the line carried since.
-
-        Exact where the line stood still; a pty never shows what waits.
-        """
-        if self._tty.is_pty:
-            return 0
-        seen = self._seen
-        waiting = seen.queued + self._tty.unsent - seen.unsent
-        if seen.moving:
-            waiting -= int((trio.current_time() - seen.time) * line_settings.bytes_per_second(self.timing))
-        return min(max(waiting, 0), self._tty.unsent)
+    # -- throwing away
 
     def _discard(self, count: int) -> None:
         self.discarded += count
@@ -416,35 +363,6 @@ class Uart:
         said = f"; {' and '.join(rose)} rose for a moment" if rose else ""
         self._logger.warning("%s was closed and opened again, for its driver does not flush%s", self.device, said)
 
-    async def emptied(self, seconds: float) -> bool:
-        """Wait at most ``seconds`` until all that was written is on the line, and return whether it is.
-
-        By looking, not by ``tcdrain``: with CTS low or after an XOFF that never returns.
-        """
-        with trio.move_on_after(seconds):
-            while waiting := self._tty.queued():  # noqa: ASYNC110 -- the kernel has no event for an empty queue
-                await trio.sleep(self._look_again(waiting))
-            await self._shifted_out()
-            return True
-        return False
-
-    async def _shifted_out(self) -> None:
-        """Wait for the FIFO: until the driver says it is empty, or as long as that can take."""
-        await trio.lowlevel.checkpoint()
-        if not (unsent := self._tty.unsent):
-            return
-        with trio.move_on_after(line_settings.line_time(self.timing, _FIFO_CHARACTERS)):
-            while not self._tty.transmitter_empty():  # noqa: ASYNC110 -- nor for an empty FIFO
-                await trio.sleep(self._look_again(1))
-        self._sent(unsent)
-
-    def _look_again(self, characters: int) -> float:
-        return min(max(line_settings.line_time(self.timing, characters), _SHORTEST_LOOK), _LONGEST_LOOK)
-
-    def patience(self) -> float:
-        """Return how many seconds what waits in the driver may take to be on the line, where the line moves."""
-        return line_settings.line_time(self.timing, self._tty.queued() + _FIFO_CHARACTERS) + _GRACE
-
     # -- settings
 
     @property
@@ -503,7 +421,7 @@ class Uart:
     async def _quiet(self, began: float) -> None:
         """Have nothing left to send, by patience or by force; see ``reconfigure``."""
         since, waiting = trio.current_time(), self._tty.queued()
-        if await self.emptied(max(min(self.patience(), began + _LONGEST_DRAIN - since), 0)):
+        if await self.queue.emptied(max(min(self.queue.patience(), began + _LONGEST_DRAIN - since), 0)):
             return
         left = self._tty.queued()
         if not left:
@@ -576,7 +494,7 @@ class Uart:
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``, after what was written; nothing is thrown away for it."""
         self._tty.modem_lines()  # a pty takes a break without a word and does nothing: say so
-        if not await self.emptied(self.patience()):
+        if not await self.queue.emptied(self.queue.patience()):
             raise UartError(f"{self.device}: no break was sent, for the line does not take what was written before")
         self._tty.set_break(True)
         try:

@@ -360,7 +360,7 @@ async def test_no_more_is_discarded_than_was_written_where_the_driver_counts_too
     adapter.overcount, adapter.stopped = 8192, True
     async with port(adapter, XOFF) as uart:
         uart.send_nowait(bytes(10))
-        assert uart.queued() == 10
+        assert uart.queue.waiting() == 10
     assert uart.discarded == 10
 
 
@@ -395,11 +395,11 @@ async def test_what_waited_on_a_stuck_line_when_it_was_unplugged_is_counted(
     async with port(adapter, CTS) as uart:
         uart.send_nowait(bytes(4608))
         for _ in range(3):
-            uart.look()
+            uart.queue.look()
             await trio.sleep(0.25)
         adapter.unplug()
         with pytest.raises(DeviceGone):
-            uart.queued()
+            uart.queue.waiting()
     assert uart.discarded == 4608
 
 
@@ -409,7 +409,7 @@ async def test_what_a_moving_line_carried_before_it_was_unplugged_is_not_counted
     async with port(adapter) as uart:
         uart.send_nowait(bytes(4608))
         for _ in range(4):
-            uart.look()
+            uart.queue.look()
             await trio.sleep(0.25)
         adapter.advance()
         adapter.unplug()
@@ -423,7 +423,7 @@ async def test_what_was_sent_long_ago_is_not_counted_when_it_is_unplugged(
         uart.send_nowait(bytes(100))
         for _ in range(4):
             await trio.sleep(0.25)
-            uart.look()
+            uart.queue.look()
         adapter.unplug()
     assert uart.discarded == 0
 

@@ -290,7 +290,7 @@ async def test_a_hang_up_ends_reading_and_fails_writing(pty: Pty) -> None:
         with pytest.raises(DeviceGone, match="gone"):
             port.send_nowait(b"x")
         with pytest.raises(DeviceGone):
-            port.queued()
+            port.queue.waiting()
         with pytest.raises(DeviceGone):
             await port.reconfigure(SerialPort(baud_rate=300))
 
@@ -348,7 +348,7 @@ async def test_a_line_that_moves_drains_and_loses_nothing(pty: Pty, driver: Driv
     async with closing(await opened(pty.path, LINE)) as port:
         driver.offers, driver.queue = {termios.TIOCOUTQ}, [500, 200, 1, 0]
         port.send_nowait(bytes(500))
-        assert await port.emptied(2)
+        assert await port.queue.emptied(2)
         assert port.discarded == 0
         assert driver.queue == [0]
 
@@ -360,9 +360,9 @@ async def test_a_stuck_line_is_waited_for_until_the_deadline(
         driver.offers, driver.queue = {termios.TIOCOUTQ}, [40]
         port.send_nowait(bytes(40))
         begun = trio.current_time()
-        assert not await port.emptied(1)
+        assert not await port.queue.emptied(1)
         assert trio.current_time() - begun == pytest.approx(1)
-        assert port.queued() == 40
+        assert port.queue.waiting() == 40
 
 
 async def test_without_word_from_the_driver_the_fifo_gets_seventy_characters_of_time(
@@ -371,9 +371,9 @@ async def test_without_word_from_the_driver_the_fifo_gets_seventy_characters_of_
     async with closing(await opened(pty.path, LINE)) as port:
         port.send_nowait(b"x")
         begun = trio.current_time()
-        assert await port.emptied(5)
+        assert await port.queue.emptied(5)
         assert trio.current_time() - begun == pytest.approx(70 / 960)
-        assert await port.emptied(5)
+        assert await port.queue.emptied(5)
         assert trio.current_time() - begun == pytest.approx(70 / 960)
 
 
@@ -382,7 +382,7 @@ async def test_where_the_driver_knows_the_fifo_it_is_asked(pty: Pty, driver: Dri
     async with closing(await opened(pty.path, LINE)) as port:
         port.send_nowait(b"x")
         begun = trio.current_time()
-        await port.emptied(5)
+        await port.queue.emptied(5)
         assert driver.log == ["lsr"] * 4
         assert trio.current_time() - begun == pytest.approx(3 / 960)
 
