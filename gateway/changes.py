@@ -49,7 +49,7 @@ class Changes:
         self._managers = managers
         self._one_at_a_time = trio.Lock()
         self._stood: dict[str, str] = {}
-        """Of each parameter whose value is being tried, the one before that stood."""
+        """The value of each parameter that was set which last stood its test."""
 
     async def update(self, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None) -> Update:
         """Set parameters as ``role``, bound to ``ports``; see Catalogue.updated.
@@ -96,11 +96,8 @@ class Changes:
                 why |= dict.fromkeys(update.changed, "it requires another parameter, which was refused") | why
                 back = await self._store.update(self._old(why, mine), Role.ADMIN)
             version = self._store.published.value.version
-            for name in mine:
-                if name in back.changed or self._is(name, mine[name]):
-                    self._stood.pop(name, None)
-                elif name not in why:  # somebody has set it again, and now has this to come back to
-                    self._stood[name] = mine[name]
+            # Also where somebody has set it again, who now has this to come back to.
+            self._stood |= {name: text for name, text in mine.items() if name not in why}
         if not why:
             return update
         with trio.move_on_at(deadline):
@@ -126,7 +123,7 @@ class Changes:
         """Refuse what had its value already, and is not in force all the same."""
         why = {name: why for manager in self._managers for name, why in manager.not_in_force().items()}
         errors = tuple(ParameterError(name, text, why[name]) for name, text in same.items() if name in why)
-        return replace(update, refused=(*update.refused, *errors)) if errors else update
+        return replace(update, refused=(*update.refused, *errors))
 
 
 def _log_refused(refused: Sequence[ParameterError]) -> None:

@@ -13,6 +13,7 @@ import trio.testing
 from gateway import changes
 from gateway.composition import compose
 from gateway.host.config import SerialConfig
+from gateway.port.device import Refusal
 from gateway.serial_line.device import SerialDevice
 from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
 from protocol.parameters.roles import Role
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.composition import Composition
-    from gateway.port.device import Refusal
     from protocol.parameters.catalogue import Update
     from protocol.parameters.settings import Settings
 
@@ -211,6 +211,74 @@ async def test_two_updates_that_both_come_to_nothing_leave_what_stood_before_bot
             assert parts.store.published.value.settings.serial.ports[0].baud_rate == 9600
 
 
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """A device that takes up 19200 once the event is set, and refuses what is faster."""
+    ready = trio.Event()
+
+    async def adjust(_device: SerialDevice, settings: Settings) -> tuple[Refusal, ...]:
+        rate = settings.serial.ports[0].baud_rate
+        if rate == 19200:
+            await ready.wait()
+        return (Refusal("Serial.Ser1.BaudRate", "too fast"),) if rate > 19200 else ()
+
+    monkeypatch.setattr(SerialDevice, "adjust", adjust)
+    return ready
+
+
+async def test_what_is_put_back_is_what_stood_last_and_no_older_value(
+    adapter: Adapter, tmp_path: Path, strict: trio.Event
+) -> None:
+    strict.set()
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts:
+            for rate, in_force in (("4800", 4800), ("38400", 4800), ("19200", 19200), ("57600", 19200)):
+                assert bool(told(await set_to(parts, BaudRate=rate))) == (int(rate) != in_force)
+                assert parts.store.published.value.settings.serial.ports[0].baud_rate == in_force
+
+
+async def test_who_sets_again_what_another_is_still_trying_comes_back_to_that(
+    adapter: Adapter, tmp_path: Path, strict: trio.Event
+) -> None:
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts, trio.open_nursery() as nursery:
+            answers: dict[str, Update] = {}
+
+            async def change(rate: str) -> None:
+                answers[rate] = await set_to(parts, BaudRate=rate)
+
+            for rate in ("19200", "38400"):
+                nursery.start_soon(change, rate)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            strict.set()
+            while len(answers) < 2:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            assert {rate: told(update) for rate, update in answers.items()} == {
+                "19200": {},
+                "38400": {"BaudRate": "too fast"},
+            }
+            assert parts.store.published.value.settings.serial.ports[0].baud_rate == 19200
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_a_caller_that_goes_away_leaves_nothing_behind_that_a_port_refused(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    with trio.fail_after(20):
+        async with on(adapter, tmp_path) as parts:
+            async with trio.open_nursery() as caller:
+                caller.start_soon(lambda: set_to(parts, BaudRate="19200"))
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                assert parts.store.published.value.settings.serial.ports[0].baud_rate == 19200
+                caller.cancel_scope.cancel()
+            assert parts.store.published.value.settings.serial.ports[0].baud_rate == 9600
+
+
+async def test_the_log_says_what_is_put_back_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (update,) = await updated(tmp_path, BOTH, [("Serial.Ser1.Parity", "Even")])
+    assert f"put back: {update.refused[0]}" in caplog.messages
+
+
 async def test_the_log_says_what_would_have_been_right(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "gateway.changes")
     await updated(tmp_path, BOTH, [("Serial.Ser1.DataBits", "9"), ("Serial.Ser1.Baud\nRate", "9600")])
@@ -222,6 +290,10 @@ async def test_the_log_says_what_would_have_been_right(tmp_path: Path, caplog: p
 
 async def test_a_request_of_junk_does_not_fill_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "gateway.changes")
+    await updated(tmp_path, BOTH, [(f"Junk{number}", "") for number in range(16)])
+    assert [message.partition(":")[0] for message in caplog.messages] == ["not set"] * 16
+    assert "more" not in caplog.text
+    caplog.clear()
     await updated(tmp_path, BOTH, [(f"Junk{number}", "") for number in range(1000)])
     assert len(caplog.messages) == 17
     assert caplog.messages[-1] == "not set: 984 more"

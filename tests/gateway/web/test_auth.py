@@ -200,6 +200,22 @@ async def test_a_role_may_do_what_requires_it_or_a_lower_one(gate: Gate, name: s
         assert role.name.lower().encode() in answer.body
 
 
+@pytest.mark.parametrize(
+    ("name", "role", "told"),
+    [
+        ("viewer", Role.OPERATOR, b"viewer is a viewer, and this requires an operator."),
+        ("operator", Role.ADMIN, b"operator is an operator, and this requires an admin."),
+    ],
+)
+async def test_who_has_too_low_a_role_is_told_which_one_is_required(
+    gate: Gate, name: str, role: Role, told: bytes
+) -> None:
+    gate.use(Policy.BASIC)
+    answer = gate.ask(basic(name), role)
+    assert isinstance(answer, Response)
+    assert told in answer.body
+
+
 async def test_what_is_open_requires_no_login_and_no_user(tmp_path: Path) -> None:
     access = AccessControl(Users(tmp_path), under(Policy.DIGEST))
     assert access.authorize(Request("POST", TARGET, (), b"", PEER), Role.OPEN) == Caller("", Role.OPEN)
