@@ -349,6 +349,14 @@ async def test_a_right_password_for_another_target_is_told_so_and_is_no_guess(ga
     assert isinstance(gate.log_in("admin"), Caller)
 
 
+async def test_a_caller_that_is_written_into_a_log_shows_no_hash_of_its_password(gate: Gate) -> None:
+    caller = gate.log_in("operator")
+    assert isinstance(caller, Caller)
+    assert caller.user is not None
+    assert "hashes" not in repr(caller)
+    assert repr(caller.user) not in repr(caller)
+
+
 async def test_no_secret_is_logged_or_told(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     gate.use(Policy.BASIC)
