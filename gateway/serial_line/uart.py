@@ -71,7 +71,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # Seconds. An update is answered within two: see ``reconfigure``.
-_LONGEST_DRAIN: Final = 1.5
+_LONGEST_DRAIN: Final = 1.4  # what is then left of the two is for a purge
 _CHANGE: Final = 1.8  # from the beginning of a change to its end, the bias command with it
 _SHORTEST_BIAS: Final = 0.1  # what is left to switch the bias back
 _CLOSE: Final = 0.4  # an interrupted close takes a few milliseconds

@@ -18,6 +18,7 @@ import trio.lowlevel
 import trio.testing
 
 from gateway.port.bus import Bus
+from gateway.port.line import PortDown
 from gateway.serial_line.device import SerialDevice
 from gateway.serial_line.driver_call import DriverCall
 from gateway.serial_line.uart import DeviceGone, LineBusy, Uart, UartError
@@ -383,6 +384,49 @@ async def test_a_device_says_busy_for_each_setting_that_was_to_change(
         }
         device._open[0]._tty.unsent = 0
         adapter.queue = b""
+
+
+async def test_a_message_whose_beginning_is_purged_is_not_finished(adapter: Adapter) -> None:
+    adapter.cts = False
+    with trio.fail_after(10):
+        async with running(adapter, CTS) as (device, _):
+            writer = Writer()
+            async with trio.open_nursery() as nursery:
+
+                async def write() -> None:
+                    with pytest.raises(PortDown):
+                        await device._bus.line.write(bytes(6000), writer, trio.current_time())
+
+                nursery.start_soon(write)
+                while not writer.written:
+                    await trio.lowlevel.checkpoint()
+                began = trio.current_time()
+                assert await device.adjust(settings_of(replace(CTS, stop_bits=2))) == ()
+                assert trio.current_time() - began < 2
+            assert device.totals == (4608, 4608)
+            adapter.cts = True
+            await device._bus.line.write(b"fresh", Writer(), trio.current_time())
+            assert device._open is not None
+            assert await device._open[0].queue.emptied(2)
+            assert adapter.sent == b"fresh"
+
+
+async def test_a_message_that_its_writer_left_is_not_finished_after_a_purge_either(adapter: Adapter) -> None:
+    adapter.cts, adapter.flushes = False, True
+    with trio.fail_after(10):
+        async with running(adapter, CTS) as (device, _):
+            writer = Writer()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(device._bus.line.write, bytes(6000), writer, trio.current_time())
+                while not writer.written:
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            assert await device.adjust(settings_of(replace(CTS, stop_bits=2))) == ()
+            while not writer.outcomes:
+                await trio.lowlevel.checkpoint()
+            assert [count for count, _ in writer.outcomes] == [6000 - 4608]
+            assert device.totals == (4608, 6000)
+            assert adapter.log.count("close") == 0
 
 
 # Unplugged
