@@ -14,7 +14,8 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.port.line import PortDown
+from gateway.port.line import PortDown, Reply
+from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.serial_line.arbiter import Arbiter
 from protocol.link.reasons import Reason
 from tests.gateway.line import NarrowTty, Unwanted, Writer, closed, serial_line
@@ -170,6 +171,53 @@ async def test_a_turn_keeps_others_out_until_it_is_closed_even_twice() -> None:
     assert writer.written == 7
 
 
+async def test_the_reply_is_heard_from_before_the_first_byte_is_written_until_it_is_whole_or_its_time_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    tty = NarrowTty(100)
+    turns = Arbiter(tty.as_uart)
+    taken_before: list[bytes] = []
+    turn = await turns.turn(Writer(), trio.current_time(), b"request")
+    await turn.write(lambda: taken_before.append(tty.taken))
+    assert taken_before == [b""]
+    heard = ReceiveBuffer()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turn.replied, heard, Reply(5, None, 10))
+        await trio.sleep(3)
+        heard.deliver(b"reply")
+    assert trio.current_time() == 3
+    heard.clear()
+    await turn.replied(heard, Reply(5, None, 10))
+    assert trio.current_time() == 13
+    turn.close()
+
+
+async def test_what_is_beside_the_data_is_asked_of_the_device() -> None:
+    class Modem(NarrowTty):
+        def __init__(self) -> None:
+            super().__init__(0)
+            self.asked: list[object] = []
+
+        async def send_break(self, seconds: float) -> None:
+            await trio.lowlevel.checkpoint()
+            self.asked.append(seconds)
+
+        def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
+            self.asked.append((dtr, rts))
+
+        def modem_lines(self) -> str:
+            return "as they are"
+
+    tty = Modem()
+    turns = Arbiter(tty.as_uart)
+    turn = await turns.turn(Writer(), trio.current_time())
+    await turn.send_break(0.25)
+    turns.set_modem_lines(True, None)
+    assert tty.asked == [0.25, (True, None)]
+    shown: object = turns.modem_lines()
+    assert shown == "as they are"
+
+
 async def test_idle_waits_until_nobody_has_the_turn() -> None:
     turns = Arbiter(NarrowTty(9).as_uart)
     with trio.fail_after(5):
@@ -296,6 +344,29 @@ async def test_a_message_whose_writer_is_cancelled_in_its_middle_is_finished_bef
     assert tty.taken == b"pan left|next"
     assert writer.written == 8
     assert turns.unfinished == turns.begun(writer) == 0
+
+
+@pytest.mark.parametrize("send", [write, transfer])
+async def test_a_message_that_is_not_wanted_is_not_written_to_a_free_line_either(
+    send: Callable[[Arbiter, bytes, Writer], Awaitable[None]],
+) -> None:
+    tty = NarrowTty(100)
+    turns = Arbiter(tty.as_uart)
+    with pytest.raises(Unwanted):
+        await send(turns, b"evil", Writer(revoked=True))
+    await write(turns, b"next")
+    assert tty.taken == b"next"
+
+
+async def test_a_line_whose_writer_left_before_it_began_is_free_at_once_and_needs_no_finisher() -> None:
+    tty = NarrowTty()
+    turns = Arbiter(tty.as_uart)
+    with trio.fail_after(5):
+        await cancelled_when_blocked(Arbiter.write, turns)
+        tty.make_room(100)
+        await write(turns, b"next")
+        await turns.idle()
+    assert tty.taken == b"next"
 
 
 async def cancel_when_blocked(scope: trio.CancelScope) -> None:
@@ -538,6 +609,28 @@ async def test_a_turn_handed_over_just_before_the_end_is_used_or_given_back() ->
             turns.end("closing")
             await turns.idle()
     assert tty.taken == b"heir"
+
+
+async def test_who_was_handed_the_turn_once_is_refused_at_the_end_like_anybody_else() -> None:
+    tty = NarrowTty(100)
+    turns = Arbiter(tty.as_uart)
+
+    async def twice() -> None:
+        await write(turns, b"first")
+        with pytest.raises(PortDown, match="over"):
+            await write(turns, b"second")
+
+    with trio.fail_after(5):
+        holder = await turns.turn(Writer(), trio.current_time())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(twice)
+            await blocked()
+            holder.close()
+            holder = await turns.turn(Writer(), trio.current_time())  # in the queue behind it, before its second
+            await blocked()
+            turns.end("over")
+        holder.close()
+    assert tty.taken == b"first"
 
 
 async def test_a_message_that_is_cancelled_after_the_end_is_finished_too() -> None:
