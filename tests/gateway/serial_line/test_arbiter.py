@@ -615,21 +615,21 @@ async def test_who_was_handed_the_turn_once_is_refused_at_the_end_like_anybody_e
     tty = NarrowTty(100)
     turns = Arbiter(tty.as_uart)
 
-    async def twice() -> None:
+    async def come_again() -> None:
         await write(turns, b"first")
+        turn = await turns.turn(Writer(), trio.current_time())
         with pytest.raises(PortDown, match="over"):
             await write(turns, b"second")
+        turn.close()
 
     with trio.fail_after(5):
         holder = await turns.turn(Writer(), trio.current_time())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(twice)
+            nursery.start_soon(come_again)
             await blocked()
             holder.close()
-            holder = await turns.turn(Writer(), trio.current_time())  # in the queue behind it, before its second
             await blocked()
             turns.end("over")
-        holder.close()
     assert tty.taken == b"first"
 
 
@@ -719,6 +719,28 @@ async def test_a_real_tty_closed_under_the_finisher_is_counted_too() -> None:
             await line.unplug()
             await line.turns.idle()
             assert line.turns.unfinished == before
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_nothing_of_a_message_is_on_its_way_once_it_is_finished_or_given_up(
+    takes: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    tty, writer = NarrowTty(3), Writer()
+    turns = Arbiter(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        async with trio.open_nursery() as client:
+            client.start_soon(write, turns, b"pan left", writer)
+            await blocked()
+            client.cancel_scope.cancel()
+        assert turns.begun(writer) == 5
+        if takes:
+            tty.make_room(100)
+        await turns.idle()
+        assert turns.begun(writer) == 0
+        turns.end("over")
+    assert writer.outcomes == ([] if takes else [(5, Reason.INCOMPLETE)])
+    assert len(caplog.records) == len(writer.outcomes)
 
 
 async def test_the_finisher_that_is_cancelled_says_what_it_left(caplog: pytest.LogCaptureFixture) -> None:
