@@ -184,6 +184,8 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         ),
         (SERIAL + 'modes = ["RS232", "RS232"]', "serial[0].modes[1]: RS232 is a duplicate"),
         (SERIAL + 'modes = "RS232"', "serial[0].modes: RS232 is not a list, [...]"),
+        (SERIAL + f'modes = "{"x" * 60}"', f"serial[0].modes: {'x' * 60} is not a list, [...]"),
+        (SERIAL + f'modes = "{"x" * 61}"', f"serial[0].modes: {'x' * 60}... is not a list, [...]"),
         (
             SERIAL + "modes = []",
             'serial[0].modes: must not be empty; most lines are ["RS232"]',
