@@ -11,27 +11,31 @@ import contextlib
 import functools
 import logging
 import os
+from socket import SOCK_STREAM
 from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway.clients.listeners import listen_unix
 from gateway.composition import compose
 from gateway.health import keep_watch
 from gateway.host.reload import Reload
 from gateway.state import atomic_file
 from gateway.status import in_words
 from gateway.tasks.contain import contain
+from gateway.tasks.reconcile import Unit
 from gateway.tasks.watch import Cell
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from gateway.composition import Composition
     from gateway.host.config import Config
     from gateway.host.sdnotify import Notifier
+    from gateway.http_service import HttpService
     from gateway.manager import Manager
-    from gateway.tasks.reconcile import Unit
 
 __all__ = ["StartError", "hold_runtime_dir", "run"]
 
@@ -70,12 +74,9 @@ async def run(
             root.start_soon(parts.bonjour.run)
             root.start_soon(contain, "connections", parts.connections.run)
             async with trio.open_nursery() as ports, trio.open_nursery() as front:
-                listeners: tuple[Unit, ...] = ()
-                if config.http.listen or sockets:
-                    # Loaded only where it listens: HTTP and its logins cost memory and time at the start.
-                    from gateway.http_service import HttpService
-
-                    listeners = HttpService(parts, reloads or Cell(Reload(config))).serve(front, sockets)
+                http = functools.cache(functools.partial(_http_service, parts, reloads or Cell(Reload(config))))
+                listeners = http().serve(front, sockets) if config.http.listen or sockets else ()
+                front.start_soon(contain, "control socket", functools.partial(_listen_control, config, http, front))
                 words = functools.partial(in_words, config.node_name, parts.managers, listeners)
                 root.start_soon(keep_watch, parts.managers, notifier, words, stop)
                 for manager in parts.managers:
@@ -112,6 +113,29 @@ def _make_runtime_dir(path: Path) -> None:
         raise StartError(
             f"runtime_dir {path} cannot be made, and the PTZ sockets are to be in it: {exc.strerror}"
         ) from None
+
+
+def _http_service(parts: Composition, reloads: Cell[Reload]) -> HttpService:
+    # Loaded only where it is used: HTTP and its logins cost memory and time at the start.
+    from gateway.http_service import HttpService
+
+    return HttpService(parts, reloads)
+
+
+async def _listen_control(config: Config, http: Callable[[], HttpService], clients: trio.Nursery) -> None:
+    """Serve the control socket, which HTTP is loaded for at the first connection if it does not serve anybody else."""
+    folder = config.runtime_dir / "control"
+    # Where others than root and our own user are named, they have to reach it; their credentials tell them apart.
+    shared = bool(config.control.admins or config.control.viewers)
+    with contextlib.suppress(OSError):  # a folder that cannot be made is a state of the socket
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755 if shared else 0o750)
+
+    def welcome(sock: socket.socket, peer: object) -> None:
+        http().control.admit(clients, sock, peer)
+
+    unit = Unit("control socket", lambda: None)
+    await listen_unix(folder / "http.sock", SOCK_STREAM, 0o666 if shared else 0o660, welcome, unit)
 
 
 async def _announce(

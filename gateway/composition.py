@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import grp
 import logging
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, final
 from gateway.changes import Changes
 from gateway.clients.connections import Connections
 from gateway.clients.drivers import Drivers
+from gateway.clients.peer import Members
 from gateway.discovery.bonjour import Bonjour
 from gateway.manager import Host, Manager
 from gateway.port.bus import Bus
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from gateway.host.config import Config, PtzConfig
 
-__all__ = ["Composition", "compose"]
+__all__ = ["Composition", "compose", "control_members"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +79,35 @@ def _managers(host: Host, store: Store) -> tuple[Manager, ...]:
 
 
 def _drivers(ptz: PtzConfig) -> Drivers:
-    """Look up the users and groups that may connect as PTZ drivers; log and leave out a name that is unknown here."""
-    users = {0, os.getuid()} | set(_known(ptz.users, lambda name: pwd.getpwnam(name).pw_uid, "user"))
-    named = _known(ptz.groups, lambda name: grp.getgrnam(name).gr_gid, "group")
-    return Drivers(frozenset(users), frozenset({os.getgid(), *named}))
+    """Find the users and groups that may connect as PTZ drivers; log and leave out a name that is unknown here."""
+    users, groups = _known(ptz.users, _user), _known(ptz.groups, _group)
+    for kind, names, known in (("user", ptz.users, users), ("group", ptz.groups, groups)):
+        for name in names:
+            if name not in known:
+                logger.warning("[ptz]: this host has no %s named %r", kind, name)
+    return Drivers(frozenset({0, os.getuid(), *users.values()}), frozenset({os.getgid(), *groups.values()}))
 
 
-def _known(names: Sequence[str], find: Callable[[str], int], kind: str) -> list[int]:
-    found = []
+def control_members(names: Sequence[str]) -> Members:
+    """Find the users and groups of these names, each of which may be either; log a name that is unknown here."""
+    users, groups = _known(names, _user), _known(names, _group)
     for name in names:
-        try:
-            found.append(find(name))
-        except KeyError:
-            logger.warning("[ptz]: this host has no %s named %r", kind, name)
+        if name not in users and name not in groups:
+            logger.warning("[control]: this host has no user or group named %r", name)
+    return Members(frozenset(users.values()), frozenset(groups.values()))
+
+
+def _known(names: Sequence[str], find: Callable[[str], int]) -> dict[str, int]:
+    found = {}
+    for name in names:
+        with contextlib.suppress(KeyError):
+            found[name] = find(name)
     return found
+
+
+def _user(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def _group(name: str) -> int:
+    return grp.getgrnam(name).gr_gid

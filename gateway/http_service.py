@@ -13,11 +13,13 @@ import trio
 
 from gateway import __version__
 from gateway.clients.listeners import accept_clients, listen_tcp
+from gateway.composition import control_members
 from gateway.state.users import Users
 from gateway.status import status
 from gateway.tasks.contain import contain
 from gateway.tasks.reconcile import Unit
 from gateway.web.auth import AccessControl
+from gateway.web.control_socket import ControlSocket
 from gateway.web.csrf import Site
 from gateway.web.places import Places
 from gateway.web.routes import Backend, Routes
@@ -45,7 +47,7 @@ class HttpService:
         self._config = reloads.value.config
         self._reloads = reloads
         published = parts.store.published
-        started = time.time()
+        started = time.monotonic()
         self._backend = Backend(
             catalogue=parts.catalogue,
             published=published,
@@ -64,7 +66,7 @@ class HttpService:
         )
         users = Users(self._config.state_dir, self._config.node_name)
         self._access = AccessControl(users, published, self._config.http.digest)
-        self._tls = self._load_tls()
+        self._tls = self._make_tls()
         most = parts.connections.requests
         self._server = HttpServer(
             self._routes(self._config).respond,
@@ -74,12 +76,20 @@ class HttpService:
             trusted_proxies=self._config.http.trusted_proxies,
             most_refusals=most,
         )
+        control = self._config.control
+        self.control = ControlSocket(
+            lambda request: self._server.respond(request),
+            control_members(control.admins),
+            control_members(control.viewers),
+        )
+        """Serves users of this host, whether or not anything else is served."""
 
     def serve(self, clients: trio.Nursery, sockets: Sequence[socket.socket]) -> tuple[Unit, ...]:
         """Serve in tasks of ``clients``, on ``sockets`` or else on every address of the configuration.
 
         Return the units of the listeners.
         """
+        self._tls.load()
         clients.start_soon(contain, "configuration", self._follow)
         welcome = functools.partial(self._server.admit, clients)
         units = []
@@ -100,14 +110,12 @@ class HttpService:
         site = Site(config.node_name, config.http.origins) if config.http.browser_guard else None
         return Routes(self._backend, self._access, site)
 
-    def _load_tls(self) -> Tls:
-        """Load the certificate; a self-signed one is for every name that this node listens under."""
+    def _make_tls(self) -> Tls:
+        """Name the certificate; a self-signed one is for every name that this node listens under."""
         http = self._config.http
         hosts = [host for host, _ in http.listen if host not in ("0.0.0.0", "::")]
         names = dict.fromkeys([self._config.node_name, "localhost", "127.0.0.1", "::1", *hosts])
-        tls = Tls(http.tls_certificate, http.tls_key, self._config.state_dir, tuple(names))
-        tls.load()
-        return tls
+        return Tls(http.tls_certificate, http.tls_key, self._config.state_dir, tuple(names))
 
     async def _follow(self) -> None:
         """Take up what a SIGHUP changed, from the next connection on."""

@@ -36,16 +36,16 @@ def status(
     configuration: Mapping[str, object],
     connections: Connections,
 ) -> dict[str, object]:
-    """Describe the node and all its ports; ``started`` is in seconds since 1970, ``tls`` the certificate in force.
+    """Describe the node and all its ports; ``started`` is a time of the monotonic clock.
 
-    ``configuration`` is what a SIGHUP brought: see host.reload.
+    ``tls`` is the certificate in force, ``configuration`` what a SIGHUP brought: see host.reload.
     """
     return {
         "product": "Daisyport",
         "version": version,
         "node": config.node_name,
         "chassis": config.chassis,
-        "uptime_seconds": round(time.time() - started, 3),
+        "uptime_seconds": round(time.monotonic() - started, 3),
         "tls": tls,
         "configuration": configuration,
         "connections": {

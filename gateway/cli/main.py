@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from gateway import __version__
-from gateway.cli import check, demo, keygen, run, user
+from gateway.cli import check, demo, keygen, run, status, user
 from gateway.cli.command import DEFAULT_CONFIG, CommandError
 from gateway.host.config_file import ConfigError
 from gateway.host.logging import for_the_journal, journal_reads
@@ -28,7 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     The status is 78 (EX_CONFIG) for an error in the configuration file, and 1 for any other error of a command.
     argparse itself exits with 2 for arguments that it cannot parse.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if arguments.command is None:
+        parser.print_help()
+        return 2  # as for any other arguments that cannot be parsed
     try:
         return int(arguments.command(arguments))
     except CommandError as exc:
@@ -50,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="daisyport", description="A serial-port gateway that speaks the VAPIX Serial port API."
     )
     parser.add_argument("--version", action="version", version=f"daisyport {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, check, demo, keygen, user):
+    parser.set_defaults(command=None, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for command in (run, check, status, demo, keygen, user):
         command.add_to(commands)
+    # An error in a command's arguments shows the usage of that command, and not of all.
+    for each in commands.choices.values():
+        each.set_defaults(parser=each)
     return parser

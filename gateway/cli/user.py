@@ -37,7 +37,7 @@ def add_to(commands: Commands) -> None:
 def _verb(verbs: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=text)
     add_config_option(parser)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, parser=parser)
     return parser
 
 

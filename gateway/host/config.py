@@ -19,7 +19,16 @@ from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, Se
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Config", "HttpConfig", "PtzConfig", "RemoteConfig", "SerialConfig", "TcpConfig", "one_for_each"]
+__all__ = [
+    "Config",
+    "ControlConfig",
+    "HttpConfig",
+    "PtzConfig",
+    "RemoteConfig",
+    "SerialConfig",
+    "TcpConfig",
+    "one_for_each",
+]
 
 
 @final
@@ -60,6 +69,19 @@ class PtzConfig:
 
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """The users and groups of this host, by name, that may use the control socket, and what they may.
+
+    Root and the daemon's own user are always admins. Nobody else is by default, and least of all who may use the PTZ
+    sockets.
+    """
+
+    admins: tuple[str, ...] = ()
+    viewers: tuple[str, ...] = ()
 
 
 @final
@@ -106,6 +128,7 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     tcp: TcpConfig = field(default_factory=TcpConfig)
     ptz: PtzConfig = field(default_factory=PtzConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
     remote_port: RemoteConfig = field(default_factory=RemoteConfig)
     video_sources: int = 1
     serial: tuple[SerialConfig, ...] = ()

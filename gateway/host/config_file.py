@@ -15,7 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, final
 
-from gateway.host.config import Config, HttpConfig, PtzConfig, RemoteConfig, SerialConfig, TcpConfig, one_for_each
+from gateway.host.config import (
+    Config,
+    ControlConfig,
+    HttpConfig,
+    PtzConfig,
+    RemoteConfig,
+    SerialConfig,
+    TcpConfig,
+    one_for_each,
+)
 from gateway.host.toml_table import Table, Wrong, listed, shown, text, truth, whole
 from protocol.http.credentials import Algorithm
 from protocol.link.advert import MAX_CHASSIS
@@ -89,13 +98,25 @@ def _config(top: Table, environ: Mapping[str, str]) -> Config:
     node_name = top.take("node_name", _name, os.uname().nodename)
     chassis = top.take("chassis", _chassis, "")
     http, tcp, ptz = _http(top.table("http")), _tcp(top.table("tcp")), _ptz(top.table("ptz"))
+    control = _control(top.table("control"))
     remote_port = _remote_port(top.table("remote_port"))
     video_sources = _video_sources(top.table("video"))
     serial = _serials(top.tables("serial"))
     managers = _managers(top.tables("port_manager"), len(serial))
     top.refuse_the_rest()
     return Config(
-        state_dir, runtime_dir, node_name, chassis, http, tcp, ptz, remote_port, video_sources, serial, managers
+        state_dir=state_dir,
+        runtime_dir=runtime_dir,
+        node_name=node_name,
+        chassis=chassis,
+        http=http,
+        tcp=tcp,
+        ptz=ptz,
+        control=control,
+        remote_port=remote_port,
+        video_sources=video_sources,
+        serial=serial,
+        managers=managers,
     )
 
 
@@ -146,6 +167,14 @@ def _tcp(table: Table) -> TcpConfig:
         table.add_error("bind", 'must not be empty; ["127.0.0.1"] is for this machine only')
     table.refuse_the_rest()
     return tcp
+
+
+def _control(table: Table) -> ControlConfig:
+    control = ControlConfig(
+        admins=table.take("admins", listed(_name), ()), viewers=table.take("viewers", listed(_name), ())
+    )
+    table.refuse_the_rest()
+    return control
 
 
 def _ptz(table: Table) -> PtzConfig:

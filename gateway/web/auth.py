@@ -46,7 +46,7 @@ class Caller:
     name: str
     role: Role
     user: User | None = field(default=None, compare=False, repr=False)
-    """As it was found at the login; None where no login was required."""
+    """As it was found at the login; None where no login was required, as at the control socket."""
 
     @property
     def ports(self) -> frozenset[int] | None:
@@ -90,6 +90,10 @@ class AccessControl:
         """Return the caller if it has at least this role. Raise DeniedError."""
         if role is Role.OPEN:
             return Caller("", Role.OPEN)
+        if request.local is not None:
+            caller = Caller(request.local.name, request.local.role)
+            self.require_role(request, caller, role)
+            return caller
         if not self._users.everyone:
             if why := self._users.unreadable:
                 told = f"Nobody can log in now, since the file of the users cannot be read: {why}. Try again."
@@ -105,6 +109,8 @@ class AccessControl:
 
         A file that cannot be read for a moment revokes nobody who is already here.
         """
+        if caller.user is None:  # of this host: as long as its connection lasts
+            return None
         found = self._users.find(caller.name)
         if found == caller.user or self._users.unreadable:
             return None
@@ -119,6 +125,8 @@ class AccessControl:
         """
         if caller.role < role:
             why = f"{caller.name} is {_with_article(caller.role)}, and this requires {_with_article(role)}."
+            if request.local is not None:
+                raise DeniedError(explain(403, f"{why} [control] in the host's configuration says who is what."))
             raise self._denied(request, None, why)
 
     def _authenticated(self, request: Request) -> User:

@@ -14,8 +14,18 @@ if TYPE_CHECKING:
 
     from gateway.clients.connections import ClientConnection
     from protocol.endpoint import Endpoint
+    from protocol.parameters.roles import Role
 
-__all__ = ["Handover", "Request", "Response", "explain"]
+__all__ = ["Handover", "LocalCaller", "Request", "Response", "explain"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LocalCaller:
+    """A user of this host at the control socket: ``user 1000``, and the role that [control] gives."""
+
+    name: str
+    role: Role
 
 
 @final
@@ -33,6 +43,8 @@ class Request:
     """The client; behind trusted proxies the one that they name."""
     secure: bool = False
     """It came over TLS, to us or to a trusted proxy."""
+    local: LocalCaller | None = None
+    """Who sent it, where the kernel says so: it came over the control socket, and needs no login."""
     connection: ClientConnection | None = None
     """What it came over, as it is counted; None where nobody counts it."""
 

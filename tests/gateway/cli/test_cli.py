@@ -56,10 +56,26 @@ def test_version() -> None:
     assert daisyport("--version").stdout == f"daisyport {version('daisyport')}\n"
 
 
-def test_a_command_is_required_and_named_in_the_help() -> None:
-    refused = daisyport()
+def test_without_a_command_the_help_names_them_all() -> None:
+    alone = daisyport()
+    assert alone.returncode == 2
+    assert alone.stdout == daisyport("--help").stdout
+    assert all(command in alone.stdout for command in ("run", "check", "status", "demo", "keygen", "user"))
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (("run", "--colour"), "usage: daisyport run ["),
+        (("user", "add", "anna", "--role", "admin", "--colour"), "usage: daisyport user add ["),
+        (("status", "P0", "P1"), "usage: daisyport status ["),
+    ],
+)
+def test_an_error_in_the_arguments_shows_the_usage_of_that_command(words: tuple[str, ...], usage: str) -> None:
+    refused = daisyport(*words)
     assert refused.returncode == 2
-    assert "run" in daisyport("--help").stdout
+    assert refused.stderr.startswith(usage)
+    assert "unrecognized arguments" in refused.stderr
 
 
 def test_keygen_prints_another_key_each_time() -> None:

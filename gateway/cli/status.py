@@ -1,0 +1,115 @@
+"""``daisyport status``: ask the running gateway how it is, over its control socket."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from gateway.cli.command import CommandError, add_config_option, configuration
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gateway.cli.command import Commands
+
+__all__ = ["add_to"]
+
+_WIDTH = 80
+_TIMEOUT = 5.0
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser("status", help="show how the running gateway and its ports are")
+    parser.add_argument("port", nargs="?", metavar="PORT", help="show one port, such as P0, with its clients")
+    parser.add_argument("--json", action="store_true", help="print everything that is counted, as JSON")
+    add_config_option(parser)
+    parser.set_defaults(command=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    config = configuration(arguments.config)
+    status = _asked(config.runtime_dir / "control" / "http.sock")
+    ports = {port["name"]: port for port in status["ports"]}
+    if arguments.port is not None and arguments.port not in ports:
+        raise CommandError(f"there is no port {arguments.port!a:.20}; the ports are {', '.join(ports)}")
+    if arguments.json:
+        print(json.dumps(ports[arguments.port] if arguments.port else status, indent=2))
+    elif arguments.port:
+        print("\n".join(_port(ports[arguments.port])))
+    else:
+        print("\n".join(_overview(status)))
+    return 0
+
+
+def _asked(path: Path) -> dict[str, Any]:
+    """Return the status that the gateway answers at its control socket. Raises CommandError."""
+    import http.client  # only here: it takes longer to load than any other command takes to run
+    import socket
+
+    connection = http.client.HTTPConnection("localhost", timeout=_TIMEOUT)
+    try:
+        # HTTP over a Unix socket: the library takes a socket that is connected already.
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(_TIMEOUT)
+        connection.sock.connect(str(path))
+        connection.request("GET", "/daisyport/status")
+        answer = connection.getresponse()
+        body = answer.read()
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise CommandError(f"no gateway answers at {path}: is it running?") from None
+    except (OSError, http.client.HTTPException) as exc:
+        raise CommandError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from None
+    finally:
+        connection.close()
+    if answer.status != http.client.OK:
+        raise CommandError(body.decode(errors="replace").strip().replace("\n", ": "))
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+def _overview(status: dict[str, Any]) -> Iterator[str]:
+    yield f"{status['node']}: Daisyport {status['version']}, up {_duration(status['uptime_seconds'])}"
+    configuration = status["configuration"]
+    yield from (f"configuration file: {error}"[:_WIDTH] for error in configuration["errors"])
+    if configuration["at_next_start"]:
+        yield f"at the next start: {', '.join(configuration['at_next_start'])}"[:_WIDTH]
+    yield ""
+    yield f"{'PORT':5}{'STATE':6}{'DEVICE':32}{'CLIENTS':>7}{'FROM LINE':>15}{'TO LINE':>15}"
+    for port in status["ports"]:
+        device = port.get("device") or port["type"]
+        yield (
+            f"{port['name']:5}{port['state']:6}{device[-31:]:32}{len(port['clients']):>7}"
+            f"{port['bytes_from_line']:>15,}{port.get('bytes_to_line', 0):>15,}"
+        )
+        if port["reason"]:
+            yield f"      {port['reason']}"[:_WIDTH]
+
+
+def _port(port: dict[str, Any]) -> Iterator[str]:
+    yield f"{port['name']}: {port['state']}{'; ' if port['reason'] else ''}{port['reason']}"
+    in_force = port.get("settings_in_force") or {}
+    yield f"device    {port.get('device') or port['type']}"[:_WIDTH]
+    yield f"settings  {' '.join(f'{name}={value}' for name, value in in_force.items()) or 'unknown'}"
+    for name, why in port.get("settings_refused", {}).items():
+        yield f"refused   {name}: {why}"[:_WIDTH]
+    yield f"from line {port['bytes_from_line']:,} bytes, {port['bytes_missed']:,} missed"
+    yield (
+        f"to line   {port.get('bytes_to_line', 0):,} bytes, {port['bytes_dropped']:,} dropped, "
+        f"{port.get('bytes_discarded', 0):,} discarded"
+    )
+    yield ""
+    for service, state in port["services"].items():
+        yield f"{service:30}{state}"[:_WIDTH]
+    yield ""
+    yield f"{'CLIENT':40}{'SERVICE':18}{'TO CLIENT':>11}{'WRITTEN':>11}"
+    for client in port["clients"]:
+        yield f"{client['holder'][:39]:40}{client['service']:18}{client['bytes_out']:>11,}{client['written']:>11,}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds) // 60
+    days, hours = minutes // 1440, minutes // 60 % 24
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

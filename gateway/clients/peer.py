@@ -1,0 +1,50 @@
+"""Who is at the other end of a Unix socket: the kernel vouches for it (SO_PEERCRED, unix(7))."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple, final
+
+__all__ = ["Members", "Peer"]
+
+_SO_PEERGROUPS = 59
+_MOST_GROUPS = 1024
+"""Bytes of group numbers that Python's getsockopt has room for: 256 groups."""
+
+
+@final
+class Peer(NamedTuple):
+    """A process of this host, as it was when it connected."""
+
+    process: int
+    user: int
+    groups: frozenset[int]
+    """Its first group and the supplementary ones."""
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> Peer:
+        """Read the credentials of a connected socket."""
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        process, user, group = struct.unpack("3i", credentials)
+        return cls(process, user, frozenset({group, *_supplementary_groups(sock)}))
+
+
+@final
+class Members(NamedTuple):
+    """Some users of this host: those of these numbers, and those in groups of these numbers."""
+
+    users: frozenset[int] = frozenset()
+    groups: frozenset[int] = frozenset()
+
+    def include(self, peer: Peer) -> bool:
+        """Return whether the process is one of them."""
+        return peer.user in self.users or bool(self.groups & peer.groups)
+
+
+def _supplementary_groups(sock: socket.socket) -> tuple[int, ...]:
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS)
+    except OSError:  # it has more than there is room for; its user and its first group have to do
+        return ()
+    return struct.unpack(f"{len(raw) // 4}I", raw)

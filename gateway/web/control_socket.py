@@ -1,0 +1,88 @@
+"""The control socket: HTTP for users of this host, whom the kernel vouches for, with the routes of the network.
+
+It is there when the network's server is off, when nobody has an account and when all places are taken: a few
+connections of its own are kept for it. ``curl --unix-socket`` works, and ``daisyport status`` uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
+
+import trio
+
+from gateway.clients.peer import Members, Peer
+from gateway.web.http import HttpLimits, serve
+from gateway.web.message import Handover, LocalCaller, Request, Response
+from protocol.endpoint import Endpoint
+from protocol.parameters.roles import Role
+
+if TYPE_CHECKING:
+    import socket
+
+    from gateway.web.http import Respond
+
+__all__ = ["ControlSocket"]
+
+logger = logging.getLogger(__name__)
+
+_STATUS = "/daisyport/status"
+_MOST = 8
+"""Connections at a time. Whoever may use it is no stranger, so there are no shares."""
+_REFUSED = (
+    b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
+    b"403 Forbidden\nNeither this user nor a group of it is among admins or viewers of [control] in the "
+    b"configuration of the host.\n"
+)
+
+
+@final
+@dataclass(slots=True)
+class ControlSocket:
+    """Answers by ``respond`` the requests of root, of this process's own user, and of those whom [control] names."""
+
+    respond: Respond
+    admins: Members
+    viewers: Members
+    open: int = 0
+
+    def role(self, peer: Peer) -> Role | None:
+        """Return the role of a process of this host; None for a stranger.
+
+        The daemon's own group counts for nothing: it opens the PTZ sockets.
+        """
+        if peer.user in (0, os.getuid()) or self.admins.include(peer):
+            return Role.ADMIN
+        return Role.VIEWER if self.viewers.include(peer) else None
+
+    def admit(self, clients: trio.Nursery, sock: socket.socket, _: Any) -> None:
+        """Serve an accepted connection in a task of ``clients``, or refuse it."""
+        peer = Peer.of(sock)
+        role = self.role(peer)
+        if role is None or self.open >= _MOST:
+            logger.info("control socket: process %d of user %d refused", peer.process, peer.user)
+            sock.setblocking(False)
+            sock.send(_REFUSED if role is None else b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n")
+            sock.close()
+            return
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        clients.start_soon(self._serve, stream, LocalCaller(f"user {peer.user}", role))
+
+    async def _serve(self, stream: trio.SocketStream, caller: LocalCaller) -> None:
+        async def respond(request: Request) -> Response | Handover:
+            # Who may view may see the status here: that is what the command is for. On the network it takes an operator.
+            sees = request.path == _STATUS and caller.role is Role.VIEWER
+            return await self.respond(replace(request, local=replace(caller, role=Role.OPERATOR) if sees else caller))
+
+        self.open += 1
+        try:
+            async with stream:
+                await serve(stream, Endpoint("127.0.0.1", 0), respond, HttpLimits())
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            logger.debug("control socket: the connection of %s broke: %s", caller.name, exc)
+        except Exception:  # the first ring: an error in one connection ends that connection only
+            logger.exception("control socket: a bug ended the connection of %s", caller.name)
+        finally:
+            self.open -= 1

@@ -1,0 +1,69 @@
+"""``daisyport status`` as a user meets it, against a gateway in this process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+from tests.helpers import running_gateway
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from tests.helpers import Gateway
+
+
+async def asked(gateway: Gateway, *words: str) -> subprocess.CompletedProcess[bytes]:
+    config = gateway.config.state_dir / "daisyport.toml"
+    config.write_text(f'state_dir = "{gateway.config.state_dir}"\nruntime_dir = "{gateway.config.runtime_dir}"\n')
+    command = [sys.executable, "-m", "gateway", "status", *words, "--config", str(config)]
+    done: subprocess.CompletedProcess[bytes] = await trio.run_process(
+        command, capture_stdout=True, capture_stderr=True, check=False
+    )
+    return done
+
+
+async def test_all_ports_are_shown_in_columns_of_a_terminal(short_path: Path) -> None:
+    with trio.fail_after(30):
+        async with running_gateway(short_path, ports=2) as gateway:
+            gateway.lines[1].unplug()
+            await gateway.until(lambda port: port["state"] == "down", port=1)
+            shown = (await asked(gateway)).stdout.decode().splitlines()
+    assert shown[0].startswith("cpu1: Daisyport ")
+    assert shown[2].split() == ["PORT", "STATE", "DEVICE", "CLIENTS", "FROM", "LINE", "TO", "LINE"]
+    assert shown[3].split()[:2] == ["P0", "up"]
+    assert shown[4].split()[:2] == ["P1", "down"]
+    assert str(gateway.lines[1].path)[:20] in shown[5]
+    assert max(map(len, shown)) <= 80
+
+
+async def test_one_port_is_shown_with_its_settings_services_and_clients(short_path: Path) -> None:
+    with trio.fail_after(30):
+        async with running_gateway(short_path) as gateway:
+            port = await gateway.open_tcp()
+            async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+                await client.send_all(b"twelve bytes")
+                await gateway.lines[0].hear(12)
+                await gateway.until(lambda port: bool(port["clients"]))
+                shown = (await asked(gateway, "P0")).stdout.decode()
+                whole = json.loads((await asked(gateway, "P0", "--json")).stdout)
+    assert shown.startswith("P0: up\n")
+    assert "BaudRate=9600" in shown
+    assert "GenericTCPServer" in shown
+    assert shown.splitlines()[-1].split()[-1] == "12"
+    assert whole["clients"][0]["written"] == 12
+
+
+async def test_what_cannot_be_shown_is_told_in_one_line(short_path: Path) -> None:
+    with trio.fail_after(30):
+        async with running_gateway(short_path) as gateway:
+            unknown = await asked(gateway, "P9")
+            socket = gateway.config.runtime_dir / "control/http.sock"
+        stopped = await asked(gateway)
+    assert (unknown.returncode, unknown.stderr) == (1, b"daisyport: there is no port 'P9'; the ports are P0\n")
+    assert stopped.returncode == 1
+    assert stopped.stderr.decode() == f"daisyport: no gateway answers at {socket}: is it running?\n"
