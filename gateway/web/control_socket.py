@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 
 from gateway.clients.peer import Members, Peer
-from gateway.web.http import HttpLimits, serve
+from gateway.web.http import HttpLimits, lingering_close, serve
 from gateway.web.message import Handover, LocalCaller, Request, Response
 from protocol.endpoint import Endpoint
 from protocol.parameters.roles import Role
@@ -31,10 +31,15 @@ logger = logging.getLogger(__name__)
 _STATUS = "/daisyport/status"
 _MOST = 8
 """Connections at a time. Whoever may use it is no stranger, so there are no shares."""
-_REFUSED = (
+_FORBIDDEN = (
     b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
     b"403 Forbidden\nNeither this user nor a group of it is among admins or viewers of [control] in the "
     b"configuration of the host.\n"
+)
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
+    b"503 Service Unavailable\nAll connections of the control socket are taken: try again.\n"
 )
 
 
@@ -47,6 +52,9 @@ class ControlSocket:
     admins: Members
     viewers: Members
     open: int = 0
+    """Connections that are served."""
+    refusing: int = 0
+    """Connections that are being told that they are not."""
 
     def role(self, peer: Peer) -> Role | None:
         """Return the role of a process of this host; None for a stranger.
@@ -61,18 +69,30 @@ class ControlSocket:
         """Serve an accepted connection in a task of ``clients``, or refuse it."""
         peer = Peer.of(sock)
         role = self.role(peer)
-        if role is None or self.open >= _MOST:
-            logger.info("control socket: process %d of user %d refused", peer.process, peer.user)
-            sock.setblocking(False)
-            sock.send(_REFUSED if role is None else b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n")
-            sock.close()
-            return
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        clients.start_soon(self._serve, stream, LocalCaller(f"user {peer.user}", role))
+        if role is not None and self.open < _MOST:
+            clients.start_soon(self._serve, stream, LocalCaller(f"user {peer.user}", role))
+            return
+        logger.info("control socket: process %d of user %d refused", peer.process, peer.user)
+        if self.refusing < _MOST:
+            clients.start_soon(self._refuse, stream, _FORBIDDEN if role is None else _BUSY)
+        else:
+            sock.close()
+
+    async def _refuse(self, stream: trio.SocketStream, answer: bytes) -> None:
+        self.refusing += 1
+        try:
+            async with stream:
+                await stream.send_all(answer)
+                await lingering_close(stream, HttpLimits())
+        except trio.BrokenResourceError:
+            pass  # it has left
+        finally:
+            self.refusing -= 1
 
     async def _serve(self, stream: trio.SocketStream, caller: LocalCaller) -> None:
         async def respond(request: Request) -> Response | Handover:
-            # Who may view may see the status here: that is what the command is for. On the network it takes an operator.
+            # A viewer sees the status here: that is what the command is for. On the network it takes an operator.
             sees = request.path == _STATUS and caller.role is Role.VIEWER
             return await self.respond(replace(request, local=replace(caller, role=Role.OPERATOR) if sees else caller))
 
