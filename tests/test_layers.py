@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol.link": "",
         "protocol.session": "protocol.link",
         "gateway.tasks": "",
-        "gateway.host": "gateway protocol.parameters protocol.http protocol.link",
+        "gateway.host": "gateway gateway.tasks protocol.parameters protocol.http protocol.link",
         "gateway.state": "gateway.tasks protocol.parameters protocol.http protocol.link",
         "gateway.port": "gateway.tasks protocol.parameters protocol.link",
         "gateway.discovery": "gateway.tasks protocol.link",

@@ -14,14 +14,12 @@ import sys
 from typing import TYPE_CHECKING, Final, final
 
 from gateway.host.log_writer import LogWriter
+from gateway.tasks.audit import AUDIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AUDIT", "Format", "Log", "for_the_journal", "journal_reads"]
-
-AUDIT: Final = "gateway.audit"
-"""The logger of who changed what and who logged in; its lines are as urgent as errors, and come out at every level."""
+__all__ = ["Format", "Log", "for_the_journal", "journal_reads"]
 
 _STDERR: Final = 2
 _FORMATTER: Final = logging.Formatter()

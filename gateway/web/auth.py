@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway.tasks.audit import audit
+from gateway.tasks.event_log import EventLog
 from gateway.web.message import Request, Response, explain
 from protocol.http.credentials import Algorithm, parse_credentials
 from protocol.http.digest import POLICIES, Authenticator, Verdict, advice
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AccessControl", "Caller", "DeniedError"]
 
-logger = logging.getLogger(__name__)
-
+_MOST_SEEN = 1024
+"""Pairs of a user and a network whose first login was written."""
 _NO_USERS = (
     "Nobody can log in: there is no user yet. On the gateway's own host run: daisyport user add NAME --role admin"
 )
@@ -84,6 +86,8 @@ class AccessControl:
         self._users = users
         self._published = published
         self._limit = limit or LoginLimit()
+        self._events = EventLog(audit)
+        self._seen: set[tuple[str, str]] = set()
         self._authenticator = Authenticator(users.realm, os.urandom(32), algorithms)
 
     def authorize(self, request: Request, role: Role) -> Caller:
@@ -140,6 +144,7 @@ class AccessControl:
         if self._authenticator.offers(given, schemes) and not vouched:
             wait = math.ceil(self._limit.wait(network, given.name, now))
             if wait:
+                self._events.log(logging.WARNING, "logins refused", "%s is locked out after wrong logins", network)
                 why = f"Too many wrong logins from {network}: the next one is judged in {wait} s."
                 raise DeniedError(explain(429, why, ("Retry-After", str(wait))))
         user = self._users.find(given.name)
@@ -148,12 +153,24 @@ class AccessControl:
         verdict = self._authenticator.check(given, hashes, schemes, request.method, target, now)
         if verdict is Verdict.ACCEPTED and user is not None:
             self._limit.right(network, given.name, now)
+            self._note_first_login(user, network)
             return user
         if verdict is Verdict.WRONG:
             if not vouched:  # the nonce counts its own
                 self._limit.wrong(network, given.name, now)
-            logger.warning("%s: wrong name or password for %.60r", request.peer, given.name)
+            # A name that is no user's may be a password, typed in the wrong field.
+            whose = "a name that no user has" if user is None else f"{given.name!r:.60}"
+            self._events.log(logging.WARNING, "wrong logins", "%s: wrong login for %s", request.peer, whose)
         raise self._denied(request, verdict, f"The login was not accepted: {verdict.value}.")
+
+    def _note_first_login(self, user: User, network: str) -> None:
+        """Write the first login of a user from a network since the start, as far as a bounded memory goes."""
+        if (user.name, network) in self._seen:
+            return
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen.add((user.name, network))
+        audit.info("%s (%s) logged in from %s", user.name, user.role.name.lower(), network)
 
     def _denied(self, request: Request, verdict: Verdict | None, why: str) -> DeniedError:
         schemes = self._schemes(request)

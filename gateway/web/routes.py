@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from gateway.port.rights import Right
 from gateway.state.store import StoreError
+from gateway.tasks.audit import audit
 from gateway.web.auth import AccessControl, Caller, DeniedError
 from gateway.web.csrf import Site
 from gateway.web.message import Handover, Request, Response, explain
@@ -166,15 +167,20 @@ async def _param(routes: Routes, request: Request, caller: Caller) -> Response:
             return _not_allowed("action=update", ("GET", "POST"))
         case UpdateRequest(assignments):
             routes.refuse_cross_site(request)
-            return await _updated(backend, assignments, caller)
+            return await _updated(backend, assignments, caller, f"{caller.name} at {request.peer}")
     return Response(200, refused_answer(asked.why))
 
 
-async def _updated(backend: Backend, assignments: Sequence[tuple[str, str]], caller: Caller) -> Response:
+async def _updated(backend: Backend, assignments: Sequence[tuple[str, str]], caller: Caller, who: str) -> Response:
+    before = backend.settings
     try:
         update = await backend.update(assignments, caller.role, caller.ports)
     except StoreError as exc:
+        audit.error("%s changed nothing: %s", who, exc)
         return Response(500, refused_answer(str(exc)))  # the fault is on this side, and the caller cannot mend it
+    for name in update.changed:
+        old, new = (backend.catalogue.masked(settings, name) for settings in (before, update.settings))
+        audit.info("%s set %s from %r to %r", who, name, old, new)
     return Response(200, update_answer(update.refused), headers=_reasons(update.refused))
 
 
@@ -213,7 +219,7 @@ async def _served(backend: Backend, asked: SerialRequest, caller: Caller, holder
             f"serial.cgi is disabled for port {port}; root.PortManager.P{port - 1}.SerialCGI.Enabled=yes enables it"
         )
     if asked.port is not None and asked.camera is not None:
-        await _bind(backend, asked.camera, asked.port)
+        await _bind(backend, asked.camera, asked.port, holder)
     return await server.perform(asked, holder) if uses and server is not None else None
 
 
@@ -248,12 +254,13 @@ def _server(backend: Backend, port: int) -> SerialCgi | None:
     return backend.ports[manager].serial_cgi
 
 
-async def _bind(backend: Backend, camera: int, port: int) -> None:
+async def _bind(backend: Backend, camera: int, port: int, who: str) -> None:
     """Bind a video source to a port. The binding is an admin's parameter, which the API page opens to serial.cgi."""
     if backend.settings.ptz.cam_ports[camera - 1] == port:
         return
     try:
         update = await backend.update([(f"PTZ.CamPorts.Cam{camera}Port", str(port))], Role.ADMIN, None)
+        audit.info("%s bound video source %d to port %d", who, camera, port)
     except StoreError as exc:
         raise CgiError(str(exc)) from exc
     if update.refused:

@@ -94,6 +94,11 @@ class Catalogue:
         """Return the value of the parameter ``name`` (without ``root.``) as an admin sees it. KeyError if unknown."""
         return shown(self.parameters[name], settings, Role.ADMIN)
 
+    def masked(self, settings: Settings, name: str) -> str:
+        """Return the value of a parameter for a log: as ``text``, but for a secret, which is hidden by its type."""
+        parameter = self.parameters[name]
+        return HIDDEN if isinstance(parameter.rule, Secret) else self.text(settings, name)
+
     def listed(self, settings: Settings, groups: Sequence[str], role: Role, ports: Ports = None) -> str:
         """Render the body of param.cgi's list; see ``protocol.parameters.listing``."""
         return listed(self._of(ports), settings, groups, role)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 START = """
 import logging
-from gateway.host.logging import AUDIT, Format, Log
+from gateway.host.logging import Format, Log
+from gateway.tasks.audit import audit
 log = Log.start({level}, {kind})
 logger = logging.getLogger("gateway.port.bus")
 """
@@ -85,7 +86,7 @@ def test_what_is_below_the_level_is_left_out() -> None:
 
 
 def test_the_audit_comes_out_at_every_level() -> None:
-    assert logged('logging.getLogger(AUDIT).info("who")', "logging.ERROR", "Format.JOURNAL") == ["<6>who"]
+    assert logged('audit.info("who")', "logging.ERROR", "Format.JOURNAL") == ["<6>who"]
 
 
 def test_a_record_that_cannot_be_formatted_is_an_error_line_and_no_exception() -> None:

@@ -17,6 +17,7 @@ import trio
 from gateway.state import atomic_file
 from gateway.state.store import Published
 from gateway.state.users import Users
+from gateway.tasks.audit import AUDIT
 from gateway.tasks.watch import Cell
 from gateway.web.auth import AccessControl, Caller, DeniedError
 from gateway.web.message import Request, Response
@@ -364,6 +365,6 @@ async def test_no_secret_is_logged_or_told(gate: Gate, caplog: pytest.LogCapture
     refused = gate.refused(header)
     assert b"hunter2" not in refused.body
     assert "hunter2" not in caplog.text
-    (line,) = [record.message for record in caplog.records if record.name == "gateway.web.auth"]
+    (line,) = [record.message for record in caplog.records if record.name == AUDIT]
     assert len(line) < 150
     assert line.isprintable()
