@@ -59,3 +59,13 @@ async def test_nothing_that_a_waiting_read_asked_for_is_left_out() -> None:
         assert len(buffer.take(10_000, None)) == 10_000
         buffer.deliver(bytes(5000))
         assert buffer.size == 4096
+
+
+async def test_a_read_without_a_length_keeps_no_more_than_usual() -> None:
+    buffer = ReceiveBuffer()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(buffer.wait_for, math.inf, b"\r")
+        await trio.testing.wait_all_tasks_blocked()
+        buffer.deliver(bytes(5000))
+        assert buffer.size == 4096
+        buffer.deliver(b"\r")

@@ -493,7 +493,7 @@ async def test_a_claim_that_raises_costs_nobody_else_a_byte_or_the_turn(room: in
 
 @pytest.mark.parametrize("at", [("wrote",), ("lost",), ("wrote", "lost")], ids="+".join)
 async def test_a_claim_that_raises_while_its_message_is_given_up_leaves_the_finisher_at_work(
-    at: tuple[str, ...], autojump_clock: trio.testing.MockClock
+    at: tuple[str, ...], autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tty = NarrowTty(3)
     turns, faulty = Arbiter(tty.as_uart), FaultyWriter(at=frozenset(at))
@@ -505,6 +505,8 @@ async def test_a_claim_that_raises_while_its_message_is_given_up_leaves_the_fini
         tty.make_room(1)
         await trio.sleep(5)
         assert faulty.outcomes == [(4, Reason.INCOMPLETE)]
+        assert ("a bug: a writer cannot be told what is written" in caplog.text) == ("wrote" in at)
+        assert ("a bug: a writer cannot be told what is lost" in caplog.text) == ("lost" in at)
         with trio.move_on_after(1):
             await write(turns, b"abandoned too")
         tty.make_room(100)
@@ -565,6 +567,7 @@ async def test_a_driver_with_a_bug_ends_the_message_and_not_the_finisher(caplog:
     assert tty.taken == b"pan|next"
     assert writer.outcomes == [(5, Reason.INCOMPLETE)]
     assert "5 bytes of a message begun were not written: a bug ended it" in caplog.text
+    assert "a bug ended a message that was begun" in caplog.text
 
 
 # The end ----------------------------------------------------------------------------------------------------
@@ -719,6 +722,37 @@ async def test_a_real_tty_closed_under_the_finisher_is_counted_too() -> None:
             await line.unplug()
             await line.turns.idle()
             assert line.turns.unfinished == before
+
+
+async def test_a_long_rest_has_the_time_that_the_line_needs_for_it_besides(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    turns, writer = Arbiter(NarrowTty(1).as_uart), Writer()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        with trio.move_on_after(1):
+            await write(turns, bytes(4801), writer)  # at 9600 8N1 the rest lasts for five seconds
+        start = trio.current_time()
+        await turns.idle()
+        assert trio.current_time() - start == pytest.approx(7)
+        turns.end("over")
+    assert writer.outcomes == [(4800, Reason.INCOMPLETE)]
+
+
+async def test_the_line_is_free_as_soon_as_the_tty_has_the_last_byte_of_a_rest(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    tty = NarrowTty(3)
+    turns = Arbiter(tty.as_uart)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        with trio.move_on_after(1):
+            await write(turns, b"pan left")
+        start = trio.current_time()
+        tty.make_room(5)  # and for nothing behind it
+        await turns.idle()
+        assert trio.current_time() == start
+        turns.end("over")
 
 
 @pytest.mark.parametrize("takes", [True, False])

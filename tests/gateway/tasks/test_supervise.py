@@ -41,7 +41,9 @@ async def test_failures_are_told_and_tried_again(autojump_clock: MockClock) -> N
     with trio.move_on_after(60):
         await supervise(fail, (OSError,), told.append, Backoff(1.0, 15.0))
     assert told == ["try 1", "try 2", "try 3"]
-    assert [later - sooner <= 4 for sooner, later in itertools.pairwise(tries)] == [True] * 3
+    pauses = [later - sooner for sooner, later in itertools.pairwise(tries)]
+    for pause, full in zip(pauses, (1, 2, 4), strict=True):
+        assert full * 0.75 <= pause <= full
 
 
 async def test_a_bug_is_no_failure_and_passes() -> None:

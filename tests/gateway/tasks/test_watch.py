@@ -121,3 +121,20 @@ def test_a_cell_may_be_made_and_set_outside_trio() -> None:
     cell = Cell("a")
     cell.set("b")
     assert cell.value == "b"
+
+
+async def test_a_value_that_is_equal_to_the_last_wakes_nobody() -> None:
+    cell, looks = Cell("same"), 0
+
+    def look(value: str) -> bool:
+        nonlocal looks
+        looks += 1
+        return value == "other"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cell.wait_for, look)
+        await wait_all_tasks_blocked()
+        cell.set("same")
+        await wait_all_tasks_blocked()
+        assert looks == 1
+        cell.set("other")
