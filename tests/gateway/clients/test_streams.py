@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from gateway.clients.connections import Connections
 from gateway.clients.streams import MESSAGE_LIMIT, PacketStream, SocketStream, TooLong, keep_alive
 
 if TYPE_CHECKING:
@@ -164,6 +165,21 @@ def test_closing_a_stream_closes_its_socket(pair: Pair, packets: Pair) -> None:
     for stream, far in ((SocketStream(pair[0]), pair[1]), (PacketStream(packets[0]), packets[1])):
         stream.close()
         assert far.recv(1) == b""
+
+
+def test_a_stream_counts_among_the_connections_until_it_is_closed(pair: Pair, packets: Pair) -> None:
+    for kind, (near, _) in ((SocketStream, pair), (PacketStream, packets)):
+        connections = Connections()
+        stream = kind(near, connections.open(near.fileno(), "192.0.2.7"))
+        assert connections.count == 1
+        stream.close()
+        stream.close()
+        assert connections.count == 0
+
+
+def test_only_packets_keep_the_bounds_of_messages(pair: Pair, packets: Pair) -> None:
+    assert not SocketStream(pair[0]).exact
+    assert PacketStream(packets[0]).exact
 
 
 # Packets ----------------------------------------------------------------------------------------------------

@@ -71,6 +71,21 @@ async def test_a_break_lasts_as_long_as_was_asked(autojump_clock: MockClock) -> 
     assert tty.breaks == [0.04, 0.25]
 
 
+async def test_a_break_may_be_as_short_as_a_millisecond_and_as_long_as_five_seconds(autojump_clock: MockClock) -> None:
+    tty = ModemTty()
+    session = connected(tty)
+    for milliseconds in (1, 5000):
+        assert "error" not in await ask(session, request="break", milliseconds=milliseconds)
+    assert tty.breaks == [0.001, 5]
+
+
+def test_a_port_is_told_to_be_down_with_the_reason_and_up_without_one() -> None:
+    down = replace(UP, down="the cable is out")
+    assert list(events(UP, down, all_told=False)) == [{"event": "port", "state": "down", "reason": "the cable is out"}]
+    assert list(events(down, UP, all_told=False)) == [{"event": "port", "state": "up", "reason": ""}]
+    assert list(events(UP, UP, all_told=False)) == []
+
+
 async def test_nobody_writes_while_a_break_lasts_nor_after_who_asked_for_it_has_left(autojump_clock: MockClock) -> None:
     tty = ModemTty()
     session = connected(tty)
@@ -127,6 +142,7 @@ NOT_REQUESTS = {
     '{"request": "modem", "id": true}': "id must be an integer or a string",
     '{"request": "set", "dtr": 1}': "dtr must be true, false or null",
     '{"request": "set", "rts": "no"}': "rts must be true, false or null",
+    '{"request": "break", "milliseconds": 0}': "milliseconds must be an integer from 1 to 5000",
     '{"request": "break", "milliseconds": 5001}': "milliseconds must be an integer from 1 to 5000",
     '{"request": "break", "milliseconds": 1.0}': "milliseconds must be an integer from 1 to 5000",
     '{"request": "break", "milliseconds": true}': "milliseconds must be an integer from 1 to 5000",

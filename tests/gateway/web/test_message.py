@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.web.message import Request, explain
+from gateway.web.message import Request, Response, explain
 from protocol.endpoint import Endpoint
 
 PEER = Endpoint("192.0.2.7", 40000)
@@ -15,6 +15,11 @@ def test_the_target_may_name_the_origin_as_it_does_through_a_proxy() -> None:
     assert (request.path, request.query) == ("/a/b", b"x=http://y")
     assert Request("GET", b"/a?x=http://y/z", (), b"", PEER).path == "/a"
     assert Request("OPTIONS", b"*", (), b"", PEER).path == "*"
+
+
+def test_nothing_is_secure_or_proves_a_login_unless_it_is_said() -> None:
+    assert not Request("GET", b"/", (), b"", PEER).secure
+    assert not Response(200).proven
 
 
 @pytest.mark.parametrize(
