@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from tests.hardware.agent import USB_PORT
+from tests.hardware.guest import GuestError
 from tests.hardware.usbip import UsbWire
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Chip(Protocol):
     bulk_out: int
     name: str
     """Of the device file in the guest, with its number missing: ``/dev/ttyUSB``."""
+    by_id: str
+    """The name that stays, which udev gives it."""
 
     def control(self, setup: Setup, data: bytes) -> bytes | None:
         """Answer a control transfer; None stalls it."""
@@ -150,7 +153,7 @@ class Adapter:
             return
         wire, self._wire = self._wire, None
         wire.close()
-        with contextlib.suppress(Exception):  # the host may have seen it first
+        with contextlib.suppress(GuestError):  # the guest's hub may have seen it first
             self._guest.call("detach", self._usb_port)
         self._said.clear()
 

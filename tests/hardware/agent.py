@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import glob
 import grp
+import importlib
 import json
 import os
+import pkgutil
 import pwd
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 USB_PORT = 3240
-"""Where a USB adapter's cable comes in: see ``usbip.Adapter``."""
+"""Where a USB adapter's cable comes in: see ``adapter``."""
+CLOCK_PORT = 3241
+"""Where a byte is answered with the time: see ``guest.Clock``."""
 
 _PATH = "/usr/sbin:/usr/bin"
 _namespace: dict[str, Any] = {}
@@ -47,23 +53,27 @@ def daemon(arguments: list[str], log: str, user: str) -> int:
 
     It is forked from here with its modules read already, which takes the emulated processor five seconds and more.
     """
-    from gateway.cli.main import main
+    gateway = importlib.import_module("gateway")
+    for module in pkgutil.walk_packages(gateway.__path__, "gateway."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    main = importlib.import_module("gateway.cli.main").main
 
     pid = os.fork()
     if pid:
         return pid
     try:
-        name, *groups = _groups(user)
+        output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
         os.setsid()
+        name, *groups = _groups(user)
         os.chdir("/")
         entry = pwd.getpwnam(user)
         os.setgroups([grp.getgrnam(group).gr_gid for group in (name, *groups)])
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
         os.environ.update(_as(user)["env"])
-        output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
-        for descriptor in (1, 2):
-            os.dup2(output, descriptor)
         os.closerange(3, 64)
         sys.argv = ["daisyport", *arguments]
         os._exit(main(arguments))
@@ -143,11 +153,26 @@ _HUB = "/sys/devices/platform/vhci_hcd.0/"
 _cables = socket.socket()
 
 
+def _tell_the_time() -> None:
+    """Answer each byte with this machine's clock, beside whatever else is being done."""
+    server = socket.create_server(("0.0.0.0", CLOCK_PORT))
+    while True:
+        end, _ = server.accept()
+        threading.Thread(target=_answer, args=(end,), daemon=True).start()
+
+
+def _answer(end: socket.socket) -> None:
+    with end:
+        while end.recv(1):
+            end.sendall(struct.pack("d", time.monotonic()))
+
+
 def _serve(channel: int) -> None:
     verbs = {verb.__name__: verb for verb in (run, start, daemon, ended, read, write, names, python, attach, detach)}
     received = b""
     _cables.bind(("0.0.0.0", USB_PORT))
     _cables.listen()
+    threading.Thread(target=_tell_the_time, daemon=True).start()
     os.write(channel, b"{}\n")  # the guest is up
     while True:
         received += os.read(channel, 65536)

@@ -29,6 +29,7 @@ class CdcAcm:
 
     def __init__(self, serial: str = "C1") -> None:
         self.uart = Uart()
+        self.by_id = f"/dev/serial/by-id/usb-Arduino_CDC_board_{serial}-if00"
         self._serial = serial
 
     def control(self, setup: Setup, data: bytes) -> bytes | None:

@@ -49,9 +49,9 @@ def one_at_a_time(tools: None) -> Iterator[int]:
     os.close(lock)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def guest(project: Path, one_at_a_time: int) -> Iterator[Guest]:
-    """Run an amd64 guest for the tests of one file."""
+    """Run an amd64 guest for all tests of a worker."""
     fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
     try:
         with Guest(AMD64, image.built(AMD64), project, (HTTP, USB_PORT, *TCP)) as running:

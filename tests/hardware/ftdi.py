@@ -30,6 +30,7 @@ class Ftdi:
 
     def __init__(self, serial: str = "A1", stalls: str = "") -> None:
         self.uart = Uart()
+        self.by_id = f"/dev/serial/by-id/usb-FTDI_FT232R_USB_UART_{serial}-if00-port0"
         self._serial = serial
         self._stalls = stalls
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 from urllib.parse import quote
 
 from tests.hardware.adapter import Adapter
+from tests.hardware.guest import Clock, GuestError
+from tests.hardware.websocket import WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,12 +23,17 @@ if TYPE_CHECKING:
     from tests.hardware.adapter import Chip
     from tests.hardware.guest import Guest
 
-__all__ = ["HTTP", "PASSWORD", "TCP", "USER", "Answer", "Client", "Rig"]
+__all__ = ["HTTP", "PASSWORD", "SETTLED", "STOPPED", "TCP", "USER", "Answer", "Client", "Rig"]
 
 USER, PASSWORD = "admin", "correct horse"
 HTTP: Final = 8080
 TCP: Final = (3000, 3001, 3002)
 """The ports in the guest of the TCP servers of P0, P1 and P2."""
+SETTLED: Final = 2.2
+"""Seconds in which an answer is final: the two that the gateway takes at most, and its way here."""
+STOPPED: Final = 4.5
+"""Seconds in which the daemon ends after SIGTERM, whatever its lines do."""
+_LOGIN: Final = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 _STATE: Final = "/var/lib/daisyport"
 _LOG: Final = "/tmp/daisyport.log"
 _CONFIG: Final = "/etc/daisyport.toml"
@@ -37,7 +44,7 @@ _SILENCE: Final = 1.0
 
 
 class Answer(NamedTuple):
-    """An answer to an update: its body, the reason of a refusal, and the seconds that it took."""
+    """An answer to an update: its body, the reason of a refusal, and the seconds that it took by the guest's clock."""
 
     text: str
     refused: str
@@ -75,24 +82,26 @@ class Client:
 
 @final
 class Rig:
-    """One daemon, with fresh parameters and fresh adapters."""
+    """One daemon, with fresh parameters unless its state outlived another guest, and with fresh adapters."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, fresh: bool = True) -> None:
         self.guest = guest
+        self._fresh = fresh
         self._cleanup = contextlib.ExitStack()
         self._daemon: int | None = None
 
     def __enter__(self) -> Rig:
-        self.guest.sh(f"rm -rf {_STATE} {_LOG}; cp -r /opt/state {_STATE}; chmod -R go= {_STATE}")
+        self.guest.sh(f"rm -f {_LOG}; touch {_LOG}")
+        if self._fresh:
+            self.guest.sh(f"rm -rf {_STATE}; cp -r /opt/state {_STATE}; chmod -R go= {_STATE}")
         self.guest.sh(f"install -d -o daisyport -g dialout /run/daisyport; chown -R daisyport {_STATE}")
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._cleanup:
+        with self._cleanup, contextlib.suppress(GuestError):  # its power may be cut
             if self._daemon is not None:
                 self.guest.call("ended", self._daemon, SIGKILL, 40)
-            with contextlib.suppress(Exception):
-                print(self.log())  # pytest shows it where the test failed
+            print(self.log())  # pytest shows it where the test failed
 
     def plug(self, chip: Chip, paced: bool = False) -> Adapter:
         """Plug in an adapter, which is pulled out at the end; it is ready when this returns."""
@@ -125,13 +134,16 @@ class Rig:
         stored |= {name.replace("_", "."): value for name, value in parameters.items()}
         text = "".join(f"root.{name}={value}\n" for name, value in stored.items())
         self.guest.call("write", f"{_STATE}/parameters", text)
-        self.guest.sh(f"chown daisyport {_STATE}/parameters")
+        self.guest.sh(f"chown daisyport {_STATE}/parameters; chmod 600 {_STATE}/parameters")
         self.restart(up=up)
 
-    def restart(self, up: bool = True, config: str | None = _CONFIG) -> None:
-        """Start the daemon as it was configured; without ``config``, as a machine that has no configuration."""
-        arguments = [] if config is None else ["--config", config]
-        self._daemon = self.guest.call("daemon", ["run", *arguments], _LOG, "daisyport")
+    def run_unconfigured(self) -> None:
+        """Start the daemon as a machine has it that has no configuration. It listens on loopback: see the log."""
+        self._daemon = self.guest.call("daemon", ["run"], _LOG, "daisyport")
+
+    def restart(self, up: bool = True) -> None:
+        """Start the daemon as it was configured."""
+        self._daemon = self.guest.call("daemon", ["run", "--config", _CONFIG], _LOG, "daisyport")
         self.until(self._answers, _START)
         if up:
             self.until(lambda: all(port["state"] == "up" for port in self.ports()))
@@ -140,7 +152,7 @@ class Rig:
         status, _ = self.guest.call("ended", self._daemon)
         if status is not None:
             self._daemon = None
-            raise AssertionError(f"the daemon ended with the status {status}")
+            raise AssertionError(f"the daemon ended with the status {status}: {self.log()}")
         with contextlib.suppress(OSError, http.client.HTTPException):
             self.ports()
             return True
@@ -167,8 +179,7 @@ class Rig:
         """GET ``target`` as the admin."""
         connection = http.client.HTTPConnection("127.0.0.1", self.guest.ports[HTTP], timeout=_PATIENCE)
         with contextlib.closing(connection):
-            login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-            connection.request("GET", target, headers={"Authorization": f"Basic {login}"})
+            connection.request("GET", target, headers={"Authorization": _LOGIN})
             response = connection.getresponse()
             return response, response.read().decode()
 
@@ -179,9 +190,10 @@ class Rig:
     def set(self, assignments: Mapping[str, object]) -> Answer:
         """Set parameters."""
         query = "&".join(f"{name}={quote(str(value))}" for name, value in assignments.items())
-        began = time.monotonic()
-        response, text = self.get(f"/axis-cgi/param.cgi?action=update&{query}")
-        return Answer(text, response.headers.get("Daisyport-Refused", ""), time.monotonic() - began)
+        with Clock(self.guest) as clock:
+            began = clock()
+            response, text = self.get(f"/axis-cgi/param.cgi?action=update&{query}")
+            return Answer(text, response.headers.get("Daisyport-Refused", ""), clock() - began)
 
     def parameters(self, group: str = "Serial.Ser1") -> dict[str, str]:
         """Return the parameters of a group, by the last part of their names."""
@@ -205,6 +217,14 @@ class Rig:
             assert took < seconds, f"not so after {took:.1f} s"
             time.sleep(0.05)
         return time.monotonic() - began
+
+    def until_named(self, path: str) -> None:
+        """Wait until udev has made the link ``path``."""
+        self.until(lambda: self.guest.call("names", path))
+
+    def until_logged(self, text: str) -> None:
+        """Wait until the daemon logged ``text``."""
+        self.until(lambda: text in self.log())
 
     def until_status(self, holds: Callable[[dict[str, Any]], object], port: int = 0) -> dict[str, Any]:
         """Wait until ``holds`` is true of the status of a port, and return that."""
@@ -231,6 +251,12 @@ class Rig:
         self.until(lambda: any(each["service"] == "GenericTCPServer" for each in self.status(port)["clients"]))
         return Client(sock)
 
+    def websocket(self, port: int = 0) -> WebSocket:
+        """Connect to a port's WebSocket."""
+        websocket = WebSocket(self.guest.ports[HTTP], f"/daisyport/ports/P{port}", _LOGIN)
+        self._cleanup.callback(websocket.close)
+        return websocket
+
     @contextlib.contextmanager
     def no_silence(self, far_end: Any, port: int = 1) -> Iterator[None]:
         """Hold the daemon to this: in the block, HTTP and the line of another ``port`` answer within a second.
@@ -240,21 +266,23 @@ class Rig:
         client = self.client(port)
         worst, stopped = [0.0], threading.Event()
 
-        def watch() -> None:
-            while not stopped.wait(0.05):
-                began = time.monotonic()
+        def watch(clock: Clock) -> None:
+            while not stopped.wait(0.2):
+                began = clock()
                 client.say(b"?")
-                if far_end.hear(1, 10) == b"?":
+                if far_end.hear(1) == b"?":
                     far_end.say(b"!")
-                assert client.hear(1, 10) == b"!"
+                assert client.hear(1) == b"!"
+                echoed = clock()
                 self.get("/daisyport/ports")
-                worst[0] = max(worst[0], time.monotonic() - began)
+                worst[0] = max(worst[0], echoed - began, clock() - echoed)
 
         failures: list[BaseException] = []
 
         def guarded() -> None:
             try:
-                watch()
+                with Clock(self.guest) as clock:
+                    watch(clock)
             except BaseException as error:  # noqa: BLE001 -- it is raised where the test is
                 failures.append(error)
 
