@@ -25,6 +25,7 @@ from gateway.clients.listeners import listen_tcp, listen_unix
 from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
 from gateway.devices import make_device
+from gateway.host.upgrade import UPGRADE_WAITS, UpgradeWaits
 from gateway.port.device import Refusal
 from gateway.port.log import PortLogger
 from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, order, plan, responsible
@@ -329,13 +330,25 @@ class Manager:
     # -- the units
 
     async def _run(self, spec: Spec, unit: Unit) -> None:
+        """Run a unit; one that would load files of another version waits for the restart, and all others go on."""
+        try:
+            await self._run_spec(spec, unit)
+        except UpgradeWaits as exc:
+            unit.began()
+            unit.refused(str(exc))
+            with unit.scope:
+                await trio.sleep_forever()
+
+    async def _run_spec(self, spec: Spec, unit: Unit) -> None:
         match spec:
             case Device():
                 await self._run_device(spec, unit)
             case Serve(kind):
                 await self._run_service(kind, unit)
             case Listen():
-                # It is there: services start before their listeners.
+                # Services start before their listeners. One that waits for a restart is not there.
+                if spec.kind not in self._services:
+                    raise UpgradeWaits(f"{spec.kind.value}: {UPGRADE_WAITS}")
                 service = cast("Service | RemotePortService", self._services[spec.kind])
                 with unit.scope:
                     await listen_tcp(spec.address, spec.port, service.welcome, unit)
@@ -365,8 +378,9 @@ class Manager:
             del self.devices[spec.type]
 
     async def _run_service(self, kind: ServiceKind, unit: Unit) -> None:
-        handle = self._handles[kind] = self._grant(_RIGHTS[kind], kind.value)
+        handle = self._grant(_RIGHTS[kind], kind.value)
         service = self._services[kind] = self._make_service(kind, handle)
+        self._handles[kind] = handle
         self._update_policies(self._published.value.settings)
         unit.began()
         unit.up()

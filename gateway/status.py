@@ -9,6 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from gateway import __version__
+from gateway.host.upgrade import UPGRADE_WAITS, installed_version
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -43,6 +46,7 @@ def status(
     return {
         "product": "Daisyport",
         "version": version,
+        "installed_version": installed_version(),
         "node": config.node_name,
         "chassis": config.chassis,
         "uptime_seconds": round(time.monotonic() - started, 3),
@@ -62,7 +66,9 @@ def in_words(node: str, managers: Sequence[Manager], listeners: Sequence[Unit]) 
     """Describe the gateway in one line: how many ports are up, and what is wrong with the others and the servers."""
     down = [f"{manager.bus.name}: {manager.bus.down}" for manager in managers if manager.bus.down is not None]
     closed = [f"{unit.name}: {unit.state}" for unit in listeners if unit.state != "up"]
-    return "; ".join([f"{node}: {len(managers) - len(down)} of {len(managers)} ports up", *down, *closed])
+    upgraded = [f"{UPGRADE_WAITS} ({installed_version()})"] if installed_version() != __version__ else []
+    up = f"{node}: {len(managers) - len(down)} of {len(managers)} ports up"
+    return "; ".join([up, *upgraded, *down, *closed])
 
 
 def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> dict[str, object]:

@@ -15,6 +15,7 @@ from gateway.host.logging import Format, Log
 from gateway.host.reload import Reload, reload
 from gateway.host.sockets import HTTP, inherited
 from gateway.host.terminal import hang_up_is_ignored, has_terminal
+from gateway.host.upgrade import guard_imports
 
 if TYPE_CHECKING:
     import argparse
@@ -59,6 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments.config)
     raise_limit()
     log = Log.start(logging.DEBUG if arguments.verbose else logging.INFO, arguments.log_format)
+    guard_imports()
     path = arguments.config or DEFAULT_CONFIG
     if is_made_up(arguments.config):
         path = None

@@ -181,7 +181,10 @@ def responsible(spec: Spec, port: int, changed: Sequence[str]) -> tuple[str, ...
     They are put back together: with only its number put back, a listener that was just enabled would open a port
     that nobody asked for. Where none of the listener's own was changed, its server was just enabled.
     """
-    kind = spec.kind if isinstance(spec, Listen) else ServiceKind.PTZ
+    if isinstance(spec, Device):
+        device = (f"PortManager.P{port}.PortType", f"PortManager.P{port}.PortEnabled")
+        return tuple(name for name in changed if name in device)
+    kind = spec.kind if isinstance(spec, Listen | Serve) else ServiceKind.PTZ
     server = f"PortManager.P{port}.{kind.value}."
     for suspects in ((f"{server}Listener.Enabled", f"{server}Listener.Port"), (f"{server}Enabled",)):
         found = tuple(name for name in changed if name in suspects)

@@ -1,5 +1,8 @@
 """The parameters in force: the tree that everybody reads, and the file that it is restored from.
 
+What another version stored and this one does not know is kept in the file, and the file as it was before this process
+first changed it is kept beside it (``parameters.old``): an upgrade can be taken back.
+
 A change is validated, then written to the disk, then published, in this order: what anybody sees in force survives a
 crash. One daemon at a time may work on a state directory, which a lock file ensures.
 """
@@ -53,10 +56,15 @@ class Store:
 
     def __init__(self, directory: Path, catalogue: Catalogue) -> None:
         self._path = directory / "parameters"
+        self._old = directory / "parameters.old"
         self._catalogue = catalogue
         self._turn = trio.Lock()
         # A thread of its own: the disk must not wait for names that are looked up in threads, nor they for the disk.
         self._thread = trio.CapacityLimiter(1)
+        self._unknown = ""
+        """The lines of the file that this version does not know."""
+        self._before: bytes | None = None
+        """The file as it was found, until the first change."""
         self._claim = _claimed(directory)
         try:
             self.published = Cell(Published(0, self._restored()))
@@ -81,7 +89,7 @@ class Store:
             before = self.published.value
             update = self._catalogue.updated(before.settings, assignments, role, ports)
             if update.changed:
-                content = self._catalogue.stored(update.settings).encode()
+                content = (self._catalogue.stored(update.settings) + self._unknown).encode()
                 await trio.to_thread.run_sync(self._write, content, limiter=self._thread)
                 self.published.set(Published(before.version + 1, update.settings))
                 logger.info("parameters changed: %.300s", ", ".join(update.changed))
@@ -89,6 +97,9 @@ class Store:
 
     def _write(self, content: bytes) -> None:
         try:
+            if self._before:
+                atomic_file.replace(self._old, self._before)
+                self._before = None
             atomic_file.replace(self._path, content)
         except OSError as exc:
             raise StoreError(f"{self._path} cannot be written, nothing was changed: {exc.strerror}") from exc
@@ -96,13 +107,17 @@ class Store:
     def _restored(self) -> Settings:
         try:
             atomic_file.sweep(self._path)
+            atomic_file.sweep(self._old)
             content = atomic_file.read(self._path)
         except OSError as exc:
             raise StoreError(f"{self._path} cannot be read: {exc.strerror}") from exc
         # A byte that is not UTF-8 becomes U+FFFD, which no parameter takes.
         restored = self._catalogue.restored((content or b"").decode(errors="replace"))
+        unknown = dict(restored.unknown)
         for line, why in restored.errors:
-            logger.warning("%s line %d: %s; left out", self._path, line, why)
+            logger.warning("%s line %d: %s; %s", self._path, line, why, "kept" if line in unknown else "left out")
+        self._unknown = "".join(f"{line}\n" for line in unknown.values())
+        self._before = content
         return restored.settings
 
 

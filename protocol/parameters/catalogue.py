@@ -40,6 +40,8 @@ __all__ = ["Catalogue", "Parameter", "Ports", "Restored", "Update"]
 Ports: TypeAlias = "frozenset[int] | None"
 """The numbers of the port managers that a caller is bound to; None for a caller who is bound to none."""
 
+_WELL_FORMED = re.compile(r"root(\.[A-Za-z][A-Za-z0-9]{0,39}){1,8}")
+"""The name of a parameter of any version, as a file has it."""
 _OF_SOME_PORT = re.compile(r"(PortManager\.P|Serial\.Ser|RemotePort\.R)[0-9]+\.")
 
 
@@ -63,6 +65,8 @@ class Restored:
 
     settings: Settings
     errors: tuple[tuple[int, str], ...]
+    unknown: tuple[tuple[int, str], ...] = ()
+    """Those of the bad lines, with their numbers, whose parameter this version, or this hardware, does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,15 @@ class Catalogue:
         for order, error in refused.items():
             # The name may be anything that stood in the file.
             errors[numbers[order]] = f"{ascii(error.name[:80])[1:-1]}: {error.why}"
-        return Restored(settings, tuple(sorted(errors.items())))
+        unknown = {
+            number: f"{name}={value}"
+            for number, (name, value) in lines.items()
+            if name.removeprefix("root.") not in self.parameters
+            and _WELL_FORMED.fullmatch(name)
+            and value.isprintable()
+            and last[name.removeprefix("root.")] == number
+        }
+        return Restored(settings, tuple(sorted(errors.items())), tuple(unknown.items()))
 
     def _applied(
         self, settings: Settings, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from gateway import __version__
 from gateway.clients.connections import Connections
 from gateway.host.config import Config
 from gateway.status import in_words, status
@@ -49,6 +50,7 @@ async def test_the_node_says_who_it_is(tmp_path: Path) -> None:
     assert whole == {
         "product": "Daisyport",
         "version": "1.2.3",
+        "installed_version": __version__,
         "node": "cpu1",
         "chassis": "blade 7",
         "tls": TLS,

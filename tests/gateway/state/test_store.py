@@ -195,7 +195,7 @@ def test_kill_9_in_the_middle_of_commits_leaves_one_whole_state(
         assert (tmp_path / "parameters").read_text() in whole
         with store_in(tmp_path) as store:
             assert baud(store) in (300, 115200)
-            assert sorted(os.listdir(tmp_path)) == ["lock", "parameters"]
+            assert set(os.listdir(tmp_path)) - {"parameters.old"} == {"lock", "parameters"}
     assert not caplog.records
 
 
@@ -229,7 +229,8 @@ def test_a_file_edited_by_hand_is_read_and_its_bad_lines_are_named(
         "line 6",
         "line 7",
     ]
-    assert all(message.endswith("; left out") for message in caplog.messages[1:])
+    assert all(message.endswith("; left out") for message in caplog.messages[1:-1])
+    assert caplog.messages[-1].endswith("; kept")  # another version may know it
     assert "caf" not in caplog.text
 
 
