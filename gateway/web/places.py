@@ -101,7 +101,7 @@ class Places:
         waiting = [place for place in candidates if not place.working]
         if sum(place.proven for place in self.held) <= _KEPT_FOR_PROVEN:
             waiting = [place for place in waiting if not place.proven]
-        if not waiting or self.total < 1:
+        if not waiting:
             return False
         leaves = min(waiting, key=lambda place: (place.proven, place.since))
         self.give_back(leaves)

@@ -97,6 +97,13 @@ def test_a_remote_port_server_listens_and_is_announced() -> None:
     }
 
 
+@pytest.mark.parametrize("server", ["RemotePortServer", "GenericTCPServer"])
+def test_a_listener_is_open_only_where_both_it_and_its_server_are_enabled(server: str) -> None:
+    listener = planned(**{f"{server}_Listener_Enabled": "yes"})
+    alone = planned(**{f"{server}_Enabled": "yes", f"{server}_Listener_Enabled": "no"})
+    assert not [spec for spec in listener | alone if isinstance(spec, Listen | Announce)]
+
+
 def test_what_an_open_service_takes_up_in_place_changes_no_spec() -> None:
     opened = {"GenericTCPServer_Enabled": "yes"}
     assert planned(**opened) == planned(
@@ -141,3 +148,4 @@ def test_specs_read_well_in_a_log() -> None:
     assert str(Serve(ServiceKind.PTZ)) == "service PTZServer"
     assert str(Listen("::1", 9, ServiceKind.REMOTE_PORT)) == "listen [::1]:9 for remote ports"
     assert str(Announce(9, keyed=False)) == "announce port 9 by Bonjour"
+    assert [str(PtzSocket(packets=packets)) for packets in (False, True)] == ["PTZ stream socket", "PTZ packet socket"]

@@ -93,6 +93,35 @@ def test_what_was_given_back_is_free_and_only_so_many_linger() -> None:
     assert places.linger(three)
 
 
+def test_a_proxys_connection_counts_in_the_share_of_the_client_whose_request_it_carries() -> None:
+    places = Places(total=10, share=2)
+    first, _ = filled(places, "w", "w")
+    proxied = places.take("", 1.0)
+    assert proxied is not None
+    assert not places.rename(proxied, "a"), "its client has all that it may, and they are in work"
+    assert proxied.network == ""
+    assert places.rename(proxied, "b")
+    assert places.rename(proxied, "b")
+    first.working = first.proven = False
+    assert places.rename(proxied, "a")
+    assert first.scope.cancel_called
+    assert proxied in places.held
+
+
+def test_whose_share_it_is_in_already_costs_nobody_a_place() -> None:
+    places = Places(total=10, share=2)
+    first, second = filled(places, "s", "s")
+    assert places.rename(second, "a")
+    assert {first, second} == places.held
+
+
+def test_a_connection_that_is_closed_has_no_place_any_more() -> None:
+    places = Places(total=2, share=2)
+    (one,) = filled(places, "w")
+    places.closed(one)
+    assert places.held == places.lingering == set()
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("spwx"), st.floats(0, 10)), max_size=60))
 def test_the_places_are_never_more_than_there_are(steps: list[tuple[str, str, float]]) -> None:
     places = Places(total=6, share=4)

@@ -100,6 +100,18 @@ async def never(_: Request) -> Response:
     raise AssertionError
 
 
+async def test_a_caller_that_died_is_noticed_within_half_a_minute() -> None:
+    server = HttpServer(never)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, peer = listener.accept()
+    with far:
+        async with trio.open_nursery() as nursery:
+            server.admit(nursery, near, peer)
+            assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            nursery.cancel_scope.cancel()
+
+
 async def test_who_finds_no_place_is_told_so_and_the_next_free_place_is_taken() -> None:
     server = HttpServer(never, places=Places(total=2, share=2))
     async with listening(server) as address:
@@ -200,9 +212,18 @@ async def test_a_connection_that_was_handed_over_gives_its_place_back() -> None:
 
 
 async def test_when_too_many_are_being_refused_a_connection_is_closed_at_once() -> None:
-    server = HttpServer(hello, places=Places(total=0), most_refusals=0)
-    async with listening(server) as address, await trio.open_tcp_stream(*address) as stream:
-        assert await whole(stream) == b""
+    server = HttpServer(hello, limits=HttpLimits(linger_seconds=60), places=Places(total=0), most_refusals=2)
+    async with listening(server) as address:
+        async with await trio.open_tcp_stream(*address), await trio.open_tcp_stream(*address) as silent:
+            while server.refusing < 2:
+                await trio.lowlevel.checkpoint()
+            async with await trio.open_tcp_stream(*address) as stream:
+                assert await whole(stream) == b""
+            await silent.send_all(GET)
+            assert (await silent.receive_some()).startswith(b"HTTP/1.1 503 ")
+        while server.refusing:
+            await trio.lowlevel.checkpoint()
+        assert (await ask(address)).startswith(b"HTTP/1.1 503 ")
 
 
 async def test_two_hundred_connections_at_once_leave_nothing_behind() -> None:
