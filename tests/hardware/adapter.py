@@ -127,6 +127,7 @@ class Adapter:
         self._modem_told = True
         self._wire: UsbWire | None = None
         self._usb_port = -1
+        self._device = ""
 
     # -- the USB end
 
@@ -143,7 +144,8 @@ class Adapter:
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until:
             if new := set(self._guest.call("names", f"{self.chip.name}*")) - before:
-                return str(new.pop())
+                self._device = str(new.pop())
+                return self._device
             time.sleep(0.05)
         raise TimeoutError(f"no driver took the adapter; {self._guest.sh('dmesg | tail -n 20')}")
 
@@ -153,9 +155,12 @@ class Adapter:
             return
         wire, self._wire = self._wire, None
         wire.close()
+        self._said.clear()
         with contextlib.suppress(GuestError):  # the guest's hub may have seen it first
             self._guest.call("detach", self._usb_port)
-        self._said.clear()
+        until = time.monotonic() + _PATIENCE
+        while self._guest.call("names", self._device) and time.monotonic() < until:
+            time.sleep(0.02)  # or the next adapter would be taken for this one
 
     def __enter__(self) -> Adapter:
         return self

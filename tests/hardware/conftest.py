@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Stay in this process, where the command names this folder: a second worker would only wait for the first."""
+    return 0
+
+
 @pytest.fixture(scope="session")
 def tools() -> None:
     """Require what builds and runs a guest. In CI it has to be there."""
