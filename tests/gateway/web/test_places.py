@@ -106,6 +106,7 @@ def test_a_proxys_connection_counts_in_the_share_of_the_client_whose_request_it_
     assert places.rename(proxied, "a")
     assert first.scope.cancel_called
     assert proxied in places.held
+    assert proxied.network == "a"
 
 
 def test_whose_share_it_is_in_already_costs_nobody_a_place() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.clients.listeners import accept_clients
 from gateway.tasks.reconcile import Unit
@@ -18,6 +19,7 @@ from gateway.web.message import Handover, Request, Response
 from gateway.web.places import Places
 from gateway.web.server import HttpServer
 from protocol.endpoint import Endpoint
+from protocol.parameters.addresses import AddressList
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -98,6 +100,28 @@ async def working(server: HttpServer, address: tuple[str, int], count: int) -> A
 async def never(_: Request) -> Response:
     await trio.sleep_forever()
     raise AssertionError
+
+
+async def test_a_connection_that_has_ended_is_counted_no_more() -> None:
+    server = HttpServer(hello)
+    async with listening(server) as address:
+        assert (await ask(address)).endswith(b"hello")
+        while server.places.held or server.places.lingering:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.connections.count == 0
+
+
+async def test_the_silent_connections_of_a_trusted_proxy_are_in_nobodys_share() -> None:
+    server = HttpServer(hello, places=Places(total=3, share=1), trusted_proxies=AddressList.parse("127.0.0.1"))
+    async with (
+        listening(server) as address,
+        await trio.open_tcp_stream(*address),
+        await trio.open_tcp_stream(*address),
+    ):
+        while len(server.places.held) < 2:
+            await trio.lowlevel.checkpoint()
+        assert {place.network for place in server.places.held} == {""}
 
 
 async def test_a_caller_that_died_is_noticed_within_half_a_minute() -> None:
