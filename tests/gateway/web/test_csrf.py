@@ -146,7 +146,8 @@ def test_a_node_without_a_name_has_no_empty_one() -> None:
 
 def test_a_long_or_strange_header_is_quoted_short_and_harmless() -> None:
     reason = judge({"Origin": "\x1b" + "x" * 5000}) or ""
-    assert f"{'x' * 99}'" in reason
+    assert "x" * 99 in reason
+    assert "x" * 100 not in reason
     assert len(reason) < 200
     assert reason.isprintable()
 
