@@ -25,6 +25,7 @@ from gateway.status import in_words
 from gateway.tasks.contain import contain
 from gateway.tasks.reconcile import Unit
 from gateway.tasks.watch import Cell
+from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
     import socket
@@ -58,18 +59,22 @@ async def run(
     notifier: Notifier,
     reloads: Cell[Reload] | None = None,
     sockets: Sequence[socket.socket] = (),
+    presets: Sequence[tuple[str, str]] = (),
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the gateway until ``stop`` is set, then end it within 4 s.
 
     ``reloads`` brings the configuration again at each SIGHUP. ``sockets`` are listening ones of the HTTP server, which
-    replace ``[http] listen``. ``task_status`` is told once every listener is bound and every device is open, or known
-    to be retrying. Raises StartError, StoreError or UserError where the runtime or the state directory cannot be used.
+    replace ``[http] listen``. ``presets`` are parameters that are set first. ``task_status`` is told once every
+    listener is bound and every device is open, or known to be retrying. Raises StartError, StoreError or UserError
+    where the runtime or the state directory cannot be used.
     """
     _make_runtime_dir(config.runtime_dir)
     parts = compose(config)
     with contextlib.closing(parts.store):
+        if presets:
+            await parts.store.update(presets, Role.ADMIN)
         async with trio.open_nursery() as root:
             root.start_soon(parts.bonjour.run)
             root.start_soon(contain, "connections", parts.connections.run)
@@ -97,7 +102,7 @@ def hold_runtime_dir(path: Path) -> int:
     """
     _make_runtime_dir(path)
     try:
-        return atomic_file.claim(path / "lock")
+        return atomic_file.claim(path / "runtime.lock")  # not "lock": both directories may be one
     except BlockingIOError:
         raise StartError(f"runtime_dir {path} is in use by another daisyport: give this one its own") from None
     except OSError as exc:  # a full or read-only file system: a state, which the sockets will tell of too

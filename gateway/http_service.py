@@ -6,6 +6,7 @@ Loaded only where it listens: HTTP and its logins cost memory and time at the st
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from typing import TYPE_CHECKING, final
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpService"]
 
+logger = logging.getLogger(__name__)
+
 
 @final
 class HttpService:
@@ -64,7 +67,7 @@ class HttpService:
                 parts.connections,
             ),
         )
-        users = Users(self._config.state_dir, self._config.node_name)
+        self._users = users = Users(self._config.state_dir, self._config.node_name)
         self._access = AccessControl(users, published, self._config.http.digest)
         self._tls = self._make_tls()
         most = parts.connections.requests
@@ -90,6 +93,8 @@ class HttpService:
         Return the units of the listeners.
         """
         self._tls.load()
+        if not self._users.everyone:
+            logger.warning("no user exists, so nobody can log in: daisyport user add NAME --role admin")
         clients.start_soon(contain, "configuration", self._follow)
         welcome = functools.partial(self._server.admit, clients)
         units = []

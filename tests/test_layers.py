@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         "gateway.cli": (
             "gateway gateway.demo gateway.host gateway.remote_port gateway.serial_line gateway.state gateway.tasks"
+            " gateway.web protocol.parameters"
         ),
     }.items()
 }

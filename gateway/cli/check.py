@@ -1,32 +1,71 @@
-"""``daisyport check``: read the configuration file of the host, and print its mistakes, or its ports."""
+"""``daisyport check``: read the configuration and all that it names, and print what is wrong with it.
+
+Errors keep something from working, so the command fails, and with it a reload of the service. Warnings are worth a
+look. Of a gateway that runs on this configuration, its own locks and sockets are no errors.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+import os
+import socket
+import stat
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, final
 
 from gateway.cli.command import add_config_option, configuration, describe, is_made_up
 from gateway.serial_line.adapters import advice
+from gateway.state import atomic_file
 
 if TYPE_CHECKING:
     import argparse
 
     from gateway.cli.command import Commands
+    from gateway.host.config import Config
 
 __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("check", help="check the configuration file and print every mistake in it")
+    parser = commands.add_parser("check", help="check the configuration file and what it names, and print all mistakes")
     add_config_option(parser)
     parser.set_defaults(command=_check)
+
+
+@final
+@dataclass
+class _Findings:
+    """What is wrong."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def _check(arguments: argparse.Namespace) -> int:
     config = configuration(arguments.config)
     if is_made_up(arguments.config):
         describe(config)
-        return 0
+    else:
+        _describe_ports(config)
+    found = _Findings(warnings=list(advice([line.device for line in config.serial])))
+    running = _runs(config)
+    for look in (_directories, _certificate, _users, _parameters, _devices):
+        look(config, found)
+    _addresses(config, found, running=running)
+    for warning in found.warnings:
+        print(f"Warning: {warning}")
+    for error in found.errors:
+        print(f"Error: {error}", file=sys.stderr)
+    if found.errors:
+        return os.EX_CONFIG
+    print("ok, and running" if running else "ok")
+    return 0
+
+
+def _describe_ports(config: Config) -> None:
     if not config.managers:
         print("No port: add a [[serial]] table for each serial line, or a [[port_manager]] for another CPU's.")
     for number, line in enumerate(config.serial, start=1):
@@ -35,6 +74,101 @@ def _check(arguments: argparse.Namespace) -> int:
     for index, manager in enumerate(config.managers):
         device = f"Ser{manager.serial}" if manager.serial is not None else f"R{manager.remote_port}"
         print(f"PortManager.P{index}: {device}")
-    for said in advice([line.device for line in config.serial]):
-        print(f"Warning: {said}")
-    return 0
+
+
+def _runs(config: Config) -> bool:
+    """Return whether a gateway works on the state directory."""
+    lock = config.state_dir / "lock"
+    try:
+        if lock.exists():
+            os.close(atomic_file.claim(lock))
+    except BlockingIOError:
+        return True
+    except OSError:  # not ours to look into: nothing is known
+        pass
+    return False
+
+
+def _directories(config: Config, found: _Findings) -> None:
+    for key, path in (("state_dir", config.state_dir), ("runtime_dir", config.runtime_dir)):
+        nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+        if not nearest.is_dir():
+            found.errors.append(f"{key}: {nearest} is no directory")
+        elif not os.access(nearest, os.W_OK | os.X_OK):
+            # A unit makes them for its user, who need not be the one who checks.
+            found.warnings.append(f"{key}: {nearest} is not writable for this user")
+
+
+def _certificate(config: Config, found: _Findings) -> None:
+    path = config.http.tls_certificate
+    if path is None:
+        return
+    from gateway.web.tls import Certificate, CertificateError
+
+    try:
+        certificate = Certificate.load(path, config.http.tls_key)
+    except CertificateError as exc:
+        found.errors.append(f"http.tls_certificate: {exc}")
+    else:
+        if certificate.out_of_date:
+            found.warnings.append(f"http.tls_certificate: {path}: {certificate.out_of_date}")
+
+
+def _users(config: Config, found: _Findings) -> None:
+    from gateway.state.users import UserError, Users
+
+    if not config.http.listen:
+        return
+    why: str | None = "add one with: daisyport user add NAME --role admin"
+    try:
+        if (config.state_dir / "users").exists():  # Users would make it, and a check changes nothing
+            users = Users(config.state_dir, config.node_name)
+            why = users.unreadable or (None if users.everyone else why)
+        if why is not None:
+            found.warnings.append(f"no user can log in: {why}")
+    except UserError as exc:
+        found.errors.append(str(exc))
+
+
+def _parameters(config: Config, found: _Findings) -> None:
+    from protocol.parameters.catalogue import Catalogue
+
+    path = config.state_dir / "parameters"
+    try:
+        content = atomic_file.read(path) or b""
+    except OSError as exc:
+        found.errors.append(f"{path} cannot be read: {exc.strerror}")
+        return
+    for line, why in Catalogue(config.hardware).restored(content.decode(errors="replace")).errors:
+        found.warnings.append(f"{path} line {line}: {why}")
+
+
+def _devices(config: Config, found: _Findings) -> None:
+    for number, line in enumerate(config.serial, start=1):
+        try:
+            mode = Path(line.device).stat().st_mode
+        except OSError as exc:
+            found.warnings.append(f"Ser{number}: {line.device}: {exc.strerror}")
+            continue
+        if not stat.S_ISCHR(mode):
+            found.errors.append(f"Ser{number}: {line.device} is no serial device")
+
+
+def _addresses(config: Config, found: _Findings, *, running: bool) -> None:
+    """Bind each address for a moment. One that is not there may come later; one that is taken will not work."""
+    wanted = [("http.listen", host, port) for host, port in config.http.listen]
+    wanted += [("tcp.bind", address, 0) for address in config.tcp.bind]
+    for key, host, port in wanted:
+        if 0 < port < 1024:
+            found.warnings.append(f"{key}: the service may bind no port below 1024: {port}; daisyport.socket does")
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(address)
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                if not running:
+                    found.errors.append(f"{key}: {host}:{port} is taken by another program")
+            elif exc.errno not in (errno.EACCES, errno.EPERM):
+                found.warnings.append(f"{key}: {host}: {exc.strerror}")

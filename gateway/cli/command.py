@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, final
 
@@ -11,8 +13,18 @@ from gateway.host.config_file import load
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
-__all__ = ["DEFAULT_CONFIG", "CommandError", "Commands", "add_config_option", "configuration", "describe", "is_made_up"]
+__all__ = [
+    "DEFAULT_CONFIG",
+    "CommandError",
+    "Commands",
+    "add_config_option",
+    "built_in_uarts",
+    "configuration",
+    "describe",
+    "is_made_up",
+]
 
 DEFAULT_CONFIG = Path("/etc/daisyport/daisyport.toml")
 
@@ -39,8 +51,13 @@ def is_made_up(path: Path | None) -> bool:
     return path is None and not DEFAULT_CONFIG.exists()
 
 
-def configuration(path: Path | None) -> Config:
-    """Load the configuration file, or make a configuration up for this machine. Raises ConfigError."""
+def configuration(path: Path | None, devices: Sequence[str] | None = None) -> Config:
+    """Load the configuration file, or make one up for this machine, with these ``devices`` or else its USB adapters.
+
+    Raises ConfigError.
+    """
+    if devices is not None:
+        return Config.for_this_machine(os.environ, devices)
     if not is_made_up(path):
         return load(path or DEFAULT_CONFIG)
     from gateway.serial_line.adapters import usb_adapters
@@ -48,13 +65,30 @@ def configuration(path: Path | None) -> Config:
     return Config.for_this_machine(os.environ, usb_adapters())
 
 
-def describe(config: Config) -> None:
-    """Print the lines of a made-up configuration, where its state is kept, and the address of the HTTP server."""
-    print("No configuration file: using the USB serial adapters of this machine, and listening on loopback only.")
+def built_in_uarts(root: Path = Path("/")) -> list[str]:
+    """Return the UARTs of the board that a driver found; of those that it did not, the type in sysfs is 0."""
+    found = []
+    for folder in (root / "sys/class/tty").iterdir():
+        if re.fullmatch(r"tty(S|AMA)[0-9]+", folder.name):
+            with contextlib.suppress(OSError):
+                if (folder / "type").read_text().strip() != "0":
+                    found.append(f"/dev/{folder.name}")
+    return sorted(found)
+
+
+def describe(config: Config, *, adapters: bool = True) -> None:
+    """Print the lines of a made-up configuration, where its state is kept, and the address of the HTTP server.
+
+    The lines are the ``adapters`` of the machine, or what the user named.
+    """
+    lines = "the USB serial adapters of this machine" if adapters else "the serial device that was named"
+    print(f"No configuration file: using {lines}, and listening on loopback only.")
     for number, line in enumerate(config.serial, start=1):
         print(f"  Ser{number}  PortManager.P{number - 1}  {line.device}")
     if not config.serial:
-        print("  No adapter found: plug one in and start again, or try `daisyport demo`.")
+        print("  No USB adapter found: plug one in and start again, or try `daisyport demo`.")
+        for device in built_in_uarts():
+            print(f"  This machine has a UART: daisyport run --device {device}")
     host, port = config.http.listen[0]
     print(f"State: {config.state_dir}\nHTTP: http://{host}:{port}/axis-cgi/param.cgi?action=list")
     print("Add a user with: daisyport user add NAME --role admin\n", flush=True)

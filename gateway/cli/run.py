@@ -9,7 +9,14 @@ import os
 import signal
 from typing import TYPE_CHECKING, cast
 
-from gateway.cli.command import DEFAULT_CONFIG, CommandError, add_config_option, configuration, describe, is_made_up
+from gateway.cli.command import (
+    DEFAULT_CONFIG,
+    CommandError,
+    add_config_option,
+    configuration,
+    describe,
+    is_made_up,
+)
 from gateway.host.descriptors import raise_limit
 from gateway.host.logging import Format, Log
 from gateway.host.reload import Reload, reload
@@ -19,7 +26,7 @@ from gateway.host.upgrade import guard_imports
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import trio
@@ -38,6 +45,10 @@ def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("run", help="run the gateway in the foreground, until SIGTERM or SIGINT")
     add_config_option(parser)
+    parser.add_argument("--device", metavar="TTY", help="use this serial device alone, without a configuration file")
+    parser.add_argument(
+        "--tcp", type=int, metavar="PORT", help="with --device: share it with TCP clients on this port of loopback"
+    )
     parser.add_argument("--verbose", action="store_true", help="log debugging messages too")
     parser.add_argument(
         "--log-format",
@@ -57,16 +68,21 @@ def _run(arguments: argparse.Namespace) -> int:
     from gateway.state.users import UserError
     from gateway.tasks.root_cause import root_cause
 
-    config = configuration(arguments.config)
+    if arguments.tcp is not None and arguments.device is None:
+        arguments.parser.error("--tcp requires --device")
+    if arguments.device is not None and arguments.config is not None:
+        arguments.parser.error("--device is for a machine without a configuration file; leave out --config")
+    made_up = arguments.device is not None or is_made_up(arguments.config)
+    config = configuration(arguments.config, [os.path.abspath(arguments.device)] if arguments.device else None)
     raise_limit()
     log = Log.start(logging.DEBUG if arguments.verbose else logging.INFO, arguments.log_format)
     guard_imports()
-    path = arguments.config or DEFAULT_CONFIG
-    if is_made_up(arguments.config):
-        path = None
-        describe(config)
+    path = None if made_up else arguments.config or DEFAULT_CONFIG
+    if made_up:
+        describe(config, adapters=arguments.device is None)
+    presets = [] if arguments.tcp is None else [(name, str(value)) for name, value in _tcp_server(arguments.tcp)]
     try:
-        trio.run(_run_until_signalled, config, path)
+        trio.run(_run_until_signalled, config, path, presets)
     except Exception as exc:
         # trio wraps errors in groups. Those that the user can mend become one line, unless a bug came with them.
         _, bugs = ExceptionGroup("", [exc]).split((StartError, StoreError, UserError))
@@ -79,7 +95,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _run_until_signalled(config: Config, path: Path | None) -> None:
+def _tcp_server(port: int) -> list[tuple[str, object]]:
+    """Return the parameters of P0's TCP server on this port."""
+    server = "PortManager.P0.GenericTCPServer."
+    return [(f"{server}Enabled", "yes"), (f"{server}Listener.Enabled", "yes"), (f"{server}Listener.Port", port)]
+
+
+async def _run_until_signalled(config: Config, path: Path | None, presets: Sequence[tuple[str, str]]) -> None:
     import trio
 
     from gateway.app import hold_runtime_dir, run
@@ -99,7 +121,7 @@ async def _run_until_signalled(config: Config, path: Path | None) -> None:
         async with trio.open_nursery() as nursery:
             at_hang_up = functools.partial(reload, path, config)
             await nursery.start(_obey_signals, stop, reloads, at_hang_up, stacks)
-            await run(config, stop, notifier, reloads, sockets)
+            await run(config, stop, notifier, reloads, sockets, presets)
             nursery.cancel_scope.cancel()
 
 

@@ -185,7 +185,7 @@ def test_two_instances_run_side_by_side_and_share_nothing(service: Machine) -> N
     service.run("cp /src/systemd/daisyport@.service /etc/systemd/system/ && systemctl daemon-reload")
     service.write("/etc/daisyport/b.toml", '[http]\nlisten = ["127.0.0.1:8081"]\n[[port_manager]]\n')
     service.run("systemctl start daisyport@b")
-    assert service.says("ls -d /run/daisyport-b/lock /var/lib/daisyport-b/lock") != ""
+    assert service.says("ls -d /run/daisyport-b/runtime.lock /var/lib/daisyport-b/lock") != ""
     add = f"printf '%s\\n' '{PASSWORD}' | STATE_DIRECTORY=/var/lib/daisyport-b /opt/daisyport/bin/daisyport user add"
     service.run(f"{add} anna --role admin --config /etc/daisyport/b.toml")
     assert status(service, "http://127.0.0.1:8081")["ports"][0]["serial_port"] is None

@@ -88,7 +88,7 @@ def test_keygen_prints_another_key_each_time() -> None:
 def test_check_tells_what_the_configuration_means(config: Path) -> None:
     checked = daisyport("check", "--config", config)
     assert checked.returncode == 0
-    assert checked.stdout.splitlines() == [f"Ser1: {config.parent}/tty1 (RS232)", "PortManager.P0: Ser1"]
+    assert checked.stdout.splitlines()[:2] == [f"Ser1: {config.parent}/tty1 (RS232)", "PortManager.P0: Ser1"]
 
 
 def test_check_warns_of_names_that_do_not_stay_and_of_two_for_one_device(config: Path) -> None:
@@ -97,7 +97,7 @@ def test_check_warns_of_names_that_do_not_stay_and_of_two_for_one_device(config:
     config.write_text(f'[[serial]]\ndevice = "{link}"\n[[serial]]\ndevice = "/dev/ttyUSB9"\n')
     checked = daisyport("check", "--config", config)
     assert checked.returncode == 0
-    assert checked.stdout.splitlines()[-2:] == [
+    assert [line for line in checked.stdout.splitlines() if "adapter" in line or "one device" in line] == [
         (
             "Warning: Ser2: /dev/ttyUSB9 is whichever adapter was plugged in first; "
             "name it by its link in /dev/serial/by-id, or in /dev/serial/by-path"

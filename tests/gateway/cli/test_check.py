@@ -1,0 +1,145 @@
+"""``daisyport check``: what it looks into, what it calls an error, and that it changes nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from gateway.cli.command import built_in_uarts
+from gateway.state import atomic_file
+from gateway.state.users import Users
+from tests.helpers import free_port, lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def check(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
+    config = directory / "daisyport.toml"
+    config.write_text(f'state_dir = "{directory}/state"\nruntime_dir = "{directory}/run"\n{text}\n')
+    command = [sys.executable, "-m", "gateway", "check", "--config", str(config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_machine_where_all_is_well_is_ok(tmp_path: Path) -> None:
+    Users(tmp_path / "state", "cpu1").add("anna", "admin", "secret")
+    with lines(tmp_path, 1) as (line,):
+        done = check(tmp_path, f'[http]\nlisten = ["127.0.0.1:{free_port()}"]\n[[serial]]\ndevice = "{line.path}"')
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"Ser1: {line.path} (RS232)", "PortManager.P0: Ser1", "ok"]
+
+
+def test_a_machine_that_was_never_started_is_ok_with_a_warning_and_nothing_is_made(tmp_path: Path) -> None:
+    done = check(tmp_path, f'[http]\nlisten = ["127.0.0.1:{free_port()}"]')
+    assert done.returncode == 0
+    assert "Warning: no user can log in: add one with: daisyport user add NAME --role admin" in done.stdout
+    assert done.stdout.endswith("\nok\n")
+    assert os.listdir(tmp_path) == ["daisyport.toml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('[http]\ntls_certificate = "/etc/passwd"', "http.tls_certificate: /etc/passwd: no PEM certificate in it"),
+        ('[[serial]]\ndevice = "/etc/passwd"', "Ser1: /etc/passwd is no serial device"),
+    ],
+)
+def test_what_cannot_work_is_an_error_and_apart_from_warnings(tmp_path: Path, text: str, error: str) -> None:
+    done = check(tmp_path, text)
+    assert done.returncode == os.EX_CONFIG
+    assert done.stderr.startswith(f"Error: {error}")
+    assert "Error" not in done.stdout
+    assert "ok" not in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ('[http]\nlisten = ["192.0.2.1:8080"]', "http.listen: 192.0.2.1: Cannot assign requested address"),
+        ('[tcp]\nbind = ["192.0.2.1"]', "tcp.bind: 192.0.2.1: Cannot assign requested address"),
+        ('[http]\nlisten = ["127.0.0.1:443"]', "http.listen: the service may bind no port below 1024: 443"),
+        ('[[serial]]\ndevice = "/dev/none"', "Ser1: /dev/none: No such file or directory"),
+    ],
+)
+def test_what_may_come_later_is_a_warning(tmp_path: Path, text: str, warning: str) -> None:
+    done = check(tmp_path, text)
+    assert done.returncode == 0
+    assert f"Warning: {warning}" in done.stdout
+
+
+def test_stored_parameters_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/parameters").write_text("root.Serial.Ser1.BaudRate=many\n")
+    done = check(tmp_path, '[[serial]]\ndevice = "/dev/none"')
+    assert f"Warning: {tmp_path}/state/parameters line 1: Serial.Ser1.BaudRate: must be one of" in done.stdout
+
+
+def test_a_directory_that_is_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    done = check(tmp_path, "[http]\nlisten = []")
+    assert f"Error: state_dir: {tmp_path}/state is no directory" in done.stderr
+
+
+async def test_a_port_that_another_program_has_is_an_error_unless_it_is_our_own(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        text = f'[http]\nlisten = ["127.0.0.1:{taken.getsockname()[1]}"]'
+        done = await trio.to_thread.run_sync(check, tmp_path, text)
+        assert f"Error: http.listen: 127.0.0.1:{taken.getsockname()[1]} is taken by another program" in done.stderr
+        (tmp_path / "state").mkdir()
+        lock = atomic_file.claim(tmp_path / "state/lock")
+        try:
+            done = await trio.to_thread.run_sync(check, tmp_path, text)
+        finally:
+            os.close(lock)
+    assert done.returncode == 0
+    assert done.stdout.endswith("\nok, and running\n")
+
+
+def test_uarts_of_the_board_are_those_that_a_driver_found(tmp_path: Path) -> None:
+    for name, kind in (("ttyS0", "4"), ("ttyS1", "0"), ("ttyAMA0", "32")):
+        folder = tmp_path / "sys/class/tty" / name
+        folder.mkdir(parents=True)
+        (folder / "type").write_text(f"{kind}\n")
+    assert built_in_uarts(tmp_path) == ["/dev/ttyAMA0", "/dev/ttyS0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("run", "--tcp", "3000"), "--tcp requires --device"),
+        (("run", "--device", "/dev/x", "--config", "/x"), "--device is for a machine without a configuration file"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words: tuple[str, ...], why: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", *words], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert why in done.stderr
+
+
+async def test_one_device_is_shared_over_tcp_without_a_configuration_file(short_path: Path) -> None:
+    port = free_port()
+    environ = os.environ | {"XDG_STATE_HOME": str(short_path), "XDG_RUNTIME_DIR": str(short_path)}
+    with lines(short_path, 1) as (line,), trio.fail_after(30):
+        command = [sys.executable, "-m", "gateway", "run", "--device", str(line.path), "--tcp", str(port)]
+        process = await trio.lowlevel.open_process(command, env=environ, stdout=subprocess.DEVNULL)
+        try:
+            client = None
+            while client is None:
+                try:
+                    client = await trio.open_tcp_stream("127.0.0.1", port)
+                except OSError:
+                    await trio.sleep(0.05)
+            async with client:
+                await client.send_all(b"shared")
+                assert await line.hear(6) == b"shared"
+        finally:
+            process.terminate()
+            assert await process.wait() == 0
