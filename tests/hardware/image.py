@@ -20,7 +20,7 @@ __all__ = ["CACHE", "MISSING", "built", "project"]
 _HERE: Final = Path(__file__).parent
 _PROJECT: Final = _HERE.parent.parent
 CACHE: Final = _HERE / ".guest"
-_TOOLS: Final = ("qemu-system-x86_64", "qemu-system-aarch64", "mmdebstrap", "cpio", "modprobe")
+_TOOLS: Final = ("qemu-system-x86_64", "qemu-system-aarch64", "mmdebstrap", "cpio", "modprobe", "mke2fs")
 _PATH: Final = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 MISSING: Final = tuple(tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None)
 """The programs that this host lacks."""

@@ -47,10 +47,11 @@ def test_bytes_that_were_queued_at_an_unplug_are_counted(rig: Rig, kind: type[Ft
     client = rig.client()
     client.say(b"before")
     assert adapter.hear(6) == b"before"
+    time.sleep(1)  # the daemon looks at the queue now and then: of the time since the last look, it can only assume
     adapter.set_hold(True)
     client.say(b"-" * 4096)
     rig.until_status(lambda status: status["bytes_to_line"] == 6 + 4096)
-    time.sleep(1)  # the daemon looks at the queue now and then: of the time since the last look, it can only assume
+    time.sleep(1)
     with rig.no_silence(rig.guest.lines["/dev/ttyS4"]):
         adapter.unplug()
         rig.until_status(lambda status: status["state"] == "down")
