@@ -167,6 +167,20 @@ def test_a_change_of_the_settings_twice_is_final_and_every_byte_is_accounted_for
     assert status["bytes_discarded"] + len(stuck.heard()) == status["bytes_to_line"]
 
 
+def test_more_than_the_driver_takes_is_accounted_for_too(rig: Rig, stuck: Stuck) -> None:
+    client = rig.client()
+    stuck.stop(client)
+    client.say(b"x" * 40_000)
+    filled = rig.until_status(lambda status: status["bytes_to_line"] >= 4095)
+    with rig.no_silence(rig.guest.lines["/dev/ttyS4"]):
+        assert rig.update(Serial_Ser1_StopBits=2).seconds < SETTLED
+    status, seconds = rig.stop()
+    assert (status, seconds < STOPPED) == (0, True)
+    assert filled["bytes_discarded"] == 0
+    assert stuck.heard() == b""
+    assert thrown_away(rig) >= filled["bytes_to_line"]
+
+
 def test_a_line_that_is_slow_and_not_stuck_keeps_its_settings_and_says_so(rig: Rig) -> None:
     chip = Ftdi("H2")
     adapter = rig.plug(chip, paced=True)
