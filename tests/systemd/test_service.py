@@ -83,7 +83,8 @@ def open_tcp(machine: Machine) -> None:
 def test_the_readme_leaves_a_service_that_is_ready_and_says_what_is_wrong(machine: Machine) -> None:
     assert machine.says("systemctl is-active daisyport") == "active"
     assert machine.says("systemctl is-enabled daisyport") == "enabled"
-    wanted = ": 0 of 1 ports up; P0: /dev/ttyUSB0: No such file or directory"
+    device = re.findall(r'(?m)^device = "(.*?)"', (ROOT / "systemd/daisyport.toml").read_text())[0]
+    wanted = f": 0 of 1 ports up; P0: {device}: there is no such device; is it plugged in?"
     machine.until("systemctl show -p StatusText --value daisyport", lambda words: words.endswith(wanted))
 
 
@@ -139,6 +140,8 @@ def test_a_manager_that_hangs_is_restarted_and_the_process_goes_on(service: Mach
     service.until("journalctl -o cat -p err -u daisyport -n 60", lambda log: "did not answer for 5 s" in log)
     service.until("systemctl show -p StatusText --value daisyport", lambda words: words.endswith(": 1 of 1 ports up"))
     assert main_process(service) == process
+    # The change that met the hang was not in force in time, so it was put back; the next one is.
+    assert param(service, "action=update&PortManager.P0.SerialCGI.Enabled=yes") == "OK"
     assert "service SerialCGI" in status(service)["ports"][0]["services"]
 
 
@@ -202,10 +205,10 @@ def test_a_second_daemon_on_the_same_runtime_directory_is_refused(service: Machi
 
 
 def test_a_port_below_1024_is_refused_with_the_reason(service: Machine) -> None:
-    server = "PortManager.P0.GenericTCPServer."
-    query = f"{server}Enabled=yes&{server}Listener.Enabled=yes&{server}Listener.Port=80"
-    assert "# Error" in param(service, f"action=update&{query}")
-    assert "Permission denied: the service may bind no port below 1024" in service.log()
+    service.write(CONFIG, LINE + '[http]\nlisten = ["127.0.0.1:80"]\n')
+    service.run("systemctl restart daisyport")
+    why = "HTTP server 127.0.0.1:80: Permission denied: the service may bind no port below 1024"
+    service.until("systemctl show -p StatusText --value daisyport", lambda words: why in words)
 
 
 def test_sockets_of_systemd_serve_a_port_that_the_daemon_may_not_bind(service: Machine) -> None:
