@@ -169,7 +169,7 @@ class Service:
 
     async def _run(self, client: Handle, stream: Stream, ended: trio.Event) -> None:
         self.handle.events.log(logging.INFO, "clients connected", "%s connected", client.holder)
-        why = "a bug ended it"
+        why = "its port stops"
         try:
             session = client.open(self._write & client.rights)
             await relay(stream, session, self._idle_limit)
@@ -177,6 +177,7 @@ class Service:
         except Revoked as exc:
             why = str(exc)
         except Exception:  # the first ring: what goes wrong with one client ends that client
+            why = "a bug ended it"
             self._logger.exception("%s: a bug", client.holder)
         finally:
             stream.close()

@@ -200,6 +200,17 @@ async def test_revoking_a_service_ends_all_its_clients_and_who_comes_after() -> 
             far.close()
 
 
+async def test_a_client_that_ends_with_its_port_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    bus, _ = narrow_port(NarrowTty())
+    async with open_service(bus) as service:
+        stream, far = pair()
+        service.serve(stream, "a client")
+        await blocked()
+    far.close()
+    assert "P0 a client gone: its port stops" in caplog.messages
+
+
 async def test_what_a_client_lost_is_told_when_it_goes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     bus, _ = narrow_port(NarrowTty(3))
