@@ -87,7 +87,7 @@ class SerialDevice:
         self._last: Uart | None = None
         """The one that was closed last: its driver may not have let go of it."""
         self._adapter: Identity | None = None
-        """The USB adapter that was there first."""
+        """The USB adapter that was there first, since the port was enabled."""
         self._one_change = trio.Lock()
         self._tried: SerialPort | None = None
         """The line that was tried last and refused as a whole ..."""
@@ -176,7 +176,9 @@ class SerialDevice:
         uart = self._read_back()
         counters = None
         with contextlib.suppress(UartError):
-            counters = None if uart is None else uart.counters()
+            if uart is not None:
+                uart.queue.look()  # the more often, the better is known what an unplug takes with it
+                counters = uart.counters()
         return {
             "device": self.path,
             "adapter": None if uart is None or uart.adapter is None else str(uart.adapter),
@@ -205,6 +207,7 @@ class SerialDevice:
     async def run(self, unit: Unit) -> None:
         """Open the device, and again whenever it is lost, until the unit's scope is cancelled; then let it drain."""
         unit.began()
+        self._adapter = None  # who enables the port anew has looked at what is there
         self._bus.route(self._node)  # the way to the line ends here, whether or not its device is there
 
         def down(why: str) -> None:

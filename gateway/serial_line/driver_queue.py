@@ -90,7 +90,8 @@ class DriverQueue:
         before, now, waiting = self._seen, trio.current_time(), self._tty.queued()
         written = unsent - before.unsent
         if waiting or before.waiting or written:
-            moving = not waiting or waiting < before.waiting + written
+            # Of a queue that is seen for the first time nobody knows; what was written before it may be what moved.
+            moving = not waiting or (before.waiting > 0 and waiting < before.waiting + written)
             self._seen = _Look(now, waiting, unsent, moving)
         elif now - before.time >= line_time(self._timing(), _FIFO_CHARACTERS):
             self._sent(unsent)  # the queue has been empty for longer than the FIFO takes

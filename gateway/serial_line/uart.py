@@ -509,7 +509,7 @@ def _opened(config: SerialConfig, line: SerialPort, known: Identity | None) -> t
     if known is not None and adapter is not None and adapter != known and not config.any_device:
         raise UartError(
             f"{config.device}: another adapter is there ({adapter}) than the one that this port had ({known}); "
-            "plug that one in, or set any_device = true in its [[serial]] table"
+            "plug that one in; or disable and enable the port to take this one, or set [[serial]] any_device = true"
         )
     tty = Tty(config.device, line, automatic=config.rs485_automatic, low_latency=config.low_latency)
     return tty, adapter

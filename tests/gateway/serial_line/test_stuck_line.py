@@ -447,6 +447,22 @@ async def test_what_waited_on_a_stuck_line_when_it_was_unplugged_is_counted(
     assert uart.discarded == 4608
 
 
+async def test_what_waited_on_a_line_that_was_stopped_just_now_is_counted_to_the_byte(
+    adapter: Adapter, autojump_clock: MockClock
+) -> None:
+    async with port(adapter) as uart:
+        uart.send_nowait(b"before")
+        await trio.sleep(0.1)
+        adapter.advance()
+        adapter.stopped = True
+        uart.send_nowait(bytes(4096))
+        uart.queue.look()
+        await trio.sleep(0.05)
+        adapter.unplug()
+    assert adapter.sent == b"before"
+    assert uart.discarded == 4096
+
+
 async def test_what_a_moving_line_carried_before_it_was_unplugged_is_not_counted(
     adapter: Adapter, autojump_clock: MockClock
 ) -> None:
@@ -564,6 +580,19 @@ async def test_another_adapter_is_refused_before_a_byte_reaches_it(adapter: Adap
             adapter.identity = FTDI
             while unit.state != "up":
                 await trio.lowlevel.checkpoint()
+
+
+async def test_who_enables_the_port_anew_takes_the_adapter_that_is_there(adapter: Adapter) -> None:
+    device = SerialDevice(Bus("P0"), 1, adapter.config, LINE)
+    with trio.fail_after(10):
+        for there in (FTDI, replace(FTDI, serial="OTHER")):
+            adapter.identity = there
+            unit = Unit("P0 Ser1", lambda: None)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(device.run, unit)
+                await unit.settled.wait()
+                assert unit.state == "up"
+                unit.scope.cancel()
 
 
 async def test_any_adapter_is_taken_where_the_host_says_so(adapter: Adapter) -> None:
