@@ -137,3 +137,24 @@ def test_the_places_are_never_more_than_there_are(steps: list[tuple[str, str, fl
         assert len(places.held) <= 6
         assert all(sum(place.network == each for place in places.held) <= 4 for each in "abc")
         assert working <= places.held
+
+
+def test_a_proxy_s_own_connections_are_in_nobody_s_share() -> None:
+    places = Places(total=6, share=2)
+    taken = filled(places, "s", "s", "s", "s", network="")
+    assert len(places.held) == 4
+    for place in taken[:2]:
+        assert places.rename(place, "client")
+    assert places.rename(taken[0], "client")  # its next request
+    taken[0].working = taken[1].working = True
+    assert not places.rename(taken[2], "client")
+    assert places.rename(taken[2], "another")
+
+
+def test_a_client_behind_a_proxy_costs_its_own_share_first() -> None:
+    places = Places(total=6, share=2)
+    first, second, third = filled(places, "s", "s", "s", network="")
+    for place in (first, second, third):
+        assert places.rename(place, "client")
+    assert first not in places.held
+    assert {second, third} <= places.held

@@ -6,12 +6,13 @@ import socket
 import struct
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
 
+from gateway.clients.connections import Connections
 from gateway.clients.listeners import accept_clients
 from gateway.tasks.reconcile import Unit
 from gateway.web.http import HttpLimits
@@ -23,6 +24,8 @@ from protocol.parameters.addresses import AddressList
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from gateway.web.http import Respond
 
 
 GET = b"GET / HTTP/1.1\r\nHost: cam\r\n\r\n"
@@ -320,3 +323,108 @@ async def test_a_fault_of_ours_ends_one_connection_and_is_logged(caplog: pytest.
         assert await ask(address) == b""
         assert await ask(address) == b""
     assert caplog.text.count("a bug ended the connection from 127.0.0.1") == 2
+
+
+# -- behind a reverse proxy --------------------------------------------------------------------------------------------
+
+
+def forwarded(client: str, path: bytes = b"/") -> bytes:
+    return b"GET %b HTTP/1.1\r\nHost: cam\r\nX-Forwarded-For: %b\r\n\r\n" % (path, client.encode())
+
+
+def behind_a_proxy(respond: Respond, **more: Any) -> HttpServer:
+    return HttpServer(respond, trusted_proxies=AddressList.parse("127.0.0.1"), **more)
+
+
+async def test_places_are_counted_by_the_real_client_behind_a_trusted_proxy() -> None:
+    server = behind_a_proxy(never, places=Places(total=8, share=2))
+    async with listening(server) as address, AsyncExitStack() as stack:
+
+        async def through_the_proxy(client: str) -> trio.SocketStream:
+            stream = await stack.enter_async_context(await trio.open_tcp_stream(*address))
+            await stream.send_all(forwarded(client))
+            return stream
+
+        for count, client in enumerate(("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"), 1):
+            await through_the_proxy(client)
+            await work_until(server, count)
+        greedy = await through_the_proxy("192.0.2.1")
+        answer = await whole(greedy)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"All connections that 192.0.2.1 may have are taken" in answer
+        server.respond = hello
+        friend = await through_the_proxy("192.0.2.3")
+        assert bytes(await friend.receive_some()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_kept_alive_connection_of_a_proxy_is_each_client_s_in_turn() -> None:
+    seen: list[tuple[str, str]] = []
+    server = behind_a_proxy(hello)
+
+    async def note(request: Request) -> Response:
+        (place,) = server.places.held
+        seen.append((str(request.peer), place.network))
+        return Response(200)
+
+    server.respond = note
+    async with listening(server) as address, await trio.open_tcp_stream(*address) as stream:
+        for client in ("192.0.2.1", "2001:db8::1:2", "192.0.2.1"):
+            await stream.send_all(forwarded(client))
+            await stream.receive_some()
+    assert seen == [
+        ("192.0.2.1:0", "192.0.2.1"),
+        ("[2001:db8::1:2]:0", "2001:db8::/64"),
+        ("192.0.2.1:0", "192.0.2.1"),
+    ]
+
+
+async def test_without_trusted_proxies_nobody_takes_a_place_in_another_s_name() -> None:
+    server = HttpServer(never, places=Places(total=8, share=2))
+    async with listening(server) as address, AsyncExitStack() as stack:
+        for count in (1, 2):
+            stream = await stack.enter_async_context(await trio.open_tcp_stream(*address))
+            await stream.send_all(forwarded(f"192.0.2.{count}"))
+            await work_until(server, count)
+        async with await trio.open_tcp_stream(*address) as third:
+            await third.send_all(forwarded("192.0.2.3"))
+            assert (await whole(third)).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_log_lines_name_the_real_client(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+
+    async def fails(request: Request) -> Response:
+        if request.path == "/bug":
+            raise ValueError("a bug of the test")
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with listening(behind_a_proxy(fails, limits=HttpLimits(half_closed_seconds=0))) as address:
+        async with await trio.open_tcp_stream(*address) as stream:
+            await stream.send_all(forwarded("192.0.2.7", b"/bug"))
+            assert (await whole(stream)).startswith(b"HTTP/1.1 500 ")
+        async with await trio.open_tcp_stream(*address) as stream:
+            await stream.send_all(forwarded("192.0.2.8"))
+            await stream.send_eof()
+            await whole(stream)
+    assert "192.0.2.7:0: no answer to GET '/bug'" in caplog.text
+    assert "192.0.2.8:0 left before its answer" in caplog.text
+
+
+async def test_a_web_socket_behind_a_proxy_counts_as_its_client_s_connection() -> None:
+    connections = Connections(1, 1024)
+    seen: list[str] = []
+
+    async def take(request: Request) -> Response:
+        assert request.connection is not None
+        seen.append(request.connection.network)
+        return Response(200)
+
+    async with listening(behind_a_proxy(take, connections=connections)) as address:
+        async with await trio.open_tcp_stream(*address) as stream:
+            await stream.send_all(forwarded("192.0.2.7"))
+            await stream.receive_some()
+            assert connections.count == 1
+        while connections.count:
+            await trio.lowlevel.checkpoint()
+    assert seen == ["192.0.2.7"]
