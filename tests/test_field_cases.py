@@ -1,0 +1,111 @@
+"""Cases that users of other gateways met, each as a live user would see it here; others stand beside their modules."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.helpers import PASSWORD, needs_curl, running_gateway
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.helpers import Gateway
+
+LOGIN = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+EVERY_BYTE = bytes(range(256))
+
+
+# -- 14: monitors that connect and close -------------------------------------------------------------------------------
+
+
+@needs_curl
+async def test_a_monitor_that_connects_and_closes_each_second_fills_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with trio.fail_after(50):
+        async with running_gateway(tmp_path) as gateway:
+            port = await gateway.open_tcp(PTZServer_Enabled="yes", RemotePortServer_Enabled="yes")
+            caplog.clear()
+            for probe in range(100):
+                async with await trio.open_tcp_stream("127.0.0.1", port) as tcp:
+                    if probe % 2:
+                        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                await gateway.ptz().aclose()
+                async with await trio.open_tcp_stream("127.0.0.1", gateway.http_port) as http:
+                    if probe % 2:
+                        await http.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            while (await gateway.status())["clients"]:
+                await gateway.lines[0].say(b"x")
+    lines = [record.message for record in caplog.records if "connected" in record.message or "gone" in record.message]
+    assert len(lines) <= 20 + 2  # ten of each kind whole, and perhaps the end of a first minute
+
+
+# -- 4: a WebSocket client that offers a subprotocol -------------------------------------------------------------------
+
+
+class RawWebSocket:
+    """RFC 6455 by hand, from a plain socket."""
+
+    def __init__(self, gateway: Gateway, headers: str = "", query: str = "") -> None:
+        self.sock = socket.create_connection(("127.0.0.1", gateway.http_port), 10)
+        self.sock.sendall(
+            f"GET /daisyport/ports/P0{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic {LOGIN}\r\n"
+            f"Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n".encode()
+        )
+        self.file = self.sock.makefile("rb")
+        self.head = b"".join(iter(self.file.readline, b"\r\n"))
+
+    def send(self, payload: bytes, opcode: int) -> None:
+        mask = b"\x01\x02\x03\x04"
+        size = len(payload)
+        length = bytes([0x80 | opcode, 0x80 | min(size, 126)]) + (struct.pack("!H", size) if size > 125 else b"")
+        masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+        self.sock.sendall(length + mask + masked)
+
+    def receive(self) -> tuple[int, bytes]:
+        first, size = self.file.read(2)
+        if size == 126:
+            (size,) = struct.unpack("!H", self.file.read(2))
+        return first & 15, self.file.read(size)
+
+    def close(self) -> None:
+        self.file.close()
+        self.sock.close()
+
+
+@needs_curl
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Sec-WebSocket-Protocol: binary\r\n",
+        "Sec-WebSocket-Protocol: wsSerial, binary\r\n",
+        "Sec-WebSocket-Protocol: wsSerial\r\nSec-WebSocket-Protocol: binary,base64\r\n",
+    ],
+)
+async def test_a_raw_client_that_offers_binary_gets_it_and_every_byte_both_ways(tmp_path: Path, headers: str) -> None:
+    with trio.fail_after(30):
+        async with running_gateway(tmp_path) as gateway:
+            assert await gateway.set({"Network.HTTP.AuthenticationPolicy": "basic"}) == "OK"
+            raw = await trio.to_thread.run_sync(RawWebSocket, gateway, headers)
+            assert raw.head.startswith(b"HTTP/1.1 101 ")
+            assert b"\r\nsec-websocket-protocol: binary\r\n" in raw.head.lower()
+            await trio.to_thread.run_sync(raw.send, EVERY_BYTE, 2)
+            assert await gateway.lines[0].hear(256) == EVERY_BYTE
+            await gateway.lines[0].say(EVERY_BYTE)
+            heard = b""
+            while len(heard) < 256:
+                opcode, payload = await trio.to_thread.run_sync(raw.receive)
+                assert opcode == 2  # bytes, and no JSON beside them
+                heard += payload
+            assert heard == EVERY_BYTE
+            await trio.to_thread.run_sync(raw.send, "größe\r".encode(), 1)
+            assert await gateway.lines[0].hear(8) == "größe\r".encode()
+            raw.close()
