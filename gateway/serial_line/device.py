@@ -256,8 +256,8 @@ class SerialDevice:
         raise DeviceGone(f"{self.path}: the device hung up")
 
     async def _watch(self, uart: Uart) -> None:
-        """Look at the driver's queue while the device is open."""
-        while self._open is not None and self._open[0] is uart:
+        """Look at the driver's queue while the device is open; a pty has none to look at."""
+        while uart.queue.is_real and self._open is not None and self._open[0] is uart:
             with contextlib.suppress(UartError):  # whoever reads meets it too
                 uart.queue.look()
             await trio.sleep(_LOOK)

@@ -52,6 +52,11 @@ class DriverQueue:
         self._timing = timing
         self._seen = _Look(trio.current_time(), 0, 0, moving=True)
 
+    @property
+    def is_real(self) -> bool:
+        """Whether the driver tells of its queue: a pty never shows what waits."""
+        return not self._tty.is_pty
+
     def waiting(self) -> int:
         """Return how many bytes wait in the driver (TIOCOUTQ); a pty never shows any."""
         return self._tty.queued()
