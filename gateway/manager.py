@@ -69,7 +69,7 @@ _FLUSH: Final = 1.6
 
 _PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each new start after a bug; a port that fails once more is parked."""
-_BEAT: Final = 2.5
+_BEAT: Final = 1.0
 """Seconds between two heartbeats."""
 _PARKED: Final = 60.0
 """Seconds after which a parked port is tried again. A port that ran for so long has recovered."""

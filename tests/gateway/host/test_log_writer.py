@@ -79,10 +79,13 @@ def test_what_was_lost_is_told_in_its_place_to_the_line(pipe: tuple[int, int]) -
         writer.write(LINE)
     writer.write(b"an error\n", urgent=True)
     said = read_until(pipe[0], b"an error\n")
-    *kept, notice, last = said.splitlines(keepends=True)
-    assert set(kept) == {LINE}
-    assert notice == told(1000 - len(kept))
-    assert len(kept) * len(LINE) >= SHARE - len(LINE)
+    # The thread may take its first lines before or after the queue is full, so there may be more than one gap.
+    *lines, last = said.splitlines(keepends=True)
+    kept = lines.count(LINE)
+    lost = [int(line.split()[0]) for line in lines if line != LINE]
+    assert kept + sum(lost) == 1000
+    assert lines[-1] == told(lost[-1])
+    assert kept * len(LINE) >= SHARE - len(LINE)
     assert last == b"an error\n"
 
 
