@@ -58,7 +58,7 @@ _WHOLE: Final = 2.0
 """Seconds that an incomplete frame may take to become whole."""
 _ANSWER: Final = 10.0
 """Seconds that the peer has to answer a question, whatever else it sends: answers go before everything else."""
-_SLICE: Final = 32
+_SLICE: Final = 8
 """Frames that are handled before other tasks get their turn: one read may bring two thousand."""
 _LOOK: Final = 0.5
 """Seconds between two looks at these times."""

@@ -23,7 +23,7 @@ from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
-from gateway.remote_port.session import RemoteSession
+from gateway.remote_port.session import Pace, RemoteSession
 from gateway.tasks.event_log import EventLog
 from gateway.tasks.root_cause import root_cause
 from protocol.endpoint import Endpoint
@@ -138,6 +138,7 @@ class RemotePortService:
         self._duplicates: dict[tuple[bytes, int], tuple[float, str]] = {}
         """The clients that two CPUs claim to be: until when the newer is refused, and what the status says."""
         self._left = trio.Event()
+        self._pace = Pace()
         self._port = handle.attenuate(Right.READ, "remote port server").open(Right(0))
         self.refused = 0
         """Clients that were refused before their handshake."""
@@ -378,7 +379,7 @@ class RemotePortService:
         if session is None:
             handle = self.handle.attenuate(self.handle.rights, name)
             session = self._sessions[admitted.session] = RemoteSession(
-                admitted.session, handle, self._logger, self._events, self._fail
+                admitted.session, handle, self._logger, self._events, self._pace, self._fail
             )
             session.permit(self._granted)
             self._tasks.start_soon(self._run_session, session)

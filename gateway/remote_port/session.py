@@ -49,14 +49,46 @@ if TYPE_CHECKING:
     from protocol.link.turn_parameters import TurnParameters
     from protocol.session.server import ServerSession
 
-__all__ = ["RemoteSession"]
+__all__ = ["Pace", "RemoteSession"]
 
 _AHEAD: Final = 0.25
 """Seconds of line that a class may send ahead of it: what waits here can no longer be overtaken by a command."""
 _LEAST_WINDOW: Final = {Channel.PTZ: 2048, Channel.TCP: 2048, Channel.CGI: 4096}
 _MOST_WINDOW: Final = 65536
-_SLICE: Final = 32
-"""Messages that are written before other tasks get their turn; a line that is fast takes them without a wait."""
+_AT_A_TIME: Final = 0.002
+"""Seconds of writing, for all sessions of a port together, before other tasks get their turn."""
+_LONGEST: Final = 0.001
+"""What a message is charged at most: what takes longer has waited for the line, and let others run meanwhile."""
+
+
+@final
+class Pace:
+    """Lets the writers of a port pause together, where a fast line takes without a wait whatever they have.
+
+    So whoever sends thousands of tiny messages in many sessions delays the port's other clients by no more than one
+    round at a time. A message for which nobody competes does not pause.
+    """
+
+    def __init__(self) -> None:
+        self._round = 0
+        self._spent = 0.0
+        self._last = trio.current_time()
+
+    async def allow(self) -> None:
+        """Wait until there is time for another message in this round."""
+        if trio.current_time() - self._last > _LONGEST:
+            self._spent = 0.0  # others had their turn meanwhile
+        while self._spent >= _AT_A_TIME:
+            ended = self._round
+            await trio.lowlevel.checkpoint()
+            if ended == self._round:
+                self._round += 1
+                self._spent = 0.0
+
+    def charge(self, since: float) -> None:
+        """Count a message that was begun at ``since``."""
+        self._last = trio.current_time()
+        self._spent += min(self._last - since, _LONGEST)
 
 
 @final
@@ -87,12 +119,14 @@ class _Writer:
         session: ServerSession,
         channel: Channel,
         reply: _ReplyBuffer,
+        pace: Pace,
         flush: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self._session = session
         self._channel = channel
         self._reply = reply
+        self._pace = pace
         self._flush = flush
         self._failed = failed
         self._inbox: deque[Message] = deque()  # the session's credit bounds it
@@ -116,13 +150,10 @@ class _Writer:
 
     async def run(self) -> None:
         """Write what comes, until cancelled or retired."""
-        written = 0
         while True:
-            written += 1
-            if written % _SLICE == 0:
-                await trio.lowlevel.checkpoint()
             while not self._inbox:
                 await self._posted.park()
+            await self._pace.allow()
             if self._retired:
                 return
             message = self._inbox.popleft()
@@ -130,12 +161,14 @@ class _Writer:
             self._under_way.append(Progress(message.offset, message.end))
             # The right may be withdrawn while we wait for the line; the message is then judged by this session of it.
             line = self.line
+            began = trio.current_time()
             try:
                 await self._write(message, line)
             except PortDown as exc:
                 await self._refuse(line, exc.reason)
             except Forbidden:
                 await self._refuse(line, Reason.FORBIDDEN)
+            self._pace.charge(began)
 
     def retire(self) -> None:
         """Begin no other message."""
@@ -249,6 +282,7 @@ class RemoteSession:
         handle: Handle,
         logger: PortLogger,
         events: EventLog,
+        pace: Pace,
         failed: Callable[[RemoteSession], None] = lambda _: None,
     ) -> None:
         self.session = session
@@ -270,7 +304,7 @@ class RemoteSession:
         self._failed = failed
         self._reply = reply = _ReplyBuffer()
         self._writers = {
-            channel: _Writer(session, channel, reply, self.flush, self.fail) for channel in CHANNELS.values()
+            channel: _Writer(session, channel, reply, pace, self.flush, self.fail) for channel in CHANNELS.values()
         }
         self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0))
         self._line.listen(self)

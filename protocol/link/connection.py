@@ -130,8 +130,8 @@ CLOSES: Final[dict[Party, dict[State, frozenset[CloseReason]]]] = {
         State.REPLY: _CLEAR,
         State.OPEN: _ENDS | _REFUSES,
         State.OPENED: _ENDS | _REFUSES,
-        State.PONG: _ENDS | {CloseReason.REPLACED},
-        State.READY: _ENDS | {CloseReason.REPLACED},
+        State.PONG: _ENDS | {CloseReason.REPLACED, CloseReason.BUSY},
+        State.READY: _ENDS | {CloseReason.REPLACED, CloseReason.BUSY},
     },
 }
 """party -> state -> the reasons with which it may CLOSE there; after an error of its own (FAILED) it may say any."""

@@ -48,7 +48,7 @@ class CloseReason(enum.IntEnum):
     VERSION = 4
     """No wire version in common."""
     BUSY = 5
-    """Too many links. Too many handshakes or guesses are closed without a word."""
+    """Too many links, also said to one that makes room. Too many handshakes or guesses are closed without a word."""
     STALE = 6
     """The connection number is not greater than the last, which this CLOSE names; the session stays."""
     REPLACED = 7

@@ -3,7 +3,11 @@
 Way of thinking
     Whoever has the key can make as many nodes as he likes, so a session is cheap, and only its age is not. There is
     room for so many, a share of it for each place (an address, as the caller counts them) and each node; a newcomer
-    beyond a share is refused, and never at the cost of a session that is older than his own.
+    beyond a share is refused.
+
+    A few places could fill the room all the same. So where it is full, a newcomer from elsewhere takes the room of the
+    youngest link of the place that has most, where that has more links than any one node may have: a place with one
+    CPU never loses a link to others.
 
 The register knows sessions, not links: it returns what it ended (``Ended``), and whoever called it ends the links.
 """
@@ -110,11 +114,19 @@ class Register:
                 return Refused(Close(CloseReason.PROTOCOL), self.end(current, CloseReason.PROTOCOL))
             return Admitted(current, ended=())
         others = [session for session in self if session is not current]
-        links = [session.place for session in others if session.attached]
+        links = Counter(session.place for session in others if session.attached)
         of_node = sum(session.key[0] == peer.node for session in others)
-        if len(links) >= MAX_LINKS or links.count(place) >= MAX_OF_PLACE or of_node >= MAX_OF_NODE:
+        if links[place] >= MAX_OF_PLACE or of_node >= MAX_OF_NODE:
             return Refused(Close(CloseReason.BUSY))
-        ended = self.end(current, CloseReason.REPLACED) if current is not None else ()
+        ended: tuple[Ended, ...] = ()
+        if links.total() >= MAX_LINKS:
+            crowd, size = links.most_common(1)[0]
+            if size <= max(MAX_OF_NODE, links[place] + 1):
+                return Refused(Close(CloseReason.BUSY))
+            youngest = next(each for each in reversed(others) if each.attached and each.place == crowd)
+            ended = self.end(youngest, CloseReason.BUSY)
+        if current is not None:
+            ended += self.end(current, CloseReason.REPLACED)
         session = self._sessions[key] = ServerSession(fresh_id, key, opening, port, self._limits, place)
         return Admitted(session, ended=ended)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.lowlevel
 
 from tests.hostile import peer as wire
 from tests.hostile.siege import KEY, besieged
@@ -27,30 +28,28 @@ MANY = 100_000
 Frame = tuple[int, int, int, bytes]
 
 
-async def flood(siege: Siege, frames: list[Frame], *, slowly: bool = False) -> int:
-    """Send ``frames`` faster than the owner can make anything of them; return how often it hung up.
+async def flood(directory: Path, frames: list[Frame], *, slowly: bool = False) -> bool:
+    """Send ``frames`` faster than an owner can make anything of them, and return whether it hung up.
 
-    What it says is read, or read so ``slowly`` that it is not quite a dead peer.
-    They are sealed beforehand, since a peer in Python is no faster than the owner.
+    They are sealed beforehand, since a peer in Python is no faster than the owner. What it says is read, or read so
+    ``slowly`` that this is not quite a dead peer.
     """
-    ended = 0
-    with trio.move_on_after(SECONDS):
-        while True:
-            with suppress(wire.Ended):
-                stream = await wire.connection(siege.remote_port, read_buffer=2048 if slowly else 0)
-                async with stream, trio.open_nursery() as nursery:
-                    peer = wire.Peer(stream)
-                    await peer.prove_as_client(KEY, wire.Node(os.urandom(32)))
-                    await peer.open()
-                    nursery.start_soon(read_on, stream, slowly)
-                    sealed = await all_sealed(peer, frames)
+    async with besieged(directory) as siege:
+        stream = await wire.connection(siege.remote_port, read_buffer=2048 if slowly else 0)
+        async with stream, trio.open_nursery() as nursery:
+            peer = wire.Peer(stream)
+            await peer.prove_as_client(KEY, wire.Node(os.urandom(32)))
+            await peer.open()
+            ended = trio.Event()
+            nursery.start_soon(read_on, stream, slowly, ended)
+            sealed = await all_sealed(peer, frames)
+            async with siege.unharmed():
+                with trio.move_on_after(SECONDS):
                     with suppress(wire.Ended):
                         await peer.send_all(sealed)
-                        await trio.sleep_forever()
-                    ended += 1
-                    nursery.cancel_scope.cancel()
-            await trio.sleep(0.01)
-    return ended
+                    await ended.wait()
+            nursery.cancel_scope.cancel()
+    return ended.is_set()
 
 
 async def all_sealed(peer: wire.Peer, frames: list[Frame]) -> bytes:
@@ -62,10 +61,11 @@ async def all_sealed(peer: wire.Peer, frames: list[Frame]) -> bytes:
     return bytes(sealed)
 
 
-async def read_on(stream: trio.SocketStream, slowly: bool) -> None:
+async def read_on(stream: trio.SocketStream, slowly: bool, ended: trio.Event) -> None:
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        while await stream.receive_some(1000 if slowly else 65536):  # noqa: ASYNC110 -- to be slow is what it is for
+        while await stream.receive_some(1000 if slowly else 65536):  # noqa: ASYNC110 -- it is slow on purpose
             await trio.sleep(0.1 if slowly else 0)
+    ended.set()
 
 
 PINGS: list[Frame] = [(wire.PING, 0, 0, bytes(4))] * MANY
@@ -75,22 +75,24 @@ GAPS: list[Frame] = [(wire.GAP, wire.TCP, offset, wire.lost_range(1, 2)) for off
 """A byte at a time that will never be sent."""
 
 
+async def test_questions_of_a_peer_that_hardly_reads_the_answers_cost_no_memory(tmp_path: Path) -> None:
+    with trio.fail_after(60):
+        assert await flood(tmp_path, PINGS, slowly=True), "more than a few questions may not wait for their answers"
+
+
 async def test_questions_without_end_delay_nobody(tmp_path: Path) -> None:
-    with trio.fail_after(40):
-        async with besieged(tmp_path) as siege, siege.unharmed():
-            await flood(siege, PINGS)
+    with trio.fail_after(60):
+        await flood(tmp_path, PINGS)
 
 
 async def test_frames_that_say_nothing_new_delay_nobody(tmp_path: Path) -> None:
-    with trio.fail_after(40):
-        async with besieged(tmp_path) as siege, siege.unharmed():
-            await flood(siege, ACKS)
+    with trio.fail_after(60):
+        await flood(tmp_path, ACKS)
 
 
 async def test_gaps_without_end_fill_no_log(tmp_path: Path) -> None:
-    with trio.fail_after(40):
-        async with besieged(tmp_path) as siege, siege.unharmed():
-            await flood(siege, GAPS)
+    with trio.fail_after(60):
+        await flood(tmp_path, GAPS)
 
 
 async def test_a_peer_that_sends_on_but_proves_nothing_is_given_up_and_costs_no_memory(tmp_path: Path) -> None:
@@ -103,42 +105,50 @@ async def test_a_peer_that_sends_on_but_proves_nothing_is_given_up_and_costs_no_
 
 
 async def lose(peer: wire.Peer) -> None:
-    """Send messages of one byte, every other one too old, as far as there is credit; answer nothing."""
-    offset = credit = 0
-    while True:
-        frame = await peer.receive()
-        if frame.kind == wire.CREDIT and frame.channel == wire.CGI:
-            credit = frame.offset
-        batch = []
-        while offset < credit:
-            clock = int.from_bytes(wire.now()) - (60_000 if offset % 2 else 0)
-            batch.append(peer.sealed(wire.DATA, wire.CGI, offset, wire.message(b"x", accepted=clock & 0xFFFFFFFF)))
-            offset += 1
-        await peer.send_all(b"".join(batch))
+    """Send messages of one byte, every other one too old, a thousand a second, until the owner hangs up."""
+    credit = 0
+
+    async def send() -> None:
+        offset = 0
+        while True:
+            batch: list[bytes] = []
+            while offset < credit and len(batch) < 50:
+                clock = int.from_bytes(wire.now()) - (60_000 if offset % 2 else 0)
+                batch.append(peer.sealed(wire.DATA, wire.CGI, offset, wire.message(b"x", accepted=clock & 0xFFFFFFFF)))
+                offset += 1
+            with suppress(wire.Ended):
+                await peer.send_all(b"".join(batch))
+            await trio.sleep(0.05)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        with suppress(wire.Ended):
+            while True:  # no PING is answered
+                frame = await peer.receive()
+                if frame.kind == wire.CREDIT and frame.channel == wire.CGI:
+                    credit = frame.offset
+        nursery.cancel_scope.cancel()
 
 
 async def test_clients_that_come_and_go_and_wrong_keys_from_two_addresses_fill_no_log(tmp_path: Path) -> None:
-    with trio.fail_after(40):
-        async with besieged(tmp_path) as siege, siege.unharmed():
-            with trio.move_on_after(SECONDS):
-                async with trio.open_nursery() as nursery:
-                    for source in ("127.0.0.2", "127.0.0.3"):
-                        nursery.start_soon(guess_for_ever, siege, source)
-                    nursery.start_soon(come_and_go, siege)
+    with trio.fail_after(60):
+        async with besieged(tmp_path) as siege, siege.unharmed(), trio.open_nursery() as nursery:
+            for source in ("127.0.0.2", "127.0.0.3"):
+                nursery.start_soon(guess, siege, source, 200)
+            nursery.start_soon(come_and_go, siege, 1000)
 
 
-async def guess_for_ever(siege: Siege, source: str) -> None:
-    while True:
+async def guess(siege: Siege, source: str, count: int) -> None:
+    for _ in range(count):
         with suppress(wire.Ended, AssertionError, ConnectionError):
             async with wire.dialled(siege.remote_port, "a guess", wire.Node(os.urandom(32)), source=source):
                 pass
-        await trio.sleep(0.005)
 
 
-async def come_and_go(siege: Siege) -> None:
-    while True:
+async def come_and_go(siege: Siege, count: int) -> None:
+    for _ in range(count):
         async with await trio.open_tcp_stream("127.0.0.1", siege.tcp_port):
-            await trio.sleep(0.005)
+            await trio.lowlevel.checkpoint()
 
 
 async def test_beside_forty_silent_strangers_cpus_link_and_a_link_that_was_cut_resumes(tmp_path: Path) -> None:
@@ -170,3 +180,25 @@ async def test_sixteen_cpus_that_start_at_once_are_all_in_within_three_seconds(t
                 async with trio.open_nursery() as nursery:
                     for number in range(1, 17):
                         nursery.start_soon(start, siege, number)
+
+
+async def test_messages_of_one_byte_in_every_class_delay_nobody(tmp_path: Path) -> None:
+    with trio.fail_after(40):
+        async with besieged(tmp_path) as siege, siege.unharmed(), siege.hostile() as peer:
+            await peer.open()
+            with trio.move_on_after(SECONDS):
+                await type_on(peer)
+
+
+async def type_on(peer: wire.Peer) -> None:
+    """Send messages of one byte, in every class as many as there is credit for; answer what is asked."""
+    offsets = dict.fromkeys((wire.PTZ, wire.TCP, wire.CGI), 0)
+    while True:
+        frame = await peer.until(wire.CREDIT)
+        while offsets[frame.channel] < frame.offset:
+            batch = []
+            for place in range(offsets[frame.channel], min(offsets[frame.channel] + 64, frame.offset)):
+                payload = wire.message(b"x", accepted=int.from_bytes(wire.now()))
+                batch.append(peer.sealed(wire.DATA, frame.channel, place, payload))
+            offsets[frame.channel] += len(batch)
+            await peer.send_all(b"".join(batch))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.state import node_key as module
 from gateway.state.node_key import node_key
 from gateway.state.store import StoreError
-from protocol.link.identity import is_signed, node_id
+from protocol.link.identity import NodeKey, is_signed, node_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,3 +96,57 @@ def test_a_start_that_cannot_tell_the_machine_keeps_id_and_mark(tmp_path: Path) 
     assert node_key(tmp_path, "").id == made.id
     assert node_key(tmp_path, "", ONE).id == made.id
     assert node_key(tmp_path, "", OTHER).id != made.id
+
+
+FIRST_START = """
+import pathlib, sys
+from gateway.state import node_key as module
+key = module.node_key(pathlib.Path(sys.argv[1]), "")
+print(key.id.hex(), "cryptography" in sys.modules)
+"""
+
+
+def test_the_first_start_does_not_load_the_library_that_computes_the_key(tmp_path: Path) -> None:
+    ran = subprocess.run([sys.executable, "-c", FIRST_START, tmp_path], capture_output=True, text=True, check=True)
+    made, loaded = ran.stdout.split()
+    assert loaded == "False"
+    secret, public = (bytes.fromhex(line) for line in (tmp_path / "node_key").read_text().splitlines()[:2])
+    assert NodeKey(secret).public == public
+    assert NodeKey(secret).id.hex() == made
+
+
+CHILDREN = {
+    "there is no such program": "/nowhere/python",
+    "it fails": "/bin/false",
+    "it says nothing": "/bin/true",
+    "nothing is known of it": "",
+    "it says something else": "/bin/echo",
+    "it hangs": "hangs",
+}
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+def test_where_the_child_does_not_help_the_key_is_computed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str
+) -> None:
+    (tmp_path / "hangs").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "hangs").chmod(0o700)
+    monkeypatch.setattr(module, "_LIBRARY", "not loaded")
+    monkeypatch.setattr(module, "_CHILD", 0.05 if child == "it hangs" else 10.0)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "hangs") if child == "it hangs" else CHILDREN[child])
+    made = node_key(tmp_path, "")
+    assert is_signed(made.public, made.sign(b"that"), b"that")
+
+
+def test_the_secret_is_neither_in_a_process_list_nor_in_an_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spy").write_text('#!/bin/sh\nexec >"$0.seen"\nenv\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "spy").chmod(0o700)
+    monkeypatch.setattr(module, "_LIBRARY", "not loaded")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "spy"))
+    node_key(tmp_path, "")
+    secret = (tmp_path / "node_key").read_text().split()[0]
+    seen = (tmp_path / "spy.seen").read_text()
+    assert "PATH=" in seen
+    assert secret not in seen

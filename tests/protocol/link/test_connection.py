@@ -90,7 +90,9 @@ def reason_fits(party: Party, state: State, frame: Frame) -> bool:
             return state not in (State.REPLY, State.CONFIRM)
         case CloseReason.LOOP:
             return party is Party.CLIENT and state is not State.CONFIRM
-        case CloseReason.BUSY | CloseReason.STALE | CloseReason.NO_PATH:
+        case CloseReason.BUSY:
+            return party is Party.SERVER and state is not State.REPLY
+        case CloseReason.STALE | CloseReason.NO_PATH:
             return party is Party.SERVER and before
         case CloseReason.REVOKED | CloseReason.KEY_CHANGED | CloseReason.DUPLICATE:
             return party is Party.SERVER and state is not State.REPLY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -614,10 +615,42 @@ BUSY = Refused(Close(CloseReason.BUSY))
 
 def test_so_many_links_and_no_more() -> None:
     register = Register(SessionLimits())
-    first, *_ = (admitted(register, node(number), f"host {number // 16}") for number in range(MAX_LINKS))
+    first, *_ = (admitted(register, node(number), f"host {number // 8}") for number in range(MAX_LINKS))
     assert register.admit(node(99), opening(), b"1" * 16, PORT, "elsewhere") == BUSY
     first.detach(0)
     admitted(register, node(99), "elsewhere")
+
+
+def test_a_few_addresses_keep_nobody_else_out() -> None:
+    """The youngest link of the address that has most makes room, as long as one has more than a CPU may have."""
+    register = Register(SessionLimits())
+    honest = [admitted(register, node(1000, index), "honest") for index in range(MAX_OF_NODE)]
+    liars = [admitted(register, node(number), f"liar {number % 3}") for number in range(MAX_LINKS - MAX_OF_NODE)]
+    new = register.admit(node(2000), opening(), b"1" * 16, PORT, "new")
+    assert isinstance(new, Admitted)
+    (ended,) = new.ended
+    assert ended.reason is CloseReason.BUSY
+    assert ended.session.place == "liar 0", "19 of them, where the other two have 18 or 19"
+    assert ended.session is next(each for each in reversed(liars) if each.place == "liar 0")
+    assert kinds(frames(ended.session, ended.session.number, 0))[-1] == "Close", "it hears why"
+    assert register.admit(node(2001), opening(), b"1" * 16, PORT, "liar 1") == BUSY
+    for number in range(3000, 3000 + MAX_LINKS):
+        register.admit(node(number), opening(), b"1" * 16, PORT, f"host {number}")
+    counts = Counter(session.place for session in register)
+    assert counts["honest"] == MAX_OF_NODE
+    assert set(honest) <= set(register)
+    assert all(counts[f"liar {number}"] == MAX_OF_NODE for number in range(3))
+    assert counts.total() == MAX_LINKS
+
+
+def test_a_crowd_that_comes_back_does_not_throw_others_off() -> None:
+    register = Register(SessionLimits())
+    for number in range(MAX_LINKS):
+        admitted(register, node(number), f"liar {number % 3}")
+    honest = admitted(register, node(1000), "honest")
+    for number in range(2000, 2200):
+        register.admit(node(number), opening(), b"1" * 16, PORT, f"liar {number % 3}")
+    assert honest in list(register)
 
 
 def test_one_address_keeps_nobody_else_out() -> None:
