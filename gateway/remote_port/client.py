@@ -263,7 +263,7 @@ class RemotePortClient:
                 if isinstance(event, Resumed):
                     opened = True
                     self._resumed(unit)
-                self._handle(event)
+                self._handle(event, opened)
 
         say = functools.partial(self._next_frame, number)
         why = "its keys are a day old"
@@ -307,7 +307,7 @@ class RemotePortClient:
         self.links_lost += 1
         self._expiry.set()
 
-    def _handle(self, event: ClientEvent) -> None:
+    def _handle(self, event: ClientEvent, opened: bool) -> None:
         match event:
             case DownData():
                 self._bus.deliver(event.data)
@@ -320,7 +320,7 @@ class RemotePortClient:
             case Resumed() | Port():
                 self._follow_port(event.port if isinstance(event, Resumed) else event.state)
             case Close():
-                self._closed(event.reason)
+                self._closed(event.reason, opened)
 
     def _follow_port(self, port: PortState) -> None:
         self._line.set_rate(port.rate)
@@ -335,14 +335,16 @@ class RemotePortClient:
             self._line.begin()
             self._bus.connect(self._line)
 
-    def _closed(self, reason: CloseReason) -> NoReturn:
-        """End the connection: the peer said CLOSE, or the path is a loop, of which the peer is still to be told."""
+    def _closed(self, reason: CloseReason, opened: bool) -> NoReturn:
+        """End the connection: the peer said CLOSE, or the path is a loop, of which the peer is still to be told.
+
+        Said instead of OPENED, it ends the connection alone, and a session from before may go on with another.
+        """
         self._flush()
-        why = f"the session is over: {reason_text(reason)}"
+        what = "the session is over" if opened or reason is CloseReason.LOOP else "the server refuses the link"
+        why = f"{what}: {reason_text(reason)}"
         if reason is CloseReason.LOOP or self._session.id == NO_SESSION:
             self._give_up(Reason.CLOSED, why)
-        else:  # said instead of OPENED: it ends the connection, and the session may go on with another
-            why = f"the server refuses the link: {reason_text(reason)}"
         raise LinkCutError(why)
 
     def _give_up(self, reason: Reason, why: str) -> None:

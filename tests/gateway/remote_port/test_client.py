@@ -189,6 +189,20 @@ async def test_the_resume_window_runs_from_the_loss_however_often_the_server_ref
                 await client.write(b"refused at once")
 
 
+async def test_a_session_that_never_was_is_not_said_to_be_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), (cable,)), trio.open_nursery() as nursery:
+            monkeypatch.setattr(owner.service, "_refusal", lambda *_: CloseReason.BUSY)
+            late = node(nursery, "late")
+            late.dial(cable)
+            await holds(lambda: "busy" in late.unit.state)
+            assert late.unit.state == "the server refuses the link: busy"
+            assert late.bus.down == "the server refuses the link: busy"
+            owner.service.revoke("the test says so")
+            await holds(lambda: far.unit.state == "the session is over: revoked")
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_server_that_refuses_a_session_is_asked_ever_more_rarely() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), (cable,)):
