@@ -288,6 +288,7 @@ class Manager:
                             published = None
                             with trio.move_on_after(_BEAT):
                                 published = await anext(changes)
+                            self.bus.events.tell()
                             if published is not None:
                                 await self._follow(published, self._units)
                 await self._send_away(self._units)

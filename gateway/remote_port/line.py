@@ -22,7 +22,6 @@ import trio
 from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
 from gateway.remote_port.throughput import Throughput
-from gateway.tasks.event_log import EventLog
 from protocol.link.message_rules import MAX_MESSAGE, portion
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from gateway.port.line import Claim, Reply
-    from gateway.port.log import PortLogger
     from gateway.port.receive_buffer import ReceiveBuffer
+    from gateway.tasks.event_log import EventLog
     from protocol.link.stream_frames import Turn
     from protocol.session.client import ClientSession
     from protocol.session.session import AgeLimits
@@ -75,11 +74,11 @@ class RemoteLine:
     """
 
     def __init__(
-        self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits, logger: PortLogger
+        self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits, events: EventLog
     ) -> None:
         self._session = session
         self._flush = flush
-        self._events = EventLog(logger)
+        self._events = events
         self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
         self._outcomes: dict[Channel, deque[_Outcome]] = {channel: deque() for channel in CHANNELS.values()}
         self._owed: Counter[Claim] = Counter()

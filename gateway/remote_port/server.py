@@ -24,7 +24,6 @@ from gateway.port.rights import Right
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
 from gateway.remote_port.session import Pace, RemoteSession
-from gateway.tasks.event_log import EventLog
 from gateway.tasks.root_cause import root_cause
 from protocol.endpoint import Endpoint
 from protocol.errors import RemoteProtocolError
@@ -118,7 +117,7 @@ class RemotePortService:
     ) -> None:
         self.handle = handle
         self._logger = PortLogger(logging.getLogger(__name__), f"P{index}")
-        self._events = EventLog(self._logger)
+        self._events = handle.events
         self._index = index
         self._node = node
         self._chassis = chassis

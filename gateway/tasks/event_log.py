@@ -27,6 +27,7 @@ class _Kind:
     """The events of one kind, since the last line that counted some."""
 
     since: float
+    level: int
     whole: int = 0
     hidden: int = 0
 
@@ -36,7 +37,7 @@ class EventLog:
     """Writes the first ten events of a kind whole to ``logger``, then their number once a minute.
 
     A minute in which no event of a kind was hidden begins anew. ``kind`` is one of a few fixed names, under which the
-    number is told. The number follows with the next event: nothing runs for it.
+    number is told: with the next event, or when its owner calls ``tell``, which it does every few seconds.
     """
 
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
@@ -46,15 +47,27 @@ class EventLog:
     def log(self, level: int, kind: str, message: str, *args: object) -> None:
         """Write an event, or count it."""
         now = trio.current_time()
-        events = self._kinds.setdefault(kind, _Kind(now))
+        events = self._kinds.setdefault(kind, _Kind(now, level))
+        events.level = level
         if now - events.since >= _SPAN:
-            if events.hidden:
-                self._logger.log(level, "%s: %d more in %.0f s", kind, events.hidden, now - events.since)
-            else:
+            if not events.hidden:
                 events.whole = 0
-            events.since, events.hidden = now, 0
+            self._begin(kind, events, now)
         if events.whole < _WHOLE:
             events.whole += 1
             self._logger.log(level, message, *args)
         else:
             events.hidden += 1
+
+    def tell(self) -> None:
+        """Write the numbers whose minute is over."""
+        now = trio.current_time()
+        for kind, events in self._kinds.items():
+            if events.hidden and now - events.since >= _SPAN:
+                self._begin(kind, events, now)
+
+    def _begin(self, kind: str, events: _Kind, now: float) -> None:
+        """Begin another minute of a kind, with the number of what was hidden in the last."""
+        if events.hidden:
+            self._logger.log(events.level, "%s: %d more in %.0f s", kind, events.hidden, now - events.since)
+        events.since, events.hidden = now, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -322,3 +323,13 @@ async def test_no_right_of_a_service_goes_beyond_its_kind(tmp_path: Path) -> Non
         async with running_port(tmp_path) as port:
             assert port.manager.web_socket is not None
             assert port.manager.web_socket.handle.rights == Right.READ | Right.TCP
+
+
+async def test_events_that_were_counted_and_not_logged_are_told_without_another_event(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with running_port(tmp_path) as port:
+        for _ in range(464):
+            port.manager.bus.events.log(logging.WARNING, "wrong keys", "wrong key")
+        await trio.sleep(62)
+    assert "wrong keys: 454 more in 6" in caplog.text

@@ -10,10 +10,10 @@ import trio
 import trio.testing
 
 from gateway.port.line import LineError, PortDown, Reply
-from gateway.port.log import PortLogger
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.remote_port.line import RemoteLine
+from gateway.tasks.event_log import EventLog
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel, Turn
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
@@ -26,7 +26,7 @@ from tests.gateway.line import Unwanted, Writer
 def line(ring_bytes: int = 1000) -> RemoteLine:
     limits = SessionLimits(ring_bytes=ring_bytes)
     remote = RemoteLine(
-        ClientSession(b"n" * 16, limits), lambda: None, limits.age, PortLogger(logging.getLogger(__name__), "P0")
+        ClientSession(b"n" * 16, limits), lambda: None, limits.age, EventLog(logging.getLogger(__name__))
     )
     remote.set_rate(9600)
     return remote

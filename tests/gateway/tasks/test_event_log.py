@@ -40,3 +40,18 @@ async def test_kinds_do_not_compete_and_a_quiet_minute_begins_anew(
         events.log(logging.WARNING, "wrong keys", "again")
     texts = [record.getMessage() for record in caplog.records]
     assert texts == ["wrong key"] * 10 + ["a gap"] + ["again"] * 10
+
+
+async def test_a_number_is_written_after_its_minute_without_another_event(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    events = EventLog(logging.getLogger("peers"))
+    for _ in range(464):
+        events.log(logging.WARNING, "wrong keys", "wrong key")
+    events.log(logging.WARNING, "gaps", "a gap")
+    for seconds in (59, 1, 30, 60, 60):
+        autojump_clock.jump(seconds)
+        events.tell()
+    assert [record.getMessage() for record in caplog.records][11:] == ["wrong keys: 454 more in 60 s"]
+    events.log(logging.WARNING, "wrong keys", "wrong key again")
+    assert caplog.records[-1].getMessage() == "wrong key again", "a quiet minute began anew"
