@@ -115,6 +115,7 @@ class Cable:
                     self.flip, data = None, data[:-1] + bytes([data[-1] ^ 1])
                 self.carried[way] += len(data)
                 await far.send_all(data)
+        await self._thawed.wait()  # not even the end of a connection passes
         scope.cancel()
 
 
