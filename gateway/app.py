@@ -77,6 +77,7 @@ async def run(
             await parts.store.update(presets, Role.ADMIN)
         async with trio.open_nursery() as root:
             root.start_soon(parts.bonjour.run)
+            root.start_soon(contain, "node key", parts.identity.keep)
             root.start_soon(contain, "connections", parts.connections.run)
             async with trio.open_nursery() as ports, trio.open_nursery() as front:
                 http = functools.cache(functools.partial(_http_service, parts, reloads or Cell(Reload(config))))

@@ -21,7 +21,7 @@ from gateway.port.bus import Bus
 from gateway.port.router import Router
 from gateway.serial_line.adapters import advice
 from gateway.state.machine import machine_mark
-from gateway.state.node_key import node_key
+from gateway.state.node_key import NodeIdentity
 from gateway.state.store import Store
 from protocol.link.guesses import GuessLimit
 from protocol.parameters.catalogue import Catalogue
@@ -47,20 +47,22 @@ class Composition:
     managers: tuple[Manager, ...]
     changes: Changes
     connections: Connections
+    identity: NodeIdentity
 
 
 def compose(config: Config) -> Composition:
     """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
     catalogue = Catalogue(config.hardware)
     store = Store(config.state_dir, catalogue)
-    node = node_key(config.state_dir, config.node_name, machine_mark(config.state_dir))
+    identity = NodeIdentity(config.state_dir, config.node_name, machine_mark(config.state_dir))
+    node = identity.key
     bonjour = Bonjour(node.id, config.tcp.bind)
     for said in advice([line.device for line in config.serial]):
         logger.warning("%s", said)
     connections = Connections(len(config.managers))
     host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections)
     managers = _managers(host, store)
-    return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers), connections)
+    return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers), connections, identity)
 
 
 def _managers(host: Host, store: Store) -> tuple[Manager, ...]:

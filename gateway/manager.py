@@ -463,12 +463,12 @@ class Manager:
 
     @property
     def _prefixes(self) -> tuple[str, ...]:
-        """How the names of this port's own parameters begin."""
+        """The beginnings of the names of this port's own parameters."""
         return f"PortManager.{self.bus.name}.", *self._device_prefixes
 
     @property
     def _device_prefixes(self) -> tuple[str, ...]:
-        """How the names of its devices' parameters begin."""
+        """The beginnings of the names of its devices' parameters."""
         serial, remote_port = self._numbers
         return f"Serial.Ser{serial}.", f"RemotePort.R{remote_port}."
 

@@ -33,7 +33,7 @@ class Endpoint(NamedTuple):
 
     @property
     def network(self) -> str:
-        """What counts as one peer: an IPv4 address, or the /64 that an IPv6 host moves in freely."""
+        """The part that counts as one peer: an IPv4 address, or the /64 that an IPv6 host moves in freely."""
         if ":" not in self.address:
             return self.address
         return str(ip_network((self.address.partition("%")[0], 64), strict=False))

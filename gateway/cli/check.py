@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
 @final
 @dataclass
 class _Findings:
-    """What is wrong."""
+    """The errors and warnings found so far."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

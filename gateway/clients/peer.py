@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket: the kernel vouches for it (SO_PEERCRED, unix(7))."""
+"""Identify the process at the other end of a Unix socket, for which the kernel vouches (SO_PEERCRED, unix(7))."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class PortStatus:
     """The state of a port: all that changes seldom, as one value that others follow."""
 
     down: str | None
-    """Why the port cannot be used, or None while it can."""
+    """The reason why the port cannot be used, or None while it can."""
     line: SerialPort | None = None
     """The settings that the driver keeps, or kept last; None where that was never known, or the line is remote."""
     rate: int = 0
@@ -198,5 +198,5 @@ class Bus:
 
     @property
     def down(self) -> str | None:
-        """Why the port cannot be used, or None while it can."""
+        """The reason why the port cannot be used, or None while it can."""
         return self.state.value.down

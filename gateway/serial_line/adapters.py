@@ -26,7 +26,7 @@ _USB_TTY: Final = re.compile(r"tty(USB|ACM)[0-9]+")
 @final
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What sysfs knows of a USB adapter, and of the one of its ports that a tty is."""
+    """The facts in sysfs about a USB adapter, and about the one of its ports that a tty is."""
 
     vendor: str
     product: str

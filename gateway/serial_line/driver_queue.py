@@ -33,7 +33,7 @@ _LONGEST_LOOK: Final = 0.1
 @final
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What the driver said of its queue, and when."""
+    """An answer of the driver about its queue, with its time."""
 
     time: float
     waiting: int
@@ -54,7 +54,7 @@ class DriverQueue:
 
     @property
     def is_real(self) -> bool:
-        """Whether the driver tells of its queue: a pty never shows what waits."""
+        """True where the driver tells of its queue: a pty never shows what waits."""
         return not self._tty.is_pty
 
     def waiting(self) -> int:

@@ -211,7 +211,7 @@ class Uart:
 
     @property
     def low_latency(self) -> bool | None:
-        """Whether the driver hands bytes over at once; None where it does not offer that, or is to be left alone."""
+        """True where the driver hands bytes over at once; None where it does not offer that, or is to be left alone."""
         return self._tty.low_latency
 
     # -- the end

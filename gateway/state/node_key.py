@@ -14,7 +14,9 @@ import logging
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
+
+import trio
 
 from gateway.state import atomic_file
 from gateway.state.store import StoreError
@@ -23,7 +25,7 @@ from protocol.link.identity import NodeKey
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["node_key"]
+__all__ = ["NodeIdentity", "node_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ sys.stdout.buffer.write(key.public_key().public_bytes(Encoding.Raw, PublicFormat
 """
 _CHILD: Final = 10.0
 """Seconds that the child has; it takes a fifth of one."""
+_AGAIN: Final = 60.0
 
 
 def node_key(directory: Path, name: str, machine: str | None = None) -> NodeKey:
@@ -82,6 +85,43 @@ def node_key(directory: Path, name: str, machine: str | None = None) -> NodeKey:
     # The public one is kept beside its secret so that a start need not compute it, which costs a library.
     seed, public = keys[:_KEYS]
     return NodeKey(seed, name, public)
+
+
+@final
+class NodeIdentity:
+    """The key pair of this node while it runs: the one that is kept, or one in memory where none can be kept.
+
+    A disk that is full, or a file that somebody broke, must not keep a gateway from its ports. What it costs is told:
+    without a file the node is another one after the next start.
+    """
+
+    def __init__(self, directory: Path, name: str, machine: str | None = None) -> None:
+        self.error = ""
+        """Why the key pair is in memory alone; empty where it is kept."""
+        self._path = directory / _FILE
+        self._machine = machine
+        try:
+            self.key = node_key(directory, name, machine)
+        except StoreError as exc:
+            seed = os.urandom(_BYTES)
+            self.key = NodeKey(seed, name, _public(seed))
+            self._seed = seed
+            self.error = f"{exc}; its id is not kept"
+            logger.error("%s", self.error)  # noqa: TRY400 -- the traceback says no more
+
+    async def keep(self) -> None:
+        """Try to keep the key pair each minute, until it is kept. A file that is there is somebody's to mend."""
+        while self.error:
+            await trio.sleep(_AGAIN)
+            lines = [self._seed.hex(), self.key.public.hex(), *([self._machine] if self._machine else [])]
+            try:
+                if not self._path.exists():
+                    atomic_file.replace(self._path, "".join(f"{line}\n" for line in lines).encode())
+                    self.error = ""
+                    logger.info("%s keeps the id of this node now", self._path)
+            except OSError as exc:
+                logger.debug("%s: %s", self._path, exc.strerror)
+        await trio.sleep_forever()
 
 
 def _public(seed: bytes) -> bytes:

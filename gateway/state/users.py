@@ -87,7 +87,14 @@ class Users:
             self._seen = self._look()
             self._file = self._read()
             if not self._file.fixed:
-                self._change(lambda users: None)
+                self._fix_realm()
+
+    def _fix_realm(self) -> None:
+        """Store the realm, which the passwords are hashed with. On a full disk there is no user yet, and no harm."""
+        try:
+            self._change(lambda users: None)
+        except UserError as exc:
+            logger.error("%s; no user can be added until that is mended", exc)  # noqa: TRY400
 
     @property
     def realm(self) -> str:

@@ -26,12 +26,12 @@ class Progress:
 
     @property
     def begun(self) -> bool:
-        """Whether any byte has its outcome."""
+        """True once any byte has its outcome."""
         return self.position > self.start
 
     @property
     def left(self) -> int:
-        """How many bytes have no outcome yet; 0 when the message is done."""
+        """The number of bytes that have no outcome yet; 0 when the message is done."""
         return self.end - self.position
 
     def settle(self, count: int) -> None:

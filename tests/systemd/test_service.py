@@ -184,6 +184,20 @@ def test_a_stop_is_over_in_four_seconds_though_the_line_is_stuck_and_twenty_clie
     service.run("systemctl stop clients", check=False)
 
 
+def test_a_full_disk_at_the_first_start_is_a_state_and_no_loop(service: Machine) -> None:
+    service.run("systemctl stop daisyport && mount -t tmpfs -o size=64k tmpfs /var/lib/daisyport")
+    try:
+        service.run("chown daisyport: /var/lib/daisyport; head -c 1M /dev/zero > /var/lib/daisyport/full || true")
+        service.run("systemctl start daisyport")
+        service.until("systemctl show -p StatusText --value daisyport", lambda words: ": 1 of 1 ports up" in words)
+        assert "No space left on device; its id is not kept" in service.says(
+            "journalctl -o cat -p err -u daisyport -n 9"
+        )
+        assert service.says("systemctl show -p NRestarts --value daisyport") == "0"
+    finally:
+        service.run("systemctl stop daisyport; umount -l /var/lib/daisyport")
+
+
 def test_two_instances_run_side_by_side_and_share_nothing(service: Machine) -> None:
     service.run("cp /src/systemd/daisyport@.service /etc/systemd/system/ && systemctl daemon-reload")
     service.write("/etc/daisyport/b.toml", '[http]\nlisten = ["127.0.0.1:8081"]\n[[port_manager]]\n')

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from gateway.state import atomic_file
 from gateway.state import node_key as module
-from gateway.state.node_key import node_key
+from gateway.state.node_key import NodeIdentity, node_key
 from gateway.state.store import StoreError
 from protocol.link.identity import NodeKey, is_signed, node_id
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trio.testing import MockClock
 
 
 def test_it_is_made_at_the_first_start_and_kept(tmp_path: Path) -> None:
@@ -150,3 +155,46 @@ def test_the_secret_is_neither_in_a_process_list_nor_in_an_environment(
     seen = (tmp_path / "spy.seen").read_text()
     assert "PATH=" in seen
     assert secret not in seen
+
+
+async def test_a_full_disk_at_the_first_start_is_an_id_in_memory_that_is_kept_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "node_key"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic_file, "replace", full)
+        identity = NodeIdentity(tmp_path, "cpu1")
+        assert identity.error == f"{tmp_path}/node_key cannot be used: No space left on device; its id is not kept"
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        with trio.move_on_after(150):
+            await identity.keep()
+        assert identity.error
+    with trio.move_on_after(150):
+        await identity.keep()
+    assert identity.error == ""
+    assert node_key(tmp_path, "cpu1").id == identity.key.id
+
+
+async def test_a_broken_file_is_left_to_whoever_mends_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+    (tmp_path / "node_key").write_text("zz\n")
+    (tmp_path / "node_key").chmod(0o600)
+    identity = NodeIdentity(tmp_path, "cpu1")
+    assert "does not hold two keys" in identity.error
+    assert len(identity.key.id) == 16
+    with trio.move_on_after(150):
+        await identity.keep()
+    assert (tmp_path / "node_key").read_text() == "zz\n"
+    (tmp_path / "node_key").unlink()
+    with trio.move_on_after(150):
+        await identity.keep()
+    assert node_key(tmp_path, "cpu1").id == identity.key.id
+
+
+async def test_an_id_that_is_kept_is_left_alone(tmp_path: Path, autojump_clock: MockClock) -> None:
+    made = node_key(tmp_path, "cpu1")
+    identity = NodeIdentity(tmp_path, "cpu1")
+    with trio.move_on_after(150):
+        await identity.keep()
+    assert (identity.error, identity.key.id) == ("", made.id)
