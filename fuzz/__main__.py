@@ -37,7 +37,7 @@ TARGETS: Mapping[str, str] = {
     "hostile": ("tests.protocol.session.test_hostile:test_a_peer_that_lies_meets_events_and_protocol_errors_alone"),
     "http": "tests.gateway.web.test_routes:test_whatever_is_thrown_at_the_server_it_answers_or_closes",
     "parameter_file": (
-        "tests.protocol.parameters.test_catalogue:test_any_file_gives_a_whole_state_and_complaints_of_one_line"
+        "tests.protocol.parameters.test_catalogue:test_any_file_gives_a_whole_state_and_errors_of_one_line"
     ),
     "parameters": "tests.protocol.parameters.test_catalogue:test_any_update_leaves_a_whole_state",
     "payloads": (
