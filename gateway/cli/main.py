@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The status is 78 (EX_CONFIG) for an error in the configuration file, and 1 for any other error of a command.
     argparse itself exits with 2 for arguments that it cannot parse.
     """
+    _open_standard_descriptors()
     parser = _parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -44,6 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_error(f"{arguments.config or DEFAULT_CONFIG}: {message}")
         return os.EX_CONFIG  # the unit file has systemd not restart after this status: the same error would come back
     return 1
+
+
+def _open_standard_descriptors() -> None:
+    """Open /dev/null for each of descriptors 0 to 2 that whoever started this process had closed.
+
+    A socket or a tty of ours would get that number otherwise, and with it what anything prints.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free: this one
+    # Python itself found them closed, and has no streams for them.
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 -- it is the process's for as long as it runs
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 -- it is the process's for as long as it runs
 
 
 def _print_error(text: str) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -294,6 +295,22 @@ async def test_it_runs_until_sigterm_and_a_hang_up_does_not_end_it(config: Path)
             await started(process, b"SHA-256 fingerprint")  # read again
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_descriptors_that_were_closed_are_dev_null_and_no_port_gets_their_number(config: Path, closed: str) -> None:
+    with lines(config.parent, 1):
+        command = f"exec {sys.executable} -m gateway run --config {config} {closed}"
+        process = subprocess.Popen(["sh", "-c", command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not (config.parent / "run/control/http.sock").exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            for number in range(3):
+                assert os.readlink(f"/proc/{process.pid}/fd/{number}") == "/dev/null"
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
 
 
 async def test_sigusr1_shows_the_stacks_and_ends_nothing(config: Path) -> None:
