@@ -165,6 +165,9 @@ class Node:
         while self.upstream and held:
             session, message = held[0]
             if self.stale(message):
+                # Outcomes come in order: those of this session's messages that are on their way come first.
+                if any(isinstance(owner, tuple) and owner[0] is session for _, _, owner in self.ranges[channel]):
+                    return
                 session.lost(channel, message.end, Reason.TOO_OLD)
             else:
                 offset = self.client.write(channel, message.data, message.accepted, message.turn)

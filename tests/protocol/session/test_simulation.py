@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,11 +14,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from protocol.link.stream_frames import Channel
 from protocol.session.session import CLASSES
 from tests.protocol.session.simulation import World
-
-if TYPE_CHECKING:
-    from protocol.link.stream_frames import Channel
 
 places = st.integers(0, 7)
 sides = st.booleans()
@@ -144,3 +142,18 @@ def test_what_is_received_is_what_was_sent_minus_what_was_announced(nodes: int, 
 @pytest.mark.parametrize(("nodes", "schedules"), [(2, 10_000), (3, 10_000), (4, 10_000)])
 def test_it_holds_for_ten_thousand_schedules(nodes: int, schedules: int) -> None:
     run(nodes, schedules)
+
+
+def test_a_message_that_grew_stale_behind_one_on_its_way_has_its_outcome_after_it() -> None:
+    chain = chain_of(3)()
+    for _ in range(2):
+        chain.deliver_all(rounds=1)
+    chain.write(channel=Channel.PTZ, place=1, size=0, turn=False)
+    for _ in range(2):
+        chain.deliver_all(rounds=1)
+    chain.disturb(place=0, up=False, what="connect")
+    chain.write_to_tty(channel=Channel.PTZ, pick=0, share=4)
+    chain.write(channel=Channel.PTZ, place=1, size=0, turn=False)
+    chain.wait(milliseconds=2500)
+    chain.deliver_all(rounds=1)
+    chain.teardown()
