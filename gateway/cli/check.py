@@ -48,8 +48,8 @@ def _check(arguments: argparse.Namespace) -> int:
     config = configuration(arguments.config)
     if is_made_up(arguments.config):
         describe(config)
-    else:
-        _describe_ports(config)
+        return 0
+    _describe_ports(config)
     found = _Findings(warnings=list(advice([line.device for line in config.serial])))
     running = _runs(config)
     for look in (_directories, _certificate, _users, _parameters, _devices):
