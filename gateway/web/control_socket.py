@@ -15,7 +15,7 @@ import trio
 
 from gateway.clients.peer import Members, Peer
 from gateway.web.http import HttpLimits, lingering_close, serve
-from gateway.web.message import Handover, LocalCaller, Request, Response
+from gateway.web.message import Handover, LocalCaller, Request, Response, explain, spelled_out
 from protocol.endpoint import Endpoint
 from protocol.parameters.roles import Role
 
@@ -31,16 +31,13 @@ logger = logging.getLogger(__name__)
 _STATUS = "/daisyport/status"
 _MOST = 8
 """Connections at a time. Whoever may use it is no stranger, so there are no shares."""
-_FORBIDDEN = (
-    b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
-    b"403 Forbidden\nNeither this user nor a group of it is among admins or viewers of [control] in the "
-    b"configuration of the host.\n"
+_FORBIDDEN = spelled_out(
+    explain(
+        403,
+        "Neither this user nor a group of it is among admins or viewers of [control] in the configuration of the host.",
+    )
 )
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
-    b"503 Service Unavailable\nAll connections of the control socket are taken: try again.\n"
-)
+_BUSY = spelled_out(explain(503, "All connections of the control socket are taken: try again.", ("Retry-After", "1")))
 
 
 @final

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from protocol.endpoint import Endpoint
     from protocol.parameters.roles import Role
 
-__all__ = ["Handover", "LocalCaller", "Request", "Response", "explain"]
+__all__ = ["Handover", "LocalCaller", "Request", "Response", "explain", "spelled_out"]
 
 
 @final
@@ -98,6 +98,13 @@ class Handover:
     """An answer that ends HTTP on its connection: ``take`` has the stream from here on, and may close it."""
 
     take: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
+
+
+def spelled_out(response: Response) -> bytes:
+    """Write an answer for a connection whose request nobody has read, and which is closed after it."""
+    headers = [("Connection", "close"), *response.headers, ("Content-Type", response.content_type)]
+    head = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}", *(f"{n}: {v}" for n, v in headers)]
+    return "\r\n".join([*head, f"Content-Length: {len(response.body)}", "\r\n"]).encode() + response.body
 
 
 def explain(status: int, why: str, *headers: tuple[str, str]) -> Response:

@@ -17,6 +17,7 @@ from gateway.clients.service import DEAD_CLIENT
 from gateway.clients.streams import keep_alive
 from gateway.web.forwarded import is_trusted
 from gateway.web.http import TLS_HANDSHAKE, Held, HttpLimits, Respond, Secure, lingering_close, serve
+from gateway.web.message import explain, spelled_out
 from gateway.web.places import Places
 from protocol.endpoint import Endpoint
 from protocol.parameters.addresses import AddressList
@@ -28,11 +29,7 @@ __all__ = ["HttpServer"]
 
 logger = logging.getLogger(__name__)
 
-_BUSY_TEXT = b"503 Service Unavailable\nAll connections are taken: close idle ones, or try again.\n"
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
-    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s" % (len(_BUSY_TEXT), _BUSY_TEXT)
-)
+_BUSY = spelled_out(explain(503, "All connections are taken: close idle ones, or try again.", ("Retry-After", "1")))
 
 
 @final
