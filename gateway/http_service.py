@@ -96,6 +96,7 @@ class HttpService:
         if not self._users.everyone:
             logger.warning("no user exists, so nobody can log in: daisyport user add NAME --role admin")
         clients.start_soon(contain, "configuration", self._follow)
+        clients.start_soon(contain, "audit of logins", self._access.events.run)
         welcome = functools.partial(self._server.admit, clients)
         units = []
 

@@ -48,8 +48,6 @@ _GOODBYE: Final = 1.0
 """Seconds that a goodbye may take; a neighbour that does not hear it finds out by connecting."""
 _LOOK: Final = 2.0
 """Seconds that a look at the network has before another may begin: whoever refuses us fast must not end it."""
-_COUNT: Final = 15.0
-"""Seconds between two looks at events that were counted and not logged."""
 _UP: Final = "up"
 
 K = TypeVar("K")
@@ -228,7 +226,7 @@ class Bonjour:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
-            nursery.start_soon(self._count)
+            nursery.start_soon(self._events.run)
             async for situation in self._situation.changes():
                 if (voices := situation.voices) is None:
                     continue
@@ -239,11 +237,6 @@ class Bonjour:
                     nursery.start_soon(self._speak, voice, link)
                 if not voices:
                     self._publish()
-
-    async def _count(self) -> None:
-        while True:
-            await trio.sleep(_COUNT)
-            self._events.tell()
 
     async def _watch(self) -> None:
         async def watch(backoff: Backoff) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["EventLog"]
 
 _WHOLE: Final = 10
+_LOOK: Final = 15.0
 _SPAN: Final = 60.0
 """So many events of a kind are written whole; of those that follow, one line each so many seconds tells the number."""
 
@@ -37,7 +38,8 @@ class EventLog:
     """Writes the first ten events of a kind whole to ``logger``, then their number once a minute.
 
     A minute in which no event of a kind was hidden begins anew. ``kind`` is one of a few fixed names, under which the
-    number is told: with the next event, or when its owner calls ``tell``, which it does every few seconds.
+    number is told: with the next event, or when its owner calls ``tell``, which it does every few seconds, or has
+    ``run`` do.
     """
 
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
@@ -65,6 +67,12 @@ class EventLog:
         for kind, events in self._kinds.items():
             if events.hidden and now - events.since >= _SPAN:
                 self._begin(kind, events, now)
+
+    async def run(self) -> None:
+        """Call ``tell`` every few seconds, until cancelled."""
+        while True:
+            await trio.sleep(_LOOK)
+            self.tell()
 
     def _begin(self, kind: str, events: _Kind, now: float) -> None:
         """Begin another minute of a kind, with the number of what was hidden in the last."""

@@ -86,7 +86,8 @@ class AccessControl:
         self._users = users
         self._published = published
         self._limit = limit or LoginLimit()
-        self._events = EventLog(audit)
+        self.events = EventLog(audit)
+        """Wrong logins and lock-outs; whoever serves HTTP runs it."""
         self._seen: set[tuple[str, str]] = set()
         self._authenticator = Authenticator(users.realm, os.urandom(32), algorithms)
 
@@ -144,7 +145,7 @@ class AccessControl:
         if self._authenticator.offers(given, schemes) and not vouched:
             wait = math.ceil(self._limit.wait(network, given.name, now))
             if wait:
-                self._events.log(logging.WARNING, "logins refused", "%s is locked out after wrong logins", network)
+                self.events.log(logging.WARNING, "logins refused", "%s is locked out after wrong logins", network)
                 why = f"Too many wrong logins from {network}: the next one is judged in {wait} s."
                 raise DeniedError(explain(429, why, ("Retry-After", str(wait))))
         user = self._users.find(given.name)
@@ -160,7 +161,7 @@ class AccessControl:
                 self._limit.wrong(network, given.name, now)
             # A name that is no user's may be a password, typed in the wrong field.
             whose = "a name that no user has" if user is None else f"{given.name!r:.60}"
-            self._events.log(logging.WARNING, "wrong logins", "%s: wrong login for %s", request.peer, whose)
+            self.events.log(logging.WARNING, "wrong logins", "%s: wrong login for %s", request.peer, whose)
         raise self._denied(request, verdict, f"The login was not accepted: {verdict.value}.")
 
     def _note_first_login(self, user: User, network: str) -> None:

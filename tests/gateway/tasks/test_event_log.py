@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import trio
+
 from gateway.tasks.event_log import EventLog
 
 if TYPE_CHECKING:
@@ -55,3 +57,14 @@ async def test_a_number_is_written_after_its_minute_without_another_event(
     assert [record.getMessage() for record in caplog.records][11:] == ["wrong keys: 454 more in 60 s"]
     events.log(logging.WARNING, "wrong keys", "wrong key again")
     assert caplog.records[-1].getMessage() == "wrong key again", "a quiet minute began anew"
+
+
+async def test_while_it_runs_it_tells_the_number_by_itself(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    events = EventLog(logging.getLogger("peers"))
+    for _ in range(464):
+        events.log(logging.WARNING, "wrong keys", "wrong key")
+    with trio.move_on_after(61):
+        await events.run()
+    assert [record.getMessage() for record in caplog.records][10:] == ["wrong keys: 454 more in 60 s"]
