@@ -66,7 +66,8 @@ def in_words(node: str, managers: Sequence[Manager], listeners: Sequence[Unit]) 
     """Describe the gateway in one line: how many ports are up, and what is wrong with the others and the servers."""
     down = [f"{manager.bus.name}: {manager.bus.down}" for manager in managers if manager.bus.down is not None]
     closed = [f"{unit.name}: {unit.state}" for unit in listeners if unit.state != "up"]
-    upgraded = [f"{UPGRADE_WAITS} ({installed_version()})"] if installed_version() != __version__ else []
+    installed = installed_version()
+    upgraded = [f"{UPGRADE_WAITS} ({installed})"] if installed != __version__ else []
     up = f"{node}: {len(managers) - len(down)} of {len(managers)} ports up"
     return "; ".join([up, *upgraded, *down, *closed])
 

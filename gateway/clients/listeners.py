@@ -40,6 +40,8 @@ _RETRY = 1.0
 _LOOK = 2.0
 """Seconds of silence after which a Unix socket is looked for under its name."""
 _OUT_OF_DESCRIPTORS_PAUSE = 0.1
+_FIRST_FREE_PORT = 1024
+"""Ports below this one take a capability to bind, which the service has not."""
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 _TAKEN = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
 
@@ -163,6 +165,8 @@ def _bind_tcp(address: str, port: int) -> socket.socket:
         try:
             sock.bind((address, port))
         except PermissionError as exc:
+            if port >= _FIRST_FREE_PORT:
+                raise
             raise OSError(exc.errno, f"{exc.strerror}: the service may bind no port below 1024") from None
         sock.listen(_BACKLOG)
         undo.pop_all()

@@ -54,7 +54,7 @@ def for_the_journal(text: str, level: int = logging.ERROR) -> str:
 
 @final
 class Log(logging.Handler):
-    """The log of the process while it is the root logger's handler, from ``start()`` to ``close()``."""
+    """The log of the process while it is the root logger's handler, from ``start()`` to ``finish()``."""
 
     def __init__(self, fd: int, kind: Format) -> None:
         super().__init__()

@@ -163,6 +163,23 @@ async def test_an_address_that_is_not_there_yet_is_a_state_and_no_refusal(autoju
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("port", "why"),
+    [(80, "Permission denied: the service may bind no port below 1024"), (8080, "Permission denied")],
+)
+async def test_a_port_that_may_not_be_bound_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, port: int, why: str
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", forbidden)
+    unit = new_unit()
+    with trio.move_on_after(5):
+        await listen_tcp("127.0.0.1", port, lambda *_: None, unit)
+    assert unit.refusal == why
+
+
 async def test_a_listener_that_moves_accepts_first_who_has_connected() -> None:
     port = free_port()
     with trio.fail_after(5):
