@@ -125,7 +125,7 @@ class Bus:
             try:
                 for reader in readers:
                     reader(data)
-            except Exception:
+            except Exception:  # whatever one reader has wrong, the others get the line's bytes
                 self._logger.exception("a bug: a reader of the line failed, and is detached")
                 self._fail(reader, self.detach)
             else:
@@ -144,7 +144,7 @@ class Bus:
             try:
                 for reader in readers:
                     reader(count, reason)
-            except Exception:
+            except Exception:  # as in deliver()
                 self._logger.exception("a bug: a reader of gaps failed, and is detached")
                 self._fail(reader, self.detach_for_gaps)
             else:

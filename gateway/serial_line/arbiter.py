@@ -247,7 +247,7 @@ class Arbiter:
         # write them a second time.
         try:
             claim.wrote(took)
-        except Exception:
+        except Exception:  # a writer's error must not end the task that writes for others
             self._logger.exception("a bug: a writer cannot be told what is written")
         return took
 
@@ -309,7 +309,7 @@ class Arbiter:
             if lost:
                 try:
                     claim.lost(lost, Reason.INCOMPLETE)
-                except Exception:
+                except Exception:  # as in _send(): the turn goes on to the next writer all the same
                     self._logger.exception("a bug: a writer cannot be told what is lost")
                 self._logger.warning("%d bytes of a message begun were not written: %s", lost, why)
             self.give_back()

@@ -29,7 +29,7 @@ async def contain(name: str, run: Callable[[], Awaitable[None]]) -> NoReturn:
         started = trio.current_time()
         try:
             await run()
-        except Exception:
+        except Exception:  # a bug is any of them, and must not end what is beside it
             logger.exception("%s: a bug ended it; it is started again", name)
         if trio.current_time() - started >= _LONGEST_PAUSE:
             backoff.reset()
