@@ -6,11 +6,14 @@ Nothing here sleeps: a test waits for the state that it needs, under its own dea
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import shutil
+import signal
 import socket
+import termios
 import tty
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -40,6 +43,16 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def own_the_terminal() -> None:
+    """Run in a child with a session of its own: it takes the terminal on descriptor 0, and hears Ctrl-C and its end.
+
+    Even where a shell started these tests in the background, and has them ignore both.
+    """
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class FarEnd:

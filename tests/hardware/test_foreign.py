@@ -10,6 +10,7 @@ from tests.hardware.ftdi import Ftdi
 from tests.hardware.rig import SETTLED, STOPPED
 
 if TYPE_CHECKING:
+    from tests.hardware.adapter import Adapter
     from tests.hardware.rig import Rig
 
 pytestmark = pytest.mark.hardware
@@ -21,6 +22,18 @@ os.write(tty, b"x" * 4000)
 print("closing", flush=True)
 os.close(tty)
 """
+
+
+def being_closed_by_another(rig: Rig, chip: Ftdi) -> Adapter:
+    """Plug in an adapter that another program has written to and waits to close, for its line is held."""
+    adapter = rig.plug(chip)
+    rig.until_named(chip.by_id)
+    adapter.set_hold(True)
+    log = "/tmp/closing"
+    rig.guest.call("write", log, "")
+    rig.guest.call("start", ["python3", "-c", WRITE_AND_CLOSE, chip.by_id], log)
+    rig.until(lambda: "closing" in rig.guest.call("read", log))
+    return adapter
 
 
 @pytest.mark.parametrize("device", ["/dev/ttyS1", "ftdi"])
@@ -58,13 +71,7 @@ def test_what_root_changes_behind_our_back_is_seen_and_set_right_when_asked_for(
 
 def test_an_open_that_waits_for_another_programs_close_holds_up_nobody(rig: Rig) -> None:
     chip = Ftdi("F3")
-    adapter = rig.plug(chip)
-    rig.until_named(chip.by_id)
-    adapter.set_hold(True)
-    log = "/tmp/closing"
-    rig.guest.call("write", log, "")
-    rig.guest.call("start", ["python3", "-c", WRITE_AND_CLOSE, chip.by_id], log)
-    rig.until(lambda: "closing" in rig.guest.call("read", log))
+    adapter = being_closed_by_another(rig, chip)
     rig.start(f'device = "{chip.by_id}"', 'device = "/dev/ttyS4"', up=False)
     rig.until_status(lambda status: status["state"] == "up", port=1)
     with rig.no_silence(rig.guest.lines["/dev/ttyS4"]):
@@ -80,13 +87,7 @@ def test_an_open_that_waits_for_another_programs_close_holds_up_nobody(rig: Rig)
 
 def test_the_daemon_stops_while_an_open_waits(rig: Rig) -> None:
     chip = Ftdi("F4")
-    adapter = rig.plug(chip)
-    rig.until_named(chip.by_id)
-    adapter.set_hold(True)
-    log = "/tmp/closing"
-    rig.guest.call("write", log, "")
-    rig.guest.call("start", ["python3", "-c", WRITE_AND_CLOSE, chip.by_id], log)
-    rig.until(lambda: "closing" in rig.guest.call("read", log))
+    adapter = being_closed_by_another(rig, chip)
     rig.start(f'device = "{chip.by_id}"', up=False)
     status, seconds = rig.stop()
     adapter.set_hold(False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import pty
@@ -11,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import termios
 import threading
 import time
 from importlib.metadata import version
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.helpers import free_port, lines
+from tests.helpers import free_port, lines, own_the_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,12 +191,6 @@ def test_a_password_is_no_argument(config: Path) -> None:
     assert refused.returncode == 2
 
 
-def own_the_terminal() -> None:
-    """Run in the child: its Ctrl-C works even where a shell started these tests in the background, and ignores it."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def typed(config: Path, *words: str, answers: Sequence[bytes]) -> tuple[int, bytes]:
     """Run a command on a terminal of its own, and type an answer at each question; its status, and all it showed."""
     near, far = pty.openpty()
@@ -336,7 +328,8 @@ def hung_up(config: Path, *, ignore: bool) -> int | None:
 
     def prepare() -> None:
         own_the_terminal()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignore else signal.SIG_DFL)
+        if ignore:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     command = [*DAISYPORT, "run", "--config", str(config)]
     process = subprocess.Popen(command, stdin=far, stdout=far, stderr=far, start_new_session=True, preexec_fn=prepare)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import pty
@@ -13,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import termios
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -29,6 +27,7 @@ from gateway.demo.examples import afar, at_the_owner
 from gateway.demo.numbers import LINE, Numbers
 from gateway.demo.traffic import Traffic
 from gateway.tasks.watch import Cell
+from tests.helpers import own_the_terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -346,10 +345,6 @@ def test_a_signal_ends_it_cleanly_within_two_seconds(
 
 def test_a_terminal_that_is_closed_ends_it_and_it_leaves_nothing_behind(short_path: Path) -> None:
     near, far = pty.openpty()
-
-    def own_the_terminal() -> None:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     running = subprocess.Popen(
         [sys.executable, "-m", "gateway", "demo", "--cut"],

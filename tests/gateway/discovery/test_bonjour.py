@@ -463,7 +463,7 @@ async def test_services_that_stay_silent_are_asked_again_and_delay_nobody(around
             return None
         return around.services.get(name)
 
-    around.resolve = resolve  # type: ignore[method-assign]
+    around.resolve = resolve  # type: ignore[method-assign]  # it stands for a network that is silent
     around.services = {name: service("") for name in sorted(silent)}
     around.add(service("good"))
     async with running() as here:

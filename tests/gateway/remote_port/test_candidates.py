@@ -13,7 +13,7 @@ from protocol.link.advert import Advert, Candidate
 from protocol.parameters.settings import RemotePort
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trio.testing import MockClock
 
@@ -294,15 +294,22 @@ async def test_an_address_with_wrong_keys_is_dialled_slowly_and_none_of_its_serv
     assert moments == [0, 0, 0, 0, 2, 4, 6, 8]
 
 
-async def test_only_so_many_addresses_with_wrong_keys_are_remembered(autojump_clock: MockClock) -> None:
-    neighbourhood = Neighbourhood()
-    found = candidates(neighbourhood)
+async def dial_one_by_one(
+    found: Candidates, neighbourhood: Neighbourhood, count: int, ended: Callable[[], None]
+) -> None:
+    """Announce so many servers, each at an address of its own, and choose each; then its dial ``ended`` like that."""
     with found.looking(AUTOMATIC):
-        for number in range(1100):
+        for number in range(count):
             advert = Advert(number.to_bytes(16, "big"), 0, "", 0, keyed=True, versions=(1,))
             neighbourhood.seen.set((Candidate(advert, (f"10.1.{number // 256}.{number % 256}",), 2500),))
             await found.next(AUTOMATIC, resuming=False)
-            found.wrong_key()
+            ended()
+
+
+async def test_only_so_many_addresses_with_wrong_keys_are_remembered(autojump_clock: MockClock) -> None:
+    neighbourhood = Neighbourhood()
+    found = candidates(neighbourhood)
+    await dial_one_by_one(found, neighbourhood, 1100, found.wrong_key)
     assert len(found._wrong) <= 1024
 
 
@@ -432,10 +439,5 @@ async def test_a_memory_that_fails_is_told_and_harms_nobody(caplog: pytest.LogCa
 async def test_only_so_many_dials_are_counted(autojump_clock: MockClock) -> None:
     neighbourhood = Neighbourhood()
     found = candidates(neighbourhood)
-    with found.looking(AUTOMATIC):
-        for number in range(600):
-            advert = Advert(number.to_bytes(16, "big"), 0, "", 0, keyed=True, versions=(1,))
-            neighbourhood.seen.set((Candidate(advert, (f"10.1.{number // 256}.{number % 256}",), 2500),))
-            await found.next(AUTOMATIC, resuming=False)
-            found.no_guess()
+    await dial_one_by_one(found, neighbourhood, 600, found.no_guess)
     assert len(found._tried) <= 1024

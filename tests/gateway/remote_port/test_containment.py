@@ -22,11 +22,11 @@ def fail(*_: object) -> None:
 
 
 def break_down_stream(session: RemoteSession) -> None:
-    session.session.line = fail  # type: ignore[method-assign, assignment]
+    session.session.line = fail  # type: ignore[method-assign, assignment]  # the bug
 
 
 def break_outcomes(session: RemoteSession) -> None:
-    session.session.handed = fail  # type: ignore[method-assign, assignment]
+    session.session.handed = fail  # type: ignore[method-assign, assignment]  # the bug
 
 
 def break_port(session: RemoteSession) -> None:
