@@ -294,6 +294,7 @@ async def besieged(
             )
             await start(daemon(directory / "bystander", alone, tcp_server(other_tcp), other_end))
             await far.says("P0 R0: up")
+            await owner.says("P0 PTZ stream socket: up")
             streams = [
                 await connected(other_tcp),
                 await connected(tcp),
