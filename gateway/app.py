@@ -75,6 +75,8 @@ async def run(
     with contextlib.closing(parts.store):
         if presets:
             await parts.store.update(presets, Role.ADMIN)
+        # Three nurseries, since they end at different times: the front door at once, the ports after what they have
+        # begun, and what both need (the watch, Bonjour's goodbyes) last.
         async with trio.open_nursery() as root:
             root.start_soon(parts.bonjour.run)
             root.start_soon(contain, "node key", parts.identity.keep)
@@ -84,6 +86,7 @@ async def run(
                 listeners = http().serve(front, sockets) if config.http.listen or sockets else ()
                 front.start_soon(contain, "control socket", functools.partial(_listen_control, config, http, front))
                 words = functools.partial(in_words, config.node_name, parts.managers, listeners)
+                # In the outermost nursery, so that the watchdog is fed while the ports drain.
                 root.start_soon(keep_watch, parts.managers, notifier, words, stop)
                 for manager in parts.managers:
                     ports.start_soon(manager.run, stop)

@@ -86,6 +86,7 @@ class Changes:
         why = {
             refusal.name: refusal.why
             for manager in self._managers
+            # Only what this update has changed: a refusal that stands from before is no answer to this caller.
             for refusal in manager.responsible(update.changed, version)
         }
         async with self._one_at_a_time:

@@ -47,15 +47,21 @@ async def keep_watch(
     fed = float("-inf")
     while True:
         for index, manager in enumerate(managers):
+            # Any other number of beats is a sign of life: what a look asks is whether there was one since the last.
             missed[index] = 0 if manager.beats != beats[index] else missed[index] + 1
             beats[index] = manager.beats
+            # By equality, so once for each silence: a second cancellation of one tree would do nothing that the first
+            # did not.
             if missed[index] == _HANGING and not stop.is_set():
                 manager.restart("it did not answer for 5 s")
             elif missed[index] == _LOST and not stop.is_set():
                 logger.critical("port manager %s cannot be ended; the watchdog is not fed any more", manager.bus.name)
+        # One port that hangs is mended by its restart, and the process's would take down the others. So the watchdog is
+        # starved only where all hang, or where a manager does not even end.
         answering = not managers or min(missed) < _HANGING
         alive = stop.is_set() or (answering and max(missed, default=0) < _LOST)
         now = trio.current_time()
+        # Half of the watchdog's time, as systemd advises; less a look, for the next one would come after that half.
         if alive and notifier.watchdog_seconds is not None and now - fed >= notifier.watchdog_seconds / 2 - _LOOK:
             notifier.watchdog()
             fed = now

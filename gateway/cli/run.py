@@ -74,6 +74,8 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("--device is for a machine without a configuration file; leave out --config")
     made_up = arguments.device is not None or is_made_up(arguments.config)
     config = configuration(arguments.config, [os.path.abspath(arguments.device)] if arguments.device else None)
+    # Before the log and the loop, which open the first descriptors; and the log before the imports are guarded, for
+    # their guard has something to say.
     raise_limit()
     log = Log.start(logging.DEBUG if arguments.verbose else logging.INFO, arguments.log_format)
     guard_imports()
@@ -140,6 +142,7 @@ async def _obey_signals(
     if not hang_up_is_ignored():
         wanted.append(signal.SIGHUP)
     with trio.open_signal_receiver(*wanted) as signals:
+        # Within the receiver, whose handler it calls after its own: the stacks are written even where the loop hangs.
         stacks.write_at_sigusr1()
         task_status.started()
         async for number in signals:

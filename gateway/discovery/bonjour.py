@@ -206,11 +206,15 @@ class Bonjour:
             merged[name] = candidate
         self._seen.set(tuple(merged.values()))
         states = [link.state for link in links if link.state]
+        # The worst that is true is told. A link that speaks makes up for others that cannot: an unplugged cable is no
+        # outage.
         if self._situation.value.voices == frozenset():
             self._tell("no network link is up that does multicast")
         elif _UP not in states:
             if states:
                 self._tell(states[0])
+        # It speaks, but of nothing: without this word, an operator who bound the port to one address would look for a
+        # fault in the network.
         elif (now := self._situation.value).adverts and not any(
             True for voice in self._links for _ in self._services(now, voice)
         ):

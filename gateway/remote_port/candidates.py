@@ -146,12 +146,15 @@ class Candidates:
         if resuming and self._last is not None:
             return self._last
         while True:
+            # Chosen anew after every wait: the true server may be seen a moment after a forged one, and should win
+            # then.
             target, again = self._choose(seen := self._seen.value)
             again = max(again, trio.current_time() + self._dials.wait(trio.current_time()))
             if target is not None and again <= trio.current_time():
                 break
             with trio.move_on_at(again):
                 await self._seen.wait_for(lambda now: now != seen)  # it is awaited here
+        # Paid only now that the dial is certain: one who waits and is cancelled has tested no key.
         self._dials.take(trio.current_time())
         self._charged = True
         self._count(target)
@@ -227,6 +230,7 @@ class Candidates:
             # It may have moved since, so what is seen of its identity comes next; forged or not, it costs one dial.
             others = [target for target in targets if target != good]
             moved = [target for target in others if target.identity == good.identity]
+            # For a while after the start, nobody but the server that is known: a forger may be heard before it is.
             loyal = now < self._loyal_until
             targets = [good, *moved, *(() if loyal else (each for each in others if each not in moved))]
         free = [target for target in targets if target not in self._paused and target.host not in self._slow]

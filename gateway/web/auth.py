@@ -141,15 +141,20 @@ class AccessControl:
             raise self._denied(request, None, "A login is required.")
         now, network = trio.current_time(), request.peer.network
         schemes = self._schemes(request)
+        # A nonce that has proved a login is its holder's own: guesses at others' names from his network do not lock him
+        # out.
         vouched = self._authenticator.vouches(given)
         if self._authenticator.offers(given, schemes) and not vouched:
             wait = math.ceil(self._limit.wait(network, given.name, now))
+            # Judged before the hash is computed: whoever is locked out learns nothing from the time that an answer
+            # takes.
             if wait:
                 self.events.log(logging.WARNING, "logins refused", "%s is locked out after wrong logins", network)
                 why = f"Too many wrong logins from {network}: the next one is judged in {wait} s."
                 raise DeniedError(explain(429, why, ("Retry-After", str(wait))))
         user = self._users.find(given.name)
         target = request.target.decode("latin-1")
+        # A name that nobody has goes through the same check, so that the answer's time does not tell which names exist.
         hashes = user.hashes if user else None
         verdict = self._authenticator.check(given, hashes, schemes, request.method, target, now)
         if verdict is Verdict.ACCEPTED and user is not None:

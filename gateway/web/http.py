@@ -269,6 +269,7 @@ class _Connection:
     async def _read_body(self, head: h11.Request) -> bytes:
         too_long = f"The request body is longer than {self.limits.body} bytes: send less."
         declared = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
+        # Before 100 Continue: it would invite the very body that is refused.
         if declared > self.limits.body:
             raise _refusal(413, too_long)
         if self.conn.they_are_waiting_for_100_continue:
@@ -310,6 +311,7 @@ class _Connection:
         if self.held is not None:
             self.held.place.working = True
         async with trio.open_nursery() as nursery:
+            # A caller who hangs up frees the line at once, which only somebody who reads beside the work can see.
             nursery.start_soon(self._cancel_when_left, nursery.cancel_scope)
             try:
                 answer = await self.respond(request)

@@ -218,6 +218,8 @@ async def _served(backend: Backend, asked: SerialRequest, caller: Caller, holder
         raise CgiError(
             f"serial.cgi is disabled for port {port}; root.PortManager.P{port - 1}.SerialCGI.Enabled=yes enables it"
         )
+    # The binding comes after the checks and before the work: a request that is refused has bound nothing, and one that
+    # times out at the line has done what it could.
     if asked.port is not None and asked.camera is not None:
         await _bind(backend, asked.camera, asked.port, holder)
     return await server.perform(asked, holder) if uses and server is not None else None
@@ -236,6 +238,7 @@ def _port(settings: Settings, asked: SerialRequest, caller: Caller) -> int:
     if port > ports:
         raise CgiError(f"port={port}: must be a port from 1 to {ports}")
     bound = cameras[camera - 1]
+    # Both ends of a binding are checked, or a caller could take a camera away from a port that he cannot use.
     if caller.ports is not None:
         own = ", ".join(str(number + 1) for number in sorted(caller.ports))
         if port != UNBIND and not caller.may_use(port - 1):

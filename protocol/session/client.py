@@ -160,6 +160,8 @@ class ClientSession:
         """Return what connection ``number`` should send next, if anything."""
         if number != self.number or not self.attached:
             return None
+        # The positions are read now, not at attach(): what was settled in between is in OPEN already, and is not told
+        # twice.
         if self._stage is _Stage.OPENING:
             self._stage = _Stage.ASKED
             return Open(self.id, self._numbers[self._server], self._heartbeat.asked(now), self._positions())
@@ -218,12 +220,15 @@ class ClientSession:
         self._heartbeat.answered(opened.echo, opened.clock, now)
         self._heartbeat.heard(opened.clock)
         line = opened.positions[Channel.LINE]
+        # The server goes on where we said we were; anything else would lose bytes or bring some twice without a word.
         if line.reached != self._line.received:
             raise RemoteProtocolError(f"the line goes on from {line.reached}, not {self._line.received}")
         self._line.attach(line.settled)
         is_new = opened.session != self.id
         self.id = opened.session
         for channel, stream in self._streams.items():
+            # It no longer knows what it had of ours: what was sent and not acknowledged is uncertain, and never sent
+            # again.
             if is_new:
                 stream.forget()
             stream.resume(*opened.positions[channel])

@@ -103,6 +103,8 @@ class Register:
         """
         key = peer.node, peer.index
         current = self._sessions.get(key)
+        # The number is judged before the id: an older connection that comes late must not throw out the newer one,
+        # though it names the right session.
         if current is not None and opening.number <= current.number:
             return Refused(Close(CloseReason.STALE, last=current.number))
         if current is not None and opening.number - current.number > MAX_LEAP:
@@ -113,6 +115,8 @@ class Register:
             except RemoteProtocolError:
                 return Refused(Close(CloseReason.PROTOCOL), self.end(current, CloseReason.PROTOCOL))
             return Admitted(current, ended=())
+        # From here on it is a new session. The one that it replaces takes no room away from it, and is ended only once
+        # it is certain that the newcomer gets in: who is refused loses nothing.
         others = [session for session in self if session is not current]
         links = Counter(session.place for session in others if session.attached)
         of_node = sum(session.key[0] == peer.node for session in others)
@@ -121,8 +125,11 @@ class Register:
         ended: tuple[Ended, ...] = ()
         if links.total() >= MAX_LINKS:
             crowd, size = links.most_common(1)[0]
+            # Taking a link from the largest place must leave it larger than the newcomer's, or two places of one size
+            # would throw each other out in turn.
             if size <= max(MAX_OF_NODE, links[place] + 1):
                 return Refused(Close(CloseReason.BUSY))
+            # The youngest, because a session's age is the one thing that a flood of new nodes cannot make.
             youngest = next(each for each in reversed(others) if each.attached and each.place == crowd)
             ended = self.end(youngest, CloseReason.BUSY)
         if current is not None:
@@ -141,6 +148,7 @@ class Register:
     def sweep(self, now: int, window: int) -> tuple[Ended, ...]:
         """End the sessions that wait for longer than ``window`` milliseconds, and the youngest of too many."""
         away = [(session, session.detached_at) for session in self if session.detached_at is not None]
+        # Those whose time is over go first: they leave room, and so spare some of the others.
         over = [session for session, since in away if now - since > window]
         waiting = [session for session, _ in away if session not in over]
         surplus = len(waiting) - MAX_DETACHED

@@ -83,6 +83,7 @@ class ServerSession:
         self._proofs: deque[dict[Channel, int]] = deque()
         for channel, inbox in self._inboxes.items():
             sent, known = opening.positions[channel]
+            # The client would send those bytes again under other offsets, and a command would be written twice.
             if sent < inbox.stream.received:
                 raise RemoteProtocolError(f"only {sent} sent on {channel!r}: {inbox.stream.received} came")
             inbox.stream.attach(known)
@@ -153,6 +154,8 @@ class ServerSession:
             self._note_proof()
             return Opened(self.id, echo, self._heartbeat.asked(now), self._positions(), self._port)
         if (frame := self._heartbeat.next_frame(now)) is not None:
+            # Noted as the question leaves, not as it is asked for: outcomes that go out in between are proved by it as
+            # well.
             if isinstance(frame, Ping):
                 self._note_proof()
             return frame
@@ -162,6 +165,8 @@ class ServerSession:
         for channel in SEND_ORDER:
             if (outcome := self._inboxes[channel].stream.next_frame()) is not None:
                 return outcome
+        # Behind all outcomes, since the numbers in it are final, and before the line's bytes, which could go on for
+        # ever.
         if self._closing is not None:
             self.detach(now)
             return Close(self._closing, self._positions())
@@ -191,6 +196,7 @@ class ServerSession:
                 self._heartbeat.heard(frame.clock)
             case Pong():
                 self._heartbeat.answered(frame.echo, frame.clock, now)
+                # The heartbeat has refused an answer without a question, so there is a proof for each PONG.
                 for channel, told in self._proofs.popleft().items():
                     self._inboxes[channel].stream.confirm(told)
             case _:
