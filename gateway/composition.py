@@ -16,10 +16,11 @@ from gateway.clients.connections import Connections
 from gateway.clients.drivers import Drivers
 from gateway.clients.peer import Members
 from gateway.discovery.bonjour import Bonjour
-from gateway.manager import Host, Manager
+from gateway.manager import Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
 from gateway.serial_line.adapters import advice
+from gateway.services import Host
 from gateway.state.machine import machine_mark
 from gateway.state.node_key import NodeIdentity
 from gateway.state.store import Store

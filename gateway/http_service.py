@@ -55,7 +55,7 @@ class HttpService:
             catalogue=parts.catalogue,
             published=published,
             update=parts.changes.update,
-            ports=parts.managers,
+            ports=[manager.services for manager in parts.managers],
             status=lambda: status(
                 self._config,
                 __version__,

@@ -14,22 +14,19 @@ import functools
 import logging
 import operator
 import socket
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, cast, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
 from gateway.clients.dial import dial
 from gateway.clients.listeners import listen_tcp, listen_unix
-from gateway.clients.serial_cgi import SerialCgi
-from gateway.clients.service import Service
 from gateway.devices import make_device
 from gateway.host.upgrade import UPGRADE_WAITS, UpgradeWaits
 from gateway.port.device import Refusal
 from gateway.port.log import PortLogger
 from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, order, plan, responsible
-from gateway.port.rights import Right
+from gateway.services import Services
 from gateway.tasks.reconcile import Unit, Units
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.watch import Cell
@@ -38,35 +35,18 @@ from protocol.parameters.hardware import PortType
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from gateway.clients.connections import Connections
-    from gateway.clients.drivers import Drivers
-    from gateway.discovery.bonjour import Bonjour
-    from gateway.host.config import Config
     from gateway.port.bus import Bus
     from gateway.port.device import PortDevice
     from gateway.port.plan import Spec
-    from gateway.port.router import Handle, Session
-    from gateway.remote_port.server import RemotePortService
+    from gateway.port.rights import Right
+    from gateway.port.router import Handle
+    from gateway.services import Host
     from gateway.state.store import Published
-    from protocol.link.guesses import GuessLimit
-    from protocol.link.identity import NodeKey
-    from protocol.parameters.settings import Settings
+    from protocol.parameters.settings import PortManager, Settings
 
-__all__ = ["Host", "Manager", "NoAnswer"]
+__all__ = ["Manager", "NoAnswer"]
 
 _PACKAGE: Final = f"{Path(__file__).parent}/"
-_RIGHTS: Final = {
-    ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
-    ServiceKind.PTZ: Right.READ | Right.PTZ,
-    ServiceKind.SERIAL_CGI: Right.READ | Right.CGI,
-    ServiceKind.WEB_SOCKET: Right.READ | Right.TCP,
-    ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
-}
-"""The rights of each kind of service; its clients get no more."""
-
-_FLUSH: Final = 1.6
-"""Seconds that clients have to take what waits for them when the gateway stops."""
-
 _PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each new start after a bug; a port that fails once more is parked."""
 _BEAT: Final = 1.0
@@ -76,31 +56,8 @@ _PARKED: Final = 60.0
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Host:
-    """The parts of this host that all port managers share; ``node`` is its key pair."""
-
-    config: Config
-    node: NodeKey
-    drivers: Drivers
-    guesses: GuessLimit
-    bonjour: Bonjour
-    connections: Connections
-
-
-@final
 class NoAnswer(Exception):
     """The port manager stopped to answer, and was ended for that; the message says where it waited."""
-
-
-class _PortService(Protocol):
-    """A service of any kind, as its manager runs it."""
-
-    async def run(self) -> None:
-        """Serve until cancelled."""
-
-    def revoke(self, why: str) -> None:
-        """End all that its clients do."""
 
 
 @final
@@ -125,7 +82,7 @@ class Manager:
         self.beats = 0
         """The heartbeats so far: about one a second, as long as the manager follows the settings or waits to."""
         self._host = host
-        self._grant = grant
+        self.services = Services(index, host, grant)
         self._published = published
         self._followed = Cell(-1)
         """The version of the settings whose units run ..."""
@@ -133,9 +90,6 @@ class Manager:
         """... and the one that the devices have taken up, or refused: they may have to wait for their line first."""
         self._units: Units[Spec] | None = None
         self._refused: tuple[Refusal, ...] = ()
-        self._services: dict[ServiceKind, _PortService] = {}
-        self._handles: dict[ServiceKind, Handle] = {}
-        self._stopping = False
         self._tree = trio.CancelScope()
         self._no_answer: NoAnswer | None = None
         self._log = PortLogger(logging.getLogger(__name__), bus.name)
@@ -148,36 +102,6 @@ class Manager:
     def units(self) -> dict[str, str]:
         """The specs that run, and the state of each, for the status."""
         return {str(spec): unit.state for spec, unit in self._running}
-
-    @property
-    def sessions(self) -> tuple[tuple[ServiceKind, Session], ...]:
-        """The sessions of this port's clients, but for those of remote-port links, with their kind of service."""
-        return tuple(
-            (kind, session)
-            for kind, handle in self._handles.items()
-            if kind is not ServiceKind.REMOTE_PORT
-            for session in handle.sessions
-        )
-
-    @property
-    def serial_cgi(self) -> SerialCgi | None:
-        """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
-        return cast("SerialCgi | None", self._services.get(ServiceKind.SERIAL_CGI))
-
-    @property
-    def web_socket(self) -> Service | None:
-        """The service of WebSockets; None while the port manager is being restarted."""
-        return cast("Service | None", self._services.get(ServiceKind.WEB_SOCKET))
-
-    @property
-    def remote_service(self) -> RemotePortService | None:
-        """The remote port server; None while RemotePortServer.Enabled is no."""
-        return cast("RemotePortService | None", self._services.get(ServiceKind.REMOTE_PORT))
-
-    @property
-    def clients_refused(self) -> int:
-        """The clients that the services running now have refused, but for the remote port server's."""
-        return sum(service.refused for service in self._services.values() if isinstance(service, Service))
 
     async def settled(self, version: int, changed: Sequence[str] = ()) -> None:
         """Wait until the port does what version ``version`` of the settings says, or is known not to.
@@ -277,7 +201,7 @@ class Manager:
     async def _run_tree(self, stop: trio.Event) -> None:
         async with trio.open_nursery() as running:
             self._units = Units(running, self._run, order, self._log)
-            async with trio.open_nursery() as self._clients:
+            async with trio.open_nursery() as self.services.clients:
                 with trio.CancelScope() as following:
                     running.start_soon(_cancel_at, stop, following)
                     async with trio.open_nursery() as beside:
@@ -296,7 +220,7 @@ class Manager:
 
     async def _follow(self, published: Published, units: Units[Spec]) -> None:
         settings = published.settings
-        self._update_policies(settings)
+        self.services.update_policies(settings.port_managers[self.index])
         wanted = plan(settings, self.index, self._numbers, self._host.config.tcp.bind) | {Serve(ServiceKind.WEB_SOCKET)}
         await units.apply(wanted)
         if not any(isinstance(spec, Device) for spec in wanted):
@@ -320,13 +244,9 @@ class Manager:
 
     async def _send_away(self, units: Units[Spec]) -> None:
         """Close the listeners, read no more from clients, and let each take what waits for it."""
-        self._stopping = True
+        self.services.stopping = True
         await units.apply(frozenset(spec for spec, _ in units if isinstance(spec, Device | Serve)))
-        for _, session in self.sessions:
-            session.pumping.cancel()
-        if self.remote_service is not None:
-            self._clients.start_soon(self.remote_service.retire)
-        self._clients.cancel_scope.deadline = trio.current_time() + _FLUSH
+        self.services.send_away()
 
     # -- the units
 
@@ -345,24 +265,25 @@ class Manager:
             case Device():
                 await self._run_device(spec, unit)
             case Serve(kind):
-                await self._run_service(kind, unit)
+                await self.services.run(kind, unit, self._newest)
             case Listen():
                 # Services start before their listeners. One that waits for a restart is not there.
-                if spec.kind not in self._services:
+                if spec.kind not in self.services:
                     raise UpgradeWaits(f"{spec.kind.value}: {UPGRADE_WAITS}")
-                service = cast("Service | RemotePortService", self._services[spec.kind])
                 with unit.scope:
-                    await listen_tcp(spec.address, spec.port, service.welcome, unit)
+                    await listen_tcp(spec.address, spec.port, self.services.listened(spec.kind).welcome, unit)
             case PtzSocket(packets):
                 socket_kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
                 path = self._host.config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
                 with unit.scope:
-                    await listen_unix(path, socket_kind, self._host.drivers.mode, self._welcome_driver, unit)
+                    await listen_unix(path, socket_kind, self._host.drivers.mode, self.services.welcome_driver, unit)
             case Announce():
                 await self._run_announce(spec, unit)
             case Dial():
+                service = self.services.generic_tcp
+                assert service is not None, "plan() dials only where the service runs"
                 with unit.scope:
-                    await dial(spec, self._client_service(ServiceKind.GENERIC_TCP), unit, lambda: self._stopping)
+                    await dial(spec, service, unit, lambda: self.services.stopping)
 
     def _make_device(self, spec: Device) -> PortDevice:
         host = self._host
@@ -377,51 +298,6 @@ class Manager:
             await device.run(unit)
         finally:
             del self.devices[spec.type]
-
-    async def _run_service(self, kind: ServiceKind, unit: Unit) -> None:
-        handle = self._grant(_RIGHTS[kind], kind.value)
-        service = self._services[kind] = self._make_service(kind, handle)
-        self._handles[kind] = handle
-        self._update_policies(self._published.value.settings)
-        unit.began()
-        unit.up()
-        try:
-            with unit.scope:
-                await service.run()
-        finally:
-            del self._services[kind], self._handles[kind]
-            why = f"PortManager.{self.bus.name}.{kind.value}.Enabled is no"
-            service.revoke("the gateway stops" if self._stopping else why)
-
-    def _make_service(self, kind: ServiceKind, handle: Handle) -> _PortService:
-        host = self._host
-        match kind:
-            case ServiceKind.SERIAL_CGI:
-                return SerialCgi(handle)
-            case ServiceKind.REMOTE_PORT:
-                # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
-                from gateway.remote_port.server import RemotePortService
-
-                return RemotePortService(
-                    self.index,
-                    host.node,
-                    host.config.chassis,
-                    handle,
-                    self._clients,
-                    host.guesses,
-                    host.connections,
-                    keyless=host.config.remote_port.keyless,
-                )
-            case _:
-                share = host.config.tcp.max_clients
-                write = _RIGHTS[kind] & ~Right.READ
-                return Service(self.bus.name, handle, write, self._clients, host.connections, share)
-
-    def _client_service(self, kind: ServiceKind) -> Service:
-        return cast("Service", self._services[kind])
-
-    def _welcome_driver(self, sock: socket.socket, _: object) -> None:
-        self._host.drivers.welcome(self._client_service(ServiceKind.PTZ), sock)
 
     async def _run_announce(self, spec: Announce, unit: Unit) -> None:
         """Announce the remote port server to the neighbours, once it listens."""
@@ -438,19 +314,11 @@ class Manager:
             chassis = host.config.chassis
             await announce(host.bonjour, self.bus.state, self.index, chassis, spec.keyed, spec.port)
 
-    # -- the settings
+    # -- what it is made of
 
-    def _update_policies(self, settings: Settings) -> None:
-        """Hand on to the services what they take up in place: allowed addresses, idle limits, the key."""
-        manager = settings.port_managers[self.index]
-        if ServiceKind.GENERIC_TCP in self._services:
-            tcp = manager.generic_tcp_server
-            self._client_service(ServiceKind.GENERIC_TCP).update_policy(tcp.allowed_ip_addresses, tcp.timeout)
-        if self.remote_service is not None:
-            server = manager.remote_port_server
-            # Of a line that another CPU owns, that one says whether PTZ commands may be written.
-            ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
-            self.remote_service.update_policy(server.allowed_ip_addresses, server.authentication_key, ptz)
+    def _newest(self) -> PortManager:
+        """Return the newest settings of this port."""
+        return self._published.value.settings.port_managers[self.index]
 
     @property
     def _running(self) -> Iterator[tuple[Spec, Unit]]:

@@ -88,10 +88,10 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "bytes_dropped": manager.bus.dropped,
         "path": [node.hex() for node in manager.bus.state.value.path],
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},
-        **_remote_service(manager.remote_service),
+        **_remote_service(manager.services.remote_port),
         "services": manager.units,
-        "clients_turned_away": manager.clients_refused,
-        "clients": [_client(kind, session) for kind, session in manager.sessions],
+        "clients_turned_away": manager.services.clients_refused,
+        "clients": [_client(kind, session) for kind, session in manager.services.sessions],
     }
 
 

@@ -209,6 +209,7 @@ async def test_where_the_device_has_modem_lines_they_are_shown_and_set_and_a_bre
 async def test_a_viewer_reads_the_line_and_is_offered_nothing_else(tmp_path: Path) -> None:
     def look(page: Page) -> None:
         shows(page, "#reads-only", "you can read the line, not write to it")
+        shows(page, "#state", "up")
         in_trio(gateway.lines[0].say, b"seen")
         shows(page, ".received .text", "seen")
         for offered in ("#send", "#break", "#settings", "#clients"):

@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 class Port(Protocol):
-    """The ways into one port that HTTP callers have. A port manager is one, and sets them as they come and go."""
+    """The ways into one port that HTTP callers have. ``gateway.services.Services`` are such."""
 
     @property
     def serial_cgi(self) -> SerialCgi | None:

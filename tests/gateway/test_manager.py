@@ -14,12 +14,13 @@ from gateway import manager as module
 from gateway.clients.connections import Connections
 from gateway.clients.drivers import Drivers
 from gateway.host.config import Config
-from gateway.manager import Host, Manager
+from gateway.manager import Manager
 from gateway.port.bus import Bus
 from gateway.port.device import Refusal
 from gateway.port.plan import ServiceKind
 from gateway.port.rights import Right
 from gateway.port.router import Router
+from gateway.services import Host
 from gateway.state.store import Published
 from gateway.tasks.watch import Cell
 from protocol.link.guesses import GuessLimit
@@ -121,11 +122,11 @@ async def test_a_service_runs_while_it_is_enabled(tmp_path: Path) -> None:
                 "PTZ stream socket",
                 "PTZ packet socket",
             }
-            assert port.manager.serial_cgi is not None
+            assert port.manager.services.serial_cgi is not None
             assert set(port.manager.units.values()) == {"up"}
             await port.set(SerialCGI__Enabled="no", PTZServer__Enabled="no")
             assert set(port.manager.units) == {"service WebSocket"}
-            assert port.manager.serial_cgi is None
+            assert port.manager.services.serial_cgi is None
             assert not os.listdir(tmp_path)
 
 
@@ -136,9 +137,9 @@ async def test_a_client_of_a_service_that_is_disabled_is_told_which_parameter_di
             settings = {"GenericTCPServer__Enabled": "yes", "GenericTCPServer__Listener__Enabled": "yes"}
             assert await port.set(**settings, GenericTCPServer__Listener__Port=str(tcp)) == ()
             async with await trio.open_tcp_stream("127.0.0.1", tcp):
-                while not port.manager.sessions:
+                while not port.manager.services.sessions:
                     await trio.lowlevel.checkpoint()
-                ((kind, session),) = port.manager.sessions
+                ((kind, session),) = port.manager.services.sessions
                 assert kind is ServiceKind.GENERIC_TCP
                 await port.set(GenericTCPServer__Enabled="no")
                 assert session.ended == "PortManager.P0.GenericTCPServer.Enabled is no"
@@ -156,7 +157,7 @@ async def test_a_refused_address_is_counted_as_long_as_its_service_runs(tmp_path
             )
             async with await trio.open_tcp_stream("127.0.0.1", tcp) as client:
                 assert await client.receive_some() == b""
-            assert port.manager.clients_refused == 1
+            assert port.manager.services.clients_refused == 1
 
 
 async def test_a_listener_that_cannot_be_is_the_doing_of_its_own_parameters_alone(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ async def test_the_stop_ends_clients_after_they_took_what_waited(tmp_path: Path)
             settings = {"GenericTCPServer__Enabled": "yes", "GenericTCPServer__Listener__Enabled": "yes"}
             await port.set(**settings, GenericTCPServer__Listener__Port=str(tcp))
             async with await trio.open_tcp_stream("127.0.0.1", tcp) as client:
-                while not port.manager.sessions:
+                while not port.manager.services.sessions:
                     await trio.lowlevel.checkpoint()
                 port.manager.bus.deliver(b"the last words")
                 port.stop.set()
@@ -321,8 +322,8 @@ async def test_each_line_of_the_log_of_a_unit_names_its_port(tmp_path: Path, cap
 async def test_no_right_of_a_service_goes_beyond_its_kind(tmp_path: Path) -> None:
     with trio.fail_after(5):
         async with running_port(tmp_path) as port:
-            assert port.manager.web_socket is not None
-            assert port.manager.web_socket.handle.rights == Right.READ | Right.TCP
+            assert port.manager.services.web_socket is not None
+            assert port.manager.services.web_socket.handle.rights == Right.READ | Right.TCP
 
 
 async def test_events_that_were_counted_and_not_logged_are_told_without_another_event(

@@ -81,7 +81,7 @@ async def test_a_client_is_shown_with_its_counters(tmp_path: Path) -> None:
             async with await trio.open_tcp_stream("127.0.0.1", tcp) as client:
                 own = client.socket.getsockname()
                 await client.send_all(b"nobody is there to hear this")
-                while not any(session.counters.received for _, session in port.manager.sessions):
+                while not any(session.counters.received for _, session in port.manager.services.sessions):
                     await trio.lowlevel.checkpoint()
                 port.manager.bus.deliver(b"heard")
                 assert await client.receive_some() == b"heard"
@@ -119,7 +119,7 @@ async def test_two_cpus_with_one_node_id_are_shown_with_both_addresses(tmp_path:
     with trio.fail_after(5):
         async with running_port(tmp_path) as port:
             await port.set(RemotePortServer__Enabled="yes")
-            service = port.manager.remote_service
+            service = port.manager.services.remote_port
             assert service is not None
             what = "node 63636363 R0 is at 127.0.0.2 and at 127.0.0.1"
             service._duplicates[b"c" * 16, 0] = (trio.current_time() + 300, what)

@@ -1,0 +1,191 @@
+"""The services of one port: each kind runs while its parameter says so, with a handle on the port's bus.
+
+A service's clients are tasks of a nursery outside the units (``clients``), so that a listener or a device may come and
+go under them. What a service takes up in place, it is told by ``update_policies``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, cast, final
+
+import trio
+
+from gateway.clients.serial_cgi import SerialCgi
+from gateway.clients.service import Service
+from gateway.port.plan import ServiceKind
+from gateway.port.rights import Right
+from protocol.parameters.hardware import PortType
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from gateway.clients.connections import Connections
+    from gateway.clients.drivers import Drivers
+    from gateway.discovery.bonjour import Bonjour
+    from gateway.host.config import Config
+    from gateway.port.router import Handle, Session
+    from gateway.remote_port.server import RemotePortService
+    from gateway.tasks.reconcile import Unit
+    from protocol.link.guesses import GuessLimit
+    from protocol.link.identity import NodeKey
+    from protocol.parameters.settings import PortManager
+
+__all__ = ["Host", "Services"]
+
+_RIGHTS: Final = {
+    ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
+    ServiceKind.PTZ: Right.READ | Right.PTZ,
+    ServiceKind.SERIAL_CGI: Right.READ | Right.CGI,
+    ServiceKind.WEB_SOCKET: Right.READ | Right.TCP,
+    ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
+}
+"""The rights of each kind of service; its clients get no more."""
+
+_FLUSH: Final = 1.6
+"""Seconds that clients have to take what waits for them when the gateway stops."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The parts of this host that all port managers share; ``node`` is its key pair."""
+
+    config: Config
+    node: NodeKey
+    drivers: Drivers
+    guesses: GuessLimit
+    bonjour: Bonjour
+    connections: Connections
+
+
+class _PortService(Protocol):
+    """A service of any kind, as it is run here."""
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+
+    def revoke(self, why: str) -> None:
+        """End all that its clients do."""
+
+
+@final
+class Services:
+    """The services of port manager ``index``; ``grant`` makes the handle of each on the port's bus."""
+
+    def __init__(self, index: int, host: Host, grant: Callable[[Right, str], Handle]) -> None:
+        self._index = index
+        self._host = host
+        self._grant = grant
+        self._services: dict[ServiceKind, _PortService] = {}
+        self._handles: dict[ServiceKind, Handle] = {}
+        self.clients: trio.Nursery
+        """All clients of the services that run; the port manager opens it anew whenever it starts its tree."""
+        self.stopping = False
+        """The gateway stops: no new clients, and nothing more is read from those that are there."""
+
+    def __contains__(self, kind: ServiceKind) -> bool:
+        return kind in self._services
+
+    @property
+    def sessions(self) -> tuple[tuple[ServiceKind, Session], ...]:
+        """The sessions of this port's clients, but for those of remote-port links, with their kind of service."""
+        return tuple(
+            (kind, session)
+            for kind, handle in self._handles.items()
+            if kind is not ServiceKind.REMOTE_PORT
+            for session in handle.sessions
+        )
+
+    @property
+    def generic_tcp(self) -> Service | None:
+        """The service of TCP clients, those that we dial too; None while GenericTCPServer and -Client are off."""
+        return cast("Service | None", self._services.get(ServiceKind.GENERIC_TCP))
+
+    @property
+    def serial_cgi(self) -> SerialCgi | None:
+        """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
+        return cast("SerialCgi | None", self._services.get(ServiceKind.SERIAL_CGI))
+
+    @property
+    def web_socket(self) -> Service | None:
+        """The service of WebSockets; None while the port manager is being restarted."""
+        return cast("Service | None", self._services.get(ServiceKind.WEB_SOCKET))
+
+    @property
+    def remote_port(self) -> RemotePortService | None:
+        """The remote port server; None while RemotePortServer.Enabled is no."""
+        return cast("RemotePortService | None", self._services.get(ServiceKind.REMOTE_PORT))
+
+    @property
+    def clients_refused(self) -> int:
+        """The clients that the services running now have refused, but for the remote port server's."""
+        return sum(service.refused for service in self._services.values() if isinstance(service, Service))
+
+    def listened(self, kind: ServiceKind) -> Service | RemotePortService:
+        """Return the service that listeners of this kind bring clients to. Raises KeyError where it does not run."""
+        return cast("Service | RemotePortService", self._services[kind])
+
+    def welcome_driver(self, sock: socket.socket, _: object) -> None:
+        """Take a PTZ driver that a PTZ socket accepted."""
+        self._host.drivers.welcome(cast("Service", self._services[ServiceKind.PTZ]), sock)
+
+    async def run(self, kind: ServiceKind, unit: Unit, settings: Callable[[], PortManager]) -> None:
+        """Run the service of one kind in ``unit`` until cancelled; ``settings`` are the newest of this port."""
+        handle = self._grant(_RIGHTS[kind], kind.value)
+        service = self._services[kind] = self._made(kind, handle)
+        self._handles[kind] = handle
+        self.update_policies(settings())
+        unit.began()
+        unit.up()
+        try:
+            with unit.scope:
+                await service.run()
+        finally:
+            del self._services[kind], self._handles[kind]
+            why = f"PortManager.P{self._index}.{kind.value}.Enabled is no"
+            service.revoke("the gateway stops" if self.stopping else why)
+
+    def _made(self, kind: ServiceKind, handle: Handle) -> _PortService:
+        host = self._host
+        match kind:
+            case ServiceKind.SERIAL_CGI:
+                return SerialCgi(handle)
+            case ServiceKind.REMOTE_PORT:
+                # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
+                from gateway.remote_port.server import RemotePortService
+
+                return RemotePortService(
+                    self._index,
+                    host.node,
+                    host.config.chassis,
+                    handle,
+                    self.clients,
+                    host.guesses,
+                    host.connections,
+                    keyless=host.config.remote_port.keyless,
+                )
+            case _:
+                share = host.config.tcp.max_clients
+                write = _RIGHTS[kind] & ~Right.READ
+                return Service(f"P{self._index}", handle, write, self.clients, host.connections, share)
+
+    def update_policies(self, manager: PortManager) -> None:
+        """Hand on what the services take up in place: allowed addresses, idle limits, the key."""
+        if self.generic_tcp is not None:
+            tcp = manager.generic_tcp_server
+            self.generic_tcp.update_policy(tcp.allowed_ip_addresses, tcp.timeout)
+        if self.remote_port is not None:
+            server = manager.remote_port_server
+            # Of a line that another CPU owns, that one says whether PTZ commands may be written.
+            ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
+            self.remote_port.update_policy(server.allowed_ip_addresses, server.authentication_key, ptz)
+
+    def send_away(self) -> None:
+        """Read no more from clients, and let each take what waits for it: the gateway stops."""
+        for _, session in self.sessions:
+            session.pumping.cancel()
+        if self.remote_port is not None:
+            self.clients.start_soon(self.remote_port.retire)
+        self.clients.cancel_scope.deadline = trio.current_time() + _FLUSH
