@@ -18,7 +18,6 @@ import trio
 
 from gateway.clients.listeners import listen_unix
 from gateway.composition import compose
-from gateway.health import keep_watch
 from gateway.host.reload import Reload
 from gateway.state import atomic_file
 from gateway.status import in_words
@@ -87,7 +86,7 @@ async def run(
                 front.start_soon(contain, "control socket", functools.partial(_listen_control, config, http, front))
                 words = functools.partial(in_words, config.node_name, parts.managers, listeners)
                 # In the outermost nursery, so that the watchdog is fed while the ports drain.
-                root.start_soon(keep_watch, parts.managers, notifier, words, stop)
+                root.start_soon(parts.health.keep_watch, notifier, words, stop)
                 for manager in parts.managers:
                     ports.start_soon(manager.run, stop)
                 front.start_soon(_announce, parts.managers, listeners, notifier, task_status)

@@ -16,6 +16,7 @@ from gateway.clients.connections import Connections
 from gateway.clients.drivers import Drivers
 from gateway.clients.peer import Members
 from gateway.discovery.bonjour import Bonjour
+from gateway.health import Health
 from gateway.manager import Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
@@ -49,6 +50,7 @@ class Composition:
     changes: Changes
     connections: Connections
     identity: NodeIdentity
+    health: Health
 
 
 def compose(config: Config) -> Composition:
@@ -63,7 +65,16 @@ def compose(config: Config) -> Composition:
     connections = Connections(len(config.managers))
     host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections)
     managers = _managers(host, store)
-    return Composition(catalogue, store, bonjour, managers, Changes(catalogue, store, managers), connections, identity)
+    return Composition(
+        catalogue,
+        store,
+        bonjour,
+        managers,
+        Changes(catalogue, store, managers),
+        connections,
+        identity,
+        Health(managers),
+    )
 
 
 def _managers(host: Host, store: Store) -> tuple[Manager, ...]:

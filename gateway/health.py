@@ -11,7 +11,7 @@ finds every heartbeat old, and none of its managers at fault.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from gateway.host.sdnotify import Notifier
     from gateway.manager import Manager
+    from protocol.parameters.settings import Settings
 
-__all__ = ["keep_watch"]
+__all__ = ["Health"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,39 +34,71 @@ _LOST: Final = 11
 """Looks without a heartbeat after which a restart did not help either."""
 
 
-async def keep_watch(
-    managers: Sequence[Manager], notifier: Notifier, words: Callable[[], str], stop: trio.Event
-) -> None:
-    """Look at the managers each second until cancelled; ``words`` is the state of the gateway in one line.
+@final
+class Health:
+    """How the port ``managers`` are, as the looks of ``keep_watch`` found them."""
 
-    The watchdog is fed while at least one manager answers, and none is beyond restarting: only a new process ends
-    what ignores its cancellation. From ``stop`` on, nobody is judged any more.
-    """
-    beats = [manager.beats for manager in managers]
-    missed = [0] * len(managers)
-    said = ""
-    fed = float("-inf")
-    while True:
-        for index, manager in enumerate(managers):
-            # Any other number of beats is a sign of life: what a look asks is whether there was one since the last.
-            missed[index] = 0 if manager.beats != beats[index] else missed[index] + 1
-            beats[index] = manager.beats
-            # By equality, so once for each silence: a second cancellation of one tree would do nothing that the first
-            # did not.
-            if missed[index] == _HANGING and not stop.is_set():
-                manager.restart("it did not answer for 5 s")
-            elif missed[index] == _LOST and not stop.is_set():
-                logger.critical("port manager %s cannot be ended; the watchdog is not fed any more", manager.bus.name)
-        # One port that hangs is mended by its restart, and the process's would take down the others. So the watchdog is
-        # starved only where all hang, or where a manager does not even end.
-        answering = not managers or min(missed) < _HANGING
-        alive = stop.is_set() or (answering and max(missed, default=0) < _LOST)
-        now = trio.current_time()
-        # Half of the watchdog's time, as systemd advises; less a look, for the next one would come after that half.
-        if alive and notifier.watchdog_seconds is not None and now - fed >= notifier.watchdog_seconds / 2 - _LOOK:
-            notifier.watchdog()
-            fed = now
-        if not stop.is_set() and (text := words()) != said:
-            notifier.status(text)
-            said = text
-        await trio.sleep(_LOOK)
+    def __init__(self, managers: Sequence[Manager]) -> None:
+        self._managers = managers
+        self._missed = [0] * len(managers)
+        """The looks in a row that found no heartbeat, for each manager."""
+
+    def answers(self, index: int) -> bool:
+        """Return whether a manager answers: the last look that found a heartbeat is not long ago."""
+        return self._missed[index] < _HANGING
+
+    @property
+    def any_answers(self) -> bool:
+        """Return whether a manager answers, or there is none that could."""
+        return not self._missed or min(self._missed) < _HANGING
+
+    def word(self, settings: Settings, index: int | None = None) -> str:
+        """Describe the gateway in one word, or one port of it.
+
+        The gateway is ``ok``, ``degraded`` while an enabled port is down, or ``down`` while no manager answers. A port
+        is ``ok``, ``disabled`` or ``down``.
+        """
+        if index is not None:
+            manager = self._managers[index]
+            if not settings.port_managers[index].port_enabled:
+                return "disabled"
+            return "ok" if manager.bus.down is None and self.answers(index) else "down"
+        if not self.any_answers:
+            return "down"
+        return "degraded" if any(self.word(settings, n) == "down" for n in range(len(self._managers))) else "ok"
+
+    async def keep_watch(self, notifier: Notifier, words: Callable[[], str], stop: trio.Event) -> None:
+        """Look at the managers each second until cancelled; ``words`` is the state of the gateway in one line.
+
+        The watchdog is fed while at least one manager answers, and none is beyond restarting: only a new process ends
+        what ignores its cancellation. From ``stop`` on, nobody is judged any more.
+        """
+        beats = [manager.beats for manager in self._managers]
+        missed = self._missed
+        said = ""
+        fed = float("-inf")
+        while True:
+            for index, manager in enumerate(self._managers):
+                # Any other number of beats is a sign of life: what a look asks is whether there was one since the last.
+                missed[index] = 0 if manager.beats != beats[index] else missed[index] + 1
+                beats[index] = manager.beats
+                # By equality, so once for each silence: a second cancellation of one tree would do nothing that the
+                # first did not.
+                if missed[index] == _HANGING and not stop.is_set():
+                    manager.restart("it did not answer for 5 s")
+                elif missed[index] == _LOST and not stop.is_set():
+                    logger.critical(
+                        "port manager %s cannot be ended; the watchdog is not fed any more", manager.bus.name
+                    )
+            # One port that hangs is mended by its restart, and the process's would take down the others. So the
+            # watchdog is starved only where all hang, or where a manager does not even end.
+            alive = stop.is_set() or (self.any_answers and max(missed, default=0) < _LOST)
+            now = trio.current_time()
+            # Half of the watchdog's time, as systemd advises; less a look, for the next one would come after that half.
+            if alive and notifier.watchdog_seconds is not None and now - fed >= notifier.watchdog_seconds / 2 - _LOOK:
+                notifier.watchdog()
+                fed = now
+            if not stop.is_set() and (text := words()) != said:
+                notifier.status(text)
+                said = text
+            await trio.sleep(_LOOK)

@@ -66,6 +66,7 @@ class HttpService:
                 reloads.value.status,
                 parts.connections,
             ),
+            health=lambda index: parts.health.word(published.value.settings, index),
         )
         self._users = users = Users(self._config.state_dir, self._config.node_name)
         self._access = AccessControl(users, published, self._config.http.digest)

@@ -86,6 +86,8 @@ class Backend:
     ports: Sequence[Port]
     status: Callable[[], dict[str, Any]]
     """Return what ``/daisyport/status`` shows, as JSON can hold it."""
+    health: Callable[[int | None], str]
+    """Describe the gateway, or one of its ports by its index, in one word: ``down`` where it does not work."""
 
     @property
     def settings(self) -> Settings:
@@ -118,7 +120,7 @@ class Routes:
 
     async def respond(self, request: Request) -> Response | Handover:
         """Answer a request, whatever it holds."""
-        route = ROUTES.get(_ANY_PORT.sub("P#", request.path))
+        route = ROUTES.get(_ANY_PORT.sub(r"\1P#", request.path))
         if route is None:
             return explain(404, f"no such endpoint; endpoints: {', '.join(sorted(ROUTES))}")
         if route.methods and request.method not in route.methods:
@@ -335,6 +337,20 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
     return Handover(take)
 
 
+async def _health(routes: Routes, request: Request, _: Caller) -> Response:
+    """Answer a monitor, which has no login, in one word; the status code is what most of them look at.
+
+    It costs no more than any refusal, and tells a stranger nothing else: no name, no version, no reason.
+    """
+    backend = routes.backend
+    ports = {f"P{index}": index for index in range(len(backend.settings.port_managers))}
+    name = request.path.removeprefix("/daisyport/health").removeprefix("/")
+    if name and name not in ports:
+        return explain(404, "no such port")
+    word = backend.health(ports[name] if name else None)
+    return Response(503 if word == "down" else 200, word.encode() + b"\n")
+
+
 async def _page(_: Routes, request: Request, __: Caller) -> Response:
     return page(request.path)
 
@@ -348,12 +364,14 @@ async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
     return Response(200, answer, "application/json")
 
 
-_ANY_PORT = re.compile("(?<=^/daisyport/ports/)[^/]+$")
+_ANY_PORT = re.compile("^(/daisyport/(?:health|ports)/)[^/]+$")
 
 ROUTES = {
     **{path: Route(role, _param, methods=("GET", "HEAD", "POST")) for path, role in PARAM_PATHS.items()},
     "/axis-cgi/com/serial.cgi": Route(Role.VIEWER, _serial),
     "/axis-cgi/apidiscovery.cgi": Route(Role.OPEN, _discovery, methods=()),  # its JSON answers other methods
+    "/daisyport/health": Route(Role.OPEN, _health, methods=("GET", "HEAD")),
+    "/daisyport/health/P#": Route(Role.OPEN, _health, methods=("GET", "HEAD")),
     "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET", "HEAD")),
     "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET", "HEAD")),
     "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),

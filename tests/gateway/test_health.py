@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from gateway.health import keep_watch
-from gateway.port.bus import Bus
+from gateway.health import Health
+from gateway.port.bus import Bus, PortStatus
+from protocol.parameters.catalogue import Catalogue
+from protocol.parameters.hardware import Hardware, ManagerHardware
+from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
     from gateway.host.sdnotify import Notifier
     from gateway.manager import Manager
+
+CATALOGUE = Catalogue(Hardware(serial=(), managers=(ManagerHardware(remote_port=0), ManagerHardware(remote_port=1))))
 
 
 @dataclass
@@ -62,15 +67,23 @@ class Watch:
     told: Told
     stop: trio.Event
     words: str = "all well"
+    health: Health = field(default_factory=lambda: Health([]))
+
+    def word(self, port: int | None = None, closed: int | None = None) -> str:
+        """The health of all or one of two ports, of which one may be closed by its parameter."""
+        settings = CATALOGUE.restored("").settings
+        if closed is not None:
+            wanted = [(f"PortManager.P{closed}.PortEnabled", "no")]
+            settings = CATALOGUE.updated(settings, wanted, Role.ADMIN).settings
+        return self.health.word(settings, port)
 
 
 @asynccontextmanager
 async def watched(*ports: Port, told: Told | None = None) -> AsyncIterator[Watch]:
     watch = Watch(told or Told(), trio.Event())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            keep_watch, cast("list[Manager]", ports), cast("Notifier", watch.told), lambda: watch.words, watch.stop
-        )
+        watch.health = Health(cast("list[Manager]", ports))
+        nursery.start_soon(watch.health.keep_watch, cast("Notifier", watch.told), lambda: watch.words, watch.stop)
         yield watch
         nursery.cancel_scope.cancel()
 
@@ -164,3 +177,31 @@ async def test_the_status_follows_at_most_once_a_second_and_only_when_it_changes
     assert watch.told.said[-1][1] == "change 9"
     assert len(times) <= 7
     assert min(after - before for before, after in itertools.pairwise(times)) >= 1
+
+
+async def test_one_word_is_ok_degraded_or_down_as_the_enabled_ports_are(autojump_clock: MockClock) -> None:
+    ports = Port("P0"), Port("P1", obeys=False)
+    async with watched(*ports) as watch:
+        await trio.sleep(0.5)
+        assert (watch.word(), watch.word(0), watch.word(1)) == ("degraded", "down", "down")  # not opened yet
+        for port in ports:
+            port.bus.state.set(PortStatus(None))
+        assert (watch.word(), watch.word(0), watch.word(1)) == ("ok", "ok", "ok")
+        ports[1].bus.state.set(PortStatus("it is unplugged"))
+        assert (watch.word(), watch.word(0), watch.word(1)) == ("degraded", "ok", "down")
+        assert (watch.word(closed=1), watch.word(1, closed=1)) == ("ok", "disabled")
+        ports[1].bus.state.set(PortStatus(None))
+        ports[1].alive = False
+        await trio.sleep(7)
+        assert (watch.word(), watch.word(0), watch.word(1)) == ("degraded", "ok", "down")
+        ports[0].alive = ports[0]._obeys = False
+        await trio.sleep(7)
+        assert (watch.word(), watch.word(0), watch.word(1)) == ("down", "down", "down")
+        ports[0].alive = True
+        await trio.sleep(1)
+        assert watch.word() == "degraded"
+
+
+async def test_a_gateway_without_ports_is_ok(autojump_clock: MockClock) -> None:
+    async with watched() as watch:
+        assert watch.word() == "ok"

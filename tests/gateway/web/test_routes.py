@@ -58,6 +58,7 @@ STATUS = "/daisyport/status"
 PORTS = "/daisyport/ports"
 TOLD = {"name": "P0", "type": "Serial", "serial_port": 1, "remote_port": None, "state": "up", "reason": ""}
 STATUS_SHOWN = {"node": "cpu1", "ports": [TOLD | {"clients": [{"holder": "somebody"}]}]}
+HEALTH = "/daisyport/health"
 DISCOVERY = "/axis-cgi/apidiscovery.cgi"
 CATALOGUE = Catalogue(
     Hardware(
@@ -93,6 +94,8 @@ class FakeGateway:
     updates: list[tuple[Sequence[tuple[str, str]], Role]] = field(default_factory=list)
     rolled_back: tuple[ParameterError, ...] = ()
     disk: str = "works"
+    words: dict[int | None, str] = field(default_factory=lambda: {None: "ok", 0: "ok", 1: "down"})
+    """The health of the gateway, and of its ports."""
 
     @property
     def settings(self) -> Settings:
@@ -122,7 +125,7 @@ class FakeGateway:
 
     def backend(self) -> Backend:
         ports = [FakePort(self, index) for index in range(len(self.settings.port_managers))]
-        return Backend(CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN)
+        return Backend(CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN, self.words.__getitem__)
 
 
 @dataclass
@@ -208,6 +211,8 @@ async def test_a_wrong_method_is_told_the_right_ones(routes: Routes, path: str, 
         (PORTS, Role.VIEWER),
         *((path, Role.VIEWER) for path in PAGES),
         (DISCOVERY, Role.OPEN),
+        (HEALTH, Role.OPEN),
+        (f"{HEALTH}/P0", Role.OPEN),
     ],
 )
 async def test_each_path_requires_its_role(routes: Routes, path: str, least: Role) -> None:
@@ -225,6 +230,8 @@ async def test_each_path_requires_its_role(routes: Routes, path: str, least: Rol
         f"{PARAM}?action=nonsense",
         STATUS,
         PORTS,
+        HEALTH,
+        f"{HEALTH}/P1",
         *PAGES,
     ],
 )
@@ -289,6 +296,33 @@ async def test_a_body_that_is_no_form_is_told_which_is_read(routes: Routes, fake
     assert not fake.lines[0].asked
     answer = await ask(routes, f"{PARAM}?action=list&group=Brand.Brand", **posted)
     assert answer.body == b"Brand.Brand=Daisyport\n"
+
+
+# --- health ---
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [("ok", 200), ("degraded", 200), ("disabled", 200), ("down", 503)], ids=str
+)
+@pytest.mark.parametrize("port", [None, 0])
+async def test_a_monitor_without_a_login_is_told_one_word_and_nothing_else(
+    routes: Routes, fake: FakeGateway, port: int | None, word: str, status: int
+) -> None:
+    fake.words[port] = word
+    answer = await ask(routes, HEALTH if port is None else f"{HEALTH}/P{port}", "")
+    assert answer == Response(status, f"{word}\n".encode())
+
+
+async def test_a_monitor_of_a_port_that_is_not_there_is_told_no_other_ports(routes: Routes) -> None:
+    for name in ("P2", "p0", "0", "P", "P-1", "P00"):
+        answer = await ask(routes, f"{HEALTH}/{name}", "")
+        assert (answer.status, answer.body) == (404, b"404 Not Found\nno such port\n")
+
+
+async def test_a_gateway_without_users_still_tells_its_health(tmp_path: Path, fake: FakeGateway) -> None:
+    routes = Routes(fake.backend(), AccessControl(Users(tmp_path), fake.published), Site("cam"))
+    assert (await ask(routes, HEALTH, "")).status == 200
+    assert (await ask(routes, f"{HEALTH}/P1", "")).status == 503
 
 
 # --- param.cgi ---
