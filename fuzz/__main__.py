@@ -36,6 +36,9 @@ TARGETS: Mapping[str, str] = {
     "header": "tests.protocol.link.test_header:test_whole_and_byte_by_byte_are_cut_alike",
     "hostile": ("tests.protocol.session.test_hostile:test_a_peer_that_lies_meets_events_and_protocol_errors_alone"),
     "http": "tests.gateway.web.test_routes:test_whatever_is_thrown_at_the_server_it_answers_or_closes",
+    "modbus": (
+        "tests.protocol.sharing.test_request_splitter:test_any_bytes_in_any_cuts_are_requests_in_order_and_rubbish"
+    ),
     "parameter_file": (
         "tests.protocol.parameters.test_catalogue:test_any_file_gives_a_whole_state_and_errors_of_one_line"
     ),

@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol.http": "protocol.parameters",
         "protocol.link": "",
         "protocol.session": "protocol.link",
+        "protocol.sharing": "",
         "gateway.tasks": "",
         "gateway.host": "gateway gateway.tasks protocol.parameters protocol.http protocol.link",
         "gateway.state": "gateway.tasks protocol.parameters protocol.http protocol.link",

@@ -1,0 +1,112 @@
+"""The end of a message on a byte stream, where a port says what it is: last bytes, or a gap.
+
+A message that a TCP connection brings in three reads is one to the line, and two that one read brings are two. Without
+a rule a message is what one read returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, final
+
+from protocol.sharing.piece import Piece
+
+__all__ = ["MAX_GAP", "MAX_JOINED", "MAX_MESSAGE_END", "MessageJoiner", "MessageRule"]
+
+MAX_JOINED: Final = 512
+"""The most bytes of a message that is joined; a longer one is a transfer."""
+
+MAX_GAP: Final = 0.1
+"""The most seconds from the first piece of a message to its end; what is there by then goes as a transfer."""
+
+MAX_MESSAGE_END: Final = 16
+"""The most bytes that end a message."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MessageRule:
+    """The end of a message: its last bytes ``end`` (1 to MAX_MESSAGE_END), a ``gap`` behind it, or the first of both.
+
+    ``gap`` is in seconds, 0.001 to MAX_GAP; None for the one that the port does not use. Raises ValueError for
+    anything else.
+    """
+
+    end: bytes | None = None
+    gap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.end is None and self.gap is None:
+            raise ValueError("a message ends by its last bytes, or by a gap")
+        if self.end is not None and not 0 < len(self.end) <= MAX_MESSAGE_END:
+            raise ValueError(f"a message ends with 1 to {MAX_MESSAGE_END} bytes")
+        if self.gap is not None and not 0.001 <= self.gap <= MAX_GAP:
+            raise ValueError(f"the gap behind a message is 0.001 to {MAX_GAP:g} s")
+
+
+@final
+class MessageJoiner:
+    """Joins what one client sends to messages: ``feed`` what was read, ``expire`` at ``deadline``.
+
+    Both return the pieces that go to the line now, in order; nothing is lost, changed or kept for longer than MAX_GAP.
+    """
+
+    def __init__(self, rule: MessageRule) -> None:
+        self._rule = rule
+        self._waiting = b""
+        self._first = self._last = 0.0
+        """When the first and the last byte of what waits were read."""
+
+    @property
+    def waiting(self) -> int:
+        """The number of bytes that wait for the end of their message."""
+        return len(self._waiting)
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``expire`` is due; None while nothing waits."""
+        if not self._waiting:
+            return None
+        latest = self._first + MAX_GAP
+        return latest if self._rule.gap is None else min(latest, self._last + self._rule.gap)
+
+    def feed(self, data: bytes, now: float) -> list[Piece]:
+        """Take what was read at ``now``."""
+        pieces = self.expire(now)
+        while data:
+            if not self._waiting:
+                self._first = now
+            before = len(self._waiting)
+            self._waiting += data
+            self._last = now
+            end = self._end(before)
+            if end is None:
+                if len(self._waiting) > MAX_JOINED:
+                    pieces.append(self._go(len(self._waiting), whole=False))
+                break
+            data = self._waiting[end:]
+            pieces.append(self._go(end, whole=end <= MAX_JOINED))
+        return pieces
+
+    def expire(self, now: float) -> list[Piece]:
+        """Let go what has waited for long enough by ``now``; whole only where the gap behind it ended it."""
+        if self.deadline is None or now < self.deadline:
+            return []
+        whole = self._rule.gap is not None and now >= self._last + self._rule.gap
+        return [self._go(len(self._waiting), whole=whole)]
+
+    def finish(self) -> list[Piece]:
+        """Let go what waits, whose client has left or ended its sending."""
+        return [self._go(len(self._waiting), whole=False)] if self._waiting else []
+
+    def _end(self, before: int) -> int | None:
+        """Return where the first message that waits ends; its end may have begun in what was there ``before``."""
+        end = self._rule.end
+        if end is None:
+            return None
+        at = self._waiting.find(end, max(0, before - len(end) + 1))
+        return at + len(end) if at >= 0 else None
+
+    def _go(self, count: int, *, whole: bool) -> Piece:
+        data, self._waiting = self._waiting[:count], b""
+        return Piece(data, self._first, whole)

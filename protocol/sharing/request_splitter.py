@@ -1,0 +1,142 @@
+"""The requests in the byte stream of one master, where the line's turns are those of Modbus RTU or VISCA.
+
+A TCP read may bring half a request, or three. Where the turn begins and ends depends on the request, so the stream is
+cut where its client is connected, and one request is one message from there on, at every hop.
+
+What must hold
+    Every byte that comes is either in one request, in order, or counted in ``rubbish``. At most MAX_FRAME bytes wait,
+    and none for longer than PATIENCE behind the last that came.
+
+    What a stream costs is bounded too: behind MAX_RUN bytes of rubbish in a row each read is judged at its first byte
+    alone, until that begins a request, or nothing came for PATIENCE. Whoever sends that speaks another protocol.
+
+Way of thinking
+    What waits is judged at its first byte. It is a whole request, or the beginning of one, or none; if none, that
+    byte alone is dropped, for the next may begin one. A beginning whose rest does not come within PATIENCE is none
+    either: a master that was cut off in mid-request sends it anew, and the new one stands behind the half.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from protocol.sharing import modbus_rtu, visca
+from protocol.sharing.piece import Piece
+
+if TYPE_CHECKING:
+    from protocol.sharing.turn_rule import TurnRule
+
+__all__ = ["MAX_RUN", "PATIENCE", "RequestSplitter"]
+
+MAX_RUN: Final = modbus_rtu.MAX_FRAME
+"""The bytes of rubbish in a row among which each is looked at."""
+
+PATIENCE: Final = 0.25
+"""Seconds for which the rest of a request may stay away: longer than TCP takes to send a lost segment again."""
+
+
+@final
+class RequestSplitter:
+    """Cuts what one client sends to requests: ``feed`` what was read, ``expire`` at ``deadline``.
+
+    Under a rule that does not say what a request looks like, each read is one.
+    """
+
+    def __init__(self, rule: TurnRule) -> None:
+        self._kind = rule.reply
+        self._waiting = b""
+        self._first = self._last = 0.0
+        """When the first and the last byte of what waits were read, at the latest and the earliest."""
+        self.rubbish = 0
+        """Bytes that were in no request, and went nowhere."""
+        self._run = 0
+        """The last of them, in a row."""
+
+    @property
+    def waiting(self) -> int:
+        """The number of bytes that wait for the rest of their request."""
+        return len(self._waiting)
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``expire`` is due; None while nothing waits."""
+        return self._last + PATIENCE if self._waiting else None
+
+    def feed(self, data: bytes, now: float) -> list[Piece]:
+        """Take what was read at ``now``; return the requests that are whole by then."""
+        if not data:
+            return []
+        if self._kind not in ("modbus-rtu", "visca"):
+            return [Piece(data, now)]
+        requests = self.expire(now)
+        if not self._waiting:
+            self._first = now
+        if now >= self._last + PATIENCE:
+            self._run = 0
+        self._waiting += data
+        self._last = now
+        return requests + self._requests(len(data), silent=False)
+
+    def expire(self, now: float) -> list[Piece]:
+        """Give up the rest that a request has waited for too long by ``now``; return those that stood behind it."""
+        if self.deadline is None or now < self.deadline:
+            return []
+        return self._requests(0, silent=True)
+
+    def finish(self) -> list[Piece]:
+        """Give up what waits, since its client has left or ended its sending; return the requests in it."""
+        return self._requests(0, silent=True)
+
+    def _requests(self, new: int, *, silent: bool) -> list[Piece]:
+        """Take the requests out of what waits, of which the last ``new`` bytes came just now."""
+        found: list[Piece] = []
+        at = 0
+        while at < len(self._waiting):
+            head = self._waiting[at : at + modbus_rtu.MAX_FRAME]
+            length = _modbus(head, silent) if self._kind == "modbus-rtu" else _visca(head, silent)
+            if length is None:
+                break
+            if length:
+                first = self._last if at >= len(self._waiting) - new else self._first
+                found.append(Piece(head[:length], first))
+                self._run = 0
+                at += length
+            else:
+                dropped = 1 if self._run < MAX_RUN else len(self._waiting) - at
+                self.rubbish += dropped
+                self._run += dropped
+                at += dropped
+        if at >= len(self._waiting) - new:
+            self._first = self._last
+        self._waiting = self._waiting[at:]
+        return found
+
+
+def _modbus(head: bytes, silent: bool) -> int | None:
+    """Return the length of the request at the start of ``head``: 0 where there is none, None while that is open.
+
+    ``silent`` says that nothing more will come. A function code of somebody's own is believed at once where all that
+    is there has the right CRC, and else when the stream falls silent.
+    """
+    length = modbus_rtu.request_length(head)
+    if length is None:
+        return 0 if silent else None
+    if length > 0:
+        if length > len(head):
+            return 0 if silent else None
+        return length if modbus_rtu.has_crc(head[:length]) else 0
+    if length < 0:
+        return 0
+    if modbus_rtu.has_crc(head):
+        return len(head)
+    return modbus_rtu.shortest_frame(head) if silent or len(head) >= modbus_rtu.MAX_FRAME else None
+
+
+def _visca(head: bytes, silent: bool) -> int | None:
+    """Return the same of VISCA, whose packets end with FF."""
+    if not visca.is_header(head[0]):
+        return 0
+    end = head.find(visca.END, 0, visca.MAX_PACKET) + 1
+    if end:
+        return end if visca.is_packet(head[:end]) else 0
+    return 0 if silent or len(head) >= visca.MAX_PACKET else None
