@@ -20,6 +20,7 @@ from gateway.status import status
 from gateway.tasks.contain import contain
 from gateway.tasks.reconcile import Unit
 from gateway.web.auth import AccessControl
+from gateway.web.bearer import Bearer
 from gateway.web.control_socket import ControlSocket
 from gateway.web.csrf import Site
 from gateway.web.places import Places
@@ -69,7 +70,8 @@ class HttpService:
             health=lambda index: parts.health.word(published.value.settings, index),
         )
         self._users = users = Users(self._config.state_dir, self._config.node_name)
-        self._access = AccessControl(users, published, self._config.http.digest)
+        self._bearer = Bearer(self._config.http.metrics_token)
+        self._access = AccessControl(users, published, self._config.http.digest, bearer=self._bearer)
         self._tls = self._make_tls()
         most = parts.connections.requests
         self._server = HttpServer(
@@ -94,6 +96,7 @@ class HttpService:
         Return the units of the listeners.
         """
         self._tls.load()
+        self._bearer.load()
         if not self._users.everyone:
             logger.warning("no user exists, so nobody can log in: daisyport user add NAME --role admin")
         clients.start_soon(contain, "configuration", self._follow)
@@ -132,4 +135,6 @@ class HttpService:
                 self._server.respond = self._routes(reload.config).respond
                 self._server.trusted_proxies = http.trusted_proxies
                 self._tls.path, self._tls.key = http.tls_certificate, http.tls_key
+                self._bearer.path = http.metrics_token
                 await trio.to_thread.run_sync(self._tls.load)
+                await trio.to_thread.run_sync(self._bearer.load)

@@ -121,7 +121,12 @@ class Services:
     @property
     def clients_refused(self) -> int:
         """The clients that the services running now have refused, but for the remote port server's."""
-        return sum(service.refused for service in self._services.values() if isinstance(service, Service))
+        return sum(self.refused.values())
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """The same by the kind of service, each since it runs."""
+        return {kind.value: service.refused for kind, service in self._services.items() if isinstance(service, Service)}
 
     def listened(self, kind: ServiceKind) -> Service | RemotePortService:
         """Return the service that listeners of this kind bring clients to. Raises KeyError where it does not run."""

@@ -90,7 +90,9 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},
         **_remote_service(manager.services.remote_port),
         "services": manager.units,
+        "clients_cut": manager.bus.state.value.cuts,
         "clients_turned_away": manager.services.clients_refused,
+        "clients_turned_away_by_service": manager.services.refused,
         "clients": [_client(kind, session) for kind, session in manager.services.sessions],
     }
 
@@ -111,8 +113,12 @@ def _remote_service(service: RemotePortService | None) -> dict[str, object]:
 
 
 def _link(session: RemoteSession) -> dict[str, object]:
+    node, index = session.session.key
     return {
         "holder": session.handle.holder,
+        "node": node.hex(),
+        "name": session.name,
+        "remote_port": f"R{index}",
         "linked": session.link is not None,
         "round_trip_ms": session.session.round_trip,
         "bytes_in": session.received,

@@ -52,7 +52,7 @@ def _check(arguments: argparse.Namespace) -> int:
     _describe_ports(config)
     found = _Findings(warnings=list(advice([line.device for line in config.serial])))
     running = _runs(config)
-    for look in (_directories, _certificate, _users, _parameters, _devices):
+    for look in (_directories, _certificate, _metrics_token, _users, _parameters, _devices):
         look(config, found)
     _addresses(config, found, running=running)
     for warning in found.warnings:
@@ -112,6 +112,17 @@ def _certificate(config: Config, found: _Findings) -> None:
     else:
         if certificate.out_of_date:
             found.warnings.append(f"http.tls_certificate: {path}: {certificate.out_of_date}")
+
+
+def _metrics_token(config: Config, found: _Findings) -> None:
+    if config.http.metrics_token is None:
+        return
+    from gateway.web.bearer import TokenError, read_token
+
+    try:
+        read_token(config.http.metrics_token)
+    except TokenError as exc:
+        found.errors.append(f"http.metrics_token: {exc}")
 
 
 def _users(config: Config, found: _Findings) -> None:

@@ -50,6 +50,8 @@ class HttpConfig:
     """The public origins of reverse proxies, as browsers see them: ``https://serial.example``."""
     trusted_proxies: AddressList = field(default_factory=AddressList)
     """Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; without items, none."""
+    metrics_token: Path | None = None
+    """The file of the token that opens /metrics; None where only a login does."""
 
 
 @final

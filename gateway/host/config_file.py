@@ -136,6 +136,7 @@ def _http(table: Table) -> HttpConfig:
         tls_key=table.take("tls_key", _path, None),
         origins=table.take("origins", listed(_origin), ()),
         trusted_proxies=table.take("trusted_proxies", _address_list, HttpConfig().trusted_proxies),
+        metrics_token=table.take("metrics_token", _path, None),
     )
     if "tls_key" in table and "tls_certificate" not in table:
         table.add_error("tls_key", "requires tls_certificate; name the certificate's file too")

@@ -23,7 +23,14 @@ __all__ = ["AT_ONCE", "Reload", "changed_keys", "reload"]
 logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = frozenset(
-    {"http.browser_guard", "http.origins", "http.trusted_proxies", "http.tls_certificate", "http.tls_key"}
+    {
+        "http.browser_guard",
+        "http.origins",
+        "http.trusted_proxies",
+        "http.tls_certificate",
+        "http.tls_key",
+        "http.metrics_token",
+    }
 )
 """The keys that a running gateway takes up; every other waits for the next start. docs/operating.md lists them all."""
 

@@ -166,10 +166,12 @@ class RemotePortClient:
         shown: dict[str, object] = {
             "linked": self.linked,
             "server_node": self.peer.node.hex(),
+            "server_name": self.peer.name,
             "server_port": f"P{self.peer.index}",
             "server_chassis": self.peer.chassis,
             "round_trip_ms": self.round_trip,
             "links_lost": self.links_lost,
+            "bytes_lost": {reason.name.lower(): self.losses.get(reason, 0) for reason in Reason},
         }
         if self.keyless:
             shown["warning"] = "the AuthenticationKey is empty: anybody may be at the other end"

@@ -382,7 +382,7 @@ class RemotePortService:
             )
             session.permit(self._granted)
             self._tasks.start_soon(self._run_session, session)
-        session.address = address
+        session.address, session.name = address, client.name
         return session
 
     async def _run_session(self, session: RemoteSession) -> None:

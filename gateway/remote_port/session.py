@@ -289,6 +289,8 @@ class RemoteSession:
         self.handle = handle
         self.address = ""
         """The IP address of its last connection."""
+        self.name = ""
+        """The name that the client gave itself there."""
         self.scope = trio.CancelScope()
         """All of its tasks; cancelled when the session is over."""
         self.link: Link | None = None

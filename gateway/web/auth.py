@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.state.store import Published
     from gateway.state.users import User, Users
     from gateway.tasks.watch import Cell
+    from gateway.web.bearer import Bearer
     from protocol.http.digest import Scheme
 
 __all__ = ["AccessControl", "Caller", "DeniedError"]
@@ -82,10 +83,12 @@ class AccessControl:
         published: Cell[Published],
         algorithms: Sequence[Algorithm] = (Algorithm.MD5,),
         limit: LoginLimit | None = None,
+        bearer: Bearer | None = None,
     ) -> None:
         self._users = users
         self._published = published
         self._limit = limit or LoginLimit()
+        self._bearer = bearer
         self.events = EventLog(audit)
         """Wrong logins and lock-outs; whoever serves HTTP runs it."""
         self._seen: set[tuple[str, str]] = set()
@@ -108,6 +111,19 @@ class AccessControl:
         caller = Caller(user.name, user.role, user)
         self.require_role(request, caller, role)
         return caller
+
+    def by_token(self, request: Request) -> Caller | None:
+        """Return the caller of a request with the scraper's token; None where it carries no token at all.
+
+        Raises DeniedError. This is for what the token opens, and for nothing else: ``authorize`` does not know it.
+        """
+        scheme, _, token = (request.header(b"authorization") or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or self._bearer is None:
+            return None
+        if (why := self._bearer.refusal(request, token.strip())) is not None:
+            self.events.log(logging.WARNING, "wrong tokens", "%s: a token for %s refused", request.peer, request.path)
+            raise self._denied(request, None, why)
+        return Caller("the scraper", Role.VIEWER)
 
     def revoked(self, caller: Caller) -> str | None:
         """Return why an earlier login of a caller is worth nothing any more; None while it still is.

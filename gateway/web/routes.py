@@ -107,6 +107,8 @@ class Route:
     handler: Handler
     methods: tuple[str, ...] = ("GET", "POST")
     """With HEAD where GET is safe: its answer is GET's, without the body (RFC 9110, 9.3.2)."""
+    by_token: bool = False
+    """The scraper's token opens it too."""
 
 
 @final
@@ -126,7 +128,9 @@ class Routes:
         if route.methods and request.method not in route.methods:
             return _not_allowed(request.path, route.methods)
         try:
-            caller = self.access.authorize(request, route.role)
+            caller = (self.access.by_token(request) if route.by_token else None) or self.access.authorize(
+                request, route.role
+            )
             answer = await route.handler(self, request, caller)
             return replace(answer, proven=True) if caller.name and isinstance(answer, Response) else answer
         except DeniedError as denied:
@@ -285,6 +289,13 @@ def _status_for(routes: Routes, caller: Caller) -> dict[str, Any]:
     return status | {"ports": [port for index, port in enumerate(status["ports"]) if caller.may_use(index)]}
 
 
+async def _metrics(routes: Routes, _: Request, caller: Caller) -> Response:
+    # Loaded at the first scrape.
+    from gateway.web.openmetrics import CONTENT_TYPE, open_metrics
+
+    return Response(200, open_metrics(_status_for(routes, caller)), CONTENT_TYPE)
+
+
 async def _ports(routes: Routes, _: Request, caller: Caller) -> Response:
     """Answer what a viewer may know of the ports, and who the caller is."""
     status = _status_for(routes, caller)
@@ -375,5 +386,6 @@ ROUTES = {
     "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET", "HEAD")),
     "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET", "HEAD")),
     "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),
+    "/metrics": Route(Role.VIEWER, _metrics, methods=("GET", "HEAD"), by_token=True),
     **dict.fromkeys(PAGES, Route(Role.VIEWER, _page, methods=("GET", "HEAD"))),
 }

@@ -47,6 +47,10 @@ def test_a_machine_that_was_never_started_is_ok_with_a_warning_and_nothing_is_ma
     ("text", "error"),
     [
         ('[http]\ntls_certificate = "/etc/passwd"', "http.tls_certificate: /etc/passwd: no PEM certificate in it"),
+        (
+            '[http]\nmetrics_token = "/etc/passwd"',
+            "http.metrics_token: /etc/passwd can be read by others than its owner",
+        ),
         ('[[serial]]\ndevice = "/etc/passwd"', "Ser1: /etc/passwd is no serial device"),
     ],
 )

@@ -32,9 +32,11 @@ from gateway.state.users import Users
 from gateway.tasks.reconcile import Unit
 from gateway.tasks.watch import Cell
 from gateway.web.auth import AccessControl
+from gateway.web.bearer import Bearer
 from gateway.web.csrf import Site
 from gateway.web.http import serve
 from gateway.web.message import Request, Response
+from gateway.web.openmetrics import CONTENT_TYPE
 from gateway.web.pages import PAGES
 from gateway.web.routes import ROUTES, Backend, Routes
 from gateway.web.server import HttpServer
@@ -44,6 +46,8 @@ from protocol.http.serial_cgi import CgiError, SerialRequest
 from protocol.parameters.catalogue import Catalogue, Ports, Update
 from protocol.parameters.hardware import Hardware, ManagerHardware, PortMode, SerialHardware
 from protocol.parameters.roles import Role
+from tests.gateway.web.test_openmetrics import SERIAL as SERIAL_COUNTED
+from tests.gateway.web.test_openmetrics import STATUS as STATUS_COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -57,8 +61,10 @@ PARAM = "/axis-cgi/param.cgi"
 STATUS = "/daisyport/status"
 PORTS = "/daisyport/ports"
 TOLD = {"name": "P0", "type": "Serial", "serial_port": 1, "remote_port": None, "state": "up", "reason": ""}
-STATUS_SHOWN = {"node": "cpu1", "ports": [TOLD | {"clients": [{"holder": "somebody"}]}]}
+CLIENT = {"holder": "somebody", "service": "PTZ", "queue": 0}
+STATUS_SHOWN = STATUS_COUNTED | {"ports": [SERIAL_COUNTED | TOLD | {"clients": [CLIENT]}]}
 HEALTH = "/daisyport/health"
+METRICS = "/metrics"
 DISCOVERY = "/axis-cgi/apidiscovery.cgi"
 CATALOGUE = Catalogue(
     Hardware(
@@ -211,6 +217,7 @@ async def test_a_wrong_method_is_told_the_right_ones(routes: Routes, path: str, 
         (PORTS, Role.VIEWER),
         *((path, Role.VIEWER) for path in PAGES),
         (DISCOVERY, Role.OPEN),
+        (METRICS, Role.VIEWER),
         (HEALTH, Role.OPEN),
         (f"{HEALTH}/P0", Role.OPEN),
     ],
@@ -230,6 +237,7 @@ async def test_each_path_requires_its_role(routes: Routes, path: str, least: Rol
         f"{PARAM}?action=nonsense",
         STATUS,
         PORTS,
+        METRICS,
         HEALTH,
         f"{HEALTH}/P1",
         *PAGES,
@@ -296,6 +304,70 @@ async def test_a_body_that_is_no_form_is_told_which_is_read(routes: Routes, fake
     assert not fake.lines[0].asked
     answer = await ask(routes, f"{PARAM}?action=list&group=Brand.Brand", **posted)
     assert answer.body == b"Brand.Brand=Daisyport\n"
+
+
+# --- metrics ---
+
+TOKEN = "0123456789abcdef" * 2
+LOOPBACK = Endpoint("127.0.0.1", 40000)
+
+
+@pytest.fixture
+def scraped(tmp_path: Path, fake: FakeGateway) -> Routes:
+    """Routes that take the scraper's token."""
+    file = tmp_path / "token"
+    file.touch(0o600)
+    file.write_text(TOKEN)
+    bearer = Bearer(file)
+    bearer.load()
+    return Routes(fake.backend(), AccessControl(Users(tmp_path), fake.published, bearer=bearer))
+
+
+async def scrape(routes: Routes, authorization: str, target: str = METRICS, **how: Any) -> Response:
+    answer = await routes.respond(replace(request(target, authorization=authorization), **{"peer": LOOPBACK} | how))
+    assert isinstance(answer, Response)
+    return answer
+
+
+@pytest.mark.parametrize("how", [{}, {"peer": Endpoint("::1", 1)}, {"peer": PEER, "secure": True}], ids=str)
+async def test_the_token_opens_the_metrics_over_tls_and_from_this_host(scraped: Routes, how: dict[str, Any]) -> None:
+    answer = await scrape(scraped, f"Bearer {TOKEN}", **how)
+    assert (answer.status, answer.content_type) == (200, CONTENT_TYPE)
+    assert answer.body.endswith(b"# EOF\n")
+
+
+async def test_the_token_is_not_taken_in_clear_from_elsewhere(scraped: Routes) -> None:
+    for token in (TOKEN, "wrong" * 8):  # which says nothing of whether it is right
+        answer = await scrape(scraped, f"Bearer {token}", peer=PEER)
+        assert answer.status == 401
+        assert answer.body.startswith(b"401 Unauthorized\nA token is taken over TLS, or from this host: use https.\n")
+
+
+@pytest.mark.parametrize("target", sorted(set(ROUTES) - {METRICS}))
+async def test_the_token_opens_nothing_else(scraped: Routes, target: str) -> None:
+    if ROUTES[target].role is not Role.OPEN:
+        assert (await scrape(scraped, f"Bearer {TOKEN}", target)).status in (401, 403)
+
+
+@pytest.mark.parametrize(
+    "authorization", [f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}0", "Bearer", "Bearer ", f"bearer {TOKEN.upper()}"]
+)
+async def test_a_wrong_token_is_refused_and_logged_without_it(
+    scraped: Routes, authorization: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await scrape(scraped, authorization)
+    assert answer.status == 401
+    assert b"The token is not that of [http] metrics_token." in answer.body
+    assert "127.0.0.1:40000: a token for /metrics refused" in caplog.text
+    assert TOKEN[:8] not in caplog.text
+
+
+async def test_without_a_token_in_force_even_an_empty_one_is_refused(tmp_path: Path, fake: FakeGateway) -> None:
+    bearer = Bearer(tmp_path / "none")
+    bearer.load()
+    routes = Routes(fake.backend(), AccessControl(Users(tmp_path), fake.published, bearer=bearer))
+    for authorization in ("Bearer", "Bearer ", f"Bearer {TOKEN}"):
+        assert (await scrape(routes, authorization)).status == 401
 
 
 # --- health ---
