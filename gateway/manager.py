@@ -311,8 +311,9 @@ class Manager:
         ]
         with unit.scope:
             await _first_up(listeners)
+            name = host.node.name if host.config.bonjour.name else ""
             chassis = host.config.chassis
-            await announce(host.bonjour, self.bus.state, self.index, chassis, spec.keyed, spec.port)
+            await announce(host.bonjour, self.bus.state, self.index, chassis, name, spec.keyed, spec.port)
 
     # -- what it is made of
 

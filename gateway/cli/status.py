@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli.command import CommandError, add_config_option, configuration
+from gateway.cli.command import CommandError, add_config_option
+from gateway.cli.control import asked_for_json
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gateway.cli.command import Commands
 
 __all__ = ["add_to"]
 
 _WIDTH = 80
-_TIMEOUT = 5.0
 
 
 def add_to(commands: Commands) -> None:
@@ -30,8 +30,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    config = configuration(arguments.config)
-    status = _asked(config.runtime_dir / "control" / "http.sock")
+    status = asked_for_json(arguments, "/daisyport/status")
     ports = {port["name"]: port for port in status["ports"]}
     if arguments.port is not None and arguments.port not in ports:
         raise CommandError(f"there is no port {arguments.port!a:.20}; the ports are {', '.join(ports)}")
@@ -42,32 +41,6 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_overview(status)))
     return 0
-
-
-def _asked(path: Path) -> dict[str, Any]:
-    """Return the status that the gateway answers at its control socket. Raises CommandError."""
-    import http.client  # only here: it takes longer to load than any other command takes to run
-    import socket
-
-    connection = http.client.HTTPConnection("localhost", timeout=_TIMEOUT)
-    try:
-        # HTTP over a Unix socket: the library takes a socket that is connected already.
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(_TIMEOUT)
-        connection.sock.connect(str(path))
-        connection.request("GET", "/daisyport/status")
-        answer = connection.getresponse()
-        body = answer.read()
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise CommandError(f"no gateway answers at {path}: is it running?") from None
-    except (OSError, http.client.HTTPException) as exc:
-        raise CommandError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from None
-    finally:
-        connection.close()
-    if answer.status != http.client.OK:
-        raise CommandError(body.decode(errors="replace").strip().replace("\n", ": "))
-    found: dict[str, Any] = json.loads(body)
-    return found
 
 
 def _overview(status: dict[str, Any]) -> Iterator[str]:
@@ -89,10 +62,11 @@ def _overview(status: dict[str, Any]) -> Iterator[str]:
 
 
 def _port(port: dict[str, Any]) -> Iterator[str]:
-    yield f"{port['name']}: {port['state']}{'; ' if port['reason'] else ''}{port['reason']}"
+    yield from textwrap.wrap(f"{port['name']}: {port['state']}{'; ' if port['reason'] else ''}{port['reason']}", _WIDTH)
     in_force = port.get("settings_in_force") or {}
     yield f"device    {port.get('device') or port['type']}"[:_WIDTH]
-    yield f"settings  {' '.join(f'{name}={value}' for name, value in in_force.items()) or 'unknown'}"
+    settings = " ".join(f"{name}={value}" for name, value in in_force.items()) or "unknown"
+    yield from textwrap.wrap(settings, _WIDTH, initial_indent="settings  ", subsequent_indent=" " * 10)
     for name, why in port.get("settings_refused", {}).items():
         yield f"refused   {name}: {why}"[:_WIDTH]
     yield f"from line {port['bytes_from_line']:,} bytes, {port['bytes_missed']:,} missed"
@@ -104,9 +78,31 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
     for service, state in port["services"].items():
         yield f"{service:30}{state}"[:_WIDTH]
     yield ""
+    yield from (line[:_WIDTH] for line in _links(port))
     yield f"{'CLIENT':40}{'SERVICE':18}{'TO CLIENT':>11}{'WRITTEN':>11}"
     for client in port["clients"]:
         yield f"{client['holder'][:39]:40}{client['service']:18}{client['bytes_out']:>11,}{client['written']:>11,}"
+
+
+def _links(port: dict[str, Any]) -> Iterator[str]:
+    """Describe the link to the CPU that is nearer to the line, who may be dialled while it is down, and all others."""
+    if (link := port.get("remote_port_client")) is not None:
+        who = f"{link['server_name'] or link['server_node'][:8]} {link['server_port']}"
+        yield f"link to {who}: {_state_of(link)}, {link['links_lost']} lost so far"
+    for each in port.get("remote_port_candidates", ()):
+        who = " ".join(filter(None, (each["name"] or each["node"][:8], each["server_port"])))
+        hops = "" if each["hops"] is None else f", {each['hops']} hops from the line"
+        yield f"candidate {each['address']} port {each['port']}{f' ({who}{hops})' if who else ''}"
+        yield f"      next try in {each['next_try_seconds']:.0f} s; {each['last_answer'] or 'not tried yet'}"
+    for link in port.get("remote_port_server", {}).get("links", ()):
+        yield f"link from {link['name'] or link['node'][:8]} {link['remote_port']}: {_state_of(link)}"
+    if "remote_port_client" in port or "remote_port_candidates" in port or "remote_port_server" in port:
+        yield ""
+
+
+def _state_of(link: dict[str, Any]) -> str:
+    round_trip = "" if link["round_trip_ms"] is None else f", round trip {link['round_trip_ms']} ms"
+    return f"{'up' if link['linked'] else 'down'}{round_trip}"
 
 
 def _duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "BonjourConfig",
     "Config",
     "ControlConfig",
     "HttpConfig",
@@ -101,6 +102,14 @@ class RemoteConfig:
 
 @final
 @dataclass(frozen=True, slots=True)
+class BonjourConfig:
+    """The words that neighbours hear of us: ``name`` tells them the node's name beside its id."""
+
+    name: bool = True
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class SerialConfig:
     """One serial line: its device, what its hardware can do, and the command that switches its bias.
 
@@ -132,6 +141,7 @@ class Config:
     ptz: PtzConfig = field(default_factory=PtzConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     remote_port: RemoteConfig = field(default_factory=RemoteConfig)
+    bonjour: BonjourConfig = field(default_factory=BonjourConfig)
     video_sources: int = 1
     serial: tuple[SerialConfig, ...] = ()
     managers: tuple[ManagerHardware, ...] = ()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, final
 
 from gateway.host.config import (
+    BonjourConfig,
     Config,
     ControlConfig,
     HttpConfig,
@@ -100,6 +101,7 @@ def _config(top: Table, environ: Mapping[str, str]) -> Config:
     http, tcp, ptz = _http(top.table("http")), _tcp(top.table("tcp")), _ptz(top.table("ptz"))
     control = _control(top.table("control"))
     remote_port = _remote_port(top.table("remote_port"))
+    bonjour = _bonjour(top.table("bonjour"))
     video_sources = _video_sources(top.table("video"))
     serial = _serials(top.tables("serial"))
     managers = _managers(top.tables("port_manager"), len(serial))
@@ -114,6 +116,7 @@ def _config(top: Table, environ: Mapping[str, str]) -> Config:
         ptz=ptz,
         control=control,
         remote_port=remote_port,
+        bonjour=bonjour,
         video_sources=video_sources,
         serial=serial,
         managers=managers,
@@ -191,6 +194,12 @@ def _remote_port(table: Table) -> RemoteConfig:
     )
     table.refuse_the_rest()
     return remote_port
+
+
+def _bonjour(table: Table) -> BonjourConfig:
+    bonjour = BonjourConfig(name=table.take("name", truth, default=True))
+    table.refuse_the_rest()
+    return bonjour
 
 
 def _video_sources(table: Table) -> int:

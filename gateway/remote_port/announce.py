@@ -8,6 +8,8 @@ import trio
 
 from protocol.link.advert import Advert
 from protocol.link.handshake import VERSIONS
+from protocol.link.hello import MAX_NAME
+from protocol.link.port_state import encode_text
 
 if TYPE_CHECKING:
     from gateway.discovery.bonjour import Bonjour
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["announce"]
 
 
-async def announce(bonjour: Bonjour, state: Cell[PortStatus], index: int, chassis: str, keyed: bool, port: int) -> None:
-    """Announce port manager ``index``, which listens on TCP ``port``, until cancelled."""
+async def announce(
+    bonjour: Bonjour, state: Cell[PortStatus], index: int, chassis: str, name: str, keyed: bool, port: int
+) -> None:
+    """Announce port manager ``index`` on TCP ``port`` until cancelled; an empty ``name`` is not said."""
     told: tuple[bytes, ...] = ()
+    label = encode_text(name, MAX_NAME)[1:].decode()  # cut as the handshake cuts it
     async with trio.open_nursery() as nursery:
         ended = trio.CancelScope()
         async for now in state.changes():
@@ -29,7 +34,7 @@ async def announce(bonjour: Bonjour, state: Cell[PortStatus], index: int, chassi
             # The new advert begins before the old one ends, so that neighbours see a change and no goodbye.
             before, ended, told = ended, trio.CancelScope(), path
             if path:
-                advert = Advert(path[-1], index, chassis, len(path) - 1, keyed, VERSIONS)
+                advert = Advert(path[-1], index, chassis, len(path) - 1, keyed, VERSIONS, label)
                 await nursery.start(_announce, bonjour, advert, port, ended)
             before.cancel()
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.discovery.bonjour import Bonjour
     from gateway.tasks.watch import Cell
-    from protocol.link.advert import Candidate
+    from protocol.link.advert import Advert, Candidate
     from protocol.parameters.settings import RemotePort
 
 __all__ = ["Candidates", "Memory", "NobodyError", "Target"]
@@ -53,6 +53,10 @@ _BREATH: Final = 2.0
 """So many wrong keys from one address at once, whatever is announced there, then one each so many seconds."""
 _LOYALTY: Final = 30.0
 """Seconds for which nobody but the remembered server is dialled."""
+_MOST_ANSWERS: Final = 64
+"""Servers whose last answers are remembered ..."""
+_MOST_SHOWN: Final = 32
+"""... and that the status shows, of all that anybody may announce."""
 _MOST_TRIED: Final = 1024
 """Servers whose dials are counted."""
 
@@ -105,6 +109,8 @@ class Candidates:
         self._slow: dict[str, float] = {}
         """For each address how many wrong keys came from there, and until when it is not dialled for them."""
         self._last: Target | None = None
+        self._answers: dict[Target, tuple[float, str]] = {}
+        """What became of the last dial of each, and when."""
         self._dials = TokenBucket(_DIALS, _PAUSE, trio.current_time())
         self._charged = False
         """Whether the last dial was taken for a guess of whoever answers."""
@@ -212,6 +218,46 @@ class Candidates:
         self._bonjour.look_again()
         target, _ = self._choose(self._seen.value)
         return target is not None and self._tries(target) == 0
+
+    def note(self, answer: str) -> None:
+        """Note what became of the dial of the last target, for the status."""
+        if self._last is not None:
+            self._answers.pop(self._last, None)
+            self._answers[self._last] = trio.current_time(), answer
+            if len(self._answers) > _MOST_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+
+    def status(self, settings: RemotePort, due: float) -> list[dict[str, object]]:
+        """Return the servers that may be dialled, for the status, in no order; the next dial is ``due`` then."""
+        adverts: dict[Target, Advert | None] = {}
+        if not settings.auto_conf:
+            if settings.host:
+                adverts[Target(settings.host, settings.port)] = None
+        elif self._seen is not None:
+            if self._remembered is not None:
+                adverts[self._remembered] = None
+            for each in self._seen.value:
+                advert = each.advert
+                adverts[Target(each.addresses[0], each.port, (advert.node, advert.index))] = advert
+        return [self._described(target, advert, due) for target, advert in list(adverts.items())[:_MOST_SHOWN]]
+
+    def _described(self, target: Target, advert: Advert | None, due: float) -> dict[str, object]:
+        now = trio.current_time()
+        answered = self._answers.get(target)
+        free = max(due, self._paused.get(target, due), self._slow.get(target.host, due))
+        node, index = target.identity or (None, None)
+        return {
+            "address": target.host,
+            "port": target.port,
+            "node": node.hex() if node is not None else "",
+            "name": advert.name if advert is not None else "",
+            "server_port": f"P{index}" if index is not None else "",
+            "chassis": advert.chassis if advert is not None else "",
+            "hops": advert.hops if advert is not None else None,
+            "last_answer": answered[1] if answered is not None else "",
+            "last_answer_seconds_ago": round(now - answered[0], 1) if answered is not None else None,
+            "next_try_seconds": round(max(0.0, free - now), 1),
+        }
 
     def _choose(self, seen: tuple[Candidate, ...]) -> tuple[Target | None, float]:
         """Return the best of those that are seen or remembered and may be dialled now, None while there is none.

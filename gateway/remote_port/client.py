@@ -86,6 +86,7 @@ class RemotePortClient:
         self._line = RemoteLine(self._session, self._flush, self._limits.age, bus.events)
         self._link: Link | None = None
         self._attempt = trio.CancelScope()
+        self._backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
         self._expiry = trio.Event()
         self._wake_at = math.inf
         self._abandon_at = math.inf
@@ -115,7 +116,7 @@ class RemotePortClient:
             self._give_up(Reason.CLOSED, self._closing)
 
     async def _keep_linked(self, unit: Unit) -> None:
-        backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
+        backoff = self._backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
         while True:
             with trio.CancelScope() as self._attempt, self._candidates.looking(self._settings):
                 live = functools.partial(self._live, unit)
@@ -160,9 +161,12 @@ class RemotePortClient:
         return ()
 
     def status(self) -> dict[str, object]:
-        """See PortDevice: the link to the server, once there was one."""
+        """See PortDevice: the link to the server, once there was one, and while it is down all who may be dialled."""
+        candidates: dict[str, object] = {}
+        if not self.linked:
+            candidates["remote_port_candidates"] = self._candidates.status(self._settings, self._backoff.due)
         if self.peer is None:
-            return {}
+            return candidates
         shown: dict[str, object] = {
             "linked": self.linked,
             "server_node": self.peer.node.hex(),
@@ -175,7 +179,7 @@ class RemotePortClient:
         }
         if self.keyless:
             shown["warning"] = "the AuthenticationKey is empty: anybody may be at the other end"
-        return {"remote_port_client": shown}
+        return {"remote_port_client": shown, **candidates}
 
     @property
     def round_trip(self) -> int | None:
@@ -210,6 +214,13 @@ class RemotePortClient:
 
     async def _be_connected(self, unit: Unit, backoff: Backoff) -> None:
         target = await self._candidates.next(self._settings, resuming=self._session.id != NO_SESSION)
+        try:
+            await self._meet(target, unit, backoff)
+        except _FAILURES as exc:
+            self._candidates.note(str(exc))
+            raise
+
+    async def _meet(self, target: Target, unit: Unit, backoff: Backoff) -> None:
         try:
             sock = await self._connected(target)
         except OSError:

@@ -27,6 +27,8 @@ class Backoff:
         self._first = first
         self._most = most
         self._next = 0.0
+        self.due = 0.0
+        """When ``supervise`` tries again, or tried last, in seconds of trio's clock."""
 
     def reset(self) -> None:
         """Begin anew, for it worked."""
@@ -49,7 +51,8 @@ async def supervise(
     ``run`` is given the backoff, and resets it once it works. Where it returns after that, it starts again at once.
     """
     while True:
-        await trio.sleep(backoff.next())
+        backoff.due = trio.current_time() + backoff.next()
+        await trio.sleep_until(backoff.due)
         try:
             await run(backoff)
         except failures as exc:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TYPE_CHECKING, Final, final
 
+from protocol.link.hello import MAX_NAME
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -37,8 +39,9 @@ class Advert:
 
     ``node`` is the node id (16 bytes), ``index`` that of its port manager (0-255), ``chassis`` the box that it is in
     (at most MAX_CHASSIS bytes of UTF-8), ``hops`` the links between it and the owner of the line (0 is the owner, at
-    most 7), ``keyed`` whether it has a key set, ``versions`` the wire versions that it speaks (1-255, at least one).
-    Raises ValueError for anything else.
+    most 7), ``keyed`` whether it has a key set, ``versions`` the wire versions that it speaks (1-255, at least one),
+    ``name`` a label for people (at most MAX_NAME bytes of UTF-8; empty: it says none). Raises ValueError for anything
+    else.
     """
 
     node: bytes
@@ -47,12 +50,15 @@ class Advert:
     hops: int
     keyed: bool
     versions: tuple[int, ...]
+    name: str = ""
 
     def __post_init__(self) -> None:
         if len(self.node) != _NODE:
             raise ValueError(f"a node id has {_NODE} bytes, not {len(self.node)}")
         if len(self.chassis.encode()) > MAX_CHASSIS:
             raise ValueError(f"a chassis name has at most {MAX_CHASSIS} bytes")
+        if len(self.name.encode()) > MAX_NAME:
+            raise ValueError(f"a name has at most {MAX_NAME} bytes")
         _within("port index", self.index, 0, _MAX_INDEX)
         _within("number of hops", self.hops, 0, _MAX_HOPS)
         if not 1 <= len(self.versions) <= 32:
@@ -70,6 +76,8 @@ class Advert:
             "hops": str(self.hops),
             "key": "yes" if self.keyed else "no",
         }
+        if self.name:
+            values["name"] = self.name
         strings = [f"{key}={value}".encode() for key, value in values.items()]
         return b"".join(bytes([len(string)]) + string for string in strings)
 
@@ -77,6 +85,7 @@ class Advert:
     def decode(cls, text: bytes) -> Advert:
         """Read a TXT record; keys that nobody knows yet are left alone. Raises ValueError, which says what is wrong."""
         values = _values(text)
+        name = values.get("name", "")
         return cls(
             node=bytes.fromhex(_value(values, "node")),
             index=_number("port", _value(values, "port")),
@@ -84,6 +93,8 @@ class Advert:
             hops=_number("hops", _value(values, "hops")),
             keyed=_yes(values, "key"),
             versions=tuple(_number("wire", version) for version in _value(values, "wire").split(",")),
+            # Nothing hangs on it: one that cannot be shown is no reason to leave out the server.
+            name=name if len(name.encode()) <= MAX_NAME and name.isprintable() else "",
         )
 
 

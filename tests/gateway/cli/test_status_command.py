@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING
 
 import trio
 
 from tests.helpers import running_gateway
+from tests.test_chain import chain
 
 if TYPE_CHECKING:
     import subprocess
@@ -67,3 +69,18 @@ async def test_what_cannot_be_shown_is_told_in_one_line(short_path: Path) -> Non
     assert (unknown.returncode, unknown.stderr) == (1, b"daisyport: there is no port 'P9'; the ports are P0\n")
     assert stopped.returncode == 1
     assert stopped.stderr.decode() == f"daisyport: no gateway answers at {socket}: is it running?\n"
+
+
+async def test_a_port_of_another_cpu_is_shown_with_its_links_and_who_may_be_dialled(short_path: Path) -> None:
+    with trio.fail_after(30):
+        async with chain(short_path) as ((owner, far), (cable,)):
+            near, here = [(await asked(each, "P0")).stdout.decode() for each in (owner, far)]
+            cable.unplug()
+            await far.until(lambda port: bool(port.get("remote_port_candidates", [{}])[0].get("last_answer")))
+            cut = (await asked(far, "P0")).stdout.decode()
+    assert re.search(r"^link from cpu1 R0: up(, round trip \d+ ms)?$", near, re.MULTILINE)
+    assert re.search(r"^link to cpu1 P0: up(, round trip \d+ ms)?, 0 lost so far$", here, re.MULTILINE)
+    assert "candidate" not in here
+    assert re.search(r"^link to cpu1 P0: down", cut, re.MULTILINE)
+    assert re.search(rf"^candidate 127.0.0.1 port {cable.port}\n      next try in \d+ s; \S+", cut, re.MULTILINE)
+    assert max(map(len, (near + here + cut).splitlines())) <= 80

@@ -24,6 +24,7 @@ class Voice:
         self.told: list[str] = []
 
     async def announce(self, advert: Advert, port: int) -> None:
+        assert advert.name == "cpu2" * 16
         name = f"{advert.node[0]} hops {advert.hops} key {advert.keyed} port {port}"
         self.told.append(f"+{name}")
         try:
@@ -36,7 +37,7 @@ async def test_a_server_is_announced_only_while_it_has_a_way_to_the_line() -> No
     voice, state = Voice(), Cell(PortStatus("no device"))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(announce, cast("Bonjour", voice), state, 0, "blade-7", True, 2500)
+            nursery.start_soon(announce, cast("Bonjour", voice), state, 0, "blade-7", "cpu2" * 20, True, 2500)
             await trio.testing.wait_all_tasks_blocked()
             assert voice.told == []
             state.set(replace(state.value, path=(OWNER,)))
@@ -55,7 +56,7 @@ async def test_another_path_is_said_before_the_old_word_is_taken_back() -> None:
     voice, state = Voice(), Cell(PortStatus(None, path=(OWNER, MIDDLE)))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(announce, cast("Bonjour", voice), state, 0, "blade-7", False, 2500)
+            nursery.start_soon(announce, cast("Bonjour", voice), state, 0, "blade-7", "cpu2" * 20, False, 2500)
             await trio.testing.wait_all_tasks_blocked()
             state.set(replace(state.value, path=(OWNER,)))
             await trio.testing.wait_all_tasks_blocked()

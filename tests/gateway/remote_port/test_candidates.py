@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -441,3 +442,69 @@ async def test_only_so_many_dials_are_counted(autojump_clock: MockClock) -> None
     found = candidates(neighbourhood)
     await dial_one_by_one(found, neighbourhood, 600, found.no_guess)
     assert len(found._tried) <= 1024
+
+
+# --- the status ---
+
+
+async def test_the_status_says_who_may_be_dialled_how_he_answered_and_when_he_is_tried_next(
+    autojump_clock: MockClock,
+) -> None:
+    neighbourhood = Neighbourhood()
+    named = candidate(1)
+    named = replace(named, advert=replace(named.advert, name="cpu1"))
+    neighbourhood.seen.set((named, candidate(2)))
+    found = candidates(neighbourhood)
+    with found.looking(AUTOMATIC):
+        assert (await found.next(AUTOMATIC, resuming=False)).host == "10.0.0.1"
+        found.note("the key is another one")
+        found.wrong_key()
+        await trio.sleep(20)
+        one, two = found.status(AUTOMATIC, trio.current_time() + 3)
+    assert one == {
+        "address": "10.0.0.1",
+        "port": 2500,
+        "node": "01" * 16,
+        "name": "cpu1",
+        "server_port": "P0",
+        "chassis": "blade-7",
+        "hops": 0,
+        "last_answer": "the key is another one",
+        "last_answer_seconds_ago": 20.0,
+        "next_try_seconds": 40.0,
+    }
+    assert (two["last_answer"], two["last_answer_seconds_ago"], two["next_try_seconds"]) == ("", None, 3.0)
+
+
+async def test_the_status_of_a_host_by_name_knows_no_more_than_its_answer(autojump_clock: MockClock) -> None:
+    found = candidates(Neighbourhood())
+    found.note("nobody was dialled yet")
+    with found.looking(BY_HAND):
+        await found.next(BY_HAND, resuming=False)
+        found.note("no answer")
+        (only,) = found.status(BY_HAND, 0.0)
+    assert (only["address"], only["node"], only["server_port"], only["hops"]) == ("10.0.0.1", "", "", None)
+    assert (only["last_answer"], only["next_try_seconds"]) == ("no answer", 0.0)
+    assert found.status(RemotePort(auto_conf=False), 0.0) == []
+    assert found.status(AUTOMATIC, 0.0) == []
+
+
+async def test_the_status_shows_the_remembered_server_first_and_no_more_than_32(autojump_clock: MockClock) -> None:
+    neighbourhood = Neighbourhood()
+    neighbourhood.seen.set(tuple(candidate(number) for number in range(1, 101)))
+    memory = Kept(b"%s 0 10.9.9.9 2500\n" % (b"63" * 16))
+    found = Candidates(cast("Bonjour", neighbourhood), 0, "blade-7", without_key=False, memory=memory)
+    with found.looking(AUTOMATIC):
+        shown = found.status(AUTOMATIC, 0.0)
+    assert len(shown) == 32
+    assert (shown[0]["address"], shown[0]["name"], shown[0]["hops"]) == ("10.9.9.9", "", None)
+
+
+async def test_only_the_newest_64_answers_are_remembered(autojump_clock: MockClock) -> None:
+    found = candidates(Neighbourhood())
+    for number in range(200):
+        settings = replace(BY_HAND, port=2000 + number)
+        await found.next(settings, resuming=False)
+        found.note("no")
+    assert len(found._answers) == 64
+    assert found._answers.keys() == {Target("10.0.0.1", 2136 + number) for number in range(64)}

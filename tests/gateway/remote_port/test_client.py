@@ -457,3 +457,25 @@ async def test_a_hundred_reconnections_leave_nothing_behind() -> None:
             after = await reconnect(100)
             assert all(late <= early + 6 for early, late in zip(before, after, strict=True)), (before, after)
             assert len(owner.tty.taken) == 106
+
+
+async def test_the_status_shows_who_may_be_dialled_only_while_the_link_is_down() -> None:
+    with trio.fail_after(10):
+        async with chained() as ((owner, far), (cable,)):
+            shown = far.device.status()
+            assert "remote_port_candidates" not in shown
+            assert isinstance(link_shown := shown["remote_port_client"], dict)
+            assert (link_shown["server_node"], link_shown["server_name"]) == (owner.node.hex(), "owner")
+            await unplugged(far, cable)
+            await holds(lambda: _only_candidate(far)["last_answer"])
+            only = _only_candidate(far)
+            assert (only["address"], only["port"]) == ("127.0.0.1", cable.port)
+            assert 0 <= float(str(only["next_try_seconds"])) <= 15
+
+
+def _only_candidate(far: Node) -> dict[str, object]:
+    shown = far.device.status()["remote_port_candidates"]
+    assert isinstance(shown, list)
+    (only,) = shown
+    assert isinstance(only, dict)
+    return only

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.link.advert import MAX_CHASSIS, Advert, Candidate, on_link, order
+from protocol.link.hello import MAX_NAME
 
 OWNER = Advert(bytes(range(16)), 0, "blade-7", 0, keyed=True, versions=(1,))
 RECORD = b"\x06wire=1%node=000102030405060708090a0b0c0d0e0f\x06port=0\x0fchassis=blade-7\x06hops=0\x07key=yes"
@@ -21,6 +22,7 @@ adverts = st.builds(
     hops=st.integers(0, 7),
     keyed=st.booleans(),
     versions=st.lists(st.integers(1, 255), min_size=1, max_size=32).map(tuple),
+    name=st.text(st.characters(codec="utf-8"), max_size=MAX_NAME // 4).filter(str.isprintable),
 )
 
 
@@ -43,7 +45,7 @@ def test_the_record_is_as_the_document_shows_it() -> None:
 
 
 @given(adverts)
-@example(replace(OWNER, chassis="x" * MAX_CHASSIS, versions=tuple(range(224, 256))))
+@example(replace(OWNER, chassis="x" * MAX_CHASSIS, versions=tuple(range(224, 256)), name="x" * MAX_NAME))
 def test_what_is_said_is_what_is_read(advert: Advert) -> None:
     assert Advert.decode(advert.encode()) == advert
     assert len(advert.encode()) <= 600
@@ -57,6 +59,15 @@ def test_order_case_and_unknown_keys_do_not_matter(advert: Advert, random: objec
     said = [*shouted, *others]
     random.shuffle(said)  # type: ignore[attr-defined]  # Hypothesis types it loosely
     assert Advert.decode(record(*said)) == advert
+
+
+def test_a_name_is_told_where_there_is_one_and_one_that_cannot_be_shown_is_left_out() -> None:
+    named = replace(OWNER, name="cpu2")
+    assert named.encode() == RECORD + record(b"name=cpu2")
+    assert Advert.decode(RECORD + record(b"name=" + b"x" * (MAX_NAME + 1))) == OWNER
+    assert Advert.decode(RECORD + record(b"name=\x1b[2Jcpu2")) == OWNER
+    with pytest.raises(ValueError, match="a name has at most 64 bytes"):
+        replace(OWNER, name="\u00e9" * 33)
 
 
 def test_the_first_of_equal_keys_counts() -> None:

@@ -244,7 +244,7 @@ def test_the_document_shows_the_record_that_is_announced() -> None:
     assert shown is not None
     strings = [line.encode() for line in shown[1].splitlines()]
     text = b"".join(bytes([len(string)]) + string for string in strings)
-    assert text == Advert(bytes([0x42]) * 16, 0, "blade-7", 1, True, VERSIONS).encode()
+    assert text == Advert(bytes([0x42]) * 16, 0, "blade-7", 1, True, VERSIONS, "cpu2").encode()
     assert f"`{SERVICE.removesuffix('.local.')}`" in DOCUMENT
 
 
