@@ -67,6 +67,12 @@ class HttpService:
                 reloads.value.status,
                 parts.connections,
             ),
+            kick=lambda holder, ports, why: [
+                kicked
+                for manager in parts.managers
+                if ports is None or manager.index in ports
+                for kicked in manager.services.kick(holder, why)
+            ],
             health=lambda index: parts.health.word(published.value.settings, index),
         )
         self._users = users = Users(self._config.state_dir, self._config.node_name)

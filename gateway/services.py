@@ -70,6 +70,15 @@ class _PortService(Protocol):
         """End all that its clients do."""
 
 
+def _names(holder: str) -> tuple[str, ...]:
+    """Return what a holder may be called: the whole text, its address with the port, and its user.
+
+    As ``anna at 192.0.2.7:40000``, or ``192.0.2.7:40000 (cpu2 64646464, R0)``.
+    """
+    user, _, where = holder.rpartition(" at ")
+    return tuple(filter(None, (holder, user, where.partition(" ")[0] if ":" in where else "")))
+
+
 @final
 class Services:
     """The services of port manager ``index``; ``grant`` makes the handle of each on the port's bus."""
@@ -186,6 +195,20 @@ class Services:
             # Of a line that another CPU owns, that one says whether PTZ commands may be written.
             ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
             self.remote_port.update_policy(server.allowed_ip_addresses, server.authentication_key, ptz)
+
+    def kick(self, who: str, why: str) -> list[str]:
+        """End each client that is ``who``, and each link of a CPU of that name; return their holders."""
+        kicked = []
+        for _, session in self.sessions:
+            if who in _names(session.holder):
+                session.end(why)
+                kicked.append(session.holder)
+        if (server := self.remote_port) is not None:
+            for link in server.sessions:
+                if who == link.name or who in _names(link.handle.holder):
+                    server.kick(link)
+                    kicked.append(link.handle.holder)
+        return kicked
 
     def send_away(self) -> None:
         """Read no more from clients, and let each take what waits for it: the gateway stops."""

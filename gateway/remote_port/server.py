@@ -418,6 +418,10 @@ class RemotePortService:
         if closed:
             self._end(self._register.end(session.session, CloseReason.STOPPING))
 
+    def kick(self, session: RemoteSession) -> None:
+        """End a session; its client may open another."""
+        self._end(self._register.end(session.session, CloseReason.REVOKED))
+
     def _end_all(self, reason: CloseReason) -> None:
         for session in tuple(self._sessions):
             self._end(self._register.end(session, reason))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Identity", "advice", "group_of", "identity", "usb_adapters"]
+__all__ = ["Identity", "advice", "group_of", "identity", "identity_of", "links", "usb_adapters"]
 
 _USB_TTY: Final = re.compile(r"tty(USB|ACM)[0-9]+")
 
@@ -45,10 +45,11 @@ def identity(device: str, sys: Path = Path("/sys")) -> Identity | None:
         number = os.stat(device).st_rdev
     except (OSError, ValueError):
         return None
-    return _identity(sys / f"dev/char/{os.major(number)}:{os.minor(number)}")
+    return identity_of(sys / f"dev/char/{os.major(number)}:{os.minor(number)}")
 
 
-def _identity(tty: Path) -> Identity | None:
+def identity_of(tty: Path) -> Identity | None:
+    """Return the adapter behind a tty's folder in sysfs; None where it is no USB adapter."""
     place = (tty / "device").resolve()
     # The tty's device is its interface (ttyACM), or a port below that (ttyUSB); the adapter is above.
     interface = ""
@@ -77,9 +78,9 @@ def usb_adapters(root: Path = Path("/")) -> tuple[str, ...]:
         names = sorted(name for name in os.listdir(root / "sys/class/tty") if _USB_TTY.fullmatch(name))
     except OSError:
         return ()
-    found = {name: _identity(root / "sys/class/tty" / name) for name in names if (root / "dev" / name).exists()}
+    found = {name: identity_of(root / "sys/class/tty" / name) for name in names if (root / "dev" / name).exists()}
     often = Counter(found.values())
-    by_id, by_path = (dict(_links(root / "dev/serial" / kind)) for kind in ("by-id", "by-path"))
+    by_id, by_path = (dict(links(root / "dev/serial" / kind)) for kind in ("by-id", "by-path"))
     adapters = []
     for name, known in found.items():
         plain = root / "dev" / name
@@ -88,8 +89,8 @@ def usb_adapters(root: Path = Path("/")) -> tuple[str, ...]:
     return tuple(sorted(adapters))
 
 
-def _links(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the tty, ``ttyUSB0``, and the name of each link that leads to one that is there."""
+def links(directory: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the tty, ``ttyUSB0``, and the name of each link in ``directory`` that leads to one that is there."""
     try:
         links = sorted(directory.iterdir())
     except OSError:

@@ -88,6 +88,8 @@ class Backend:
     """Return what ``/daisyport/status`` shows, as JSON can hold it."""
     health: Callable[[int | None], str]
     """Describe the gateway, or one of its ports by its index, in one word: ``down`` where it does not work."""
+    kick: Callable[[str, parameters.Ports, str], list[str]]
+    """End the clients and links that a name stands for, on these ports, for a reason; return their holders."""
 
     @property
     def settings(self) -> Settings:
@@ -362,6 +364,20 @@ async def _health(routes: Routes, request: Request, _: Caller) -> Response:
     return Response(503 if word == "down" else 200, word.encode() + b"\n")
 
 
+async def _kick(routes: Routes, request: Request, caller: Caller) -> Response:
+    routes.refuse_cross_site(request)
+    holders = [value.decode(errors="replace") for name, value in pairs(request.query) if name == "holder" and value]
+    if len(holders) != 1:
+        return explain(400, "name one client: ?holder=192.0.2.7:40000, as the status shows it")
+    who = f"{caller.name} at {request.peer}"
+    kicked = routes.backend.kick(holders[0], caller.ports, f"ended by {who}")
+    for holder in kicked:
+        audit.info("%s ended %s", who, holder)
+    if not kicked:
+        return explain(404, "no client and no link has that name; the status shows all holders")
+    return Response(200, "".join(f"ended: {holder}\n" for holder in kicked).encode())
+
+
 async def _page(_: Routes, request: Request, __: Caller) -> Response:
     return page(request.path)
 
@@ -384,6 +400,7 @@ ROUTES = {
     "/daisyport/health": Route(Role.OPEN, _health, methods=("GET", "HEAD")),
     "/daisyport/health/P#": Route(Role.OPEN, _health, methods=("GET", "HEAD")),
     "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET", "HEAD")),
+    "/daisyport/kick": Route(Role.ADMIN, _kick, methods=("POST",)),
     "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET", "HEAD")),
     "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),
     "/metrics": Route(Role.VIEWER, _metrics, methods=("GET", "HEAD"), by_token=True),

@@ -65,6 +65,7 @@ CLIENT = {"holder": "somebody", "service": "PTZ", "queue": 0}
 STATUS_SHOWN = STATUS_COUNTED | {"ports": [SERIAL_COUNTED | TOLD | {"clients": [CLIENT]}]}
 HEALTH = "/daisyport/health"
 METRICS = "/metrics"
+KICK = "/daisyport/kick"
 DISCOVERY = "/axis-cgi/apidiscovery.cgi"
 CATALOGUE = Catalogue(
     Hardware(
@@ -99,6 +100,7 @@ class FakeGateway:
     lines: dict[int, Line] = field(default_factory=lambda: {0: Line()})
     updates: list[tuple[Sequence[tuple[str, str]], Role]] = field(default_factory=list)
     rolled_back: tuple[ParameterError, ...] = ()
+    kicked: list[tuple[str, Ports, str]] = field(default_factory=list)
     disk: str = "works"
     words: dict[int | None, str] = field(default_factory=lambda: {None: "ok", 0: "ok", 1: "down"})
     """The health of the gateway, and of its ports."""
@@ -129,9 +131,15 @@ class FakeGateway:
         assert not update.refused
         self.settings = update.settings
 
+    def kick(self, holder: str, ports: Ports, why: str) -> list[str]:
+        self.kicked.append((holder, ports, why))
+        return [f"{holder} itself"] if holder == "192.0.2.7:40000" else []
+
     def backend(self) -> Backend:
         ports = [FakePort(self, index) for index in range(len(self.settings.port_managers))]
-        return Backend(CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN, self.words.__getitem__)
+        return Backend(
+            CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN, self.words.__getitem__, self.kick
+        )
 
 
 @dataclass
@@ -306,6 +314,39 @@ async def test_a_body_that_is_no_form_is_told_which_is_read(routes: Routes, fake
     assert answer.body == b"Brand.Brand=Daisyport\n"
 
 
+# --- kick ---
+
+
+async def test_an_admin_ends_a_client_by_its_holder(
+    routes: Routes, fake: FakeGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    answer = await ask(routes, f"{KICK}?holder=192.0.2.7:40000", method="POST")
+    assert (answer.status, answer.body) == (200, b"ended: 192.0.2.7:40000 itself\n")
+    assert fake.kicked == [("192.0.2.7:40000", None, "ended by admin at 192.0.2.7:40000")]
+    assert "admin at 192.0.2.7:40000 ended 192.0.2.7:40000 itself" in caplog.text
+    assert (await ask(routes, f"{KICK}?holder=nobody", method="POST")).status == 404
+
+
+@pytest.mark.parametrize("query", ["", "?holder=", "?holder=a&holder=b", "?who=a"])
+async def test_a_kick_names_one_holder(routes: Routes, fake: FakeGateway, query: str) -> None:
+    assert (await ask(routes, KICK + query, method="POST")).status == 400
+    assert not fake.kicked
+
+
+async def test_only_an_admin_kicks_by_post_and_no_other_site_s_page(routes: Routes, fake: FakeGateway) -> None:
+    target = f"{KICK}?holder=192.0.2.7:40000"
+    assert (await ask(routes, target)).status == 405
+    assert (await ask(routes, target, "operator", method="POST")).status == 401
+    assert (await ask(routes, target, method="POST", sec_fetch_site="cross-site")).status == 403
+    assert not fake.kicked
+
+
+async def test_an_admin_who_is_bound_to_ports_kicks_there_only(bound_routes: Routes, fake: FakeGateway) -> None:
+    await ask(bound_routes, f"{KICK}?holder=192.0.2.7:40000", "admin2", method="POST")
+    assert [ports for _, ports, _ in fake.kicked] == [frozenset({1})]
+
+
 # --- metrics ---
 
 TOKEN = "0123456789abcdef" * 2
@@ -346,7 +387,8 @@ async def test_the_token_is_not_taken_in_clear_from_elsewhere(scraped: Routes) -
 @pytest.mark.parametrize("target", sorted(set(ROUTES) - {METRICS}))
 async def test_the_token_opens_nothing_else(scraped: Routes, target: str) -> None:
     if ROUTES[target].role is not Role.OPEN:
-        assert (await scrape(scraped, f"Bearer {TOKEN}", target)).status in (401, 403)
+        answer = await scrape(scraped, f"Bearer {TOKEN}", target, method=ROUTES[target].methods[0])
+        assert answer.status in (401, 403)
 
 
 @pytest.mark.parametrize(
