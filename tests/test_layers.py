@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol": "",
         "protocol.parameters": "",
         "protocol.http": "protocol.parameters",
-        "protocol.link": "",
+        "protocol.link": "protocol.sharing",
         "protocol.session": "protocol.link",
         "protocol.sharing": "",
         "gateway.tasks": "",

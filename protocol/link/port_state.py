@@ -1,4 +1,4 @@
-"""The state of a port as its links are told: rights, health, line settings and the path to the line.
+"""The state of a port as its links are told: rights, health, line settings, rules of sharing, the path to the line.
 
 The two texts are for people: nothing is decided by them.
 """
@@ -8,7 +8,13 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
+
+from protocol.link.sharing_rules import decode_rules, encode_rules
+
+if TYPE_CHECKING:
+    from protocol.sharing.message_rule import MessageRule
+    from protocol.sharing.turn_rule import TurnRule
 
 __all__ = ["MAX_PATH", "NODE_ID", "PortState", "decode_text", "encode_text"]
 
@@ -56,7 +62,8 @@ class PortState:
 
     ``rights`` has bit ``1 << channel`` for each class that may write; ``rate`` is the line's in bits a
     second; ``up`` tells whether bytes reach a device, else ``why`` in words that they do not; ``line`` the settings
-    in words; ``path`` the node ids from the owner of the line to B, at most MAX_PATH, each once. A port that is up has
+    in words; ``path`` the node ids from the owner of the line to B, at most MAX_PATH, each once; ``turn`` and
+    ``message`` the rules by which the owner has writers share the line, None where it has none. A port that is up has
     a path, and no ``why``; one that is down has a ``why``. That is judged where a peer's word is decoded.
     """
 
@@ -66,6 +73,8 @@ class PortState:
     why: str
     line: str
     path: tuple[bytes, ...]
+    turn: TurnRule | None = None
+    message: MessageRule | None = None
 
     def _check(self) -> None:
         if len(self.path) > MAX_PATH or any(len(node) != NODE_ID for node in self.path):
@@ -82,7 +91,8 @@ class PortState:
     def encode(self) -> bytes:
         """Return the state's bytes, the end of OPENED and the whole of PORT."""
         fixed = _LAYOUT.pack(self.rights, self.up, self.rate)
-        return fixed + encode_text(self.why) + encode_text(self.line) + b"".join(self.path)
+        texts = encode_text(self.why) + encode_text(self.line)
+        return fixed + texts + encode_rules(self.turn, self.message) + b"".join(self.path)
 
     @classmethod
     def decode(cls, data: bytes) -> PortState:
@@ -90,7 +100,8 @@ class PortState:
         rights, up, rate = _LAYOUT.unpack_from(data)
         why, start = decode_text(data, _LAYOUT.size)
         line, start = decode_text(data, start)
+        turn, message, start = decode_rules(data, start)
         path = tuple(data[at : at + NODE_ID] for at in range(start, len(data), NODE_ID))
-        state = cls(rights, bool(up), rate, why, line, path)
+        state = cls(rights, bool(up), rate, why, line, path, turn, message)
         state._check()
         return state

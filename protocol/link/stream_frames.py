@@ -8,22 +8,24 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from typing import ClassVar, Final, Self, final
+from typing import ClassVar, Final, NamedTuple, Self, final
 
 from protocol.link.header import LIMIT, Parts
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 
-__all__ = ["MAX_DATA", "Ack", "Channel", "Credit", "DownData", "Gap", "Lost", "Turn", "UpData"]
+__all__ = ["MAX_DATA", "OTHERS", "Ack", "Asker", "Channel", "Credit", "DownData", "Gap", "Lost", "Turn", "UpData"]
 
-MAX_DATA: Final = 16_384
-"""The most line bytes in one frame down."""
+MAX_DATA: Final = 16_375
+"""The most line bytes in one frame down, which may name their asker beside them."""
 
 _MORE: Final = 1
+_ASKED: Final = 2
 _UP: Final = struct.Struct("!IB")
 _RANGE: Final = struct.Struct("!QB")
 _TURN: Final = struct.Struct("!BB")
+_ASKER: Final = struct.Struct("!BQ")
 
 
 @final
@@ -90,14 +92,27 @@ class UpData:
 
 
 @final
+class Asker(NamedTuple):
+    """The message that bytes of the line answer: that of this link at ``offset`` of ``channel``."""
+
+    channel: Channel
+    offset: int
+
+
+OTHERS: Final = Asker(Channel.LINE, 0)
+"""Whoever asked is not at this link, or has gone: nobody below hears the answer but monitors."""
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class DownData:
-    """Bytes from the line."""
+    """Bytes from the line: for everybody, or for ``asker`` and monitors alone."""
 
     code: ClassVar[int] = 7
     channel: ClassVar[Channel] = Channel.LINE
     offset: int
     data: bytes
+    asker: Asker | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.data) <= MAX_DATA:
@@ -110,15 +125,25 @@ class DownData:
 
     def parts(self) -> Parts:
         """Return the frame's own part of the wire: payload, channel, flags and offset."""
-        return Parts(self.data, offset=self.offset)
+        if self.asker is None:
+            return Parts(self.data, offset=self.offset)
+        return Parts(_ASKER.pack(*self.asker) + self.data, flags=_ASKED, offset=self.offset)
 
     @classmethod
     def decode(cls, parts: Parts) -> DownData | UpData:
         """Read the frame back: the channel tells which. Raises ValueError or struct.error."""
         if parts.channel:
             return UpData.decode(parts)
-        _check_end(parts.offset + len(parts.payload))
-        return cls(parts.offset, parts.payload)
+        if not parts.flags & _ASKED:
+            frame = cls(parts.offset, parts.payload)
+        else:
+            channel, offset = _ASKER.unpack_from(parts.payload)
+            frame = cls(parts.offset, parts.payload[_ASKER.size :], Asker(Channel(channel), offset))
+            _check_end(offset)
+            if not channel and offset:
+                raise ValueError("a message at another link has no offset here")
+        _check_end(frame.end)
+        return frame
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Turn parameters, by which the owner of a half-duplex line knows that the reply to a message is over."""
+"""Turns as the wire tells them: what a message asks for, and how its turn began and ended.
+
+A message without parameters has a turn where the owner of the line has a rule for them (``protocol.sharing``).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,11 @@ class TurnStatus(enum.IntEnum):
     LENGTH = 2
     TIME = 3
     ABORTED = 4
-    """The port went down, or the right to it."""
+    """The port went down, or the right to it, before the reply was whole."""
+    RULE = 5
+    """The owner's rule says that the reply is whole, or that there is none."""
+    SILENCE = 6
+    """The line fell silent in the middle of the reply."""
 
 
 @final

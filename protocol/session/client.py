@@ -27,6 +27,7 @@ from protocol.session.session import CLASSES, NO_SESSION, SEND_ORDER, Resumed, S
 if TYPE_CHECKING:
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
+    from protocol.link.stream_frames import Asker
     from protocol.link.turn_parameters import TurnParameters
 
 __all__ = ["ClientEvent", "ClientSession"]
@@ -65,8 +66,11 @@ class ClientSession:
         self._line = ReceiveStream(Channel.LINE, 0, limits.window)
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
         """The last edge of a turn that was passed on, per class: (offset, phase)."""
-        self._asked = {channel: deque[int](maxlen=limits.ring_frames) for channel in CLASSES}
-        """The offsets of the messages that asked for a turn which has not ended, as far as we know."""
+        self._asked = {channel: deque[int](maxlen=limits.ring_frames + 1) for channel in CLASSES}
+        """The offsets of the messages that may have a turn yet: the last one that had, and all behind it.
+
+        Behind it none has an outcome, so there are no more of them than the ring has frames.
+        """
         self._heartbeat = Heartbeat()
         self._stage = _Stage.DETACHED
         self._closing: CloseReason | None = None
@@ -120,7 +124,7 @@ class ClientSession:
         message, or one over MAX_MESSAGE.
         """
         offset = self._streams[channel].write(data, accepted, turn)
-        if offset is not None and turn is not None:
+        if offset is not None:
             self._asked[channel].append(offset)
         return offset
 
@@ -185,6 +189,7 @@ class ClientSession:
         events: list[ClientEvent] = []
         match frame:
             case DownData():
+                self._check_asker(frame.asker)
                 self._line.take(frame.offset, frame.end)
                 self._line.hand(frame.end)  # the event is on the bus before anything else happens
                 events = [frame]
@@ -241,19 +246,25 @@ class ClientSession:
     def _turned(self, turn: Turn) -> list[ClientEvent]:
         """Pass a TURN on once: a resumption may bring it again, since it moves no offset.
 
-        An END may come without its BEGIN, which a ring that was full has dropped. Raises RemoteProtocolError for the
-        turn of a message that was not sent, or did not ask for one.
+        Any message may have one, for the owner's rule gives turns to those that ask for none. An END may come without
+        its BEGIN, which a ring that was full has dropped. Raises RemoteProtocolError for the turn of what is no
+        message, or was not sent.
         """
         mark = turn.offset, int(turn.phase)
         if mark <= self._turns[turn.channel]:
             return []
         asked = self._asked[turn.channel]
-        if turn.offset not in asked or turn.offset >= self._streams[turn.channel].ring.next:
-            raise RemoteProtocolError(f"a turn at {turn.offset} on {turn.channel!r}, which nobody asked for")
-        while asked[0] < turn.offset:  # a class has one turn after the other, so those before it are over
+        while asked and asked[0] < turn.offset:  # a class has one turn after the other: those before it are over
             asked.popleft()
+        if not asked or asked[0] != turn.offset or turn.offset >= self._streams[turn.channel].ring.next:
+            raise RemoteProtocolError(f"a turn at {turn.offset} on {turn.channel!r}, which nobody asked for")
         self._turns[turn.channel] = mark
         return [turn]
+
+    def _check_asker(self, asker: Asker | None) -> None:
+        """Raise RemoteProtocolError for the answer to a message that was not sent."""
+        if asker and asker.channel in self._streams and asker.offset >= self._streams[asker.channel].ring.next:
+            raise RemoteProtocolError(f"an answer to {asker.offset} on {asker.channel!r}, which was not sent")
 
     def _check_path(self, port: PortState) -> list[ClientEvent]:
         """Close where the way to the line leads through ourselves: our own bytes would come back as the line's.

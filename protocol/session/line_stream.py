@@ -12,16 +12,22 @@ Way of thinking
 
     A byte stream has no messages, so small pieces that wait are joined: a line that speaks byte by byte would fill
     the ring with frames, not with bytes. Only whole frames are dropped, so a joined one is a small part of the ring.
+
+    Whom bytes answer stands in their own frame, and not in a mark before them: a mark could be dropped, and then a
+    reply would be everybody's. So pieces are joined only where they answer the same.
 """
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from protocol.link.header import LIMIT
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import MAX_DATA, Channel, DownData, Gap, Turn
 from protocol.session.ring import Entry, Ring, StreamFrame
+
+if TYPE_CHECKING:
+    from protocol.link.stream_frames import Asker
 
 __all__ = ["LineStream"]
 
@@ -52,13 +58,13 @@ class LineStream:
         """
         return self.ring.tail >= LIMIT
 
-    def line(self, data: bytes) -> None:
-        """Take bytes from the line."""
-        if self._join(data):
+    def line(self, data: bytes, asker: Asker | None = None) -> None:
+        """Take bytes from the line, for everybody or for ``asker`` alone."""
+        if self._join(data, asker):
             return
         size = min(MAX_DATA, self.ring.max_bytes)
         for at in range(0, len(data), size):
-            frame = DownData(self.ring.tail, data[at : at + size])
+            frame = DownData(self.ring.tail, data[at : at + size], asker)
             self._append(frame.end, frame)
 
     def gap(self, count: int, reason: Reason) -> None:
@@ -80,17 +86,18 @@ class LineStream:
             self.dropped += entry.frame.count
         return entry.frame
 
-    def _join(self, data: bytes) -> bool:
-        """Put ``data`` into the last frame, where that waits and both are small."""
+    def _join(self, data: bytes, asker: Asker | None) -> bool:
+        """Put ``data`` into the last frame, where that waits, answers the same, and both are small."""
         ring = self.ring
         last = ring.unsent[-1] if ring.unsent else None
         if (
             last is None
             or not isinstance(last.frame, DownData)
+            or last.frame.asker != asker
             or last.size + len(data) > min(_PIECE, ring.max_bytes // _SHARE)
         ):
             return False
-        frame = DownData(last.start, last.frame.data + data)
+        frame = DownData(last.start, last.frame.data + data, asker)
         ring.unsent[-1] = last._replace(end=frame.end, frame=frame)
         ring.tail = frame.end
         ring.size += len(data)

@@ -60,11 +60,13 @@ class Entry(NamedTuple):
         """Cut a frame of data at an offset inside it; a message's first part keeps its turn."""
         assert isinstance(self.frame, UpData | DownData)
         head, tail = self.frame.data[: at - self.start], self.frame.data[at - self.start :]
-        first: StreamFrame = DownData(self.start, head)
-        rest: StreamFrame = DownData(at, tail)
+        first: StreamFrame
+        rest: StreamFrame
         if isinstance(self.frame, UpData):
             first = replace(self.frame, data=head, more=True)
             rest = replace(self.frame, offset=at, data=tail, turn=None)
+        else:
+            first, rest = replace(self.frame, data=head), replace(self.frame, offset=at, data=tail)
         return self._replace(end=at, frame=first), self._replace(start=at, frame=rest)
 
     def gone(self, channel: Channel, reason: Reason) -> Entry:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
     from protocol.link.reasons import Reason
+    from protocol.link.stream_frames import Asker
     from protocol.link.turn_parameters import TurnPhase, TurnStatus
 
 __all__ = ["ServerEvent", "ServerSession"]
@@ -107,9 +108,9 @@ class ServerSession:
         """Let so many bytes wait for the line from now on; what is granted stays granted."""
         self._inboxes[channel].stream.window = size
 
-    def line(self, data: bytes) -> None:
-        """Send bytes of the line."""
-        self._down.line(data)
+    def line(self, data: bytes, asker: Asker | None = None) -> None:
+        """Send bytes of the line: for everybody, or for the message ``asker`` of this client, or OTHERS, alone."""
+        self._down.line(data, asker)
         self._check_end()
 
     def gap(self, count: int, reason: Reason) -> None:

@@ -39,7 +39,8 @@ A client writes
     ``offset`` has the whole answer when ``Settled.end`` reaches the message's end.
 
 A client hears
-    ``Resumed`` (a session goes on, or a new one began), ``DownData`` (to the bus), ``Gap`` in its place
+    ``Resumed`` (a session goes on, or a new one began), ``DownData`` (to the bus: where it names an asker, to the
+    writer of that message and to monitors alone; OTHERS is nobody here), ``Gap`` in its place
     among them (reason RESTARTED: at least ``count`` bytes, nobody knows how many), ``Turn``, ``Port``,
     ``Settled``, ``Close`` (the session is over; by the peer's word, or by ours after a LOOP was found).
 
@@ -50,14 +51,15 @@ A server hears
     the client will not send after all (to be counted). ``Close``: the session is over.
 
 A server says
-    ``line(data)``, ``gap(count, reason)``, ``turn(channel, offset, phase, status)``, ``port(state)``; and for
+    ``line(data, asker)``, ``gap(count, reason)``, ``turn(channel, offset, phase, status)``, ``port(state)``; and for
     itself ``window(channel, size)``.
 
 A CPU in the middle
     has a ServerSession for each link below it and one ClientSession above. Message -> ``client.write`` with
     the same ``accepted``; each Settled of that range -> ``session.handed`` or ``session.lost`` with the same
-    reason, so that ACK means the owner's tty at every hop. DownData, Gap and Turn (its offset translated
-    back) -> ``line``, ``gap`` and ``turn`` of the sessions below. While ``write`` says None the message
+    reason, so that ACK means the owner's tty at every hop. DownData, Gap and Turn -> ``line``, ``gap`` and ``turn``
+    of the sessions below: the offset of a message is translated back for the session that it came from, and for all
+    others the asker is OTHERS, who have no Turn. While ``write`` says None the message
     waits: credit keeps that short. Before it ends the sessions below it loses what it wrote and has no outcome
     for as UNCERTAIN (``client.abandon`` first does just that).
 """

@@ -22,8 +22,10 @@ from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import Opener, traffic_keys
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
-from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
+from protocol.sharing.message_rule import MessageRule
+from protocol.sharing.turn_rule import TurnRule
 
 if TYPE_CHECKING:
     from protocol.link.frames import Frame
@@ -34,8 +36,15 @@ KEY: Final = "pelco123"
 YA, YB, FRESH = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 80))
 A_NODE, B_NODE = NodeKey(b"A" * 32, "cpu-a"), NodeKey(b"B" * 32, "cpu-b")
 OWNER, SESSION = b"O" * 16, b"S" * 16
-PORT = PortState(0b1010, True, 115_200, "", "RS485_2 115200 8N1", (OWNER, B_NODE.id))
-DOWN = PortState(0b0110, False, 0, "no such device", "RS232 9600 7E2", ())
+MODBUS = TurnRule(
+    "modbus-rtu", reply_timeout=0x0506 / 1000, reply_silence=0x0708 / 1000, max_wait=0x090A / 1000, echo=True
+)
+LINE = TurnRule("line", end=b"\r\n", gap=0.011, reply_to="all")
+LENGTH = TurnRule("length", length=0x0102, gap=0.0)
+END, EITHER = MessageRule(end=b"\xff"), MessageRule(end=b"\r\n", gap=0.02)
+PORT = PortState(0b1010, True, 115_200, "", "RS485_2 115200 8N1", (OWNER, B_NODE.id), MODBUS, END)
+DOWN = PortState(0b0110, False, 2400, "no such device", "RS232 9600 7E2", (), LINE, EITHER)
+AGAIN = PortState(0b1010, True, 9600, "", "RS232 9600 7E2", (OWNER, B_NODE.id), LENGTH)
 
 
 def positions(first: int) -> Positions:
@@ -63,14 +72,23 @@ CONVERSATION: Final[tuple[tuple[Party, str, Frame], ...]] = (
     (A, "asks whether B is there", Ping(0x61626364)),
     (B, "answers", Pong(0x61626364, 0x71727374)),
     (B, "the line's bytes", DownData(0x1122334455667788, b"\x90\x41\xff")),
-    (B, "bytes of the line that B dropped", Gap(Channel.LINE, 0x112233445566778B, 0x4A4B4C4D, Reason.OVERFLOW)),
-    (B, "an unknown number of bytes", Gap(Channel.LINE, 0x11223344A0B1C2D8, 0, Reason.RESTARTED)),
+    (
+        B,
+        "the line's bytes, for one writer",
+        DownData(0x112233445566778B, b"42", Asker(Channel.CGI, 0x0A0B0C0D0E0F1011)),
+    ),
+    (B, "the line's bytes, for somebody at another link", DownData(0x112233445566778D, b"43", OTHERS)),
+    (B, "bytes of the line that B dropped", Gap(Channel.LINE, 0x112233445566778F, 0x4A4B4C4D, Reason.OVERFLOW)),
+    (B, "an unknown number of bytes", Gap(Channel.LINE, 0x11223344A0B1C2DC, 0, Reason.RESTARTED)),
     (B, "a turn begins", Turn(Channel.CGI, 0x0A0B0C0D0E0F1011, TurnPhase.BEGIN, TurnStatus.RUNNING)),
     (B, "a turn ends", Turn(Channel.CGI, 0x0A0B0C0D0E0F1011, TurnPhase.END, TurnStatus.LENGTH)),
     (B, "all before it is in the owner's tty", Ack(Channel.PTZ, 0x016263646566676D)),
     (B, "bytes before it may be sent", Credit(Channel.TCP, 0x2A2B2C2D2E3F4041)),
     (B, "bytes that will not be written", Lost(Channel.TCP, 0x2A2B2C2D2E2F3031, 0x52535455, Reason.FORBIDDEN)),
-    (B, "the port went down", Port(DOWN)),
+    (B, "a turn without parameters begins", Turn(Channel.PTZ, 0x0162636465666768, TurnPhase.BEGIN, TurnStatus.RUNNING)),
+    (B, "and ends by the rule", Turn(Channel.PTZ, 0x0162636465666768, TurnPhase.END, TurnStatus.RULE)),
+    (B, "the port went down, and has other rules", Port(DOWN)),
+    (B, "the port is up again, and has others again", Port(AGAIN)),
     (B, "asks whether A is there", Ping(0x2A2B2C2D)),
     (B, "ends the session", Close(CloseReason.STOPPING, positions(0x0152535455565758))),
 )
@@ -89,6 +107,8 @@ def readable(value: object) -> object:
             return value.name
         case int():
             return hex(value)
+        case float():
+            return value
         case tuple() | frozenset():
             return [readable(each) for each in value]
     assert is_dataclass(value)

@@ -19,12 +19,14 @@ from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import TAG
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position, Positions
-from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientSession
 from protocol.session.inbox import Message
 from protocol.session.register import Admitted, Register
 from protocol.session.session import CLASSES, NO_SESSION, SessionLimits
+from protocol.sharing.message_rule import MessageRule
+from protocol.sharing.turn_rule import TurnRule
 from tests.protocol.session.links import A_NODE, B_NODE, PORT, connections
 
 if TYPE_CHECKING:
@@ -89,7 +91,10 @@ class Liar:
         choices = self.choices
         path = choices.pick(((), (B_NODE,), (A_NODE, B_NODE), (B_NODE, B_NODE), (b"o" * 16, B_NODE)))
         rights, up = choices.pick((0, 0b1110, 0xFF)), bool(choices.below(2))
-        return PortState(rights, up, choices.pick((0, 9600, 2**32 - 1)), choices.pick(("", "down", "x\n")), "", path)
+        rate, why = choices.pick((0, 9600, 2**32 - 1)), choices.pick(("", "down", "x\n"))
+        turn = choices.pick((None, TurnRule("modbus-rtu"), TurnRule("line", end=b"\r\n", gap=0.01, echo=True)))
+        message = choices.pick((None, MessageRule(end=b"\xff"), MessageRule(gap=0.02)))
+        return PortState(rights, up, rate, why, "", path, turn, message)
 
     def frame(self, clocks: Sequence[int], session: bytes) -> Frame:
         choices = self.choices
@@ -106,7 +111,8 @@ class Liar:
                     choices.pick((session, b"n" * 16, bytes(16))), clock, 9, self.some_positions(), self.port()
                 )
             case DownData.code if channel is Channel.LINE:
-                return DownData(offset, choices.data())
+                asked = choices.pick(tuple(Channel))
+                return DownData(offset, choices.data(), choices.pick((None, OTHERS, Asker(asked, self.at(asked)))))
             case DownData.code:
                 turn = choices.pick((None, TurnParameters(2, b"\r", choices.pick((0, 9000, 9001, 2**32 - 1)))))
                 return UpData(channel, offset, choices.below(3), choices.data(), turn, bool(choices.below(2)))
@@ -228,7 +234,7 @@ class Victim:
                 self.client.ping()
         elif self.server is not None:
             server = self.server
-            server.line(choices.data())
+            server.line(choices.data(), choices.pick((None, OTHERS, Asker(Channel.PTZ, choices.below(9)))))
             if not choices.below(5):
                 server.gap(choices.number(3) % LIMIT, Reason.OVERFLOW)
             if not choices.below(5):

@@ -24,7 +24,7 @@ from protocol.link.identity import NodeKey
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Open, Ping, Pong, Port, Position
-from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Turn, UpData
+from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientEvent, ClientSession
 from protocol.session.inbox import Message
@@ -46,6 +46,8 @@ LIMITS = SessionLimits(ring_bytes=700, ring_frames=24, window=96, age=AGE)
 SOCKET = 900
 FAR = LIMIT - 2**20
 WINDOW = 60_000
+EVERYBODY, STRANGERS = 0, -1
+"""Whom bytes of the line are for, where it is not the writer of a message, who has a number."""
 
 
 def fresh(size: int, *seed: object) -> bytes:
@@ -93,6 +95,9 @@ class Wire:
     tampered: bool = False
 
 
+Segment: TypeAlias = "list[tuple[bytes, int] | int]"
+"""What a node heard of the line, without a hole of unknown size: bytes and for whom, or how many are missing."""
+
 Range: TypeAlias = tuple[int, int, "tuple[ServerSession, int] | Written"]
 """What was written above: from where, to where, and for whom."""
 
@@ -124,8 +129,8 @@ class Node:
             channel: deque() for channel in CLASSES
         }  # what was written above, and for whom
         self.turns: dict[tuple[Channel, int], tuple[ServerSession, int] | Written] = {}
-        self.bus: list[list[bytes | int]] = [[]]  # segments of what this node heard of the line
-        self.own_turns: list[tuple[Written, TurnPhase, list[list[bytes | int]]]] = []
+        self.bus: list[Segment] = [[]]
+        self.own_turns: list[tuple[Written, TurnPhase, list[Segment]]] = []
 
     @property
     def client(self) -> ClientSession:
@@ -190,16 +195,16 @@ class Node:
             session.lost(channel, message.end, Reason.TOO_OLD)
             return
         count = len(message.data) * share // 4
-        if message.turn:
-            self.world.note_turn(message, TurnPhase.BEGIN)
-            session.turn(channel, message.offset, TurnPhase.BEGIN, TurnStatus.RUNNING)
-            self.world.speak(9)
+        # A message without parameters has its turn by the owner's rule, and then its reply is for its writer alone.
+        self.world.note_turn(message, TurnPhase.BEGIN)
+        session.turn(channel, message.offset, TurnPhase.BEGIN, TurnStatus.RUNNING)
+        self.world.answer(9, session, None if message.turn else message)
         self.world.tty.append((message.data[:count], self.world.time))
         session.handed(channel, message.offset + count)
         session.lost(channel, message.end, Reason.PORT_DOWN)
-        if message.turn:
-            self.world.note_turn(message, TurnPhase.END)
-            session.turn(channel, message.offset, TurnPhase.END, TurnStatus.TIME)
+        self.world.note_turn(message, TurnPhase.END)
+        status = TurnStatus.TIME if message.turn else TurnStatus.RULE
+        session.turn(channel, message.offset, TurnPhase.END, status)
 
     # What comes from above
 
@@ -208,8 +213,7 @@ class Node:
             case Settled():
                 self.outcomes([event])
             case DownData():
-                self.bus[-1].append(event.data)
-                self.below(lambda session: session.line(event.data))
+                self.heard_line(event)
             case Gap():
                 assert event.reason in (Reason.OVERFLOW, Reason.RESTARTED)
                 self.bus[-1].append(event.count)
@@ -224,6 +228,18 @@ class Node:
                     owner[0].turn(event.channel, owner[1], event.phase, event.status)
             case Port():
                 self.state = event.state
+
+    def heard_line(self, event: DownData) -> None:
+        asker = event.asker
+        owner = None if asker is None else self.turns.get(asker)
+        audience = owner.number if isinstance(owner, Written) else EVERYBODY if asker is None else STRANGERS
+        self.bus[-1].append((event.data, audience))
+        for session in self.register:
+            if isinstance(owner, tuple) and owner[0] is session:
+                assert asker is not None
+                session.line(event.data, Asker(asker.channel, owner[1]))
+            else:
+                session.line(event.data, asker and OTHERS)
 
     def below(self, tell: Callable[[ServerSession], None]) -> None:
         for session in self.register:
@@ -273,6 +289,7 @@ class World:
         self.written: dict[int, Written] = {}
         self.lost_writers: set[int] = set()
         self.turns: dict[tuple[int, TurnPhase], int] = {}
+        self.answers: list[tuple[int, int, int]] = []  # from where to where the line answered which message
         self.gaps = 0
         self.nodes = [Node(self, place, 0) for place in range(nodes)]
         self.wires: list[list[Wire]] = [[] for _ in range(nodes - 1)]
@@ -292,10 +309,18 @@ class World:
         self.run()
 
     def speak(self, count: int) -> None:
-        data = line_bytes(self.line, self.line + count)
-        self.line += count
-        self.nodes[0].below(lambda session: session.line(data))
+        self.answer(count, None, None)
         self.run()
+
+    def answer(self, count: int, asking: ServerSession | None, message: Message | None) -> None:
+        """Have the line speak: the reply to ``message``, or for everybody."""
+        data = line_bytes(self.line, self.line + count)
+        if message is not None:
+            self.answers.append((self.line, self.line + count, int.from_bytes(message.data[:4], "big")))
+        self.line += count
+        for session in self.nodes[0].register:
+            asker = Asker(message.channel, message.offset) if message and session is asking else OTHERS
+            session.line(data, asker if message else None)
 
     def connect(self, link: int) -> None:
         client, server = self.nodes[link + 1], self.nodes[link]
@@ -563,31 +588,41 @@ class World:
             assert len(set(marks)) == len(marks), "no turn begins or ends twice"
             for mark, (_, _, bus) in zip(marks, node.own_turns, strict=True):
                 place = self.check_bus(bus)
-                known = sum(len(part) for part in bus[-1] if isinstance(part, bytes)) >= 8
+                known = sum(len(part[0]) for part in bus[-1] if isinstance(part, tuple)) >= 8
                 assert place == self.turns[mark] or not known, "a turn stands where it stood on the line"
 
-    def check_bus(self, bus: list[list[bytes | int]]) -> int:
+    def check_bus(self, bus: list[Segment]) -> int:
         """Each stretch without a gap of unknown size is on the line, behind the stretch before it."""
         start = 0
         for segment in bus:
             start = self.place_of(segment, start)
         return start
 
-    def place_of(self, segment: list[bytes | int], start: int) -> int:
-        length = sum(part if isinstance(part, int) else len(part) for part in segment)
+    def place_of(self, segment: Segment, start: int) -> int:
+        length = sum(part if isinstance(part, int) else len(part[0]) for part in segment)
         known = next((at for at in range(start, self.line - length + 1) if self.fits(segment, at)), None)
         assert known is not None, "what the bus heard is what the line said"
         return known + length
 
-    def fits(self, segment: list[bytes | int], at: int) -> bool:
+    def fits(self, segment: Segment, at: int) -> bool:
         for part in segment:
             if isinstance(part, int):
                 at += part
-            elif line_bytes(at, at + len(part)) != part:
+            elif line_bytes(at, at + len(part[0])) != part[0] or not self.is_for(at, at + len(part[0]), part[1]):
                 return False
             else:
-                at += len(part)
+                at += len(part[0])
         return True
+
+    def is_for(self, start: int, end: int, audience: int) -> bool:
+        """Whether a reply is nobody's but its asker's, and what is no reply is everybody's."""
+        asked = [
+            (max(start, low), min(end, high), who) for low, high, who in self.answers if low < end and start < high
+        ]
+        if audience == EVERYBODY:
+            return not asked
+        covered = sum(high - low for low, high, _ in asked) == end - start
+        return covered and (audience == STRANGERS or {who for _, _, who in asked} == {audience})
 
     # The end of every schedule
 

@@ -14,7 +14,7 @@ from protocol.link.header import LIMIT
 from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position
-from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientEvent, ClientSession
 from protocol.session.heartbeat import MAX_QUESTIONS
@@ -460,21 +460,70 @@ def test_a_number_that_leaps_is_refused_and_ends_nothing(pair: Pair) -> None:
 @pytest.mark.parametrize(
     "turn",
     [
-        Turn(CGI, 0, TurnPhase.BEGIN, TurnStatus.RUNNING),
         Turn(CGI, 2, TurnPhase.BEGIN, TurnStatus.RUNNING),
         Turn(CGI, 3, TurnPhase.END, TurnStatus.TIME),
         Turn(PTZ, 1, TurnPhase.BEGIN, TurnStatus.RUNNING),
         Turn(CGI, 2**40, TurnPhase.BEGIN, TurnStatus.RUNNING),
     ],
-    ids=["no turn asked", "inside a message", "not sent", "another class", "far away"],
+    ids=["inside a message", "not sent", "another class", "far away"],
 )
-def test_a_turn_that_nobody_asked_for_is_refused(pair: Pair, turn: Turn) -> None:
+def test_a_turn_of_what_is_no_message_or_was_not_sent_is_refused(pair: Pair, turn: Turn) -> None:
     pair.client.write(CGI, b"?", 0)
     pair.client.write(CGI, b"??", 0, TurnParameters(2, b"", 50))
     pair.talk()
     pair.client.write(CGI, b"???", 0, TurnParameters(2, b"", 50))
     with pytest.raises(RemoteProtocolError, match="which nobody asked for"):
         pair.client.receive(pair.client.number, turn, 0)
+
+
+def test_a_message_that_asks_for_no_turn_may_have_one_by_the_owners_rule(pair: Pair) -> None:
+    pair.client.write(TCP, b"request", 0)
+    pair.client.write(TCP, b"another", 0)
+    pair.talk()
+    pair.server.turn(TCP, 0, TurnPhase.BEGIN, TurnStatus.RUNNING)
+    pair.server.line(b"reply", Asker(TCP, 0))
+    pair.server.turn(TCP, 0, TurnPhase.END, TurnStatus.RULE)
+    pair.server.line(b"theirs", OTHERS)
+    pair.server.line(b"news")
+    pair.talk()
+    assert pair.heard()[0] == [
+        Turn(TCP, 0, TurnPhase.BEGIN, TurnStatus.RUNNING),
+        DownData(0, b"reply", Asker(TCP, 0)),
+        Turn(TCP, 0, TurnPhase.END, TurnStatus.RULE),
+        DownData(5, b"theirs", OTHERS),
+        DownData(11, b"news"),
+    ]
+
+
+def test_whom_bytes_answer_is_known_after_a_resumption_and_behind_what_a_ring_dropped() -> None:
+    pair = Pair(SessionLimits(ring_bytes=12))
+    pair.talk()
+    pair.client.write(TCP, b"request", 0)
+    pair.talk()
+    pair.client.detach()
+    pair.server.detach(0)
+    pair.server.turn(TCP, 0, TurnPhase.BEGIN, TurnStatus.RUNNING)
+    for piece in (b"re", b"pl"):
+        pair.server.line(piece, Asker(TCP, 0))
+    pair.server.line(b"y---", Asker(TCP, 0))
+    pair.server.line(b"theirs", OTHERS)
+    pair.connect()
+    pair.talk()
+    assert pair.heard()[0][-4:] == [
+        Gap(Channel.LINE, 0, 2, Reason.OVERFLOW),
+        DownData(2, b"pl", Asker(TCP, 0)),
+        DownData(4, b"y---", Asker(TCP, 0)),
+        DownData(8, b"theirs", OTHERS),
+    ]
+
+
+@pytest.mark.parametrize("offset", [3, 2**40])
+def test_the_answer_to_a_message_that_was_not_sent_is_refused(pair: Pair, offset: int) -> None:
+    pair.client.write(TCP, b"abc", 0)
+    pair.talk()
+    pair.client.write(TCP, b"def", 0)
+    with pytest.raises(RemoteProtocolError, match="which was not sent"):
+        pair.client.receive(pair.client.number, DownData(0, b"x", Asker(TCP, offset)), 0)
 
 
 def test_a_turn_may_end_whose_beginning_was_dropped(pair: Pair) -> None:

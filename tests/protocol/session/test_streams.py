@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
-from protocol.link.stream_frames import MAX_DATA, Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import MAX_DATA, OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.inbox import Inbox
 from protocol.session.line_stream import LineStream
@@ -500,6 +500,21 @@ def test_bytes_of_the_line_are_cut_to_small_credit() -> None:
     assert said(stream) == [DownData(0, b"abc")]
     stream.ring.grant(6)
     assert said(stream) == [DownData(3, b"def")]
+
+
+def test_bytes_for_one_asker_are_joined_with_no_others_and_stay_his_when_they_are_cut() -> None:
+    stream = line_stream(credit=3, max_bytes=1000)
+    for asker in (Asker(TCP, 7), Asker(TCP, 8), None, OTHERS):
+        for piece in (b"ab", b"cd"):
+            stream.line(piece, asker)
+    assert said(stream) == [DownData(0, b"abc", Asker(TCP, 7))]
+    stream.ring.grant(100)
+    assert said(stream) == [
+        DownData(3, b"d", Asker(TCP, 7)),
+        DownData(4, b"abcd", Asker(TCP, 8)),
+        DownData(8, b"abcd"),
+        DownData(12, b"abcd", OTHERS),
+    ]
 
 
 # Received
