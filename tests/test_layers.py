@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gateway.tasks": "",
         "gateway.host": "gateway gateway.tasks protocol.parameters protocol.http protocol.link",
         "gateway.state": "gateway.tasks protocol.parameters protocol.http protocol.link",
-        "gateway.port": "gateway.tasks protocol.parameters protocol.link",
+        "gateway.port": "gateway.tasks protocol.parameters protocol.link protocol.sharing",
         "gateway.discovery": "gateway.tasks protocol.link",
         "gateway.serial_line": "gateway.port gateway.tasks gateway.host protocol.parameters protocol.link",
         "gateway.clients": "gateway.port gateway.tasks protocol.parameters protocol.http",

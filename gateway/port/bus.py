@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.port.line import Line
     from protocol.link.reasons import Reason
     from protocol.parameters.settings import SerialPort
+    from protocol.sharing.message_rule import MessageRule
+    from protocol.sharing.turn_rule import TurnRule
 
 __all__ = ["EVERY_CLASS", "Bus", "PortStatus"]
 
@@ -62,6 +64,10 @@ class PortStatus:
     """The reader that was cut last, and why."""
     breaks: int = 0
     """Breaks that came from the line."""
+    turn_rule: TurnRule | None = None
+    """The rule by which the line's owner has writers take turns; None where it has none."""
+    message_rule: MessageRule | None = None
+    """The rule by which a client's byte stream is cut to messages; None where a message is what one read returned."""
 
 
 @final
@@ -176,6 +182,10 @@ class Bus:
         ``rights`` is what the owner lets links write.
         """
         self.state.set(replace(self.state.value, path=path, rights=rights))
+
+    def share(self, turn_rule: TurnRule | None, message_rule: MessageRule | None) -> None:
+        """Take note of the rules by which the line's owner has writers share it."""
+        self.state.set(replace(self.state.value, turn_rule=turn_rule, message_rule=message_rule))
 
     def adjusted(self, rate: int, settings: str, line: SerialPort | None = None) -> None:
         """Take note of the line's settings: in words, and where it is our own as the driver keeps them."""

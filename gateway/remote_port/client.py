@@ -339,6 +339,7 @@ class RemotePortClient:
         self._line.set_rate(port.rate)
         self._line.permit(port.rights)
         self._bus.adjusted(port.rate, port.line)
+        self._bus.share(port.turn, port.message)
         path = (*port.path, self._node.id) if port.path else ()
         # A path that is full can be used, but leads nobody further.
         self._bus.route(*path if len(path) <= MAX_PATH else (), rights=port.rights)

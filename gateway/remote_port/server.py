@@ -175,7 +175,8 @@ class RemotePortService:
         rights = sum(1 << channel for right, channel in CHANNELS.items() if right in self._granted)
         up = state.down is None and bool(state.path)
         why = "" if up else state.down or "the way to the line is too long to lead further"
-        return PortState(rights, up, state.rate, why, state.settings, state.path)
+        rules = state.turn_rule, state.message_rule
+        return PortState(rights, up, state.rate, why, state.settings, state.path, *rules)
 
     @property
     def _granted(self) -> Right:

@@ -27,6 +27,8 @@ from protocol.parameters.addresses import AddressList
 from protocol.session import register
 from protocol.session.client import ClientSession
 from protocol.session.session import SessionLimits
+from protocol.sharing.message_rule import MessageRule
+from protocol.sharing.turn_rule import TurnRule
 from tests.gateway.remote_port.linked import KEY, chained, holds, node
 
 if TYPE_CHECKING:
@@ -448,6 +450,18 @@ async def test_the_right_to_ptz_follows_the_owner_live_and_at_every_hop() -> Non
             await holds(lambda: far.bus.state.value.rights == 0b1110)
             await driver.write(b"4")
             await holds(lambda: owner.tty.taken == b"1234")
+
+
+async def test_the_owners_rules_of_sharing_are_known_live_and_at_every_hop() -> None:
+    modbus, end = TurnRule("modbus-rtu", gap=0.004), MessageRule(end=b"\xff")
+    with trio.fail_after(5):
+        async with chained(2) as ((owner, _, far), _):
+            assert (far.bus.state.value.turn_rule, far.bus.state.value.message_rule) == (None, None)
+            owner.bus.share(modbus, None)
+            await holds(lambda: far.bus.state.value.turn_rule == modbus)
+            owner.bus.share(None, end)
+            await holds(lambda: far.bus.state.value.message_rule == end)
+            assert far.bus.state.value.turn_rule is None
 
 
 async def test_a_right_that_is_withdrawn_in_mid_message_lets_that_be_finished_and_tells_the_truth() -> None:
