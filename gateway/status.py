@@ -135,6 +135,7 @@ def _client(kind: ServiceKind, session: Session) -> dict[str, object]:
         "service": kind.value,
         "holder": session.holder,
         "since": round(session.since, 3),
+        "writes": session.writes,
         "bytes_in": session.counters.received,
         "bytes_out": 0 if reader is None else reader.sent,
         "written": session.counters.written,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.cli.command import add_config_option
 from gateway.cli.control import asked_for_json
+from gateway.cli.watch import in_words
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +34,7 @@ def _ports(arguments: argparse.Namespace) -> int:
 
 def _port(port: dict[str, Any]) -> Iterator[str]:
     line = port.get("device") or f"a line of another CPU, R{port['remote_port']}"
-    yield f"{port['name']:4}{port['state']:6}{_words(port.get('settings_in_force')):20}{line}"
+    yield f"{port['name']:4}{port['state']:6}{in_words(port.get('settings_in_force')):20}{line}"
     if port["reason"]:
         yield f"    {port['reason']}"
     devices = {f"Ser{port['serial_port']}", f"R{port['remote_port']}"}
@@ -43,11 +44,3 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
     if "service SerialCGI" in port["services"]:
         yield f"    /axis-cgi/com/serial.cgi?port={int(port['name'][1:]) + 1}"
     yield f"    /daisyport/ports/{port['name']} (WebSocket)"
-
-
-def _words(settings: dict[str, Any] | None) -> str:
-    """Write line settings as people do: ``RS232 9600 8N1``."""
-    if not settings:
-        return ""
-    frame = f"{settings['DataBits']}{settings['Parity'][0]}{settings['StopBits']}"
-    return f"{settings['PortMode']} {settings['BaudRate']} {frame}"

@@ -24,23 +24,36 @@ def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("status", help="show how the running gateway and its ports are")
     parser.add_argument("port", nargs="?", metavar="PORT", help="show one port, such as P0, with its clients")
+    parser.add_argument("--watch", action="store_true", help="show it each second, with rates, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print everything that is counted, as JSON")
     add_config_option(parser)
     parser.set_defaults(command=_status)
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    if arguments.watch:
+        from gateway.cli.watch import watch
+
+        if arguments.json:
+            arguments.parser.error("--watch and --json exclude each other")
+        return watch(lambda: _of(arguments.port, asked_for_json(arguments, "/daisyport/status")))
     status = asked_for_json(arguments, "/daisyport/status")
-    ports = {port["name"]: port for port in status["ports"]}
-    if arguments.port is not None and arguments.port not in ports:
-        raise CommandError(f"there is no port {arguments.port!a:.20}; the ports are {', '.join(ports)}")
+    ports = _of(arguments.port, status)["ports"]
     if arguments.json:
-        print(json.dumps(ports[arguments.port] if arguments.port else status, indent=2))
+        print(json.dumps(ports[0] if arguments.port else status, indent=2))
     elif arguments.port:
-        print("\n".join(_port(ports[arguments.port])))
+        print("\n".join(_port(ports[0])))
     else:
         print("\n".join(_overview(status)))
     return 0
+
+
+def _of(name: str | None, status: dict[str, Any]) -> dict[str, Any]:
+    """Return the status with the port of that name alone (None: with all). Raises CommandError."""
+    names = [port["name"] for port in status["ports"]]
+    if name is not None and name not in names:
+        raise CommandError(f"there is no port {name!a:.20}; the ports are {', '.join(names)}")
+    return status | {"ports": [port for port in status["ports"] if name in (None, port["name"])]}
 
 
 def _overview(status: dict[str, Any]) -> Iterator[str]:

@@ -90,6 +90,7 @@ async def test_a_client_is_shown_with_its_counters(tmp_path: Path) -> None:
     assert shown_client.pop("since") > 0
     assert shown_client == {
         "service": "GenericTCPServer",
+        "writes": True,
         "holder": f"127.0.0.1:{own[1]}",
         "bytes_in": 28,
         "bytes_out": 5,
