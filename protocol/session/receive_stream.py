@@ -159,7 +159,7 @@ class ReceiveStream:
         # What a skip covers settles by itself, so nobody has anything to say about it.
         limit = self._skips[0].start if self._skips else self.received
         start = self.settled
-        if end > max(start, limit):
+        if end > limit:
             raise LocalProtocolError(f"{end} settled on {self.channel!r}, of which {limit} was received")
         self.settled = max(start, end)
         return start

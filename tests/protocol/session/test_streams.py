@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.link.message_rules import MAX_MESSAGE
+from protocol.link.message_rules import MAX_MESSAGE, MAX_WAITING
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import MAX_DATA, OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
@@ -652,6 +652,64 @@ def test_gaps_that_touch_are_remembered_as_one() -> None:
     assert len(stream._skips) == 1
 
 
+def test_gaps_with_bytes_between_them_are_two() -> None:
+    stream = receiving()
+    stream.take(0, 2)
+    stream.skip(Gap(TCP, 2, 1, Reason.TOO_OLD))
+    stream.take(3, 5)
+    stream.skip(Gap(TCP, 5, 1, Reason.TOO_OLD))
+    stream.hand(2)
+    assert stream.settled == 3, "the bytes between have no outcome yet"
+    stream.hand(5)
+    assert stream.settled == 6
+
+
+def test_a_peer_cannot_know_the_outcome_of_what_has_none_yet() -> None:
+    stream = receiving()
+    stream.take(0, 5)
+    stream.hand(2)
+    with pytest.raises(RemoteProtocolError, match=r"3 known to be settled on .*: it is 2"):
+        stream.attach(3)
+
+
+def test_losses_for_different_reasons_that_touch_are_two_and_nothing_lost_is_none() -> None:
+    stream = receiving()
+    stream.take(0, 6)
+    stream.hand(1)
+    stream.lose(1, Reason.PORT_DOWN)
+    stream.lose(3, Reason.TOO_OLD)
+    stream.lose(4, Reason.PORT_DOWN)
+    stream.lose(4, Reason.TOO_OLD)
+    lost = [Lost(TCP, 1, 2, Reason.TOO_OLD), Lost(TCP, 3, 1, Reason.PORT_DOWN)]
+    assert told(stream) == [Ack(TCP, 1), *lost, Credit(TCP, 14)]
+    stream.attach(1)
+    assert told(stream)[:2] == lost, "and so they are when they are told again"
+
+
+def test_a_part_of_a_message_is_granted_its_rest_and_no_less_than_the_window() -> None:
+    stream = receiving(window=20_000)
+    stream.take(0, 12_000)
+    stream.hand(11_000)
+    stream.partial = 11_990
+    assert told(stream) == [Ack(TCP, 11_000), Credit(TCP, 31_000)]
+    stream = receiving(window=100)
+    stream.take(0, 90)
+    stream.partial = 80
+    assert told(stream) == [Credit(TCP, 80 + MAX_MESSAGE)]
+
+
+def test_so_many_losses_without_a_proof_are_kept_and_one_more_stops_the_credit() -> None:
+    stream = receiving(window=2)
+    for at in range(1025):
+        stream.take(2 * at, 2 * at + 2)
+        stream.hand(2 * at + 1)
+        stream.lose(2 * at + 2, Reason.TOO_OLD)
+        credit = [frame for frame in told(stream) if isinstance(frame, Credit)]
+        assert credit == ([Credit(TCP, 2 * at + 4)] if at < 1024 else [])
+    stream.confirm(2)
+    assert told(stream) == [Credit(TCP, 2052)]
+
+
 class Receiving(RuleBasedStateMachine):
     """A receive stream, driven as a peer and a line may drive it."""
 
@@ -757,3 +815,30 @@ def test_a_wider_window_is_granted_at_once() -> None:
     box = inbox()
     box.stream.window = 9
     assert told(box.stream) == [Credit(TCP, 9)]
+
+
+def test_a_gap_takes_a_message_away_from_its_first_part_on_however_many_came() -> None:
+    box = inbox(window=100)
+    assert box.take(part(0, b"ab")) is None
+    assert box.take(part(2, b"cd")) is None
+    box.skip(Gap(TCP, 4, 1, Reason.WITHDRAWN))
+    assert told(box.stream) == [Lost(TCP, 0, 4, Reason.INCOMPLETE), Ack(TCP, 5)]
+
+
+def test_a_gap_behind_a_whole_message_of_two_parts_takes_nothing_away() -> None:
+    box = inbox(window=100)
+    box.take(part(0, b"ab"))
+    assert box.take(part(2, b"cd", more=False)) == (part(0, b"ab"), b"abcd")
+    box.skip(Gap(TCP, 4, 1, Reason.WITHDRAWN))
+    box.stream.hand(4)
+    assert [frame for frame in told(box.stream) if not isinstance(frame, Credit)] == [Ack(TCP, 5)]
+
+
+def test_a_message_with_an_outcome_makes_room_for_another() -> None:
+    box = inbox(window=100_000)
+    for at in range(2 * MAX_WAITING):
+        if at == MAX_WAITING:
+            box.stream.hand(MAX_WAITING)
+        assert box.take(part(at, b"x", more=False)) is not None
+    with pytest.raises(RemoteProtocolError, match="without an outcome"):
+        box.take(part(2 * MAX_WAITING, b"x", more=False))
