@@ -47,6 +47,7 @@ TARGETS: Mapping[str, str] = {
         "tests.protocol.link.test_connection:test_random_payloads_behind_good_tags_give_events_or_remote_errors"
     ),
     "serial_cgi": "tests.protocol.http.test_serial_cgi:test_any_bytes_are_a_bounded_request_or_an_error_of_one_line",
+    "telnet": "tests.protocol.telnet.test_server:test_any_bytes_in_any_cuts_are_equal_events_within_bounds",
 }
 
 ROOT = Path(__file__).parent.parent

@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol.link": "protocol.sharing",
         "protocol.session": "protocol.link",
         "protocol.sharing": "",
+        "protocol.telnet": "",
         "gateway.tasks": "",
         "gateway.host": "gateway gateway.tasks protocol.parameters protocol.http protocol.link",
         "gateway.state": "gateway.tasks protocol.parameters protocol.http protocol.link",
