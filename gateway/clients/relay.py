@@ -1,7 +1,7 @@
 """Carry one client's bytes both ways, between a stream and a session, until either of them ends.
 
-Up, towards the line, is a pump: it reads, and writes in its turn. While the line is busy it reads no more, so the
-client's own TCP window closes; nothing is queued here.
+Up, towards the line, is a pump (``clients.pump``): it reads, and writes in its turn. While the line is busy it reads no
+more, so the client's own TCP window closes.
 
 Down is an Outbox, a reader on the bus: it sends each piece at once, in the line's own task, and queues only what the
 client does not take, for ``drain`` to send. Two writers to one socket must not change the order, so:
@@ -15,7 +15,6 @@ client that takes nothing is cut when its queue is full, for one that is slow mu
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import operator
 from collections import deque
@@ -23,9 +22,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.clients.streams import MESSAGE_LIMIT, TooLong
-from gateway.port.line import PortDown
-from gateway.port.router import Revoked
+from gateway.clients.pump import Pump
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
     from gateway.tasks.watch import Cell
 
 __all__ = ["RESET_PATIENCE", "Outbox", "end_when_stuck", "relay"]
-
-logger = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 1 << 20
 """Bytes of the line that one client may leave unread before it is cut."""
@@ -133,7 +128,7 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
                 if stream.connection is not None:
                     nursery.start_soon(_watch_connection, session, stream.connection)
                 with session.pumping:
-                    await _until_gone(session, lambda: _pump(stream, session))
+                    await _until_gone(session, Pump(stream, session).run)
                     await trio.sleep(_LINGER)
                 # Here because the client ended its sending, or because the gateway stops: both may take what waits.
                 with trio.move_on_after(_FLUSH):
@@ -142,28 +137,6 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
     finally:
         session.close()
         stream.close()
-
-
-async def _pump(stream: Stream, session: Session) -> None:
-    write = session.write if stream.exact else session.transfer
-    refused = False
-    while True:
-        try:
-            data = await stream.receive()
-            if not data:
-                return
-            await write(data)
-            refused = False
-        except TooLong:
-            what = "%s: a packet over %d bytes is dropped"
-            session.events.log(logging.WARNING, "packets that are too long", what, session.holder, MESSAGE_LIMIT)
-        except PortDown as exc:
-            if not refused:  # once an outage, or a client that goes on sending fills the log
-                what = "%s: what it sends is dropped: %s"
-                session.events.log(logging.WARNING, "writes refused", what, session.holder, exc)
-            refused = True
-        except Revoked:
-            return
 
 
 async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) -> None:

@@ -90,6 +90,8 @@ class Bus:
         """Places in the line where bytes are missing, those of unknown size too."""
         self.dropped = 0
         """Bytes that clients sent, those who have left since too, and that will not reach the line."""
+        self.rubbish = 0
+        """Those of them that were in no request, where a turn rule says what one looks like."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
         self._ends: dict[object, Callable[[str], None] | None] = {}

@@ -262,11 +262,11 @@ class Session:
             self._drop_untaken()
             raise
 
-    async def transfer(self, data: bytes) -> None:
-        """Write a piece of a byte stream; a long one lets others in between. Raises PortDown or Revoked."""
+    async def transfer(self, data: bytes, accepted: float | None = None) -> None:
+        """Write a piece of a byte stream; a long one lets others in between. Otherwise as ``write``."""
         line = self._accept(data)
         try:
-            await line.transfer(data, self, self._active_at)
+            await line.transfer(data, self, self._active_at if accepted is None else accepted)
         except BaseException:
             self._drop_untaken()
             raise
@@ -284,6 +284,16 @@ class Session:
                 yield hold
         finally:
             self._drop_untaken()
+
+    def discard(self, count: int, *, rubbish: bool = False) -> None:
+        """Count bytes that were read from the holder and never offered to the line: ``rubbish`` is in no request."""
+        self.counters.received += count
+        self._drop(count)
+        if rubbish:
+            self._bus.rubbish += count
+            self.events.log(
+                logging.WARNING, "rubbish", "%s: %d bytes that are in no request are dropped", self.holder, count
+            )
 
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``, in a turn. Raises Forbidden, PortDown or LineError."""

@@ -6,6 +6,7 @@ a rule a message is what one read returned.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -48,7 +49,8 @@ class MessageRule:
 class MessageJoiner:
     """Joins what one client sends to messages: ``feed`` what was read, ``expire`` at ``deadline``.
 
-    Both return the pieces that go to the line now, in order; nothing is lost, changed or kept for longer than MAX_GAP.
+    Both return the pieces that go to the line now, in order; nothing is lost, changed or kept for longer than MAX_GAP
+    while its client is read.
     """
 
     def __init__(self, rule: MessageRule) -> None:
@@ -56,6 +58,8 @@ class MessageJoiner:
         self._waiting = b""
         self._first = self._last = 0.0
         """When the first and the last byte of what waits were read."""
+        self._resumed = -math.inf
+        """When the client was read again after a time in which nobody read it."""
 
     @property
     def waiting(self) -> int:
@@ -67,8 +71,17 @@ class MessageJoiner:
         """When ``expire`` is due; None while nothing waits."""
         if not self._waiting:
             return None
-        latest = self._first + MAX_GAP
-        return latest if self._rule.gap is None else min(latest, self._last + self._rule.gap)
+        latest = max(self._first, self._resumed) + MAX_GAP
+        return latest if self._rule.gap is None else min(latest, self._silent_at)
+
+    @property
+    def _silent_at(self) -> float:
+        """When the gap behind what waits is over."""
+        return math.inf if self._rule.gap is None else max(self._last, self._resumed) + self._rule.gap
+
+    def resume(self, now: float) -> None:
+        """Take note that nobody read the client until ``now``: the rest may have come, and wait to be read."""
+        self._resumed = now
 
     def feed(self, data: bytes, now: float) -> list[Piece]:
         """Take what was read at ``now``."""
@@ -92,8 +105,7 @@ class MessageJoiner:
         """Let go what has waited for long enough by ``now``; whole only where the gap behind it ended it."""
         if self.deadline is None or now < self.deadline:
             return []
-        whole = self._rule.gap is not None and now >= self._last + self._rule.gap
-        return [self._go(len(self._waiting), whole=whole)]
+        return [self._go(len(self._waiting), whole=now >= self._silent_at)]
 
     def finish(self) -> list[Piece]:
         """Let go what waits, whose client has left or ended its sending."""

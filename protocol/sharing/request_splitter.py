@@ -5,7 +5,7 @@ cut where its client is connected, and one request is one message from there on,
 
 What must hold
     Every byte that comes is either in one request, in order, or counted in ``rubbish``. At most MAX_FRAME bytes wait,
-    and none for longer than PATIENCE behind the last that came.
+    and none for longer than PATIENCE behind the last that came, while their client is read.
 
     What a stream costs is bounded too: behind MAX_RUN bytes of rubbish in a row each read is judged at its first byte
     alone, until that begins a request, or nothing came for PATIENCE. Whoever sends that speaks another protocol.
@@ -18,6 +18,7 @@ Way of thinking
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, final
 
 from protocol.sharing import modbus_rtu, visca
@@ -47,6 +48,8 @@ class RequestSplitter:
         self._waiting = b""
         self._first = self._last = 0.0
         """When the first and the last byte of what waits were read, at the latest and the earliest."""
+        self._resumed = -math.inf
+        """When the client was read again after a time in which nobody read it."""
         self.rubbish = 0
         """Bytes that were in no request, and went nowhere."""
         self._run = 0
@@ -60,7 +63,11 @@ class RequestSplitter:
     @property
     def deadline(self) -> float | None:
         """When ``expire`` is due; None while nothing waits."""
-        return self._last + PATIENCE if self._waiting else None
+        return max(self._last, self._resumed) + PATIENCE if self._waiting else None
+
+    def resume(self, now: float) -> None:
+        """Take note that nobody read the client until ``now``: the rest may have come, and wait to be read."""
+        self._resumed = now
 
     def feed(self, data: bytes, now: float) -> list[Piece]:
         """Take what was read at ``now``; return the requests that are whole by then."""

@@ -115,6 +115,15 @@ def test_what_a_client_leaves_behind_goes_as_a_transfer() -> None:
     assert joiner.deadline is None
 
 
+def test_time_in_which_nobody_read_the_client_does_not_end_a_message() -> None:
+    for rule, patience in ((END, MAX_GAP), (GAP, 0.02)):
+        joiner = MessageJoiner(rule)
+        joiner.feed(b"a", 5.0)
+        joiner.resume(8.0)
+        assert joiner.deadline == pytest.approx(8.0 + patience)
+        assert joiner.feed(b"\xff", 8.01) + joiner.expire(8.1) == [Piece(b"a\xff", 5.0)]
+
+
 @given(
     st.sampled_from([END, GAP, BOTH]),
     st.lists(

@@ -81,6 +81,15 @@ def test_the_half_of_a_request_is_given_up_after_patience(rule: TurnRule, reques
     assert splitter.rubbish == 3
 
 
+def test_time_in_which_nobody_read_the_client_is_no_silence() -> None:
+    splitter = RequestSplitter(MODBUS)
+    splitter.feed(READ[:3], 5.0)
+    splitter.resume(8.0)
+    assert splitter.deadline == 8.0 + PATIENCE
+    assert splitter.feed(READ[3:], 8.1) == [Piece(READ, 5.0)]
+    assert splitter.rubbish == 0
+
+
 def test_a_request_behind_the_half_of_one_is_found() -> None:
     assert split(MODBUS, READ[:4], READ) == ([READ], 4)
     assert split(MODBUS, b"\x11", READ) == ([READ], 1)

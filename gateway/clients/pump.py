@@ -1,0 +1,202 @@
+"""Carry what one client sends to the line: read it, cut it by the rules of the port, and write piece by piece.
+
+A byte stream has no messages of its own. Without a rule a piece is what one read returned. With one, the stream is cut
+here, where its client is connected, to the messages or requests that the line's owner means (``protocol.sharing``), so
+that a message is one to the line however TCP brought it. What is no request is dropped, and counted.
+
+Nothing is read ahead of the line, so that the client's own TCP window closes while the line is busy, with two
+exceptions:
+
+    A packet of a PTZ driver has its own time and grows stale by that, so up to AHEAD of them wait here, and not in the
+    kernel, where nobody knows how old they are.
+
+    Under a turn rule one read is made while a request waits, so that the next one is there when its turn comes.
+
+Only these have a task beside the reader, and only while something waits. Every byte that was read is told to the
+session as written, or dropped: also those that wait here when the client's session ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from gateway.clients.streams import MESSAGE_LIMIT, TooLong
+from gateway.port.line import PortDown
+from gateway.port.rights import Right
+from gateway.port.router import Forbidden, Revoked
+from protocol.sharing.message_rule import MessageJoiner
+from protocol.sharing.piece import Piece
+from protocol.sharing.request_splitter import RequestSplitter
+
+if TYPE_CHECKING:
+    from gateway.clients.streams import Stream
+    from gateway.port.bus import PortStatus
+    from gateway.port.router import Session
+
+__all__ = ["AHEAD", "Pump"]
+
+logger = logging.getLogger(__name__)
+
+AHEAD: Final = 64
+"""Packets of a PTZ driver that are read while the line is busy."""
+_WITH_REQUESTS: Final = {"modbus-rtu", "visca"}
+"""The kinds of reply whose requests can be told from each other; of the others a request is a message."""
+
+
+@final
+class Pump:
+    """The way of one client's bytes from its stream to the session's line."""
+
+    def __init__(self, stream: Stream, session: Session) -> None:
+        self._stream = stream
+        self._session = session
+        self._state: PortStatus | None = None
+        """The state of the port by which the stream is cut now."""
+        self._cut: MessageJoiner | RequestSplitter | None = None
+        self._rubbish = 0
+        """Rubbish of ``_cut`` that was told."""
+        self._waiting: deque[Piece] = deque()
+        """Pieces for the task beside, behind the one that it writes."""
+        self._is_writing = False
+        """The task beside writes, or is about to."""
+        self._moved = trio.Event()
+        """Set when the task beside takes the next piece, or ends."""
+        self._refused = False
+        """The last piece was refused: that is logged once, or a client that goes on sending fills the log."""
+
+    async def run(self) -> None:
+        """Carry bytes until the client ends its sending, or the session has ended. Raises OSError, as the stream."""
+        gone: OSError | None = None
+        pieces: deque[Piece] = deque()
+        try:
+            async with trio.open_nursery() as beside:
+                try:
+                    while (read := await self._read()) is not None:
+                        pieces.extend(read)
+                        while pieces:
+                            await self._put(pieces.popleft(), beside)
+                        if self._cut is not None:
+                            self._cut.resume(trio.current_time())
+                    pieces.extend(self._finished())
+                    while pieces:
+                        await self._put(pieces.popleft(), beside)
+                except OSError as exc:
+                    gone = exc  # outside, or the nursery would wrap it; what it sent before is written all the same
+                except Revoked:
+                    pass
+        finally:
+            left = sum(len(piece.data) for piece in (*self._waiting, *pieces))
+            self._session.discard(left + (0 if self._cut is None else self._cut.waiting))
+        if gone is not None:
+            raise gone
+
+    # -- reading
+
+    async def _read(self) -> list[Piece] | None:
+        """Return the pieces that the next read, or a pause, completes; None once the client ended its sending."""
+        deadline = None if self._cut is None else self._cut.deadline
+        data = None
+        try:
+            if deadline is None:
+                data = await self._stream.receive()
+            else:
+                with trio.move_on_at(deadline):
+                    data = await self._stream.receive()
+        except TooLong:
+            what = "%s: a packet over %d bytes is dropped"
+            holder = self._session.holder
+            self._session.events.log(logging.WARNING, "packets that are too long", what, holder, MESSAGE_LIMIT)
+            return []
+        now = trio.current_time()
+        if data == b"":
+            return None
+        if self._stream.exact:
+            return [Piece(data, now)] if data else []
+        pieces = self._follow() if self._session.state.value is not self._state else []
+        cut = self._cut
+        if cut is None:
+            if data:
+                pieces.append(Piece(data, now, whole=False))
+            return pieces
+        pieces += cut.expire(now) if data is None else cut.feed(data, now)
+        self._tell_rubbish()
+        return pieces
+
+    def _follow(self) -> list[Piece]:
+        """Cut by the rules that are in force now; return what the ones before leave."""
+        before, state = self._state, self._session.state.value
+        self._state = state
+        rules = state.turn_rule, state.message_rule
+        if before is not None and rules == (before.turn_rule, before.message_rule):
+            return []
+        left = self._finished()
+        self._rubbish = 0
+        if state.turn_rule is not None and state.turn_rule.reply in _WITH_REQUESTS:
+            self._cut = RequestSplitter(state.turn_rule)
+        else:
+            self._cut = None if state.message_rule is None else MessageJoiner(state.message_rule)
+        return left
+
+    def _finished(self) -> list[Piece]:
+        """Return what is left of a stream that is cut no more."""
+        if self._cut is None:
+            return []
+        pieces = self._cut.finish()
+        self._tell_rubbish()
+        return pieces
+
+    def _tell_rubbish(self) -> None:
+        if isinstance(self._cut, RequestSplitter) and (count := self._cut.rubbish - self._rubbish):
+            self._rubbish += count
+            self._session.discard(count, rubbish=True)
+
+    # -- writing
+
+    async def _put(self, piece: Piece, beside: trio.Nursery) -> None:
+        """Write a piece, here or in the task beside. Raises Revoked."""
+        session = self._session
+        if session.state.value.turn_rule is not None:
+            room = 0
+        elif self._stream.exact and session.traffic is Right.PTZ:
+            room = AHEAD - 1
+        else:
+            await self._write(piece)
+            return
+        self._waiting.append(piece)
+        if not self._is_writing:
+            self._is_writing = True
+            beside.start_soon(self._write_all)
+        while len(self._waiting) > room and self._is_writing:
+            self._moved = trio.Event()
+            await self._moved.wait()
+
+    async def _write_all(self) -> None:
+        """Write what waits, one piece after the other."""
+        try:
+            while self._waiting:
+                piece = self._waiting.popleft()
+                self._moved.set()
+                await self._write(piece)
+        except Revoked:
+            pass  # and so will the reader's next piece be
+        finally:
+            self._is_writing = False
+            self._moved.set()
+
+    async def _write(self, piece: Piece) -> None:
+        """Write one piece; one that is refused is dropped, and the next may be taken. Raises Revoked."""
+        write = self._session.write if piece.whole else self._session.transfer
+        try:
+            await write(piece.data, piece.accepted)
+            self._refused = False
+        except Revoked:
+            raise
+        except (PortDown, Forbidden) as exc:
+            if not self._refused:
+                what = "%s: what it sends is dropped: %s"
+                self._session.events.log(logging.WARNING, "writes refused", what, self._session.holder, exc)
+            self._refused = True
