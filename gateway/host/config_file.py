@@ -225,6 +225,8 @@ def _serial(table: Table) -> SerialConfig:
         rts_cts=table.take("rts_cts", truth, default=True),
         termination=table.take("termination", truth, default=False),
         bias=bool(bias),
+        rates=table.take("rates", listed(whole(50, 20_000_000)), ()),
+        data_bits=table.take("data_bits", listed(whole(5, 8)), ()),
     )
     automatic = table.take("rs485", _rs485, "driver") == "automatic"
     for key, there in (("termination", hardware.termination), ("bias", hardware.bias), ("rs485", automatic)):

@@ -7,6 +7,7 @@ comparison of two values of one type.
 from __future__ import annotations
 
 import enum
+import struct
 import termios
 from dataclasses import fields, replace
 from typing import Any, Final
@@ -19,6 +20,7 @@ from protocol.parameters.settings import Parity, SerialPort
 __all__ = [
     "IN_TERMIOS",
     "NAMES",
+    "TERMIOS2",
     "Rs485",
     "attributes",
     "by_name",
@@ -26,9 +28,12 @@ __all__ = [
     "differing",
     "found",
     "in_words",
+    "is_custom",
     "line_time",
     "message_portion",
+    "rate_near",
     "rs485",
+    "termios2",
     "wanted",
 ]
 
@@ -62,6 +67,12 @@ _RATES: Final = {
     getattr(termios, name): int(name[1:]) for name in dir(termios) if name[:1] == "B" and name[1:].isdigit()
 }
 _SPEEDS: Final = {rate: speed for speed, rate in _RATES.items() if rate}  # B0 is no rate: it hangs up
+_CBAUD: Final = 0o010017
+_CIBAUD: Final = _CBAUD << 16
+_BOTHER: Final = 0o010000
+TERMIOS2: Final = struct.Struct("4IB19s2I")
+"""Linux' ``struct termios2``: flags, discipline, characters, rates in and out."""
+_TERMIOS2_CHARACTERS: Final = 19
 _COOKED: Final = (
     termios.ICANON
     | termios.ECHO
@@ -92,21 +103,49 @@ Rs485 = tuple[int, ...]
 def attributes(before: list[Any], line: SerialPort, *, marks: bool = False) -> list[Any]:
     """Return what ``tcsetattr`` is to be given for ``line`` on a raw tty, where ``tcgetattr`` returned ``before``.
 
-    A rate without a name in termios leaves the one that is there. ``marks``: the driver tells breaks apart (PARMRK).
+    A rate without a name in termios is only announced by BOTHER; ``termios2`` has it. ``marks``: the driver tells
+    breaks apart (PARMRK).
     """
     flow = termios.IXON | termios.IXOFF if line.flow_control_xonxoff else 0
     # Not INPCK: with it a byte with a wrong parity is marked, and a NUL so marked looks like a break.
     iflag = flow | (termios.PARMRK if marks else 0)
     format_bits = termios.CSIZE | termios.CSTOPB | termios.PARENB | termios.PARODD | _CMSPAR | termios.CRTSCTS
-    cflag = before[2] & ~(format_bits | termios.HUPCL)  # HUPCL drops DTR at the close, which resets many boards
+    cflag = before[2] & ~(
+        format_bits | _CBAUD | termios.HUPCL
+    )  # HUPCL drops DTR at the close, which resets many boards
     cflag |= termios.CLOCAL | termios.CREAD | _SIZES[line.data_bits] | _PARITY_BITS[line.parity]
     cflag |= termios.CSTOPB if line.stop_bits == 2 else 0
     cflag |= termios.CRTSCTS if line.flow_control_rtscts else 0
-    ispeed, ospeed = (_SPEEDS[line.baud_rate],) * 2 if line.baud_rate in _SPEEDS else before[4:6]
+    # Who finds a line hung up (B0) and puts back what he found leaves its rate as it is.
+    speed = _SPEEDS.get(line.baud_rate, _BOTHER if line.baud_rate else before[5])
+    cflag |= speed
     characters = list(before[6])
     # With VMIN 0 an idle read looks like the end of the file.
     characters[termios.VMIN], characters[termios.VTIME] = 1, 0
-    return [iflag, before[1] & ~termios.OPOST, cflag, before[3] & ~_COOKED, ispeed, ospeed, characters]
+    return [iflag, before[1] & ~termios.OPOST, cflag, before[3] & ~_COOKED, speed, speed, characters]
+
+
+def is_custom(line: SerialPort) -> bool:
+    """Return whether the line's rate has no name in termios, so that ``termios2`` has to set it."""
+    return line.baud_rate not in _SPEEDS and line.baud_rate > 0
+
+
+def termios2(attributes: list[Any], rate: int, discipline: int = 0) -> bytes:
+    """Return what TCSETS2 is to be given for ``attributes`` at a rate of any number (Linux, ``struct termios2``)."""
+    iflag, oflag, cflag, lflag, _ispeed, _ospeed, characters = attributes
+    control = bytes(each if isinstance(each, int) else each[0] for each in characters)
+    # The input has no rate of its own (CIBAUD 0): it follows the output's.
+    flags = iflag, oflag, cflag & ~(_CBAUD | _CIBAUD) | _BOTHER, lflag
+    return TERMIOS2.pack(*flags, discipline, control[:_TERMIOS2_CHARACTERS], rate, rate)
+
+
+def rate_near(found: int, wanted: int) -> int:
+    """Return the rate ``wanted`` where the driver's nearest, ``found``, is close enough to be heard as it: within 2 %.
+
+    A divisor seldom meets a rate that is not its clock's, and a UART follows one that is off by 2 % (Linux has the same
+    bound in ``tty_termios_encode_baud_rate``).
+    """
+    return wanted if abs(found - wanted) * 50 <= wanted else found
 
 
 def rs485(line: SerialPort, before: Rs485) -> Rs485:
@@ -126,15 +165,15 @@ def wanted(line: SerialPort) -> SerialPort:
     return replace(line, termination=line.termination and balanced, bias=line.bias and balanced)
 
 
-def found(attributes: list[Any], control: Rs485, *, bias: bool) -> SerialPort:
+def found(attributes: list[Any], control: Rs485, *, bias: bool, custom_rate: int = 0) -> SerialPort:
     """Read the settings in force from what ``tcgetattr`` and ``TIOCGRS485`` returned.
 
-    A rate that has no name in termios reads as 0, which is no rate that anybody can ask for.
+    ``custom_rate`` is what TCGETS2 says: the rate where that has no name in termios.
     """
     iflag, _oflag, cflag, _lflag, _ispeed, ospeed, _characters = attributes
     return SerialPort(
         port_mode=_mode(control[0]),
-        baud_rate=_RATES.get(ospeed, 0),
+        baud_rate=_RATES.get(ospeed, custom_rate),
         data_bits=_DATA_BITS[cflag & termios.CSIZE],
         stop_bits=2 if cflag & termios.CSTOPB else 1,
         parity=_parity(cflag),

@@ -43,6 +43,8 @@ _TIOCGRS485: Final = 0x542E
 _TIOCSRS485: Final = 0x542F
 _TIOCSBRK: Final = 0x5427
 _TIOCCBRK: Final = 0x5428
+_TCGETS2: Final = 0x802C542A
+_TCSETS2: Final = 0x402C542B
 _RS485: Final = struct.Struct("8I")
 _COUNTERS: Final = struct.Struct("20i")
 _NUMBER: Final = struct.Struct("i")
@@ -232,8 +234,10 @@ class Tty:
     def _set(self, line: SerialPort, before: list[Any], names: Sequence[str] = line_settings.IN_TERMIOS) -> bool:
         """Set all of ``line`` that termios has at once, and return whether the driver has ``names`` of it then."""
         wanted = line_settings.attributes(before, line, marks=self.marks)
-        if wanted != termios.tcgetattr(self.fd):
-            with contextlib.suppress(termios.error):  # reading back tells a refusal, which may be silent too
+        with contextlib.suppress(termios.error, OSError):  # reading back tells a refusal, which may be silent too
+            if line_settings.is_custom(line):
+                fcntl.ioctl(self.fd, _TCSETS2, line_settings.termios2(wanted, line.baud_rate))
+            elif wanted != termios.tcgetattr(self.fd):
                 termios.tcsetattr(self.fd, termios.TCSANOW, wanted)
         found = self._found(line)
         return all(getattr(found, name) == getattr(line, name) for name in names)
@@ -259,8 +263,17 @@ class Tty:
         return self._found_in(termios.tcgetattr(self.fd), wanted)
 
     def _found_in(self, attributes: list[Any], wanted: SerialPort) -> SerialPort:
-        found = line_settings.found(attributes, self._rs485(), bias=wanted.bias)
+        rate = line_settings.rate_near(self._rate(), wanted.baud_rate)
+        found = line_settings.found(attributes, self._rs485(), bias=wanted.bias, custom_rate=rate)
         return replace(found, port_mode=wanted.port_mode, termination=False) if self._automatic else found
+
+    def _rate(self) -> int:
+        """Return the rate in force as a number: termios knows only rates that have a name."""
+        known = bytearray(line_settings.TERMIOS2.size)
+        with _where_offered():
+            fcntl.ioctl(self.fd, _TCGETS2, known)
+        rate: int = line_settings.TERMIOS2.unpack(known)[-1]
+        return rate
 
     def _rs485(self) -> line_settings.Rs485:
         control = bytearray(_RS485.size)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from protocol.parameters.declare import Path
-    from protocol.parameters.hardware import Hardware
+    from protocol.parameters.hardware import Hardware, SerialHardware
     from protocol.parameters.rules import Conflict
 
 __all__ = ["Catalogue", "Parameter", "Ports", "Restored", "Update"]
@@ -214,7 +214,7 @@ class Catalogue:
                 assigned.pop(assignment.parameter.path, None)
                 assigned[assignment.parameter.path] = assignment
         changes = {path: each for path, each in assigned.items() if each.value != value_at(settings, path)}
-        new, kept, put_back = _without_conflicts(settings, changes)
+        new, kept, put_back = _without_conflicts(settings, changes, self.hardware.serial)
         return new, tuple(assignment.parameter.name for assignment in kept.values()), refused | put_back
 
 
@@ -239,7 +239,7 @@ def _judged(parameters: Mapping[str, Parameter], order: int, name: str, text: st
 
 
 def _without_conflicts(
-    settings: Settings, changes: Mapping[Path, _Assignment]
+    settings: Settings, changes: Mapping[Path, _Assignment], lines: Sequence[SerialHardware]
 ) -> tuple[Settings, Mapping[Path, _Assignment], dict[int, ParameterError]]:
     """Put changes back until those that are left break no rule.
 
@@ -249,7 +249,7 @@ def _without_conflicts(
     while True:
         new = with_values(settings, {path: assignment.value for path, assignment in changes.items()})
         reasons: dict[Path, str] = {}
-        for conflict in conflicts(new):
+        for conflict in conflicts(new, lines):
             # A change that this round already puts back may have ended this conflict too: the next round will show.
             if not any(path in reasons for side in conflict.sides for path in side):
                 reasons |= dict.fromkeys(_responsible(conflict, changes), conflict.why)

@@ -47,8 +47,9 @@ class PortType(enum.Enum):
 class SerialHardware:
     """The abilities of one UART and its line driver.
 
-    ``modes`` is not empty; its first one is the port's default mode. The other fields say which wires and switches
-    there are. Whether a parameter exists depends on the modes as well: see the properties ``has_...``.
+    ``modes`` is not empty; its first one is the port's default mode. ``rates`` (bits a second) and ``data_bits`` are
+    those that the host's configuration adds to the contract's, in any mode. The other fields say which wires and
+    switches there are. Whether a parameter exists depends on the modes as well: see the properties ``has_...``.
     """
 
     modes: tuple[PortMode, ...] = (PortMode.RS232,)
@@ -56,6 +57,8 @@ class SerialHardware:
     rts_cts: bool = True
     termination: bool = False
     bias: bool = False
+    rates: tuple[int, ...] = ()
+    data_bits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.modes:

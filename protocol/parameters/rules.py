@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, final
 from protocol.parameters.settings import FAST_RATES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from protocol.parameters.declare import Path
+    from protocol.parameters.hardware import SerialHardware
     from protocol.parameters.settings import GenericTCPServer, RemotePortServer, SerialPort, Settings
 
 __all__ = ["Conflict", "conflicts"]
@@ -29,18 +30,25 @@ class Conflict:
     why: str
 
 
-def conflicts(settings: Settings) -> Iterator[Conflict]:
-    """Yield every conflict in these settings, always in the same order."""
+def conflicts(settings: Settings, lines: Sequence[SerialHardware] = ()) -> Iterator[Conflict]:
+    """Yield every conflict in these settings, always in the same order.
+
+    ``lines`` are the hardware of Ser1, Ser2, ..., which may have rates beyond the contract's.
+    """
     for index, port in enumerate(settings.serial.ports):
-        yield from _line_conflicts(("serial", "ports", index), port)
+        yield from _line_conflicts(("serial", "ports", index), port, lines[index].rates if lines else ())
     yield from _listener_conflicts(settings)
 
 
-def _line_conflicts(path: Path, port: SerialPort) -> Iterator[Conflict]:
-    """Check Serial.Ser# against the Serial port API's notes to BaudRate, FlowControlXONXOFF and FlowControlRTSCTS."""
+def _line_conflicts(path: Path, port: SerialPort, rates: Sequence[int]) -> Iterator[Conflict]:
+    """Check Serial.Ser# against the Serial port API's notes to BaudRate, FlowControlXONXOFF and FlowControlRTSCTS.
+
+    ``rates`` are those that the host's configuration vouches for, in any mode.
+    """
     mode = port.port_mode
+    too_fast = port.baud_rate in FAST_RATES and not mode.fast and port.baud_rate not in rates
     rules = (
-        (port.baud_rate in FAST_RATES and not mode.fast, "baud_rate", f"{port.baud_rate} requires RS485 or RS485_4"),
+        (too_fast, "baud_rate", f"{port.baud_rate} requires RS485 or RS485_4"),
         (port.flow_control_xonxoff and not mode.full_duplex, "flow_control_xonxoff", "XON/XOFF requires full duplex"),
         (port.flow_control_rtscts and mode.balanced, "flow_control_rtscts", "RTS/CTS requires RS232"),
     )

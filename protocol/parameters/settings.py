@@ -80,6 +80,7 @@ EVERYBODY = AddressList()
 
 SLOW_RATES = (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)
 FAST_RATES = (230400, 460800)
+DATA_BITS = (7, 8)
 FIRST_PORT = 1024
 UNBOUND = -1
 
@@ -90,7 +91,12 @@ def _port_of(place: Place) -> int:
 
 
 def _rates_of(place: Place) -> Rule[int]:
-    return Choice(SLOW_RATES + (FAST_RATES if place.serial.has_fast_rates else ()))
+    contract = SLOW_RATES + (FAST_RATES if place.serial.has_fast_rates else ())
+    return Choice(tuple(sorted({*contract, *place.serial.rates})))
+
+
+def _data_bits_of(place: Place) -> Rule[int]:
+    return Choice(tuple(sorted({*DATA_BITS, *place.serial.data_bits})))
 
 
 def _cam_port_rule(place: Place) -> Rule[int]:
@@ -198,7 +204,7 @@ class SerialPort:
         default_at=lambda place: place.serial.modes[0],
     )
     baud_rate: int = parameter("BaudRate", Choice(SLOW_RATES + FAST_RATES), 9600, rule_at=_rates_of)
-    data_bits: int = parameter("DataBits", Choice((7, 8)), 8)
+    data_bits: int = parameter("DataBits", Choice(DATA_BITS), 8, rule_at=_data_bits_of)
     stop_bits: int = parameter("StopBits", Choice((1, 2)), 1)
     parity: Parity = parameter("Parity", Choice(tuple(Parity)), Parity.NONE)
     flow_control_xonxoff: bool = parameter(

@@ -50,6 +50,8 @@ modes = ["RS232", "RS485"]
 device = "/dev/ttyS1"
 modes = ["RS485"]
 rts_cts = false
+rates = [921600, 250000]
+data_bits = [5, 6]
 xon_xoff = false
 termination = true
 bias = ["/usr/bin/bias", "--on={state}"]
@@ -101,7 +103,15 @@ def test_every_key_of_a_whole_file_is_read() -> None:
             SerialConfig("/dev/ttyUSB0", SerialHardware((PortMode.RS232, PortMode.RS485))),
             SerialConfig(
                 "/dev/ttyS1",
-                SerialHardware((PortMode.RS485,), xon_xoff=False, rts_cts=False, termination=True, bias=True),
+                SerialHardware(
+                    (PortMode.RS485,),
+                    xon_xoff=False,
+                    rts_cts=False,
+                    termination=True,
+                    bias=True,
+                    rates=(921600, 250000),
+                    data_bits=(5, 6),
+                ),
                 ("/usr/bin/bias", "--on={state}"),
             ),
         ),

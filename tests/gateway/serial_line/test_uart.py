@@ -550,9 +550,54 @@ async def test_a_way_between_two_good_formats_that_leads_over_a_bad_one_is_found
         assert port.in_force == seven
 
 
-async def test_a_rate_that_cannot_be_named_is_no_rate_to_wait_by(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+def rate_of(fd: int) -> int:
+    """Ask the kernel for the rate as a number (TCGETS2)."""
+    return int(struct.unpack("4IB19s2I", fcntl.ioctl(fd, 0x802C542A, bytes(44)))[-1])
+
+
+@pytest.mark.parametrize("rate", [250000, 12345, 74880, 3000001])
+async def test_a_rate_without_a_name_is_set_read_back_and_left_again(pty: Pty, rate: int) -> None:
+    custom = SerialPort(baud_rate=rate, data_bits=7, stop_bits=2, flow_control_xonxoff=True)
+    async with closing(await opened(pty.path, custom), within=5) as port:
+        assert rate_of(pty.master) == rate
+        assert port.in_force.baud_rate == rate
+        assert "BaudRate" not in names(port.refused)
+        assert pty.attributes[0] & termios.IXON
+        assert pty.attributes[2] & termios.CSTOPB
+        assert not port.wants(custom)
+        await port.reconfigure(LINE)
+        assert (rate_of(pty.master), pty.attributes[5]) == (9600, termios.B9600)
+        await port.reconfigure(replace(LINE, baud_rate=rate))
+        assert rate_of(pty.master) == rate
+        await port.reconfigure(replace(LINE, baud_rate=rate + 100_000))
+        assert rate_of(pty.master) == rate + 100_000
+
+
+async def test_a_rate_that_the_driver_meets_within_its_tolerance_is_in_force(
+    pty: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tty.Tty, "_rate", lambda _: 255_000)
+    async with closing(await opened(pty.path, SerialPort(baud_rate=250_000)), within=5) as port:
+        assert port.in_force.baud_rate == 250_000
+        monkeypatch.setattr(tty.Tty, "_rate", lambda _: 255_001)
+        port.read_back(SerialPort(baud_rate=250_000))
+        assert port.in_force.baud_rate == 255_001
+        assert names(port.refused) == ["BaudRate"]
+
+
+async def test_a_rate_that_another_program_set_is_shown_as_it_is(pty: Pty) -> None:
+    async with closing(await opened(pty.path, LINE), within=5) as port:
+        known = list(struct.unpack("4IB19s2I", fcntl.ioctl(pty.master, 0x802C542A, bytes(44))))
+        known[2], known[6], known[7] = known[2] & ~0o010017 | 0o010000, 31_250, 31_250
+        fcntl.ioctl(pty.master, 0x402C542B, struct.pack("4IB19s2I", *known))
+        assert port.wants(LINE)
+        assert port.in_force.baud_rate == 31_250
+        assert names(port.refused) == ["BaudRate"]
+
+
+async def test_a_line_that_is_hung_up_has_no_rate_to_wait_by(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     real = termios.tcgetattr
-    monkeypatch.setattr(termios, "tcgetattr", lambda fd: [*real(fd)[:4], 0o010000, 0o010000, real(fd)[6]])
+    monkeypatch.setattr(termios, "tcgetattr", lambda fd: [*real(fd)[:4], termios.B0, termios.B0, real(fd)[6]])
     async with closing(await opened(pty.path, LINE), within=5) as port:
         assert port.in_force.baud_rate == 0
         assert port.timing == LINE

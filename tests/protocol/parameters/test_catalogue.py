@@ -53,6 +53,20 @@ def test_what_an_update_does_not_name_is_the_same_object() -> None:
     assert update.settings.serial is DEFAULTS.serial
 
 
+def test_a_host_adds_rates_and_data_bits_to_the_contracts() -> None:
+    lines = SerialHardware(rates=(250000, 230400), data_bits=(5, 6)), SerialHardware()
+    catalogue = Catalogue(Hardware(lines, (ManagerHardware(1), ManagerHardware(2))))
+    pairs = [("Serial.Ser1.BaudRate", "250000"), ("Serial.Ser1.DataBits", "5")]
+    pairs += [("Serial.Ser2.BaudRate", "250000"), ("Serial.Ser2.DataBits", "5")]
+    update = catalogue.updated(catalogue.restored("").settings, pairs, Role.ADMIN)
+    assert update.changed == ("Serial.Ser1.BaudRate", "Serial.Ser1.DataBits")
+    assert [error.why for error in update.refused] == [
+        "must be one of 300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200",
+        "must be one of 7, 8",
+    ]
+    assert catalogue.updated(update.settings, [("Serial.Ser1.BaudRate", "230400")], Role.ADMIN).refused == ()
+
+
 def test_a_value_that_is_there_already_is_no_change() -> None:
     update = updated("Serial.Ser1.BaudRate=9600&Serial.Ser1.Parity=None")
     assert update == Update(DEFAULTS, (), ())

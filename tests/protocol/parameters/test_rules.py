@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from protocol.parameters.hardware import PortMode
+from protocol.parameters.hardware import PortMode, SerialHardware
 from protocol.parameters.rules import conflicts
 from protocol.parameters.settings import (
     ConnectTo,
@@ -28,6 +28,14 @@ def test_the_two_fastest_rates_require_an_rs485_mode(mode: PortMode, rate: int) 
     wanting = rate > 115200 and mode not in (PortMode.RS485, PortMode.RS485_4)
     found = of_line(SerialPort(port_mode=mode, baud_rate=rate))
     assert found == ([f"{rate} requires RS485 or RS485_4, and the port's mode is {mode.value}"] if wanting else [])
+
+
+def test_a_rate_that_the_host_vouches_for_requires_no_mode() -> None:
+    settings = Settings(serial=Serial(ports=(SerialPort(baud_rate=230400), SerialPort(baud_rate=460800))))
+    lines = SerialHardware(rates=(230400, 921600)), SerialHardware()
+    assert [conflict.why for conflict in conflicts(settings, lines)] == [
+        "460800 requires RS485 or RS485_4, and the port's mode is RS232"
+    ]
 
 
 @pytest.mark.parametrize("mode", PortMode)
