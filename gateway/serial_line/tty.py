@@ -101,6 +101,8 @@ class Tty:
         self.device = device
         self.fd = -1
         """The non-blocking descriptor; -1 once closed."""
+        self.taken = 0
+        """Bytes that the kernel took, in all."""
         self.unsent = 0
         """Bytes written since the driver was last seen empty: the most that can be waiting in it."""
         self.low_latency: bool | None = None
@@ -172,6 +174,7 @@ class Tty:
             return 0
         except OSError as error:
             raise _uart_error(self.device, error) from error
+        self.taken += took
         self.unsent += took
         return took
 

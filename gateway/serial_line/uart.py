@@ -420,18 +420,19 @@ class Uart:
 
     async def _quiet(self, began: float) -> None:
         """Have nothing left to send, by patience or by force; see ``reconfigure``."""
-        since, waiting = trio.current_time(), self._tty.queued()
+        since, waiting, taken = trio.current_time(), self._tty.queued(), self._tty.taken
         if await self.queue.emptied(max(min(self.queue.patience(), began + _LONGEST_DRAIN - since), 0)):
             return
         left = self._tty.queued()
         if not left:
             return  # all but the FIFO, whose time was short
-        if not self._held(waiting, left, trio.current_time() - since):
+        # Where the turn was not to be had, others write meanwhile: what they did is not what stood still.
+        if not self._held(waiting + self._tty.taken - taken, left, trio.current_time() - since):
             raise LineBusy(self.device, left)
         await self.purge()
 
     def _held(self, before: int, left: int, seconds: float) -> bool:
-        """Return whether flow control holds the line: ``left`` bytes wait, and ``before`` did, ``seconds`` ago.
+        """Return whether flow control holds the line: ``left`` bytes wait, of ``before`` that did in ``seconds``.
 
         CTS can be asked for; an XOFF, and what a CDC adapter does by itself, shows only in that nothing moves. Where
         the line is too slow to show that it does, it passes for slow: nothing is thrown away that may still be sent.

@@ -47,12 +47,23 @@ class Driver(Adapter):
     beyond: int = 0
     """Bytes of the chip's own buffer, of which the driver knows nothing."""
 
+    close_waits: bool = True
+    """A close waits for what is queued, until a signal comes; to be false where no thread closes it."""
+
     times: list[float] = field(default_factory=list)
     """When each byte of ``sent`` had left the wire."""
+    taken: int = 0
+    """Bytes that it took."""
     most: int = 0
     """The most bytes that ever waited."""
+    lost: int = 0
+    """Bytes that waited when it was unplugged."""
     writes: list[tuple[float, bytes]] = field(default_factory=list)
     """Each write: when, and what the driver took of it."""
+    cuts: set[int] = field(default_factory=set)
+    """After how many bytes that it took it was unplugged, closed or flushed: there a message may end in its middle."""
+    took: trio.Event = field(default_factory=trio.Event)
+    """Set by the next write, and made anew by who waited for it."""
     _next: float = 0.0
     _leading: int = 0
     """Bytes carried of the block that the count begins with."""
@@ -132,6 +143,8 @@ class Driver(Adapter):
         if not took:
             raise BlockingIOError
         self.writes.append((trio.current_time(), took))
+        self.taken += len(took)
+        self.took.set()
         return len(took)
 
     def _unstuff(self) -> None:
@@ -149,6 +162,21 @@ class Driver(Adapter):
             near.detach()
         return fd
 
+    def unplug(self) -> None:
+        """See Adapter; what waited is lost."""
+        self.advance()
+        self.cuts.add(self.taken)
+        self.lost += len(self.queue)
+        self.queue, self._leading, self._stuffed = b"", 0, False
+        super().unplug()
+
+    def close(self, fd: int, close: Any) -> None:
+        """See Adapter."""
+        self.cuts.add(self.taken)
+        if not self.close_waits:
+            self.queue = b""
+        super().close(fd, close)
+
     def ioctl(self, request: int, argument: Any) -> Any:
         """See Adapter."""
         if self.present and request == termios.TIOCOUTQ:
@@ -165,6 +193,11 @@ class Driver(Adapter):
         if self.queue:  # so it is not being opened, which a thread does
             self._next = trio.current_time() + 1 / self.rate
             self._changed.set()
+
+    def tcflush(self, queue: int) -> None:
+        """See Adapter."""
+        self.cuts.add(self.taken)
+        super().tcflush(queue)
 
     async def run(self) -> None:
         """Be writable as soon as that is so, until cancelled; whoever waits for that calls nothing meanwhile."""
