@@ -41,6 +41,8 @@ def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Ite
     """
     if before is None or before.down != now.down:
         yield {"event": "port", "state": "up" if now.down is None else "down", "reason": now.down or ""}
+    if now.turn_rule != (None if before is None else before.turn_rule):
+        yield {"event": "turns", "reply": None if now.turn_rule is None else now.turn_rule.reply}
     if before is not None and before.breaks != now.breaks:
         yield {"event": "break", "count": now.breaks}
     if not all_told:

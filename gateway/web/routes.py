@@ -328,7 +328,9 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
         return explain(503, f"{name} is being restarted: try again.", ("Retry-After", "1"))
     if request.connection is not None and (why := request.connection.refusal()) is not None:
         return explain(503, f"{name} takes no more clients: {why}. Close some, or try again.", ("Retry-After", "1"))
-    writes = Right.TCP if caller.role >= Role.OPERATOR else Right(0)
+    query = pairs(request.query)
+    # A monitor has no right to write, and so it hears the replies to everybody.
+    writes = Right.TCP if caller.role >= Role.OPERATOR and ("monitor", b"1") not in query else Right(0)
 
     async def take(stream: trio.abc.HalfCloseableStream) -> None:
         # The libraries behind it are loaded at the first WebSocket.
@@ -343,7 +345,7 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
             Right.READ | writes,
             f"{caller.name} at {request.peer}",
             lambda: routes.access.revoked(caller),
-            bytes_only=offers_binary(request) or (("text", b"1") in pairs(request.query)),
+            bytes_only=offers_binary(request) or (("text", b"1") in query),
             connection=request.connection,
         )
 

@@ -153,15 +153,21 @@ let socket = null;
 let patience = 500;              // milliseconds before the next try to connect
 let row = null;                  // the row of the log that is still filling
 
+function open(query) {
+  const opened = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/daisyport/ports/${port}${query}`);
+  opened.binaryType = "arraybuffer";
+  return opened;
+}
+
 function connect() {
   socket?.close();
-  const mine = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/daisyport/ports/${port}`);
-  mine.binaryType = "arraybuffer";
+  watch(null);
+  const mine = open("");
   mine.onopen = () => { patience = 500; };
   mine.onmessage = ({ data }) => {
     if (mine !== socket) return;
     if (typeof data === "string") hear(JSON.parse(data));
-    else show("received", new Uint8Array(data));
+    else if (monitor?.readyState !== WebSocket.OPEN) show("received", new Uint8Array(data));
   };
   mine.onclose = ({ reason }) => {
     if (mine !== socket) return;
@@ -172,6 +178,21 @@ function connect() {
   socket = mine;
 }
 
+// Where clients take turns, each hears the replies to itself alone; a monitor hears all of them, and may not write.
+let monitor = null;
+
+function watch(turns) {
+  monitor?.close();
+  monitor = null;
+  if (!turns || node.level < OPERATOR) return;
+  const mine = open("?monitor=1");
+  mine.onmessage = ({ data }) => {
+    if (mine === monitor && typeof data !== "string") show("received", new Uint8Array(data));
+  };
+  mine.onclose = () => setTimeout(() => mine === monitor && watch(turns), 10_000);
+  monitor = mine;
+}
+
 function hear(message) {
   if (message.event === "port") {
     const up = message.state === "up";
@@ -180,6 +201,8 @@ function hear(message) {
   } else if (message.event === "line") {
     note(`The line is set to ${message.words}`);
     if (!changedFields().length) loadSettings();
+  } else if (message.event === "turns") {
+    watch(message.reply);
   } else if (message.event === "cut") {
     note(`A slow client was cut: ${message.reason}`);
   } else if (message.event === "refused") {

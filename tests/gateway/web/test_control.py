@@ -20,6 +20,7 @@ from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.web.control import answer, events
 from protocol.parameters.settings import SerialPort
+from protocol.sharing.turn_rule import TurnRule
 from tests.gateway.line import ALL, NarrowTty, narrow_port
 
 if TYPE_CHECKING:
@@ -191,13 +192,21 @@ async def test_the_requests_of_the_page_have_the_answers_that_it_shows(autojump_
 
 def test_the_events_of_the_page_are_those_that_are_told() -> None:
     now = replace(UP, breaks=1, cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
+    now = replace(now, turn_rule=TurnRule("modbus-rtu"))
     told = [*events(None, now, all_told=True), *events(replace(now, breaks=0, cuts=0), now, all_told=True)]
-    assert told == [event for event in documented() if event.get("event") in ("port", "line", "break", "cut")]
+    assert told == [event for event in documented() if event.get("event") not in (None, "refused")]
 
 
 def test_settings_of_a_line_that_another_cpu_owns_are_told_in_words() -> None:
     told = list(events(UP, replace(UP, line=None, settings="RS485 300 7E1"), all_told=True))
     assert told == [{"event": "line", "words": "RS485 300 7E1", "settings": None}]
+
+
+def test_everybody_is_told_when_turns_begin_and_end() -> None:
+    turns = replace(UP, turn_rule=TurnRule("visca"))
+    assert list(events(UP, turns, all_told=False)) == [{"event": "turns", "reply": "visca"}]
+    assert list(events(turns, turns, all_told=False)) == []
+    assert list(events(turns, UP, all_told=False)) == [{"event": "turns", "reply": None}]
 
 
 def test_nothing_new_is_no_event() -> None:

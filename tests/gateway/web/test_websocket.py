@@ -496,6 +496,16 @@ async def test_a_viewer_that_knows_bytes_only_is_not_told_that_it_may_only_read(
         assert (await gateway.status())["bytes_to_line"] == 0
 
 
+@needs_curl
+async def test_a_monitor_hears_the_line_and_may_not_write_whoever_it_is(tmp_path: Path) -> None:
+    async with gateway_with_basic(tmp_path) as gateway, terminal(gateway, "?monitor=1") as page:
+        await page.send(b"no")
+        assert (await page.told("refused"))["reason"].endswith("may only read")
+        await gateway.lines[0].say(b"line")
+        assert await page.hear(4) == b"line"
+        assert (await gateway.status())["bytes_to_line"] == 0
+
+
 # -- without a daemon: a clock that jumps, a full service, rubbish --------------------------------------------------
 
 
