@@ -24,6 +24,7 @@ from gateway.clients.listeners import listen_tcp, listen_unix
 from gateway.devices import make_device
 from gateway.host.upgrade import UPGRADE_WAITS, UpgradeWaits
 from gateway.port.device import Refusal
+from gateway.port.history import History
 from gateway.port.log import PortLogger
 from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, order, plan, responsible
 from gateway.services import Services
@@ -82,7 +83,11 @@ class Manager:
         self.beats = 0
         """The heartbeats so far: about one a second, as long as the manager follows the settings or waits to."""
         self._host = host
-        self.services = Services(index, host, grant)
+        self._port = host.config.port(index)
+        history = History(self._port.history_bytes) if self._port.history_bytes else None
+        if history is not None:
+            bus.attach(history.deliver)
+        self.services = Services(index, host, grant, history)
         self._published = published
         self._followed = Cell(-1)
         """The version of the settings whose units run ..."""
@@ -221,7 +226,8 @@ class Manager:
     async def _follow(self, published: Published, units: Units[Spec]) -> None:
         settings = published.settings
         self.services.update_policies(settings.port_managers[self.index])
-        wanted = plan(settings, self.index, self._numbers, self._host.config.tcp.bind) | {Serve(ServiceKind.WEB_SOCKET)}
+        bind, listen_only = self._host.config.tcp.bind, self._port.listen_only
+        wanted = plan(settings, self.index, self._numbers, bind, listen_only) | {Serve(ServiceKind.WEB_SOCKET)}
         await units.apply(wanted)
         if not any(isinstance(spec, Device) for spec in wanted):
             self.bus.route()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
 import trio
 
+from gateway.clients.relay import Manner
+from gateway.clients.roster import Roster
 from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
 from gateway.port.plan import ServiceKind
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
     from gateway.host.config import Config
+    from gateway.port.history import History
     from gateway.port.router import Handle, Session
     from gateway.remote_port.server import RemotePortService
     from gateway.tasks.reconcile import Unit
@@ -38,6 +41,7 @@ _RIGHTS: Final = {
     ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
     ServiceKind.PTZ: Right.READ | Right.PTZ,
     ServiceKind.SERIAL_CGI: Right.READ | Right.CGI,
+    ServiceKind.LISTEN_ONLY: Right.READ,
     ServiceKind.WEB_SOCKET: Right.READ | Right.TCP,
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
@@ -81,12 +85,20 @@ def _names(holder: str) -> tuple[str, ...]:
 
 @final
 class Services:
-    """The services of port manager ``index``; ``grant`` makes the handle of each on the port's bus."""
+    """The services of port manager ``index``; ``grant`` makes the handle of each on the port's bus.
 
-    def __init__(self, index: int, host: Host, grant: Callable[[Right, str], Handle]) -> None:
+    ``history`` is what their clients hear first, where the port remembers anything.
+    """
+
+    def __init__(
+        self, index: int, host: Host, grant: Callable[[Right, str], Handle], history: History | None = None
+    ) -> None:
         self._index = index
         self._host = host
         self._grant = grant
+        port = host.config.port(index)
+        self._roster = Roster(port.writers, port.max_clients)
+        self._manner = Manner(port.linger, port.slow_reader == "drop_oldest", history)
         self._services: dict[ServiceKind, _PortService] = {}
         self._handles: dict[ServiceKind, Handle] = {}
         self.clients: trio.Nursery
@@ -111,6 +123,11 @@ class Services:
     def generic_tcp(self) -> Service | None:
         """The service of TCP clients, those that we dial too; None while GenericTCPServer and -Client are off."""
         return cast("Service | None", self._services.get(ServiceKind.GENERIC_TCP))
+
+    @property
+    def listen_only(self) -> Service | None:
+        """The service of TCP clients that may not write; None where the host has no listener for them."""
+        return cast("Service | None", self._services.get(ServiceKind.LISTEN_ONLY))
 
     @property
     def serial_cgi(self) -> SerialCgi | None:
@@ -183,13 +200,16 @@ class Services:
             case _:
                 share = host.config.tcp.max_clients
                 write = _RIGHTS[kind] & ~Right.READ
-                return Service(f"P{self._index}", handle, write, self.clients, host.connections, share)
+                # A driver's commands take their turns whoever is there, and its answers are to be new ones.
+                shared = () if kind is ServiceKind.PTZ else (self._roster, self._manner)
+                return Service(f"P{self._index}", handle, write, self.clients, host.connections, share, *shared)
 
     def update_policies(self, manager: PortManager) -> None:
         """Hand on what the services take up in place: allowed addresses, idle limits, the key."""
-        if self.generic_tcp is not None:
-            tcp = manager.generic_tcp_server
-            self.generic_tcp.update_policy(tcp.allowed_ip_addresses, tcp.timeout)
+        tcp = manager.generic_tcp_server
+        for service in (self.generic_tcp, self.listen_only):
+            if service is not None:
+                service.update_policy(tcp.allowed_ip_addresses, tcp.timeout)
         if self.remote_port is not None:
             server = manager.remote_port_server
             # Of a line that another CPU owns, that one says whether PTZ commands may be written.

@@ -135,10 +135,11 @@ def _client(kind: ServiceKind, session: Session) -> dict[str, object]:
         "service": kind.value,
         "holder": session.holder,
         "since": round(session.since, 3),
-        "writes": session.writes,
+        "writes": session.silent is None,
         "bytes_in": session.counters.received,
         "bytes_out": 0 if reader is None else reader.sent,
         "written": session.counters.written,
         "dropped": session.counters.dropped,
         "queue": 0 if reader is None else reader.size,
+        "missed": session.missed,
     }

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.helpers import PASSWORD, needs_curl, running_gateway
+from gateway.host.config import PortConfig
+from tests.helpers import PASSWORD, free_port, needs_curl, running_gateway
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,50 @@ async def test_a_monitor_that_connects_and_closes_each_second_fills_no_log(
                 await gateway.lines[0].say(b"x")
     lines = [record.message for record in caplog.records if "connected" in record.message or "gone" in record.message]
     assert len(lines) <= 20 + 2  # ten of each kind whole, and perhaps the end of a first minute
+
+
+# -- 7: a client that ends its sending and waits for the answer --------------------------------------------------------
+
+
+@needs_curl
+async def test_a_client_that_ended_its_sending_is_left_after_the_silence_that_its_port_names(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with running_gateway(tmp_path, sharing=(PortConfig(linger=0.0),)) as gateway:
+            async with await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp()) as modem:
+                await modem.send_all(b"ATZ\r")
+                began = trio.current_time()
+                await modem.send_eof()
+                assert await modem.receive_some() == b""
+                assert trio.current_time() - began < 1.5
+            assert await gateway.lines[0].hear(4) == b"ATZ\r"
+
+
+# -- 8: a consumer that must not write ---------------------------------------------------------------------------------
+
+
+@needs_curl
+async def test_gpsd_has_its_fix_from_a_listener_of_the_host_and_none_of_its_probes_reach_the_line(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    with trio.fail_after(20):
+        async with running_gateway(tmp_path, sharing=(PortConfig(listen_only=(("127.0.0.1", port),)),)) as gateway:
+            async with await trio.open_tcp_stream("127.0.0.1", port) as gpsd:
+                await gpsd.send_all(b"$PMTK605*31\r\n")
+                shown = await gateway.until(lambda status: any(client["dropped"] == 13 for client in status["clients"]))
+                await gateway.lines[0].say(b"$GPGGA,fix\r\n")
+                assert await gpsd.receive_some() == b"$GPGGA,fix\r\n"
+            (client,) = shown["clients"]
+            assert (client["service"], client["writes"], client["written"]) == ("ListenOnly", False, 0)
+            assert shown["services"][f"listen 127.0.0.1:{port} to listen only"] == "up"
+            assert await gateway.update(GenericTCPServer_AllowedIPAddresses="192.0.2.*") == "OK"
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stranger:
+                assert await stranger.receive_some() == b""
+            # What a client that may write sends comes first on the line: nothing was there before it.
+            assert await gateway.update(GenericTCPServer_AllowedIPAddresses="") == "OK"
+            async with await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp()) as writer:
+                await writer.send_all(b"configure")
+                assert await gateway.lines[0].hear(9) == b"configure"
 
 
 # -- 4: a WebSocket client that offers a subprotocol -------------------------------------------------------------------

@@ -142,6 +142,7 @@ def _users(config: Config, found: _Findings) -> None:
 
 
 def _parameters(config: Config, found: _Findings) -> None:
+    """Read what is stored, and look at what the file makes of it."""
     from protocol.parameters.catalogue import Catalogue
 
     path = config.state_dir / "parameters"
@@ -150,8 +151,16 @@ def _parameters(config: Config, found: _Findings) -> None:
     except OSError as exc:
         found.errors.append(f"{path} cannot be read: {exc.strerror}")
         return
-    for line, why in Catalogue(config.hardware).restored(content.decode(errors="replace")).errors:
+    restored = Catalogue(config.hardware).restored(content.decode(errors="replace"))
+    for line, why in restored.errors:
         found.warnings.append(f"{path} line {line}: {why}")
+    for index, manager in enumerate(restored.settings.port_managers):
+        tcp = manager.generic_tcp_server
+        if config.port(index).writers == "last" and tcp.enabled and not tcp.allowed_ip_addresses.items:
+            found.warnings.append(
+                f'port_manager[{index}].writers: with "last" whoever connects takes the line from who has it; '
+                f"PortManager.P{index}.GenericTCPServer.AllowedIPAddresses says who may connect, and is empty"
+            )
 
 
 def _devices(config: Config, found: _Findings) -> None:
@@ -169,6 +178,11 @@ def _addresses(config: Config, found: _Findings, *, running: bool) -> None:
     """Bind each address for a moment. One that is not there may come later; one that is taken will not work."""
     wanted = [("http.listen", host, port) for host, port in config.http.listen]
     wanted += [("tcp.bind", address, 0) for address in config.tcp.bind]
+    wanted += [
+        (f"port_manager[{index}].listen_only", host, port)
+        for index, manager in enumerate(config.sharing)
+        for host, port in manager.listen_only
+    ]
     for key, host, port in wanted:
         if 0 < port < 1024:
             found.warnings.append(f"{key}: the service may bind no port below 1024: {port}; daisyport.socket does")

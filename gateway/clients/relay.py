@@ -8,16 +8,23 @@ client does not take, for ``drain`` to send. Two writers to one socket must not 
 
     While anything is queued, nothing is sent but the head of the queue, and only by ``drain``.
 
-A client may end its sending and still wait for answers (``printf ... | nc``); it gets those of two more seconds. A
-client that takes nothing is cut when its queue is full, for one that is slow must cost neither memory nor the others.
+A client may end its sending and still wait for answers (``printf ... | nc``). It hears the line until that was silent
+for a while, by default two seconds: a modem or a scale may take longer, so the port's owner can say how long.
+
+A client that takes nothing is cut when its queue is full, for one that is slow must cost neither memory nor the others.
+Where the owner prefers a client with a gap to none, the oldest bytes of the queue go instead, all but its head:
+
+    At most one gap is in the queue, and it is right behind the head.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import operator
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -29,10 +36,11 @@ if TYPE_CHECKING:
 
     from gateway.clients.connections import ClientConnection
     from gateway.clients.streams import Stream
+    from gateway.port.history import History
     from gateway.port.router import Session
     from gateway.tasks.watch import Cell
 
-__all__ = ["RESET_PATIENCE", "Outbox", "end_when_stuck", "relay"]
+__all__ = ["LINGER", "RESET_PATIENCE", "Manner", "Outbox", "end_when_stuck", "relay"]
 
 QUEUE_LIMIT = 1 << 20
 """Bytes of the line that one client may leave unread before it is cut."""
@@ -40,8 +48,10 @@ QUEUE_LIMIT = 1 << 20
 _PIECE = 4096
 """Bytes up to which small pieces that wait are put together, for each costs memory of its own."""
 
-_LINGER = 2.0
-"""Seconds for which a client that ended its sending still gets what the line answers."""
+LINGER = 2.0
+"""Seconds of silence after which a client that ended its sending expects nothing more, unless its port says so."""
+_LINGERS = 4
+"""Times as long as that may take in all: a line that is never silent would keep the client for ever."""
 
 RESET_PATIENCE = 0.5
 """Seconds for which the line may take nothing of what a client sent that then reset its connection."""
@@ -51,10 +61,28 @@ _FLUSH = 1.5
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How the clients of a port are served, as its owner wants it.
+
+    ``linger`` is how many seconds of silence end a client that ended its sending. With ``drop_oldest`` a client that
+    reads too slowly loses the oldest bytes of its queue, and not its connection. ``history`` is what a client hears
+    first; None for nothing.
+    """
+
+    linger: float = LINGER
+    drop_oldest: bool = False
+    history: History | None = None
+
+
+_PLAIN = Manner()
+
+
+@final
 class Outbox:
     """The bytes that the line said and one client has not taken yet: at most QUEUE_LIMIT.
 
-    ``overflow`` is called where there would be more.
+    ``overflow`` is called where there would be more. It may ``drop_oldest``, or end the client.
     """
 
     def __init__(self, stream: Stream, overflow: Callable[[], None]) -> None:
@@ -63,6 +91,8 @@ class Outbox:
         self._chunks: deque[bytes] = deque()
         self._filled = trio.Event()
         self._emptied = trio.Event()
+        self._gap = 0
+        """Bytes that were dropped behind the head."""
         self.size = 0
         """Bytes waiting."""
         self.sent = 0
@@ -86,26 +116,42 @@ class Outbox:
         if self.size > QUEUE_LIMIT:
             self._overflow()
 
+    def drop_oldest(self) -> int:
+        """Drop the oldest bytes that no send has begun, until half of QUEUE_LIMIT is left; return how many those are.
+
+        Half, so that a client that stays slow has few gaps, and not one for each piece of the line.
+        """
+        before = self.size
+        while self.size > QUEUE_LIMIT // 2 and len(self._chunks) > 1:
+            self.size -= len(self._chunks[1])
+            del self._chunks[1]
+        self._gap += before - self.size
+        return before - self.size
+
     async def drain(self) -> None:
         """Send what waits, until cancelled. Raises OSError when the client is gone."""
         while True:
             await self._filled.wait()
             while self._chunks:
                 # It stays at the head while it is sent, so that nothing newer is sent past it.
-                self._took(await self._stream.send(self._chunks[0]))
+                at_gap = self._took(await self._stream.send(self._chunks[0]))
                 # A socket that has room has it for many small pieces, and each wait costs a scheduler pass.
-                while self._chunks and (took := self._stream.send_nowait(self._chunks[0])):
-                    self._took(took)
+                while self._chunks and not at_gap and (took := self._stream.send_nowait(self._chunks[0])):
+                    at_gap = self._took(took)
+                if at_gap:
+                    gap, self._gap = self._gap, 0
+                    await self._stream.skip(gap)
             self._filled = trio.Event()
             self._emptied.set()
             self._emptied = trio.Event()
 
-    def _took(self, count: int) -> None:
-        """Forget what the client took of the head."""
+    def _took(self, count: int) -> bool:
+        """Forget what the client took of the head; return whether that was all of it, and a gap comes next."""
         self.size -= count
         self.sent += count
         if rest := self._chunks.popleft()[count:]:
             self._chunks.appendleft(rest)
+        return not rest and self._gap > 0
 
     async def empty(self) -> None:
         """Wait until nothing waits."""
@@ -113,12 +159,23 @@ class Outbox:
             await self._emptied.wait()
 
 
-async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None:
+async def relay(stream: Stream, session: Session, idle_limit: Cell[int], manner: Manner = _PLAIN) -> None:
     """Carry bytes until the client leaves, the session is ended, or none went for ``idle_limit`` seconds (0: no limit).
 
     Closes the session and the stream.
     """
-    outbox = Outbox(stream, lambda: session.cut(f"it left {QUEUE_LIMIT} bytes unread"))
+
+    def overflow() -> None:
+        if manner.drop_oldest:
+            session.missed += outbox.drop_oldest()
+            what = "%s reads too slowly: the oldest bytes that wait for it are dropped"
+            session.events.log(logging.WARNING, "slow readers", what, session.holder)
+        else:
+            session.cut(f"it left {QUEUE_LIMIT} bytes unread")
+
+    outbox = Outbox(stream, overflow)
+    if manner.history is not None and (newest := manner.history.newest):
+        outbox.deliver(newest)  # in one step with what follows, so that no byte comes between
     session.listen(outbox)
     try:
         with session.scope:
@@ -129,7 +186,7 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
                     nursery.start_soon(_watch_connection, session, stream.connection)
                 with session.pumping:
                     await _until_gone(session, Pump(stream, session).run)
-                    await trio.sleep(_LINGER)
+                    await _linger(session, manner.linger)
                 # Here because the client ended its sending, or because the gateway stops: both may take what waits.
                 with trio.move_on_after(_FLUSH):
                     await outbox.empty()
@@ -137,6 +194,15 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int]) -> None
     finally:
         session.close()
         stream.close()
+
+
+async def _linger(session: Session, seconds: float) -> None:
+    """Wait until the line was silent for so long, at most ``_LINGERS`` times."""
+    ended = trio.current_time()
+    with trio.move_on_after(_LINGERS * seconds):
+        # Each byte moves the end of the wait, and wakes nobody for that.
+        while (silent := max(session.active_at, ended) + seconds) > trio.current_time():  # noqa: ASYNC110
+            await trio.sleep_until(silent)
 
 
 async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) -> None:

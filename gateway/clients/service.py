@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 
 from gateway.clients.connections import Connections
-from gateway.clients.relay import relay
+from gateway.clients.relay import Manner, relay
+from gateway.clients.roster import Roster
 from gateway.clients.streams import SocketStream, keep_alive
 from gateway.port.log import PortLogger
 from gateway.port.router import Revoked
@@ -50,7 +51,8 @@ class Service:
     """A service of ``port`` (``P0``) that is open; its clients are tasks of the nursery ``clients``, which outlives it.
 
     ``handle`` has all rights of its clients, ``write`` those of them to write. ``connections`` are counted with all
-    others of the process, and at most ``share`` of one network are served here.
+    others of the process, and at most ``share`` of one network are served here. ``roster`` counts them with those of
+    the port's other services, and ``manner`` is how each is served.
     """
 
     def __init__(
@@ -61,9 +63,13 @@ class Service:
         clients: trio.Nursery,
         connections: Connections | None = None,
         share: int = SHARE,
+        roster: Roster | None = None,
+        manner: Manner | None = None,
     ) -> None:
         self.handle = handle
         self.connections = connections or Connections()
+        self._roster = roster or Roster()
+        self._manner = manner or Manner()
         self._share = share
         self._logger = PortLogger(logger, port)
         self._write = write
@@ -135,19 +141,24 @@ class Service:
 
         ``ended`` is set when it is gone. ``rights`` are those that it gets; by default all that the service has.
         """
+        rights = self.handle.rights if rights is None else rights
         if len(self.handle.children) >= _CLIENTS:
             self.refuse(stream, holder, f"{_CLIENTS} clients are connected already")
             return None
         if stream.connection is not None and (why := self._too_many(stream.connection)) is not None:
             self.refuse(stream, holder, why)
             return None
+        if (why := self._roster.refusal(rights)) is not None:
+            self.refuse(stream, holder, why)
+            return None
         try:
-            client = self.handle.attenuate(self.handle.rights if rights is None else rights, holder)
+            client = self.handle.attenuate(rights, holder)
         except Revoked as exc:
             self.refuse(stream, holder, str(exc))
             return None
         if stream.connection is not None:
             self._networks[client] = stream.connection.network
+        self._roster.join(client)
         self._clients.start_soon(self._run, client, stream, trio.Event() if ended is None else ended)
         return client
 
@@ -172,7 +183,8 @@ class Service:
         why = "its port stops"
         try:
             session = client.open(self._write & client.rights)
-            await relay(stream, session, self._idle_limit)
+            self._roster.choose()
+            await relay(stream, session, self._idle_limit, self._manner)
             why = _why_gone(session)
         except Revoked as exc:
             why = str(exc)
@@ -182,6 +194,7 @@ class Service:
         finally:
             stream.close()
             client.drop()
+            self._roster.leave(client)
             self._addresses.pop(client, None)
             self._networks.pop(client, None)
             self._dialled = {end: other for end, other in self._dialled.items() if other is not client}
@@ -192,6 +205,6 @@ class Service:
 def _why_gone(session: Session) -> str:
     stopped = "the gateway stops" if session.pumping.cancel_called else "it closed the connection"
     assert session.reader is not None, "the relay has listened"
-    counts = (session.counters.dropped, "of it dropped"), (session.reader.size, "unread")
+    counts = (session.counters.dropped, "of it dropped"), (session.reader.size + session.missed, "unread")
     lost = (f"; {count} bytes {what}" for count, what in counts if count)
     return (session.ended or stopped) + "".join(lost)

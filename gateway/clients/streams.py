@@ -43,6 +43,9 @@ class Stream(Protocol):
     async def send(self, data: bytes) -> int:
         """Wait until the peer takes some of it, and return how much. Raises OSError when the peer is gone."""
 
+    async def skip(self, count: int) -> None:
+        """Tell the peer, where its protocol can, that ``count`` bytes of the line are missing here; as ``send``."""
+
     async def receive(self) -> bytes:
         """Return the next piece, ``b""`` at the end. Raises OSError when the peer is gone."""
 
@@ -71,6 +74,10 @@ class SocketStream:
     async def send(self, data: bytes) -> int:
         """See Stream."""
         return await _send(self._socket, data)
+
+    async def skip(self, count: int) -> None:
+        """See Stream: bytes alone cannot tell."""
+        await trio.lowlevel.checkpoint()
 
     async def receive(self) -> bytes:
         """See Stream."""
@@ -114,6 +121,10 @@ class PacketStream:
     async def send(self, data: bytes) -> int:
         """See Stream."""
         return await _send(self._socket, data)
+
+    async def skip(self, count: int) -> None:
+        """See Stream: bytes alone cannot tell."""
+        await trio.lowlevel.checkpoint()
 
     async def receive(self) -> bytes:
         """See Stream."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from gateway import __version__
 from protocol.http.credentials import Algorithm
@@ -24,6 +24,7 @@ __all__ = [
     "Config",
     "ControlConfig",
     "HttpConfig",
+    "PortConfig",
     "PtzConfig",
     "RemoteConfig",
     "SerialConfig",
@@ -129,6 +130,25 @@ class SerialConfig:
 
 @final
 @dataclass(frozen=True, slots=True)
+class PortConfig:
+    """How the clients of one port, by TCP or WebSocket, share it, beside its ManagerHardware."""
+
+    writers: Literal["all", "first", "last"] = "all"
+    """The clients that write: all, or the one of them that came first or last."""
+    max_clients: int | None = None
+    """Clients at once; None for no limit but that of each service."""
+    listen_only: tuple[tuple[str, int], ...] = ()
+    """Addresses and TCP ports whose clients may not write."""
+    linger: float = 2.0
+    """Seconds of silence after which a client that ended its sending is left."""
+    slow_reader: Literal["cut", "drop_oldest"] = "cut"
+    """The end of a client that reads too slowly, or of the oldest bytes that wait for it."""
+    history_bytes: int = 0
+    """The newest bytes of the line that a client hears first."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration. ``serial[0]`` is Ser1, ``managers[0]`` is P0."""
 
@@ -145,6 +165,8 @@ class Config:
     video_sources: int = 1
     serial: tuple[SerialConfig, ...] = ()
     managers: tuple[ManagerHardware, ...] = ()
+    sharing: tuple[PortConfig, ...] = ()
+    """How each of the ``managers`` is shared; empty where all are as by default."""
     written: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
     """The file's tables as they are written; empty where there is no file."""
 
@@ -157,6 +179,10 @@ class Config:
             video_sources=self.video_sources,
             identity=Identity(firmware_version=__version__),
         )
+
+    def port(self, index: int) -> PortConfig:
+        """Return how port manager ``index`` is shared."""
+        return self.sharing[index] if self.sharing else PortConfig()
 
     @classmethod
     def for_this_machine(cls, environ: Mapping[str, str], adapters: Sequence[str]) -> Config:

@@ -20,13 +20,15 @@ from gateway.host.config import (
     Config,
     ControlConfig,
     HttpConfig,
+    PortConfig,
     PtzConfig,
     RemoteConfig,
     SerialConfig,
     TcpConfig,
     one_for_each,
 )
-from gateway.host.toml_table import Table, Wrong, listed, shown, text, truth, whole
+from gateway.host.toml_table import Table, Wrong, listed, one_of, shown, text, truth, whole
+from protocol.endpoint import Endpoint
 from protocol.http.credentials import Algorithm
 from protocol.link.advert import MAX_CHASSIS
 from protocol.parameters.addresses import AddressList
@@ -41,6 +43,8 @@ K = TypeVar("K")
 
 LARGEST_FILE = 1 << 20
 LONGEST_RUNTIME_DIR = 90  # a Unix socket's address holds 107 bytes, and ours end in /ptz-P000.sock
+_MOST_LINGER = 60_000
+_MOST_HISTORY = 65_536  # far less than a client may leave unread, or its first bytes would cut it
 RS485_MODES = frozenset({PortMode.RS485, PortMode.RS485_4, PortMode.RS422})
 
 
@@ -104,7 +108,7 @@ def _config(top: Table, environ: Mapping[str, str]) -> Config:
     bonjour = _bonjour(top.table("bonjour"))
     video_sources = _video_sources(top.table("video"))
     serial = _serials(top.tables("serial"))
-    managers = _managers(top.tables("port_manager"), len(serial))
+    managers, sharing = _managers(top.tables("port_manager"), len(serial))
     top.refuse_the_rest()
     return Config(
         state_dir=state_dir,
@@ -120,6 +124,7 @@ def _config(top: Table, environ: Mapping[str, str]) -> Config:
         video_sources=video_sources,
         serial=serial,
         managers=managers,
+        sharing=sharing,
     )
 
 
@@ -228,7 +233,7 @@ def _serial(table: Table) -> SerialConfig:
         rates=table.take("rates", listed(whole(50, 20_000_000)), ()),
         data_bits=table.take("data_bits", listed(whole(5, 8)), ()),
     )
-    automatic = table.take("rs485", _rs485, "driver") == "automatic"
+    automatic = table.take("rs485", one_of("driver", "automatic"), "driver") == "automatic"
     for key, there in (("termination", hardware.termination), ("bias", hardware.bias), ("rs485", automatic)):
         if there and not RS485_MODES.intersection(hardware.modes):
             table.add_error(key, "requires RS485, RS485_4 or RS422 among the modes")
@@ -242,10 +247,30 @@ def _serial(table: Table) -> SerialConfig:
     )
 
 
-def _managers(tables: Sequence[Table], serials: int) -> tuple[ManagerHardware, ...]:
+def _managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerHardware, ...], tuple[PortConfig, ...]]:
     managers = tuple(_manager(table, index, serials) for index, table in enumerate(tables))
+    ports = tuple(_port(table) for table in tables)
     _refuse_duplicates(tables, "serial", [manager.serial for manager in managers])
-    return managers or one_for_each(serials)
+    taken: dict[tuple[str, int], Table] = {}
+    for table, port in zip(tables, ports, strict=True):
+        for address, number in port.listen_only:
+            if (first := taken.setdefault((address, number), table)) is not table:
+                table.add_error("listen_only", f"{Endpoint(address, number)} is already used by {first.where}")
+    return managers or one_for_each(serials), ports
+
+
+def _port(table: Table) -> PortConfig:
+    default = PortConfig()
+    port = PortConfig(
+        writers=table.take("writers", one_of("all", "first", "last"), default.writers),
+        max_clients=table.take("max_clients", whole(1, 256), default.max_clients),
+        listen_only=table.take("listen_only", listed(_listen_address), default.listen_only),
+        linger=table.take("linger_ms", whole(0, _MOST_LINGER), round(default.linger * 1000)) / 1000,
+        slow_reader=table.take("slow_reader", one_of("cut", "drop_oldest"), default.slow_reader),
+        history_bytes=table.take("history_bytes", whole(0, _MOST_HISTORY), default.history_bytes),
+    )
+    table.refuse_the_rest()
+    return port
 
 
 def _manager(table: Table, index: int, serials: int) -> ManagerHardware:
@@ -255,12 +280,10 @@ def _manager(table: Table, index: int, serials: int) -> ManagerHardware:
             raise Wrong.found(found, f"the number of a [[serial]] table; there are {serials}")
         return number
 
-    manager = ManagerHardware(
+    return ManagerHardware(
         serial=table.take("serial", existing, None),
         remote_port=table.take("remote_port", whole(0, 255), index),
     )
-    table.refuse_the_rest()
-    return manager
 
 
 def _refuse_duplicates(tables: Sequence[Table], key: str, values: Sequence[K | None]) -> None:
@@ -323,12 +346,6 @@ def _modes(found: object) -> tuple[PortMode, ...]:
     if not modes:
         raise Wrong(("", 'must not be empty; most lines are ["RS232"]'))
     return modes
-
-
-def _rs485(found: object) -> str:
-    if found not in ("driver", "automatic"):
-        raise Wrong.found(found, "one of driver, automatic")
-    return text(found)
 
 
 def _bias_command(found: object) -> tuple[str, ...]:

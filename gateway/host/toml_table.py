@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeVar, final
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Table", "Wrong", "listed", "shown", "text", "truth", "whole"]
+__all__ = ["Table", "Wrong", "listed", "one_of", "shown", "text", "truth", "whole"]
 
 T = TypeVar("T")
+W = TypeVar("W", bound=str)
 D = TypeVar("D")
 
 SHOWN_LENGTH = 60
@@ -79,6 +80,18 @@ def whole(lowest: int, highest: int) -> Callable[[object], int]:
         if isinstance(found, int) and not isinstance(found, bool) and lowest <= found <= highest:
             return found
         raise Wrong.found(found, f"a whole number from {lowest} to {highest}")
+
+    return rule
+
+
+def one_of(*words: W) -> Callable[[object], W]:
+    """Return a rule that accepts one of these words."""
+
+    def rule(found: object) -> W:
+        for word in words:
+            if word == found:
+                return word
+        raise Wrong.found(found, f"one of {', '.join(words)}")
 
     return rule
 

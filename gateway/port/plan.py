@@ -53,6 +53,8 @@ class ServiceKind(enum.Enum):
     PTZ = "PTZServer"
     SERIAL_CGI = "SerialCGI"
     REMOTE_PORT = "RemotePortServer"
+    LISTEN_ONLY = "ListenOnly"
+    """Ours, under no parameter: TCP clients of the host's own listeners, which may not write."""
     WEB_SOCKET = "WebSocket"
     """Ours, under no parameter: it runs as long as the port manager, and its clients have logged in."""
 
@@ -80,6 +82,9 @@ class Serve:
         return f"service {self.kind.value}"
 
 
+_FOR = {ServiceKind.REMOTE_PORT: " for remote ports", ServiceKind.LISTEN_ONLY: " to listen only"}
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Listen:
@@ -90,8 +95,7 @@ class Listen:
     kind: ServiceKind = ServiceKind.GENERIC_TCP
 
     def __str__(self) -> str:
-        suffix = " for remote ports" if self.kind is ServiceKind.REMOTE_PORT else ""
-        return f"listen {Endpoint(self.address, self.port)}{suffix}"
+        return f"listen {Endpoint(self.address, self.port)}{_FOR.get(self.kind, '')}"
 
 
 @final
@@ -139,16 +143,25 @@ def order(spec: Spec) -> int:
     return _ORDER.index(type(spec))
 
 
-def plan(settings: Settings, port: int, numbers: tuple[int | None, int | None], bind: Sequence[str]) -> frozenset[Spec]:
+def plan(
+    settings: Settings,
+    port: int,
+    numbers: tuple[int | None, int | None],
+    bind: Sequence[str],
+    listen_only: Sequence[tuple[str, int]] = (),
+) -> frozenset[Spec]:
     """Return all that port manager ``port`` should run.
 
-    ``numbers`` are its Ser number and its R index, where it has them; ``bind`` the host's addresses to listen on.
+    ``numbers`` are its Ser number and its R index, where it has them; ``bind`` the host's addresses to listen on, and
+    ``listen_only`` those, with their TCP ports, whose clients may not write.
     """
     manager = settings.port_managers[port]
     serial, remote_port = numbers
     number = serial if manager.port_type is PortType.SERIAL else remote_port
     device = (Device(manager.port_type, number),) if manager.port_enabled and number is not None else ()
-    return frozenset((*device, *_services(manager), *_listeners(manager, bind)))
+    listening = [Listen(address, number, ServiceKind.LISTEN_ONLY) for address, number in listen_only]
+    listened = (Serve(ServiceKind.LISTEN_ONLY),) if listening else ()
+    return frozenset((*device, *_services(manager), *_listeners(manager, bind), *listened, *listening))
 
 
 def _services(manager: PortManager) -> Iterator[Spec]:

@@ -4,8 +4,8 @@ An object capability. Whoever holds a Handle may do what its rights say, and nob
 users to ask, and no way to a bus but through a handle. These rules hold:
 
 1. Rights only shrink. ``attenuate`` makes a child with at most its parent's rights, and nothing makes a parent.
-2. ``open`` is the single check of rights. What is opened may use them until it ends; the one thing that is asked
-   again, at each turn on the line, is whether it has ended (``Session.check``).
+2. ``open`` is the single check of rights. What is opened may use them until it ends; all that is asked again, at each
+   turn on the line, is whether it has ended, or somebody else is the one who writes now (``Session.check``).
 3. Revoking is synchronous and reaches everything below. When ``revoke`` returns, no byte passes any more in either
    direction: the reader is detached from the bus, and a writer that was woken before, but has not run yet, meets
    the check of rule 2. That is why a turn asks once more, although ``revoke`` has cancelled the writer's task:
@@ -180,7 +180,11 @@ class Session:
         self.traffic = write
         """The class that the holder writes in; none where it may only listen."""
         self.writes = bool(write)
-        """Whether the holder may write at all."""
+        """Whether the holder has a right to write."""
+        self.silent = None if write else f"{handle.holder} may only read"
+        """Why nothing that the holder sends reaches the line now; None while it does."""
+        self.missed = 0
+        """Bytes of the line that the holder left unread for so long that they were thrown away."""
         self.outcome: Callable[[int, Reason | None], None] | None = None
         """Told what became of the holder's bytes, in order: so many are in the tty (None), or lost for a reason.
 
@@ -253,7 +257,7 @@ class Session:
     async def write(self, data: bytes, accepted: float | None = None) -> None:
         """Write one message whole, which was read from its client now, or at ``accepted``.
 
-        Raises PortDown or Revoked.
+        Raises PortDown, Revoked, or Forbidden while it is ``silent``; so do ``transfer`` and ``turn``.
         """
         line = self._accept(data)
         try:
@@ -313,8 +317,10 @@ class Session:
         self.counters.received += len(data)
         self._active_at = trio.current_time()
         try:
+            if self.silent is not None:  # asked before the line, so that nobody waits for a turn in vain
+                raise Forbidden(self.silent)
             line = self._line = self._bus.line
-        except PortDown:
+        except (PortDown, Forbidden):
             self._drop(len(data))
             raise
         return line
@@ -333,8 +339,8 @@ class Session:
         """Raise Forbidden or Revoked, or PortDown for a message that has waited longer than its age limit."""
         if self.ended is not None:
             raise Revoked(self.ended)
-        if not self.writes:
-            raise Forbidden(f"{self.holder} may only read")
+        if self.silent is not None:
+            raise Forbidden(self.silent)
         now = trio.current_time()
         if now - accepted > self.age_limit:
             raise PortDown(f"the line was busy for more than {self.age_limit:g} s", Reason.TOO_OLD)

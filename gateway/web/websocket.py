@@ -146,6 +146,10 @@ class WebSocketStream:
         await self._send(data)
         return len(data)
 
+    async def skip(self, count: int) -> None:
+        """See Stream."""
+        await self._say({"event": "gap", "count": count})
+
     async def receive(self) -> bytes:
         """See Stream; requests that come as text are answered meanwhile, in the order of all messages."""
         self._connected.set()
@@ -161,6 +165,8 @@ class WebSocketStream:
             elif not self._session.writes:
                 await self._say({"event": "refused", "reason": f"{self._session.holder} may only read"})
             elif message:  # an empty one has no bytes to write, and would look like the end
+                if self._session.silent is not None:  # the session counts what it drops
+                    await self._say({"event": "refused", "reason": self._session.silent})
                 return message
 
     async def send_close(self) -> None:

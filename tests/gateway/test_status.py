@@ -97,6 +97,7 @@ async def test_a_client_is_shown_with_its_counters(tmp_path: Path) -> None:
         "written": 0,
         "dropped": 28,
         "queue": 0,
+        "missed": 0,
     }
     assert (shown_port["bytes_from_line"], shown_port["bytes_dropped"]) == (5, 28)
 

@@ -69,12 +69,33 @@ def test_what_cannot_work_is_an_error_and_apart_from_warnings(tmp_path: Path, te
         ('[tcp]\nbind = ["192.0.2.1"]', "tcp.bind: 192.0.2.1: Cannot assign requested address"),
         ('[http]\nlisten = ["127.0.0.1:443"]', "http.listen: the service may bind no port below 1024: 443"),
         ('[[serial]]\ndevice = "/dev/none"', "Ser1: /dev/none: No such file or directory"),
+        (
+            '[[port_manager]]\nlisten_only = ["192.0.2.1:4001"]',
+            "port_manager[0].listen_only: 192.0.2.1: Cannot assign requested address",
+        ),
     ],
 )
 def test_what_may_come_later_is_a_warning(tmp_path: Path, text: str, warning: str) -> None:
     done = check(tmp_path, text)
     assert done.returncode == 0
     assert f"Warning: {warning}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("writers", "allowed", "warns"),
+    [("last", "", True), ("last", "192.0.2.*", False), ("first", "", False), ("all", "", False)],
+)
+def test_a_port_that_whoever_connects_takes_over_is_warned_of(
+    tmp_path: Path, writers: str, allowed: str, *, warns: bool
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    server = "PortManager.P0.GenericTCPServer"
+    (state / "parameters").write_text(f"{server}.Enabled=yes\n{server}.AllowedIPAddresses={allowed}\n")
+    done = check(tmp_path, f'[[port_manager]]\nwriters = "{writers}"')
+    assert done.returncode == 0
+    warning = 'Warning: port_manager[0].writers: with "last" whoever connects takes the line from who has it; '
+    assert (warning in done.stdout) is warns
 
 
 def test_stored_parameters_are_read_too(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ class Client:
     async def send(self, data: bytes) -> int:
         return len(data)
 
+    async def skip(self, count: int) -> None: ...
+
     def close(self) -> None: ...
 
 

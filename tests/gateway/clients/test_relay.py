@@ -15,11 +15,12 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.clients.relay import QUEUE_LIMIT, Outbox, relay
+from gateway.clients.relay import QUEUE_LIMIT, Manner, Outbox, relay
 from gateway.clients.streams import MESSAGE_LIMIT, PacketStream, SocketStream
 from gateway.port.bus import Bus
+from gateway.port.history import History
 from gateway.port.rights import Right
-from gateway.port.router import Router
+from gateway.port.router import Forbidden, Router
 from gateway.tasks.watch import Cell
 from tests.gateway.line import ALL, NarrowTty, narrow_port, serial_line
 
@@ -48,7 +49,13 @@ class Narrow:
     closed: bool = False
     broken: bool = False
     words: list[bytes] = field(default_factory=list)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    """Where bytes are missing, by what came before, and how many."""
     lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    async def skip(self, count: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.gaps.append((len(self.got), count))
 
     def send_nowait(self, data: bytes) -> int:
         took = min(self.room, len(data))
@@ -366,11 +373,64 @@ async def test_a_client_that_never_reads_is_cut_at_the_limit_and_delays_nobody(
                 assert session.ended is None
 
 
+@pytest.mark.parametrize("room", [0, 100])
+async def test_a_client_that_reads_too_slowly_misses_the_oldest_bytes_where_its_port_wants_that(room: int) -> None:
+    bus = Bus("P0")
+    peer, (_, session) = Narrow(room=room), opened(bus)
+    piece, last = bytes(4096), b"the newest"
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, peer, session, FOREVER, Manner(drop_oldest=True))
+            await blocked()
+            for _ in range(QUEUE_LIMIT // 4096):
+                bus.deliver(piece)
+            assert session.missed == 0
+            bus.deliver(piece)
+            assert session.reader is not None
+            assert QUEUE_LIMIT // 2 - 4096 < session.reader.size <= QUEUE_LIMIT // 2
+            bus.deliver(last)
+            peer.make_room(QUEUE_LIMIT)
+            await blocked()
+            assert session.reader.size == 0
+            nursery.cancel_scope.cancel()
+    heard = len(peer.got)
+    assert heard + session.missed == QUEUE_LIMIT + 4096 + len(last)
+    assert peer.got.endswith(last)
+    assert peer.gaps == [(4096, session.missed)]
+    assert session.ended is None
+
+
+async def test_each_gap_stands_between_the_bytes_before_it_and_those_behind_it() -> None:
+    peer, dropped = Narrow(), [0, 0]
+
+    def overflow() -> None:
+        dropped[1 if peer.got else 0] += outbox.drop_oldest()
+
+    outbox = Outbox(peer, overflow)
+    pieces = [number.to_bytes(4, "big") * 1024 for number in range(800)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.drain)
+        for piece in pieces[:400]:
+            outbox.deliver(piece)
+        await blocked()
+        peer.make_room(5000)  # the head, and a part of what is behind the gap
+        await blocked()
+        for piece in pieces[400:]:
+            outbox.deliver(piece)
+        peer.make_room(1 << 22)
+        await blocked()
+        nursery.cancel_scope.cancel()
+    first, second = dropped
+    assert peer.gaps == [(4096, first), (8192, second)]
+    said = b"".join(pieces)
+    assert peer.got == said[:4096] + said[4096 + first :][:4096] + said[8192 + first + second :]
+
+
 # Comings and goings -----------------------------------------------------------------------------------------
 
 
-async def run(peer: Narrow, session: Session, idle: Cell[int] = FOREVER) -> None:
-    await relay(peer, session, idle)
+async def run(peer: Narrow, session: Session, idle: Cell[int] = FOREVER, manner: Manner | None = None) -> None:
+    await relay(peer, session, idle, manner or Manner())
     assert peer.closed
 
 
@@ -379,19 +439,83 @@ def opened(bus: Bus) -> tuple[Handle, Session]:
     return handle, handle.open(Right.TCP)
 
 
-async def test_a_client_that_ended_its_sending_hears_the_answer_for_two_seconds(
-    autojump_clock: trio.testing.MockClock,
+@pytest.mark.parametrize(("manner", "silence"), [(Manner(), 2), (Manner(linger=5), 5), (Manner(linger=0.5), 0.5)])
+async def test_a_client_that_ended_its_sending_hears_the_line_until_that_was_silent(
+    autojump_clock: trio.testing.MockClock, manner: Manner, silence: float
 ) -> None:
     bus, _ = narrow_port(NarrowTty(100))
     peer, (_, session) = Narrow(room=100, words=[b"ask", b""]), opened(bus)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run, peer, session)
-        await trio.sleep(1.9)
-        bus.deliver(b"answer")
-        await trio.sleep(0.2)
+        nursery.start_soon(run, peer, session, FOREVER, manner)
+        for piece in (b"ans", b"wer"):
+            await trio.sleep(0.9 * silence)
+            bus.deliver(piece)
+        await trio.sleep(0.9 * silence)
+        assert not peer.closed
+        await trio.sleep(0.2 * silence)
         assert peer.closed
         bus.deliver(b"too late")
     assert peer.got == b"answer"
+
+
+async def test_a_client_that_ended_its_sending_hears_a_line_that_never_falls_silent_for_eight_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    bus = Bus("P0")
+    peer, (_, session) = Narrow(room=10_000, words=[b""]), opened(bus)
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, peer, session)
+        while not peer.closed:
+            bus.deliver(b"x")
+            await trio.sleep(0.1)
+    assert trio.current_time() - start == pytest.approx(8.1)
+
+
+async def test_what_a_client_sends_that_may_not_write_is_dropped_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tty = NarrowTty(100)
+    bus, _ = narrow_port(tty)
+    peer = Narrow(room=100, words=[b"?WATCH", b"=1;"])
+    session = Router({"P0": bus}).grant("P0", ALL, "service").attenuate(Right.READ, "gpsd").open(Right(0))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, peer, session)
+            await blocked()
+            bus.deliver(b"$GPGGA")
+            assert (session.counters.received, session.counters.dropped, bus.dropped) == (9, 9, 9)
+            nursery.cancel_scope.cancel()
+    assert (tty.taken, peer.got) == (b"", b"$GPGGA")
+    assert caplog.messages == ["P0 gpsd: what it sends is dropped: gpsd may only read"]
+
+
+async def test_a_client_that_may_not_write_waits_for_no_turn_to_learn_that() -> None:
+    tty = NarrowTty()
+    bus, _ = narrow_port(tty)
+    _, session = opened(bus)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opened(bus)[1].write, b"has the turn")
+            await blocked()
+            session.silent = "somebody else may write"
+            with pytest.raises(Forbidden, match="somebody else may write"):
+                await session.write(b"x")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_connects_hears_the_history_first_and_nothing_twice() -> None:
+    bus, history = Bus("P0"), History(6)
+    bus.attach(history.deliver)
+    bus.deliver(b"old prompt> ")
+    peer, (_, session) = Narrow(room=100), opened(bus)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, peer, session, FOREVER, Manner(history=history))
+            await blocked()
+            bus.deliver(b"new")
+            nursery.cancel_scope.cancel()
+    assert peer.got == b"ompt> new"
 
 
 async def test_an_answer_still_queued_when_the_linger_is_over_has_time_to_be_taken(
@@ -403,7 +527,7 @@ async def test_an_answer_still_queued_when_the_linger_is_over_has_time_to_be_tak
         nursery.start_soon(run, peer, session)
         await trio.sleep(1.9)
         bus.deliver(b"answer")
-        await trio.sleep(1)
+        await trio.sleep(3)
         assert not peer.closed
         peer.make_room(100)
         await blocked()
@@ -421,7 +545,7 @@ async def test_a_client_that_takes_nothing_at_the_end_is_left_after_a_while(
         nursery.start_soon(run, peer, session)
         await trio.sleep(1)
         bus.deliver(b"answer")
-    assert trio.current_time() - start == pytest.approx(3.5)
+    assert trio.current_time() - start == pytest.approx(4.5)
     assert session.reader is not None
     assert session.reader.size == 6
 

@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway import __version__
+from gateway.clients.relay import LINGER
 from gateway.host import config_file
-from gateway.host.config import Config, HttpConfig, PtzConfig, RemoteConfig, SerialConfig, TcpConfig
+from gateway.host.config import Config, HttpConfig, PortConfig, PtzConfig, RemoteConfig, SerialConfig, TcpConfig
 from gateway.host.config_file import ConfigError
 from protocol.http.credentials import Algorithm
 from protocol.parameters.addresses import AddressList
@@ -62,6 +63,12 @@ remote_port = 3
 
 [[port_manager]]
 serial = 1
+writers = "last"
+max_clients = 2
+listen_only = ["0.0.0.0:4001", "[::]:4001"]
+linger_ms = 5000
+slow_reader = "drop_oldest"
+history_bytes = 4096
 
 [[port_manager]]
 """
@@ -116,6 +123,11 @@ def test_every_key_of_a_whole_file_is_read() -> None:
             ),
         ),
         managers=(ManagerHardware(2, 3), ManagerHardware(1, 1), ManagerHardware(None, 2)),
+        sharing=(
+            PortConfig(),
+            PortConfig("last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096),
+            PortConfig(),
+        ),
     )
 
 
@@ -136,6 +148,12 @@ def test_an_empty_file_means_the_defaults() -> None:
     assert made.http.listen == (("127.0.0.1", 8080),)
     assert made.tcp.bind == ("0.0.0.0", "::")
     assert made.hardware == Hardware(serial=(), managers=(), identity=OURS)
+
+
+def test_ports_that_no_table_names_are_shared_as_by_default() -> None:
+    made = config_file.parse(f"{SERIAL}".encode())
+    assert made.port(0) == PortConfig()
+    assert (PortConfig().linger, PortConfig().writers) == (LINGER, "all")
 
 
 def test_the_hashes_of_digest_and_the_certificate_are_read() -> None:
@@ -182,6 +200,7 @@ def test_the_example_names_every_key_that_there_is() -> None:
     assert {key.name for table in tables for key in fields(table)} <= named
 
 
+KEYS_OF_A_PORT = "serial, remote_port, writers, max_clients, listen_only, linger_ms, slow_reader, history_bytes"
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 
 
@@ -250,6 +269,29 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
             SERIAL + "[[port_manager]]\nserial = 1\n[[port_manager]]\n[[port_manager]]\nserial = 1",
             "port_manager[2].serial: 1 is already used by port_manager[0]",
         ),
+        ('[[port_manager]]\nwriters = "one"', "port_manager[0].writers: one is not one of all, first, last"),
+        ("[[port_manager]]\nwriters = true", "port_manager[0].writers: true is not one of all, first, last"),
+        ("[[port_manager]]\nmax_clients = 0", "port_manager[0].max_clients: 0 is not a whole number from 1 to 256"),
+        (
+            '[[port_manager]]\nlisten_only = ["4001"]',
+            'port_manager[0].listen_only[0]: 4001 is not host:port, for example "127.0.0.1:8080" or "[::1]:8080"',
+        ),
+        (
+            '[[port_manager]]\nlisten_only = ["[::1]:4001"]\n[[port_manager]]\nlisten_only = ["[::1]:4001"]',
+            "port_manager[1].listen_only: [::1]:4001 is already used by port_manager[0]",
+        ),
+        (
+            "[[port_manager]]\nlinger_ms = 60001",
+            "port_manager[0].linger_ms: 60001 is not a whole number from 0 to 60000",
+        ),
+        (
+            '[[port_manager]]\nslow_reader = "drop"',
+            "port_manager[0].slow_reader: drop is not one of cut, drop_oldest",
+        ),
+        (
+            "[[port_manager]]\nhistory_bytes = 65537",
+            "port_manager[0].history_bytes: 65537 is not a whole number from 0 to 65536",
+        ),
         (
             "[[port_manager]]\nremote_port = true",
             "port_manager[0].remote_port: true is not a whole number from 0 to 255",
@@ -298,7 +340,10 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         ("[tcp]\nstrange = 1", "tcp.strange: no such key; the keys are bind, max_clients"),
         ("[remote_port]\nstrange = 1", "remote_port.strange: no such key; the keys are autoconf_without_key, keyless"),
         ("[video]\nstrange = 1", "video.strange: no such key; the keys are sources"),
-        ("[[port_manager]]\nstrange = 1", "port_manager[0].strange: no such key; the keys are serial, remote_port"),
+        (
+            "[[port_manager]]\nstrange = 1",
+            "port_manager[0].strange: no such key; the keys are " + KEYS_OF_A_PORT,
+        ),
         ("[video]\nsources = 0", "video.sources: 0 is not a whole number from 1 to 64"),
         ('chassis = "a\\nb"', "chassis: 'a\\nb' is not a string of printable characters"),
         ('state_dir = ""', "state_dir: '' is not an absolute path"),

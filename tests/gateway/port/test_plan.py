@@ -46,6 +46,18 @@ def test_a_port_without_that_hardware_has_no_device() -> None:
     assert plan(CATALOGUE.restored("").settings, 0, (None, 0), EVERYWHERE) == frozenset()
 
 
+def test_the_hosts_own_listeners_whose_clients_may_not_write_are_there_whatever_the_parameters_say() -> None:
+    settings = CATALOGUE.restored("").settings
+    where = (("0.0.0.0", 4001), ("::1", 4002))
+    assert plan(settings, 0, (1, 0), EVERYWHERE, where) == {
+        Device(PortType.SERIAL, 1),
+        Serve(ServiceKind.LISTEN_ONLY),
+        Listen("0.0.0.0", 4001, ServiceKind.LISTEN_ONLY),
+        Listen("::1", 4002, ServiceKind.LISTEN_ONLY),
+    }
+    assert str(Listen("::1", 4002, ServiceKind.LISTEN_ONLY)) == "listen [::1]:4002 to listen only"
+
+
 def test_the_generic_tcp_server_listens_on_every_address_and_connects() -> None:
     wanted = planned(
         GenericTCPServer_Enabled="yes",

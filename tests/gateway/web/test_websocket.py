@@ -23,7 +23,9 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
+from gateway.clients import relay
 from gateway.clients.service import Service
+from gateway.host.config import PortConfig
 from gateway.port.bus import Bus
 from gateway.port.rights import Right
 from gateway.port.router import Router
@@ -63,10 +65,10 @@ HEAD = replayed(request(*UPGRADE))
 
 
 @asynccontextmanager
-async def gateway_with_basic(directory: Path) -> AsyncIterator[Gateway]:
+async def gateway_with_basic(directory: Path, shared: PortConfig | None = None) -> AsyncIterator[Gateway]:
     """A running gateway that takes Basic too, which a client can send at once."""
     with trio.fail_after(20):
-        async with running_gateway(directory) as gateway:
+        async with running_gateway(directory, sharing=(shared or PortConfig(),)) as gateway:
             assert await gateway.set({"Network.HTTP.AuthenticationPolicy": "basic_digest"}) == "OK"
             yield gateway
 
@@ -263,6 +265,83 @@ async def test_over_tls_the_line_is_the_same(tmp_path: Path) -> None:
             await gateway.lines[0].say(b"down" * 1000)
             assert await page.hear(4000) == b"down" * 1000
             await ws.aclose()
+
+
+# -- sharing a port ----------------------------------------------------------------------------------------------
+
+
+@needs_curl
+async def test_while_another_client_is_the_one_that_writes_a_page_is_told_that_what_it_sends_is_dropped(
+    tmp_path: Path,
+) -> None:
+    async with gateway_with_basic(tmp_path, PortConfig(writers="first")) as gateway:
+        tcp = await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp())
+        await gateway.until(lambda status: len(status["clients"]) == 1)
+        async with browser(gateway) as page:
+            await page.send(b"lost")
+            name = f"127.0.0.1:{tcp.socket.getsockname()[1]}"
+            assert (await page.told("refused"))["reason"] == f"only {name} may write now"
+            assert (await page.ask(request="break", milliseconds=1))["error"] == f"only {name} may write now"
+            shown = await gateway.until(lambda status: any(client["dropped"] == 4 for client in status["clients"]))
+            assert {client["service"]: client["writes"] for client in shown["clients"]} == {
+                "GenericTCPServer": True,
+                "WebSocket": False,
+            }
+            await tcp.aclose()
+            await gateway.until(lambda status: status["clients"][0]["writes"])
+            await page.send(b"mine")
+            assert await gateway.lines[0].hear(4) == b"mine"
+
+
+@needs_curl
+async def test_a_page_takes_over_the_line_and_the_place_where_the_last_one_does(tmp_path: Path) -> None:
+    async with (
+        gateway_with_basic(tmp_path, PortConfig(writers="last", max_clients=1)) as gateway,
+        await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp()) as tcp,
+        browser(gateway) as page,
+    ):
+        assert await tcp.receive_some() == b""
+        await page.send(b"mine")
+        assert await gateway.lines[0].hear(4) == b"mine"
+        async with browser(gateway, user="viewer") as other:
+            assert await other.end() == (1001, "the port takes no more clients")
+
+
+@needs_curl
+async def test_a_page_hears_the_history_first(tmp_path: Path) -> None:
+    async with gateway_with_basic(tmp_path, PortConfig(history_bytes=8)) as gateway:
+        async with browser(gateway) as page:
+            await gateway.lines[0].say(b"Linux 6.1\r\nlogin: ")
+            await page.hear(18)
+        async with browser(gateway) as late:
+            await gateway.lines[0].say(b"root")
+            assert await late.hear(12) == b"\nlogin: root"
+
+
+@needs_curl
+async def test_a_page_that_reads_too_slowly_is_told_of_the_gap_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "QUEUE_LIMIT", 1 << 16)
+    async with (
+        gateway_with_basic(tmp_path, PortConfig(slow_reader="drop_oldest")) as gateway,
+        browser(gateway) as page,
+    ):
+        said = missed = 0
+        while not missed:
+            await gateway.lines[0].say(b"z" * 65536)
+            said += 65536
+            missed = (await gateway.status())["clients"][0]["missed"]
+        await gateway.lines[0].say(b"end")
+        heard, gaps = b"", []
+        while not heard.endswith(b"end"):
+            message = await page.ws.get_message()
+            if isinstance(message, bytes):
+                heard += message
+            elif (event := json.loads(message))["event"] == "gap":
+                gaps.append(event["count"])
+        assert len(heard) + sum(gaps) == said + 3
+        assert sum(gaps) >= missed
 
 
 # -- events and requests -----------------------------------------------------------------------------------------
