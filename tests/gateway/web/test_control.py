@@ -194,7 +194,7 @@ def test_the_events_of_the_page_are_those_that_are_told() -> None:
     now = replace(UP, breaks=1, cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
     now = replace(now, turn_rule=TurnRule("modbus-rtu"))
     told = [*events(None, now, all_told=True), *events(replace(now, breaks=0, cuts=0), now, all_told=True)]
-    assert told == [event for event in documented() if event.get("event") not in (None, "refused")]
+    assert told == [event for event in documented() if event.get("event") not in (None, "refused", "gap")]
 
 
 def test_settings_of_a_line_that_another_cpu_owns_are_told_in_words() -> None:
