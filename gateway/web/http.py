@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ import trio
 
 from gateway.web.forwarded import from_client, is_trusted
 from gateway.web.message import Handover, Request, Response, explain
+from gateway.web.pace import Pace, PacedStream
 from gateway.web.prefixed_stream import PrefixedStream
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ _PIECE = 4096
 _CLOSE = ("Connection", "close")
 TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record type of a ClientHello; no HTTP method begins with it
 _VERSIONS = (b"1.0", b"1.1")
+_OLD_UPGRADE = (b"upgrade", b"1.0")
+"""Is ignored (RFC 9110, 7.8): a proxy of HTTP/1.0 before us would not know that HTTP ends here."""
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+_CHUNKS_A_TURN = 16
 
 
 @final
@@ -55,7 +61,11 @@ class HttpLimits:
     """The most that one connection may cost: sizes in bytes, times in seconds."""
 
     head: int = 16 * 1024
+    lines: int = 128
+    """Of a head: each costs as much time as a kilobyte."""
     body: int = 64 * 1024
+    chunks: int = 1024
+    """Pieces of a body that declares no length, as an embedded client sends it that writes it word by word."""
     handshake_seconds: float = 10.0
     """For the whole TLS handshake."""
     idle_seconds: float = 15.0
@@ -86,6 +96,7 @@ class Held:
     place: Place
     connection: ClientConnection
     trusted_proxies: AddressList
+    pace: Pace
 
 
 async def lingering_close(stream: trio.abc.HalfCloseableStream, limits: HttpLimits) -> None:
@@ -134,6 +145,8 @@ async def _serve_tls(
     secure: Secure | None,
     held: Held | None,
 ) -> None:
+    if held is not None:
+        await held.pace.turn()  # the handshake's signature is work
     if secure is None:
         logger.info("%s speaks TLS, and there is no certificate here: use http://", peer)
         return
@@ -175,6 +188,11 @@ class _Connection:
     handover: Handover | None = None
     """Set once another protocol is to take over the connection."""
 
+    @property
+    def pace(self) -> Pace:
+        """The turns that it takes; of a connection that nobody counts, its own."""
+        return self.held.pace if self.held is not None else Pace()
+
     def __post_init__(self) -> None:
         self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head)
 
@@ -186,7 +204,7 @@ class _Connection:
             if self.held is not None:
                 # A WebSocket is no request; its port counts it among its clients.
                 self.held.places.give_back(self.held.place)
-            await self.handover.take(self.stream)
+            await self.handover.take(PacedStream(self.stream, self.pace))
         if self.held is not None and not self.held.places.linger(self.held.place):
             return
         with contextlib.suppress(trio.ClosedResourceError):  # whoever took it over may have closed it already
@@ -237,7 +255,7 @@ class _Connection:
         return Request(
             method=head.method.decode("ascii"),
             target=head.target,
-            headers=tuple(head.headers),
+            headers=tuple((name, value) for name, value in head.headers if (name, head.http_version) != _OLD_UPGRADE),
             body=await self._read_body(head),
             peer=self.peer,
             secure=self.secure,
@@ -246,6 +264,7 @@ class _Connection:
     async def _read_head(self) -> h11.Request | None:
         """Read a request head, and refuse what h11 lets through and we do not speak."""
         with trio.move_on_after(self.limits.head_seconds) as deadline:
+            await self.pace.turn()
             event = await self._next_event()
         if deadline.cancelled_caught:
             raise _refusal(408, f"The request head did not arrive within {self.limits.head_seconds:g} s.")
@@ -275,18 +294,28 @@ class _Connection:
         if self.conn.they_are_waiting_for_100_continue:
             await self._send(self.conn.send(h11.InformationalResponse(status_code=100, headers=[])))
         body = bytearray()
+        chunks = 0
         with trio.move_on_after(self.limits.body_seconds):
             while isinstance(event := await self._next_event(), h11.Data):
                 body += event.data
+                chunks += event.chunk_start
                 if len(body) > self.limits.body:  # a chunked body declares no length
                     raise _refusal(413, too_long)
+                if chunks > self.limits.chunks:
+                    raise _refusal(
+                        413, f"The request body has more than {self.limits.chunks} chunks: send longer ones."
+                    )
+                if event.chunk_start and chunks % _CHUNKS_A_TURN == 0:
+                    await self.pace.turn()
             return bytes(body)
         raise _refusal(408, f"The request body did not arrive within {self.limits.body_seconds:g} s.")
 
     async def _next_event(self) -> object:
         try:
+            self._check_lines()
             while (event := self.conn.next_event()) is h11.NEED_DATA:
                 await self._receive()
+                self._check_lines()
         except h11.RemoteProtocolError as exc:
             if exc.error_status_hint == 431:
                 why = f"The request head is longer than {self.limits.head} bytes: send fewer or shorter headers."
@@ -295,6 +324,15 @@ class _Connection:
                 why = f"This is not a request of HTTP/1.1 (RFC 9112): {told[:200]}"
             raise _refusal(exc.error_status_hint, why) from exc
         return event
+
+    def _check_lines(self) -> None:
+        """Refuse a head of many lines before h11 reads it: a thousand of them would hold up everybody else."""
+        if self.conn.their_state is not h11.IDLE:
+            return
+        buffered, _ = self.conn.trailing_data
+        end = _END_OF_HEAD.search(buffered)
+        if buffered.count(b"\n", 0, end.start() if end else len(buffered)) >= self.limits.lines:
+            raise _refusal(431, f"The request head has more than {self.limits.lines} lines: send fewer headers.")
 
     async def _receive(self) -> None:
         self.conn.receive_data(bytes(await self.stream.receive_some(min(_PIECE, self._room()))))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Handover", "LocalCaller", "Request", "Response", "explain", "spelled_out"]
 
+_ORIGIN = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
+"""In front of the path in a request to a proxy (RFC 9112, 3.2.2); ``protocol.http.digest`` reads it the same way."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,11 @@ class Request:
 
     @property
     def _local(self) -> bytes:
-        if self.target.startswith(b"/"):
-            return self.target  # a query may hold :// too
-        _, origin, behind = self.target.partition(b"://")
-        return b"/" + behind.partition(b"/")[2] if origin else self.target
+        origin = _ORIGIN.match(self.target)
+        if origin is None:
+            return self.target
+        behind = self.target[origin.end() :]
+        return behind if behind.startswith(b"/") else b"/" + behind
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of that (lower-case) name."""

@@ -18,6 +18,7 @@ from gateway.clients.streams import keep_alive
 from gateway.web.forwarded import is_trusted
 from gateway.web.http import TLS_HANDSHAKE, Held, HttpLimits, Respond, Secure, lingering_close, serve
 from gateway.web.message import explain, spelled_out
+from gateway.web.pace import Pace
 from gateway.web.places import Places
 from protocol.endpoint import Endpoint
 from protocol.parameters.addresses import AddressList
@@ -45,6 +46,8 @@ class HttpServer:
     """Where they are counted with those of all other clients."""
     trusted_proxies: AddressList = field(default_factory=AddressList)
     """The proxies whose word is taken for their clients' addresses; without items, none."""
+    pace: Pace = field(default_factory=Pace)
+    """The turns that all of them take."""
     most_refusals: int = 64
     """Connections that are being told at one time that there is no place."""
     refusing: int = 0
@@ -61,6 +64,7 @@ class HttpServer:
     async def welcome(self, stream: trio.SocketStream, peer: Endpoint) -> None:
         """Serve one connection, or tell it that there is no place; then close it."""
         async with stream:
+            self.pace.connections += 1
             try:
                 network = "" if is_trusted(peer, self.trusted_proxies) else peer.network
                 place = self.places.take(network, trio.current_time())
@@ -68,7 +72,7 @@ class HttpServer:
                     await self._refuse(stream, peer)
                     return
                 connection = self.connections.open(stream.socket.fileno(), peer.network)
-                held = Held(self.places, place, connection, self.trusted_proxies)
+                held = Held(self.places, place, connection, self.trusted_proxies, self.pace)
                 try:
                     with place.scope:
                         await serve(stream, peer, self.respond, self.limits, self.secure, held)
@@ -79,6 +83,8 @@ class HttpServer:
                 logger.debug("HTTP server: the connection from %s broke: %s", peer, exc)
             except Exception:  # the first ring: an error in one connection ends that connection only
                 logger.exception("HTTP server: a bug ended the connection from %s", peer)
+            finally:
+                self.pace.connections -= 1
 
     async def _refuse(self, stream: trio.SocketStream, peer: Endpoint) -> None:
         if self.refusing >= self.most_refusals:

@@ -208,7 +208,11 @@ class WebSocketStream:
         """End the client's session once its login is revoked, or it is gone while its message waits for the line."""
         await self._connected.wait()
         while self._ws.closed is None:
-            if (why := revoked()) is not None:
+            why = revoked()
+            # The library keeps the pieces of a message that is not whole yet, and bounds their bytes, not their number.
+            if why is None and len(self._ws._message_parts) > MESSAGE_LIMIT:
+                why = "its message came in more pieces than a message has bytes"
+            if why is not None:
                 self._session.end(why)
                 return
             await trio.sleep(LOOK_SECONDS)

@@ -115,6 +115,10 @@ _PARAMETER = re.compile(
 )
 
 
+_MOST_PARAMETERS = 32
+"""RFC 7616 knows a dozen; a header of thousands would take long to read, and comes before any login."""
+
+
 def _digest(written: str) -> DigestCredentials | None:
     given = _parameters(written)
     try:
@@ -138,7 +142,7 @@ def _parameters(written: str) -> dict[str, str]:
     """
     given: dict[str, str] = {}
     end = 0
-    while found := _PARAMETER.match(written, end):
+    while len(given) <= _MOST_PARAMETERS and (found := _PARAMETER.match(written, end)):
         name, quoted, token = found.groups()
         if name.lower() in given:
             return {}

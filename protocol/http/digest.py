@@ -238,7 +238,7 @@ _SEPARATOR = object()
 
 def _components(target: str) -> list[str | object]:
     """Split a target into its path's segments, a separator, and each argument's name and value."""
-    path, _, query = re.sub(r"\Ahttps?://[^/?]*", "", target).partition("?")
+    path, _, query = re.sub(r"\A(?i:https?)://[^/?]*", "", target).partition("?")
     arguments = (piece.partition("=") for piece in query.split("&") if piece)
     names_and_values = (part for name, _, value in arguments for part in (name, value))
     return [*re.sub("/+", "/", path).split("/"), _SEPARATOR, *names_and_values]

@@ -182,6 +182,45 @@ async def test_sixteen_cpus_that_start_at_once_are_all_in_within_three_seconds(t
                         nursery.start_soon(start, siege, number)
 
 
+REQUESTS = {
+    "logins that are asked for": b"GET /daisyport/status HTTP/1.1\r\nHost: cam\r\n\r\n" * 200,
+    "long heads": b"GET /x HTTP/1.1\r\nHost: cam\r\n" + b"a: b\r\n" * 2500 + b"\r\n",
+    "bodies in tiny chunks": (
+        b"POST /x HTTP/1.1\r\nHost: cam\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
+    ),
+    "logins of many words": (
+        b"GET /daisyport/status HTTP/1.1\r\nHost: cam\r\nAuthorization: Digest "
+        + b", ".join(b"x%d=y" % number for number in range(1500))
+        + b"\r\n\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+async def test_forty_callers_of_http_without_a_login_that_never_stop_asking_delay_nobody(
+    tmp_path: Path, kind: str
+) -> None:
+    async def ask(port: int) -> None:
+        while True:
+            with suppress(OSError, trio.BrokenResourceError):
+                async with await trio.open_tcp_stream("127.0.0.1", port) as stream, trio.open_nursery() as nursery:
+                    nursery.start_soon(swallow, stream)
+                    while True:
+                        await stream.send_all(REQUESTS[kind])
+            await trio.sleep(0.01)
+
+    async def swallow(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            pass
+
+    with trio.fail_after(60):
+        async with besieged(tmp_path) as siege, siege.unharmed(), trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(ask, siege.owner.gateway.http_port)
+            await trio.sleep(SECONDS)
+            nursery.cancel_scope.cancel()
+
+
 async def test_messages_of_one_byte_in_every_class_delay_nobody(tmp_path: Path) -> None:
     with trio.fail_after(40):
         async with besieged(tmp_path) as siege, siege.unharmed(), siege.hostile() as peer:

@@ -8,6 +8,7 @@ import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import h11
 import pytest
 import trio
 from hypothesis import example, given
@@ -23,6 +24,7 @@ from trio.testing import (
 from gateway.clients.connections import Connections
 from gateway.web.http import Held, HttpLimits, Respond, serve
 from gateway.web.message import Handover, Request, Response, explain
+from gateway.web.pace import Pace
 from gateway.web.places import Places
 from protocol.endpoint import Endpoint
 from protocol.parameters.addresses import AddressList
@@ -523,7 +525,7 @@ async def test_a_place_is_a_proven_callers_from_the_first_right_login_on_and_in_
     places, connections = Places(), Connections()
     place = places.take("192.0.2.7", trio.current_time())
     assert place is not None
-    held = Held(places, place, connections.open(0, "192.0.2.7"), AddressList())
+    held = Held(places, place, connections.open(0, "192.0.2.7"), AddressList(), Pace())
 
     async def login(request: Request) -> Response:
         assert place.working
@@ -542,6 +544,106 @@ async def test_a_place_is_a_proven_callers_from_the_first_right_login_on_and_in_
         await rest(far)
         assert place not in places.held
         await far.aclose()
+
+
+# --- its turns ---
+
+
+class Passes(trio.abc.Instrument):
+    """Notes how much was done in each pass of the scheduler."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.most = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.most = max(self.most, self.done)
+        self.done = 0
+
+
+@asynccontextmanager
+async def crowd(sent: bytes, passes: Passes, respond: Respond = echo) -> AsyncIterator[None]:
+    """Twenty connections that have sent the same, and end when it is answered."""
+    places, connections, pace = Places(), Connections(), Pace(20)
+    with trio.fail_after(100):
+        trio.lowlevel.add_instrument(passes)
+        try:
+            async with trio.open_nursery() as nursery:
+                for number in range(20):
+                    near, far = memory_stream_pair()
+                    place = places.take("192.0.2.7", 0.0)
+                    assert place is not None
+                    held = Held(places, place, connections.open(1000 + number, "192.0.2.7"), AddressList(), pace)
+                    await far.send_all(sent)
+                    await far.send_eof()
+                    nursery.start_soon(serve, near, PEER, respond, LIMITS, None, held)
+                    nursery.start_soon(rest, far)
+                yield
+        finally:
+            trio.lowlevel.remove_instrument(passes)
+
+
+async def test_of_a_crowd_that_never_stops_asking_one_request_is_answered_between_two_looks_at_the_lines(
+    autojump_clock: MockClock,
+) -> None:
+    passes = Passes()
+
+    async def work(request: Request) -> Response:
+        passes.done += 1
+        return await echo(request)
+
+    async with crowd(GET % b"x" * 50, passes, work):
+        pass
+    assert passes.most == 1
+
+
+async def test_of_a_crowd_whose_bodies_come_in_tiny_pieces_few_are_read_between_two_looks_at_the_lines(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = Passes()
+    read = h11.Connection.next_event
+
+    def counted(conn: h11.Connection) -> object:
+        passes.done += 1
+        return read(conn)
+
+    monkeypatch.setattr(h11.Connection, "next_event", counted)
+    async with crowd(CHUNKED + b"1\r\nx\r\n" * 500 + b"0\r\n\r\n", passes):
+        pass
+    assert passes.most <= 20 + 2 * 16  # each has one look at nothing, when it has come
+
+
+CHUNKED = b"POST /x HTTP/1.1\r\nHost: cam\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_a_body_has_so_many_chunks_and_no_more(autojump_clock: MockClock) -> None:
+    chunks = b"1\r\nx\r\n" * LIMITS.chunks
+    assert status_of(await exchange(CHUNKED + chunks + b"0\r\n\r\n")) == 200
+    refused = await exchange(CHUNKED + chunks + b"1\r\nx\r\n")
+    assert status_of(refused) == 413
+    assert b"more than 1024 chunks" in refused
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+async def test_a_head_has_so_many_lines_and_no_more(autojump_clock: MockClock, end: bytes) -> None:
+    head = b"GET /x HTTP/1.1" + end + b"Host: cam" + end
+    line = b"a: b" + end
+    behind = end + (GET % b"y") * 40  # what is pipelined behind it does not count
+    got = await exchange(head + line * (LIMITS.lines - 2) + behind)
+    assert got.count(b"HTTP/1.1 200 ") == 41
+    refused = await exchange(head + line * (LIMITS.lines - 1) + end)
+    assert status_of(refused) == 431
+    assert b"more than 128 lines" in refused
+    assert status_of(await exchange((GET % b"x") + head + line * 3000 + end)) == 200
+
+
+async def test_an_upgrade_in_http_1_0_is_ignored(autojump_clock: MockClock) -> None:
+    async def upgraded(request: Request) -> Response:
+        return Response(200, repr(request.header(b"upgrade")).encode())
+
+    for version, seen in ((b"1.0", b"None"), (b"1.1", b"b'websocket'")):
+        head = b"GET / HTTP/%b\r\nHost: cam\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+        assert (await exchange(head % version, upgraded)).endswith(seen)
 
 
 # --- callers who leave ---

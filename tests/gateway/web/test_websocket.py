@@ -712,3 +712,18 @@ async def test_rubbish_after_the_handshake_ends_the_page_and_nothing_else(pieces
                     await far.send_all(head + piece)
                 await trio.testing.wait_all_tasks_blocked()
             await far.aclose()
+
+
+async def test_a_message_in_pieces_without_bytes_that_never_ends_is_ended(tmp_path: Path) -> None:
+    """The library bounds the bytes of a message, and empty pieces have none."""
+    with trio.fail_after(30):
+        async with (
+            gateway_with_basic(tmp_path) as gateway,
+            await trio.open_tcp_stream("127.0.0.1", gateway.http_port) as stream,
+        ):
+            await stream.send_all(raw(gateway))
+            assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(b"\x02\x80\x00\x00\x00\x00" + b"\x00\x80\x00\x00\x00\x00" * 10_000)
+                said = b"".join([bytes(piece) async for piece in stream])
+            assert b"its message came in more pieces than a message has bytes" in said

@@ -191,6 +191,7 @@ PATH = "/axis-cgi/param.cgi"
         (f"{PATH}?group=caf\u00e9", f"{PATH}?group=caf%C3%A9"),
         (f"{PATH}?a=b%20c", f"{PATH}?a=b c"),
         (f"http://cpu1:8080{PATH}?a=1", f"{PATH}?a=1"),
+        (f"HTTPS://[2001:db8::1]{PATH}?a=1", f"{PATH}?a=1"),
         (f"/{PATH}?a=1", f"{PATH}?a=1"),
         (f"{PATH}?a=1", f"/{PATH}?a=1"),
         (f"{PATH}?a", f"{PATH}?a="),
@@ -414,6 +415,7 @@ def test_a_name_may_be_percent_encoded() -> None:
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=0x1, cnonce=c",
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, cnonce=c",
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=00000001",
+        b"Digest username=a, nonce=n, uri=/, response=x, " + b", ".join(b"x%d=y" % number for number in range(2000)),
     ],
 )
 def test_what_holds_no_credentials_is_none(header: bytes) -> None:
