@@ -1,0 +1,267 @@
+"""Move bytes as soon as a descriptor is readable, without a pass of trio's scheduler for each message.
+
+``when_readable`` calls a *step* whenever its descriptor is readable. A step reads once and hands over what it read;
+what it cannot do at once it returns, and the task that called goes on with that. Two drivers do it:
+
+    the task       wait_readable, step, wait_readable ...: four system calls a message and one pass of the scheduler,
+                   which is half of all that a message costs. Everything works with it, a mock clock too.
+    ReadyClock     trio asks its clock how long it may sleep, right before it blocks. This one waits there itself, in an
+                   epoll set that holds the descriptors and trio's own epoll, and calls the steps in between. Three
+                   system calls a message; trio wakes up where there is work for a task.
+
+What must hold
+    1. A step belongs to the task that called: what it raises is raised there, so the rings of containment stay. When
+       that task is cancelled, the step is not called any more from that instant, for the cancellation takes its
+       descriptor out of the set synchronously: a revoked client's bytes go nowhere.
+    2. A step never waits, starts no task and sets no deadline. It may set events and cancel scopes; trio is woken at
+       once then, which its instrument ``task_scheduled`` tells.
+    3. Neither side starves. Trio's epoll is in the set; and where trio has work and does not ask its clock, the set is
+       served once a pass (``before_io_wait``).
+    4. The set is level-triggered, and to pause is to be taken out: an empty mask would still wake for a hang-up, again
+       and again. So a broken descriptor, like an idle one, costs nothing while nobody wants to read it.
+    5. A descriptor is taken out before it is closed (``closing``), always: the kernel forgets it only with its last
+       duplicate, and its number may be another's by then.
+    6. An event of the same round may be meant for a descriptor that a step before it has closed, and that is open
+       again as something else. So a step must take it that there is nothing to read.
+
+Trio's epoll is found by what its run opens, and nothing is done with it but to wait for it. Where it is not found, or
+does not wake as it should, the task drives, and one line of the log says so. ``wait_all_tasks_blocked`` is for tests
+under the task driver: it wants an idle time that a clock is not told of.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import select
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
+
+import outcome
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ReadyClock", "closing", "when_readable"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PROMPT: Final = 0.2
+"""Seconds within which a wake from a thread, and a deadline, must arrive in the proof."""
+_TRIES: Final = 3
+"""Proofs before it is given up: a machine that starts everything at once is slow, and no reason."""
+_FAR: Final = 3600.0
+"""The longest single wait in seconds; epoll takes no infinity."""
+_FDS: Final = Path("/proc/self/fd")
+
+_serving: trio.lowlevel.RunVar[ReadyClock] = trio.lowlevel.RunVar("ready")
+
+
+async def when_readable(fd: int, step: Callable[[], T | None]) -> T:
+    """Call ``step`` whenever ``fd`` is readable or has hung up, until it returns something; return that.
+
+    Raises what ``step`` raises, and ClosedResourceError after ``closing(fd)``. One task at a time may wait for a
+    descriptor.
+    """
+    try:
+        clock = _serving.get()
+    except LookupError:
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            await trio.lowlevel.checkpoint_if_cancelled()  # it may have been cancelled since it was woken
+            if (result := step()) is not None:
+                return result
+    return await clock.serve(fd, step)
+
+
+def closing(fd: int) -> None:
+    """Wake whoever waits for ``fd`` with ClosedResourceError; call it right before it is closed."""
+    try:
+        clock = _serving.get()
+    except LookupError:
+        pass
+    else:
+        clock.forget(fd)
+    trio.lowlevel.notify_closing(fd)
+
+
+@final
+class _Watch:
+    """A descriptor in the set: its step, and the task that waits for what the step returns."""
+
+    __slots__ = ("step", "task")
+
+    def __init__(self, step: Callable[[], object], task: trio.lowlevel.Task) -> None:
+        self.step = step
+        self.task = task
+
+
+@final
+class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
+    """The clock and instrument of one ``trio.run``, made right before it; it serves from ``begin`` on.
+
+    ``close()`` it when the run is over.
+    """
+
+    def __init__(self) -> None:
+        self._offset = random.uniform(10_000, 1_000_000)  # as trio's own: nobody shall take it for the time of day
+        self._set = select.epoll()
+        self._watches: dict[int, _Watch] = {}
+        self._before = _epolls()
+        self._trio: int | None = None
+        """Trio's epoll, where it was found."""
+        self._scheduled = False
+        """A task was made runnable since the wait began."""
+        self._served = False
+        """The set was served in this pass of trio's loop."""
+
+    def close(self) -> None:
+        """Close the set. Idempotent."""
+        self._set.close()
+
+    # -- as a clock, and an instrument
+
+    def start_clock(self) -> None:
+        """Find trio's epoll: the one that was opened since this clock was made. No thread runs yet."""
+        opened = _epolls() - self._before
+        self._trio = opened.pop() if len(opened) == 1 else None
+
+    def current_time(self) -> float:
+        """Return the seconds since a time that nobody knows."""
+        return self._offset + time.perf_counter()
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        """Serve the set until trio has something to do; return the seconds that are left for trio to wait itself."""
+        left = deadline - self.current_time()
+        if not self._watches or left <= 0:
+            return left
+        self._served = True
+        self._scheduled = False
+        while left > 0:
+            if self._serve(min(left, _FAR)) or self._scheduled:
+                return 0
+            left = deadline - self.current_time()
+        return 0
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Note that trio has work."""
+        self._scheduled = True
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Serve the set once, in a pass in which trio had too much work to ask its clock."""
+        if self._watches and not self._served:
+            self._serve(0)
+        self._served = False
+
+    # -- the set
+
+    async def begin(self) -> None:
+        """Serve ``when_readable`` in this run from now on; where that cannot be proved to work, tasks do, as before."""
+        why = "its epoll was not found among the descriptors"
+        for _ in range(_TRIES):
+            if self._trio is None:
+                break
+            try:
+                self._set.register(self._trio, select.EPOLLIN)
+                why = await self._disproof()
+            except OSError as exc:
+                why = f"its epoll cannot be waited for: {exc.strerror}"
+            finally:
+                if why:
+                    self._drop(self._trio)
+            if not why:
+                _serving.set(self)
+                return
+        logger.warning("trio is not driven by descriptors (%s): each message takes a pass of its scheduler", why)
+
+    async def _disproof(self) -> str:
+        """Return why the set must not be used; empty where a thread's wake and a deadline arrive in time."""
+        idle, far = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            async with trio.open_nursery() as nursery:
+                # With a descriptor to wait for, it is this clock that waits from here on.
+                nursery.start_soon(self.serve, idle, lambda: None)
+                await trio.lowlevel.checkpoint()
+                began = self.current_time()
+                with trio.move_on_after(2 * _PROMPT):
+                    await trio.to_thread.run_sync(time.perf_counter)
+                woken = self.current_time()
+                await trio.sleep(_PROMPT / 20)
+                slept = self.current_time()
+                nursery.cancel_scope.cancel()
+        finally:
+            os.close(idle)
+            os.close(far)
+        if woken - began > _PROMPT:
+            return "a wake from a thread does not arrive"
+        return "" if slept - woken <= _PROMPT else "a deadline does not arrive"
+
+    async def serve(self, fd: int, step: Callable[[], T | None]) -> T:
+        """See ``when_readable``."""
+        if fd in self._watches:
+            raise trio.BusyResourceError("another task waits for this descriptor")
+        self._watches[fd] = _Watch(step, trio.lowlevel.current_task())
+        try:
+            self._set.register(fd, select.EPOLLIN)
+        except BaseException:
+            del self._watches[fd]
+            raise
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._take_out(fd)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        return cast("T", await trio.lowlevel.wait_task_rescheduled(leave))
+
+    def forget(self, fd: int) -> None:
+        """Take ``fd`` out, and have whoever waits for it meet ClosedResourceError."""
+        if fd in self._watches:
+            self._wake(fd, outcome.Error(trio.ClosedResourceError("another task closed this descriptor")))
+
+    def _serve(self, timeout: float) -> bool:
+        """Wait for the set, and call the steps of what is readable; return whether trio's own epoll is."""
+        for_trio = False
+        for fd, _ in self._set.poll(timeout):
+            if fd == self._trio:
+                for_trio = True
+            elif (watch := self._watches.get(fd)) is not None:  # a step before it may have taken it out
+                try:
+                    result = watch.step()
+                except BaseException as exc:  # noqa: BLE001  # it is raised in the task that the step belongs to
+                    self._wake(fd, outcome.Error(exc), watch)
+                else:
+                    if result is not None:
+                        self._wake(fd, outcome.Value(result), watch)
+        return for_trio
+
+    def _wake(self, fd: int, result: outcome.Outcome[Any], watch: _Watch | None = None) -> None:
+        # A step may have ended its own task's wait, by cancelling its scope; then nobody is there to be woken.
+        if watch is None or self._watches.get(fd) is watch:
+            trio.lowlevel.reschedule(self._take_out(fd).task, result)
+
+    def _take_out(self, fd: int) -> _Watch:
+        self._drop(fd)
+        return self._watches.pop(fd)
+
+    def _drop(self, fd: int) -> None:
+        try:
+            self._set.unregister(fd)
+        except OSError:
+            logger.debug("descriptor %d was closed before it was taken out", fd)
+
+
+def _epolls() -> set[int]:
+    """Return the epolls among the descriptors of this process."""
+    found = set[int]()
+    for entry in _FDS.iterdir():
+        try:
+            if os.readlink(entry) == "anon_inode:[eventpoll]":
+                found.add(int(entry.name))
+        except OSError:  # the one that this looks with is closed by now
+            continue
+    return found
