@@ -13,6 +13,7 @@ is not answered within ``_ANSWER`` ends the connection as silence does.
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import socket
 import struct
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from gateway.clients.streams import keep_alive
+from gateway.tasks.ready import closing, when_readable
 from protocol.errors import LocalProtocolError
 from protocol.link.handshake import HandshakeError, IdentityError, OwnNodeError, VersionError, WrongKeyError
 from protocol.link.hello import Hello
@@ -87,6 +89,16 @@ class LinkCutError(Exception):
 def now_ms() -> int:
     """Return the clock that links are timed by: milliseconds of trio's clock."""
     return int(trio.current_time() * 1000)
+
+
+@final
+class _Then(enum.Enum):
+    """The next thing to do after some frames."""
+
+    GO_ON = enum.auto()
+    """There are more; other tasks get their turn first."""
+    END = enum.auto()
+    """The peer said CLOSE."""
 
 
 @final
@@ -207,48 +219,57 @@ class Link:
     def close(self) -> None:
         """Close the socket at once."""
         self._source = _nothing
+        if self._socket.fileno() >= 0:
+            closing(self._socket.fileno())
         self._socket.close()
 
     async def _receive(self, take: Callable[[Frame], None]) -> None:
-        handled = 0
+        def read() -> _Then | None:
+            return self._handle(take) if self._read() else None
+
         try:
-            while True:
-                event = self._connection.next_event()
-                if event is None:
-                    self.flush()
-                    await self._read()
-                    handled = 0
-                    continue
-                self._whole_at = self._heard_at
-                if isinstance(event, Pong):
-                    self._unanswered_since = None  # another question follows within seconds
-                take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
-                if isinstance(event, Close):
-                    return
-                handled += 1
-                if handled % _SLICE == 0:
-                    self.flush()
+            then = self._handle(take)  # a read of the handshake may have brought more than that
+            while then is not _Then.END:
+                if then is _Then.GO_ON:
                     await trio.lowlevel.checkpoint()
+                    then = self._handle(take)
+                else:
+                    then = await when_readable(self._socket.fileno(), read)
         finally:
             self._source = _nothing  # from this instant: who flushes before all tasks have ended would be refused
 
+    def _handle(self, take: Callable[[Frame], None]) -> _Then | None:
+        """Have ``take`` look at the frames that came, or at a slice of them; return None where that was all."""
+        for _ in range(_SLICE):
+            event = self._connection.next_event()
+            if event is None:
+                self.flush()
+                return None
+            self._whole_at = self._heard_at
+            if isinstance(event, Pong):
+                self._unanswered_since = None  # another question follows within seconds
+            take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
+            if isinstance(event, Close):
+                return _Then.END
+        self.flush()
+        return _Then.GO_ON
+
     async def _next_event(self) -> Event:
         while (event := self._connection.next_event()) is None:
-            await self._read()
+            await when_readable(self._socket.fileno(), self._read)
         return event
 
-    async def _read(self) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                data = self._socket.recv(_READ_SIZE)
-            except BlockingIOError:
-                continue
-            except OSError as exc:
-                raise LinkCutError(exc.strerror or str(exc)) from exc
-            self._heard_at = trio.current_time()
-            self._connection.receive_data(data)
-            return
+    def _read(self) -> bool | None:
+        """Take what has come, and return true; None where there was nothing. Raises LinkCutError."""
+        try:
+            data = self._socket.recv(_READ_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise LinkCutError(exc.strerror or str(exc)) from exc
+        self._heard_at = trio.current_time()
+        self._connection.receive_data(data)
+        return True
 
     def _room(self) -> bool:
         """Return whether what is sealed now would leave soon."""
