@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gateway.cli.command import Commands
     from gateway.host.config import Config
     from gateway.host.stacks import Stacks
+    from gateway.tasks.ready import ReadyClock
     from gateway.tasks.watch import Cell
 
 __all__ = ["add_to"]
@@ -66,6 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from gateway.app import StartError
     from gateway.state.store import StoreError
     from gateway.state.users import UserError
+    from gateway.tasks.ready import ReadyClock
     from gateway.tasks.root_cause import root_cause
 
     if arguments.tcp is not None and arguments.device is None:
@@ -84,7 +86,8 @@ def _run(arguments: argparse.Namespace) -> int:
         describe(config, adapters=arguments.device is None)
     presets = [] if arguments.tcp is None else [(name, str(value)) for name, value in _tcp_server(arguments.tcp)]
     try:
-        trio.run(_run_until_signalled, config, path, presets)
+        with contextlib.closing(ReadyClock()) as clock:
+            trio.run(_run_until_signalled, config, path, presets, clock, clock=clock, instruments=[clock])
     except Exception as exc:
         # trio wraps errors in groups. Those that the user can mend become one line, unless a bug came with them.
         _, bugs = ExceptionGroup("", [exc]).split((StartError, StoreError, UserError))
@@ -103,7 +106,9 @@ def _tcp_server(port: int) -> list[tuple[str, object]]:
     return [(f"{server}Enabled", "yes"), (f"{server}Listener.Enabled", "yes"), (f"{server}Listener.Port", port)]
 
 
-async def _run_until_signalled(config: Config, path: Path | None, presets: Sequence[tuple[str, str]]) -> None:
+async def _run_until_signalled(
+    config: Config, path: Path | None, presets: Sequence[tuple[str, str]], clock: ReadyClock
+) -> None:
     import trio
 
     from gateway.app import hold_runtime_dir, run
@@ -111,6 +116,7 @@ async def _run_until_signalled(config: Config, path: Path | None, presets: Seque
     from gateway.host.stacks import Stacks
     from gateway.tasks.watch import Cell
 
+    await clock.begin()
     stop, reloads = trio.Event(), Cell(Reload(config))
     sockets = inherited(os.environ).get(HTTP, [])
     if sockets and "listen" in cast("dict[str, object]", config.written.get("http", {})):
