@@ -86,7 +86,7 @@ class Manager:
         self._port = host.config.port(index)
         history = History(self._port.history_bytes) if self._port.history_bytes else None
         if history is not None:
-            bus.attach(history.deliver)
+            bus.attach(history.deliver, party=history)  # nobody asks in its name: it keeps what everybody hears
         self.services = Services(index, host, grant, history)
         self._published = published
         self._followed = Cell(-1)

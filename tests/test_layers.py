@@ -25,7 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gateway.state": "gateway.tasks protocol.parameters protocol.http protocol.link",
         "gateway.port": "gateway.tasks protocol.parameters protocol.link protocol.sharing",
         "gateway.discovery": "gateway.tasks protocol.link",
-        "gateway.serial_line": "gateway.port gateway.tasks gateway.host protocol.parameters protocol.link",
+        "gateway.serial_line": (
+            "gateway.port gateway.tasks gateway.host protocol.parameters protocol.link protocol.sharing"
+        ),
         "gateway.clients": "gateway.port gateway.tasks protocol.parameters protocol.http protocol.sharing",
         "gateway.remote_port": (
             "gateway.port gateway.tasks gateway.clients gateway.discovery protocol.parameters protocol.link"

@@ -4,12 +4,16 @@ A caller polls: it writes, goes away, and reads in another request what came mea
 all the time, and every request reads from it. During a write-then-read the line belongs to that request until its
 reply is over, so what the line says then is the reply, and goes into a buffer of that request alone; what its caller
 did not ask for is put into the common buffer at the end.
+
+A turn that lasts ends early for a PTZ command, and its read goes on: the line then belongs to others, and what it says
+is heard by this request and by those that have it meanwhile. On a line with a turn rule, all requests and the common
+buffer are one party: they hear what any of them asked, and what nobody asked.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import trio
 
@@ -26,10 +30,18 @@ if TYPE_CHECKING:
     from gateway.port.router import Handle, Session
     from protocol.http.serial_cgi import SerialRequest
 
-__all__ = ["SerialCgi"]
+__all__ = ["Received", "SerialCgi"]
 
 _PATIENCE = 15.0
 """Seconds that the line has to take what a request writes, its turn included."""
+
+
+@final
+class Received(NamedTuple):
+    """The answer to a request that reads; ``ended_early`` says that the line went on to a command before."""
+
+    data: bytes
+    ended_early: bool = False
 
 
 @final
@@ -39,23 +51,29 @@ class SerialCgi:
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
         self._buffer = ReceiveBuffer()
-        self._hearing = self._buffer
+        self._replies: list[ReceiveBuffer] = []
+        """The buffers of the requests that wait for a reply: one, but for those whose turn ended early."""
         self.sent = 0
         """As a Reader: bytes that requests read."""
 
     @property
     def size(self) -> int:
         """As a Reader: bytes that no request has read."""
-        return self._hearing.size
+        return sum(buffer.size for buffer in self._hearing)
 
     def deliver(self, data: bytes) -> None:
-        """As a Reader: keep ``data``, in the buffer whose turn it is."""
-        self._hearing.deliver(data)
+        """As a Reader: keep ``data``, in the buffers whose turn it is."""
+        for buffer in self._hearing:
+            buffer.deliver(data)
+
+    @property
+    def _hearing(self) -> list[ReceiveBuffer]:
+        return self._replies or [self._buffer]
 
     async def run(self) -> None:
         """Keep what the line says, until cancelled."""
         while self._handle.revoked is None:
-            listener = self._handle.attenuate(Right.READ | Right.CGI, "serial.cgi's receive buffer").open(Right.CGI)
+            listener = self._open("serial.cgi's receive buffer")
             listener.listen(self)
             try:
                 with listener.scope:  # a bug may end it; all other requests shall hear the line
@@ -67,13 +85,19 @@ class SerialCgi:
         """End every request that is at the line, and the receive buffer with them."""
         self._handle.revoke(why)
 
-    async def perform(self, request: SerialRequest, holder: str) -> bytes | None:
+    def _open(self, holder: str) -> Session:
+        session = self._handle.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI)
+        session.party = self
+        return session
+
+    async def perform(self, request: SerialRequest, holder: str) -> Received | None:
         """Do what ``request`` asks, in the order flush, write, read; return what was read, None if no read was asked.
 
-        Cancel it where the caller goes away: the line is free at once. Raises CgiError.
+        Cancel it where the caller goes away: the line is free at once, or under a turn rule when the turn is over.
+        Raises CgiError.
         """
         try:
-            session = self._handle.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI)
+            session = self._open(holder)
         except Revoked as exc:
             raise CgiError(str(exc)) from None
         answer = None
@@ -86,15 +110,15 @@ class SerialCgi:
             session.close()
         if session.ended is not None:
             raise CgiError(session.ended)
-        if answer == b"" and (down := session.state.value.down) is not None:
+        if answer is not None and not answer.data and (down := session.state.value.down) is not None:
             raise CgiError(down)  # a device that is away is not a silent one
         return answer
 
-    async def _perform(self, request: SerialRequest, session: Session) -> bytes | None:
+    async def _perform(self, request: SerialRequest, session: Session) -> Received | None:
         if request.flush:
             self._buffer.clear()
         if request.output is None:
-            return await self._read(request, self._buffer)
+            return await self._read(request)
         reply = _reply(request)
         async with contextlib.AsyncExitStack() as until_answered:
             with trio.move_on_after(_PATIENCE) as patience:
@@ -106,7 +130,7 @@ class SerialCgi:
                 if reply is None:
                     return None
                 await turn.replied(heard, reply)
-                return self._taken(request, heard)
+                return Received(self._taken(request, heard), turn.ended_early)
 
     async def _write(self, turn: Hold, began: Callable[[], None], deadline: float) -> None:
         with trio.move_on_at(deadline) as patience:
@@ -118,25 +142,27 @@ class SerialCgi:
     def _reply(self, request: SerialRequest) -> Iterator[ReceiveBuffer]:
         """Hear only what comes from now on; what is left of it in the end is there for the next read.
 
-        Requests that write take turns on the line, so at most one is in here.
+        Requests that write take turns on the line, so at most one is in here, but for those whose turn ended early.
         """
         self._buffer.clear()
         if request.read is None:
             yield self._buffer
             return
-        reply = self._hearing = ReceiveBuffer()
+        reply = ReceiveBuffer()
+        self._replies.append(reply)
         try:
             yield reply
         finally:
-            self._hearing = self._buffer
-            self._buffer.deliver(reply.take(reply.size, None))
+            self._replies = [other for other in self._replies if other is not reply]
+            if not self._replies:
+                self._buffer.deliver(reply.take(reply.size, None))
 
-    async def _read(self, request: SerialRequest, buffer: ReceiveBuffer) -> bytes | None:
+    async def _read(self, request: SerialRequest) -> Received | None:
         if request.read is None:
             return None
         with trio.move_on_after(request.timeout):
-            await buffer.wait_for(request.read, request.until)
-        return self._taken(request, buffer)
+            await self._buffer.wait_for(request.read, request.until)
+        return Received(self._taken(request, self._buffer))
 
     def _taken(self, request: SerialRequest, buffer: ReceiveBuffer) -> bytes:
         assert request.read is not None

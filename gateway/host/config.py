@@ -124,6 +124,8 @@ class SerialConfig:
     """The adapter switches between sending and receiving by itself: the mode is the wiring's, and not the driver's."""
     low_latency: bool = True
     """Ask the driver to hand over bytes at once."""
+    paced: bool = True
+    """It carries at the rate that is set; native USB, which is no UART, takes whatever it can."""
     any_device: bool = False
     """Take whatever adapter is behind the name, and not only the one that was there first."""
 

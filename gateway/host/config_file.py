@@ -240,10 +240,11 @@ def _serial(table: Table) -> SerialConfig:
     if automatic and hardware.termination:
         table.add_error("termination", 'requires rs485 = "driver", which switches it')
     low_latency = table.take("low_latency", truth, default=True)
+    paced = table.take("paced", truth, default=True)
     any_device = table.take("any_device", truth, default=False)
     table.refuse_the_rest()
     return SerialConfig(
-        device, hardware, bias, rs485_automatic=automatic, low_latency=low_latency, any_device=any_device
+        device, hardware, bias, rs485_automatic=automatic, low_latency=low_latency, paced=paced, any_device=any_device
     )
 
 

@@ -7,6 +7,10 @@ is why a reader never waits: what its client does not take at once, it queues (`
 It is also why a reader that raises is contained here: it is detached and its session ended, and all other readers
 still get the very bytes that it failed on. The device's task never sees it. An exception costs nothing where there is
 none: ``deliver`` is one plain loop, and after a failure the same iterator goes on with the next reader.
+
+On a line with a turn rule, what is heard in a turn belongs to the asker: readers of his *party* hear it, and monitors,
+which hear everything. A reader without a party is a monitor. Readers of turns are told where one begins and ends, in
+its place among the bytes, for a link has to tell its CPU whose they are.
 """
 
 from __future__ import annotations
@@ -23,11 +27,12 @@ from gateway.tasks.event_log import EventLog
 from gateway.tasks.watch import Cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from gateway.port.line import Line
+    from gateway.port.line import Claim, Line
     from protocol.link.reasons import Reason
     from protocol.parameters.settings import SerialPort
+    from protocol.sharing.exchange import Ending
     from protocol.sharing.message_rule import MessageRule
     from protocol.sharing.turn_rule import TurnRule
 
@@ -93,7 +98,10 @@ class Bus:
         self.rubbish = 0
         """Those of them that were in no request, where a turn rule says what one looks like."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
+        self._parties: dict[object, object] = {}
+        """The party of each reader that has one."""
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
+        self._turn_readers: tuple[Callable[[Claim | None, Ending | None], None], ...] = ()
         self._ends: dict[object, Callable[[str], None] | None] = {}
         """How to end the session of a reader that fails."""
         self._logger = PortLogger(logger, name)
@@ -103,16 +111,24 @@ class Bus:
         self.state = Cell(PortStatus("the port has not been opened yet"))
         """Changes when the device comes or goes, its settings change, a reader is cut, or a break comes."""
 
-    def attach(self, reader: Callable[[bytes], None], end: Callable[[str], None] | None = None) -> None:
-        """Hand ``reader`` every byte from now on; where it raises, detach it and call ``end`` with a reason."""
+    def attach(
+        self, reader: Callable[[bytes], None], end: Callable[[str], None] | None = None, party: object = None
+    ) -> None:
+        """Hand ``reader`` every byte from now on; where it raises, detach it and call ``end`` with a reason.
+
+        With a ``party`` it hears of the replies on a line with a turn rule only those to its own.
+        """
         self._readers = (*self._readers, reader)
         self._ends[reader] = end
+        if party is not None:
+            self._parties[reader] = party
 
     def detach(self, reader: Callable[[bytes], None]) -> None:
         """Hand ``reader`` nothing more, from this instant. Idempotent."""
         # By equality: each access to a method makes another bound-method object.
         self._readers = tuple(other for other in self._readers if other != reader)
         self._ends.pop(reader, None)
+        self._parties.pop(reader, None)
 
     def attach_for_gaps(self, reader: Callable[[int, Reason], None], end: Callable[[str], None] | None = None) -> None:
         """Tell ``reader``, in its place among the bytes, where some of them are missing, from now on; as ``attach``."""
@@ -124,11 +140,51 @@ class Bus:
         self._gap_readers = tuple(other for other in self._gap_readers if other != reader)
         self._ends.pop(reader, None)
 
+    def attach_for_turns(
+        self, reader: Callable[[Claim | None, Ending | None], None], end: Callable[[str], None] | None = None
+    ) -> None:
+        """Tell ``reader`` of the turns of a rule from now on: the asker at the beginning, the ending at the end.
+
+        The asker is None where the bytes up to the end are nobody's. Otherwise as ``attach``.
+        """
+        self._turn_readers = (*self._turn_readers, reader)
+        self._ends[reader] = end
+
+    def detach_for_turns(self, reader: Callable[[Claim | None, Ending | None], None]) -> None:
+        """Tell ``reader`` nothing more. Idempotent."""
+        self._turn_readers = tuple(other for other in self._turn_readers if other != reader)
+        self._ends.pop(reader, None)
+
+    def turn_begins(self, asker: Claim | None) -> None:
+        """Say that what comes next is for the asker and monitors, until ``turn_ends``; None: for monitors alone."""
+        self._tell_turn(asker, None)
+
+    def turn_ends(self, ending: Ending) -> None:
+        """Say that what comes next is for everybody again."""
+        self._tell_turn(None, ending)
+
+    def _tell_turn(self, asker: Claim | None, ending: Ending | None) -> None:
+        for reader in self._turn_readers:
+            try:
+                reader(asker, ending)
+            except Exception:  # as in deliver()
+                self._logger.exception("a bug: a reader of turns failed, and is detached")
+                self._fail(reader, self.detach_for_turns)
+
+    def deliver_in_turn(self, data: bytes, asker: Claim | None) -> None:
+        """Hand ``data`` to the readers of the asker's party, and to monitors."""
+        party = None if asker is None else asker.party
+        hears = (other for other in self._readers if (own := self._parties.get(other)) is None or own is party)
+        self._deliver(data, tuple(hears))
+
     def deliver(self, data: bytes) -> None:
         """Hand ``data``, which the line said, to every reader: one bytes object for all."""
+        self._deliver(data, self._readers)
+
+    def _deliver(self, data: bytes, among: Iterable[Callable[[bytes], None]]) -> None:
         self.received += len(data)
         self.heard_at = trio.current_time()
-        readers = iter(self._readers)
+        readers = iter(among)
         while True:
             try:
                 for reader in readers:

@@ -66,12 +66,24 @@ class Claim(Protocol):
     def traffic(self) -> Right:
         """The class of traffic that the message belongs to."""
 
-    def check(self, accepted: float) -> None:
+    @property
+    def holder(self) -> str:
+        """The name of the writer."""
+
+    @property
+    def party(self) -> object:
+        """Those who hear a reply to the writer: readers with an equal one."""
+
+    @property
+    def age_limit(self) -> float:
+        """Seconds after which a message that has not begun is stale."""
+
+    def check(self, accepted: float, ahead: float = 0.0) -> None:
         """Raise what ends the write: the session is over, or the message is older than its age limit.
 
         The line asks when the turn begins, and again after each wait for the tty. ``accepted`` is when the message
         was read from its client, in seconds of trio's clock; ``math.inf`` for one that has begun, which is finished
-        however old it grows.
+        however old it grows. ``ahead`` are the seconds that it will wait at least from now on.
         """
 
     def wrote(self, count: int) -> None:
@@ -83,6 +95,9 @@ class Claim(Protocol):
 
 class Hold(Protocol):
     """A writer's turn on the line: ``arbiter.LineTurn``, or one that the owner of the line holds for us."""
+
+    ended_early: bool
+    """The line went on to a command of PTZ before the reply was whole."""
 
     async def write(self, began: Callable[[], None]) -> None:
         """Write the message that it was taken for."""
@@ -108,6 +123,9 @@ class Line(Protocol):
 
     async def turn(self, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> Hold:
         """Take a turn to write ``message``, and to hear ``reply``."""
+
+    def supersede(self, claim: Claim, data: bytes) -> int:
+        """Put ``data`` in the place of this writer's request that waits; return its size, 0 where none gives way."""
 
     def begun(self, claim: Claim) -> int:
         """Return how many bytes of this writer are on their way to the tty."""

@@ -190,6 +190,10 @@ class Session:
 
         Where it raises it is told no more, and the session ends; the bytes are counted before it is called.
         """
+        self.party: object = self
+        """Those who hear a reply to the holder; serial.cgi's requests and its receive buffer are one."""
+        self.is_monitor = not write
+        """Whether the holder hears the replies to others too, on a line with a turn rule."""
         self.counters = Counters()
         self.scope = trio.CancelScope()
         """All that the holder does with the session runs in it."""
@@ -244,7 +248,7 @@ class Session:
     def listen(self, reader: Reader) -> None:
         """Hand ``reader`` every byte of the line from now on."""
         self.reader = reader
-        self._bus.attach(reader.deliver, self.end)
+        self._bus.attach(reader.deliver, self.end, None if self.is_monitor else self.party)
         self._hearing.callback(self._bus.detach, reader.deliver)
 
     def listen_for_gaps(self, reader: Callable[[int, Reason], None]) -> None:
@@ -265,6 +269,14 @@ class Session:
         except BaseException:
             self._drop_untaken()
             raise
+
+    def supersede(self, data: bytes) -> bool:
+        """Have ``data`` written in the place of a request that still waits; return whether one gave way."""
+        if self._line is None or not (size := self._line.supersede(self, data)):
+            return False
+        self.counters.received += len(data)
+        self._drop(size)
+        return True
 
     async def transfer(self, data: bytes, accepted: float | None = None) -> None:
         """Write a piece of a byte stream; a long one lets others in between. Otherwise as ``write``."""
@@ -335,14 +347,14 @@ class Session:
 
     # -- as a Claim: the line asks and tells
 
-    def check(self, accepted: float) -> None:
-        """Raise Forbidden or Revoked, or PortDown for a message that has waited longer than its age limit."""
+    def check(self, accepted: float, ahead: float = 0.0) -> None:
+        """Raise Forbidden or Revoked, or PortDown for a message that is, or will be, older than its age limit."""
         if self.ended is not None:
             raise Revoked(self.ended)
         if self.silent is not None:
             raise Forbidden(self.silent)
         now = trio.current_time()
-        if now - accepted > self.age_limit:
+        if now + ahead - accepted > self.age_limit:
             raise PortDown(f"the line was busy for more than {self.age_limit:g} s", Reason.TOO_OLD)
         self._active_at = now  # the line takes its bytes: it is not idle, however long that lasts
 

@@ -22,7 +22,7 @@ import trio
 from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
 from gateway.remote_port.throughput import Throughput
-from protocol.link.message_rules import MAX_MESSAGE, portion
+from protocol.link.message_rules import MAX_MESSAGE, message_limit, portion
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
 from protocol.link.turn_parameters import MAX_TURN_TIME, TurnParameters, TurnPhase
@@ -98,10 +98,10 @@ class RemoteLine:
         await self.put(data, claim, accepted, None)
 
     async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
-        """Take a piece of a byte stream, a portion a message. Raises PortDown, or what the claim says."""
-        start = 0
+        """Take a piece of a byte stream; of a long one, a portion is a message. Otherwise as ``write``."""
+        whole, start = len(data) <= message_limit(self._throughput.steady), 0
         while start < len(data):
-            end = start + self._portion
+            end = len(data) if whole else start + self._portion
             await self.put(data[start:end], claim, accepted, None)
             start = end
             accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of the line
@@ -169,6 +169,10 @@ class RemoteLine:
         asker = self._turns.get((turn.channel, turn.offset))
         if asker is not None:
             asker.turned(turn.phase)
+
+    def supersede(self, claim: Claim, data: bytes) -> int:
+        """Return 0: what was taken is on its way to the owner."""
+        return 0
 
     def begun(self, claim: Claim) -> int:
         """Return how many bytes of this writer have no outcome yet."""
@@ -280,6 +284,8 @@ class RemoteTurn:
         self._place: tuple[Channel, int] | None = None
         self._began: Callable[[], None] = _nothing
         self._over = trio.Event()
+        self.ended_early = False
+        """Never known here: the owner ends a turn early, and its reply goes on to come."""
 
     async def write(self, began: Callable[[], None]) -> None:
         """Have the message written; return when it is in the owner's tty. Raises PortDown, or what the claim says.

@@ -5,33 +5,51 @@ What must hold
     the tty took is told to its claim (``wrote``) exactly once, and so is every byte of a message that was begun and
     cannot be finished (``lost``). Nobody is asked for a scheduler step that the kernel does not demand.
 
-The turn
-    It belongs to the message, not to a task, and is always in one of four states:
+    Nothing is written while more than 20 ms of line wait in the device (``pace``), so a command waits for what is on
+    the wire and for no transfer: who is next is decided when the wire is nearly free, not before. PTZ goes before the
+    other classes, at most four times in a row while one of those waits; within a class, whoever waits longest.
 
-        FREE       nobody has it
+    Nobody waits for longer than his message may grow old, or the rule's ``max_wait``; and whom what is ahead of him
+    would make too old is refused at once, not in the end.
+
+    Under a rule (``protocol.sharing``) each message is a request with its reply, and nobody else writes, nor hears, in
+    between. The reply belongs to the request, not to a task: who leaves in the middle leaves the line to nobody
+    before that is over, or the next would get his answer.
+
+The turn
+    It belongs to the message, not to a task, and is always in one of five states:
+
+        FREE       nobody has it; who waits then waits for the wire, and ``run`` hands it on when that is ready
         HELD       a writer has it, between ``_take`` and ``give_back``, and writes for itself
-        FINISHING  its writer was cancelled in mid-message; the finisher (``run``) writes the rest
+        FINISHING  its writer was cancelled in mid-message; ``run`` writes the rest
+        ANSWERING  its message is written, and the reply is awaited, or a quarantine; ``run`` looks at the time
         ENDED      the device is gone, and the turn with it
 
         FREE      --_take-->     HELD
         FREE      --transfer-->  HELD         it has written a part already, so nobody else may
         HELD      --_abandon-->  FINISHING    the writer leaves; its give_back changes nothing then
-        HELD      --give_back--> HELD         handed straight to the longest waiting, past anybody who comes just now
-        HELD      --give_back--> FREE         nobody waits
-        FINISHING --give_back--> HELD, FREE   as above, from the finisher
+        HELD      --_await-->    ANSWERING    under a rule, once the message is written; nor does it here
+        HELD      --close-->     ANSWERING    serial.cgi's turn ended without its reply, under a rule: a quarantine
+        HELD      --give_back--> HELD         handed straight to the next, past anybody who comes just now
+        HELD      --give_back--> FREE         nobody waits, or the wire is not ready
+        FINISHING --give_back--> HELD, FREE   as above, from ``run``; under a rule ANSWERING comes before
+        ANSWERING --over-->      HELD, FREE   as above; then the rule's quiet goes before the next
         any       --end-->       ENDED        at once where it is free, else when it is given back
 
     ``end`` sets ``_down`` and refuses all who wait; who has the turn may still finish, for as long as the device
     takes bytes (a port that is disabled is ended long before its tty is closed).
 
-Why there is a finisher
+    serial.cgi's turns are HELD by its task until its reply is whole. One that lasts is ended for a command: a second
+    after a PTZ message began to wait, the line goes on to that (``LineTurn.ended_early``).
+
+Why there is one task beside the writers
     Shielding the writer would keep a revoked client alive on a stuck line, and one writing task for all would cost
-    every message two scheduler steps. So the usual message is one ``write()`` in its client's own task, and only
-    one that is cancelled in its middle pays for a second task.
+    every message two scheduler steps. So the usual message is one ``write()`` in its client's own task; only one that
+    is cancelled in its middle, one that has to wait for the wire, and a reply's time pay for a second task (``run``).
 
 The shortest way
-    A writer that finds the turn FREE and all of its bytes taken at once never takes the turn: it does not wait, so
-    nobody can come in between (``transfer``).
+    A writer that finds the turn FREE and the wire ready, and all of its bytes taken at once, never takes the turn: it
+    does not wait, so nobody can come in between (``transfer``).
 """
 
 from __future__ import annotations
@@ -39,29 +57,43 @@ from __future__ import annotations
 import enum
 import logging
 import math
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
 from gateway.port.line import PortDown
-from gateway.serial_line.settings import bytes_per_second, message_portion
+from gateway.serial_line.pace import Pace
+from gateway.serial_line.settings import message_limit, message_portion
+from gateway.serial_line.sharing import Sharing
 from gateway.serial_line.uart import UartError
+from gateway.serial_line.waiting import Waiter, Waiting
 from protocol.link.reasons import Reason
+from protocol.sharing.exchange import Audience, Ending, Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.port.bus import Bus
     from gateway.port.line import Claim, ModemLines, Reply
     from gateway.port.log import PortLogger
     from gateway.port.receive_buffer import ReceiveBuffer
     from gateway.serial_line.uart import Uart
+    from protocol.sharing.turn_rule import TurnRule
 
 __all__ = ["Arbiter", "LineTurn"]
 
 logger = logging.getLogger(__name__)
 
-_STALL = 2.0
+_STALL: Final = 2.0
 """Seconds without progress, besides the rest's line time, after which an abandoned message is given up."""
+_STUCK: Final = 1.0
+"""Seconds in which a device took nothing of a message, after which its writer waits for it to be writable."""
+_NO_TIME: Final = 1e-6
+"""Seconds that are too few to wait for: added to a clock they may be none."""
+_LATER: Final = 0.001
+"""Seconds behind its age limit at which a message that waits is certainly stale."""
+_LONGEST_HOLD: Final = 1.0
+"""Seconds for which a PTZ message waits for a reply of serial.cgi; it is stale after two."""
 
 
 @final
@@ -71,6 +103,7 @@ class _Turn(enum.Enum):
     FREE = enum.auto()
     HELD = enum.auto()
     FINISHING = enum.auto()
+    ANSWERING = enum.auto()
     ENDED = enum.auto()
 
 
@@ -80,10 +113,16 @@ class LineTurn:
 
     def __init__(self, turns: Arbiter, claim: Claim, accepted: float, message: bytes) -> None:
         self._turns = turns
-        self._claim = claim
+        self.claim = claim
         self._accepted = accepted
         self._message = message
         self._closed = False
+        self.written = False
+        """The message is in the tty, and the reply is awaited."""
+        self.answered = False
+        """The reply was whole."""
+        self.ended_early = False
+        """The line went on to a command before the reply was whole; the reply may still be heard."""
 
     async def write(self, began: Callable[[], None]) -> None:
         """Write the message that the turn was taken for, once. Raises PortDown, or what the claim says.
@@ -92,30 +131,46 @@ class LineTurn:
         """
         message, self._message = self._message, b""
         began()
-        await self._turns.put(memoryview(message), len(message), self._claim, self._accepted)
+        await self._turns.put(memoryview(message), len(message), self.claim, self._accepted)
+        self.written = True
+        self._turns.reconsider()  # a command may have waited for so long already
 
     async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
-        """Wait until the reply is whole, or its time is over."""
-        with trio.move_on_after(reply.seconds):
+        """Wait until the reply is whole, or its time is over, though the line may go on to a command before."""
+        with trio.move_on_after(reply.seconds) as patience:
             await heard.wait_for(reply.length, reply.until)
+        self.answered = not patience.cancelled_caught
 
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``. Raises UartError."""
         await self._turns.send_break(seconds)
 
+    def end_early(self) -> None:
+        """Let a command go before the rest of the reply."""
+        self.ended_early = True
+        self.close()
+
     def close(self) -> None:
         """Let the next writer in, once the message that was begun is whole. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._turns.give_back()
+            self._turns.close_turn(self)
 
 
 @final
 class Arbiter:
-    """The writing half of one open device: ``run()`` while it is open, ``end()`` when it is gone."""
+    """The writing half of one open device: ``run()`` while it is open, ``end()`` when it is gone.
 
-    def __init__(self, uart: Uart, log: logging.Logger | PortLogger = logger) -> None:
+    ``bus`` hears the line, and is told of the turns of ``sharing``'s rule.
+    """
+
+    def __init__(
+        self, uart: Uart, bus: Bus, sharing: Sharing | None = None, log: logging.Logger | PortLogger = logger
+    ) -> None:
         self._uart = uart
+        self._bus = bus
+        self._sharing = Sharing(None) if sharing is None else sharing
+        self._rule: TurnRule | None = self._sharing.rule
         self._logger = log
         self._turn = _Turn.FREE
         self._down: str | None = None
@@ -124,11 +179,20 @@ class Arbiter:
         """In FINISHING, what is left of the message ..."""
         self._rest_claim: Claim | None = None
         """... and whose it is."""
-        self._queue = trio.lowlevel.ParkingLot()
-        self._heir: trio.lowlevel.Task | None = None
-        """The task that was handed the turn and has not run since; all others who wake up were refused."""
-        self._finisher = trio.lowlevel.ParkingLot()
+        self._waiting = Waiting()
+        self._line_turn: LineTurn | None = None
+        """In HELD, the turn of a writer that waits for its reply itself."""
+        self._exchange: Exchange | None = None
+        """Under a rule, the request that has the line: written in HELD and FINISHING, answered in ANSWERING."""
+        self._asker: Claim | None = None
+        """Whose the reply is; None where there is none, or not any more."""
+        self._announced = False
+        """The bus was told that what the line says belongs to the asker, or to nobody."""
+        self._quiet_until = -math.inf
+        """Under a rule, the line is left alone until then."""
+        self._news = trio.lowlevel.ParkingLot()
         self._idlers = trio.lowlevel.ParkingLot()
+        self._pace = Pace(uart)
         self.update_rate()
         self.written = 0
         """Bytes that the kernel's tty took."""
@@ -138,39 +202,45 @@ class Arbiter:
     # -- writing
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
-        """Write one message whole, in its turn, and return when the kernel has it.
+        """Write one message whole, in its turn, and return when the kernel has it; under a rule, a request.
 
         Raises PortDown, or what the claim says.
         """
-        await self.transfer(data, claim, accepted, len(data))
+        if self._rule is None:
+            await self._write(data, claim, accepted, len(data))
+        else:
+            await self._request(data, claim, accepted)
 
-    async def transfer(self, data: bytes, claim: Claim, accepted: float, portion: int = 0) -> None:
-        """Write a piece of a byte stream: at full speed where nobody waits, else a portion a turn.
+    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
+        """Write a piece of a byte stream: a long one a portion a turn. Raises PortDown, or what the claim says.
 
-        A portion is that of the line's rate (``protocol.link.message_rules``). Raises PortDown, or what the claim
-        says.
+        A pty has no rate: there it is a portion a turn only while somebody waits.
         """
-        done = 0
-        if self._turn is _Turn.FREE:
+        if self._rule is not None:
+            await self._request(data, claim, accepted)
+        else:
+            await self._write(data, claim, accepted, len(data) if len(data) <= self._limit else self._portion)
+
+    async def _write(self, data: bytes, claim: Claim, accepted: float, portion: int) -> None:
+        rest, done = memoryview(data), 0
+        if self._is_ready(trio.current_time()):
             claim.check(accepted)
-            done = self._send(data, claim)
+            done = self._send(data[:portion] if self._pace.is_paced else data, claim)
             if done == len(data):
                 return
-        rest, portion = memoryview(data), portion or self._portion
         while True:
-            if done and self._turn is _Turn.FREE:
-                # It has begun, so it has the turn, wanted or not: its rest is written here, or by the finisher.
+            if done % portion and self._turn is _Turn.FREE:
+                # It has begun, so it has the turn, wanted or not: its rest is written here, or by ``run``.
                 self._turn = _Turn.HELD
-            else:
-                await self._take(claim, accepted)
+            elif done % portion == 0:
+                rest, done = rest[done:], 0
+                await self._take(claim, accepted, rest[:portion])
             try:
                 done = await self.put(rest, portion, claim, accepted, done)
             finally:
                 self.give_back()
-            rest = rest[done:]
-            if not rest:
+            if done == len(rest):
                 return
-            done = 0
             accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of turns
 
     async def turn(self, claim: Claim, accepted: float, message: bytes = b"", _: Reply | None = None) -> LineTurn:
@@ -178,63 +248,153 @@ class Arbiter:
 
         The turn is over when it is closed; whoever took it hears the reply, and closes it.
         """
-        await self._take(claim, accepted)
-        return LineTurn(self, claim, accepted, message)
+        await self._take(claim, accepted, message)
+        self._line_turn = LineTurn(self, claim, accepted, message)
+        if self._rule is not None and message:
+            self._asker = claim
+            self._announce(claim)
+        return self._line_turn
 
     async def put(self, data: memoryview, portion: int, claim: Claim, accepted: float, done: int = 0) -> int:
         """Write within a turn all but the first ``done`` bytes, which are written.
 
-        Return how much is written then: all of it, or whole portions where another writer waits by then.
+        Return how much is written then: all of it, or whole portions where another writer is to be let in by then.
         """
+        paced = self._pace.is_paced
+        progress = trio.current_time()
         try:
-            while done < len(data) and not (done and done % portion == 0 and self._queue):
+            while done < len(data) and not (done and done % portion == 0 and (paced or self._waiting)):
                 # Where somebody waits, never into the next portion: what the tty takes now cannot be taken back.
-                end = (done // portion + 1) * portion if self._queue else len(data)
+                end = (done // portion + 1) * portion if paced or self._waiting else len(data)
                 took = self._send(data[done:end], claim)
                 done += took
-                if not took:
-                    await self._writable()
+                if took:
+                    progress = trio.current_time()
+                if took == 0 or (paced and done % portion and done < len(data)):
+                    await self._room(len(data[done:end]) if took else 0, progress)
                     # Who was woken may have been revoked since; and what has not begun may have grown stale.
                     claim.check(math.inf if done else accepted)
         except PortDown:
             raise
         except BaseException:
             # Nothing of a message that was not begun, and no more of a transfer than its portion.
-            begun = -(-done // portion) * portion
+            begun = min(-(-done // portion) * portion, len(data))
             self._abandon(data[done:begun], claim)
             raise
         return done
 
-    async def _take(self, claim: Claim, accepted: float) -> None:
-        """Wait for the turn and have it. Raises PortDown, or what the claim says; then somebody else has it."""
+    async def _room(self, count: int, progress: float) -> None:
+        """Wait until a device that is full may take ``count`` bytes more. Raises PortDown."""
+        if not self._pace.is_paced or trio.current_time() - progress > _STUCK:
+            await self._writable()
+            return
+        epoch = self._uart.epoch
+        await trio.sleep(self._pace.room_in(count))
+        if epoch != self._uart.epoch:
+            raise PortDown(self._down or "the device was closed")
+
+    def _is_ready(self, now: float) -> bool:
+        """Return whether whoever comes now may write at once."""
+        return self._turn is _Turn.FREE and not self._waiting and self._quiet_until <= now and self._pace.wait(now) <= 0
+
+    # -- waiting
+
+    async def _take(self, claim: Claim, accepted: float, message: bytes | memoryview) -> bytes | memoryview:
+        """Wait for the turn and have it; return the message, or what has taken its place.
+
+        Raises PortDown, or what the claim says; then somebody else has it. Without a message it is had before the
+        wire is ready.
+        """
         if self._down is not None:
             raise PortDown(self._down)
-        if self._turn is not _Turn.FREE:
-            await self._queue.park()
-            # Who was handed the turn just before the end has it, and must use it or give it back.
-            if self._heir is not trio.lowlevel.current_task():
-                raise PortDown(self._down or "")
-            self._heir = None
-        self._turn = _Turn.HELD
+        if self._is_ready(trio.current_time()) or (not message and self._turn is _Turn.FREE and not self._waiting):
+            self._turn = _Turn.HELD
+        else:
+            message = await self._wait(claim, accepted, message)
         try:
             claim.check(accepted)
         except BaseException:
             self.give_back()
             raise
+        return message
+
+    async def _wait(self, claim: Claim, accepted: float, message: bytes | memoryview) -> bytes | memoryview:
+        now = trio.current_time()
+        claim.check(accepted, self._certain_wait(claim, now))
+        waiter = Waiter(claim, message, now)
+        self._waiting.add(waiter)
+        self.reconsider()
+        longest = math.inf if self._rule is None else self._rule.max_wait
+        try:
+            with trio.move_on_at(min(accepted + claim.age_limit + _LATER, now + longest)):
+                await waiter.decided.wait()
+        except BaseException:
+            self._waiting.remove(waiter)
+            if waiter.granted:  # while the cancellation was on its way
+                waiter.granted = False
+                self.give_back()
+            raise
+        if waiter.granted:
+            self._sharing.waited(trio.current_time() - now)
+            return waiter.message
+        self._waiting.remove(waiter)
+        if self._down is not None:
+            raise PortDown(self._down)
+        self._sharing.refused += 1
+        claim.check(accepted)
+        raise PortDown(f"the line was busy for more than {trio.current_time() - now:g} s", Reason.TOO_OLD)
+
+    def _certain_wait(self, claim: Claim, now: float) -> float:
+        """Return the seconds for which a message that comes now waits at least: for what is ahead of it."""
+        if not self._pace.is_paced:
+            return 0.0
+        return self._pace.ahead(now) + self._waiting.before(claim) / self._pace.bytes_per_second
+
+    def supersede(self, claim: Claim, data: bytes) -> int:
+        """Put ``data`` in the place of this claim's request that has not begun; return how many bytes that had.
+
+        0 where none waits, or the rule keeps both.
+        """
+        waiter = self._waiting.of(claim)
+        if self._rule is None or waiter is None or not self._rule.supersedes(data, bytes(waiter.message)):
+            return 0
+        before, waiter.message = len(waiter.message), data
+        self._sharing.superseded += 1
+        return before
 
     def give_back(self) -> None:
-        """End the turn, unless a message that was abandoned in its middle still needs it."""
-        if self._turn is _Turn.FINISHING:
+        """End the turn, unless its message, or the reply to it, goes on without its writer."""
+        if self._turn in (_Turn.FINISHING, _Turn.ANSWERING):
             return
-        if self._queue:
-            # Straight to the longest waiting: it stays HELD, or whoever comes before that task runs would take it.
-            (self._heir,) = self._queue.unpark(count=1)
+        if self._down is None:
+            self._turn = _Turn.FREE
+            self._hand_on()
         else:
-            self._turn = _Turn.FREE if self._down is None else _Turn.ENDED
-            if self._idlers:
-                self._idlers.unpark_all()
-            if self._turn is _Turn.ENDED:
-                self._finisher.unpark_all()
+            self._turn = _Turn.ENDED
+            self.reconsider()
+        if self._turn is not _Turn.HELD and self._idlers:
+            self._idlers.unpark_all()
+
+    def _hand_on(self) -> None:
+        """Give the free turn to the next, if somebody waits and the wire is ready; else ``run`` looks at the time."""
+        if not self._waiting:
+            return
+        now = trio.current_time()
+        if self._ready_in(now) > 0:
+            self.reconsider()
+            return
+        waiter = self._waiting.take()
+        # It stays HELD until that task runs, or whoever comes before would take it.
+        self._turn = _Turn.HELD
+        waiter.granted = True
+        waiter.decided.set()
+
+    def _ready_in(self, now: float) -> float:
+        """Return the seconds until the next that waits may have the free turn, or until this is asked again."""
+        if not self._waiting.next.message:
+            return 0.0
+        wait = max(self._quiet_until - now, self._pace.wait(now))
+        return wait if wait > _NO_TIME else 0.0
 
     def _send(self, data: bytes | memoryview, claim: Claim) -> int:
         """Write what the tty takes of ``data`` now, and tell its claim. Raises PortDown."""
@@ -243,8 +403,9 @@ class Arbiter:
         except UartError as exc:
             raise PortDown(str(exc)) from exc
         self.written += took
-        # The bytes are in the tty, so whatever its claim does about it, they count as done: or the finisher would
-        # write them a second time.
+        self._pace.wrote(took)
+        # The bytes are in the tty, so whatever its claim does about it, they count as done: or they would be written
+        # a second time.
         try:
             claim.wrote(took)
         except Exception:  # a writer's error must not end the task that writes for others
@@ -257,41 +418,74 @@ class Arbiter:
         except trio.ClosedResourceError:
             raise PortDown(self._down or "the device was closed") from None
 
-    # -- finishing
+    # -- the task beside the writers
 
     def begun(self, claim: Claim) -> int:
         """Return how many bytes of a message that this writer has just left in its middle are still to be written."""
         return len(self._rest) if self._rest_claim is claim else 0
 
+    def reconsider(self) -> None:
+        """Have ``run`` look again at what is to be done, and when."""
+        self._news.unpark_all()
+
     async def run(self) -> None:
-        """Finish what cancelled writers began, until ``end()`` and whoever had the turn then has given it back."""
+        """Do what no writer's task does, until ``end()`` and whoever had the turn then has given it back."""
         while self._turn is not _Turn.ENDED:
             if self._turn is _Turn.FINISHING:
                 await self._finish()
+                continue
+            now = trio.current_time()
+            if (moment := self._next_moment(now)) > now:
+                with trio.move_on_at(moment):
+                    await self._news.park()
             else:
-                await self._finisher.park()
+                await trio.lowlevel.checkpoint()
+                self._at_moment()
+
+    def _next_moment(self, now: float) -> float:
+        """Return when there is something to do next."""
+        if self._turn is _Turn.FREE and self._waiting:
+            return now + self._ready_in(now)
+        if self._turn is _Turn.ANSWERING and self._exchange is not None:
+            return self._exchange.deadline
+        turn, command = self._line_turn, self._waiting.first_command
+        if self._turn is _Turn.HELD and turn is not None and turn.written and command is not None:
+            return command.since + _LONGEST_HOLD
+        return math.inf
+
+    def _at_moment(self) -> None:
+        if self._turn is _Turn.FREE:
+            self._hand_on()
+        elif self._turn is _Turn.ANSWERING and self._exchange is not None:
+            self._deliver(self._exchange.expire(trio.current_time()))
+        elif self._turn is _Turn.HELD and self._line_turn is not None:
+            self._line_turn.end_early()
 
     def _abandon(self, rest: memoryview, claim: Claim) -> None:
         if rest:
             self._turn = _Turn.FINISHING
             self._rest, self._rest_claim = rest, claim
             self.unfinished += len(rest)
-            self._finisher.unpark_all()
+            self.reconsider()
 
     async def _finish(self) -> None:
         """Write the rest of an abandoned message, or give it up, and the turn back."""
         claim = self._rest_claim
         assert claim is not None
         why = "the line takes nothing"
+        progress = trio.current_time()
         try:
             while self._rest:
                 # It sends before it waits: the device may have been closed since the writer left.
                 took = self._send(self._rest, claim)
                 self.unfinished -= took
                 self._rest = self._rest[took:]
-                with trio.move_on_after(_STALL + len(self._rest) / self._bytes_per_second) as patience:
+                if took:
+                    progress = trio.current_time()
+                stalled = progress + _STALL + len(self._rest) / self._pace.bytes_per_second
+                with trio.move_on_at(stalled) as patience:
                     if self._rest:
-                        await self._writable()
+                        await self._room(len(self._rest) if took else 0, progress)
                 if patience.cancelled_caught:
                     break
         except PortDown as exc:
@@ -299,7 +493,7 @@ class Arbiter:
         except trio.Cancelled:
             why = "the port closes"
             raise
-        except Exception:  # the finisher is everybody's: what goes wrong with one message ends that message
+        except Exception:  # this task is everybody's: what goes wrong with one message ends that message
             self._logger.exception("a bug ended a message that was begun")
             why = "a bug ended it"
         finally:
@@ -312,20 +506,129 @@ class Arbiter:
                 except Exception:  # as in _send(): the turn goes on to the next writer all the same
                     self._logger.exception("a bug: a writer cannot be told what is lost")
                 self._logger.warning("%d bytes of a message begun were not written: %s", lost, why)
+            if self._exchange is not None:
+                self._await_reply()
+            else:
+                self.give_back()
+
+    # -- turns under a rule
+
+    async def _request(self, data: bytes, claim: Claim, accepted: float) -> None:
+        """Write a request in its turn; the turn goes on, without this task, until its reply is over."""
+        assert self._rule is not None
+        data = bytes(await self._take(claim, accepted, data))
+        self._exchange = Exchange(self._rule, data, 1 / self._pace.bytes_per_second)
+        self._asker = claim
+        self._announce(claim)
+        try:
+            await self.put(memoryview(data), len(data), claim, accepted)
+        except BaseException:
+            if self._turn is _Turn.HELD:  # nothing of it is begun, or the device has gone
+                self._deliver(self._exchange.abort())
+            raise
+        self._await_reply()
+
+    def _await_reply(self) -> None:
+        assert self._exchange is not None
+        self._exchange.sent(self._pace.clear_at(trio.current_time()))
+        self._turn = _Turn.ANSWERING
+        self._deliver([])
+        self.reconsider()
+
+    def heard(self, data: bytes) -> None:
+        """Hand what the line says to whom it belongs."""
+        if self._exchange is not None:
+            self._deliver(self._exchange.hear(data, trio.current_time()))
+            self.reconsider()
+            return
+        if self._rule is not None:
+            self._quiet_until = trio.current_time() + self._rule.quiet(1 / self._pace.bytes_per_second)
+        if self._announced:
+            self._bus.deliver_in_turn(data, self._asker)
+        else:
+            self._bus.deliver(data)
+
+    def _deliver(self, heard: list[tuple[Audience, bytes]]) -> None:
+        """Hand on what was heard in a turn under a rule, and end the turn where it is over by that."""
+        exchange = self._exchange
+        assert exchange is not None
+        assert self._rule is not None
+        for audience, data in heard:
+            if audience is Audience.EVERYBODY and exchange.ending is not None:
+                self._announce_end(exchange.ending)
+            if audience is Audience.EVERYBODY or (audience is Audience.ASKER and self._rule.reply_to == "all"):
+                self._bus.deliver(data)
+            else:
+                self._bus.deliver_in_turn(data, self._asker if audience is Audience.ASKER else None)
+        if exchange.ending is None:
+            return
+        if self._asker is not None:
+            self._sharing.ended(self._asker.holder, exchange.ending)
+            self._announce_end(exchange.ending)
+            self._asker = None
+        if not exchange.over:
+            self._announce(None)
+            return
+        self._announce_end(exchange.ending)
+        self._exchange = None
+        end = max(exchange.deadline, self._pace.clear_at(trio.current_time()))
+        self._quiet_until = end + self._rule.quiet(1 / self._pace.bytes_per_second)
+        if self._turn is _Turn.ANSWERING:
+            self._turn = _Turn.HELD
+        self.give_back()
+
+    def _announce(self, asker: Claim | None) -> None:
+        """Tell the bus whose the next bytes of the line are; None: nobody's, but monitors hear them."""
+        assert self._rule is not None
+        if asker is None or self._rule.reply_to == "sender":
+            self._announced = True
+            self._bus.turn_begins(asker)
+
+    def _announce_end(self, ending: Ending) -> None:
+        if self._announced:
+            self._announced = False
+            self._bus.turn_ends(ending)
+
+    def close_turn(self, turn: LineTurn) -> None:
+        """End a turn whose writer waited for the reply itself; under a rule, one without its reply is isolated."""
+        if self._line_turn is not turn:
+            return
+        self._line_turn = None
+        if self._rule is None or not turn.written:
+            if self._announced:
+                self._announce_end(Ending.ABORTED)
+            self._asker = None
             self.give_back()
+            return
+        ending = Ending.WHOLE if turn.answered else Ending.TIME
+        self._sharing.ended(turn.claim.holder, ending)
+        self._announce_end(ending)
+        self._asker = None
+        now = trio.current_time()
+        if turn.answered:
+            self._quiet_until = now + self._rule.quiet(1 / self._pace.bytes_per_second)
+            self.give_back()
+        else:
+            self._exchange = Exchange.isolated(self._rule, 1 / self._pace.bytes_per_second, now)
+            self._turn = _Turn.ANSWERING
+            self._announce(None)
+            self.reconsider()
 
     # -- the end
 
     def end(self, why: str) -> None:
         """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
         self._down = why
-        self._queue.unpark_all()
+        while self._waiting:
+            self._waiting.take().decided.set()
+        if self._turn is _Turn.ANSWERING and self._exchange is not None:
+            self._deliver(self._exchange.abort())
         if self._turn is _Turn.FREE:
             self._turn = _Turn.ENDED
-            self._finisher.unpark_all()
+        self.reconsider()
 
     async def idle(self) -> None:
-        """Wait until nobody has the turn."""
+        """Wait until no message is being written."""
         while self._turn in (_Turn.HELD, _Turn.FINISHING):
             await self._idlers.park()
 
@@ -345,5 +648,6 @@ class Arbiter:
 
     def update_rate(self) -> None:
         """Take up the line's rate, when its settings have changed."""
+        self._pace.update_rate()
         self._portion = message_portion(self._uart.timing)
-        self._bytes_per_second = bytes_per_second(self._uart.timing)
+        self._limit = message_limit(self._uart.timing)

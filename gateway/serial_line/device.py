@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, final
 
@@ -26,6 +27,7 @@ from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.serial_line import settings as line_settings
 from gateway.serial_line.arbiter import Arbiter
+from gateway.serial_line.sharing import Sharing
 from gateway.serial_line.uart import DeviceGone, LineBusy, SettingRefusal, SettingsRefused, Uart, UartError
 from gateway.tasks.supervise import Backoff, supervise
 
@@ -58,8 +60,11 @@ class _Housekeeping:
     """The claim with which new settings take their turn: it is never stale, and writes nothing."""
 
     traffic = Right(0)
+    holder = "the port's settings"
+    party = None
+    age_limit = math.inf
 
-    def check(self, accepted: float) -> None:
+    def check(self, accepted: float, ahead: float = 0.0) -> None:
         """See Claim."""
 
     def wrote(self, count: int) -> None:
@@ -82,6 +87,7 @@ class SerialDevice:
         self._config = config
         self._line = line
         self._node = node
+        self._sharing = Sharing(None)
         self._logger = PortLogger(logger, bus.name)
         self._open: tuple[Uart, Arbiter] | None = None
         self._last: Uart | None = None
@@ -235,7 +241,7 @@ class SerialDevice:
         self._adapter = self._adapter or uart.adapter
         self._tried = None
         uart.heard_breaks = self._heard_breaks
-        turns = Arbiter(uart, self._logger)
+        turns = Arbiter(uart, self._bus, self._sharing, self._logger)
         self._open = uart, turns
         try:
             finishers.start_soon(turns.run)
@@ -248,7 +254,7 @@ class SerialDevice:
             unit.up()
             backoff.reset()
             while data := await uart.receive():
-                self._bus.deliver(data)
+                turns.heard(data)
         except UartError:
             await self._close()
             raise

@@ -12,7 +12,7 @@ import termios
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from protocol.link.message_rules import portion
+from protocol.link import message_rules
 from protocol.parameters.declare import build
 from protocol.parameters.hardware import Hardware, PortMode, SerialHardware
 from protocol.parameters.settings import Parity, SerialPort
@@ -30,6 +30,7 @@ __all__ = [
     "in_words",
     "is_custom",
     "line_time",
+    "message_limit",
     "message_portion",
     "rate_near",
     "rs485",
@@ -228,5 +229,10 @@ def line_time(line: SerialPort, characters: int) -> float:
 
 
 def message_portion(line: SerialPort) -> int:
-    """Return the longest piece of a byte stream that goes out in one turn: 100 ms of line, 512 bytes at least."""
-    return portion(bytes_per_second(line))
+    """Return the bytes of a transfer that go out in one turn (``protocol.link.message_rules``)."""
+    return message_rules.portion(bytes_per_second(line))
+
+
+def message_limit(line: SerialPort) -> int:
+    """Return the longest piece of a byte stream that is a message, and goes out whole."""
+    return message_rules.message_limit(bytes_per_second(line))

@@ -156,6 +156,8 @@ class Uart:
         self._logger = log
         self._state = _State.OPEN
         self._purged = trio.Event()
+        self.epoch = 0
+        """Counts up whenever what the device had taken is thrown away: a message begun before ends there."""
         self._lost: UartError | None = None
         """Why it is CLOSED, where nobody closed it."""
         self._closing: DriverCall[None] | None = None
@@ -169,6 +171,8 @@ class Uart:
         self.send_nowait = tty.write
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
         self._unmarker = Unmarker() if tty.marks else None
+        self.is_paced = not tty.is_pty and self._config.paced
+        """Whether the device is a UART, which carries at a rate, and takes more than it carries."""
         self.queue = DriverQueue(tty, lambda: self.timing)
         """What waits in the driver."""
 
@@ -227,6 +231,7 @@ class Uart:
         if self._state is not _State.OPEN:
             return
         self._state = _State.CLOSING
+        self.epoch += 1
         try:
             lost = self._tty.flush_output() + self._tty.queued()
         except UartError:
@@ -312,6 +317,7 @@ class Uart:
         here: its writer is told, for its beginning is gone. Raises UartError where it cannot be opened again.
         """
         self._state, self._purged = _State.PURGING, trio.Event()
+        self.epoch += 1
         try:
             trio.lowlevel.notify_closing(self._tty.fd)
             thrown = self._tty.flush_output()

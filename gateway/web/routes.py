@@ -41,7 +41,7 @@ from protocol.parameters.roles import Role
 if TYPE_CHECKING:
     import trio
 
-    from gateway.clients.serial_cgi import SerialCgi
+    from gateway.clients.serial_cgi import Received, SerialCgi
     from gateway.clients.service import Service
     from gateway.state.store import Published
     from gateway.tasks.watch import Cell
@@ -214,10 +214,11 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
         return Response(200, error_answer(str(wrong)))
     if received is None:
         return Response(204)
-    return Response(200, serial_answer(received, asked.format), asked.format.content_type)
+    early = (("Daisyport-Turn", "ended-early"),) if received.ended_early else ()
+    return Response(200, serial_answer(received.data, asked.format), asked.format.content_type, early)
 
 
-async def _served(backend: Backend, asked: SerialRequest, caller: Caller, holder: str) -> bytes | None:
+async def _served(backend: Backend, asked: SerialRequest, caller: Caller, holder: str) -> Received | None:
     """Bind, then flush, write and read. Everything that can be checked is checked before anything is done."""
     uses = asked.flush or asked.output is not None or asked.read is not None
     port = _port(backend.settings, asked, caller)

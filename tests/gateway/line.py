@@ -39,17 +39,22 @@ class Writer:
     """A claim that can be taken back, and counts."""
 
     traffic: Right = Right.TCP
+    holder: str = "a writer"
     age_limit: float = math.inf
     revoked: bool = False
     written: int = 0
     checked: list[float] = field(default_factory=list)
     outcomes: list[tuple[int, Reason]] = field(default_factory=list)
 
-    def check(self, accepted: float) -> None:
+    @property
+    def party(self) -> object:
+        return self
+
+    def check(self, accepted: float, ahead: float = 0.0) -> None:
         self.checked.append(accepted)
         if self.revoked:
             raise Unwanted
-        if trio.current_time() - accepted > self.age_limit:
+        if trio.current_time() + ahead - accepted > self.age_limit:
             raise PortDown("stale")
 
     def wrote(self, count: int) -> None:
@@ -62,8 +67,9 @@ class Writer:
 class NarrowTty:
     """A tty whose driver has ``room`` for so many bytes; what it took is in ``taken``."""
 
-    def __init__(self, room: int = 0) -> None:
-        self.timing = SerialPort()
+    def __init__(self, room: int = 0, rate: int = 9600) -> None:
+        self.timing = SerialPort(baud_rate=rate)
+        self.is_paced = False
         self.room = room
         self.taken = b""
         self.closed = False
@@ -157,7 +163,8 @@ async def serial_line() -> AsyncIterator[Line]:
     """Open a port on a pty, as a device does."""
     far, near = os.openpty()
     uart = await opened(os.ttyname(near))
-    bus, turns = Bus("P0"), Arbiter(uart)
+    bus = Bus("P0")
+    turns = Arbiter(uart, bus)
 
     async def hear() -> None:
         with contextlib.suppress(trio.ClosedResourceError):
@@ -179,7 +186,8 @@ async def serial_line() -> AsyncIterator[Line]:
 
 def narrow_port(tty: NarrowTty) -> tuple[Bus, Arbiter]:
     """Open a port on a narrow tty."""
-    bus, turns = Bus("P0"), Arbiter(tty.as_uart)
+    bus = Bus("P0")
+    turns = Arbiter(tty.as_uart, bus)
     bus.connect(turns)
     return bus, turns
 

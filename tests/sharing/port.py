@@ -137,12 +137,12 @@ def command_of(number: int) -> bytes:
 async def line_of(bus: Bus, driver: Driver, rate: int, nursery: trio.Nursery) -> Arbiter:
     """Open ``driver`` as the line of this bus, as the serial device does."""
     uart = await opened(driver.config, SerialPort(baud_rate=rate))
-    turns = Arbiter(uart)
+    turns = Arbiter(uart, bus)
 
     async def hear() -> None:
         with contextlib.suppress(trio.ClosedResourceError):
             while data := await uart.receive():
-                bus.deliver(data)
+                turns.heard(data)
 
     async def close_at_the_end() -> None:
         try:

@@ -53,7 +53,8 @@ async def said(line: Line, data: bytes) -> None:
 
 
 async def ask(server: SerialCgi, request: SerialRequest) -> bytes | None:
-    return await server.perform(request, "192.0.2.7")
+    received = await server.perform(request, "192.0.2.7")
+    return None if received is None else received.data
 
 
 # One request ------------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ async def test_a_port_without_a_device_says_why_and_outlives_each() -> None:
     bus.attach(ear.take)
     with pytest.raises(PortDown, match="not been opened yet"):
         _ = bus.line
-    turns = Arbiter(NarrowTty().as_uart)
+    turns = Arbiter(NarrowTty().as_uart, Bus("P0"))
     bus.connect(turns)
     assert bus.line is turns
     assert bus.down is None
@@ -139,7 +139,7 @@ async def test_a_port_without_a_device_says_why_and_outlives_each() -> None:
         _ = bus.line
     bus.disconnect("the port is disabled")
     assert bus.down == "the port is disabled"
-    bus.connect(Arbiter(NarrowTty().as_uart))
+    bus.connect(Arbiter(NarrowTty().as_uart, Bus("P0")))
     bus.deliver(b"back")
     assert ear.heard == [b"back"]
 

@@ -208,7 +208,7 @@ async def test_what_a_cancelled_client_had_not_begun_is_dropped() -> None:
             tty.make_room(10_000)
             await blocked()
             turns.end("over")
-    assert (session.counters.written, session.counters.dropped) == (1024, 5000 - 1024)
+    assert (session.counters.written, session.counters.dropped) == (7 * 96, 5000 - 7 * 96)
 
 
 async def test_a_turn_is_counted_as_any_other_write() -> None:

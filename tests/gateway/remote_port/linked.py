@@ -150,7 +150,7 @@ class Node:
     def own(self, room: int = 1 << 20) -> None:
         """Own a line with a tty that takes ``room`` bytes."""
         self.tty = NarrowTty(room)
-        self.turns = Arbiter(self.tty.as_uart)
+        self.turns = Arbiter(self.tty.as_uart, self.bus)
         self.bus.connect(self.turns)
         self.bus.adjusted(9600, "9600 8N1")
         self.bus.route(self.node)

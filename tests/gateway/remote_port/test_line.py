@@ -126,11 +126,13 @@ async def test_what_is_not_wanted_any_more_is_not_taken() -> None:
         await remote.turn(writer, trio.current_time(), b"x", None)
 
 
-async def test_a_transfer_goes_in_portions_and_in_larger_ones_over_a_line_that_is_fast() -> None:
+async def test_a_short_piece_is_a_message_and_a_long_one_goes_in_portions_larger_on_a_fast_line() -> None:
     remote, writer = line(ring_bytes=65536), Writer()
     with trio.fail_after(5):
-        await remote.transfer(bytes(1200), writer, trio.current_time())
-    assert [entry.size for entry in remote._session._streams[Channel.TCP].ring.unsent] == [512, 512, 176]
+        await remote.transfer(bytes(500), writer, trio.current_time())
+        remote.set_rate(9600)
+        await remote.transfer(bytes(600), writer, trio.current_time())
+    assert [entry.size for entry in remote._session._streams[Channel.TCP].ring.unsent] == [500, *[96] * 6, 24]
     remote.set_rate(460_800)
     assert remote._portion == 4608
     remote.set_rate(10_000_000)

@@ -14,6 +14,7 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.port.bus import Bus
 from gateway.port.line import PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.serial_line.arbiter import Arbiter
@@ -23,7 +24,9 @@ from tests.gateway.line import NarrowTty, Unwanted, Writer, closed, serial_line
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-PORTION = 512
+PORTION = 576
+"""100 ms of line at this rate, and the longest piece of a byte stream that is a message there."""
+RATE = 57600
 
 
 async def write(turns: Arbiter, data: bytes, writer: Writer | None = None) -> None:
@@ -65,7 +68,7 @@ async def test_a_large_transfer_arrives_whole_through_a_pty_that_takes_it_in_pie
 
 async def test_an_empty_message_writes_nothing_and_leaves_the_line_free() -> None:
     tty = NarrowTty(10)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     await write(turns, b"")
     await transfer(turns, b"")
     await write(turns, b"x")
@@ -77,7 +80,7 @@ async def test_an_empty_message_writes_nothing_and_leaves_the_line_free() -> Non
 
 async def test_writers_are_served_in_the_order_in_which_they_came() -> None:
     tty = NarrowTty(1)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         for name in (b"aa", b"bb", b"cc"):
             nursery.start_soon(write, turns, name)
@@ -88,7 +91,7 @@ async def test_writers_are_served_in_the_order_in_which_they_came() -> None:
 
 async def test_nobody_slips_in_before_the_writer_whom_the_turn_was_handed_to() -> None:
     tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         turn = await turns.turn(Writer(), trio.current_time())
         nursery.start_soon(write, turns, b"first")
@@ -100,8 +103,8 @@ async def test_nobody_slips_in_before_the_writer_whom_the_turn_was_handed_to() -
 
 
 async def test_a_long_transfer_lets_a_waiting_writer_in_after_a_portion() -> None:
-    tty = NarrowTty(PORTION + 100)
-    turns = Arbiter(tty.as_uart)
+    tty = NarrowTty(PORTION + 100, RATE)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transfer, turns, b"t" * PORTION * 4)
         await blocked()
@@ -113,8 +116,8 @@ async def test_a_long_transfer_lets_a_waiting_writer_in_after_a_portion() -> Non
 
 
 async def test_two_transfers_share_the_line_portion_by_portion() -> None:
-    tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    tty = NarrowTty(0, RATE)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transfer, turns, b"a" * PORTION * 3)
         await blocked()
@@ -127,8 +130,8 @@ async def test_two_transfers_share_the_line_portion_by_portion() -> None:
 async def test_a_transfer_does_not_grow_stale_for_the_turns_that_it_lets_others_have(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    tty = NarrowTty(0, RATE)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     writers = Writer(age_limit=15), Writer(age_limit=15)
     async with trio.open_nursery() as nursery:
         for writer in writers:
@@ -141,7 +144,7 @@ async def test_a_transfer_does_not_grow_stale_for_the_turns_that_it_lets_others_
 
 async def test_a_faster_line_has_longer_portions_once_it_is_reckoned_with() -> None:
     tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     tty.timing = type(tty.timing)(baud_rate=460800)
     turns.update_rate()
     async with trio.open_nursery() as nursery:
@@ -155,7 +158,7 @@ async def test_a_faster_line_has_longer_portions_once_it_is_reckoned_with() -> N
 
 async def test_a_turn_keeps_others_out_until_it_is_closed_even_twice() -> None:
     tty = NarrowTty(100)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     writer = Writer()
     turn = await turns.turn(writer, trio.current_time(), b"request")
     async with trio.open_nursery() as nursery:
@@ -175,7 +178,7 @@ async def test_the_reply_is_heard_from_before_the_first_byte_is_written_until_it
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     tty = NarrowTty(100)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     taken_before: list[bytes] = []
     turn = await turns.turn(Writer(), trio.current_time(), b"request")
     await turn.write(lambda: taken_before.append(tty.taken))
@@ -209,7 +212,7 @@ async def test_what_is_beside_the_data_is_asked_of_the_device() -> None:
             return "as they are"
 
     tty = Modem()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     turn = await turns.turn(Writer(), trio.current_time())
     await turn.send_break(0.25)
     turns.set_modem_lines(True, None)
@@ -219,7 +222,7 @@ async def test_what_is_beside_the_data_is_asked_of_the_device() -> None:
 
 
 async def test_idle_waits_until_nobody_has_the_turn() -> None:
-    turns = Arbiter(NarrowTty(9).as_uart)
+    turns = Arbiter(NarrowTty(9).as_uart, Bus("P0"))
     with trio.fail_after(5):
         await turns.idle()
         turn = await turns.turn(Writer(), trio.current_time())
@@ -235,7 +238,7 @@ async def test_idle_waits_until_nobody_has_the_turn() -> None:
 
 async def test_a_message_that_is_not_wanted_when_its_turn_comes_is_not_written_and_the_next_one_is() -> None:
     tty = NarrowTty(10)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     turn = await turns.turn(Writer(), trio.current_time())
     revoked = Writer()
 
@@ -255,8 +258,8 @@ async def test_a_message_that_is_not_wanted_when_its_turn_comes_is_not_written_a
 
 @pytest.mark.parametrize("done", [0, PORTION])
 async def test_who_is_revoked_after_it_was_woken_begins_no_message(done: int) -> None:
-    tty = NarrowTty(done)
-    turns, writer = Arbiter(tty.as_uart), Writer()
+    tty = NarrowTty(done, RATE)
+    turns, writer = Arbiter(tty.as_uart, Bus("P0")), Writer()
 
     async def fail() -> None:
         with pytest.raises(Unwanted):
@@ -271,8 +274,8 @@ async def test_who_is_revoked_after_it_was_woken_begins_no_message(done: int) ->
 
 
 async def test_who_is_revoked_in_the_middle_has_the_portion_begun_finished_and_no_more() -> None:
-    tty = NarrowTty(PORTION + 1)
-    turns, writer = Arbiter(tty.as_uart), Writer()
+    tty = NarrowTty(PORTION + 1, RATE)
+    turns, writer = Arbiter(tty.as_uart, Bus("P0")), Writer()
 
     async def fail() -> None:
         with pytest.raises(Unwanted):
@@ -293,7 +296,7 @@ async def test_a_command_that_a_stuck_line_kept_waiting_does_not_fire_when_it_mo
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
 
     async def fail() -> None:
         with pytest.raises(PortDown, match="stale"):
@@ -311,7 +314,7 @@ async def test_a_message_begun_is_finished_however_long_the_line_was_stuck(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     tty = NarrowTty(3)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write, turns, b"pan left", Writer(age_limit=2))
         await trio.sleep(60)
@@ -324,7 +327,7 @@ async def test_a_message_begun_is_finished_however_long_the_line_was_stuck(
 
 async def test_a_message_whose_writer_is_cancelled_in_its_middle_is_finished_before_the_next() -> None:
     tty = NarrowTty(3)
-    turns, writer = Arbiter(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart, Bus("P0")), Writer()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.CancelScope() as scope:
@@ -351,7 +354,7 @@ async def test_a_message_that_is_not_wanted_is_not_written_to_a_free_line_either
     send: Callable[[Arbiter, bytes, Writer], Awaitable[None]],
 ) -> None:
     tty = NarrowTty(100)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     with pytest.raises(Unwanted):
         await send(turns, b"evil", Writer(revoked=True))
     await write(turns, b"next")
@@ -360,7 +363,7 @@ async def test_a_message_that_is_not_wanted_is_not_written_to_a_free_line_either
 
 async def test_a_line_whose_writer_left_before_it_began_is_free_at_once_and_needs_no_finisher() -> None:
     tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     with trio.fail_after(5):
         await cancelled_when_blocked(Arbiter.write, turns)
         tty.make_room(100)
@@ -379,7 +382,7 @@ async def test_a_message_not_begun_goes_with_its_writer(
     method: Callable[[Arbiter, bytes, Writer, float], Awaitable[None]],
 ) -> None:
     tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         for _ in range(2):  # one that has the turn, one that waits for it
@@ -402,8 +405,8 @@ async def cancelled_when_blocked(
 
 
 async def test_a_transfer_that_is_cancelled_finishes_its_portion_only() -> None:
-    tty = NarrowTty(PORTION + 10)
-    turns = Arbiter(tty.as_uart)
+    tty = NarrowTty(PORTION + 10, RATE)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.CancelScope() as scope:
@@ -419,7 +422,7 @@ async def test_a_stuck_line_keeps_an_abandoned_message_for_its_time_and_then_let
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tty = NarrowTty(3)
-    turns, writer = Arbiter(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart, Bus("P0")), Writer()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.move_on_after(1):
@@ -451,7 +454,7 @@ class FaultyWriter(Writer):
 
     at: frozenset[str] = frozenset()
 
-    def check(self, accepted: float) -> None:
+    def check(self, accepted: float, ahead: float = 0.0) -> None:
         super().check(accepted)
         if "check" in self.at and self.written:
             raise Fault
@@ -471,7 +474,7 @@ class FaultyWriter(Writer):
 @pytest.mark.parametrize("at", [("check",), ("wrote",), ("lost",), ("check", "wrote", "lost")], ids="+".join)
 async def test_a_claim_that_raises_costs_nobody_else_a_byte_or_the_turn(room: int, at: tuple[str, ...]) -> None:
     tty = NarrowTty(room)
-    turns, faulty, good = Arbiter(tty.as_uart), FaultyWriter(at=frozenset(at)), Writer()
+    turns, faulty, good = Arbiter(tty.as_uart, Bus("P0")), FaultyWriter(at=frozenset(at)), Writer()
 
     async def stumble() -> None:
         with contextlib.suppress(Fault):
@@ -496,7 +499,7 @@ async def test_a_claim_that_raises_while_its_message_is_given_up_leaves_the_fini
     at: tuple[str, ...], autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tty = NarrowTty(3)
-    turns, faulty = Arbiter(tty.as_uart), FaultyWriter(at=frozenset(at))
+    turns, faulty = Arbiter(tty.as_uart, Bus("P0")), FaultyWriter(at=frozenset(at))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.move_on_after(1):
@@ -522,7 +525,7 @@ async def test_a_message_that_is_unwanted_once_it_has_begun_is_finished_all_the_
             self.revoked = True
 
     tty = NarrowTty(3)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
 
     async def unwanted() -> None:
         with pytest.raises(Unwanted):
@@ -552,7 +555,7 @@ async def test_a_driver_with_a_bug_ends_the_message_and_not_the_finisher(caplog:
             return super().send_nowait(data)
 
     tty = Faulty(3)
-    turns, writer = Arbiter(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart, Bus("P0")), Writer()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
@@ -575,7 +578,7 @@ async def test_a_driver_with_a_bug_ends_the_message_and_not_the_finisher(caplog:
 
 async def test_who_waits_and_who_comes_is_refused_at_the_end_and_who_writes_may_finish() -> None:
     tty = NarrowTty(2)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     refused: list[str] = []
 
     async def fail() -> None:
@@ -602,7 +605,7 @@ async def test_who_waits_and_who_comes_is_refused_at_the_end_and_who_writes_may_
 
 async def test_a_turn_handed_over_just_before_the_end_is_used_or_given_back() -> None:
     tty = NarrowTty(10)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             turn = await turns.turn(Writer(), trio.current_time())
@@ -616,7 +619,7 @@ async def test_a_turn_handed_over_just_before_the_end_is_used_or_given_back() ->
 
 async def test_who_was_handed_the_turn_once_is_refused_at_the_end_like_anybody_else() -> None:
     tty = NarrowTty(100)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
 
     async def come_again() -> None:
         await write(turns, b"first")
@@ -638,7 +641,7 @@ async def test_who_was_handed_the_turn_once_is_refused_at_the_end_like_anybody_e
 
 async def test_a_message_that_is_cancelled_after_the_end_is_finished_too() -> None:
     tty = NarrowTty(2)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turns.run)
@@ -656,7 +659,7 @@ async def test_a_message_that_is_cancelled_after_the_end_is_finished_too() -> No
 
 async def test_a_device_lost_in_mid_write_is_told_to_the_writer() -> None:
     tty = NarrowTty(2)
-    turns, writer = Arbiter(tty.as_uart), Writer()
+    turns, writer = Arbiter(tty.as_uart, Bus("P0")), Writer()
 
     async def fail() -> None:
         with pytest.raises(PortDown, match="the cable is out"):
@@ -674,7 +677,7 @@ async def test_a_device_lost_in_mid_write_is_told_to_the_writer() -> None:
 
 async def test_a_device_closed_before_its_bus_knows_is_told_as_closed() -> None:
     tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(blocked_then_close, tty)
         with pytest.raises(PortDown, match="the device was closed"):
@@ -697,7 +700,7 @@ async def test_a_device_lost_between_the_writers_end_and_the_finisher_is_counted
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tty = NarrowTty(2)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.CancelScope() as scope:
@@ -727,7 +730,7 @@ async def test_a_real_tty_closed_under_the_finisher_is_counted_too() -> None:
 async def test_a_long_rest_has_the_time_that_the_line_needs_for_it_besides(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    turns, writer = Arbiter(NarrowTty(1).as_uart), Writer()
+    turns, writer = Arbiter(NarrowTty(1).as_uart, Bus("P0")), Writer()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.move_on_after(1):
@@ -743,7 +746,7 @@ async def test_the_line_is_free_as_soon_as_the_tty_has_the_last_byte_of_a_rest(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     tty = NarrowTty(3)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.move_on_after(1):
@@ -760,7 +763,7 @@ async def test_nothing_of_a_message_is_on_its_way_once_it_is_finished_or_given_u
     takes: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tty, writer = NarrowTty(3), Writer()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         async with trio.open_nursery() as client:
@@ -779,7 +782,7 @@ async def test_nothing_of_a_message_is_on_its_way_once_it_is_finished_or_given_u
 
 async def test_the_finisher_that_is_cancelled_says_what_it_left(caplog: pytest.LogCaptureFixture) -> None:
     tty = NarrowTty(2)
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         with trio.CancelScope() as scope:
@@ -813,8 +816,8 @@ class CancelAtStep(trio.abc.Instrument):
 async def test_cancelled_at_any_step_a_message_is_whole_or_absent_and_the_line_is_free(kind: str) -> None:
     data = b"<" + bytes(PORTION - 2) + b">"
     for step in range(1, 100):
-        tty = NarrowTty()
-        turns, writer = Arbiter(tty.as_uart), Writer()
+        tty = NarrowTty(0, RATE)
+        turns, writer = Arbiter(tty.as_uart, Bus("P0")), Writer()
         instrument = CancelAtStep(step)
 
         async def victim(
@@ -889,7 +892,7 @@ def test_whatever_the_schedule_every_message_on_the_line_is_whole_in_order_and_c
 
 async def run_schedule(schedule: Sequence[tuple[int, int]]) -> None:
     tty = NarrowTty()
-    turns = Arbiter(tty.as_uart)
+    turns = Arbiter(tty.as_uart, Bus("P0"))
     writers = [Writer() for _ in range(4)]
     scopes: list[trio.CancelScope | None] = [None] * 4
     numbers: Counter[int] = Counter()

@@ -196,7 +196,9 @@ def test_a_character_costs_its_start_parity_and_stop_bits(line: SerialPort, spee
     assert line_settings.line_time(line, 960) == 960 / speed
 
 
-def test_a_portion_is_a_tenth_of_a_second_of_line_but_never_less_than_512_bytes() -> None:
-    assert line_settings.message_portion(SerialPort(baud_rate=300)) == 512
+def test_a_portion_is_a_tenth_of_a_second_of_line_and_a_message_no_longer_than_a_second() -> None:
+    assert line_settings.message_portion(SerialPort(baud_rate=300)) == 16
+    assert line_settings.message_limit(SerialPort(baud_rate=300)) == 30
+    assert line_settings.message_limit(SerialPort(baud_rate=9600)) == 512
     assert line_settings.message_portion(SerialPort(baud_rate=115200)) == 1152
     assert line_settings.message_portion(SerialPort(baud_rate=460800)) == 4608

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
 from gateway.clients.listeners import accept_clients
+from gateway.clients.serial_cgi import Received
 from gateway.state.store import Published, StoreError
 from gateway.state.users import Users
 from gateway.tasks.reconcile import Unit
@@ -84,12 +85,14 @@ class Line:
     error: str = ""
     asked: list[tuple[SerialRequest, str]] = field(default_factory=list)
 
-    async def perform(self, request: SerialRequest, holder: str) -> bytes | None:
+    ended_early: bool = False
+
+    async def perform(self, request: SerialRequest, holder: str) -> Received | None:
         self.asked.append((request, holder))
         await trio.lowlevel.checkpoint()
         if self.error:
             raise CgiError(self.error)
-        return self.answer
+        return None if self.answer is None else Received(self.answer, self.ended_early)
 
 
 @dataclass
@@ -558,6 +561,13 @@ async def test_read_answers_hex_between_signs(routes: Routes, fake: FakeGateway)
     assert (await ask(routes, f"{SERIAL}?read=3&timeout=2000")).body == b"##"
 
 
+async def test_a_turn_that_ended_early_for_a_command_is_told(routes: Routes, fake: FakeGateway) -> None:
+    fake.lines[0].answer = b"K"
+    assert "Daisyport-Turn" not in dict((await ask(routes, f"{SERIAL}?read=3")).headers)
+    fake.lines[0].ended_early = True
+    assert dict((await ask(routes, f"{SERIAL}?read=3")).headers)["Daisyport-Turn"] == "ended-early"
+
+
 async def test_a_read_in_raw_form_is_no_text(routes: Routes, fake: FakeGateway) -> None:
     fake.lines[0].answer = b"\x00\xff"
     answer = await ask(routes, f"{SERIAL}?read=2&format=raw")
@@ -903,7 +913,7 @@ async def test_a_caller_that_leaves_during_a_read_frees_the_line(routes: Routes,
     begun, ended = trio.Event(), trio.Event()
 
     class Slow:
-        async def perform(self, request: SerialRequest, holder: str) -> bytes | None:
+        async def perform(self, request: SerialRequest, holder: str) -> Received | None:
             begun.set()
             try:
                 await trio.sleep_forever()

@@ -1,0 +1,60 @@
+"""The rule by which one line is shared, and what became of its turns: it outlives the times that the device is open."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final, final
+
+from protocol.sharing.exchange import Ending
+
+if TYPE_CHECKING:
+    from protocol.sharing.turn_rule import TurnRule
+
+__all__ = ["Sharing"]
+
+_HOLDERS: Final = 64
+"""Holders whose last turns are remembered."""
+_LAST: Final = 10
+"""Turns of each that are."""
+_UNANSWERED = (Ending.TIME, Ending.SILENCE)
+
+
+@final
+class Sharing:
+    """The turns of one line; ``rule`` is None where every writer may write at any time."""
+
+    def __init__(self, rule: TurnRule | None) -> None:
+        self.rule = rule
+        self.turns: Counter[Ending] = Counter()
+        """Turns by how they ended."""
+        self.superseded = 0
+        """Requests whose sender sent another before they had begun."""
+        self.refused = 0
+        """Messages that waited for as long as they may."""
+        self.rubbish = 0
+        """Bytes of clients that are in no request."""
+        self.longest_wait = 0.0
+        """The longest time in seconds that a message which was written had waited for its turn."""
+        self._last: dict[str, deque[Ending]] = {}
+
+    def waited(self, seconds: float) -> None:
+        """Take note of a wait that ended in a turn."""
+        self.longest_wait = max(self.longest_wait, seconds)
+
+    def ended(self, holder: str, ending: Ending) -> None:
+        """Take note of the end of a turn."""
+        self.turns[ending] += 1
+        self._last[holder] = self._last.pop(holder, deque(maxlen=_LAST))
+        self._last[holder].append(ending)
+        if len(self._last) > _HOLDERS:
+            del self._last[next(iter(self._last))]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return in words who costs the others most: the holders most of whose last turns had no reply."""
+        unanswered = ((who, sum(end in _UNANSWERED for end in last), len(last)) for who, last in self._last.items())
+        return [
+            f"{count} of the last {turns} requests of {who} had no whole reply; each costs the others its time"
+            for who, count, turns in unanswered
+            if turns == _LAST and count > _LAST // 2
+        ]
