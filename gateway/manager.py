@@ -297,6 +297,7 @@ class Manager:
 
     async def _run_device(self, spec: Device, unit: Unit) -> None:
         if spec.type is PortType.SERIAL:
+            self.bus.share(None, self._port.message)  # of a line of another CPU, that one tells them
             await self.devices[spec.type].run(unit)
             return
         device = self.devices[spec.type] = self._make_device(spec)

@@ -11,6 +11,9 @@ import pytest
 import trio
 
 from gateway.host.config import PortConfig
+from protocol.parameters.hardware import ManagerHardware
+from protocol.sharing import message_rule
+from protocol.sharing.message_rule import MessageRule
 from tests.helpers import PASSWORD, free_port, needs_curl, running_gateway
 
 if TYPE_CHECKING:
@@ -90,6 +93,31 @@ async def test_gpsd_has_its_fix_from_a_listener_of_the_host_and_none_of_its_prob
             async with await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp()) as writer:
                 await writer.send_all(b"configure")
                 assert await gateway.lines[0].hear(9) == b"configure"
+
+
+# -- 9: one command in two segments ------------------------------------------------------------------------------------
+
+
+@needs_curl
+async def test_a_command_that_tcp_brings_in_two_pieces_is_not_torn_by_another_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_rule, "MAX_GAP", 15.0)  # this machine may be slow
+    command, other = bytes.fromhex("81 01 06 04 03 ff"), bytes.fromhex("81 01 04 07 02 ff")
+    serial = (ManagerHardware(serial=1),)
+    rule = PortConfig(message=MessageRule(end=b"\xff"))
+    with trio.fail_after(20):
+        async with running_gateway(tmp_path, sharing=(rule,), managers=serial) as gateway:
+            port = await gateway.open_tcp()
+            async with (
+                await trio.open_tcp_stream("127.0.0.1", port) as slow,
+                await trio.open_tcp_stream("127.0.0.1", port) as quick,
+            ):
+                await slow.send_all(command[:5])
+                await quick.send_all(other)
+                assert await gateway.lines[0].hear(6) == other
+                await slow.send_all(command[5:])
+                assert await gateway.lines[0].hear(6) == command
 
 
 # -- 4: a WebSocket client that offers a subprotocol -------------------------------------------------------------------

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol.sharing": "",
         "protocol.telnet": "",
         "gateway.tasks": "",
-        "gateway.host": "gateway gateway.tasks protocol.parameters protocol.http protocol.link",
+        "gateway.host": "gateway gateway.tasks protocol.parameters protocol.http protocol.link protocol.sharing",
         "gateway.state": "gateway.tasks protocol.parameters protocol.http protocol.link",
         "gateway.port": "gateway.tasks protocol.parameters protocol.link protocol.sharing",
         "gateway.discovery": "gateway.tasks protocol.link",

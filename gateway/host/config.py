@@ -19,6 +19,8 @@ from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, Se
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from protocol.sharing.message_rule import MessageRule
+
 __all__ = [
     "BonjourConfig",
     "Config",
@@ -147,6 +149,8 @@ class PortConfig:
     """The end of a client that reads too slowly, or of the oldest bytes that wait for it."""
     history_bytes: int = 0
     """The newest bytes of the line that a client hears first."""
+    message: MessageRule | None = None
+    """The end of a message on the byte streams of the line's clients, chained ones too; None for what a read brings."""
 
 
 @final

@@ -7,44 +7,48 @@ to the table's list and goes on with the default, and only ``parse`` raises.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, final
 
 from gateway.host.config import (
     BonjourConfig,
     Config,
     ControlConfig,
     HttpConfig,
-    PortConfig,
     PtzConfig,
     RemoteConfig,
     SerialConfig,
     TcpConfig,
-    one_for_each,
 )
-from gateway.host.toml_table import Table, Wrong, listed, one_of, shown, text, truth, whole
-from protocol.endpoint import Endpoint
+from gateway.host.port_table import port_managers
+from gateway.host.toml_table import (
+    Table,
+    Wrong,
+    ip_address,
+    listed,
+    listen_address,
+    one_of,
+    refuse_duplicates,
+    text,
+    truth,
+    whole,
+)
 from protocol.http.credentials import Algorithm
 from protocol.link.advert import MAX_CHASSIS
 from protocol.parameters.addresses import AddressList
-from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
+from protocol.parameters.hardware import PortMode, SerialHardware
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["ConfigError", "load", "parse"]
 
-K = TypeVar("K")
-
 LARGEST_FILE = 1 << 20
 LONGEST_RUNTIME_DIR = 90  # a Unix socket's address holds 107 bytes, and ours end in /ptz-P000.sock
-_MOST_LINGER = 60_000
-_MOST_HISTORY = 65_536  # far less than a client may leave unread, or its first bytes would cut it
 RS485_MODES = frozenset({PortMode.RS485, PortMode.RS485_4, PortMode.RS422})
 
 
@@ -108,7 +112,7 @@ def _config(top: Table, environ: Mapping[str, str]) -> Config:
     bonjour = _bonjour(top.table("bonjour"))
     video_sources = _video_sources(top.table("video"))
     serial = _serials(top.tables("serial"))
-    managers, sharing = _managers(top.tables("port_manager"), len(serial))
+    managers, sharing = port_managers(top.tables("port_manager"), len(serial))
     top.refuse_the_rest()
     return Config(
         state_dir=state_dir,
@@ -137,7 +141,7 @@ def _chassis(value: object) -> str:
 
 def _http(table: Table) -> HttpConfig:
     http = HttpConfig(
-        listen=table.take("listen", listed(_listen_address), HttpConfig().listen),
+        listen=table.take("listen", listed(listen_address), HttpConfig().listen),
         browser_guard=table.take("browser_guard", truth, default=True),
         digest=table.take("digest", _digest, HttpConfig().digest),
         tls_certificate=table.take("tls_certificate", _path, None),
@@ -169,7 +173,7 @@ def _address_list(value: object) -> AddressList:
 
 def _tcp(table: Table) -> TcpConfig:
     tcp = TcpConfig(
-        bind=table.take("bind", listed(_ip_address), TcpConfig().bind),
+        bind=table.take("bind", listed(ip_address), TcpConfig().bind),
         max_clients=table.take("max_clients", whole(1, 256), TcpConfig().max_clients),
     )
     if not tcp.bind:
@@ -215,7 +219,7 @@ def _video_sources(table: Table) -> int:
 
 def _serials(tables: Sequence[Table]) -> tuple[SerialConfig, ...]:
     lines = tuple(_serial(table) for table in tables)
-    _refuse_duplicates(tables, "device", [os.path.normpath(line.device) if line.device else None for line in lines])
+    refuse_duplicates(tables, "device", [os.path.normpath(line.device) if line.device else None for line in lines])
     return lines
 
 
@@ -246,52 +250,6 @@ def _serial(table: Table) -> SerialConfig:
     return SerialConfig(
         device, hardware, bias, rs485_automatic=automatic, low_latency=low_latency, paced=paced, any_device=any_device
     )
-
-
-def _managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerHardware, ...], tuple[PortConfig, ...]]:
-    managers = tuple(_manager(table, index, serials) for index, table in enumerate(tables))
-    ports = tuple(_port(table) for table in tables)
-    _refuse_duplicates(tables, "serial", [manager.serial for manager in managers])
-    taken: dict[tuple[str, int], Table] = {}
-    for table, port in zip(tables, ports, strict=True):
-        for address, number in port.listen_only:
-            if (first := taken.setdefault((address, number), table)) is not table:
-                table.add_error("listen_only", f"{Endpoint(address, number)} is already used by {first.where}")
-    return managers or one_for_each(serials), ports
-
-
-def _port(table: Table) -> PortConfig:
-    default = PortConfig()
-    port = PortConfig(
-        writers=table.take("writers", one_of("all", "first", "last"), default.writers),
-        max_clients=table.take("max_clients", whole(1, 256), default.max_clients),
-        listen_only=table.take("listen_only", listed(_listen_address), default.listen_only),
-        linger=table.take("linger_ms", whole(0, _MOST_LINGER), round(default.linger * 1000)) / 1000,
-        slow_reader=table.take("slow_reader", one_of("cut", "drop_oldest"), default.slow_reader),
-        history_bytes=table.take("history_bytes", whole(0, _MOST_HISTORY), default.history_bytes),
-    )
-    table.refuse_the_rest()
-    return port
-
-
-def _manager(table: Table, index: int, serials: int) -> ManagerHardware:
-    def existing(found: object) -> int:
-        number = whole(1, 65535)(found)
-        if number > serials:
-            raise Wrong.found(found, f"the number of a [[serial]] table; there are {serials}")
-        return number
-
-    return ManagerHardware(
-        serial=table.take("serial", existing, None),
-        remote_port=table.take("remote_port", whole(0, 255), index),
-    )
-
-
-def _refuse_duplicates(tables: Sequence[Table], key: str, values: Sequence[K | None]) -> None:
-    for index, (table, value) in enumerate(zip(tables, values, strict=True)):
-        first = values.index(value)
-        if value is not None and first < index:
-            table.add_error(key, f"{shown(value)} is already used by {tables[first].where}")
 
 
 def _algorithm(found: object) -> Algorithm:
@@ -356,19 +314,3 @@ def _bias_command(found: object) -> tuple[str, ...]:
     if not command[0] or not any("{state}" in word for word in command[1:]):
         raise Wrong(("", "must contain {state} after the first word; it becomes on or off"))
     return command
-
-
-def _ip_address(found: object) -> str:
-    try:
-        return str(ipaddress.ip_address(text(found)))
-    except ValueError as exc:
-        raise Wrong.found(found, 'an IP address, for example "127.0.0.1" or "::1"') from exc
-
-
-def _listen_address(found: object) -> tuple[str, int]:
-    # An IPv6 address must be in brackets, or its last group would be taken for the port. A name is not looked up: at
-    # the start there may be no resolver to ask.
-    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", text(found))
-    if match is None or int(match[3]) > 65535:
-        raise Wrong.found(found, 'host:port, for example "127.0.0.1:8080" or "[::1]:8080"')
-    return _ip_address(match[1] or ("127.0.0.1" if match[2] == "localhost" else match[2])), int(match[3])

@@ -7,14 +7,29 @@ errors of a file are collected under their keys, so that its author can correct 
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import re
 from typing import TYPE_CHECKING, TypeVar, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Table", "Wrong", "listed", "one_of", "shown", "text", "truth", "whole"]
+__all__ = [
+    "Table",
+    "Wrong",
+    "ip_address",
+    "listed",
+    "listen_address",
+    "one_of",
+    "refuse_duplicates",
+    "shown",
+    "text",
+    "truth",
+    "whole",
+]
 
 T = TypeVar("T")
+K = TypeVar("K")
 W = TypeVar("W", bound=str)
 D = TypeVar("D")
 
@@ -185,3 +200,29 @@ def _tables(key: str) -> Callable[[object], tuple[Mapping[str, object], ...]]:
         raise Wrong.found(found, f"an array of tables; write [[{key}]] above each table")
 
     return rule
+
+
+def ip_address(found: object) -> str:
+    """Accept an IP address."""
+    try:
+        return str(ipaddress.ip_address(text(found)))
+    except ValueError as exc:
+        raise Wrong.found(found, 'an IP address, for example "127.0.0.1" or "::1"') from exc
+
+
+def listen_address(found: object) -> tuple[str, int]:
+    """Accept an IP address, or localhost, with a TCP port."""
+    # An IPv6 address must be in brackets, or its last group would be taken for the port. A name is not looked up: at
+    # the start there may be no resolver to ask.
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", text(found))
+    if match is None or int(match[3]) > 65535:
+        raise Wrong.found(found, 'host:port, for example "127.0.0.1:8080" or "[::1]:8080"')
+    return ip_address(match[1] or ("127.0.0.1" if match[2] == "localhost" else match[2])), int(match[3])
+
+
+def refuse_duplicates(tables: Sequence[Table], key: str, values: Sequence[K | None]) -> None:
+    """Report each value of a key that a table before has too; None is none."""
+    for index, (table, value) in enumerate(zip(tables, values, strict=True)):
+        first = values.index(value)
+        if value is not None and first < index:
+            table.add_error(key, f"{shown(value)} is already used by {tables[first].where}")

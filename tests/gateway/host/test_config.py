@@ -17,6 +17,7 @@ from gateway.host.config_file import ConfigError
 from protocol.http.credentials import Algorithm
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, PortMode, SerialHardware
+from protocol.sharing.message_rule import MessageRule
 
 EXAMPLE = Path(__file__).parents[3] / "systemd/daisyport.toml"
 BY_ID = "/dev/serial/by-id/usb-FTDI_FT232R_USB_UART_A50285BI-if00-port0"
@@ -69,6 +70,8 @@ listen_only = ["0.0.0.0:4001", "[::]:4001"]
 linger_ms = 5000
 slow_reader = "drop_oldest"
 history_bytes = 4096
+message_end = "0D0a"
+message_gap_ms = 20
 
 [[port_manager]]
 """
@@ -125,7 +128,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         managers=(ManagerHardware(2, 3), ManagerHardware(1, 1), ManagerHardware(None, 2)),
         sharing=(
             PortConfig(),
-            PortConfig("last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096),
+            PortConfig("last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096, LINES),
             PortConfig(),
         ),
     )
@@ -200,8 +203,12 @@ def test_the_example_names_every_key_that_there_is() -> None:
     assert {key.name for table in tables for key in fields(table)} <= named
 
 
-KEYS_OF_A_PORT = "serial, remote_port, writers, max_clients, listen_only, linger_ms, slow_reader, history_bytes"
+LINES = MessageRule(b"\r\n", 0.02)
+HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
+KEYS_OF_A_PORT = "serial, remote_port, writers, max_clients, listen_only, linger_ms, slow_reader, history_bytes, "
+KEYS_OF_A_PORT += "message_end, message_gap_ms"
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
+OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
 
 
 @pytest.mark.parametrize(
@@ -291,6 +298,18 @@ SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
         (
             "[[port_manager]]\nhistory_bytes = 65537",
             "port_manager[0].history_bytes: 65537 is not a whole number from 0 to 65536",
+        ),
+        *(
+            (f"{OWNER}message_end = {value}", f"port_manager[0].message_end: {shown} is not {HEX}")
+            for value, shown in (('"x"', "x"), ('"f"', "f"), ('""', "''"), (f'"{"00" * 17}"', "00" * 17))
+        ),
+        (
+            OWNER + "message_gap_ms = 101",
+            "port_manager[0].message_gap_ms: 101 is not a whole number from 1 to 100",
+        ),
+        (
+            '[[port_manager]]\nmessage_end = "ff"',
+            "port_manager[0].message_end: requires serial, for the CPU that has the line says it to the others",
         ),
         (
             "[[port_manager]]\nremote_port = true",

@@ -1,0 +1,88 @@
+"""Read the [[port_manager]] tables: what each port is made of, and how its clients share it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.host.config import PortConfig, one_for_each
+from gateway.host.toml_table import Table, Wrong, listed, listen_address, one_of, refuse_duplicates, text, whole
+from protocol.endpoint import Endpoint
+from protocol.parameters.hardware import ManagerHardware
+from protocol.sharing.message_rule import MAX_GAP, MAX_MESSAGE_END, MessageRule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["port_managers"]
+
+MOST_LINGER = 60_000
+MOST_HISTORY = 65_536  # far less than a client may leave unread, or its first bytes would cut it
+_OF_THE_OWNER = ("message_end", "message_gap_ms")
+"""What the CPU that has the line says; those that are chained to it learn it over their links."""
+
+
+def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerHardware, ...], tuple[PortConfig, ...]]:
+    """Return the port managers of a host with so many lines, and how each is shared; empty where no table says."""
+    managers = tuple(_manager(table, index, serials) for index, table in enumerate(tables))
+    ports = tuple(_port(table) for table in tables)
+    refuse_duplicates(tables, "serial", [manager.serial for manager in managers])
+    taken: dict[tuple[str, int], Table] = {}
+    for table, manager, port in zip(tables, managers, ports, strict=True):
+        for key in _OF_THE_OWNER:
+            if key in table and manager.serial is None:
+                table.add_error(key, "requires serial, for the CPU that has the line says it to the others")
+        for address, number in port.listen_only:
+            if (first := taken.setdefault((address, number), table)) is not table:
+                table.add_error("listen_only", f"{Endpoint(address, number)} is already used by {first.where}")
+    return managers or one_for_each(serials), ports
+
+
+def _manager(table: Table, index: int, serials: int) -> ManagerHardware:
+    def existing(found: object) -> int:
+        number = whole(1, 65535)(found)
+        if number > serials:
+            raise Wrong.found(found, f"the number of a [[serial]] table; there are {serials}")
+        return number
+
+    return ManagerHardware(
+        serial=table.take("serial", existing, None),
+        remote_port=table.take("remote_port", whole(0, 255), index),
+    )
+
+
+def _port(table: Table) -> PortConfig:
+    default = PortConfig()
+    port = PortConfig(
+        writers=table.take("writers", one_of("all", "first", "last"), default.writers),
+        max_clients=table.take("max_clients", whole(1, 256), default.max_clients),
+        listen_only=table.take("listen_only", listed(listen_address), default.listen_only),
+        linger=table.take("linger_ms", whole(0, MOST_LINGER), round(default.linger * 1000)) / 1000,
+        slow_reader=table.take("slow_reader", one_of("cut", "drop_oldest"), default.slow_reader),
+        history_bytes=table.take("history_bytes", whole(0, MOST_HISTORY), default.history_bytes),
+        message=_message(table),
+    )
+    table.refuse_the_rest()
+    return port
+
+
+def _message(table: Table) -> MessageRule | None:
+    end = table.take("message_end", _hex(MAX_MESSAGE_END), None)
+    gap = table.take("message_gap_ms", whole(1, round(MAX_GAP * 1000)), None)
+    if end is None and gap is None:
+        return None
+    return MessageRule(end, None if gap is None else gap / 1000)
+
+
+def _hex(longest: int) -> Callable[[object], bytes]:
+    """Return a rule that accepts 1 to ``longest`` bytes in hexadecimal digits."""
+
+    def rule(found: object) -> bytes:
+        try:
+            data = bytes.fromhex(text(found))
+        except ValueError:
+            data = b""
+        if not 0 < len(data) <= longest:
+            raise Wrong.found(found, f'1 to {longest} bytes in hexadecimal digits, for example "0d0a"')
+        return data
+
+    return rule
