@@ -29,6 +29,17 @@ async def unread(directory: Path) -> AsyncIterator[tuple[Gateway, trio.Process]]
     """Run a daemon with one port, and standard error in a pipe of 4 KiB that nobody reads."""
     log, end = os.pipe()
     fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE)
+    try:
+        async with logging_to(end, directory) as (gateway, process):
+            yield gateway, process
+    finally:
+        os.close(end)
+        os.close(log)
+
+
+@asynccontextmanager
+async def logging_to(log: int, directory: Path) -> AsyncIterator[tuple[Gateway, trio.Process]]:
+    """Run a daemon with one port, and standard error in the descriptor ``log``."""
     with lines(directory, 1) as ends, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         gateway = Gateway(configuration(directory, ends, free_port()), ends, free_port())
         config = directory / "daisyport.toml"
@@ -42,7 +53,7 @@ async def unread(directory: Path) -> AsyncIterator[tuple[Gateway, trio.Process]]
         manager.setblocking(False)
         command = [sys.executable, "-m", "gateway", "run", "--verbose", "--config", str(config)]
         process = await trio.lowlevel.open_process(
-            command, stderr=end, env=os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
+            command, stderr=log, env=os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         )
         try:
             told = b""
@@ -52,26 +63,29 @@ async def unread(directory: Path) -> AsyncIterator[tuple[Gateway, trio.Process]]
             yield gateway, process
         finally:
             process.kill()
-            os.close(end)
-            os.close(log)
+            with trio.CancelScope(shield=True):
+                await process.wait()
 
 
-async def busy(gateway: Gateway) -> None:
-    """Make the gateway log a few hundred lines, while a client exchanges messages with the line all the time."""
+async def busy(gateway: Gateway) -> list[float]:
+    """Make the gateway log a few hundred lines, while a client exchanges messages with the line all the time.
+
+    Return how many seconds each exchange took.
+    """
     port = await gateway.open_tcp()
-    echoes = 0
+    echoes: list[float] = []
 
     async def echo() -> None:
-        nonlocal echoes
         async with await trio.open_tcp_stream("127.0.0.1", port) as client:
             while True:
+                began = trio.current_time()
                 await client.send_all(b"ask")
                 assert await gateway.lines[0].hear(3) == b"ask"
                 await gateway.lines[0].say(b"yes")
                 heard = b""
                 while len(heard) < 3:
                     heard += await client.receive_some(3 - len(heard))
-                echoes += 1
+                echoes.append(trio.current_time() - began)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(echo)
@@ -82,10 +96,11 @@ async def busy(gateway: Gateway) -> None:
             refused: dict[str, object] = {f"Serial.Ser1.NoSuch{n}": 1 for n in range(20)}
             refused["Serial.Ser1.BaudRate"] = 9600 if number % 2 else 19200
             assert "NoSuch0" in await gateway.set(refused)
-        before = echoes
-        while echoes < before + 100:
+        before = len(echoes)
+        while len(echoes) < before + 100:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
+    return echoes
 
 
 async def test_a_pipe_that_nobody_reads_delays_no_client_no_caller_and_no_stop(tmp_path: Path) -> None:
