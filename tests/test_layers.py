@@ -33,10 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "gateway.port gateway.tasks gateway.clients gateway.discovery protocol.parameters protocol.link"
             " protocol.session"
         ),
-        "gateway.web": (
-            "gateway.port gateway.tasks gateway.clients gateway.serial_line gateway.state protocol.parameters"
-            " protocol.http"
-        ),
+        "gateway.web": ("gateway.port gateway.tasks gateway.clients gateway.state protocol.parameters protocol.http"),
         "gateway": (
             "gateway.cli gateway.port gateway.tasks gateway.clients gateway.serial_line gateway.remote_port gateway.web"
             " gateway.discovery gateway.host gateway.state protocol.parameters protocol.link"

@@ -27,11 +27,10 @@ from gateway.tasks.event_log import EventLog
 from gateway.tasks.watch import Cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from gateway.port.line import Claim, Line
     from protocol.link.reasons import Reason
-    from protocol.parameters.settings import SerialPort
     from protocol.sharing.exchange import Ending
     from protocol.sharing.message_rule import MessageRule
     from protocol.sharing.turn_rule import TurnRule
@@ -53,8 +52,8 @@ class PortStatus:
 
     down: str | None
     """The reason why the port cannot be used, or None while it can."""
-    line: SerialPort | None = None
-    """The settings that the driver keeps, or kept last; None where that was never known, or the line is remote."""
+    in_force: Mapping[str, object] | None = None
+    """The settings that the driver keeps, or kept last, by the contract's names; None where the line is remote."""
     rate: int = 0
     """The line's rate in bits a second; 0 where that was never known."""
     settings: str = ""
@@ -245,9 +244,9 @@ class Bus:
         """Take note of the rules by which the line's owner has writers share it."""
         self.state.set(replace(self.state.value, turn_rule=turn_rule, message_rule=message_rule))
 
-    def adjusted(self, rate: int, settings: str, line: SerialPort | None = None) -> None:
+    def adjusted(self, rate: int, settings: str, in_force: Mapping[str, object] | None = None) -> None:
         """Take note of the line's settings: in words, and where it is our own as the driver keeps them."""
-        self.state.set(replace(self.state.value, rate=rate, settings=settings, line=line))
+        self.state.set(replace(self.state.value, rate=rate, settings=settings, in_force=in_force))
 
     def cut(self, who: str) -> None:
         """Take note of a reader that was too slow."""

@@ -274,7 +274,7 @@ class SerialDevice:
 
     def _tell(self, uart: Uart) -> None:
         """Tell the bus which settings are in force."""
-        self._bus.adjusted(uart.timing.baud_rate, line_settings.in_words(uart.timing), uart.in_force)
+        self._bus.adjusted(uart.timing.baud_rate, line_settings.in_words(uart.timing), uart.settings_in_force)
 
     async def _retire(self) -> None:
         """Refuse who comes, and give what was begun the time to reach the line."""

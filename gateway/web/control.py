@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gateway.port.line import LineError, PortDown
 from gateway.port.router import Forbidden
-from gateway.serial_line.settings import by_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,9 +46,8 @@ def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Ite
         yield {"event": "break", "count": now.breaks}
     if not all_told:
         return
-    if now.settings and (before is None or (before.line, before.settings) != (now.line, now.settings)):
-        known = None if now.line is None else by_name(now.line)
-        yield {"event": "line", "words": now.settings, "settings": known}
+    if now.settings and (before is None or (before.in_force, before.settings) != (now.in_force, now.settings)):
+        yield {"event": "line", "words": now.settings, "settings": now.in_force}
     if before is not None and before.cuts != now.cuts:
         yield {"event": "cut", "count": now.cuts, "reason": now.last_cut}
 

@@ -17,7 +17,6 @@ from gateway.port.line import PortDown
 from gateway.serial_line.arbiter import Arbiter
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
-from protocol.parameters.settings import SerialPort
 from tests.gateway.line import NarrowTty, Writer, narrow_port
 
 
@@ -77,16 +76,15 @@ async def test_when_the_line_last_spoke_is_known(autojump_clock: trio.testing.Mo
 async def test_the_state_of_a_port_is_what_its_device_tells_of_it(autojump_clock: trio.testing.MockClock) -> None:
     bus = Bus("P0")
     assert (bus.received, bus.missed, bus.gaps, bus.dropped, bus.heard_at) == (0, 0, 0, 0, trio.current_time())
-    assert (bus.state.value.line, bus.state.value.rate, bus.state.value.settings) == (None, 0, "")
+    assert (bus.state.value.in_force, bus.state.value.rate, bus.state.value.settings) == (None, 0, "")
     assert (bus.state.value.path, bus.state.value.cuts, bus.state.value.last_cut) == ((), 0, "")
-    line = SerialPort(baud_rate=19200)
-    bus.adjusted(19200, "RS232 19200 8N1", line)
+    bus.adjusted(19200, "RS232 19200 8N1", {"BaudRate": 19200})
     bus.route(b"owner", b"node", rights=0b100)
     bus.cut("client: too slow")
     bus.cut("another: too slow")
     assert bus.state.value == PortStatus(
         "the port has not been opened yet",
-        line=line,
+        in_force={"BaudRate": 19200},
         rate=19200,
         settings="RS232 19200 8N1",
         path=(b"owner", b"node"),

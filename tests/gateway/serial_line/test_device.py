@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -13,6 +13,8 @@ from gateway.port.bus import Bus
 from gateway.port.line import PortDown
 from gateway.serial_line.device import SerialDevice
 from gateway.tasks.reconcile import Unit
+from gateway.web.control import events
+from protocol.parameters.hardware import PortMode
 from protocol.parameters.settings import Parity, Serial, SerialPort, Settings
 from tests.gateway.line import Writer
 from tests.helpers import FarEnd, lines
@@ -21,16 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+LINE = SerialPort()
+
 
 def settings_of(line: SerialPort) -> Settings:
     return Settings(serial=Serial(ports=(line,)))
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[tuple[SerialDevice, Bus, FarEnd, Unit]]:
+async def running(
+    directory: Path, line: SerialPort = LINE, **config: Any
+) -> AsyncIterator[tuple[SerialDevice, Bus, FarEnd, Unit]]:
     with lines(directory, 1) as (end,):
         bus = Bus("P0")
-        device = SerialDevice(bus, 1, SerialConfig(str(end.path)), SerialPort())
+        device = SerialDevice(bus, 1, SerialConfig(str(end.path), **config), line)
         unit = Unit("P0 Ser1", lambda: None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(device.run, unit)
@@ -149,3 +155,16 @@ async def test_a_bus_whose_device_is_closed_says_so(tmp_path: Path) -> None:
             assert shown["settings_refused"] == {}
         assert bus.down is not None
         assert "closing" in bus.down
+
+
+async def test_clients_are_told_that_nobody_knows_a_bias_which_no_command_has_switched(tmp_path: Path) -> None:
+    with trio.fail_after(5):
+        async with running(tmp_path, SerialPort(port_mode=PortMode.RS485), rs485_automatic=True) as (
+            _,
+            bus,
+            _end,
+            _unit,
+        ):
+            (told,) = (event for event in events(None, bus.state.value, all_told=True) if event["event"] == "line")
+            assert told["settings"]["PortMode"] == "RS485"
+            assert told["settings"]["Bias"] is None

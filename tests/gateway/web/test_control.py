@@ -18,6 +18,7 @@ from gateway.port.bus import PortStatus
 from gateway.port.line import ModemLines
 from gateway.port.rights import Right
 from gateway.port.router import Router
+from gateway.serial_line.settings import by_name
 from gateway.web.control import answer, events
 from protocol.parameters.settings import SerialPort
 from protocol.sharing.turn_rule import TurnRule
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.port.router import Session
 
 LINES = ModemLines(dtr=True, rts=True, cts=False, dsr=True, ri=False, dcd=False)
-UP = PortStatus(None, SerialPort(), 9600, "RS232 9600 8N1")
+UP = PortStatus(None, by_name(SerialPort()), 9600, "RS232 9600 8N1")
 
 
 class ModemTty(NarrowTty):
@@ -198,7 +199,7 @@ def test_the_events_of_the_page_are_those_that_are_told() -> None:
 
 
 def test_settings_of_a_line_that_another_cpu_owns_are_told_in_words() -> None:
-    told = list(events(UP, replace(UP, line=None, settings="RS485 300 7E1"), all_told=True))
+    told = list(events(UP, replace(UP, in_force=None, settings="RS485 300 7E1"), all_told=True))
     assert told == [{"event": "line", "words": "RS485 300 7E1", "settings": None}]
 
 
@@ -215,7 +216,7 @@ def test_nothing_new_is_no_event() -> None:
 
 @pytest.mark.parametrize("all_told", [True, False])
 def test_settings_and_cuts_are_told_to_those_who_may_know(all_told: bool) -> None:
-    now = replace(UP, line=SerialPort(baud_rate=300), cuts=2, last_cut="x: too slow")
+    now = replace(UP, in_force={"BaudRate": 300}, cuts=2, last_cut="x: too slow")
     told = [event["event"] for event in events(UP, now, all_told=all_told)]
     assert told == (["line", "cut"] if all_told else [])
 
