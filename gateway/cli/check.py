@@ -99,9 +99,24 @@ def _directories(config: Config, found: _Findings) -> None:
             found.warnings.append(f"{key}: {nearest} is not writable for this user")
 
 
+def _is_passed_over(path: Path, config: Config, found: _Findings) -> bool:
+    """Return whether this user may not read a file of the gateway's user, and note that; it says nothing of the file.
+
+    Who is the gateway's user, and may not read it, goes on: the gateway may not either, and that is an error.
+    """
+    try:
+        closed = path.exists() and not os.access(path, os.R_OK, effective_ids=True)
+    except PermissionError:  # nor look into its folder
+        closed = True
+    if not closed or (config.state_dir.exists() and config.state_dir.stat().st_uid == os.geteuid()):
+        return False
+    found.warnings.append(f"{path} was not checked, for this user may not read it; check as the gateway's, or as root")
+    return True
+
+
 def _certificate(config: Config, found: _Findings) -> None:
     path = config.http.tls_certificate
-    if path is None:
+    if path is None or any(_is_passed_over(each, config, found) for each in (path, config.http.tls_key) if each):
         return
     from gateway.web.tls import Certificate, CertificateError
 
@@ -115,7 +130,7 @@ def _certificate(config: Config, found: _Findings) -> None:
 
 
 def _metrics_token(config: Config, found: _Findings) -> None:
-    if config.http.metrics_token is None:
+    if config.http.metrics_token is None or _is_passed_over(config.http.metrics_token, config, found):
         return
     from gateway.web.bearer import TokenError, read_token
 
@@ -128,11 +143,12 @@ def _metrics_token(config: Config, found: _Findings) -> None:
 def _users(config: Config, found: _Findings) -> None:
     from gateway.state.users import UserError, Users
 
-    if not config.http.listen:
+    path = config.state_dir / "users"
+    if not config.http.listen or _is_passed_over(path, config, found):
         return
     why: str | None = "add one with: daisyport user add NAME --role admin"
     try:
-        if (config.state_dir / "users").exists():  # Users would make it, and a check changes nothing
+        if os.path.lexists(path):  # Users would make it, and a check changes nothing
             users = Users(config.state_dir, config.node_name)
             why = users.unreadable or (None if users.everyone else why)
         if why is not None:
@@ -146,6 +162,8 @@ def _parameters(config: Config, found: _Findings) -> None:
     from protocol.parameters.catalogue import Catalogue
 
     path = config.state_dir / "parameters"
+    if _is_passed_over(path, config, found):
+        return
     try:
         content = atomic_file.read(path) or b""
     except OSError as exc:

@@ -6,18 +6,21 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from gateway.cli.command import built_in_uarts
+from gateway.cli.main import main
 from gateway.state import atomic_file
 from gateway.state.users import Users
 from tests.helpers import free_port, lines
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 def check(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
@@ -168,3 +171,56 @@ async def test_one_device_is_shared_over_tcp_without_a_configuration_file(short_
         finally:
             process.terminate()
             assert await process.wait() == 0
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that everybody may look into, as /etc is; that of other tests is for their user alone."""
+    with tempfile.TemporaryDirectory(prefix="daisyport-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+NOBODY = 65534
+
+
+def check_as_nobody(config: Path, capsys: pytest.CaptureFixture[str]) -> int:
+    """Check as another user, and return the exit status; ``capsys`` has what was printed."""
+    main(["check", "--config", str(config)])  # it imports now what nobody may not read, under /root
+    capsys.readouterr()
+    os.seteuid(NOBODY)
+    try:
+        return main(["check", "--config", str(config)])
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_is_told_what_was_not_checked_for_him(public: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = public / "state"
+    Users(state, "cpu1").add("anna", "admin", "secret")
+    token = public / "token"
+    token.write_text("a secret that is long enough for everybody")
+    token.chmod(0o600)
+    config = public / "daisyport.toml"
+    config.write_text(f'state_dir = "{state}"\nruntime_dir = "{public}/run"\n[http]\nmetrics_token = "{token}"\n')
+    status = check_as_nobody(config, capsys)
+    told = capsys.readouterr()
+    assert (status, told.err) == (0, "")
+    for file in (token, state / "users", state / "parameters"):
+        wanted = f"Warning: {file} was not checked, for this user may not read it; check as the gateway's, or as root\n"
+        assert wanted in told.out
+    assert told.out.endswith("\nok\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_what_the_gateways_own_user_may_not_read_is_an_error(public: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, token = public / "state", public / "token"
+    Users(state, "cpu1").add("anna", "admin", "secret")
+    os.chown(state, NOBODY, NOBODY)
+    token.write_text("a secret that is long enough for everybody")
+    token.chmod(0o600)
+    config = public / "daisyport.toml"
+    config.write_text(f'state_dir = "{state}"\nruntime_dir = "{public}/run"\n[http]\nmetrics_token = "{token}"\n')
+    assert check_as_nobody(config, capsys) == os.EX_CONFIG
+    assert f"Error: http.metrics_token: {token} cannot be read: Permission denied" in capsys.readouterr().err
