@@ -524,7 +524,8 @@ class Arbiter:
             await self.put(memoryview(data), len(data), claim, accepted)
         except BaseException:
             if self._turn is _Turn.HELD:  # nothing of it is begun, or the device has gone
-                self._deliver(self._exchange.abort())
+                self._deliver(self._exchange.abort(trio.current_time()))
+                self._end_exchange(self._exchange, Ending.ABORTED)
             raise
         self._await_reply()
 
@@ -560,21 +561,27 @@ class Arbiter:
                 self._bus.deliver(data)
             else:
                 self._bus.deliver_in_turn(data, self._asker if audience is Audience.ASKER else None)
-        if exchange.ending is None:
-            return
+        # A reply that is whole while its request is still in a writer's hands ends the turn when that has let go.
+        if exchange.ending is not None and self._turn is _Turn.ANSWERING:
+            self._end_exchange(exchange, exchange.ending)
+
+    def _end_exchange(self, exchange: Exchange, ending: Ending) -> None:
+        """Tell how the turn ended; free the line where no late reply may come any more."""
+        assert self._rule is not None
         if self._asker is not None:
-            self._sharing.ended(self._asker.holder, exchange.ending)
-            self._announce_end(exchange.ending)
+            self._sharing.ended(self._asker.holder, ending)
+            self._announce_end(ending)
             self._asker = None
         if not exchange.over:
-            self._announce(None)
+            if not self._announced:
+                self._announce(None)
             return
-        self._announce_end(exchange.ending)
+        self._announce_end(ending)
         self._exchange = None
-        end = max(exchange.deadline, self._pace.clear_at(trio.current_time()))
-        self._quiet_until = end + self._rule.quiet(1 / self._pace.bytes_per_second)
-        if self._turn is _Turn.ANSWERING:
-            self._turn = _Turn.HELD
+        if ending is not Ending.ABORTED:
+            end = max(exchange.deadline, self._pace.clear_at(trio.current_time()))
+            self._quiet_until = end + self._rule.quiet(1 / self._pace.bytes_per_second)
+        self._turn = _Turn.HELD
         self.give_back()
 
     def _announce(self, asker: Claim | None) -> None:
@@ -622,7 +629,7 @@ class Arbiter:
         while self._waiting:
             self._waiting.take().decided.set()
         if self._turn is _Turn.ANSWERING and self._exchange is not None:
-            self._deliver(self._exchange.abort())
+            self._deliver(self._exchange.abort(trio.current_time()))
         if self._turn is _Turn.FREE:
             self._turn = _Turn.ENDED
         self.reconsider()

@@ -65,7 +65,7 @@ class Ending(enum.Enum):
     TIME = "time"
     """Nothing came in time, or no end of what came."""
     ABORTED = "aborted"
-    """The device has gone."""
+    """The device has gone, or the request was withdrawn."""
 
 
 @final
@@ -166,11 +166,11 @@ class Exchange:
         self._isolate(Ending.SILENCE if self._heard else Ending.TIME, now)
         return told
 
-    def abort(self) -> list[tuple[Audience, bytes]]:
-        """End it, for the device has gone; return what was kept."""
+    def abort(self, now: float) -> list[tuple[Audience, bytes]]:
+        """End it, for the device has gone, or nothing of the request was written; return what was kept."""
         told = self._tell(Audience.MONITORS, len(self._heard))
         if self._state is not _State.OVER:
-            self._end(self.ending or Ending.ABORTED, self.deadline)
+            self._end(self.ending or Ending.ABORTED, now)
         return told
 
     @property

@@ -205,15 +205,15 @@ def test_an_adapter_without_an_echo_answers_at_once() -> None:
 def test_a_device_that_goes_ends_it_with_what_was_kept(heard: bytes) -> None:
     exchange = asked(MODBUS, READ)
     exchange.hear(heard, 10.1)
-    assert exchange.abort() == ([(MONITORS, heard)] if heard else [])
+    assert exchange.abort(10.2) == ([(MONITORS, heard)] if heard else [])
     assert whole(exchange) == (Ending.ABORTED, True)
-    assert exchange.abort() == []
+    assert exchange.abort(10.3) == []
 
 
 def test_a_turn_that_had_ended_before_the_device_went_keeps_its_end() -> None:
     exchange = asked(LINE)
     exchange.expire(10.3)
-    exchange.abort()
+    exchange.abort(10.4)
     assert whole(exchange) == (Ending.TIME, True)
 
 
