@@ -26,7 +26,19 @@ from gateway.host.upgrade import UPGRADE_WAITS, UpgradeWaits
 from gateway.port.device import Refusal
 from gateway.port.history import History
 from gateway.port.log import PortLogger
-from gateway.port.plan import Announce, Device, Dial, Listen, PtzSocket, Serve, ServiceKind, order, plan, responsible
+from gateway.port.plan import (
+    Announce,
+    Device,
+    Dial,
+    Listen,
+    ProgramTty,
+    PtzSocket,
+    Serve,
+    ServiceKind,
+    order,
+    plan,
+    responsible,
+)
 from gateway.services import Services
 from gateway.tasks.reconcile import Unit, Units
 from gateway.tasks.root_cause import root_cause
@@ -88,6 +100,11 @@ class Manager:
         if history is not None:
             bus.attach(history.deliver, party=history)  # nobody asks in its name: it keeps what everybody hears
         self.services = Services(index, host, grant, history)
+        tty = self._port.tty
+        ttys = [ProgramTty(path, tty.mode, tty.group) for path in tty.paths]
+        served = [Serve(ServiceKind.TTY)] if ttys else []
+        self._always: frozenset[Spec] = frozenset((Serve(ServiceKind.WEB_SOCKET), *served, *ttys))
+        """The specs that no parameter has to do with."""
         self._published = published
         self._followed = Cell(-1)
         """The version of the settings whose units run ..."""
@@ -227,7 +244,7 @@ class Manager:
         settings = published.settings
         self.services.update_policies(settings.port_managers[self.index])
         bind, listen_only = self._host.config.tcp.bind, self._port.listen_only
-        wanted = plan(settings, self.index, self._numbers, bind, listen_only) | {Serve(ServiceKind.WEB_SOCKET)}
+        wanted = plan(settings, self.index, self._numbers, bind, listen_only) | self._always
         await units.apply(wanted)
         if not any(isinstance(spec, Device) for spec in wanted):
             self.bus.route()
@@ -251,7 +268,7 @@ class Manager:
     async def _send_away(self, units: Units[Spec]) -> None:
         """Close the listeners, read no more from clients, and let each take what waits for it."""
         self.services.stopping = True
-        await units.apply(frozenset(spec for spec, _ in units if isinstance(spec, Device | Serve)))
+        await units.apply(frozenset(spec for spec, _ in units if isinstance(spec, Device | Serve | ProgramTty)))
         self.services.send_away()
 
     # -- the units
@@ -283,6 +300,14 @@ class Manager:
                 path = self._host.config.runtime_dir / f"ptz-{self.bus.name}.{'seq' if packets else 'sock'}"
                 with unit.scope:
                     await listen_unix(path, socket_kind, self._host.drivers.mode, self.services.welcome_driver, unit)
+            case ProgramTty():
+                # Loaded only where it is used, for its ctypes.
+                from gateway.clients.tty import serve_programs
+
+                programs = self.services.tty
+                assert programs is not None, "the service stands beside each tty"
+                with unit.scope:
+                    await serve_programs(spec, programs, unit, lambda: self.services.stopping)
             case Announce():
                 await self._run_announce(spec, unit)
             case Dial():

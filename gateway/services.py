@@ -41,11 +41,15 @@ _RIGHTS: Final = {
     ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
     ServiceKind.PTZ: Right.READ | Right.PTZ,
     ServiceKind.SERIAL_CGI: Right.READ | Right.CGI,
+    ServiceKind.TTY: Right.READ | Right.TCP,
     ServiceKind.LISTEN_ONLY: Right.READ,
     ServiceKind.WEB_SOCKET: Right.READ | Right.TCP,
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
 """The rights of each kind of service; its clients get no more."""
+
+_TTY_LIMIT: Final = 65_536
+"""Bytes of the line that are kept for a program that has a tty open and does not read."""
 
 _FLUSH: Final = 1.6
 """Seconds that clients have to take what waits for them when the gateway stops."""
@@ -130,6 +134,11 @@ class Services:
         return cast("Service | None", self._services.get(ServiceKind.LISTEN_ONLY))
 
     @property
+    def tty(self) -> Service | None:
+        """The service of programs that open a tty; None where the host names none."""
+        return cast("Service | None", self._services.get(ServiceKind.TTY))
+
+    @property
     def serial_cgi(self) -> SerialCgi | None:
         """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
         return cast("SerialCgi | None", self._services.get(ServiceKind.SERIAL_CGI))
@@ -201,8 +210,12 @@ class Services:
                 share = host.config.tcp.max_clients
                 write = _RIGHTS[kind] & ~Right.READ
                 # A driver's commands take their turns whoever is there, and its answers are to be new ones.
-                shared = () if kind is ServiceKind.PTZ else (self._roster, self._manner)
-                return Service(f"P{self._index}", handle, write, self.clients, host.connections, share, *shared)
+                roster, manner = None if kind in {ServiceKind.PTZ, ServiceKind.TTY} else self._roster, self._manner
+                if kind is ServiceKind.PTZ:
+                    manner = Manner()
+                elif kind is ServiceKind.TTY:
+                    manner = Manner(drop_oldest=True, limit=_TTY_LIMIT)
+                return Service(f"P{self._index}", handle, write, self.clients, host.connections, share, roster, manner)
 
     def update_policies(self, manager: PortManager) -> None:
         """Hand on what the services take up in place: allowed addresses, idle limits, the key."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from gateway.host.config import PortConfig, TtyConfig
 from gateway.port.rights import Right
 from gateway.remote_port.link import Link, LinkCutError
 from protocol.link.connection import Connection
@@ -79,15 +80,23 @@ async def chain(directory: Path, hops: int = 1, **more: str) -> AsyncIterator[tu
             cable = await stack.enter_async_context(
                 laid_cable(await serve_remotely(gateways[-1], PTZServer_Enabled="yes", **more))
             )
-            managers = (ManagerHardware(remote_port=0),)
+            more_of_it: dict[str, Any] = {
+                "managers": (ManagerHardware(remote_port=0),),
+                "sharing": (PortConfig(tty=TtyConfig((str(tty_of(directory, hop)),))),),
+            }
             gateway = await stack.enter_async_context(
-                running_gateway(_made(directory / f"cpu{hop}"), ports=0, managers=managers)
+                running_gateway(_made(directory / f"cpu{hop}"), ports=0, **more_of_it)
             )
             await chain_to(gateway, cable.port)
             await up(gateway)
             gateways.append(gateway)
             cables.append(cable)
         yield gateways, cables
+
+
+def tty_of(directory: Path, hop: int) -> Path:
+    """The tty for programs at the CPU so many hops, counted from 0, away from the owner."""
+    return directory / f"cpu{hop}" / "tty-P0"
 
 
 def _made(directory: Path) -> Path:
@@ -122,6 +131,28 @@ async def test_every_kind_of_client_reaches_the_line_of_another_cpu(tmp_path: Pa
                     await line.say(b"abcd")
                 assert answers == ["#616263#"]
                 assert len((await far.status())["path"]) == hops + 1
+
+
+async def test_a_program_on_a_tty_two_links_away_goes_on_while_a_link_is_cut(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with chain(tmp_path, 2) as (gateways, cables):
+            line, far = gateways[0].lines[0], gateways[-1]
+            program = os.open(tty_of(tmp_path, 1), os.O_RDWR | os.O_NOCTTY)
+            try:
+                await far.until(lambda status: len(status["clients"]) == 1)
+                os.write(program, b"over two links")
+                assert await line.hear(14) == b"over two links"
+                for cable in cables:
+                    cable.cut()
+                    os.write(program, b"kept")  # the link drops, and its session goes on: nothing is lost
+                    await line.say(b"answer")
+                    assert await line.hear(4) == b"kept"
+                    assert await trio.to_thread.run_sync(os.read, program, 6) == b"answer"
+                    await up(far)
+                (client,) = (await far.status())["clients"]
+                assert (client["service"], client["dropped"], client["missed"]) == ("Tty", 0, 0)
+            finally:
+                os.close(program)
 
 
 @pytest.mark.parametrize("hops", [1, 2])

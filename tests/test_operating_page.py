@@ -16,7 +16,7 @@ def keys_of_the_example() -> set[str]:
     """Every key that there is, with its table: the example names them all, as a test of the configuration holds."""
     table, keys = "", set()
     for line in EXAMPLE.splitlines():
-        if header := re.fullmatch(r"(?:# )?\[+(\w+)\]+", line):
+        if header := re.fullmatch(r"(?:# )?\[+([\w.]+)\]+", line):
             table = f"{header[1]}."
         elif key := re.match(r"(?:# )?(\w+) = ", line):
             keys.add(table + key[1])

@@ -73,6 +73,8 @@ class Manner:
     linger: float = LINGER
     drop_oldest: bool = False
     history: History | None = None
+    limit: int = QUEUE_LIMIT
+    """Bytes of the line that a client may leave unread."""
 
 
 _PLAIN = Manner()
@@ -80,13 +82,14 @@ _PLAIN = Manner()
 
 @final
 class Outbox:
-    """The bytes that the line said and one client has not taken yet: at most QUEUE_LIMIT.
+    """The bytes that the line said and one client has not taken yet: at most ``limit``.
 
     ``overflow`` is called where there would be more. It may ``drop_oldest``, or end the client.
     """
 
-    def __init__(self, stream: Stream, overflow: Callable[[], None]) -> None:
+    def __init__(self, stream: Stream, overflow: Callable[[], None], limit: int = QUEUE_LIMIT) -> None:
         self._stream = stream
+        self._limit = limit
         self._overflow = overflow
         self._chunks: deque[bytes] = deque()
         self._filled = trio.Event()
@@ -113,16 +116,16 @@ class Outbox:
             self._chunks.append(data)
         self.size += len(data)
         self._filled.set()
-        if self.size > QUEUE_LIMIT:
+        if self.size > self._limit:
             self._overflow()
 
     def drop_oldest(self) -> int:
-        """Drop the oldest bytes that no send has begun, until half of QUEUE_LIMIT is left; return how many those are.
+        """Drop the oldest bytes that no send has begun, until half of the limit is left; return how many those are.
 
         Half, so that a client that stays slow has few gaps, and not one for each piece of the line.
         """
         before = self.size
-        while self.size > QUEUE_LIMIT // 2 and len(self._chunks) > 1:
+        while self.size > self._limit // 2 and len(self._chunks) > 1:
             self.size -= len(self._chunks[1])
             del self._chunks[1]
         self._gap += before - self.size
@@ -171,9 +174,9 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int], manner:
             what = "%s reads too slowly: the oldest bytes that wait for it are dropped"
             session.events.log(logging.WARNING, "slow readers", what, session.holder)
         else:
-            session.cut(f"it left {QUEUE_LIMIT} bytes unread")
+            session.cut(f"it left {manner.limit} bytes unread")
 
-    outbox = Outbox(stream, overflow)
+    outbox = Outbox(stream, overflow, manner.limit)
     if manner.history is not None and (newest := manner.history.newest):
         outbox.deliver(newest)  # in one step with what follows, so that no byte comes between
     session.listen(outbox)

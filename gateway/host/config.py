@@ -31,6 +31,7 @@ __all__ = [
     "RemoteConfig",
     "SerialConfig",
     "TcpConfig",
+    "TtyConfig",
     "one_for_each",
 ]
 
@@ -134,6 +135,17 @@ class SerialConfig:
 
 @final
 @dataclass(frozen=True, slots=True)
+class TtyConfig:
+    """The ttys of one port for programs: their names, and the mode and group of each."""
+
+    paths: tuple[str, ...] = ()
+    mode: int = 0o600
+    group: str | None = None
+    """A group that the daemon's user is in; None for the one that the kernel gives to a pty."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class PortConfig:
     """How the clients of one port, by TCP or WebSocket, share it, beside its ManagerHardware."""
 
@@ -151,6 +163,7 @@ class PortConfig:
     """The newest bytes of the line that a client hears first."""
     message: MessageRule | None = None
     """The end of a message on the byte streams of the line's clients, chained ones too; None for what a read brings."""
+    tty: TtyConfig = field(default_factory=TtyConfig)
 
 
 @final

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from gateway.host.config import PortConfig, one_for_each
-from gateway.host.toml_table import Table, Wrong, listed, listen_address, one_of, refuse_duplicates, text, whole
+from gateway.host.config import PortConfig, TtyConfig, one_for_each
+from gateway.host.toml_table import Table, Wrong, listed, listen_address, one_of, refuse_duplicates, shown, text, whole
 from protocol.endpoint import Endpoint
 from protocol.parameters.hardware import ManagerHardware
 from protocol.sharing.message_rule import MAX_GAP, MAX_MESSAGE_END, MessageRule
@@ -26,11 +27,15 @@ def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerH
     managers = tuple(_manager(table, index, serials) for index, table in enumerate(tables))
     ports = tuple(_port(table) for table in tables)
     refuse_duplicates(tables, "serial", [manager.serial for manager in managers])
+    named: dict[str, Table] = {}
     taken: dict[tuple[str, int], Table] = {}
     for table, manager, port in zip(tables, managers, ports, strict=True):
         for key in _OF_THE_OWNER:
             if key in table and manager.serial is None:
                 table.add_error(key, "requires serial, for the CPU that has the line says it to the others")
+        for path in port.tty.paths:
+            if (first := named.setdefault(path, table)) is not table:
+                table.add_error("tty.path", f"{shown(path)} is already used by {first.where}")
         for address, number in port.listen_only:
             if (first := taken.setdefault((address, number), table)) is not table:
                 table.add_error("listen_only", f"{Endpoint(address, number)} is already used by {first.where}")
@@ -60,9 +65,42 @@ def _port(table: Table) -> PortConfig:
         slow_reader=table.take("slow_reader", one_of("cut", "drop_oldest"), default.slow_reader),
         history_bytes=table.take("history_bytes", whole(0, MOST_HISTORY), default.history_bytes),
         message=_message(table),
+        tty=_tty(table.table("tty")),
     )
     table.refuse_the_rest()
     return port
+
+
+def _tty(table: Table) -> TtyConfig:
+    default = TtyConfig()
+    tty = TtyConfig(
+        paths=table.take("path", _tty_paths, default.paths),
+        mode=table.take("mode", _file_mode, default.mode),
+        group=table.take("group", text, default.group),
+    )
+    for key in ("mode", "group"):
+        if key in table and "path" not in table:
+            table.add_error(key, 'requires path; name the tty, for example "/run/daisyport/tty-P0"')
+    table.refuse_the_rest()
+    return tty
+
+
+def _tty_paths(found: object) -> tuple[str, ...]:
+    return listed(_tty_path)(found if isinstance(found, list) else [found])
+
+
+def _tty_path(found: object) -> str:
+    path = text(found)
+    if not path.startswith("/"):
+        raise Wrong.found(found, "an absolute path")
+    return os.path.normpath(path)
+
+
+def _file_mode(found: object) -> int:
+    try:
+        return whole(0, 0o777)(found)
+    except Wrong:
+        raise Wrong.found(found, "a mode in octal digits, for example 0o660") from None
 
 
 def _message(table: Table) -> MessageRule | None:

@@ -35,6 +35,7 @@ __all__ = [
     "Device",
     "Dial",
     "Listen",
+    "ProgramTty",
     "PtzSocket",
     "Serve",
     "ServiceKind",
@@ -53,6 +54,8 @@ class ServiceKind(enum.Enum):
     PTZ = "PTZServer"
     SERIAL_CGI = "SerialCGI"
     REMOTE_PORT = "RemotePortServer"
+    TTY = "Tty"
+    """Ours, under no parameter: programs that open a tty which the host's configuration names."""
     LISTEN_ONLY = "ListenOnly"
     """Ours, under no parameter: TCP clients of the host's own listeners, which may not write."""
     WEB_SOCKET = "WebSocket"
@@ -111,6 +114,19 @@ class PtzSocket:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ProgramTty:
+    """A tty for programs under the name ``path``, with the mode and, where it is named, the group of its device."""
+
+    path: str
+    mode: int = 0o600
+    group: str | None = None
+
+    def __str__(self) -> str:
+        return f"tty {self.path}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Dial:
     """A generic TCP connection to another host."""
 
@@ -133,9 +149,9 @@ class Announce:
         return f"announce port {self.port} by Bonjour"
 
 
-Spec = Device | Serve | Listen | PtzSocket | Dial | Announce
+Spec = Device | Serve | Listen | PtzSocket | ProgramTty | Dial | Announce
 
-_ORDER = (Device, Serve, Listen, PtzSocket, Dial, Announce)
+_ORDER = (Device, Serve, Listen, PtzSocket, ProgramTty, Dial, Announce)
 
 
 def order(spec: Spec) -> int:

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from gateway import __version__
 from gateway.clients.relay import LINGER
 from gateway.host import config_file
-from gateway.host.config import Config, HttpConfig, PortConfig, PtzConfig, RemoteConfig, SerialConfig, TcpConfig
+from gateway.host.config import (
+    Config,
+    HttpConfig,
+    PortConfig,
+    PtzConfig,
+    RemoteConfig,
+    SerialConfig,
+    TcpConfig,
+    TtyConfig,
+)
 from gateway.host.config_file import ConfigError
 from protocol.http.credentials import Algorithm
 from protocol.parameters.addresses import AddressList
@@ -73,6 +82,11 @@ history_bytes = 4096
 message_end = "0D0a"
 message_gap_ms = 20
 
+[port_manager.tty]
+path = ["/run/daisyport/tty-P1", "/run/daisyport/../gps"]
+mode = 0o660
+group = "dialout"
+
 [[port_manager]]
 """
 
@@ -92,6 +106,9 @@ def outcome(data: bytes) -> Config | tuple[str, ...]:
         return config_file.parse(data)
     except ConfigError as exc:
         return exc.messages
+
+
+TTYS = TtyConfig(("/run/daisyport/tty-P1", "/run/gps"), 0o660, "dialout")
 
 
 def test_every_key_of_a_whole_file_is_read() -> None:
@@ -128,7 +145,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         managers=(ManagerHardware(2, 3), ManagerHardware(1, 1), ManagerHardware(None, 2)),
         sharing=(
             PortConfig(),
-            PortConfig("last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096, LINES),
+            PortConfig("last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096, LINES, TTYS),
             PortConfig(),
         ),
     )
@@ -192,7 +209,7 @@ def test_the_example_is_accepted_and_says_what_the_defaults_are() -> None:
 
 def test_every_key_that_the_example_names_is_accepted() -> None:
     lines = EXAMPLE.read_text().splitlines()
-    wanted = [line.removeprefix("# ") if " = " in line or line.startswith("# [[") else line for line in lines]
+    wanted = [line.removeprefix("# ") if " = " in line or line.startswith("# [") else line for line in lines]
     told = errors("\n".join(wanted))
     assert told == ["serial[0].bias: requires RS485, RS485_4 or RS422 among the modes"]
 
@@ -206,7 +223,8 @@ def test_the_example_names_every_key_that_there_is() -> None:
 LINES = MessageRule(b"\r\n", 0.02)
 HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
 KEYS_OF_A_PORT = "serial, remote_port, writers, max_clients, listen_only, linger_ms, slow_reader, history_bytes, "
-KEYS_OF_A_PORT += "message_end, message_gap_ms"
+KEYS_OF_A_PORT += "message_end, message_gap_ms, tty"
+TTY = '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\n'
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
 
@@ -310,6 +328,22 @@ OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
         (
             '[[port_manager]]\nmessage_end = "ff"',
             "port_manager[0].message_end: requires serial, for the CPU that has the line says it to the others",
+        ),
+        (
+            '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\nmode = "660"',
+            "port_manager[0].tty.mode: 660 is not a mode in octal digits, for example 0o660",
+        ),
+        (
+            "[[port_manager]]\n[port_manager.tty]\nmode = 0o660",
+            'port_manager[0].tty.mode: requires path; name the tty, for example "/run/daisyport/tty-P0"',
+        ),
+        (
+            '[[port_manager]]\n[port_manager.tty]\npath = ["/run/t", "tty"]',
+            "port_manager[0].tty.path[1]: tty is not an absolute path",
+        ),
+        (
+            TTY + TTY.replace("/run/t", "/run//t"),
+            "port_manager[1].tty.path: /run/t is already used by port_manager[0]",
         ),
         (
             "[[port_manager]]\nremote_port = true",
