@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from gateway import __version__
-from gateway.cli import check, demo, devices, keygen, kick, ports, run, status, user
+from gateway.cli import check, demo, devices, health, keygen, kick, ports, run, status, user
 from gateway.cli.command import DEFAULT_CONFIG, CommandError
 from gateway.host.config_file import ConfigError
 from gateway.host.logging import for_the_journal, journal_reads
@@ -19,7 +19,7 @@ from gateway.host.logging import for_the_journal, journal_reads
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argparse itself exits with 2 for arguments that it cannot parse.
     """
     _open_standard_descriptors()
-    parser = _parser()
+    parser = make_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -67,14 +67,15 @@ def _print_error(text: str) -> None:
     print(for_the_journal(text) if journal_reads(sys.stderr.fileno(), os.environ) else text, file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="daisyport", description="A serial-port gateway that speaks the VAPIX Serial port API."
     )
     parser.add_argument("--version", action="version", version=f"daisyport {__version__}")
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
-    for command in (run, check, status, ports, devices, kick, demo, keygen, user):
+    for command in (run, check, status, health, ports, devices, kick, demo, keygen, user):
         command.add_to(commands)
     # An error in a command's arguments shows the usage of that command, and not of all.
     for each in commands.choices.values():

@@ -1,7 +1,7 @@
-"""A machine with a systemd of its own: systemd-nspawn on an overlay of this host's root, with loopback alone.
+"""A machine with a systemd of its own: systemd-nspawn on an overlay of this host's root, or on a tree.
 
-What is written there is in memory, and gone with it. A command runs in its namespaces, by nsenter(1) with the process
-id of its systemd: the host needs no machined and no bus for that.
+It has loopback alone. What is written on the overlay is in memory, and gone with it. A command runs in its namespaces,
+by nsenter(1) with the process id of its systemd: the host needs no machined and no bus for that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Machine", "booted", "wheels"]
+__all__ = ["Machine", "booted", "booted_tree", "wheels"]
 
 ROOT = Path(__file__).parents[2]
 _BOOT = 60.0
@@ -91,7 +91,6 @@ def wheels(directory: Path) -> Path:
 @contextlib.contextmanager
 def booted(packages: Path) -> Iterator[Machine]:
     """Boot a machine with the checkout in /src and ``packages`` in /wheels, until the block ends."""
-    name = f"daisyport-{os.getpid()}"
     with contextlib.ExitStack() as undo:
         base = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="daisyport-machine-", dir="/var/tmp")))
         _mount(undo, base, "-t", "tmpfs", "-o", "mode=755", "tmpfs")
@@ -101,20 +100,29 @@ def booted(packages: Path) -> Iterator[Machine]:
         layers = f"lowerdir=/,upperdir={base}/upper,workdir={base}/work"
         _mount(undo, root, "-t", "overlay", "-o", layers, "overlay")
         _furnish(root, packages)
-        process = subprocess.Popen(
-            [
-                *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--private-network"),
-                *("--link-journal=no", "--console=pipe", f"--machine={name}", "--directory", str(root)),
-                "systemd.unit=multi-user.target",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-        )
-        undo.callback(_stop, process)
+        yield undo.enter_context(booted_tree(root))
+
+
+@contextlib.contextmanager
+def booted_tree(root: Path) -> Iterator[Machine]:
+    """Boot the file system below ``root``, which has a folder /src, until the block ends."""
+    name = f"daisyport-{os.getpid()}"
+    process = subprocess.Popen(
+        [
+            *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--private-network"),
+            *("--link-journal=no", "--console=pipe", f"--machine={name}", "--directory", str(root)),
+            "systemd.unit=multi-user.target",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+    )
+    try:
         machine = Machine(root, _leader(process))
         machine.until("systemctl is-system-running", lambda state: state in ("running", "degraded"), _BOOT)
         yield machine
+    finally:
+        _stop(process)
 
 
 def _mount(undo: contextlib.ExitStack, where: Path, *options: str) -> None:

@@ -111,3 +111,17 @@ modes = ["RS232"]
     file.write_text("not TOML")
     assert main.main(["devices", "--config", str(file)]) == 0
     assert capsys.readouterr().out == "No serial device with a driver was found.\n"
+
+
+async def test_health_is_a_word_and_an_exit_status(short_path: Path) -> None:
+    with trio.fail_after(30):
+        async with running_gateway(short_path) as gateway:
+            assert (await ran(gateway, "health")).stdout == b"ok\n"
+            assert (await ran(gateway, "health", "P0")).stdout == b"ok\n"
+            gateway.lines[0].unplug()
+            await gateway.until(lambda status: status["state"] == "down")
+            assert (await ran(gateway, "health")).stdout == b"degraded\n"
+            down, unknown, odd = [await ran(gateway, "health", port) for port in ("P0", "P7", "P0?x=1")]
+    assert (down.returncode, down.stderr) == (1, b"daisyport: down\n")
+    assert (unknown.returncode, unknown.stderr) == (1, b"daisyport: 404 Not Found: no such port\n")
+    assert (odd.returncode, odd.stderr) == (1, b"daisyport: there is no port 'P0?x=1'\n")

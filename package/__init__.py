@@ -1,0 +1,1 @@
+"""What a package of Daisyport is made of, beside the program itself."""
