@@ -1,0 +1,281 @@
+"""Read a configuration of ser2net 4, and say it in ours: a pure function from its text to lines of two files.
+
+Its YAML repeats the key ``connection`` for each connection, which a mapping cannot hold; so the file is read as YAML's
+events, and every pair is kept in its order. Aliases stand for text (``*name`` as a value, ``*(name)`` within one).
+
+What there is no word for here is named, with its connection, and never dropped in silence: a line that says raw bytes
+where Telnet was spoken is a line that somebody has to know of.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+
+from protocol.parameters.settings import DATA_BITS, FAST_RATES, SLOW_RATES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Carried", "Ser2netError", "carried"]
+
+_LARGEST: Final = 1 << 20
+_DEEPEST: Final = 20
+_SPEED: Final = re.compile(r"([0-9]+)(?:([NEOMSneoms])([5-8])?([12])?)?")
+_PARITIES: Final = {"n": "None", "e": "Even", "o": "Odd"}
+_ABOUT_BYTES: Final = ("telnet", "ssl", "certauth", "mux", "conacc", "kiss", "msgdelim", "relpkt", "perf", "trace")
+"""The protocols that a ser2net stacks on a connection, of which none is spoken here."""
+
+Pairs: TypeAlias = "list[tuple[str, Value]]"
+
+
+@final
+class Ser2netError(Exception):
+    """The file cannot be read; the message says why, with the line where that is known."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value: text, or the pairs of a mapping, or the items of a list; ``anchor`` is the name it was given."""
+
+    text: str = ""
+    pairs: tuple[tuple[str, Value], ...] = ()
+    items: tuple[Value, ...] = ()
+    anchor: str = ""
+
+
+@final
+@dataclass
+class _Line:
+    """A serial device, with the first connection to it."""
+
+    device: str
+    settings: dict[str, str]
+    parameters: list[tuple[str, str]]
+    rates: list[int] = field(default_factory=list)
+    data_bits: list[int] = field(default_factory=list)
+
+
+@final
+@dataclass
+class Carried:
+    """The configuration and the parameters that a file of ser2net came to, and what of it is not carried over."""
+
+    hosts: set[str] = field(default_factory=set)
+    """The addresses that its accepters name; empty text for all of them."""
+    lines: list[_Line] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def configuration(self) -> Iterator[str]:
+        """The lines of daisyport.toml."""
+        if self.hosts == {"127.0.0.1"}:
+            yield from ("[tcp]", 'bind = ["127.0.0.1"]', "")
+        for number, line in enumerate(self.lines, start=1):
+            yield f"[[serial]]                         # Ser{number}, PortManager.P{number - 1}"
+            device = line.device.replace("\\", "\\\\").replace('"', '\\"')
+            yield f'device = "{device}"'
+            yield 'modes = ["RS232"]                  # ser2net does not say; RS485 where it is that'
+            if line.rates:
+                yield f"rates = {line.rates}"
+            if line.data_bits:
+                yield f"data_bits = {line.data_bits}"
+            yield ""
+
+    @property
+    def parameters(self) -> Iterator[str]:
+        """The lines of the parameter file."""
+        for number, line in enumerate(self.lines, start=1):
+            for name, value in line.settings.items():
+                yield f"root.Serial.Ser{number}.{name}={value}"
+            for name, value in line.parameters:
+                yield f"root.PortManager.P{number - 1}.{name}={value}"
+
+
+def carried(text: str) -> Carried:
+    """Return what a configuration of ser2net comes to. Raises Ser2netError."""
+    result = Carried()
+    words: dict[str, str] = {}
+    defaults = {"speed": "9600n81", "local": "false", "rtscts": "false", "xonxoff": "false"}
+    known: dict[str, _Line] = {}
+    for key, value in _pairs(text):
+        match key:
+            case "define":
+                words[value.anchor] = _expanded(value.text, words)
+            case "default":
+                _take_default(value, defaults, result)
+            case "connection":
+                _take_connection(value, words, defaults, known, result)
+            case _:
+                result.left.append(f"{key} {value.anchor or value.text}".strip() + ": there is nothing like it here")
+    return result
+
+
+def _take_default(value: Value, defaults: dict[str, str], result: Carried) -> None:
+    said = {key: each.text for key, each in value.pairs}
+    if said.get("name") in defaults and said.get("class", "serialdev") == "serialdev":
+        defaults[said["name"]] = said.get("value", "")
+    else:
+        result.left.append(f"default {said.get('name', '')}: there is nothing like it here")
+
+
+def _take_connection(
+    value: Value, words: dict[str, str], defaults: dict[str, str], known: dict[str, _Line], result: Carried
+) -> None:
+    """Make a line of a connection to a serial device, the first to that; say of all else why it is left out."""
+    who = value.anchor or "a connection without a name"
+    said = dict(value.pairs)
+    accepter = _expanded(_text(said, "accepter"), words)
+    kind, _, rest = _expanded(_text(said, "connector"), words).partition(",")
+    if kind.strip() not in ("serialdev", "sdev"):
+        result.left.append(f"{who}: the connector {kind.strip()} is no serial device")
+        return
+    device, *options = [word for word in re.split(r"[,\s]+", rest) if word] or [""]
+    if not (device.startswith("/") and device.isprintable()):
+        result.left.append(f"{who}: {device!a:.60} is no device")
+        return
+    if (first := known.get(device)) is not None:
+        port = dict(first.parameters).get("GenericTCPServer.Listener.Port", "none")
+        result.left.append(f"{who}: {device} has a listener already ({port}); a port has one, at one rate")
+        return
+    line = known[device] = _Line(device, {}, [])
+    result.lines.append(line)
+    _set_line(who, line, options, defaults, result)
+    wanted = _text(said, "enable").lower() not in ("off", "false", "no")
+    enabled = _set_listener(who, line, accepter, result) and wanted
+    server = "GenericTCPServer"
+    line.parameters += [(f"{server}.Enabled", "yes"), (f"{server}.Listener.Enabled", "yes" if enabled else "no")]
+    for key, each in value.pairs:
+        if key == "timeout":
+            line.parameters.append((f"{server}.Timeout", each.text if re.fullmatch("[0-9]{1,5}", each.text) else "0"))
+        elif key == "options":
+            for option, given in each.pairs:
+                if given.text.lower() not in ("", "false"):
+                    result.left.append(f"{who}: the option {option}")
+        elif key not in ("accepter", "connector", "enable"):
+            result.left.append(f"{who}: {key}")
+
+
+def _set_line(who: str, line: _Line, options: list[str], defaults: dict[str, str], result: Carried) -> None:
+    speed = defaults["speed"]
+    switches = {name: defaults[name].lower() in ("true", "yes", "on") for name in ("local", "rtscts", "xonxoff")}
+    for option in options:
+        name, equals, given = option.partition("=")
+        name = {"speed": "speed", "clocal": "local"}.get(name.lower(), name.lower())
+        if name == "speed" or _SPEED.fullmatch(option):
+            speed = given if equals else option
+        elif name in switches:
+            switches[name] = given.lower() not in ("false", "no", "off")
+        elif name.startswith("-") and name[1:] in switches:
+            switches[name[1:]] = False
+        else:
+            result.left.append(f"{who}: the line's option {option}")
+    if not switches["local"]:
+        result.left.append(f"{who}: modem control (no `local`): the line is used whatever DCD says")
+    found = _SPEED.fullmatch(speed)
+    if found is None:
+        result.left.append(f"{who}: the speed {speed}")
+        return
+    rate, parity, bits, stop = int(found[1]), (found[2] or "n").lower(), int(found[3] or 8), found[4] or "1"
+    if parity not in _PARITIES:
+        result.left.append(f"{who}: the parity {'mark' if parity == 'm' else 'space'}")
+        parity = "n"
+    if rate not in SLOW_RATES + FAST_RATES:
+        line.rates.append(rate)
+    if bits not in DATA_BITS:
+        line.data_bits.append(bits)
+    line.settings |= {"BaudRate": str(rate), "DataBits": str(bits), "Parity": _PARITIES[parity], "StopBits": stop}
+    line.settings["FlowControlRTSCTS"] = "yes" if switches["rtscts"] else "no"
+    line.settings["FlowControlXONXOFF"] = "yes" if switches["xonxoff"] else "no"
+
+
+def _set_listener(who: str, line: _Line, accepter: str, result: Carried) -> bool:
+    """Take the port of TCP at the bottom of an accepter, and name the protocols above it.
+
+    Return whether it may be opened: never to more of the network than it was.
+    """
+    parts = [part.strip() for part in re.split(r",(?![^()]*\))", accepter)]
+    while parts and parts[0].partition("(")[0] in _ABOUT_BYTES:
+        result.left.append(f"{who}: {parts[0]}: clients of this port find raw bytes over TCP")
+        parts.pop(0)
+    if not parts or parts[0].partition("(")[0] != "tcp" or not parts[-1].isdecimal():
+        result.left.append(f"{who}: the accepter {accepter}: only TCP can be listened on")
+        return False
+    host = parts[1] if len(parts) == 3 else ""
+    host = "127.0.0.1" if host == "localhost" else host
+    result.hosts.add(host)
+    line.parameters.append(("GenericTCPServer.Listener.Port", parts[-1]))
+    if host == "127.0.0.1":
+        line.parameters.append(("GenericTCPServer.AllowedIPAddresses", host))
+    elif host not in ("", "0.0.0.0", "::"):
+        result.left.append(f"{who}: the address {host}: [tcp] bind is for all ports; the listener is left closed")
+        return False
+    return True
+
+
+def _text(said: dict[str, Value], key: str) -> str:
+    return said[key].text.strip() if key in said else ""
+
+
+def _expanded(text: str, words: dict[str, str]) -> str:
+    """Put in what was defined for ``*(name)``."""
+    return re.sub(r"\*\(([^()]*)\)", lambda found: words.get(found[1], found[0]), text)
+
+
+# YAML ------------------------------------------------------------------------------------------------------------
+
+
+def _pairs(text: str) -> Iterator[tuple[str, Value]]:
+    """Yield the pairs of the file's mapping. Raises Ser2netError."""
+    import yaml
+
+    if len(text) > _LARGEST:
+        raise Ser2netError("larger than 1 MiB: this cannot be a configuration file")
+    try:
+        events = iter([event for event in yaml.parse(text, Loader=yaml.SafeLoader) if not _is_frame(event)])
+        first = next(events, None)
+        if not isinstance(first, yaml.MappingStartEvent):
+            raise Ser2netError("it is no configuration of ser2net 4: it has no `connection:`")
+        found = _read(first, events, {}, 0)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise Ser2netError(f"{where}not YAML: {getattr(exc, 'problem', None) or exc}") from None
+    yield from found.pairs
+
+
+def _is_frame(event: Any) -> bool:
+    import yaml
+
+    frames = (yaml.StreamStartEvent, yaml.StreamEndEvent, yaml.DocumentStartEvent, yaml.DocumentEndEvent)
+    return isinstance(event, frames)
+
+
+def _read(event: Any, events: Iterator[Any], anchors: dict[str, Value], depth: int) -> Value:
+    """Read the value that begins with an event."""
+    import yaml
+
+    if depth > _DEEPEST:
+        raise Ser2netError("it is nested too deep")
+    if isinstance(event, yaml.AliasEvent):
+        # A reference to a connection, as rotators have, is told by its name alone.
+        return anchors.get(event.anchor, Value(event.anchor))
+    anchor = event.anchor or ""
+    if isinstance(event, yaml.ScalarEvent):
+        value = Value(event.value, anchor=anchor)
+    elif isinstance(event, yaml.SequenceStartEvent):
+        items = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(_read(event, events, anchors, depth + 1))
+        value = Value(items=tuple(items), anchor=anchor)
+    else:
+        pairs = []
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            key = _read(event, events, anchors, depth + 1)
+            pairs.append((key.text, _read(next(events), events, anchors, depth + 1)))
+        value = Value(pairs=tuple(pairs), anchor=anchor)
+    if anchor and not value.pairs:
+        anchors[anchor] = value
+    return value
