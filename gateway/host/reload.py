@@ -32,7 +32,7 @@ AT_ONCE: Final = frozenset(
         "http.metrics_token",
     }
 )
-"""The keys that a running gateway takes up; every other waits for the next start. docs/operating.md lists them all."""
+"""The keys that a running gateway takes up; every other waits for the next start. docs/operating lists them all."""
 
 
 @final
