@@ -35,7 +35,7 @@ def status(
     started: float,
     settings: Settings,
     managers: Sequence[Manager],
-    tls: Mapping[str, str],
+    tls: Mapping[str, object],
     configuration: Mapping[str, object],
     connections: Connections,
 ) -> dict[str, object]:

@@ -81,6 +81,12 @@ def _node(status: Mapping[str, Any]) -> Iterator[Family]:
             "1 while the certificate that was last read cannot be used or is out of date.",
             bool(status["tls"]["complaint"]),
         ),
+        (
+            "tls_certificate_ends_timestamp_seconds",
+            "gauge",
+            "The time at which the certificate in force ends, in seconds since 1970.",
+            status["tls"]["certificate_ends"],
+        ),
         ("connections", "gauge", "Open connections of all clients.", connections["open"]),
         (
             "connections_refused",

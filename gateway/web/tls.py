@@ -51,6 +51,8 @@ class Certificate:
     fingerprint: str
     """SHA-256 of the certificate, as browsers and ``openssl x509 -fingerprint`` show it."""
     out_of_date: str = ""
+    ends: float | None = None
+    """When it will be out of date, in seconds since 1970; None where it is now, or never."""
 
     @classmethod
     def load(cls, path: Path, key: Path | None = None) -> Certificate:
@@ -68,7 +70,7 @@ class Certificate:
         except (ssl.SSLError, ValueError) as exc:
             raise CertificateError(_explained(path, key, exc)) from None
         fingerprint = hashlib.sha256(der).digest().hex(":").upper()
-        return cls(path, context, fingerprint, _out_of_date(path, context, found[0]))
+        return cls(path, context, fingerprint, *_dates(path, context, found[0]))
 
 
 @final
@@ -107,13 +109,14 @@ class Tls:
         logger.info("TLS: certificate %s, SHA-256 fingerprint %s", new.path, new.fingerprint)
 
     @property
-    def status(self) -> dict[str, str]:
+    def status(self) -> dict[str, object]:
         """Return the part of the status page about TLS."""
         used = self.certificate
         return {
             "certificate": str(used.path) if used else "",
             "fingerprint_sha256": used.fingerprint if used else "",
             "complaint": self.error,
+            "certificate_ends": used.ends if used else None,
         }
 
     async def secure(self, stream: trio.abc.HalfCloseableStream) -> TlsStream:
@@ -160,10 +163,11 @@ def _explained(path: Path, key: Path | None, exc: Exception) -> str:
     return f"{files}: not PEM that OpenSSL can use: {exc}"
 
 
-def _out_of_date(path: Path, context: ssl.SSLContext, pem: str) -> str:
+def _dates(path: Path, context: ssl.SSLContext, pem: str) -> tuple[str, float | None]:
     """Do a handshake with ourselves in memory, which proves that the pair works, and checks the dates.
 
-    Return OpenSSL's error about the dates, or nothing. Raise CertificateError for any other.
+    Return OpenSSL's error about the dates, or nothing, and when the certificate ends. Raise CertificateError for any
+    other error.
     """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
@@ -178,8 +182,10 @@ def _out_of_date(path: Path, context: ssl.SSLContext, pem: str) -> str:
                 side.do_handshake()
     except ssl.SSLCertVerificationError as exc:
         if exc.verify_code in _OUT_OF_DATE:
-            return exc.verify_message
+            return exc.verify_message, None
         raise CertificateError(f"{path}: {exc.verify_message}") from None
     except ssl.SSLError as exc:
         raise CertificateError(f"{path}: no TLS connection can be made with it: {exc}") from None
-    return ""
+    ends = str((far.getpeercert() or {}).get("notAfter", ""))
+    # RFC 5280, 4.1.2.5: the last second of 9999 stands for no end.
+    return "", ssl.cert_time_to_seconds(ends) if ends and not ends.endswith("9999 GMT") else None

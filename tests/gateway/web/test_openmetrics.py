@@ -119,7 +119,7 @@ STATUS: dict[str, Any] = {
     "node": "cpu1",
     "chassis": "blade 7",
     "uptime_seconds": 4711.08,
-    "tls": {"certificate": "", "fingerprint_sha256": "", "complaint": "expired"},
+    "tls": {"certificate": "", "fingerprint_sha256": "", "complaint": "expired", "certificate_ends": 1795426859.0},
     "configuration": {"errors": ["http.lisen: no such key"], "at_next_start": ["tcp.bind", "chassis"]},
     "connections": {"open": 3, "clients_turned_away": 1, "descriptors": 8192, "descriptors_reserved": 258},
     "ports": [SERIAL, REMOTE],

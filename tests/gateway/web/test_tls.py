@@ -157,6 +157,14 @@ def test_a_certificate_that_is_out_of_date_says_so(
     assert Certificate.load(written(tmp_path / "old.pem", *pem(begin, end))).out_of_date == why
 
 
+def test_it_is_known_when_a_certificate_ends(tmp_path: Path) -> None:
+    end = (NOW + YEAR).replace(microsecond=0)
+    loaded = Certificate.load(written(tmp_path / "new.pem", *pem(NOW - YEAR, end)))
+    assert loaded.ends == end.timestamp()
+    assert Certificate.load(written(tmp_path / "old.pem", *pem(NOW - 2 * YEAR, NOW - YEAR))).ends is None
+    assert Certificate.load(written(tmp_path / "own.pem", make_certificate(("cpu1",)))).ends is None
+
+
 # --- the one in force ---
 
 
@@ -214,6 +222,7 @@ async def test_without_a_certificate_tls_is_refused_and_the_log_says_why(
         "certificate": "",
         "fingerprint_sha256": "",
         "complaint": f"{tmp_path}/none.pem cannot be read: No such file or directory",
+        "certificate_ends": None,
     }
     assert "only plain HTTP is served" in caplog.text
     near, far = trio.testing.memory_stream_pair()
@@ -233,7 +242,7 @@ def test_our_own_certificate_is_made_once_and_only_its_owner_can_read_it(
     first.load()
     second.load()
     assert first.status == second.status
-    assert first.status["fingerprint_sha256"] in caplog.text
+    assert str(first.status["fingerprint_sha256"]) in caplog.text
     path = tmp_path / "tls.pem"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     (certificate,) = x509.load_pem_x509_certificates(path.read_bytes())
