@@ -139,6 +139,11 @@ class AccessControl:
             return f"the user {caller.name} was removed"
         return f"the role, the password or the ports of {caller.name} were changed"
 
+    def require_login_in_force(self, request: Request, caller: Caller) -> None:
+        """Raise DeniedError where the login with which a request began is worth nothing any more."""
+        if (why := self.revoked(caller)) is not None:
+            raise self._denied(request, None, f"This was not done to its end: {why}.")
+
     def require_role(self, request: Request, caller: Caller, role: Role) -> None:
         """Raise DeniedError where the role of an authorized caller is too low for what its request turned out to be.
 

@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
+import trio
+
 from gateway.port.rights import Right
 from gateway.state.store import StoreError
 from gateway.tasks.audit import audit
@@ -39,8 +41,6 @@ from protocol.http.serial_cgi import UNBIND, CgiError, SerialRequest, error_answ
 from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
-    import trio
-
     from gateway.clients.serial_cgi import Received, SerialCgi
     from gateway.clients.service import Service
     from gateway.state.store import Published
@@ -53,6 +53,9 @@ __all__ = ["Backend", "Port", "Route", "Routes"]
 
 _MOST_REASONS = 2000
 """Characters of reasons that one answer gives: clients have limits to the length of a header."""
+
+_LOOK_SECONDS = 0.25
+"""Between looks whether the login of a request that takes long is still in force."""
 
 logger = logging.getLogger(__name__)
 
@@ -209,13 +212,41 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
         # A read takes bytes out of the receive buffer, where the next caller would have looked for them.
         if asked.binds or asked.flush or asked.output or asked.read:
             routes.refuse_cross_site(request)
-        received = await _served(routes.backend, asked, caller, f"{caller.name} at {request.peer}")
+        received = await _served_while_in_force(routes, request, asked, caller)
     except CgiError as wrong:
         return Response(200, error_answer(str(wrong)))
     if received is None:
         return Response(204)
     early = (("Daisyport-Turn", "ended-early"),) if received.ended_early else ()
     return Response(200, serial_answer(received.data, asked.format), asked.format.content_type, early)
+
+
+async def _served_while_in_force(
+    routes: Routes, request: Request, asked: SerialRequest, caller: Caller
+) -> Received | None:
+    """Do what the request asks, unless its login is revoked meanwhile: a line may keep it waiting for long."""
+    outcome: Received | CgiError | None = None
+    cut = True
+    async with trio.open_nursery() as beside:
+
+        async def watch() -> None:
+            while routes.access.revoked(caller) is None:  # noqa: ASYNC110 -- the file of the users tells by its stamp alone
+                await trio.sleep(_LOOK_SECONDS)
+            beside.cancel_scope.cancel()
+
+        if caller.user is not None:
+            beside.start_soon(watch)
+        try:
+            outcome = await _served(routes.backend, asked, caller, f"{caller.name} at {request.peer}")
+        except CgiError as wrong:
+            outcome = wrong
+        cut = False
+        beside.cancel_scope.cancel()
+    if cut:
+        routes.access.require_login_in_force(request, caller)
+    if isinstance(outcome, CgiError):
+        raise outcome
+    return outcome
 
 
 async def _served(backend: Backend, asked: SerialRequest, caller: Caller, holder: str) -> Received | None:
