@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gateway.clients": "gateway.port gateway.tasks protocol.parameters protocol.http protocol.sharing",
         "gateway.remote_port": (
             "gateway.port gateway.tasks gateway.clients gateway.discovery protocol.parameters protocol.link"
-            " protocol.session"
+            " protocol.session protocol.sharing"
         ),
         "gateway.web": ("gateway.port gateway.tasks gateway.clients gateway.state protocol.parameters protocol.http"),
         "gateway": (

@@ -29,7 +29,7 @@ from gateway.tasks.watch import Cell
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from gateway.port.line import Claim, Line
+    from gateway.port.line import Asker, Line
     from protocol.link.reasons import Reason
     from protocol.sharing.exchange import Ending
     from protocol.sharing.message_rule import MessageRule
@@ -100,7 +100,11 @@ class Bus:
         self._parties: dict[object, object] = {}
         """The party of each reader that has one."""
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
-        self._turn_readers: tuple[Callable[[Claim | None, Ending | None], None], ...] = ()
+        self._turn_readers: tuple[Callable[[Asker | None, Ending | None], None], ...] = ()
+        self.is_reply = False
+        """Whether the bytes that are handed out just now are for ``asker`` and monitors alone."""
+        self.asker: Asker | None = None
+        """Whom they are for; None: for nobody at this CPU."""
         self._ends: dict[object, Callable[[str], None] | None] = {}
         """How to end the session of a reader that fails."""
         self._logger = PortLogger(logger, name)
@@ -140,7 +144,7 @@ class Bus:
         self._ends.pop(reader, None)
 
     def attach_for_turns(
-        self, reader: Callable[[Claim | None, Ending | None], None], end: Callable[[str], None] | None = None
+        self, reader: Callable[[Asker | None, Ending | None], None], end: Callable[[str], None] | None = None
     ) -> None:
         """Tell ``reader`` of the turns of a rule from now on: the asker at the beginning, the ending at the end.
 
@@ -149,12 +153,12 @@ class Bus:
         self._turn_readers = (*self._turn_readers, reader)
         self._ends[reader] = end
 
-    def detach_for_turns(self, reader: Callable[[Claim | None, Ending | None], None]) -> None:
+    def detach_for_turns(self, reader: Callable[[Asker | None, Ending | None], None]) -> None:
         """Tell ``reader`` nothing more. Idempotent."""
         self._turn_readers = tuple(other for other in self._turn_readers if other != reader)
         self._ends.pop(reader, None)
 
-    def turn_begins(self, asker: Claim | None) -> None:
+    def turn_begins(self, asker: Asker | None) -> None:
         """Say that what comes next is for the asker and monitors, until ``turn_ends``; None: for monitors alone."""
         self._tell_turn(asker, None)
 
@@ -162,7 +166,7 @@ class Bus:
         """Say that what comes next is for everybody again."""
         self._tell_turn(None, ending)
 
-    def _tell_turn(self, asker: Claim | None, ending: Ending | None) -> None:
+    def _tell_turn(self, asker: Asker | None, ending: Ending | None) -> None:
         for reader in self._turn_readers:
             try:
                 reader(asker, ending)
@@ -170,11 +174,13 @@ class Bus:
                 self._logger.exception("a bug: a reader of turns failed, and is detached")
                 self._fail(reader, self.detach_for_turns)
 
-    def deliver_in_turn(self, data: bytes, asker: Claim | None) -> None:
+    def deliver_in_turn(self, data: bytes, asker: Asker | None) -> None:
         """Hand ``data`` to the readers of the asker's party, and to monitors."""
         party = None if asker is None else asker.party
         hears = (other for other in self._readers if (own := self._parties.get(other)) is None or own is party)
+        self.is_reply, self.asker = True, asker
         self._deliver(data, tuple(hears))
+        self.is_reply, self.asker = False, None
 
     def deliver(self, data: bytes) -> None:
         """Hand ``data``, which the line said, to every reader: one bytes object for all."""

@@ -59,6 +59,14 @@ class Reply:
     """Seconds since the message was written."""
 
 
+class Asker(Protocol):
+    """Whoever a reply is for: a writer's claim, or one message of it that another CPU's line took."""
+
+    @property
+    def party(self) -> object:
+        """Those who hear the reply: readers with an equal one."""
+
+
 class Claim(Protocol):
     """The writer of a message, as the line knows it: whether the message is still wanted, and who counts it."""
 
@@ -115,8 +123,8 @@ class Hold(Protocol):
 class Line(Protocol):
     """The writing half of a device."""
 
-    async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
-        """Write one message whole."""
+    async def write(self, data: bytes, claim: Claim, accepted: float) -> Asker | None:
+        """Write one message whole; return as what its reply will name it, None where that is its claim."""
 
     async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Write a piece of a byte stream."""

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from gateway.port.bus import Bus, PortStatus
-    from gateway.port.line import Hold, Line, ModemLines, Reply
+    from gateway.port.line import Asker, Hold, Line, ModemLines, Reply
     from gateway.tasks.event_log import EventLog
     from gateway.tasks.watch import Cell
+    from protocol.sharing.exchange import Ending
 
 __all__ = ["Forbidden", "Handle", "Reader", "Revoked", "Router", "Session"]
 
@@ -256,16 +257,31 @@ class Session:
         self._bus.attach_for_gaps(reader, self.end)
         self._hearing.callback(self._bus.detach_for_gaps, reader)
 
+    def listen_for_turns(self, reader: Callable[[Asker | None, Ending | None], None]) -> None:
+        """Tell ``reader`` where turns under a rule begin and end, from now on; see ``Bus.attach_for_turns``."""
+        self._bus.attach_for_turns(reader, self.end)
+        self._hearing.callback(self._bus.detach_for_turns, reader)
+
+    @property
+    def is_reply(self) -> bool:
+        """Whether the bytes that a reader is handed just now are for ``asker`` and monitors alone."""
+        return self._bus.is_reply
+
+    @property
+    def asker(self) -> Asker | None:
+        """Whom they are for; None: for nobody at this CPU."""
+        return self._bus.asker
+
     # -- writing
 
-    async def write(self, data: bytes, accepted: float | None = None) -> None:
-        """Write one message whole, which was read from its client now, or at ``accepted``.
+    async def write(self, data: bytes, accepted: float | None = None) -> Asker | None:
+        """Write one message whole, which was read from its client now, or at ``accepted``; return as ``Line.write``.
 
         Raises PortDown, Revoked, or Forbidden while it is ``silent``; so do ``transfer`` and ``turn``.
         """
         line = self._accept(data)
         try:
-            await line.write(data, self, self._active_at if accepted is None else accepted)
+            return await line.write(data, self, self._active_at if accepted is None else accepted)
         except BaseException:
             self._drop_untaken()
             raise

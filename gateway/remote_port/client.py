@@ -19,7 +19,7 @@ import trio
 
 from gateway.port.log import PortLogger
 from gateway.remote_port.candidates import NobodyError
-from gateway.remote_port.line import RemoteLine
+from gateway.remote_port.line import ENDINGS, RemoteLine
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
@@ -31,6 +31,7 @@ from protocol.link.port_state import MAX_PATH
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Port
 from protocol.link.stream_frames import DownData, Gap, Turn
+from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session.client import ClientSession
 from protocol.session.send_stream import Settled
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
@@ -90,6 +91,8 @@ class RemotePortClient:
         self._expiry = trio.Event()
         self._wake_at = math.inf
         self._abandon_at = math.inf
+        self._in_turn = False
+        """The bus was told that a turn began, and not yet that it ended."""
         self.peer: Peer | None = None
         """The server that answered last; None before the first handshake."""
         self.links_lost = 0
@@ -323,23 +326,45 @@ class RemotePortClient:
     def _handle(self, event: ClientEvent, opened: bool) -> None:
         match event:
             case DownData():
-                self._bus.deliver(event.data)
+                if event.asker is None:
+                    self._bus.deliver(event.data)
+                else:
+                    self._bus.deliver_in_turn(event.data, self._line.asker(*event.asker))
             case Settled():
                 self._line.settled(event)
             case Gap():
                 self._bus.miss(event.count, event.reason)
             case Turn():
-                self._line.turned(event)
+                self._turned(event)
             case Resumed() | Port():
                 self._follow_port(event.port if isinstance(event, Resumed) else event.state)
             case Close():
                 self._closed(event.reason, opened)
+
+    def _turned(self, turn: Turn) -> None:
+        """Tell who asked for a turn that it began or ended, or the bus, where it has it by the owner's rule."""
+        self._line.turned(turn)
+        asker = self._line.asker(turn.channel, turn.offset)
+        if asker is None or not asker.by_rule:
+            return
+        if turn.phase is TurnPhase.END:
+            self._end_turn(turn.status)
+            return
+        self._end_turn(TurnStatus.ABORTED)  # the end of the one before was dropped, with a ring that was full
+        self._in_turn = True
+        self._bus.turn_begins(asker)
+
+    def _end_turn(self, status: TurnStatus) -> None:
+        if self._in_turn:
+            self._in_turn = False
+            self._bus.turn_ends(ENDINGS[status])
 
     def _follow_port(self, port: PortState) -> None:
         self._line.set_rate(port.rate)
         self._line.permit(port.rights)
         self._bus.adjusted(port.rate, port.line)
         self._bus.share(port.turn, port.message)
+        self._line.set_rule(port.turn)
         path = (*port.path, self._node.id) if port.path else ()
         # A path that is full can be used, but leads nobody further.
         self._bus.route(*path if len(path) <= MAX_PATH else (), rights=port.rights)
@@ -367,6 +392,7 @@ class RemotePortClient:
         self._line.away(math.inf)
         for settled in self._session.abandon(reason):
             self._line.settled(settled)
+        self._end_turn(TurnStatus.ABORTED)
         self._disconnect(why)
 
     def _start_over(self) -> None:
@@ -375,6 +401,7 @@ class RemotePortClient:
         self._session = ClientSession(self._node.id, self._limits)
         self._session.number = number  # so that nothing of a connection before is taken for one of this session
         self._line.abandon(self._session)
+        self._end_turn(TurnStatus.ABORTED)
         self._abandon_at = math.inf
         self._line.away(math.inf)
         self._bus.miss(0, Reason.RESTARTED)

@@ -8,6 +8,9 @@ the session has room for it; from then on these hold, for each class:
 - ``_owed`` counts the bytes of those messages by writer. It is 0 for a writer exactly when each of its bytes has its
   outcome, which is what ``begun`` and ``still`` tell.
 - ``_waiting`` counts them by class: no more is taken than the line writes within ``_AHEAD`` seconds.
+
+A reply names the message that it answers, by channel and offset. ``_asked`` finds that message again: it holds those
+that may have their reply yet, of each class the last one that had, and all behind it.
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ import trio
 from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
 from gateway.remote_port.throughput import Throughput
-from protocol.link.message_rules import MAX_MESSAGE, message_limit, portion
+from protocol.link.message_rules import MAX_MESSAGE, MAX_WAITING, message_limit, portion
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
-from protocol.link.turn_parameters import MAX_TURN_TIME, TurnParameters, TurnPhase
+from protocol.link.turn_parameters import MAX_TURN_TIME, TurnParameters, TurnPhase, TurnStatus
 from protocol.session.progress import Progress
 from protocol.session.send_stream import Settled
+from protocol.sharing.exchange import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -38,32 +42,57 @@ if TYPE_CHECKING:
     from protocol.link.stream_frames import Turn
     from protocol.session.client import ClientSession
     from protocol.session.session import AgeLimits
+    from protocol.sharing.turn_rule import TurnRule
 
-__all__ = ["CHANNELS", "RemoteLine", "RemoteTurn"]
+__all__ = ["CHANNELS", "ENDINGS", "RemoteLine", "RemoteTurn", "Taken"]
 
 CHANNELS: Final = {Right.PTZ: Channel.PTZ, Right.TCP: Channel.TCP, Right.CGI: Channel.CGI}
+
+ENDINGS: Final = {
+    TurnStatus.DELIMITER: Ending.WHOLE,
+    TurnStatus.LENGTH: Ending.WHOLE,
+    TurnStatus.RULE: Ending.WHOLE,
+    TurnStatus.SILENCE: Ending.SILENCE,
+    TurnStatus.TIME: Ending.TIME,
+    TurnStatus.ABORTED: Ending.ABORTED,
+}
+"""What an END of the wire says of a turn."""
 
 _LONGEST_LENGTH: Final = 65535
 _LONGEST_END: Final = 249
 _BITS: Final = 10
 """Bits of a character, more or less."""
-_AHEAD: Final = 5.0
-"""Seconds of line that may be taken before they are written: well within the age limit, or they would grow stale."""
+_AHEAD: Final = 0.5
+"""Seconds of line that a class may take before they are written: enough to keep a line busy over a slow link.
+
+What waits here in front of a message cannot be overtaken by it, and neither can it grow stale in front of the line.
+"""
 _NOT_HERE: Final = "the line belongs to another CPU: its modem lines and breaks can be used only there"
 _GRACE: Final = 2.0
 """Seconds that the way back may add to a reply's time."""
 
 
 @final
-class _Outcome:
-    """A message of ``claim`` that was taken, until it is known what became of all its bytes."""
+class Taken:
+    """A message of ``claim`` that was taken, until it is known what became of all its bytes; as Asker, of its reply.
 
-    def __init__(self, offset: int, size: int, claim: Claim) -> None:
-        self.progress = Progress(offset, offset + size)
+    ``by_rule`` says that it has its turn by the owner's rule, if there is one, and not by parameters of its own.
+    """
+
+    def __init__(self, offset: int, data: bytes, claim: Claim, *, by_rule: bool) -> None:
+        self.progress = Progress(offset, offset + len(data))
+        self.data = data
+        """Its bytes, while they have no outcome."""
         self.claim = claim
+        self.by_rule = by_rule
         self.known = trio.Event()
         self.lost: Reason | None = None
         """Why bytes of it were lost, if any were: the last reason."""
+
+    @property
+    def party(self) -> object:
+        """Those who hear the reply."""
+        return self.claim.party
 
 
 @final
@@ -80,8 +109,12 @@ class RemoteLine:
         self._flush = flush
         self._events = events
         self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
-        self._outcomes: dict[Channel, deque[_Outcome]] = {channel: deque() for channel in CHANNELS.values()}
+        self._outcomes: dict[Channel, deque[Taken]] = {channel: deque() for channel in CHANNELS.values()}
         self._owed: Counter[Claim] = Counter()
+        self._asked: dict[Channel, deque[Taken]] = {
+            channel: deque(maxlen=MAX_WAITING + 1) for channel in CHANNELS.values()
+        }
+        self._rule: TurnRule | None = None
         self._turns: dict[tuple[Channel, int], RemoteTurn] = {}
         self._writers = {channel: trio.lowlevel.ParkingLot() for channel in CHANNELS.values()}
         self._down: str | None = None
@@ -93,9 +126,10 @@ class RemoteLine:
         self.losses: Counter[Reason] = Counter()
         """Bytes that were taken and not written, or perhaps not (UNCERTAIN), by reason."""
 
-    async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
+    async def write(self, data: bytes, claim: Claim, accepted: float) -> Taken:
         """Take one message for the line. Raises PortDown, or what the claim says."""
-        await self.put(data, claim, accepted, None)
+        self.supersede(claim, data)
+        return await self.put(data, claim, accepted, None)
 
     async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Take a piece of a byte stream; of a long one, a portion is a message. Otherwise as ``write``."""
@@ -112,7 +146,7 @@ class RemoteLine:
         claim.check(accepted)
         return RemoteTurn(self, claim, accepted, message, reply)
 
-    async def put(self, data: bytes, claim: Claim, accepted: float, turn: TurnParameters | None) -> _Outcome:
+    async def put(self, data: bytes, claim: Claim, accepted: float, turn: TurnParameters | None) -> Taken:
         """Wait for room, and take one message."""
         channel = CHANNELS[claim.traffic]
         writers = self._writers[channel]
@@ -124,8 +158,10 @@ class RemoteLine:
         finally:
             writers.unpark()  # there may be room for the next as well
         self._waiting[channel] += len(data)
-        outcome = _Outcome(offset, len(data), claim)
+        outcome = Taken(offset, data, claim, by_rule=turn is None)
         self._outcomes[channel].append(outcome)
+        if self._rule is not None:
+            self._asked[channel].append(outcome)
         self._owed[claim] += len(data)
         self._flush()
         return outcome
@@ -149,6 +185,7 @@ class RemoteLine:
                 outcome.claim.lost(count, settled.reason)
             if not outcome.progress.left:
                 outcomes.popleft()
+                outcome.data = b""  # its reply may be awaited for long
                 outcome.known.set()
                 if not self._owed[outcome.claim]:
                     del self._owed[outcome.claim]
@@ -163,16 +200,40 @@ class RemoteLine:
             while outcomes:
                 first = outcomes[0].progress
                 self.settled(Settled(channel, first.position, first.left, Reason.UNCERTAIN))
+            self._asked[channel].clear()  # offsets begin anew
+
+    def supersede(self, claim: Claim, data: bytes) -> int:
+        """Withdraw this writer's last request if ``data`` takes its place and none of it was sent. Return 0.
+
+        What was sent stands in the owner's queue, where nobody can tell the clients of a link apart.
+        """
+        if self._rule is None:
+            return 0
+        channel = CHANNELS[claim.traffic]
+        last = next((taken for taken in reversed(self._outcomes[channel]) if taken.claim is claim), None)
+        if last is None or not last.by_rule or self._session.is_sent(channel, last.progress.start):
+            return 0
+        if self._rule.supersedes(data, last.data):
+            self.withdraw(channel, last.progress.start)
+        return 0
+
+    def asker(self, channel: Channel, offset: int) -> Taken | None:
+        """Return the message at ``offset`` that a reply is for; None where it is nobody's here.
+
+        A class has one turn after the other, so what is before it has had its own.
+        """
+        asked = self._asked.get(channel)
+        if asked is None:
+            return None
+        while asked and asked[0].progress.start < offset:
+            asked.popleft()
+        return asked[0] if asked and asked[0].progress.start == offset else None
 
     def turned(self, turn: Turn) -> None:
         """Tell whoever asked for a turn that it began or ended at the owner."""
         asker = self._turns.get((turn.channel, turn.offset))
         if asker is not None:
             asker.turned(turn.phase)
-
-    def supersede(self, claim: Claim, data: bytes) -> int:
-        """Return 0: what was taken is on its way to the owner."""
-        return 0
 
     def begun(self, claim: Claim) -> int:
         """Return how many bytes of this writer have no outcome yet."""
@@ -216,6 +277,10 @@ class RemoteLine:
     def set_rate(self, bits_per_second: int) -> None:
         """Take up the rate of the owner's line."""
         self._throughput.floor = bits_per_second / _BITS
+
+    def set_rule(self, rule: TurnRule | None) -> None:
+        """Take up the rule by which the owner has writers take turns."""
+        self._rule = rule
 
     def modem_lines(self) -> NoReturn:
         """Raise LineError: the modem lines are the owner's."""

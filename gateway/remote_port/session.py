@@ -9,6 +9,11 @@ that none waits for another, only for the line. Of each class these hold:
 - A message that is refused is settled behind all those before it, however early the refusal is known.
 - When the session ends, bytes that the line may still write are UNCERTAIN; the client's stream settles the rest.
 
+On a line with a turn rule each byte is told with the message that it answers, so that the CPUs below know whose it is.
+The line names the asker: of our own tty that is the session of a class, and the message the one that was being written
+when the turn began; of a line further away it is a message that was taken there (``_asked``), since many may be on
+their way at once.
+
 Much of this is called from elsewhere: the line's bytes come from the task of the UART, outcomes from whatever task
 writes. An unexpected exception must not reach those, so it is logged, and ends this session through ``failed``.
 """
@@ -27,19 +32,23 @@ from gateway.port.line import PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden
-from gateway.remote_port.line import CHANNELS
+from gateway.remote_port.line import CHANNELS, Taken
 from gateway.remote_port.link import now_ms
 from gateway.remote_port.throughput import Throughput
+from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import Reason
 from protocol.link.session_frames import Pong
-from protocol.link.stream_frames import Channel, Gap
+from protocol.link.stream_frames import OTHERS, Channel, Gap
+from protocol.link.stream_frames import Asker as WireAsker
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session.inbox import Message
 from protocol.session.progress import Progress
+from protocol.sharing.exchange import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gateway.port.line import Asker
     from gateway.port.log import PortLogger
     from gateway.port.router import Handle, Session
     from gateway.remote_port.link import Link
@@ -52,8 +61,18 @@ if TYPE_CHECKING:
 __all__ = ["Pace", "RemoteSession"]
 
 _AHEAD: Final = 0.25
-"""Seconds of line that a class may send ahead of it: what waits here can no longer be overtaken by a command."""
-_LEAST_WINDOW: Final = {Channel.PTZ: 2048, Channel.TCP: 2048, Channel.CGI: 4096}
+"""Seconds of line that a class may send ahead of it: what waits here can no longer be overtaken in its own class."""
+_LEAST_WINDOW: Final = 64
+"""Bytes; a longer message comes in two parts, since a receiver of the first grants the rest of it at once."""
+_BITS: Final = 10
+"""Bits of a character, more or less."""
+_STATUSES: Final = {
+    Ending.WHOLE: TurnStatus.RULE,
+    Ending.NONE: TurnStatus.RULE,
+    Ending.SILENCE: TurnStatus.SILENCE,
+    Ending.TIME: TurnStatus.TIME,
+    Ending.ABORTED: TurnStatus.ABORTED,
+}
 _MOST_WINDOW: Final = 65536
 _AT_A_TIME: Final = 0.002
 """Seconds of writing, for all sessions of a port together, before other tasks get their turn."""
@@ -137,7 +156,13 @@ class _Writer:
         """The line has charge of everything before this offset, and may write it though this writer is gone."""
         self._throughput = Throughput(0.0)
         self._retired = False
-        session.window(channel, _LEAST_WINDOW[channel])
+        session.window(channel, _LEAST_WINDOW)
+        self._current: Message | None = None
+        """The message that was begun last."""
+        self._answered: Message | None = None
+        """The message whose turn the line of our own began last."""
+        self._asked: dict[Taken, Message] = {}
+        """The messages that another CPU's line took, and that may have their turn yet, in their order."""
         self.received = 0
         self.dropped = 0
         self.line: Session | None = None
@@ -156,7 +181,7 @@ class _Writer:
             await self._pace.allow()
             if self._retired:
                 return
-            message = self._inbox.popleft()
+            message = self._current = self._inbox.popleft()
             self.received += len(message.data)
             self._under_way.append(Progress(message.offset, message.end))
             # The right may be withdrawn while we wait for the line; the message is then judged by this session of it.
@@ -169,6 +194,35 @@ class _Writer:
             except Forbidden:
                 await self._refuse(line, Reason.FORBIDDEN)
             self._pace.charge(began)
+
+    def turn_begins(self) -> None:
+        """Note that the line of our own begins the turn of the message that is being written."""
+        self._answered = self._current
+
+    def asked(self, asker: Taken | None) -> Message | None:
+        """Return the message that a reply is for: ``asker`` of another CPU's line, None of our own."""
+        if asker is None:
+            return self._answered
+        if not asker.by_rule:
+            return self._current  # its writer waits for the reply
+        if asker not in self._asked:
+            return None
+        while (oldest := next(iter(self._asked))) is not asker:  # a class has one turn after the other
+            del self._asked[oldest]
+        return self._asked[asker]
+
+    def mark(self, message: Message, phase: TurnPhase, status: TurnStatus) -> None:
+        """Tell the client where a turn of its message begins or ends. Never raises, as ``settle``."""
+        try:
+            self._session.turn(self._channel, message.offset, phase, status)
+        except Exception as exc:  # noqa: BLE001  # it is logged by failed()
+            self._failed(exc)
+        self._flush()
+
+    def set_rate(self, bits_per_second: int) -> None:
+        """Take up the line's rate."""
+        self._throughput.floor = bits_per_second / _BITS
+        self._adjust_window()
 
     def retire(self) -> None:
         """Begin no other message."""
@@ -209,8 +263,7 @@ class _Writer:
         if reason is None:
             self._session.handed(self._channel, end)
             self._throughput.add(count)
-            ahead = int(self._throughput.bytes_per_second * _AHEAD)
-            self._session.window(self._channel, min(max(ahead, _LEAST_WINDOW[self._channel]), _MOST_WINDOW))
+            self._adjust_window()
         else:
             self.dropped += count
             self._session.lost(self._channel, end, reason)
@@ -220,12 +273,20 @@ class _Writer:
         self._settled.unpark_all()
         self._flush()
 
+    def _adjust_window(self) -> None:
+        ahead = int(self._throughput.bytes_per_second * _AHEAD)
+        self._session.window(self._channel, min(max(ahead, _LEAST_WINDOW), _MOST_WINDOW))
+
     async def _write(self, message: Message, line: Session | None) -> None:
         if line is None:
             raise Forbidden("the right to this traffic class was withdrawn")
         with trio.CancelScope() as line.scope:
             if message.turn is None:
-                await line.write(message.data, message.accepted / 1000)
+                taken = await line.write(message.data, message.accepted / 1000)
+                if isinstance(taken, Taken) and line.state.value.turn_rule is not None:
+                    self._asked[taken] = message
+                    if len(self._asked) > MAX_WAITING + 1:
+                        del self._asked[next(iter(self._asked))]
                 self._taken = message.end
             else:
                 await self._converse(message, message.turn, line)
@@ -236,23 +297,25 @@ class _Writer:
         """Write in a turn, and hold it until the reply is over."""
         reply = Reply(parameters.length or math.inf, parameters.end or None, parameters.time / 1000)
 
+        begun = False
+
         def began() -> None:
+            nonlocal begun
+            begun = True
             self._reply.heard.clear()  # what came before is no answer
-            try:
-                self._mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING)
-            except Exception as exc:  # noqa: BLE001  # as in settle()
-                self._failed(exc)
+            self.mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING)
 
-        async with line.turn(message.data, reply, message.accepted / 1000) as turn:
-            with self._reply.collecting():
-                self._taken = message.end
-                await turn.write(began)
-                await turn.replied(self._reply.heard, reply)
-                self._mark(message, TurnPhase.END, _status(self._reply.heard, reply))
-
-    def _mark(self, message: Message, phase: TurnPhase, status: TurnStatus) -> None:
-        self._session.turn(self._channel, message.offset, phase, status)
-        self._flush()
+        status = TurnStatus.ABORTED
+        try:
+            async with line.turn(message.data, reply, message.accepted / 1000) as turn:
+                with self._reply.collecting():
+                    self._taken = message.end
+                    await turn.write(began)
+                    await turn.replied(self._reply.heard, reply)
+                    status = _status(self._reply.heard, reply, line.state.value.down)
+        finally:
+            if begun:
+                self.mark(message, TurnPhase.END, status)
 
     async def _refuse(self, line: Session | None, reason: Reason) -> None:
         """Lose what is left of the last message, once everything before it and on its way has its outcome."""
@@ -263,7 +326,9 @@ class _Writer:
             self.settle(last.left, Reason.INCOMPLETE if last.begun else reason)
 
 
-def _status(heard: ReceiveBuffer, reply: Reply) -> TurnStatus:
+def _status(heard: ReceiveBuffer, reply: Reply, down: str | None = None) -> TurnStatus:
+    if down is not None:
+        return TurnStatus.ABORTED
     if reply.until is not None and heard.has(reply.until):
         return TurnStatus.DELIMITER
     return TurnStatus.LENGTH if heard.size >= reply.length else TurnStatus.TIME
@@ -311,6 +376,10 @@ class RemoteSession:
         self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0))
         self._line.listen(self)
         self._line.listen_for_gaps(self.missed)
+        self._line.listen_for_turns(self.turned)
+        self._set_rate(self._line.state.value.rate)
+        self._in_turn: tuple[_Writer, Message] | None = None
+        """The message of this client that has its turn by the owner's rule, and whose it is."""
 
     @property
     def received(self) -> int:
@@ -331,13 +400,41 @@ class RemoteSession:
         """See Reader."""
         self.sent += len(data)
         try:
-            self.session.line(data)
+            asker = self._named(self._line.asker) if self._line.is_reply else None
+            self.session.line(data, asker)
         except Exception as exc:  # noqa: BLE001  # it is logged by fail(); the line's other readers must not pay for it
             self.fail(exc)
             return
         if self._reply.wanted:
             self._reply.heard.deliver(data)
         self.flush()
+
+    def turned(self, asker: Asker | None, ending: Ending | None) -> None:
+        """Tell the client where the turns of its messages by the owner's rule begin and end."""
+        if self._in_turn is not None:
+            marking, marked = self._in_turn
+            self._in_turn = None
+            marking.mark(marked, TurnPhase.END, _STATUSES[ending or Ending.ABORTED])
+        writer = self._writer(asker)
+        if writer is None:
+            return
+        if not isinstance(asker, Taken):
+            writer.turn_begins()
+        message = writer.asked(asker if isinstance(asker, Taken) else None)
+        if message is not None and message.turn is None:
+            self._in_turn = writer, message
+            writer.mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING)
+
+    def _writer(self, asker: Asker | None) -> _Writer | None:
+        """Return which of our writers asked, if one did."""
+        claim = asker.claim if isinstance(asker, Taken) else asker
+        return next((each for each in self._writers.values() if claim is not None and each.line is claim), None)
+
+    def _named(self, asker: Asker | None) -> WireAsker:
+        """Return how the client knows the asker of a reply."""
+        writer = self._writer(asker)
+        message = None if writer is None else writer.asked(asker if isinstance(asker, Taken) else None)
+        return OTHERS if message is None else WireAsker(message.channel, message.offset)
 
     def missed(self, count: int, reason: Reason) -> None:
         """Pass on to the client that some of the line never came."""
@@ -369,8 +466,13 @@ class RemoteSession:
 
     def tell(self, port: PortState) -> None:
         """Tell the client the port's state."""
+        self._set_rate(port.rate)
         self.session.port(port)
         self.flush()
+
+    def _set_rate(self, bits_per_second: int) -> None:
+        for writer in self._writers.values():
+            writer.set_rate(bits_per_second)
 
     def fail(self, error: BaseException) -> None:
         """Log an unexpected exception, and have the session ended for it, without a word.

@@ -128,6 +128,10 @@ class ClientSession:
             self._asked[channel].append(offset)
         return offset
 
+    def is_sent(self, channel: Channel, offset: int) -> bool:
+        """Return whether any of the message at ``offset`` is on its way, so that it cannot be taken back."""
+        return offset < self._streams[channel].ring.next
+
     def withdraw(self, channel: Channel, offset: int) -> list[Settled]:
         """Do not send the message at ``offset``, unless it is on its way; return what that settles."""
         self._streams[channel].withdraw(offset)

@@ -17,6 +17,7 @@ from gateway.remote_port.candidates import Candidates
 from gateway.remote_port.client import RemotePortClient
 from gateway.remote_port.server import RemotePortService
 from gateway.serial_line.arbiter import Arbiter
+from gateway.serial_line.sharing import Sharing
 from gateway.tasks.reconcile import Unit
 from protocol.link.guesses import GuessLimit
 from protocol.link.identity import NodeKey
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.discovery.bonjour import Bonjour
     from gateway.port.router import Session
     from protocol.link.reasons import Reason
+    from protocol.sharing.turn_rule import TurnRule
 
 KEY = "the key of the blade"
 _HOST = "127.0.0.1"
@@ -128,6 +130,7 @@ class Node:
     bus: Bus
     key: NodeKey
     guesses: GuessLimit = field(default_factory=GuessLimit)
+    rule: TurnRule | None = None
 
     def __post_init__(self) -> None:
         self.handle = Router({"P0": self.bus}).grant("P0", ALL, self.name)
@@ -150,9 +153,10 @@ class Node:
     def own(self, room: int = 1 << 20) -> None:
         """Own a line with a tty that takes ``room`` bytes."""
         self.tty = NarrowTty(room)
-        self.turns = Arbiter(self.tty.as_uart, self.bus)
+        self.turns = Arbiter(self.tty.as_uart, self.bus, Sharing(self.rule))
         self.bus.connect(self.turns)
         self.bus.adjusted(9600, "9600 8N1")
+        self.bus.share(self.rule, None)
         self.bus.route(self.node)
         self.nursery.start_soon(self.turns.run)
 
@@ -224,10 +228,13 @@ def node(nursery: trio.Nursery, name: str) -> Node:
 
 
 @contextlib.asynccontextmanager
-async def chained(hops: int = 1, room: int = 1 << 20) -> AsyncIterator[tuple[list[Node], list[Cable]]]:
+async def chained(
+    hops: int = 1, room: int = 1 << 20, rule: TurnRule | None = None
+) -> AsyncIterator[tuple[list[Node], list[Cable]]]:
     """An owner and ``hops`` CPUs behind it, each linked to the one before."""
     async with trio.open_nursery() as nursery:
         owner = node(nursery, "owner")
+        owner.rule = rule
         owner.own(room)
         nodes, cables = [owner], []
         for hop in range(hops):

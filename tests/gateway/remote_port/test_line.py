@@ -13,13 +13,15 @@ from gateway.port.line import LineError, PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.remote_port.line import RemoteLine
+from gateway.remote_port.throughput import Throughput
 from gateway.tasks.event_log import EventLog
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel, Turn
-from protocol.link.turn_parameters import TurnPhase, TurnStatus
+from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientSession
 from protocol.session.send_stream import Settled
 from protocol.session.session import SessionLimits
+from protocol.sharing.turn_rule import TurnRule
 from tests.gateway.line import Unwanted, Writer
 
 
@@ -126,17 +128,74 @@ async def test_what_is_not_wanted_any_more_is_not_taken() -> None:
         await remote.turn(writer, trio.current_time(), b"x", None)
 
 
-async def test_a_short_piece_is_a_message_and_a_long_one_goes_in_portions_larger_on_a_fast_line() -> None:
+async def test_a_long_piece_goes_in_portions_of_line_and_no_more_of_them_than_keep_it_busy() -> None:
     remote, writer = line(ring_bytes=65536), Writer()
+    ring = remote._session._streams[Channel.TCP].ring
     with trio.fail_after(5):
         await remote.transfer(bytes(500), writer, trio.current_time())
-        remote.set_rate(9600)
-        await remote.transfer(bytes(600), writer, trio.current_time())
-    assert [entry.size for entry in remote._session._streams[Channel.TCP].ring.unsent] == [500, *[96] * 6, 24]
+        assert ring.unsent.popleft().size == 500, "a short one is a message"
+        remote.settled(Settled(Channel.TCP, 0, 500, None))
+        remote._throughput = Throughput(960)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remote.transfer, bytes(600), writer, trio.current_time())
+            await trio.testing.wait_all_tasks_blocked()
+            assert [entry.size for entry in ring.unsent] == [96] * 5, "half a second of line"
+            remote.settled(Settled(Channel.TCP, 500, 96, None))
+            await trio.testing.wait_all_tasks_blocked()
+            assert [entry.size for entry in ring.unsent] == [96] * 6
+            remote.settled(Settled(Channel.TCP, 596, 96, None))
+    assert ring.unsent[-1].size == 24
     remote.set_rate(460_800)
     assert remote._portion == 4608
     remote.set_rate(10_000_000)
     assert remote._portion == 8192
+
+
+@pytest.mark.parametrize(
+    ("rule", "newer", "gives_way"),
+    [
+        (None, b"first", False),
+        (TurnRule("visca"), b"newer", False),
+        (TurnRule("visca"), b"first", True),
+        (TurnRule("modbus-rtu"), b"newer", True),
+    ],
+)
+@pytest.mark.parametrize("how", ["waits", "was sent", "has parameters", "is another's"])
+async def test_only_a_writers_own_request_that_was_not_sent_is_superseded_and_only_by_the_rule(
+    rule: TurnRule | None, newer: bytes, gives_way: bool, how: str
+) -> None:
+    remote, writer = line(), Writer()
+    remote.set_rule(rule)
+    parameters = TurnParameters(1, b"", 9) if how == "has parameters" else None
+    await remote.put(b"first", Writer() if how == "is another's" else writer, trio.current_time(), parameters)
+    if how == "was sent":
+        remote._session._streams[Channel.TCP].ring.advance()
+    await remote.write(newer, writer, trio.current_time())
+    assert remote.losses == ({Reason.WITHDRAWN: 5} if gives_way and how == "waits" else {})
+
+
+async def test_a_reply_finds_the_message_that_it_answers_until_a_later_one_has_its_turn() -> None:
+    remote, writer = line(), Writer()
+    remote.set_rule(TurnRule("visca"))
+    first, second = [await remote.write(data, writer, trio.current_time()) for data in (b"first", b"second")]
+    remote.settled(Settled(Channel.TCP, 0, 11, None))
+    assert remote.asker(Channel.TCP, 0) is remote.asker(Channel.TCP, 0) is first
+    assert first.party is writer
+    assert remote.asker(Channel.PTZ, 0) is None
+    assert remote.asker(Channel.LINE, 0) is None
+    assert remote.asker(Channel.TCP, 5) is second
+    assert second.data == b"", "a message that is written is kept no longer"
+    assert remote.asker(Channel.TCP, 0) is None
+    assert remote.asker(Channel.TCP, 11) is None
+
+
+async def test_another_session_knows_no_reply_to_what_the_one_before_it_took() -> None:
+    remote, writer = line(), Writer()
+    remote.set_rule(TurnRule("visca"))
+    await remote.write(b"first", writer, trio.current_time())
+    remote.abandon(ClientSession(b"n" * 16, SessionLimits()))
+    assert remote.asker(Channel.TCP, 0) is None
+    assert writer.outcomes == [(5, Reason.UNCERTAIN)]
 
 
 async def test_a_turn_begins_and_ends_when_the_owner_says_so() -> None:

@@ -25,6 +25,18 @@ async def test_what_it_carries_is_counted() -> None:
             assert not far.device.keyless
 
 
+async def test_no_more_than_a_quarter_second_of_line_may_be_sent_ahead_of_it() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, far), _):
+            (session,) = owner.service.sessions
+            windows = [inbox.stream.window for inbox in session.session._inboxes.values()]
+            assert windows == [240, 240, 240]
+            owner.bus.adjusted(300, "300 8N1")
+            await holds(lambda: [inbox.stream.window for inbox in session.session._inboxes.values()] == [64, 64, 64])
+            await far.connect(Right.TCP).write(bytes(4096))
+            await holds(lambda: len(owner.tty.taken) == 4096)
+
+
 async def test_it_hears_the_line_from_the_instant_at_which_the_session_began() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, _), _):

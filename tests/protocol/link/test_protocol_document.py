@@ -84,10 +84,7 @@ VALUES = {
     "guesses at once, an IPv6 /48": f"{guesses._WIDER[48]:g}",
     "guesses at once, all strangers together": f"{guesses._WORLD_BURST:g}",
     "their regain of a guess": f"{guesses._WORLD_PAUSE:g} s",
-    "least window of PTZ and TCP": str(
-        max(remote_session._LEAST_WINDOW[Channel.PTZ], remote_session._LEAST_WINDOW[Channel.TCP])
-    ),
-    "least window of CGI": str(remote_session._LEAST_WINDOW[Channel.CGI]),
+    "least window up": str(remote_session._LEAST_WINDOW),
     "largest window up": str(remote_session._MOST_WINDOW),
     "window down": str(remote_device._WINDOW),
     "ring down": str(remote_service._RING),
@@ -237,7 +234,6 @@ def test_the_documents_times_and_limits_are_the_codes() -> None:
 def test_both_sides_wait_for_each_other_equally_long() -> None:
     assert remote_device.RESUME_WINDOW == remote_service.RESUME_WINDOW
     assert AGE[Channel.TCP] == AGE[Channel.CGI]
-    assert remote_session._LEAST_WINDOW[Channel.PTZ] == remote_session._LEAST_WINDOW[Channel.TCP]
 
 
 def test_the_document_shows_the_record_that_is_announced() -> None:
