@@ -162,6 +162,10 @@ class Driver(Adapter):
             near.detach()
         return fd
 
+    def say(self, data: bytes) -> None:
+        """See Adapter; where the tty marks breaks and errors, it shows a byte FF as two."""
+        super().say(data.replace(b"\xff", b"\xff\xff") if self.attributes[0] & termios.PARMRK else data)
+
     def unplug(self) -> None:
         """See Adapter; what waited is lost."""
         self.advance()

@@ -21,6 +21,7 @@ from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.serial_line.arbiter import Arbiter
+from gateway.serial_line.sharing import Sharing
 from gateway.tasks.watch import Cell
 from protocol.parameters.settings import SerialPort
 from tests.gateway.line import ALL, closed, opened
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pytest
 
     from gateway.port.router import Handle, Session
+    from protocol.sharing.turn_rule import TurnRule
     from tests.sharing.driver import Driver
 
 __all__ = ["Port", "Sent", "chained_port", "line_of", "port_on"]
@@ -63,6 +65,8 @@ class Port:
     nursery: trio.Nursery
     ends: contextlib.ExitStack
     """The clients' ends of their sockets."""
+    sharing: Sharing
+    """What became of the owner's turns."""
 
     def session(self, right: Right) -> Session:
         return self.handle.attenuate(Right.READ | right, right.name or "").open(right)
@@ -134,10 +138,10 @@ def command_of(number: int) -> bytes:
     return bytes((0x81, 1, 6, 2, 24, 20, number % 64, 3, 0xFF))
 
 
-async def line_of(bus: Bus, driver: Driver, rate: int, nursery: trio.Nursery) -> Arbiter:
+async def line_of(bus: Bus, driver: Driver, rate: int, nursery: trio.Nursery, rule: TurnRule | None = None) -> Sharing:
     """Open ``driver`` as the line of this bus, as the serial device does."""
-    uart = await opened(driver.config, SerialPort(baud_rate=rate))
-    turns = Arbiter(uart, bus)
+    uart, sharing = await opened(driver.config, SerialPort(baud_rate=rate)), Sharing(rule)
+    turns = Arbiter(uart, bus, sharing)
 
     async def hear() -> None:
         with contextlib.suppress(trio.ClosedResourceError):
@@ -156,31 +160,36 @@ async def line_of(bus: Bus, driver: Driver, rate: int, nursery: trio.Nursery) ->
     bus.adjusted(rate, f"{rate} 8N1")
     for task in (turns.run, hear, close_at_the_end):
         nursery.start_soon(task)
-    return turns
+    return sharing
 
 
 @contextlib.asynccontextmanager
-async def port_on(monkeypatch: pytest.MonkeyPatch, driver: Driver, rate: int = 9600) -> AsyncIterator[Port]:
-    """Run a port whose line is ``driver``, until the block ends."""
+async def port_on(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver, rate: int = 9600, rule: TurnRule | None = None
+) -> AsyncIterator[Port]:
+    """Run a port whose line is ``driver``, until the block ends; under ``rule``, if there is one."""
     with contextlib.ExitStack() as ends:
         async with plugged(monkeypatch, driver), trio.open_nursery() as nursery:
             bus = Bus("P0")
-            await line_of(bus, driver, rate, nursery)
-            yield Port(bus, Router({"P0": bus}).grant("P0", ALL, "service"), nursery, ends)
+            sharing = await line_of(bus, driver, rate, nursery, rule)
+            yield Port(bus, Router({"P0": bus}).grant("P0", ALL, "service"), nursery, ends, sharing)
             nursery.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
 async def chained_port(
-    monkeypatch: pytest.MonkeyPatch, driver: Driver, rate: int = 9600
+    monkeypatch: pytest.MonkeyPatch, driver: Driver, rate: int = 9600, rule: TurnRule | None = None
 ) -> AsyncIterator[tuple[Port, Port]]:
     """Run a port whose line is ``driver``, and the same port at a CPU that is chained to it."""
     with contextlib.ExitStack() as ends:
         async with plugged(monkeypatch, driver), trio.open_nursery() as nursery:
             owner, far = node(nursery, "owner"), node(nursery, "cpu1")
-            await line_of(owner.bus, driver, rate, nursery)
+            sharing = await line_of(owner.bus, driver, rate, nursery, rule)
             owner.bus.route(owner.node)
             far.dial(await owner.serve())
             await far.up()
-            yield Port(owner.bus, owner.handle, nursery, ends), Port(far.bus, far.handle, nursery, ends)
+            yield (
+                Port(owner.bus, owner.handle, nursery, ends, sharing),
+                Port(far.bus, far.handle, nursery, ends, sharing),
+            )
             nursery.cancel_scope.cancel()

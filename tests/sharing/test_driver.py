@@ -140,3 +140,12 @@ async def test_another_rate_is_that_of_what_waits_too(
         await trio.sleep(240 / 960)
         assert uart.queue.waiting() == 0
         assert driver.times[-1] - began == pytest.approx(1.25)
+
+
+async def test_every_byte_that_the_line_says_is_heard_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    driver = serial_core()
+    async with opened_driver(monkeypatch, driver) as uart:
+        driver.say(bytes(range(256)))
+        assert await uart.receive() == bytes(range(256))
