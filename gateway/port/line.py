@@ -63,6 +63,10 @@ class Asker(Protocol):
     """Whoever a reply is for: a writer's claim, or one message of it that another CPU's line took."""
 
     @property
+    def holder(self) -> str:
+        """The name of the writer."""
+
+    @property
     def party(self) -> object:
         """Those who hear the reply: readers with an equal one."""
 

@@ -90,6 +90,11 @@ class Taken:
         """Why bytes of it were lost, if any were: the last reason."""
 
     @property
+    def holder(self) -> str:
+        """The name of the writer."""
+        return self.claim.holder
+
+    @property
     def party(self) -> object:
         """Those who hear the reply."""
         return self.claim.party

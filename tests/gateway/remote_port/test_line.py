@@ -180,7 +180,7 @@ async def test_a_reply_finds_the_message_that_it_answers_until_a_later_one_has_i
     first, second = [await remote.write(data, writer, trio.current_time()) for data in (b"first", b"second")]
     remote.settled(Settled(Channel.TCP, 0, 11, None))
     assert remote.asker(Channel.TCP, 0) is remote.asker(Channel.TCP, 0) is first
-    assert first.party is writer
+    assert (first.holder, first.party) == (writer.holder, writer)
     assert remote.asker(Channel.PTZ, 0) is None
     assert remote.asker(Channel.LINE, 0) is None
     assert remote.asker(Channel.TCP, 5) is second

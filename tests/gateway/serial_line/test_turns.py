@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from gateway.port.line import Claim
+    from gateway.port.line import Asker
     from gateway.port.router import Session
 
 LINE = TurnRule("line", end=b"\r", reply_timeout=0.3, reply_silence=0.02, gap=0.004, max_wait=1.0)
@@ -62,7 +62,7 @@ class Shared:
         session.listen(ear)
         return session, ear
 
-    def edge(self, asker: Claim | None, ending: Ending | None) -> None:
+    def edge(self, asker: Asker | None, ending: Ending | None) -> None:
         self.edges.append(ending if ending is not None else "nobody" if asker is None else asker.holder)
 
 
