@@ -86,6 +86,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "bytes_missed": manager.bus.missed,
         "gaps": manager.bus.gaps,
         "bytes_dropped": manager.bus.dropped,
+        "bytes_rubbish": manager.bus.rubbish,
         "path": [node.hex() for node in manager.bus.state.value.path],
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},
         **_remote_service(manager.services.remote_port),

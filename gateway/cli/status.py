@@ -87,6 +87,8 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
         f"to line   {port.get('bytes_to_line', 0):,} bytes, {port['bytes_dropped']:,} dropped, "
         f"{port.get('bytes_discarded', 0):,} discarded"
     )
+    if (sharing := port.get("sharing")) is not None:
+        yield from _sharing(sharing, port["bytes_rubbish"])
     yield ""
     for service, state in port["services"].items():
         yield f"{service:30}{state}"[:_WIDTH]
@@ -95,6 +97,20 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
     yield f"{'CLIENT':40}{'SERVICE':18}{'TO CLIENT':>11}{'WRITTEN':>11}"
     for client in port["clients"]:
         yield f"{client['holder'][:39]:40}{client['service']:18}{client['bytes_out']:>11,}{client['written']:>11,}"
+
+
+def _sharing(sharing: dict[str, Any], rubbish: int) -> Iterator[str]:
+    """Describe who has the line, and what became of its turns."""
+    held = "" if sharing.get("holder") is None else f"{sharing['holder']} for {sharing['held_ms']} ms, "
+    yield f"turn      {held}{sharing.get('waiting', 0)} waiting, longest wait {sharing['longest_wait_ms']} ms"[:_WIDTH]
+    if sharing["rule"] is not None:
+        ended = "".join(f", {count:,} {ending}" for ending, count in sharing["turns"].items())
+        counted = f"{sharing['superseded']:,} superseded, {sharing['refused']:,} refused, {rubbish:,} bytes rubbish"
+        yield from textwrap.wrap(
+            f"{sharing['rule']}{ended}, {counted}", _WIDTH, initial_indent="rule      ", subsequent_indent=" " * 10
+        )
+    for warning in sharing["warnings"]:
+        yield from textwrap.wrap(warning, _WIDTH, initial_indent="warning   ", subsequent_indent=" " * 10)
 
 
 def _links(port: dict[str, Any]) -> Iterator[str]:

@@ -184,6 +184,8 @@ class Arbiter:
         """In HELD, the turn of a writer that waits for its reply itself."""
         self._exchange: Exchange | None = None
         """Under a rule, the request that has the line: written in HELD and FINISHING, answered in ANSWERING."""
+        self._held_since = 0.0
+        """When the turn that waits for a reply was taken."""
         self._asker: Claim | None = None
         """Whose the reply is; None where there is none, or not any more."""
         self._announced = False
@@ -249,7 +251,7 @@ class Arbiter:
         The turn is over when it is closed; whoever took it hears the reply, and closes it.
         """
         await self._take(claim, accepted, message)
-        self._line_turn = LineTurn(self, claim, accepted, message)
+        self._line_turn, self._held_since = LineTurn(self, claim, accepted, message), trio.current_time()
         if self._rule is not None and message:
             self._asker = claim
             self._announce(claim)
@@ -518,7 +520,7 @@ class Arbiter:
         assert self._rule is not None
         data = bytes(await self._take(claim, accepted, data))
         self._exchange = Exchange(self._rule, data, 1 / self._pace.bytes_per_second)
-        self._asker = claim
+        self._asker, self._held_since = claim, trio.current_time()
         self._announce(claim)
         try:
             await self.put(memoryview(data), len(data), claim, accepted)
@@ -620,6 +622,16 @@ class Arbiter:
             self._turn = _Turn.ANSWERING
             self._announce(None)
             self.reconsider()
+
+    def status(self) -> dict[str, object]:
+        """Return who has the line for a reply, since how many milliseconds, and how many wait."""
+        holder = None
+        if self._line_turn is not None:
+            holder = self._line_turn.claim.holder
+        elif self._exchange is not None:
+            holder = "nobody: a late reply may come" if self._asker is None else self._asker.holder
+        held = 0.0 if holder is None else trio.current_time() - self._held_since
+        return {"holder": holder, "held_ms": round(held * 1000), "waiting": len(self._waiting)}
 
     # -- the end
 

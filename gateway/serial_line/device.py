@@ -196,6 +196,7 @@ class SerialDevice:
             "breaks": self._breaks,
             "modem_lines_rose": self._lines_rose + (0 if uart is None else uart.lines_rose),
             "driver_counters": None if counters is None else asdict(counters),
+            "sharing": self._sharing.status() | ({} if self._open is None else self._open[1].status()),
         }
 
     @contextlib.asynccontextmanager

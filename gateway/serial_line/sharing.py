@@ -31,8 +31,6 @@ class Sharing:
         """Requests whose sender sent another before they had begun."""
         self.refused = 0
         """Messages that waited for as long as they may."""
-        self.rubbish = 0
-        """Bytes of clients that are in no request."""
         self.longest_wait = 0.0
         """The longest time in seconds that a message which was written had waited for its turn."""
         self._last: dict[str, deque[Ending]] = {}
@@ -48,6 +46,17 @@ class Sharing:
         self._last[holder].append(ending)
         if len(self._last) > _HOLDERS:
             del self._last[next(iter(self._last))]
+
+    def status(self) -> dict[str, object]:
+        """Return the rule, and what was counted, as the status shows them."""
+        return {
+            "rule": None if self.rule is None else self.rule.reply,
+            "turns": {ending.value: self.turns[ending] for ending in Ending if self.turns[ending]},
+            "longest_wait_ms": round(self.longest_wait * 1000),
+            "superseded": self.superseded,
+            "refused": self.refused,
+            "warnings": self.warnings,
+        }
 
     @property
     def warnings(self) -> list[str]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -152,6 +152,9 @@ async def test_a_bus_whose_device_is_closed_says_so(tmp_path: Path) -> None:
         async with running(tmp_path) as (device, bus, _, _unit):
             shown = device.status()
             assert shown["driver_counters"] is None  # a pty does not count
+            sharing = cast("dict[str, object]", shown["sharing"])
+            assert sharing["rule"] is sharing["holder"] is None
+            assert (sharing["waiting"], sharing["turns"]) == (0, {})
             assert shown["settings_refused"] == {}
         assert bus.down is not None
         assert "closing" in bus.down

@@ -330,3 +330,26 @@ async def test_a_reply_that_is_whole_before_its_request_is_ends_the_turn_when_th
             port.tty.make_room(100)
     assert port.tty.taken == b"1\r2\r"
     assert mine.heard == b"early\r"
+
+
+async def test_the_status_tells_who_has_the_line_and_what_became_of_turns(autojump_clock: MockClock) -> None:
+    async with shared(LINE) as port:
+        (first, _), (second, _) = port.session("192.0.2.7:1"), port.session("b")
+        assert port.turns.status() == {"holder": None, "held_ms": 0, "waiting": 0}
+        await first.write(b"1\r")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.write, b"2\r")
+            await trio.sleep(0.1)
+            assert port.turns.status() == {"holder": "192.0.2.7:1", "held_ms": 100, "waiting": 1}
+            await trio.sleep(0.25)
+            assert port.turns.status()["holder"] == "nobody: a late reply may come"
+        port.turns.heard(b"two\r")
+    told = port.sharing.status()
+    assert (told["rule"], told["turns"], told["refused"]) == ("line", {"whole": 1, "time": 1}, 0)
+
+
+async def test_the_holder_of_a_turn_of_serial_cgi_is_told_too(autojump_clock: MockClock) -> None:
+    async with shared(LINE) as port:
+        cgi, _ = port.session("anna", Right.CGI)
+        async with cgi.turn(b"ask", None):
+            assert port.turns.status()["holder"] == "anna"
