@@ -62,11 +62,13 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from gateway.port.line import PortDown
+from gateway.port.rights import Right
 from gateway.serial_line.pace import Pace
 from gateway.serial_line.settings import message_limit, message_portion
 from gateway.serial_line.sharing import Sharing
 from gateway.serial_line.uart import UartError
 from gateway.serial_line.waiting import Waiter, Waiting
+from protocol.link.message_rules import PTZ_AGE_LIMIT
 from protocol.link.reasons import Reason
 from protocol.sharing.exchange import Audience, Ending, Exchange
 
@@ -227,7 +229,7 @@ class Arbiter:
         rest, done = memoryview(data), 0
         if self._is_ready(trio.current_time()):
             claim.check(accepted)
-            done = self._send(data[:portion] if self._pace.is_paced else data, claim)
+            done = self._send(data[:portion] if self._pace.is_paced else data, claim, accepted)
             if done == len(data):
                 return
         while True:
@@ -268,7 +270,7 @@ class Arbiter:
             while done < len(data) and not (done and done % portion == 0 and (paced or self._waiting)):
                 # Where somebody waits, never into the next portion: what the tty takes now cannot be taken back.
                 end = (done // portion + 1) * portion if paced or self._waiting else len(data)
-                took = self._send(data[done:end], claim)
+                took = self._send(data[done:end], claim, accepted)
                 done += took
                 if took:
                     progress = trio.current_time()
@@ -398,7 +400,7 @@ class Arbiter:
         wait = max(self._quiet_until - now, self._pace.wait(now))
         return wait if wait > _NO_TIME else 0.0
 
-    def _send(self, data: bytes | memoryview, claim: Claim) -> int:
+    def _send(self, data: bytes | memoryview, claim: Claim, accepted: float = math.inf) -> int:
         """Write what the tty takes of ``data`` now, and tell its claim. Raises PortDown."""
         try:
             took = self._uart.send_nowait(data)
@@ -406,6 +408,8 @@ class Arbiter:
             raise PortDown(str(exc)) from exc
         self.written += took
         self._pace.wrote(took)
+        if took and claim.traffic is Right.PTZ:
+            self._pace.wrote_command(accepted)
         # The bytes are in the tty, so whatever its claim does about it, they count as done: or they would be written
         # a second time.
         try:
@@ -664,6 +668,14 @@ class Arbiter:
     def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
         """Assert or release DTR and RTS. Raises UartError."""
         self._uart.set_modem_lines(dtr, rts)
+
+    def has_stale_command(self) -> bool:
+        """Return whether flow control holds a PTZ command in the driver that is too old to fire. Raises UartError."""
+        return trio.current_time() - self._pace.oldest_command() >= PTZ_AGE_LIMIT / 1000 and self._uart.is_held()
+
+    def forget_commands(self) -> None:
+        """Take note that what waited in the driver was thrown away."""
+        self._pace.forget()
 
     def update_rate(self) -> None:
         """Take up the line's rate, when its settings have changed."""

@@ -1,10 +1,10 @@
 """Run a serial port of this CPU as the device of a port manager: open it, keep it open, set it in place, close it.
 
 Whatever fails is a state that is reported and tried again, at least every two seconds. The tasks are these: ``run``
-opens and reads, ``_watch`` looks at the driver's queue, each ``Arbiter.run`` finishes what cancelled writers began, and
-the writers write for themselves. They end in this order: the bus refuses who comes, the turn under way is waited for,
-then the driver's queue, both within 1.5 s, and the descriptor is closed last, so that what a client was told is written
-has left.
+opens and reads, ``_watch`` looks at the driver's queue and throws stale commands away, each ``Arbiter.run`` finishes
+what cancelled writers began, and the writers write for themselves. They end in this order: the bus refuses who comes,
+the turn under way is waited for, then the driver's queue, both within 1.5 s, and the descriptor is closed last, so that
+what a client was told is written has left.
 
 Settings are brought into force by whoever asks, one after the other, beside all that. What is wanted is ``_line``; what
 is in force, the driver is asked each time: there is no third opinion that could grow old.
@@ -246,7 +246,7 @@ class SerialDevice:
         self._open = uart, turns
         try:
             finishers.start_soon(turns.run)
-            finishers.start_soon(self._watch, uart)
+            finishers.start_soon(self._watch, uart, turns)
             # What was set while the driver opened it; a refusal is told by ``not_in_force``.
             if uart.line != self._line:
                 await self._bring_into_force()
@@ -262,12 +262,27 @@ class SerialDevice:
         await self._close()
         raise DeviceGone(f"{self.path}: the device hung up")
 
-    async def _watch(self, uart: Uart) -> None:
+    async def _watch(self, uart: Uart, turns: Arbiter) -> None:
         """Look at the driver's queue while the device is open; a pty has none to look at."""
         while uart.queue.is_real and self._open is not None and self._open[0] is uart:
             with contextlib.suppress(UartError):  # whoever reads meets it too
                 uart.queue.look()
+                if turns.has_stale_command():
+                    await self._throw_away_commands(uart, turns)
             await trio.sleep(_LOOK)
+
+    async def _throw_away_commands(self, uart: Uart, turns: Arbiter) -> None:
+        """Purge a line that flow control has held for too long: a command must not fire because CTS rises.
+
+        What waits beside the command goes too. Without one, all waits for as long as flow control likes: whoever
+        prints wants that. Raises UartError.
+        """
+        async with self._one_change, self._hold(turns):
+            # A change of the settings may have purged it meanwhile, or closed it.
+            if self._open is not None and self._open[0] is uart and turns.has_stale_command():
+                self._logger.warning("flow control holds a PTZ command that is too old; what waits is thrown away")
+                await uart.purge()
+                turns.forget_commands()
 
     def _heard_breaks(self, count: int) -> None:
         self._breaks += count

@@ -51,6 +51,8 @@ class DriverQueue:
         self._tty = tty
         self._timing = timing
         self._seen = _Look(trio.current_time(), 0, 0, moving=True)
+        self.still_since = trio.current_time()
+        """When the queue was last seen empty, or moving."""
 
     @property
     def is_real(self) -> bool:
@@ -91,6 +93,7 @@ class DriverQueue:
         """Ask how much waits. To be called a few times a second, for the time when the device is gone."""
         unsent = self._tty.unsent
         if not unsent:
+            self.still_since = trio.current_time()
             return
         before, now, waiting = self._seen, trio.current_time(), self._tty.queued()
         written = unsent - before.unsent
@@ -98,6 +101,8 @@ class DriverQueue:
             # Of a queue that is seen for the first time nobody knows; what was written before it may be what moved.
             moving = not waiting or (before.waiting > 0 and waiting < before.waiting + written)
             self._seen = _Look(now, waiting, unsent, moving)
+            if moving:
+                self.still_since = now
         elif now - before.time >= line_time(self._timing(), _FIFO_CHARACTERS):
             self._sent(unsent)  # the queue has been empty for longer than the FIFO takes
 

@@ -10,6 +10,8 @@ A pty has no rate, and takes what its reader takes; neither has a device that is
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -40,6 +42,9 @@ class Pace:
         """When all that was written will have been carried, as the line's rate has it."""
         self._unproved = False
         """Something was written since the driver was last known to have carried all."""
+        self._written = 0
+        self._commands: deque[tuple[int, float]] = deque()
+        """Of each command that the driver may still have: where it ends in all that was written, and its time."""
         self.update_rate()
 
     def update_rate(self) -> None:
@@ -52,11 +57,26 @@ class Pace:
         """Take note that what waited was thrown away."""
         self._busy_until = trio.current_time()
         self._unproved = False
+        self._commands.clear()
 
     def wrote(self, count: int) -> None:
         """Count bytes that the driver took just now."""
         self._busy_until = max(self._busy_until, trio.current_time()) + count / self.bytes_per_second
         self._unproved = True
+        self._written += count
+
+    def wrote_command(self, accepted: float) -> None:
+        """Take note that what was just counted belongs to a command of this time."""
+        self._commands.append((self._written, accepted))
+
+    def oldest_command(self) -> float:
+        """Return the time of the oldest command that the driver still has; infinite for none. Raises UartError."""
+        if not self._commands:
+            return math.inf
+        carried = self._written - self._uart.queue.waiting()
+        while self._commands and self._commands[0][0] <= carried:
+            self._commands.popleft()
+        return min((accepted for _, accepted in self._commands), default=math.inf)
 
     def clear_at(self, now: float) -> float:
         """Return when all that was written has left the wire, at the line's rate; ``now`` where that is past."""

@@ -437,6 +437,11 @@ class Uart:
             raise LineBusy(self.device, left)
         await self.purge()
 
+    def is_held(self) -> bool:
+        """Return whether something waits in the driver that flow control holds, as far as ``queue.look`` has seen."""
+        waiting = self._tty.queued()
+        return waiting > 0 and self._held(waiting, waiting, trio.current_time() - self.queue.still_since)
+
     def _held(self, before: int, left: int, seconds: float) -> bool:
         """Return whether flow control holds the line: ``left`` bytes wait, of ``before`` that did in ``seconds``.
 

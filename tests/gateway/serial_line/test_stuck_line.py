@@ -19,6 +19,7 @@ import trio.testing
 
 from gateway.port.bus import Bus
 from gateway.port.line import PortDown
+from gateway.port.rights import Right
 from gateway.serial_line.device import SerialDevice
 from gateway.serial_line.driver_call import DriverCall
 from gateway.serial_line.uart import DeviceGone, LineBusy, Uart, UartError
@@ -486,6 +487,76 @@ async def test_what_was_sent_long_ago_is_not_counted_when_it_is_unplugged(
             uart.queue.look()
         adapter.unplug()
     assert uart.discarded == 0
+
+
+# Commands that are too old
+
+
+async def test_a_command_in_a_held_driver_is_thrown_away_when_it_is_stale_and_does_not_fire_later(
+    adapter: Adapter, autojump_clock: MockClock
+) -> None:
+    adapter.cts, adapter.flushes = False, True
+    with trio.fail_after(60):
+        async with running(adapter, CTS) as (device, _):
+            await device._bus.line.write(b"turn left", Writer(Right.PTZ), trio.current_time())
+            await trio.sleep(1.5)
+            assert device.totals == (9, 0)
+            await trio.sleep(1)
+            assert device.totals == (9, 9)
+            adapter.cts = True
+            await device._bus.line.write(b"stop", Writer(Right.PTZ), trio.current_time())
+            await trio.sleep(1)
+            assert (device.totals, adapter.sent) == ((13, 9), b"stop")
+
+
+async def test_a_driver_that_does_not_flush_is_closed_and_opened_for_a_stale_command(adapter: Adapter) -> None:
+    adapter.cts = False
+    with trio.fail_after(10):
+        async with running(adapter, CTS) as (device, _):
+            await device._bus.line.write(b"turn left", Writer(Right.PTZ), trio.current_time() - 2)
+            while device.totals != (9, 9):
+                await trio.lowlevel.checkpoint()
+            adapter.cts = True
+            await device._bus.line.write(b"stop", Writer(Right.PTZ), trio.current_time())
+            while adapter.sent != b"stop":
+                await trio.lowlevel.checkpoint()
+                adapter.advance()
+
+
+@pytest.mark.parametrize(("traffic", "cts"), [(Right.TCP, False), (Right.PTZ, True)])
+async def test_a_printers_bytes_wait_for_cts_and_commands_that_the_line_carried_are_no_more_to_do(
+    adapter: Adapter, autojump_clock: MockClock, traffic: Right, cts: bool
+) -> None:
+    adapter.cts, adapter.flushes = cts, True
+    with trio.fail_after(120):
+        async with running(adapter, CTS) as (device, _):
+            await device._bus.line.write(b"some line", Writer(traffic), trio.current_time())
+            await trio.sleep(60)
+            adapter.cts = True
+            await trio.sleep(1)
+            adapter.advance()
+            assert (device.totals, adapter.sent) == ((9, 0), b"some line")
+
+
+async def test_a_command_that_the_line_has_carried_costs_nobody_behind_it_a_byte(
+    adapter: Adapter, autojump_clock: MockClock
+) -> None:
+    adapter.flushes = True
+    with trio.fail_after(120):
+        async with running(adapter, CTS) as (device, _):
+            write = device._bus.line.write
+            await write(b"turn left", Writer(Right.PTZ), trio.current_time())
+            for _ in range(30):  # something always waits in the driver
+                await write(bytes(100), Writer(), trio.current_time())
+                await trio.sleep(0.1)
+            adapter.cts = False
+            await write(bytes(100), Writer(), trio.current_time())
+            await trio.sleep(1)
+            adapter.cts = True
+            await trio.sleep(1)
+            adapter.advance()
+            assert device.totals == (3109, 0)
+            assert len(adapter.sent) == 3109
 
 
 # The line is ours
