@@ -202,16 +202,19 @@ async def test_forty_callers_of_http_without_a_login_that_never_stop_asking_dela
 ) -> None:
     async def ask(port: int) -> None:
         while True:
-            with suppress(OSError, trio.BrokenResourceError):
+            with suppress(OSError):
                 async with await trio.open_tcp_stream("127.0.0.1", port) as stream, trio.open_nursery() as nursery:
                     nursery.start_soon(swallow, stream)
-                    while True:
-                        await stream.send_all(REQUESTS[kind])
+                    with suppress(trio.BrokenResourceError):
+                        while True:
+                            await stream.send_all(REQUESTS[kind])
+                    nursery.cancel_scope.cancel()
             await trio.sleep(0.01)
 
     async def swallow(stream: trio.SocketStream) -> None:
-        async for _ in stream:
-            pass
+        with suppress(trio.BrokenResourceError):
+            async for _ in stream:
+                pass
 
     with trio.fail_after(60):
         async with besieged(tmp_path) as siege, siege.unharmed(), trio.open_nursery() as nursery:
