@@ -157,6 +157,7 @@ async def line_of(bus: Bus, driver: Driver, rate: int, nursery: trio.Nursery, ru
                 await closed(uart)
 
     bus.connect(turns)
+    bus.share(rule, None)
     bus.adjusted(rate, f"{rate} 8N1")
     for task in (turns.run, hear, close_at_the_end):
         nursery.start_soon(task)

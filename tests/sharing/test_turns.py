@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from gateway.port.rights import Right
 from protocol.sharing import modbus_rtu
 from protocol.sharing.turn_rule import TurnRule
 from tests.sharing.driver import ftdi_sio, serial_core
-from tests.sharing.port import port_on
+from tests.sharing.port import chained_port, port_on
 from tests.sharing.wire import register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio.testing import MockClock
-
     from tests.sharing.driver import Driver
     from tests.sharing.port import Port
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """A clock that jumps only when no socket of a link has anything on its way."""
+    return MockClock(autojump_threshold=0.003)
+
 
 RULE = TurnRule("modbus-rtu")
 COUNT = 10
@@ -143,6 +149,23 @@ async def test_two_masters_have_half_of_the_line_each_and_lose_none_of_it(
         masters = await poll(seconds, Master(port, 200), Master(port, 300))
     assert units.destroyed == 0
     assert_shared([alone])
+    assert_shared(masters)
+    assert sum(master.right for master in masters) >= 0.97 * alone.right
+
+
+@RATES
+@pytest.mark.parametrize("both", [False, True], ids=["one of them chained", "both chained"])
+async def test_two_masters_of_which_one_is_chained_share_the_line_as_well(
+    monkeypatch: pytest.MonkeyPatch, clock: MockClock, rate: int, both: bool
+) -> None:
+    driver = serial_core()
+    async with chained_port(monkeypatch, driver, rate, RULE) as (owner, far):
+        units = Bus485(driver)
+        owner.nursery.start_soon(units.run)
+        seconds = 5 if rate == 9600 else 1
+        (alone,) = await poll(seconds, Master(owner, 100))
+        masters = await poll(seconds, Master(far if both else owner, 200), Master(far, 300))
+    assert units.destroyed == 0
     assert_shared(masters)
     assert sum(master.right for master in masters) >= 0.97 * alone.right
 
