@@ -16,20 +16,27 @@ if TYPE_CHECKING:
     from gateway.port.plan import Device
     from protocol.link.identity import NodeKey
     from protocol.parameters.settings import Settings
+    from protocol.sharing.turn_rule import TurnRule
 
 __all__ = ["make_device"]
 
 
 def make_device(
-    spec: Device, bus: Bus, settings: Settings, config: Config, node: NodeKey, bonjour: Bonjour
+    spec: Device,
+    bus: Bus,
+    settings: Settings,
+    config: Config,
+    node: NodeKey,
+    bonjour: Bonjour,
+    rule: TurnRule | None = None,
 ) -> PortDevice:
     """Return the device that ``spec`` names, with its part of ``settings``, to be run on ``bus``.
 
-    ``config``, ``node`` (its key pair) and ``bonjour`` are this host's.
+    ``config``, ``node`` (its key pair) and ``bonjour`` are this host's; ``rule`` is that of the turns of its own line.
     """
     if spec.type is PortType.SERIAL:
         line = settings.serial.ports[spec.number - 1]
-        return SerialDevice(bus, spec.number, config.serial[spec.number - 1], line, node.id)
+        return SerialDevice(bus, spec.number, config.serial[spec.number - 1], line, node.id, rule)
     # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
     from gateway.remote_port.candidates import Candidates
     from gateway.remote_port.client import RemotePortClient

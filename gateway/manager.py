@@ -318,11 +318,12 @@ class Manager:
 
     def _make_device(self, spec: Device) -> PortDevice:
         host = self._host
-        return make_device(spec, self.bus, self._published.value.settings, host.config, host.node, host.bonjour)
+        settings, rule = self._published.value.settings, self._port.turn
+        return make_device(spec, self.bus, settings, host.config, host.node, host.bonjour, rule)
 
     async def _run_device(self, spec: Device, unit: Unit) -> None:
         if spec.type is PortType.SERIAL:
-            self.bus.share(None, self._port.message)  # of a line of another CPU, that one tells them
+            self.bus.share(self._port.turn, self._port.message)  # of a line of another CPU, that one tells them
             await self.devices[spec.type].run(unit)
             return
         device = self.devices[spec.type] = self._make_device(spec)

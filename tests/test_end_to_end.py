@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from gateway.host.config import PortConfig
 from protocol.parameters.hardware import ManagerHardware
+from protocol.sharing.turn_rule import TurnRule
 from tests.helpers import free_port, needs_curl, running_gateway
 
 if TYPE_CHECKING:
@@ -525,3 +527,20 @@ async def test_who_may_not_update_is_told_to_log_in_as_somebody_else(tmp_path: P
             target = "/axis-cgi/param.cgi?action=update&PortManager.P0.PortEnabled=no"
             answer = await gateway.curl(target, "-w", "%{http_code}", user=role)
             assert "401" in answer if role == "viewer" else "# Error: Error setting" in answer
+
+
+async def test_a_reply_is_its_senders_alone_where_the_host_declares_turns(tmp_path: Path) -> None:
+    turns = PortConfig(turn=TurnRule("line", end=b"\r\n", reply_timeout=9.0))
+    with trio.fail_after(15):
+        async with running_gateway(tmp_path, sharing=(turns,)) as gateway:
+            port = await gateway.open_tcp()
+            async with await client(port) as one, await client(port) as two:
+                await connected(gateway, 2)
+                for asker in (one, two):
+                    await asker.send_all(b"?\r\n")
+                    assert await gateway.lines[0].hear(3) == b"?\r\n"
+                    await gateway.lines[0].say(b"reply\r\n")
+                    assert await receive_exactly(asker, 7) == b"reply\r\n"
+                await gateway.lines[0].say(b"to all")
+                assert await receive_exactly(one, 6) == b"to all"
+                assert await receive_exactly(two, 6) == b"to all"

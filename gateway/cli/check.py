@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, final
 
 from gateway.cli.command import add_config_option, configuration, describe, is_made_up
 from gateway.serial_line.adapters import advice
+from gateway.serial_line.settings import bytes_per_second
 from gateway.state import atomic_file
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from gateway.host.config import Config
 
 __all__ = ["add_to"]
+
+_REQUEST = 16
+"""Bytes of a request as most are; those of Modbus that write many registers are longer, and their replies short."""
+_LONGEST_TURN = 1.5
+"""Seconds of a turn behind which a PTZ command is still sent in time, whoever else comes before it."""
 
 
 def add_to(commands: Commands) -> None:
@@ -179,6 +185,15 @@ def _parameters(config: Config, found: _Findings) -> None:
                 f'port_manager[{index}].writers: with "last" whoever connects takes the line from who has it; '
                 f"PortManager.P{index}.GenericTCPServer.AllowedIPAddresses says who may connect, and is empty"
             )
+        rule, serial = config.port(index).turn, config.managers[index].serial
+        if rule is not None and serial is not None:
+            port = restored.settings.serial.ports[serial - 1]
+            course = rule.longest_course(_REQUEST, 1 / bytes_per_second(port))
+            if course > _LONGEST_TURN:
+                found.warnings.append(
+                    f"port_manager[{index}].turn: at {port.baud_rate} bits a second one turn may take {course:.1f} s, "
+                    f"and PTZ commands that wait for 2 s are dropped"
+                )
 
 
 def _devices(config: Config, found: _Findings) -> None:

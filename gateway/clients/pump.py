@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 AHEAD: Final = 64
 """Packets of a PTZ driver that are read while the line is busy."""
-_WITH_REQUESTS: Final = {"modbus-rtu", "visca"}
-"""The kinds of reply whose requests can be told from each other; of the others a request is a message."""
 
 
 @final
@@ -135,7 +133,7 @@ class Pump:
             return []
         left = self._finished()
         self._rubbish = 0
-        if state.turn_rule is not None and state.turn_rule.reply in _WITH_REQUESTS:
+        if state.turn_rule is not None and state.turn_rule.has_requests:
             self._cut = RequestSplitter(state.turn_rule)
         else:
             self._cut = None if state.message_rule is None else MessageJoiner(state.message_rule)

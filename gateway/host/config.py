@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from protocol.sharing.message_rule import MessageRule
+    from protocol.sharing.turn_rule import TurnRule
 
 __all__ = [
     "BonjourConfig",
@@ -161,6 +162,8 @@ class PortConfig:
     """The end of a client that reads too slowly, or of the oldest bytes that wait for it."""
     history_bytes: int = 0
     """The newest bytes of the line that a client hears first."""
+    turn: TurnRule | None = None
+    """The rule of the line's turns; None where everybody may write at any time."""
     message: MessageRule | None = None
     """The end of a message on the byte streams of the line's clients, chained ones too; None for what a read brings."""
     tty: TtyConfig = field(default_factory=TtyConfig)

@@ -6,19 +6,33 @@ import os
 from typing import TYPE_CHECKING
 
 from gateway.host.config import PortConfig, TtyConfig, one_for_each
-from gateway.host.toml_table import Table, Wrong, listed, listen_address, one_of, refuse_duplicates, shown, text, whole
+from gateway.host.toml_table import (
+    Table,
+    Wrong,
+    listed,
+    listen_address,
+    one_of,
+    refuse_duplicates,
+    shown,
+    text,
+    truth,
+    whole,
+)
 from protocol.endpoint import Endpoint
 from protocol.parameters.hardware import ManagerHardware
 from protocol.sharing.message_rule import MAX_GAP, MAX_MESSAGE_END, MessageRule
+from protocol.sharing.turn_rule import KINDS, MAX_END, MAX_REPLY, MAX_TIME, TurnRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from protocol.sharing.turn_rule import ReplyKind, ReplyTo
 
 __all__ = ["port_managers"]
 
 MOST_LINGER = 60_000
 MOST_HISTORY = 65_536  # far less than a client may leave unread, or its first bytes would cut it
-_OF_THE_OWNER = ("message_end", "message_gap_ms")
+_OF_THE_OWNER = ("message_end", "message_gap_ms", "turn")
 """What the CPU that has the line says; those that are chained to it learn it over their links."""
 
 
@@ -57,6 +71,7 @@ def _manager(table: Table, index: int, serials: int) -> ManagerHardware:
 
 def _port(table: Table) -> PortConfig:
     default = PortConfig()
+    turn = table.table("turn")
     port = PortConfig(
         writers=table.take("writers", one_of("all", "first", "last"), default.writers),
         max_clients=table.take("max_clients", whole(1, 256), default.max_clients),
@@ -64,9 +79,13 @@ def _port(table: Table) -> PortConfig:
         linger=table.take("linger_ms", whole(0, MOST_LINGER), round(default.linger * 1000)) / 1000,
         slow_reader=table.take("slow_reader", one_of("cut", "drop_oldest"), default.slow_reader),
         history_bytes=table.take("history_bytes", whole(0, MOST_HISTORY), default.history_bytes),
+        turn=_turn(turn) if "turn" in table else None,
         message=_message(table),
         tty=_tty(table.table("tty")),
     )
+    if port.turn is not None and port.turn.has_requests and port.message is not None:
+        key = "message_end" if "message_end" in table else "message_gap_ms"
+        table.add_error(key, f'has no place beside turn.reply = "{port.turn.reply}", which tells messages by itself')
     table.refuse_the_rest()
     return port
 
@@ -101,6 +120,40 @@ def _file_mode(found: object) -> int:
         return whole(0, 0o777)(found)
     except Wrong:
         raise Wrong.found(found, "a mode in octal digits, for example 0o660") from None
+
+
+def _turn(table: Table) -> TurnRule | None:
+    """Read [port_manager.turn]; None where it has an error."""
+    end = table.take("reply_end", _hex(MAX_END), b"")
+    length = table.take("reply_length", whole(1, MAX_REPLY), 0)
+    implied: ReplyKind | None = "line" if "reply_end" in table else "length" if "reply_length" in table else None
+    reply = table.take("reply", one_of(*KINDS), implied)
+    default = TurnRule("none")
+
+    def seconds(key: str, otherwise: float) -> float:
+        return table.take(key, whole(1, round(MAX_TIME * 1000)), otherwise * 1000) / 1000
+
+    timeout = seconds("reply_timeout_ms", default.reply_timeout)
+    silence = seconds("reply_silence_ms", default.reply_silence)
+    quiet = table.take("gap_ms", whole(0, round(MAX_TIME * 1000)), None)
+    gap = None if quiet is None else quiet / 1000
+    longest_wait = seconds("max_wait_ms", default.max_wait)
+    reply_to: ReplyTo = table.take("reply_to", one_of("sender", "all"), default.reply_to)
+    echo = table.take("echo", truth, default=False)
+    table.refuse_the_rest()
+    if reply is None:
+        if "reply" not in table:
+            table.add_error("reply", f"missing; how the end of a reply is known: one of {', '.join(KINDS)}")
+        return None
+    if ("reply_end" in table) != (reply == "line"):
+        table.add_error("reply_end", 'the bytes that end a reply belong to reply = "line", and to no other')
+        return None
+    if ("reply_length" in table) != (reply == "length"):
+        table.add_error("reply_length", 'the length of a reply belongs to reply = "length", and to no other')
+        return None
+    if (reply == "line" and not end) or (reply == "length" and not length):
+        return None  # it is wrong, and told
+    return TurnRule(reply, end, length, timeout, silence, gap, longest_wait, reply_to, echo)
 
 
 def _message(table: Table) -> MessageRule | None:

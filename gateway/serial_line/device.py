@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gateway.tasks.reconcile import Unit
     from protocol.link.reasons import Reason
     from protocol.parameters.settings import SerialPort, Settings
+    from protocol.sharing.turn_rule import TurnRule
 
 __all__ = ["SerialDevice"]
 
@@ -79,15 +80,26 @@ _HOUSEKEEPING = _Housekeeping()
 
 @final
 class SerialDevice:
-    """Serial.Ser# ``number`` on its bus, while ``run()`` runs; ``node`` is the id of this node."""
+    """Serial.Ser# ``number`` on its bus, while ``run()`` runs; ``node`` is the id of this node.
 
-    def __init__(self, bus: Bus, number: int, config: SerialConfig, line: SerialPort, node: bytes = b"") -> None:
+    ``rule`` is that of its turns, if its writers take turns that wait for replies.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        number: int,
+        config: SerialConfig,
+        line: SerialPort,
+        node: bytes = b"",
+        rule: TurnRule | None = None,
+    ) -> None:
         self._bus = bus
         self._number = number
         self._config = config
         self._line = line
         self._node = node
-        self._sharing = Sharing(None)
+        self._sharing = Sharing(rule)
         self._logger = PortLogger(logger, bus.name)
         self._open: tuple[Uart, Arbiter] | None = None
         self._last: Uart | None = None

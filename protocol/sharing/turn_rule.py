@@ -75,6 +75,11 @@ class TurnRule:
 
     # -- a request
 
+    @property
+    def has_requests(self) -> bool:
+        """Return whether the rule tells where a request ends: elsewhere one is a message."""
+        return self.reply in ("modbus-rtu", "visca")
+
     def expects_reply(self, request: bytes) -> bool:
         """Return whether anybody answers ``request``: nobody does to a broadcast of Modbus."""
         if self.reply == "modbus-rtu":

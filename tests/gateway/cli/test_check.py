@@ -101,6 +101,25 @@ def test_a_port_that_whoever_connects_takes_over_is_warned_of(
     assert (warning in done.stdout) is warns
 
 
+@pytest.mark.parametrize(
+    ("rate", "turn", "warns"),
+    [
+        (9600, 'reply = "modbus-rtu"', False),
+        (1200, 'reply = "modbus-rtu"', True),
+        (9600, 'reply = "visca"\nreply_timeout_ms = 1500', True),
+        (1200, 'reply = "none"', False),
+    ],
+)
+def test_turns_that_make_commands_stale_are_warned_of(tmp_path: Path, rate: int, turn: str, *, warns: bool) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/parameters").write_text(f"Serial.Ser1.BaudRate={rate}\n")
+    port = "[[port_manager]]\nserial = 1\n[port_manager.turn]\n"
+    done = check(tmp_path, f'[[serial]]\ndevice = "/dev/none"\n{port}{turn}')
+    assert done.returncode == 0, done.stderr
+    warning = f"Warning: port_manager[0].turn: at {rate} bits a second one turn may take "
+    assert (warning in done.stdout) is warns
+
+
 def test_stored_parameters_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state/parameters").write_text("root.Serial.Ser1.BaudRate=many\n")

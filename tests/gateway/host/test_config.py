@@ -27,6 +27,7 @@ from protocol.http.credentials import Algorithm
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, PortMode, SerialHardware
 from protocol.sharing.message_rule import MessageRule
+from protocol.sharing.turn_rule import TurnRule
 
 EXAMPLE = Path(__file__).parents[3] / "systemd/daisyport.toml"
 BY_ID = "/dev/serial/by-id/usb-FTDI_FT232R_USB_UART_A50285BI-if00-port0"
@@ -145,7 +146,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         managers=(ManagerHardware(2, 3), ManagerHardware(1, 1), ManagerHardware(None, 2)),
         sharing=(
             PortConfig(),
-            PortConfig("last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096, LINES, TTYS),
+            PortConfig("last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096, None, LINES, TTYS),
             PortConfig(),
         ),
     )
@@ -211,7 +212,10 @@ def test_every_key_that_the_example_names_is_accepted() -> None:
     lines = EXAMPLE.read_text().splitlines()
     wanted = [line.removeprefix("# ") if " = " in line or line.startswith("# [") else line for line in lines]
     told = errors("\n".join(wanted))
-    assert told == ["serial[0].bias: requires RS485, RS485_4 or RS422 among the modes"]
+    assert told == [
+        "serial[0].bias: requires RS485, RS485_4 or RS422 among the modes",
+        'port_manager[0].turn.reply_end: the bytes that end a reply belong to reply = "line", and to no other',
+    ]
 
 
 def test_the_example_names_every_key_that_there_is() -> None:
@@ -222,11 +226,76 @@ def test_the_example_names_every_key_that_there_is() -> None:
 
 LINES = MessageRule(b"\r\n", 0.02)
 HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
-KEYS_OF_A_PORT = "serial, remote_port, writers, max_clients, listen_only, linger_ms, slow_reader, history_bytes, "
-KEYS_OF_A_PORT += "message_end, message_gap_ms, tty"
+KEYS_OF_A_PORT = "serial, remote_port, turn, writers, max_clients, listen_only, linger_ms, slow_reader, "
+KEYS_OF_A_PORT += "history_bytes, message_end, message_gap_ms, tty"
 TTY = '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\n'
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
+
+
+KINDS = "none, modbus-rtu, visca, line, length, silence"
+WRONG_TURNS = (
+    ("[port_manager.turn]", f"turn.reply: missing; how the end of a reply is known: one of {KINDS}"),
+    ('[port_manager.turn]\nreply = "modbus"', f"turn.reply: modbus is not one of {KINDS}"),
+    (
+        '[port_manager.turn]\nreply = "line"',
+        'turn.reply_end: the bytes that end a reply belong to reply = "line", and to no other',
+    ),
+    (
+        '[port_manager.turn]\nreply_end = "0d"\nreply_length = 3',
+        'turn.reply_length: the length of a reply belongs to reply = "length", and to no other',
+    ),
+    ('[port_manager.turn]\nreply_end = "0"', f"turn.reply_end: 0 is not {HEX}"),
+    ("[port_manager.turn]\nreply_length = 1025", "turn.reply_length: 1025 is not a whole number from 1 to 1024"),
+    (
+        '[port_manager.turn]\nreply = "visca"\nreply_timeout_ms = 0',
+        "turn.reply_timeout_ms: 0 is not a whole number from 1 to 9000",
+    ),
+    (
+        '[port_manager.turn]\nreply = "visca"\nreply_silence_ms = 9001',
+        "turn.reply_silence_ms: 9001 is not a whole number from 1 to 9000",
+    ),
+    ('[port_manager.turn]\nreply = "visca"\ngap_ms = -1', "turn.gap_ms: -1 is not a whole number from 0 to 9000"),
+    (
+        '[port_manager.turn]\nreply = "visca"\nmax_wait_ms = 0',
+        "turn.max_wait_ms: 0 is not a whole number from 1 to 9000",
+    ),
+    ('[port_manager.turn]\nreply = "visca"\nreply_to = "me"', "turn.reply_to: me is not one of sender, all"),
+    ('[port_manager.turn]\nreply = "visca"\necho = 1', "turn.echo: 1 is not true or false"),
+    ('[port_manager.turn]\nreply = "visca"\nreply_ms = 1', "turn.reply_ms: no such key; did you mean reply?"),
+    (
+        'message_gap_ms = 5\n[port_manager.turn]\nreply = "visca"',
+        'message_gap_ms: has no place beside turn.reply = "visca", which tells messages by itself',
+    ),
+    (
+        'message_end = "ff"\n[port_manager.turn]\nreply = "modbus-rtu"',
+        'message_end: has no place beside turn.reply = "modbus-rtu", which tells messages by itself',
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "rule"),
+    [
+        ('reply = "modbus-rtu"', TurnRule("modbus-rtu")),
+        ('reply = "silence"', TurnRule("silence")),
+        ('reply = "none"\ngap_ms = 0', TurnRule("none", gap=0.0)),
+        ('reply_end = "0d0a"', TurnRule("line", end=b"\r\n")),
+        ('reply = "line"\nreply_end = "0d"', TurnRule("line", end=b"\r")),
+        ("reply_length = 1024", TurnRule("length", length=1024)),
+        (
+            'reply = "visca"\nreply_timeout_ms = 9000\nreply_silence_ms = 1\ngap_ms = 4\nmax_wait_ms = 2500',
+            TurnRule("visca", reply_timeout=9.0, reply_silence=0.001, gap=0.004, max_wait=2.5),
+        ),
+        (
+            'reply = "visca"\nreply_to = "all"\necho = true',
+            TurnRule("visca", reply_to="all", echo=True),
+        ),
+    ],
+)
+def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
+    made = config_file.parse(f"{OWNER}[port_manager.turn]\n{body}\n".encode())
+    assert made.port(0) == PortConfig(turn=rule)
 
 
 @pytest.mark.parametrize(
@@ -325,6 +394,11 @@ OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
             OWNER + "message_gap_ms = 101",
             "port_manager[0].message_gap_ms: 101 is not a whole number from 1 to 100",
         ),
+        (
+            '[[port_manager]]\n[port_manager.turn]\nreply = "visca"',
+            "port_manager[0].turn: requires serial, for the CPU that has the line says it to the others",
+        ),
+        *((OWNER + table, f"port_manager[0].{error}") for table, error in WRONG_TURNS),
         (
             '[[port_manager]]\nmessage_end = "ff"',
             "port_manager[0].message_end: requires serial, for the CPU that has the line says it to the others",

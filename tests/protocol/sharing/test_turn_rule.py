@@ -53,6 +53,10 @@ def test_the_bounds_themselves_are_allowed() -> None:
     TurnRule("length", length=MAX_REPLY, gap=MAX_TIME, reply_to="all", echo=True)
 
 
+def test_only_a_protocol_that_is_known_tells_where_a_request_ends() -> None:
+    assert [rule.reply for rule in EACH if rule.has_requests] == ["modbus-rtu", "visca"]
+
+
 def test_who_is_answered() -> None:
     broadcast = bytes.fromhex("00 05 00 01 ff 00 dc 2b")
     assert not MODBUS.expects_reply(broadcast)
