@@ -226,6 +226,9 @@ class Arbiter:
             await self._write(data, claim, accepted, len(data) if len(data) <= self._limit else self._portion)
 
     async def _write(self, data: bytes, claim: Claim, accepted: float, portion: int) -> None:
+        if not data:  # nothing to write, so nothing to wait for; and no portion is 0 bytes long
+            claim.check(accepted)
+            return
         rest, done = memoryview(data), 0
         if self._is_ready(trio.current_time()):
             claim.check(accepted)

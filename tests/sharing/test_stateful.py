@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.port.bus import Bus
@@ -359,6 +359,7 @@ def assert_whole_and_in_order(world: World) -> None:
 
 @given(steps_of(CALM) | steps_of(ANY), st.sampled_from([serial_core, ftdi_sio]))
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example([Step("write", 0, 15, None), Step("transfer", 1, 0, 0.0)], serial_core)  # nothing, while the line is busy
 def test_whatever_happens_at_a_port_messages_are_whole_in_order_and_all_bytes_are_accounted_for(
     steps: list[Step], made: Callable[[], Driver]
 ) -> None:
