@@ -266,8 +266,7 @@ class SerialDevice:
             self._tell(uart)
             unit.up()
             backoff.reset()
-            while data := await uart.receive():
-                turns.heard(data)
+            await uart.hear(turns.heard)
         except UartError:
             await self._close()
             raise

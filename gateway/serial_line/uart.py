@@ -48,6 +48,7 @@ from gateway.serial_line.driver_call import DriverCall
 from gateway.serial_line.driver_queue import DriverQueue
 from gateway.serial_line.marks import Unmarker
 from gateway.serial_line.tty import READ_SIZE, Counters, DeviceGone, Tty, UartError, close_descriptor
+from gateway.tasks.ready import closing, when_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,7 +248,7 @@ class Uart:
 
     async def _let_go(self) -> None:
         """Close the descriptor in a thread, for as long as a caller can wait; no byte of its queue is sent any more."""
-        trio.lowlevel.notify_closing(self._tty.fd)
+        closing(self._tty.fd)
         self._closing = DriverCall(functools.partial(close_descriptor, self._tty.detach()))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE):
             await self._closing.interrupted()
@@ -270,11 +271,20 @@ class Uart:
         """
         await trio.lowlevel.wait_writable(self._open_fd())
 
-    async def receive(self) -> bytes:
-        """Return what has come in, waiting for the first byte; ``b""`` when the device has hung up."""
+    async def hear(self, deliver: Callable[[bytes], None]) -> None:
+        """Hand to ``deliver`` what comes in, at once, until the device hangs up. It must not wait."""
+
+        def read() -> bool | None:
+            received = self._tty.read()
+            if self._unmarker is not None and received:
+                received = self._unmarked(received, self._unmarker)
+            if received:
+                deliver(received)
+            return received == b"" or None
+
         while True:
             try:
-                await trio.lowlevel.wait_readable(self._open_fd())
+                await when_readable(self._open_fd(), read)
             except trio.ClosedResourceError:
                 if self._state is _State.PURGING:
                     await self._purged.wait()
@@ -282,12 +292,8 @@ class Uart:
                     raise self._lost from None
                 if self._state is not _State.OPEN:
                     raise
-                continue
-            received = self._tty.read()
-            if self._unmarker is not None and received:
-                received = self._unmarked(received, self._unmarker)
-            if received is not None:
-                return received
+            else:
+                return
 
     def _unmarked(self, received: bytes, unmarker: Unmarker) -> bytes | None:
         said, breaks = unmarker.feed(received)
@@ -319,7 +325,7 @@ class Uart:
         self._state, self._purged = _State.PURGING, trio.Event()
         self.epoch += 1
         try:
-            trio.lowlevel.notify_closing(self._tty.fd)
+            closing(self._tty.fd)
             thrown = self._tty.flush_output()
             self._discard(thrown)
             kept = self._tty.queued()

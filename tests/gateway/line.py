@@ -158,6 +158,19 @@ async def closed(uart: Uart) -> None:
         await uart.close()
 
 
+async def received(uart: Uart) -> bytes:
+    """Return what comes in next; ``b""`` when the device has hung up."""
+    pieces = list[bytes]()
+    with trio.CancelScope() as scope:
+
+        def take(data: bytes) -> None:
+            pieces.append(data)
+            scope.cancel()
+
+        await uart.hear(take)
+    return b"".join(pieces)
+
+
 @contextlib.asynccontextmanager
 async def serial_line() -> AsyncIterator[Line]:
     """Open a port on a pty, as a device does."""
@@ -169,7 +182,7 @@ async def serial_line() -> AsyncIterator[Line]:
     async def hear() -> None:
         with contextlib.suppress(trio.ClosedResourceError):
             while True:
-                bus.deliver(await uart.receive())
+                await uart.hear(turns.heard)
 
     try:
         bus.connect(turns)

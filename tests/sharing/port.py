@@ -145,8 +145,7 @@ async def line_of(bus: Bus, driver: Driver, rate: int, nursery: trio.Nursery, ru
 
     async def hear() -> None:
         with contextlib.suppress(trio.ClosedResourceError):
-            while data := await uart.receive():
-                turns.heard(data)
+            await uart.hear(turns.heard)
 
     async def close_at_the_end() -> None:
         try:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from protocol.parameters.settings import SerialPort
-from tests.gateway.line import closed, opened
+from tests.gateway.line import closed, opened, received
 from tests.sharing.driver import cdc_acm, ftdi_sio, plugged, serial_core
 
 if TYPE_CHECKING:
@@ -148,4 +148,4 @@ async def test_every_byte_that_the_line_says_is_heard_as_it_is(
     driver = serial_core()
     async with opened_driver(monkeypatch, driver) as uart:
         driver.say(bytes(range(256)))
-        assert await uart.receive() == bytes(range(256))
+        assert await received(uart) == bytes(range(256))

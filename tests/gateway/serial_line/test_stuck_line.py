@@ -25,7 +25,7 @@ from gateway.serial_line.driver_call import DriverCall
 from gateway.serial_line.uart import DeviceGone, LineBusy, Uart, UartError
 from gateway.tasks.reconcile import Unit
 from protocol.parameters.settings import Serial, SerialPort, Settings
-from tests.gateway.line import Writer, closed, opened, real_time
+from tests.gateway.line import Writer, closed, opened, real_time, received
 from tests.gateway.serial_line.adapter import FTDI, Adapter, plug
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ async def test_the_watch_is_gone_before_the_descriptor_is_closed(adapter: Adapte
     async with port(adapter) as uart:
         with pytest.RaisesGroup(trio.ClosedResourceError):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(uart.receive)
+                nursery.start_soon(received, uart)
                 await trio.testing.wait_all_tasks_blocked()
                 await uart.close()
 
@@ -288,7 +288,7 @@ async def test_a_reader_goes_on_after_a_purge_and_a_writer_is_told(adapter: Adap
     async with port(adapter, XOFF) as uart:
 
         async def read() -> None:
-            heard.append(await uart.receive())
+            heard.append(await received(uart))
 
         async def write() -> None:
             assert uart.send_nowait(bytes(5000)) == 4608
@@ -313,7 +313,7 @@ async def test_a_device_that_does_not_come_back_after_a_purge_is_lost_to_its_rea
 
         async def read() -> None:
             with pytest.raises(UartError) as error:
-                await uart.receive()
+                await received(uart)
             lost.append(error.value)
 
         with trio.fail_after(5):
@@ -629,7 +629,7 @@ async def test_a_driver_that_does_not_count_is_not_asked_for_marks(adapter: Adap
     adapter.counts = False
     async with port(adapter) as uart:
         adapter.say(b"\xff\x00\x00")
-        assert await uart.receive() == b"\xff\x00\x00"
+        assert await received(uart) == b"\xff\x00\x00"
 
 
 # Which adapter

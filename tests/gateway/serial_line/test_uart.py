@@ -25,7 +25,7 @@ from gateway.serial_line import bias, tty
 from gateway.serial_line.uart import Counters, DeviceGone, SettingRefusal, SettingsRefused, Uart, UartError
 from protocol.parameters.hardware import PortMode
 from protocol.parameters.settings import Parity, SerialPort
-from tests.gateway.line import closed, opened
+from tests.gateway.line import closed, opened, received
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -175,7 +175,7 @@ async def test_a_port_that_cannot_take_all_settings_opens_and_says_which(pty: Pt
         assert port.refused[1].why == "asked for Even, the device keeps None"
         assert port.in_force == replace(line, data_bits=8, parity=Parity.NONE)
         pty.say(b"still a line")
-        assert await port.receive() == b"still a line"
+        assert await received(port) == b"still a line"
 
 
 @pytest.mark.parametrize("parity", Parity)
@@ -203,7 +203,7 @@ async def test_what_came_in_at_the_wrong_rate_is_not_read(pty: Pty, monkeypatch:
     monkeypatch.setattr(tty.Tty, "_apply", apply_late)
     async with closing(await opened(pty.path, LINE), within=5) as port:
         pty.say(b"signal")
-        assert await port.receive() == b"signal"
+        assert await received(port) == b"signal"
 
 
 async def test_a_port_is_opened_by_one_process_only(pty: Pty) -> None:
@@ -267,7 +267,7 @@ async def test_bytes_pass_both_ways_unchanged(pty: Pty) -> None:
         pty.say(every)
         heard = b""
         while len(heard) < len(every):
-            heard += await port.receive()
+            heard += await received(port)
         assert heard == every
 
 
@@ -285,7 +285,7 @@ async def test_a_full_line_takes_nothing_until_there_is_room(pty: Pty) -> None:
 async def test_a_hang_up_ends_reading_and_fails_writing(pty: Pty) -> None:
     async with closing(await opened(pty.path, LINE), within=5) as port:
         pty.hang_up()
-        assert await port.receive() == b""
+        assert await received(port) == b""
         await port.writable()
         with pytest.raises(DeviceGone, match="gone"):
             port.send_nowait(b"x")
@@ -308,10 +308,10 @@ async def test_a_read_that_fails_is_a_hang_up_or_a_loss(
         pty.say(b"x")
         monkeypatch.setattr(os, "read", read)
         if raised is None:
-            assert await port.receive() == b""
+            assert await received(port) == b""
         else:
             with pytest.raises(raised):
-                await port.receive()
+                await received(port)
 
 
 async def test_closing_wakes_who_waits_and_happens_once(pty: Pty) -> None:
@@ -320,14 +320,14 @@ async def test_closing_wakes_who_waits_and_happens_once(pty: Pty) -> None:
         port = await opened(pty.path, LINE)
         with pytest.RaisesGroup(trio.ClosedResourceError):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(port.receive)
+                nursery.start_soon(received, port)
                 await trio.testing.wait_all_tasks_blocked()
                 await port.close()
         await port.close()
         with pytest.raises(DeviceGone):
             port.send_nowait(b"x")
         with pytest.raises(trio.ClosedResourceError, match="was closed"):
-            await port.receive()
+            await received(port)
         with pytest.raises(trio.ClosedResourceError, match="was closed"):
             await port.writable()
     assert descriptors() == before
@@ -395,7 +395,7 @@ async def test_settings_change_under_a_waiting_reader(pty: Pty) -> None:
         heard: list[bytes] = []
 
         async def read() -> None:
-            heard.append(await port.receive())
+            heard.append(await received(port))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
@@ -411,7 +411,7 @@ async def test_what_was_received_before_a_change_is_still_read(pty: Pty) -> None
     async with closing(await opened(pty.path, LINE), within=5) as port:
         pty.say(b"before")
         await port.reconfigure(SerialPort(baud_rate=300))
-        assert await port.receive() == b"before"
+        assert await received(port) == b"before"
 
 
 async def test_the_old_rate_stays_until_the_driver_has_nothing_left(
