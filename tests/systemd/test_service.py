@@ -245,3 +245,28 @@ def test_the_sandbox_from_inside_has_the_state_and_the_line_and_nothing_else(ser
     assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
     assert {facts[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {""}
     assert Path(f"/proc/{process}").exists() or facts["Name"] in ("daisyport", "python3")
+
+
+TTY = "/run/daisyport/tty-P0"
+SAY = f"exec 3<>{TTY}; printf hello >&3; timeout 10 head -c 5 <&3"
+
+
+def test_a_tty_for_programs_is_there_within_the_sandbox(service: Machine) -> None:
+    service.write(CONFIG, LINE + f'[[port_manager]]\nserial = 1\n[port_manager.tty]\npath = "{TTY}"\nmode = 0o640\n')
+    service.run("systemctl restart daisyport")
+    service.until(f"stat -Lc %a {TTY}", lambda mode: mode == "640")
+    assert service.says(f"bash -c '{SAY}'") == "hello"
+    service.run("systemctl stop daisyport")
+    assert service.run(f"test -L {TTY}", check=False).returncode != 0
+
+
+def test_a_tty_gets_a_group_of_the_services_own_where_a_drop_in_lets_it(service: Machine) -> None:
+    tty = f'[port_manager.tty]\npath = "{TTY}"\nmode = 0o660\ngroup = "dialout"\n'
+    service.write(CONFIG, f"{LINE}[[port_manager]]\nserial = 1\n{tty}")
+    service.run("systemctl restart daisyport")
+    refused = "needs SystemCallFilter=@chown, to give the tty the group 'dialout'"
+    service.until("journalctl -u daisyport -n 50 -o cat", lambda log: refused in log)
+    with_settings(service, "SystemCallFilter=@chown")
+    service.until(f"stat -Lc %G {TTY}", lambda group: group == "dialout")
+    member = "setpriv --reuid=nobody --regid=nogroup --groups=dialout"
+    assert service.says(f"{member} bash -c '{SAY}'") == "hello"
