@@ -10,7 +10,7 @@ exceptions:
     A packet of a PTZ driver has its own time and grows stale by that, so up to AHEAD of them wait here, and not in the
     kernel, where nobody knows how old they are.
 
-    Under a turn rule one read is made while a request waits, so that the next one is there when its turn comes.
+    Under a turn rule one read is made while a request waits, for a newer request may take its place in the queue.
 
 Only these have a task beside the reader, and only while something waits. Every byte that was read is told to the
 session as written, or dropped: also those that wait here when the client's session ends.
@@ -163,6 +163,8 @@ class Pump:
             room = AHEAD - 1
         else:
             await self._write(piece)
+            return
+        if room == 0 and self._is_writing and not self._waiting and session.supersede(piece.data):
             return
         self._waiting.append(piece)
         if not self._is_writing:

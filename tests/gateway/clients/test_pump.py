@@ -76,6 +76,9 @@ class Taken:
     parts: list[bytes] = field(default_factory=list)
     ages: list[float] = field(default_factory=list)
     open: bool = True
+    gives_way: int = 0
+    """Bytes of a request that waits and gives way to a newer one."""
+    newer: list[bytes] = field(default_factory=list)
     lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
@@ -88,12 +91,19 @@ class Taken:
         while not self.open:
             await self.lot.park()
         claim.check(accepted)
+        data = self.newer.pop() if self.newer else data
         where.append(data)
         self.ages.append(trio.current_time() - accepted)
         claim.wrote(len(data))
 
     def begun(self, _: Claim) -> int:
         return 0
+
+    def supersede(self, _: Claim, data: bytes) -> int:
+        if not self.gives_way or self.open:
+            return 0
+        self.newer.append(data)
+        return self.gives_way
 
     def end(self, _: str) -> None: ...
 
@@ -264,6 +274,19 @@ async def test_one_read_is_made_while_a_request_waits_and_no_more() -> None:
         port.line.go_on()
         await settled()
         assert port.line.messages == [READ, WRITE, READ, WRITE]
+
+
+async def test_a_newer_request_takes_the_place_of_one_that_waits() -> None:
+    async with pumped(MODBUS) as port:
+        port.line.shut()
+        port.line.gives_way = len(READ)
+        port.client.say(READ, WRITE)
+        await settled()
+        assert port.client.words == []
+        port.line.go_on()
+        await settled()
+        assert port.line.messages == [WRITE]
+        assert (port.session.counters.received, port.bus.dropped) == (16, 8)
 
 
 async def test_a_client_that_ends_its_sending_has_its_requests_written() -> None:
