@@ -103,7 +103,10 @@ class Manager:
         tty = self._port.tty
         ttys = [ProgramTty(path, tty.mode, tty.group) for path in tty.paths]
         served = [Serve(ServiceKind.TTY)] if ttys else []
-        self._always: frozenset[Spec] = frozenset((Serve(ServiceKind.WEB_SOCKET), *served, *ttys))
+        masters = [Listen(*where, ServiceKind.MODBUS_TCP) for where in self._port.modbus_tcp.listen]
+        if masters:
+            served.append(Serve(ServiceKind.MODBUS_TCP))
+        self._always: frozenset[Spec] = frozenset((Serve(ServiceKind.WEB_SOCKET), *served, *ttys, *masters))
         """The specs that no parameter has to do with."""
         self._published = published
         self._followed = Cell(-1)

@@ -6,6 +6,7 @@ go under them. What a service takes up in place, it is told by ``update_policies
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
@@ -43,6 +44,7 @@ _RIGHTS: Final = {
     ServiceKind.SERIAL_CGI: Right.READ | Right.CGI,
     ServiceKind.TTY: Right.READ | Right.TCP,
     ServiceKind.LISTEN_ONLY: Right.READ,
+    ServiceKind.MODBUS_TCP: Right.READ | Right.TCP,
     ServiceKind.WEB_SOCKET: Right.READ | Right.TCP,
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
@@ -139,6 +141,11 @@ class Services:
         return cast("Service | None", self._services.get(ServiceKind.TTY))
 
     @property
+    def modbus_tcp(self) -> Service | None:
+        """The service of masters by Modbus TCP; None where the host has no listener for them."""
+        return cast("Service | None", self._services.get(ServiceKind.MODBUS_TCP))
+
+    @property
     def serial_cgi(self) -> SerialCgi | None:
         """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
         return cast("SerialCgi | None", self._services.get(ServiceKind.SERIAL_CGI))
@@ -206,6 +213,13 @@ class Services:
                     host.connections,
                     keyless=host.config.remote_port.keyless,
                 )
+            case ServiceKind.MODBUS_TCP:
+                # Loaded only where it is used.
+                from gateway.clients.modbus_tcp import converse
+
+                carry = functools.partial(converse, units=host.config.port(self._index).modbus_tcp.units)
+                name, share = f"P{self._index}", host.config.tcp.max_clients
+                return Service(name, handle, Right.TCP, self.clients, host.connections, share, carry=carry)
             case _:
                 share = host.config.tcp.max_clients
                 write = _RIGHTS[kind] & ~Right.READ
@@ -220,7 +234,7 @@ class Services:
     def update_policies(self, manager: PortManager) -> None:
         """Hand on what the services take up in place: allowed addresses, idle limits, the key."""
         tcp = manager.generic_tcp_server
-        for service in (self.generic_tcp, self.listen_only):
+        for service in (self.generic_tcp, self.listen_only, self.modbus_tcp):
             if service is not None:
                 service.update_policy(tcp.allowed_ip_addresses, tcp.timeout)
         if self.remote_port is not None:

@@ -28,7 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gateway.serial_line": (
             "gateway.port gateway.tasks gateway.host protocol.parameters protocol.link protocol.sharing"
         ),
-        "gateway.clients": "gateway.port gateway.tasks protocol.parameters protocol.http protocol.sharing",
+        "gateway.clients": (
+            "gateway.port gateway.tasks protocol.parameters protocol.http protocol.link protocol.sharing"
+        ),
         "gateway.remote_port": (
             "gateway.port gateway.tasks gateway.clients gateway.discovery protocol.parameters protocol.link"
             " protocol.session protocol.sharing"

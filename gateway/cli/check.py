@@ -186,6 +186,10 @@ def _parameters(config: Config, found: _Findings) -> None:
                 f"PortManager.P{index}.GenericTCPServer.AllowedIPAddresses says who may connect, and is empty"
             )
         rule, serial = config.port(index).turn, config.managers[index].serial
+        if config.port(index).modbus_tcp.listen and (rule is None or rule.reply != "modbus-rtu"):
+            found.warnings.append(
+                f'port_manager[{index}].modbus_tcp: without turn.reply = "modbus-rtu" requests are answered with 0x0A'
+            )
         if rule is not None and serial is not None:
             port = restored.settings.serial.ports[serial - 1]
             course = rule.longest_course(_REQUEST, 1 / bytes_per_second(port))

@@ -40,7 +40,17 @@ if TYPE_CHECKING:
     from gateway.port.router import Session
     from gateway.tasks.watch import Cell
 
-__all__ = ["LINGER", "RESET_PATIENCE", "Manner", "Outbox", "end_when_stuck", "relay"]
+__all__ = [
+    "LINGER",
+    "RESET_PATIENCE",
+    "Manner",
+    "Outbox",
+    "end_when_stuck",
+    "relay",
+    "until_gone",
+    "watch_connection",
+    "watch_idle",
+]
 
 QUEUE_LIMIT = 1 << 20
 """Bytes of the line that one client may leave unread before it is cut."""
@@ -183,12 +193,12 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int], manner:
     try:
         with session.scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_gone, session, outbox.drain)
-                nursery.start_soon(_watch_idle, session, idle_limit)
+                nursery.start_soon(until_gone, session, outbox.drain)
+                nursery.start_soon(watch_idle, session, idle_limit)
                 if stream.connection is not None:
-                    nursery.start_soon(_watch_connection, session, stream.connection)
+                    nursery.start_soon(watch_connection, session, stream.connection)
                 with session.pumping:
-                    await _until_gone(session, Pump(stream, session).run)
+                    await until_gone(session, Pump(stream, session).run)
                     await _linger(session, manner.linger)
                 # Here because the client ended its sending, or because the gateway stops: both may take what waits.
                 with trio.move_on_after(_FLUSH):
@@ -208,7 +218,7 @@ async def _linger(session: Session, seconds: float) -> None:
             await trio.sleep_until(silent)
 
 
-async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) -> None:
+async def until_gone(session: Session, carry: Callable[[], Awaitable[None]]) -> None:
     """Run ``carry``; where the client turns out to be gone, that ends the session."""
     try:
         await carry()
@@ -216,7 +226,7 @@ async def _until_gone(session: Session, carry: Callable[[], Awaitable[None]]) ->
         session.end(exc.strerror or str(exc))
 
 
-async def _watch_connection(session: Session, connection: ClientConnection) -> None:
+async def watch_connection(session: Session, connection: ClientConnection) -> None:
     """End the session when its client is gone, though the pump does not see it, as it waits for the line."""
     await connection.broken.wait()
     if connection.was_reset:
@@ -237,7 +247,7 @@ async def end_when_stuck(session: Session, why: str, patience: float) -> None:
     session.end(why)
 
 
-async def _watch_idle(session: Session, idle_limit: Cell[int]) -> None:
+async def watch_idle(session: Session, idle_limit: Cell[int]) -> None:
     """End the session when it is idle. It sleeps until that can be, so that the bytes need not wake it."""
     while True:
         seconds = idle_limit.value

@@ -10,7 +10,7 @@ This is the first ring of containment: whatever a client, or the code that serve
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import trio
 
@@ -26,13 +26,14 @@ from protocol.parameters.addresses import AddressList
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Awaitable, Callable
 
     from gateway.clients.connections import ClientConnection
     from gateway.clients.streams import Stream
     from gateway.port.rights import Right
     from gateway.port.router import Handle, Session
 
-__all__ = ["DEAD_CLIENT", "Service"]
+__all__ = ["DEAD_CLIENT", "Carry", "Service"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ _CLIENTS = 256
 """Clients of one service at a time, for each may cost a descriptor and a queue."""
 SHARE = 192
 """Of these, clients of one network (or user of this host), so that it cannot keep out the others."""
+Carry: TypeAlias = "Callable[[Stream, Session, Cell[int]], Awaitable[None]]"
+"""Serves a client until it leaves, its session is ended, or it was idle for so many seconds; closes both."""
+
 _LOOP = "it is this port's own connection, and would feed the line with its own echo"
 
 
@@ -52,7 +56,8 @@ class Service:
 
     ``handle`` has all rights of its clients, ``write`` those of them to write. ``connections`` are counted with all
     others of the process, and at most ``share`` of one network are served here. ``roster`` counts them with those of
-    the port's other services, and ``manner`` is how each is served.
+    the port's other services, and ``manner`` is how each is served; ``carry`` serves those that are served otherwise
+    than by ``relay``.
     """
 
     def __init__(
@@ -65,11 +70,13 @@ class Service:
         share: int = SHARE,
         roster: Roster | None = None,
         manner: Manner | None = None,
+        carry: Carry | None = None,
     ) -> None:
         self.handle = handle
         self.connections = connections or Connections()
         self._roster = roster or Roster()
         self._manner = manner or Manner()
+        self._carry = carry
         self._share = share
         self._logger = PortLogger(logger, port)
         self._write = write
@@ -184,7 +191,10 @@ class Service:
         try:
             session = client.open(self._write & client.rights)
             self._roster.choose()
-            await relay(stream, session, self._idle_limit, self._manner)
+            if self._carry is None:
+                await relay(stream, session, self._idle_limit, self._manner)
+            else:
+                await self._carry(stream, session, self._idle_limit)
             why = _why_gone(session)
         except Revoked as exc:
             why = str(exc)

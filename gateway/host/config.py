@@ -27,6 +27,7 @@ __all__ = [
     "Config",
     "ControlConfig",
     "HttpConfig",
+    "ModbusTcpConfig",
     "PortConfig",
     "PtzConfig",
     "RemoteConfig",
@@ -147,6 +148,15 @@ class TtyConfig:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ModbusTcpConfig:
+    """Where masters by Modbus TCP reach a port, and the ``units`` that they may ask there; all of them where empty."""
+
+    listen: tuple[tuple[str, int], ...] = ()
+    units: tuple[int, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class PortConfig:
     """How the clients of one port, by TCP or WebSocket, share it, beside its ManagerHardware."""
 
@@ -167,6 +177,7 @@ class PortConfig:
     message: MessageRule | None = None
     """The end of a message on the byte streams of the line's clients, chained ones too; None for what a read brings."""
     tty: TtyConfig = field(default_factory=TtyConfig)
+    modbus_tcp: ModbusTcpConfig = field(default_factory=ModbusTcpConfig)
 
 
 @final

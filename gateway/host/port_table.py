@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from gateway.host.config import PortConfig, TtyConfig, one_for_each
+from gateway.host.config import ModbusTcpConfig, PortConfig, TtyConfig, one_for_each
 from gateway.host.toml_table import (
     Table,
     Wrong,
@@ -42,7 +42,7 @@ def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerH
     ports = tuple(_port(table) for table in tables)
     refuse_duplicates(tables, "serial", [manager.serial for manager in managers])
     named: dict[str, Table] = {}
-    taken: dict[tuple[str, int], Table] = {}
+    taken: dict[tuple[str, int], str] = {}
     for table, manager, port in zip(tables, managers, ports, strict=True):
         for key in _OF_THE_OWNER:
             if key in table and manager.serial is None:
@@ -50,9 +50,11 @@ def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerH
         for path in port.tty.paths:
             if (first := named.setdefault(path, table)) is not table:
                 table.add_error("tty.path", f"{shown(path)} is already used by {first.where}")
-        for address, number in port.listen_only:
-            if (first := taken.setdefault((address, number), table)) is not table:
-                table.add_error("listen_only", f"{Endpoint(address, number)} is already used by {first.where}")
+        for key, listen in (("listen_only", port.listen_only), ("modbus_tcp.listen", port.modbus_tcp.listen)):
+            for address, number in listen:
+                here = f"{table.where}.{key}"
+                if (other := taken.setdefault((address, number), here)) != here:
+                    table.add_error(key, f"{Endpoint(address, number)} is already used by {other}")
     return managers or one_for_each(serials), ports
 
 
@@ -82,6 +84,7 @@ def _port(table: Table) -> PortConfig:
         turn=_turn(turn) if "turn" in table else None,
         message=_message(table),
         tty=_tty(table.table("tty")),
+        modbus_tcp=_modbus_tcp(table.table("modbus_tcp")),
     )
     if port.turn is not None and port.turn.has_requests and port.message is not None:
         key = "message_end" if "message_end" in table else "message_gap_ms"
@@ -154,6 +157,14 @@ def _turn(table: Table) -> TurnRule | None:
     if (reply == "line" and not end) or (reply == "length" and not length):
         return None  # it is wrong, and told
     return TurnRule(reply, end, length, timeout, silence, gap, longest_wait, reply_to, echo)
+
+
+def _modbus_tcp(table: Table) -> ModbusTcpConfig:
+    modbus_tcp = ModbusTcpConfig(
+        listen=table.take("listen", listed(listen_address), ()), units=table.take("units", listed(whole(0, 255)), ())
+    )
+    table.refuse_the_rest()
+    return modbus_tcp
 
 
 def _message(table: Table) -> MessageRule | None:

@@ -58,6 +58,8 @@ class ServiceKind(enum.Enum):
     """Ours, under no parameter: programs that open a tty which the host's configuration names."""
     LISTEN_ONLY = "ListenOnly"
     """Ours, under no parameter: TCP clients of the host's own listeners, which may not write."""
+    MODBUS_TCP = "ModbusTCP"
+    """Ours, under no parameter: masters by Modbus TCP, at the host's own listeners."""
     WEB_SOCKET = "WebSocket"
     """Ours, under no parameter: it runs as long as the port manager, and its clients have logged in."""
 
@@ -85,7 +87,11 @@ class Serve:
         return f"service {self.kind.value}"
 
 
-_FOR = {ServiceKind.REMOTE_PORT: " for remote ports", ServiceKind.LISTEN_ONLY: " to listen only"}
+_FOR = {
+    ServiceKind.REMOTE_PORT: " for remote ports",
+    ServiceKind.LISTEN_ONLY: " to listen only",
+    ServiceKind.MODBUS_TCP: " for Modbus TCP",
+}
 
 
 @final

@@ -120,6 +120,15 @@ def test_turns_that_make_commands_stale_are_warned_of(tmp_path: Path, rate: int,
     assert (warning in done.stdout) is warns
 
 
+def test_modbus_tcp_on_a_line_without_turns_of_modbus_is_warned_of(tmp_path: Path) -> None:
+    port = '[[serial]]\ndevice = "/dev/none"\n[[port_manager]]\nserial = 1\n'
+    masters = '[port_manager.modbus_tcp]\nlisten = ["127.0.0.1:1502"]\n'
+    warning = "Warning: port_manager[0].modbus_tcp: without turn.reply"
+    assert warning in check(tmp_path, port + masters).stdout
+    assert warning in check(tmp_path, f'{port}[port_manager.turn]\nreply = "visca"\n{masters}').stdout
+    assert warning not in check(tmp_path, f'{port}[port_manager.turn]\nreply = "modbus-rtu"\n{masters}').stdout
+
+
 def test_stored_parameters_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state/parameters").write_text("root.Serial.Ser1.BaudRate=many\n")

@@ -15,6 +15,7 @@ from gateway.host import config_file
 from gateway.host.config import (
     Config,
     HttpConfig,
+    ModbusTcpConfig,
     PortConfig,
     PtzConfig,
     RemoteConfig,
@@ -88,6 +89,10 @@ path = ["/run/daisyport/tty-P1", "/run/daisyport/../gps"]
 mode = 0o660
 group = "dialout"
 
+[port_manager.modbus_tcp]
+listen = ["[::1]:1502"]
+units = [1, 247]
+
 [[port_manager]]
 """
 
@@ -109,6 +114,8 @@ def outcome(data: bytes) -> Config | tuple[str, ...]:
         return exc.messages
 
 
+EVERYWHERE = (("0.0.0.0", 4001), ("::", 4001))
+MASTERS = ModbusTcpConfig((("::1", 1502),), (1, 247))
 TTYS = TtyConfig(("/run/daisyport/tty-P1", "/run/gps"), 0o660, "dialout")
 
 
@@ -146,7 +153,9 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         managers=(ManagerHardware(2, 3), ManagerHardware(1, 1), ManagerHardware(None, 2)),
         sharing=(
             PortConfig(),
-            PortConfig("last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096, None, LINES, TTYS),
+            PortConfig(
+                "last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096, None, LINES, TTYS, MASTERS
+            ),
             PortConfig(),
         ),
     )
@@ -227,7 +236,7 @@ def test_the_example_names_every_key_that_there_is() -> None:
 LINES = MessageRule(b"\r\n", 0.02)
 HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
 KEYS_OF_A_PORT = "serial, remote_port, turn, writers, max_clients, listen_only, linger_ms, slow_reader, "
-KEYS_OF_A_PORT += "history_bytes, message_end, message_gap_ms, tty"
+KEYS_OF_A_PORT += "history_bytes, message_end, message_gap_ms, tty, modbus_tcp"
 TTY = '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\n'
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
@@ -372,7 +381,7 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
         ),
         (
             '[[port_manager]]\nlisten_only = ["[::1]:4001"]\n[[port_manager]]\nlisten_only = ["[::1]:4001"]',
-            "port_manager[1].listen_only: [::1]:4001 is already used by port_manager[0]",
+            "port_manager[1].listen_only: [::1]:4001 is already used by port_manager[0].listen_only",
         ),
         (
             "[[port_manager]]\nlinger_ms = 60001",
@@ -381,6 +390,14 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
         (
             '[[port_manager]]\nslow_reader = "drop"',
             "port_manager[0].slow_reader: drop is not one of cut, drop_oldest",
+        ),
+        (
+            '[[port_manager]]\nlisten_only = ["[::1]:4001"]\n[port_manager.modbus_tcp]\nlisten = ["[::1]:4001"]',
+            "port_manager[0].modbus_tcp.listen: [::1]:4001 is already used by port_manager[0].listen_only",
+        ),
+        (
+            "[[port_manager]]\n[port_manager.modbus_tcp]\nunits = [256]",
+            "port_manager[0].modbus_tcp.units[0]: 256 is not a whole number from 0 to 255",
         ),
         (
             "[[port_manager]]\nhistory_bytes = 65537",
