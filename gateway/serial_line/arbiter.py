@@ -202,6 +202,8 @@ class Arbiter:
         """Bytes that the kernel's tty took."""
         self.unfinished = 0
         """Bytes of messages begun whose writers have left, and that the tty has not taken, nor ever may."""
+        if self._sharing.late_until > trio.current_time():
+            self._isolate()
 
     # -- writing
 
@@ -610,9 +612,8 @@ class Arbiter:
         if self._line_turn is not turn:
             return
         self._line_turn = None
-        if self._rule is None or not turn.written:
-            if self._announced:
-                self._announce_end(Ending.ABORTED)
+        if self._rule is None or not turn.written or self._down is not None:
+            self._announce_end(Ending.ABORTED)
             self._asker = None
             self.give_back()
             return
@@ -625,10 +626,15 @@ class Arbiter:
             self._quiet_until = now + self._rule.quiet(1 / self._pace.bytes_per_second)
             self.give_back()
         else:
-            self._exchange = Exchange.isolated(self._rule, 1 / self._pace.bytes_per_second, now)
-            self._turn = _Turn.ANSWERING
-            self._announce(None)
+            self._isolate()
             self.reconsider()
+
+    def _isolate(self) -> None:
+        """Keep the line from everybody while a reply may come that is nobody's."""
+        assert self._rule is not None
+        self._exchange = Exchange.isolated(self._rule, 1 / self._pace.bytes_per_second, trio.current_time())
+        self._turn = _Turn.ANSWERING
+        self._announce(None)
 
     def status(self) -> dict[str, object]:
         """Return who has the line for a reply, since how many milliseconds, and how many wait."""
@@ -645,6 +651,8 @@ class Arbiter:
     def end(self, why: str) -> None:
         """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
         self._down = why
+        if self._asker is not None:
+            self._sharing.lost(trio.current_time())
         while self._waiting:
             self._waiting.take().decided.set()
         if self._turn is _Turn.ANSWERING and self._exchange is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, final
 
@@ -31,9 +32,16 @@ class Sharing:
         """Requests whose sender sent another before they had begun."""
         self.refused = 0
         """Messages that waited for as long as they may."""
+        self.late_until = -math.inf
+        """The device went in a turn whose reply may still come until then, when the device is back."""
         self.longest_wait = 0.0
         """The longest time in seconds that a message which was written had waited for its turn."""
         self._last: dict[str, deque[Ending]] = {}
+
+    def lost(self, now: float) -> None:
+        """Take note that the device went in a turn."""
+        if self.rule is not None:
+            self.late_until = now + self.rule.reply_timeout
 
     def waited(self, seconds: float) -> None:
         """Take note of a wait that ended in a turn."""

@@ -97,8 +97,6 @@ class Line:
     behaviours: list[Behaviour | None] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     losses: int = 0
-    orphans: set[tuple[int, int]] = field(default_factory=set)
-    """Replies to requests whose turn ended with the device: they come outside every turn, and are everybody's."""
 
     @property
     def lost(self) -> bool:
@@ -123,10 +121,7 @@ class Line:
                         nursery.start_soon(self._answer, request[1], request[2], behaviour)
 
     async def _answer(self, asker: bytes, number: bytes, behaviour: Behaviour) -> None:
-        losses = self.losses
         await trio.sleep(behaviour.delay)
-        if self.losses != losses:
-            self.orphans.add((int(asker), int(number)))
         if self.driver.present and self.bus.down is None:
             self.driver.say(b"=" + asker + number + b"\r" * behaviour.whole)
 
@@ -226,7 +221,7 @@ def assert_replies_where_they_belong(line: Line) -> None:
     """Nobody heard a reply to another, but for the monitor, which heard all."""
     *masters, monitor = line.masters
     for master in masters:
-        heard = {(int(asker), int(number)) for asker, number in REPLY.findall(master.heard)} - line.orphans
+        heard = {(int(asker), int(number)) for asker, number in REPLY.findall(master.heard)}
         assert {asker for asker, _ in heard} <= {master.number}, master.heard
         replies = [int(number) for asker, number in REPLY.findall(master.heard) if int(asker) == master.number]
         assert replies == sorted(set(replies))

@@ -353,3 +353,22 @@ async def test_the_holder_of_a_turn_of_serial_cgi_is_told_too(autojump_clock: Mo
         cgi, _ = port.session("anna", Right.CGI)
         async with cgi.turn(b"ask", None):
             assert port.turns.status()["holder"] == "anna"
+
+
+async def test_a_reply_to_a_turn_that_the_device_ended_is_nobodys_when_it_is_back(autojump_clock: MockClock) -> None:
+    async with shared(LINE) as port:
+        (first, mine), (second, other) = port.session("a"), port.session("b")
+        await first.write(b"1\r")
+        port.bus.disconnect("the cable is out")
+        await trio.sleep(0.1)
+        port.tty.taken = b""
+        turns = Arbiter(port.tty.as_uart, port.bus, port.sharing)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            port.bus.connect(turns)
+            await trio.sleep(0.1)
+            turns.heard(b"late\r")
+            await second.write(b"2\r")
+            turns.heard(b"two\r")
+            nursery.cancel_scope.cancel()
+    assert (mine.heard, other.heard) == (b"", b"two\r")
