@@ -157,6 +157,9 @@ class Pump:
     async def _put(self, piece: Piece, beside: trio.Nursery) -> None:
         """Write a piece, here or in the task beside. Raises Revoked."""
         session = self._session
+        if not self._is_writing and session.is_ready:
+            await self._write(piece)  # nobody is to be waited for, so no task beside is worth a step
+            return
         if session.state.value.turn_rule is not None:
             room = 0
         elif self._stream.exact and session.traffic is Right.PTZ:

@@ -127,6 +127,10 @@ class Hold(Protocol):
 class Line(Protocol):
     """The writing half of a device."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a message that comes now waits for nobody."""
+
     async def write(self, data: bytes, claim: Claim, accepted: float) -> Asker | None:
         """Write one message whole; return as what its reply will name it, None where that is its claim."""
 

@@ -274,6 +274,14 @@ class Session:
 
     # -- writing
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a message that comes now waits for nobody; true where it is refused at once, too."""
+        try:
+            return self._bus.line.is_ready
+        except PortDown:
+            return True
+
     async def write(self, data: bytes, accepted: float | None = None) -> Asker | None:
         """Write one message whole, which was read from its client now, or at ``accepted``; return as ``Line.write``.
 

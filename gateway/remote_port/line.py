@@ -131,6 +131,11 @@ class RemoteLine:
         self.losses: Counter[Reason] = Counter()
         """Bytes that were taken and not written, or perhaps not (UNCERTAIN), by reason."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing that was taken waits for its outcome."""
+        return not self._owed
+
     async def write(self, data: bytes, claim: Claim, accepted: float) -> Taken:
         """Take one message for the line. Raises PortDown, or what the claim says."""
         self.supersede(claim, data)

@@ -302,6 +302,11 @@ class Arbiter:
         if epoch != self._uart.epoch:
             raise PortDown(self._down or "the device was closed")
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether whoever comes now may write at once."""
+        return self._is_ready(trio.current_time())
+
     def _is_ready(self, now: float) -> bool:
         """Return whether whoever comes now may write at once."""
         return self._turn is _Turn.FREE and not self._waiting and self._quiet_until <= now and self._pace.wait(now) <= 0

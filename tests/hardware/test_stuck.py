@@ -82,9 +82,12 @@ def uart_16550a(rig: Rig) -> Stuck:
 
 @pytest.fixture(params=[ftdi, cdc_acm, uart_16550a], ids=["ftdi_sio CTS low", "cdc_acm", "16550A XOFF"])
 def stuck(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Stuck]:
-    """A line of each kind, with the daemon on it; it is let go at the end, so that the guest is free for the next."""
+    """A line of each kind, with the daemon on it; it is let go at the end, so that the guest is free for the next.
+
+    It is not paced: the pace leaves next to nothing in a driver, and a full one is what these tests are about.
+    """
     made: Stuck = request.param(rig)
-    rig.start(made.serial, OTHER, **made.parameters)
+    rig.start(f"{made.serial}\npaced = false", OTHER, **made.parameters)
     yield made
     made.go_on()
 

@@ -81,6 +81,10 @@ class Taken:
     newer: list[bytes] = field(default_factory=list)
     lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
+    @property
+    def is_ready(self) -> bool:
+        return self.open
+
     async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
         await self._take(self.messages, data, claim, accepted)
 

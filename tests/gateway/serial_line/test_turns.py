@@ -323,6 +323,7 @@ async def test_a_reply_that_is_whole_before_its_request_is_ends_the_turn_when_th
         (first, mine), (second, _) = port.session("a"), port.session("b")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first.write, b"1\r")
+            await trio.sleep(0.01)
             nursery.start_soon(second.write, b"2\r")
             await trio.sleep(0.01)
             port.turns.heard(b"early\r")
