@@ -1,4 +1,4 @@
-"""The files of package/: made from the commands and the example, judged by the tools that read them."""
+"""The files of systemd/package/: made from the commands and the example, judged by the tools that read them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import make_parser
-from package.generate import generated
+from tests.packaging.generate import generated
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "package"
+PACKAGE = ROOT / "systemd/package"
 PAGES = [path for path in generated() if path.parent.name == "man"]
 
 
@@ -27,7 +27,7 @@ def said(*command: str, stdin: str = "") -> tuple[int, str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_the_manual_is_what_the_commands_and_the_example_say(page: Path) -> None:
-    assert page.read_text() == generated()[page], "run python -m package.generate"
+    assert page.read_text() == generated()[page], "run python -m tests.packaging.generate"
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
@@ -67,7 +67,11 @@ def test_a_script_of_the_package_can_be_read_by_its_shell(script: str) -> None:
 def test_the_wheel_carries_each_file_that_an_installation_needs() -> None:
     carried = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
     files = {file.relative_to(ROOT) for globs in carried.values() for each in globs for file in ROOT.glob(each)}
-    wanted = [*(ROOT / "systemd").iterdir(), *(PACKAGE / "man").iterdir(), *(PACKAGE / "completions").iterdir()]
+    wanted = [
+        *(each for each in (ROOT / "systemd").iterdir() if each.is_file()),
+        *(PACKAGE / "man").iterdir(),
+        *(PACKAGE / "completions").iterdir(),
+    ]
     assert {file.relative_to(ROOT) for file in [*wanted, PACKAGE / "70-daisyport.rules"]} == files
     # An installed file comes under its own name: none may cover another.
     assert all(len({Path(each).name for each in globs}) == len(globs) for globs in carried.values())

@@ -78,7 +78,7 @@ def test_a_mistake_in_the_configuration_is_not_tried_again_and_a_certificate_is_
 @needs_systemd
 @pytest.mark.parametrize("name", ["daisyport@.service", "daisyport.socket"])
 def test_the_other_units_are_verified_without_a_word(name: str, tmp_path: Path) -> None:
-    for file in SYSTEMD.iterdir():
+    for file in SYSTEMD.glob("*.*"):
         shutil.copy(file, tmp_path)
     assert said("systemd-analyze", "verify", str(tmp_path / name)) == (0, "")
 

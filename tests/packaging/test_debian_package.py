@@ -32,8 +32,8 @@ _SYSTEM = "systemd-sysv,python3,init-system-helpers"
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, as ``package/build-deb`` makes it, with no Python but Debian's in sight."""
-    command = [str(ROOT / "package/build-deb"), str(tmp_path_factory.mktemp("package"))]
+    """The package, as ``systemd/package/build-deb`` makes it, with no Python but Debian's in sight."""
+    command = [str(ROOT / "systemd/package/build-deb"), str(tmp_path_factory.mktemp("package"))]
     environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, text=True)
     return Path(done.stdout.split()[-1])

@@ -1,7 +1,7 @@
 """Write the man pages and the shell completions from the commands' parser and the example configuration.
 
-``python -m package.generate`` writes them beside this file; a test holds them to it. They are kept in the repository,
-so that a wheel is built without a tool that makes them.
+``python -m tests.packaging.generate`` writes them to systemd/package; a test holds them to it. They are kept in the
+repository, so that a wheel is built without a tool that makes them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["generated"]
 
-HERE = Path(__file__).parent
-EXAMPLE = HERE.parent / "systemd/daisyport.toml"
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+HERE = SYSTEMD / "package"
+EXAMPLE = SYSTEMD / "daisyport.toml"
 
 _INTRODUCTION = """
 .SH NAME

@@ -1,1 +1,0 @@
-"""What a package of Daisyport is made of, beside the program itself."""
