@@ -10,13 +10,12 @@ from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
     from gateway.discovery.bonjour import Bonjour
-    from gateway.host.config import Config
+    from gateway.host.config import Config, PortConfig
     from gateway.port.bus import Bus
     from gateway.port.device import PortDevice
     from gateway.port.plan import Device
     from protocol.link.identity import NodeKey
     from protocol.parameters.settings import Settings
-    from protocol.sharing.turn_rule import TurnRule
 
 __all__ = ["make_device"]
 
@@ -28,15 +27,15 @@ def make_device(
     config: Config,
     node: NodeKey,
     bonjour: Bonjour,
-    rule: TurnRule | None = None,
+    port: PortConfig,
 ) -> PortDevice:
     """Return the device that ``spec`` names, with its part of ``settings``, to be run on ``bus``.
 
-    ``config``, ``node`` (its key pair) and ``bonjour`` are this host's; ``rule`` is that of the turns of its own line.
+    ``config``, ``node`` (its key pair) and ``bonjour`` are this host's; ``port`` says how its own line is shared.
     """
     if spec.type is PortType.SERIAL:
         line = settings.serial.ports[spec.number - 1]
-        return SerialDevice(bus, spec.number, config.serial[spec.number - 1], line, node.id, rule)
+        return SerialDevice(bus, spec.number, config.serial[spec.number - 1], line, node.id, port.turn, port.char_gap)
     # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
     from gateway.remote_port.candidates import Candidates
     from gateway.remote_port.client import RemotePortClient

@@ -321,8 +321,8 @@ class Manager:
 
     def _make_device(self, spec: Device) -> PortDevice:
         host = self._host
-        settings, rule = self._published.value.settings, self._port.turn
-        return make_device(spec, self.bus, settings, host.config, host.node, host.bonjour, rule)
+        settings = self._published.value.settings
+        return make_device(spec, self.bus, settings, host.config, host.node, host.bonjour, self._port)
 
     async def _run_device(self, spec: Device, unit: Unit) -> None:
         if spec.type is PortType.SERIAL:

@@ -172,6 +172,8 @@ class PortConfig:
     """The end of a client that reads too slowly, or of the oldest bytes that wait for it."""
     history_bytes: int = 0
     """The newest bytes of the line that a client hears first."""
+    char_gap: float = 0.0
+    """Seconds of quiet behind each character that is written, for a device that takes them no faster."""
     turn: TurnRule | None = None
     """The rule of the line's turns; None where everybody may write at any time."""
     message: MessageRule | None = None

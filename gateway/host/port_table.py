@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["port_managers"]
 
 MOST_LINGER = 60_000
+MOST_CHAR_GAP = 100
 MOST_HISTORY = 65_536  # far less than a client may leave unread, or its first bytes would cut it
-_OF_THE_OWNER = ("message_end", "message_gap_ms", "turn")
+_OF_THE_OWNER = ("char_gap_ms", "message_end", "message_gap_ms", "turn")
 """What the CPU that has the line says; those that are chained to it learn it over their links."""
 
 
@@ -81,6 +82,7 @@ def _port(table: Table) -> PortConfig:
         linger=table.take("linger_ms", whole(0, MOST_LINGER), round(default.linger * 1000)) / 1000,
         slow_reader=table.take("slow_reader", one_of("cut", "drop_oldest"), default.slow_reader),
         history_bytes=table.take("history_bytes", whole(0, MOST_HISTORY), default.history_bytes),
+        char_gap=table.take("char_gap_ms", whole(0, MOST_CHAR_GAP), round(default.char_gap * 1000)) / 1000,
         turn=_turn(turn) if "turn" in table else None,
         message=_message(table),
         tty=_tty(table.table("tty")),

@@ -173,6 +173,7 @@ class Arbiter:
         self._bus = bus
         self._sharing = Sharing(None) if sharing is None else sharing
         self._rule: TurnRule | None = self._sharing.rule
+        self._char_gap = self._sharing.char_gap
         self._logger = log
         self._turn = _Turn.FREE
         self._down: str | None = None
@@ -232,7 +233,7 @@ class Arbiter:
             claim.check(accepted)
             return
         rest, done = memoryview(data), 0
-        if self._is_ready(trio.current_time()):
+        if self._is_ready(trio.current_time()) and not self._char_gap:
             claim.check(accepted)
             done = self._send(data[:portion] if self._pace.is_paced else data, claim, accepted)
             if done == len(data):
@@ -275,12 +276,13 @@ class Arbiter:
             while done < len(data) and not (done and done % portion == 0 and (paced or self._waiting)):
                 # Where somebody waits, never into the next portion: what the tty takes now cannot be taken back.
                 end = (done // portion + 1) * portion if paced or self._waiting else len(data)
+                end = done + 1 if self._char_gap else min(end, len(data))
                 took = self._send(data[done:end], claim, accepted)
                 done += took
                 if took:
                     progress = trio.current_time()
-                if took == 0 or (paced and done % portion and done < len(data)):
-                    await self._room(len(data[done:end]) if took else 0, progress)
+                if took == 0 or (done < len(data) and (self._char_gap or (paced and done % portion))):
+                    await self._room(max(end - done, 1) if took else 0, progress)
                     # Who was woken may have been revoked since; and what has not begun may have grown stale.
                     claim.check(math.inf if done else accepted)
         except PortDown:
@@ -293,12 +295,16 @@ class Arbiter:
         return done
 
     async def _room(self, count: int, progress: float) -> None:
-        """Wait until a device that is full may take ``count`` bytes more. Raises PortDown."""
-        if not self._pace.is_paced or trio.current_time() - progress > _STUCK:
+        """Wait until the device may be given ``count`` bytes more; it took none where that is 0. Raises PortDown."""
+        if self._char_gap and count:
+            pause = 1 / self._pace.bytes_per_second + self._char_gap
+        elif self._pace.is_paced and trio.current_time() - progress <= _STUCK:
+            pause = self._pace.room_in(count)
+        else:
             await self._writable()
             return
         epoch = self._uart.epoch
-        await trio.sleep(self._pace.room_in(count))
+        await trio.sleep(pause)
         if epoch != self._uart.epoch:
             raise PortDown(self._down or "the device was closed")
 
@@ -493,7 +499,7 @@ class Arbiter:
         try:
             while self._rest:
                 # It sends before it waits: the device may have been closed since the writer left.
-                took = self._send(self._rest, claim)
+                took = self._send(self._rest[:1] if self._char_gap else self._rest, claim)
                 self.unfinished -= took
                 self._rest = self._rest[took:]
                 if took:

@@ -82,7 +82,8 @@ _HOUSEKEEPING = _Housekeeping()
 class SerialDevice:
     """Serial.Ser# ``number`` on its bus, while ``run()`` runs; ``node`` is the id of this node.
 
-    ``rule`` is that of its turns, if its writers take turns that wait for replies.
+    ``rule`` is that of its turns, if its writers take turns that wait for replies; ``char_gap`` the seconds of quiet
+    behind each character.
     """
 
     def __init__(
@@ -93,13 +94,14 @@ class SerialDevice:
         line: SerialPort,
         node: bytes = b"",
         rule: TurnRule | None = None,
+        char_gap: float = 0.0,
     ) -> None:
         self._bus = bus
         self._number = number
         self._config = config
         self._line = line
         self._node = node
-        self._sharing = Sharing(rule)
+        self._sharing = Sharing(rule, char_gap)
         self._logger = PortLogger(logger, bus.name)
         self._open: tuple[Uart, Arbiter] | None = None
         self._last: Uart | None = None

@@ -22,10 +22,14 @@ _UNANSWERED = (Ending.TIME, Ending.SILENCE)
 
 @final
 class Sharing:
-    """The turns of one line; ``rule`` is None where every writer may write at any time."""
+    """The turns of one line; ``rule`` is None where every writer may write at any time.
 
-    def __init__(self, rule: TurnRule | None) -> None:
+    ``char_gap`` are the seconds of quiet behind each character that a slow device wants.
+    """
+
+    def __init__(self, rule: TurnRule | None, char_gap: float = 0.0) -> None:
         self.rule = rule
+        self.char_gap = char_gap
         self.turns: Counter[Ending] = Counter()
         """Turns by how they ended."""
         self.superseded = 0

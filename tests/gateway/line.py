@@ -70,6 +70,7 @@ class NarrowTty:
     def __init__(self, room: int = 0, rate: int = 9600) -> None:
         self.timing = SerialPort(baud_rate=rate)
         self.is_paced = False
+        self.epoch = 0
         self.room = room
         self.taken = b""
         self.closed = False

@@ -81,6 +81,7 @@ listen_only = ["0.0.0.0:4001", "[::]:4001"]
 linger_ms = 5000
 slow_reader = "drop_oldest"
 history_bytes = 4096
+char_gap_ms = 5
 message_end = "0D0a"
 message_gap_ms = 20
 
@@ -154,7 +155,17 @@ def test_every_key_of_a_whole_file_is_read() -> None:
         sharing=(
             PortConfig(),
             PortConfig(
-                "last", 2, (("0.0.0.0", 4001), ("::", 4001)), 5.0, "drop_oldest", 4096, None, LINES, TTYS, MASTERS
+                "last",
+                2,
+                (("0.0.0.0", 4001), ("::", 4001)),
+                5.0,
+                "drop_oldest",
+                4096,
+                0.005,
+                None,
+                LINES,
+                TTYS,
+                MASTERS,
             ),
             PortConfig(),
         ),
@@ -236,7 +247,7 @@ def test_the_example_names_every_key_that_there_is() -> None:
 LINES = MessageRule(b"\r\n", 0.02)
 HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
 KEYS_OF_A_PORT = "serial, remote_port, turn, writers, max_clients, listen_only, linger_ms, slow_reader, "
-KEYS_OF_A_PORT += "history_bytes, message_end, message_gap_ms, tty, modbus_tcp"
+KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, tty, modbus_tcp"
 TTY = '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\n'
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -373,3 +374,29 @@ async def test_a_reply_to_a_turn_that_the_device_ended_is_nobodys_when_it_is_bac
             turns.heard(b"two\r")
             nursery.cancel_scope.cancel()
     assert (mine.heard, other.heard) == (b"", b"two\r")
+
+
+async def test_a_slow_device_has_its_quiet_behind_each_character_whoever_writes_them(autojump_clock: MockClock) -> None:
+    tty, bus = NarrowTty(100), Bus("P0")
+    turns = Arbiter(tty.as_uart, bus, Sharing(None, char_gap=0.01))
+    bus.connect(turns)
+    times = list[float]()
+    took = tty.send_nowait
+
+    def send(data: memoryview) -> int:
+        times.append(trio.current_time())
+        assert len(data) == 1
+        return took(data)
+
+    tty.send_nowait = send  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        session = Router({"P0": bus}).grant("P0", ALL, "a").open(Right.TCP)
+        await session.write(b"12345")
+        with trio.move_on_after(0.015):
+            await session.write(b"67")
+        await turns.idle()
+        nursery.cancel_scope.cancel()
+    assert tty.taken == b"1234567"
+    gaps = [later - before for before, later in itertools.pairwise(times)]
+    assert [gap for at, gap in enumerate(gaps) if at != 4] == pytest.approx([0.01 + 1 / 960] * 5)
