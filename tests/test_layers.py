@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gateway.web": ("gateway.port gateway.tasks gateway.clients gateway.state protocol.parameters protocol.http"),
         "gateway": (
             "gateway.cli gateway.port gateway.tasks gateway.clients gateway.serial_line gateway.remote_port gateway.web"
-            " gateway.discovery gateway.host gateway.state protocol.parameters protocol.link protocol.sharing"
+            " gateway.discovery gateway.host gateway.state protocol.parameters protocol.link"
         ),
         "gateway.demo.camera": "",
         "gateway.demo": (
