@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from tests.hardware.agent import USB_PORT
-from tests.hardware.guest import GuestError
+from tests.hardware.guest import Clock, GuestError
 from tests.hardware.usbip import UsbWire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.hardware.guest import Guest
     from tests.hardware.usbip import Setup
 
@@ -114,13 +116,15 @@ class Chip(Protocol):
 class Adapter:
     """One adapter: ``plug`` and ``unplug`` it, and be its far end meanwhile."""
 
-    def __init__(self, guest: Guest, chip: Chip, paced: bool = False) -> None:
+    def __init__(self, guest: Guest, chip: Chip, paced: bool = False, guests_time: bool = False) -> None:
         self.chip = chip
         self.uart = chip.uart
         self.hold = False
         """Whether the chip takes no bytes, whatever its flow control says."""
         self.paced = paced
         """Whether bytes take the time that the line needs for them."""
+        self.guests_time = guests_time
+        """Whether that time is the guest's, whose clock is slower when it is busy, and not this machine's."""
         self._guest = guest
         self._heard = bytearray()
         self._said: list[tuple[bytes, Errors]] = []
@@ -139,7 +143,7 @@ class Adapter:
         self._wire = wire = UsbWire(end, self.chip.control)
         self._modem_told = True
         for task in (self._listen, self._speak):
-            threading.Thread(target=task, args=(wire,), daemon=True).start()
+            threading.Thread(target=self._run, args=(task, wire), daemon=True).start()
         self._usb_port = self._guest.call("attach", FULL_SPEED)
         until = time.monotonic() + _PATIENCE
         while time.monotonic() < until:
@@ -201,6 +205,12 @@ class Adapter:
         self.hold = hold
         self._wake()
 
+    def _pace(self, count: int, clock: Callable[[], float]) -> None:
+        """Let the time pass that the line needs for so many bytes."""
+        until = clock() + self.uart.line_time(count)
+        while (left := until - clock()) > 0:
+            time.sleep(left)  # never too long: the guest's clock does not outrun this one
+
     def _wake(self) -> None:
         if self._wire is not None:
             with self._wire.changed:
@@ -210,7 +220,14 @@ class Adapter:
     def _held(self) -> bool:
         return self.hold or (self.uart.rts_cts and not self.uart.modem.cts)
 
-    def _listen(self, wire: UsbWire) -> None:
+    def _run(self, task: Callable[[UsbWire, Callable[[], float]], None], wire: UsbWire) -> None:
+        if not self.guests_time:
+            task(wire, time.monotonic)
+            return
+        with Clock(self._guest) as clock:
+            task(wire, clock)
+
+    def _listen(self, wire: UsbWire, clock: Callable[[], float]) -> None:
         """Carry the bytes of the guest to the far end."""
         while True:
             with wire.changed:
@@ -220,13 +237,13 @@ class Adapter:
                     return
                 transfer = wire.waiting(self.chip.bulk_out)[0]
             if self.paced:
-                time.sleep(self.uart.line_time(len(transfer.data)))
+                self._pace(len(transfer.data), clock)
             with wire.changed:
                 if wire.complete(self.chip.bulk_out, transfer):
                     mask = (1 << self.uart.bits) - 1
                     self._heard += bytes(byte & mask for byte in transfer.data)
 
-    def _speak(self, wire: UsbWire) -> None:
+    def _speak(self, wire: UsbWire, clock: Callable[[], float]) -> None:
         """Carry the bytes of the far end, and the changes of its lines, to the guest."""
         while True:
             with wire.changed:
@@ -249,7 +266,7 @@ class Adapter:
                 mask = (1 << self.uart.bits) - 1
                 _, packet = self.chip.received(bytes(byte & mask for byte in data), errors)
             if self.paced and data:
-                time.sleep(self.uart.line_time(len(data)))
+                self._pace(len(data), clock)
             if data and len(data) < room:
                 time.sleep(self.uart.latency / 1000)
             wire.complete(endpoint, transfer, packet)

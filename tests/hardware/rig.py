@@ -103,9 +103,9 @@ class Rig:
                 self.guest.call("ended", self._daemon, SIGKILL, 40)
             print(self.log())  # pytest shows it where the test failed
 
-    def plug(self, chip: Chip, paced: bool = False) -> Adapter:
+    def plug(self, chip: Chip, paced: bool = False, guests_time: bool = False) -> Adapter:
         """Plug in an adapter, which is pulled out at the end; it is ready when this returns."""
-        adapter = self._cleanup.enter_context(Adapter(self.guest, chip, paced))
+        adapter = self._cleanup.enter_context(Adapter(self.guest, chip, paced, guests_time))
         adapter.plug()
         return adapter
 
