@@ -1,0 +1,137 @@
+"""Masters, by real clients, that share a line of units through daemons of their own, direct or chained."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tests.helpers import free_port
+from tests.live import daemon
+from tests.sharing.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+
+    from tests.live import Live
+    from tests.sharing.wire import Units
+
+__all__ = ["MODBUS", "VISCA", "Shared", "Tally", "shared"]
+
+HERE = Path(__file__).parent
+KEY = "a-key"
+START = 2.0
+"""Seconds in which the clients load their libraries, before the first of them begins."""
+
+MODBUS = 'reply = "modbus-rtu"\nreply_silence_ms = 60'
+VISCA = 'reply = "visca"'
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of one client's requests."""
+
+    right: int
+    wrong: int
+    timeouts: int
+    exceptions: int = 0
+    longest: float = 0.0
+    by_unit: dict[str, int] | None = None
+
+
+@dataclass
+class Shared:
+    """A line with its units, the daemon that owns it, and one that is chained to that."""
+
+    wire: Wire
+    owner: Live
+    far: Live | None
+
+    @property
+    def ports(self) -> list[int]:
+        """The TCP port of the owner's server, and that of the chained CPU."""
+        return [live.tcp_ports[0] for live in (self.owner, self.far) if live is not None]
+
+    async def poll(self, seconds: float, *clients: tuple[str, int, tuple[object, ...]]) -> list[Tally]:
+        """Run clients beside each other: each a script, the port that it connects to, and its other arguments."""
+        tallies: dict[int, Tally] = {}
+        begin = time.time() + START
+
+        async def run(number: int, script: str, port: int, more: tuple[object, ...]) -> None:
+            command = [sys.executable, str(HERE / script), str(port), str(begin), str(seconds), *map(str, more)]
+            done = await trio.run_process(command, capture_stdout=True)
+            tallies[number] = Tally(**json.loads(done.stdout))
+
+        async with trio.open_nursery() as nursery:
+            for number, client in enumerate(clients):
+                nursery.start_soon(run, number, *client)
+        return [tallies[number] for number in range(len(clients))]
+
+    async def masters(
+        self, seconds: float, *ports: int, units: tuple[int, ...] = (1, 2, 3), patience: float = 1.0
+    ) -> list[Tally]:
+        """Run a Modbus master at each of these TCP ports; each asks the same units for other registers."""
+        clients = [("modbus_master.py", port, (patience, 100 * number, *units)) for number, port in enumerate(ports, 1)]
+        return await self.poll(seconds, *clients)
+
+    async def turns(self) -> dict[str, Any]:
+        """Return what the owner's status says of turns."""
+        found: dict[str, Any] = (await self.owner.status())["ports"][0]["turns"]
+        return found
+
+
+@contextlib.asynccontextmanager
+async def shared(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    units: Units,
+    rate: int,
+    rule: str | None,
+    chained: bool = False,
+    two_wires: bool = True,
+) -> AsyncIterator[Shared]:
+    """Run daemons whose line has these units; ``rule`` is the body of the owner's table of turns, None for none."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "paced"), os.environ.get("PYTHONPATH", "")]))
+    turn = "" if rule is None else f"[[port_manager]]\nserial = 1\n[port_manager.turn]\n{rule}\n"
+    async with contextlib.AsyncExitStack() as stack:
+        owner = await stack.enter_async_context(daemon(_made(directory / "owner"), config=turn))
+        wire = Wire(owner.lines[0], units, rate, two_wires)
+        stack.enter_context(wire.running())
+        assert await owner.curl(f"/axis-cgi/param.cgi?action=update&Serial.Ser1.BaudRate={rate}") == ("200", "OK")
+        far = await stack.enter_async_context(_chained(directory / "far", owner)) if chained else None
+        yield Shared(wire, owner, far)
+
+
+@contextlib.asynccontextmanager
+async def _chained(directory: Path, owner: Live) -> AsyncIterator[Live]:
+    port, manager = free_port(), "PortManager.P0.RemotePortServer"
+    server: dict[str, object] = {f"{manager}.Enabled": "yes", f"{manager}.AuthenticationKey": KEY}
+    server |= {f"{manager}.Listener.Enabled": "yes", f"{manager}.Listener.Port": port}
+    await _set(owner, server)
+    config = "[[port_manager]]\nremote_port = 0\n"
+    async with daemon(_made(directory), config=config) as far:
+        remote = {"AutoConf": "no", "Host": "127.0.0.1", "Port": port, "AuthenticationKey": KEY}
+        await _set(far, {f"RemotePort.R0.{name}": value for name, value in remote.items()})
+        with trio.fail_after(10):
+            while (await far.status())["ports"][0]["state"] != "up":
+                pass
+        yield far
+
+
+async def _set(live: Live, parameters: dict[str, object]) -> None:
+    query = "&".join(f"{name}={value}" for name, value in parameters.items())
+    assert await live.curl(f"/axis-cgi/param.cgi?action=update&{query}") == ("200", "OK")
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
