@@ -89,7 +89,7 @@ async def test_a_unit_that_answers_after_the_timeout_is_heard_by_nobody_as_anoth
             )
     for tally in tallies:
         assert tally.wrong == 0
-        assert tally.right > seconds / 2
+        assert tally.right >= seconds / 3
         assert tally.by_unit is not None
         assert tally.by_unit["7"] == 0
 
