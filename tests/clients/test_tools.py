@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.helpers import Gateway
 
-pytestmark = needs_curl
+pytestmark = [needs_curl, pytest.mark.clients]
 
 HERE = Path(__file__).parent
 BASIC = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()

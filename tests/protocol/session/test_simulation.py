@@ -133,7 +133,7 @@ def run(nodes: int, schedules: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("nodes", "schedules"), [(2, 120), (3, 120), (4, 120)])
+@pytest.mark.parametrize(("nodes", "schedules"), [(2, 60), (3, 60), (4, 60)])
 def test_what_is_received_is_what_was_sent_minus_what_was_announced(nodes: int, schedules: int) -> None:
     run(nodes, schedules)
 
