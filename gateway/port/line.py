@@ -129,7 +129,7 @@ class Line(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether a message that comes now waits for nobody."""
+        """Return whether a message that comes now waits for nobody."""
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> Asker | None:
         """Write one message whole; return as what its reply will name it, None where that is its claim."""

@@ -264,7 +264,7 @@ class Session:
 
     @property
     def is_reply(self) -> bool:
-        """Whether the bytes that a reader is handed just now are for ``asker`` and monitors alone."""
+        """Return whether the bytes that a reader is handed just now are for ``asker`` and monitors alone."""
         return self._bus.is_reply
 
     @property
@@ -276,7 +276,7 @@ class Session:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a message that comes now waits for nobody; true where it is refused at once, too."""
+        """Return whether a message that comes now waits for nobody; true where it is refused at once, too."""
         try:
             return self._bus.line.is_ready
         except PortDown:

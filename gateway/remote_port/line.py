@@ -133,7 +133,7 @@ class RemoteLine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether nothing that was taken waits for its outcome."""
+        """Return whether nothing that was taken waits for its outcome."""
         return not self._owed
 
     async def write(self, data: bytes, claim: Claim, accepted: float) -> Taken:

@@ -310,7 +310,7 @@ class Arbiter:
 
     @property
     def is_ready(self) -> bool:
-        """Whether whoever comes now may write at once."""
+        """Return whether whoever comes now may write at once."""
         return self._is_ready(trio.current_time())
 
     def _is_ready(self, now: float) -> bool:

@@ -106,7 +106,7 @@ class Exchange:
 
     @property
     def over(self) -> bool:
-        """Whether the next request may begin, after the rule's quiet."""
+        """Return whether the next request may begin, after the rule's quiet."""
         return self._state is _State.OVER
 
     def sent(self, at: float) -> None:

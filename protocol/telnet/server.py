@@ -69,12 +69,12 @@ class TelnetServer:
 
     @property
     def suspended(self) -> bool:
-        """Whether the client has asked for silence: nothing is to be sent but answers."""
+        """Return whether the client has asked for silence: nothing is to be sent but answers."""
         return self._notices.suspended
 
     @property
     def has_com_port(self) -> bool:
-        """Whether the client speaks RFC 2217, and not telnet alone."""
+        """Return whether the client speaks RFC 2217, and not telnet alone."""
         return self._options.agreed(Side.PEER, Option.COM_PORT)
 
     def receive(self, data: bytes) -> list[Event]:
