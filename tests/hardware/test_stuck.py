@@ -187,7 +187,7 @@ def test_more_than_the_driver_takes_is_accounted_for_too(rig: Rig, stuck: Stuck)
 def test_a_line_that_is_slow_and_not_stuck_keeps_its_settings_and_says_so(rig: Rig) -> None:
     chip = Ftdi("H2")
     adapter = rig.plug(chip, paced=True)
-    rig.start(f'device = "{chip.by_id}"', OTHER, Serial_Ser1_BaudRate=300)
+    rig.start(f'device = "{chip.by_id}"\npaced = false', OTHER, Serial_Ser1_BaudRate=300)  # the driver is to be full
     rig.client().say(COMMAND)
     rig.until_status(lambda status: status["bytes_to_line"] == len(COMMAND))
     with rig.no_silence(rig.guest.lines["/dev/ttyS4"]):

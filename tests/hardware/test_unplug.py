@@ -43,7 +43,7 @@ def test_unplugged_in_the_middle_of_reading_it_is_down_and_comes_back(rig: Rig, 
 def test_bytes_that_were_queued_at_an_unplug_are_counted(rig: Rig, kind: type[Ftdi | CdcAcm]) -> None:
     chip = kind("U2")
     adapter = rig.plug(chip)
-    rig.start(f'device = "{chip.by_id}"', OTHER)
+    rig.start(f'device = "{chip.by_id}"\npaced = false', OTHER)  # the driver is to be full
     client = rig.client()
     client.say(b"before")
     assert adapter.hear(6) == b"before"
@@ -66,7 +66,7 @@ def test_bytes_that_were_queued_at_an_unplug_are_counted(rig: Rig, kind: type[Ft
 def test_unplugged_while_settings_wait_the_answer_comes_and_the_chip_has_what_the_parameters_say(rig: Rig) -> None:
     chip = Ftdi("U3")
     adapter = rig.plug(chip, paced=True)
-    rig.start(f'device = "{chip.by_id}"', OTHER, Serial_Ser1_BaudRate=300)
+    rig.start(f'device = "{chip.by_id}"\npaced = false', OTHER, Serial_Ser1_BaudRate=300)  # the driver is to be full
     rig.client().say(b"-" * 300)
     rig.until_status(lambda status: status["bytes_to_line"] == 300)
     answers: list[Answer] = []
