@@ -252,7 +252,7 @@ def test_whatever_masters_and_units_do_each_reply_goes_where_it_belongs(
         plug(patch, driver)
         patch.setattr(uart, "DriverCall", CallAtOnce)
         sharing = Sharing(RULE)
-        patch.setattr(device, "Sharing", lambda _rule: sharing)
+        patch.setattr(device, "Sharing", lambda *_: sharing)
         driver.close_waits = False
         try:
             line = trio.run(live, steps, behaviours, driver, clock=trio.testing.MockClock(autojump_threshold=0))
