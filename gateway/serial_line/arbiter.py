@@ -118,7 +118,6 @@ class LineTurn:
         self.claim = claim
         self._accepted = accepted
         self._message = message
-        self._closed = False
         self.written = False
         """The message is in the tty, and the reply is awaited."""
         self.answered = False
@@ -154,9 +153,7 @@ class LineTurn:
 
     def close(self) -> None:
         """Let the next writer in, once the message that was begun is whole. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._turns.close_turn(self)
+        self._turns.close_turn(self)
 
 
 @final
@@ -297,7 +294,7 @@ class Arbiter:
     async def _room(self, count: int, progress: float) -> None:
         """Wait until the device may be given ``count`` bytes more; it took none where that is 0. Raises PortDown."""
         if self._char_gap and count:
-            pause = 1 / self._pace.bytes_per_second + self._char_gap
+            pause = self._pace.character + self._char_gap
         elif self._pace.is_paced and trio.current_time() - progress <= _STUCK:
             pause = self._pace.room_in(count)
         else:
@@ -539,7 +536,7 @@ class Arbiter:
         """Write a request in its turn; the turn goes on, without this task, until its reply is over."""
         assert self._rule is not None
         data = bytes(await self._take(claim, accepted, data))
-        self._exchange = Exchange(self._rule, data, 1 / self._pace.bytes_per_second)
+        self._exchange = Exchange(self._rule, data, self._pace.character)
         self._asker, self._held_since = claim, trio.current_time()
         self._announce(claim)
         try:
@@ -565,7 +562,7 @@ class Arbiter:
             self.reconsider()
             return
         if self._rule is not None:
-            self._quiet_until = trio.current_time() + self._rule.quiet(1 / self._pace.bytes_per_second)
+            self._leave_quiet(trio.current_time())
         if self._announced:
             self._bus.deliver_in_turn(data, self._asker)
         else:
@@ -591,9 +588,7 @@ class Arbiter:
         """Tell how the turn ended; free the line where no late reply may come any more."""
         assert self._rule is not None
         if self._asker is not None:
-            self._sharing.ended(self._asker.holder, ending)
-            self._announce_end(ending)
-            self._asker = None
+            self._end_asking(self._asker, ending)
         if not exchange.over:
             if not self._announced:
                 self._announce(None)
@@ -601,10 +596,20 @@ class Arbiter:
         self._announce_end(ending)
         self._exchange = None
         if ending is not Ending.ABORTED:
-            end = max(exchange.deadline, self._pace.clear_at(trio.current_time()))
-            self._quiet_until = end + self._rule.quiet(1 / self._pace.bytes_per_second)
+            self._leave_quiet(max(exchange.deadline, self._pace.clear_at(trio.current_time())))
         self._turn = _Turn.HELD
         self.give_back()
+
+    def _end_asking(self, asker: Claim, ending: Ending) -> None:
+        """Count the turn, and tell the bus that its reply is over."""
+        self._sharing.ended(asker.holder, ending)
+        self._announce_end(ending)
+        self._asker = None
+
+    def _leave_quiet(self, since: float) -> None:
+        """Begin nothing before the rule's quiet is over, which counts from ``since``."""
+        assert self._rule is not None
+        self._quiet_until = since + self._rule.quiet(self._pace.character)
 
     def _announce(self, asker: Claim | None) -> None:
         """Tell the bus whose the next bytes of the line are; None: nobody's, but monitors hear them."""
@@ -628,13 +633,9 @@ class Arbiter:
             self._asker = None
             self.give_back()
             return
-        ending = Ending.WHOLE if turn.answered else Ending.TIME
-        self._sharing.ended(turn.claim.holder, ending)
-        self._announce_end(ending)
-        self._asker = None
-        now = trio.current_time()
+        self._end_asking(turn.claim, Ending.WHOLE if turn.answered else Ending.TIME)
         if turn.answered:
-            self._quiet_until = now + self._rule.quiet(1 / self._pace.bytes_per_second)
+            self._leave_quiet(trio.current_time())
             self.give_back()
         else:
             self._isolate()
@@ -643,7 +644,7 @@ class Arbiter:
     def _isolate(self) -> None:
         """Keep the line from everybody while a reply may come that is nobody's."""
         assert self._rule is not None
-        self._exchange = Exchange.isolated(self._rule, 1 / self._pace.bytes_per_second, trio.current_time())
+        self._exchange = Exchange.isolated(self._rule, self._pace.character, trio.current_time())
         self._turn = _Turn.ANSWERING
         self._announce(None)
 

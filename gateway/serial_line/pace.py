@@ -53,6 +53,11 @@ class Pace:
         self.bytes_per_second = bytes_per_second(timing)
         self._flow_control = timing.flow_control_rtscts or timing.flow_control_xonxoff
 
+    @property
+    def character(self) -> float:
+        """The line time of one character, in seconds."""
+        return 1 / self.bytes_per_second
+
     def forget(self) -> None:
         """Take note that what waited was thrown away."""
         self._busy_until = trio.current_time()

@@ -30,11 +30,11 @@ def break_outcomes(session: RemoteSession) -> None:
 
 
 def break_port(session: RemoteSession) -> None:
-    session.session.port = fail  # type: ignore[method-assign, assignment]
+    session.session.port = fail  # type: ignore[method-assign, assignment]  # the bug
 
 
 def break_sending(session: RemoteSession) -> None:
-    session.session.next_frame = fail  # type: ignore[method-assign, assignment]
+    session.session.next_frame = fail  # type: ignore[method-assign, assignment]  # the bug
 
 
 def break_receiving(session: RemoteSession) -> None:
