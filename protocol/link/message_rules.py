@@ -37,9 +37,10 @@ def portion(bytes_per_second: float) -> int:
 def message_limit(bytes_per_second: float) -> int:
     """Return the longest piece of a byte stream that is written as a message; a longer one is a transfer.
 
-    512 bytes, or 100 ms of line where that is more; but no more than a second of line, for a command waits for it.
+    512 bytes, or 100 ms of line where that is more; but no more than a second of line, for a command waits for it, and
+    no more than a link carries.
     """
     if not bytes_per_second:
         return _MESSAGE
-    longest = max(_MESSAGE, portion(bytes_per_second))
+    longest = min(max(_MESSAGE, portion(bytes_per_second)), MAX_MESSAGE)
     return min(longest, max(_LEAST_PORTION, int(bytes_per_second * _MESSAGE_SECONDS)))

@@ -151,6 +151,14 @@ async def test_a_long_piece_goes_in_portions_of_line_and_no_more_of_them_than_ke
     assert remote._portion == 8192
 
 
+async def test_over_the_fastest_link_a_long_piece_is_no_longer_message_than_a_link_carries() -> None:
+    remote, writer = line(ring_bytes=65536), Writer()
+    remote._throughput = Throughput(10_000_000)
+    with trio.fail_after(5):
+        await remote.transfer(bytes(65_536), writer, trio.current_time())
+    assert [entry.size for entry in remote._session._streams[Channel.TCP].ring.unsent] == [8192] * 8
+
+
 @pytest.mark.parametrize(
     ("rule", "newer", "gives_way"),
     [

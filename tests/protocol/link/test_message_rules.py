@@ -24,9 +24,20 @@ def test_a_portion_is_a_tenth_of_a_second_of_line_and_16_bytes_at_least(bytes_pe
 
 @pytest.mark.parametrize(
     ("bytes_per_second", "most"),
-    [(0.0, 512), (10.0, 16), (30.0, 30), (120.0, 120), (960.0, 512), (5_129.0, 512), (5_130.0, 513), (46_080.0, 4_608)],
+    [
+        (0.0, 512),
+        (10.0, 16),
+        (30.0, 30),
+        (120.0, 120),
+        (960.0, 512),
+        (5_129.0, 512),
+        (5_130.0, 513),
+        (46_080.0, 4_608),
+        (81_930.0, 8_192),
+        (1e9, 8_192),
+    ],
 )
-def test_a_message_is_no_longer_than_a_second_of_line_and_512_bytes_or_a_portion(
+def test_a_message_is_no_longer_than_a_second_of_line_and_512_bytes_or_a_portion_and_than_a_link_carries(
     bytes_per_second: float, most: int
 ) -> None:
     assert message_limit(bytes_per_second) == most
