@@ -77,13 +77,14 @@ class DriverQueue:
         return False
 
     async def _shifted_out(self) -> None:
-        """Wait for the FIFO: until the driver says it is empty, or as long as that can take."""
+        """Wait for the FIFO: until the driver says it is empty, or as long as that can take. A pty has none."""
         await trio.lowlevel.checkpoint()
         if not (unsent := self._tty.unsent):
             return
-        with trio.move_on_after(line_time(self._timing(), _FIFO_CHARACTERS)):
-            while not self._tty.transmitter_empty():  # noqa: ASYNC110 -- nor for an empty FIFO
-                await trio.sleep(self._pause(1))
+        if self.is_real:
+            with trio.move_on_after(line_time(self._timing(), _FIFO_CHARACTERS)):
+                while not self._tty.transmitter_empty():  # noqa: ASYNC110 -- nor for an empty FIFO
+                    await trio.sleep(self._pause(1))
         self._sent(unsent)
 
     def _pause(self, characters: int) -> float:

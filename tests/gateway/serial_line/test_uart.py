@@ -123,6 +123,12 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     return fake
 
 
+@pytest.fixture
+def no_pty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every pty pass for a UART."""
+    monkeypatch.setattr(tty, "_PTYS", ())
+
+
 @asynccontextmanager
 async def closing(port: Uart, within: float = math.inf) -> AsyncIterator[Uart]:
     try:
@@ -365,8 +371,16 @@ async def test_a_stuck_line_is_waited_for_until_the_deadline(
         assert port.queue.waiting() == 40
 
 
+async def test_a_pty_has_no_fifo_to_wait_for(pty: Pty, autojump_clock: MockClock) -> None:
+    async with closing(await opened(pty.path, LINE)) as port:
+        port.send_nowait(b"x")
+        begun = trio.current_time()
+        assert await port.queue.emptied(5)
+        assert trio.current_time() == begun
+
+
 async def test_without_word_from_the_driver_the_fifo_gets_seventy_characters_of_time(
-    pty: Pty, autojump_clock: MockClock
+    no_pty: None, pty: Pty, autojump_clock: MockClock
 ) -> None:
     async with closing(await opened(pty.path, LINE)) as port:
         port.send_nowait(b"x")
@@ -377,7 +391,9 @@ async def test_without_word_from_the_driver_the_fifo_gets_seventy_characters_of_
         assert trio.current_time() - begun == pytest.approx(70 / 960)
 
 
-async def test_where_the_driver_knows_the_fifo_it_is_asked(pty: Pty, driver: Driver, autojump_clock: MockClock) -> None:
+async def test_where_the_driver_knows_the_fifo_it_is_asked(
+    no_pty: None, pty: Pty, driver: Driver, autojump_clock: MockClock
+) -> None:
     driver.offers, driver.busy = {termios.TIOCSERGETLSR}, 3
     async with closing(await opened(pty.path, LINE)) as port:
         port.send_nowait(b"x")
