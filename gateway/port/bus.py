@@ -101,6 +101,8 @@ class Bus:
         """The party of each reader that has one."""
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
         self._turn_readers: tuple[Callable[[Asker | None, Ending | None], None], ...] = ()
+        self.watchers: tuple[Callable[[bytes, str], None], ...] = ()
+        """Those who are told what is written. A line that finds none says nothing, so that it costs nothing."""
         self.is_reply = False
         """Whether the bytes that are handed out just now are for ``asker`` and monitors alone."""
         self.asker: Asker | None = None
@@ -157,6 +159,27 @@ class Bus:
         """Tell ``reader`` nothing more. Idempotent."""
         self._turn_readers = tuple(other for other in self._turn_readers if other != reader)
         self._ends.pop(reader, None)
+
+    def attach_for_writing(
+        self, watcher: Callable[[bytes, str], None], end: Callable[[str], None] | None = None
+    ) -> None:
+        """Tell ``watcher`` what is written to the line, and the name of its writer, from now on; as ``attach``."""
+        self.watchers = (*self.watchers, watcher)
+        self._ends[watcher] = end
+
+    def detach_for_writing(self, watcher: Callable[[bytes, str], None]) -> None:
+        """Tell ``watcher`` nothing more. Idempotent."""
+        self.watchers = tuple(other for other in self.watchers if other != watcher)
+        self._ends.pop(watcher, None)
+
+    def wrote(self, data: bytes, holder: str) -> None:
+        """Tell the watchers what the tty took, its owner's where that is another CPU, and of whom."""
+        for watcher in self.watchers:
+            try:
+                watcher(data, holder)
+            except Exception:  # as in deliver(): a writer must not pay for who watches it
+                self._logger.exception("a bug: a reader of what is written failed, and is detached")
+                self._fail(watcher, self.detach_for_writing)
 
     def turn_begins(self, asker: Asker | None) -> None:
         """Say that what comes next is for the asker and monitors, until ``turn_ends``; None: for monitors alone."""

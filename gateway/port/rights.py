@@ -20,3 +20,5 @@ class Right(enum.Flag):
     """Write what generic TCP clients send."""
     CGI = enum.auto()
     """Write what callers of serial.cgi ask it to."""
+    WATCH = enum.auto()
+    """Hear what others write, and their names."""

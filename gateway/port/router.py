@@ -107,7 +107,7 @@ class Handle:
 
     def attenuate(self, rights: Right, holder: str) -> Handle:
         """Return a handle with these rights for ``holder``. Raises Forbidden if this one has fewer, or Revoked."""
-        self._require(rights)
+        self.require(rights)
         child = Handle(self._bus, rights, holder, self)
         self._children[child] = None
         return child
@@ -117,7 +117,7 @@ class Handle:
 
         Raises Forbidden or Revoked.
         """
-        self._require(write | Right.READ)
+        self.require(write | Right.READ)
         assert self._session is None, "rule 4: a second session needs a handle of its own"
         self._session = Session(self, self._bus, write)
         return self._session
@@ -161,7 +161,8 @@ class Handle:
         own = () if self._session is None else (self._session,)
         return itertools.chain(own, *(child.sessions for child in self._children))
 
-    def _require(self, rights: Right) -> None:
+    def require(self, rights: Right) -> None:
+        """Raise Revoked, or Forbidden where it does not carry these rights."""
         if self.revoked is not None:
             raise Revoked(self.revoked)
         if rights not in self.rights:
@@ -261,6 +262,12 @@ class Session:
         """Tell ``reader`` where turns under a rule begin and end, from now on; see ``Bus.attach_for_turns``."""
         self._bus.attach_for_turns(reader, self.end)
         self._hearing.callback(self._bus.detach_for_turns, reader)
+
+    def listen_for_writing(self, watcher: Callable[[bytes, str], None]) -> None:
+        """Tell ``watcher`` what is written to the line, and the name of its writer, from now on. Raises Forbidden."""
+        self._handle.require(Right.WATCH)
+        self._bus.attach_for_writing(watcher, self.end)
+        self._hearing.callback(self._bus.detach_for_writing, watcher)
 
     @property
     def is_reply(self) -> bool:

@@ -84,7 +84,7 @@ class RemotePortClient:
         self._point = key_point(settings.authentication_key)
         self._limits = SessionLimits(window=_WINDOW)
         self._session = ClientSession(node.id, self._limits)
-        self._line = RemoteLine(self._session, self._flush, self._limits.age, bus.events)
+        self._line = RemoteLine(self._session, self._flush, self._limits.age, bus)
         self._link: Link | None = None
         self._attempt = trio.CancelScope()
         self._backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)

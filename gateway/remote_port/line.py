@@ -36,9 +36,9 @@ from protocol.sharing.exchange import Ending
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from gateway.port.bus import Bus
     from gateway.port.line import Claim, Reply
     from gateway.port.receive_buffer import ReceiveBuffer
-    from gateway.tasks.event_log import EventLog
     from protocol.link.stream_frames import Turn
     from protocol.session.client import ClientSession
     from protocol.session.session import AgeLimits
@@ -107,12 +107,10 @@ class RemoteLine:
     ``age_limits`` tells for how long a class may be without a link before its writers are refused.
     """
 
-    def __init__(
-        self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits, events: EventLog
-    ) -> None:
+    def __init__(self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits, bus: Bus) -> None:
         self._session = session
         self._flush = flush
-        self._events = events
+        self._bus = bus
         self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
         self._outcomes: dict[Channel, deque[Taken]] = {channel: deque() for channel in CHANNELS.values()}
         self._owed: Counter[Claim] = Counter()
@@ -189,6 +187,9 @@ class RemoteLine:
             count = outcome.progress.settle_to(settled.end)
             self._owed[outcome.claim] -= count
             if settled.reason is None:
+                if self._bus.watchers:
+                    end = outcome.progress.position - outcome.progress.start
+                    self._bus.wrote(outcome.data[end - count : end], outcome.holder)
                 outcome.claim.wrote(count)
             else:
                 outcome.lost = settled.reason
@@ -343,7 +344,7 @@ class RemoteLine:
         level = logging.WARNING if reason is Reason.UNCERTAIN else logging.INFO
         channel = settled.channel.name
         message = "remote port: %d %s bytes sent: %s"
-        self._events.log(level, f"remote port: {reason.name}", message, settled.count, channel, lost_text(reason))
+        self._bus.events.log(level, f"remote port: {reason.name}", message, settled.count, channel, lost_text(reason))
 
 
 @final

@@ -423,6 +423,8 @@ class Arbiter:
         self._pace.wrote(took)
         if took and claim.traffic is Right.PTZ:
             self._pace.wrote_command(accepted)
+        if took and self._bus.watchers:
+            self._bus.wrote(bytes(data[:took]), claim.holder)
         # The bytes are in the tty, so whatever its claim does about it, they count as done: or they would be written
         # a second time.
         try:

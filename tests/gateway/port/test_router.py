@@ -513,3 +513,52 @@ async def test_who_may_write_moves_the_modem_lines_and_sends_breaks_and_the_line
             await other.write(b"next")
     assert tty.asked == [(True, None), 0.1]
     assert tty.taken == b"nextnext"
+
+
+# Watching ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_watcher_is_told_what_the_tty_took_and_of_whom_until_it_leaves() -> None:
+    tty = NarrowTty(3)
+    bus, _ = narrow_port(tty)
+    router = Router({"P0": bus})
+    watcher = router.grant("P0", Right.READ | Right.WATCH, "a watcher").open(Right(0))
+    told: list[tuple[bytes, str]] = []
+    watcher.listen_for_writing(lambda data, holder: told.append((data, holder)))
+    writer = opened(bus)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.write, b"abcdef")
+        await blocked()
+        assert told == [(b"abc", "client")]
+        tty.make_room(10)
+    assert told == [(b"abc", "client"), (b"def", "client")]
+    watcher.close()
+    await writer.write(b"x")
+    assert len(told) == 2
+
+
+async def test_who_was_not_granted_to_watch_hears_nobody_write() -> None:
+    bus, _ = narrow_port(NarrowTty(9))
+    session = opened(bus)
+    with pytest.raises(Forbidden, match=r"^client has no right to Right\.WATCH on P0$"):
+        session.listen_for_writing(lambda _data, _holder: None)
+    assert bus.watchers == ()
+
+
+async def test_a_watcher_that_fails_is_detached_and_the_writer_and_the_others_go_on() -> None:
+    tty = NarrowTty(9)
+    bus, _ = narrow_port(tty)
+    grant = Router({"P0": bus}).grant
+    failing, other = (grant("P0", Right.READ | Right.WATCH, name).open(Right(0)) for name in ("failing", "other"))
+    told: list[bytes] = []
+
+    def fail(_data: bytes, _holder: str) -> None:
+        raise ZeroDivisionError
+
+    failing.listen_for_writing(fail)
+    other.listen_for_writing(lambda data, _: told.append(data))
+    await opened(bus).write(b"abc")
+    assert tty.taken == b"abc"
+    assert told == [b"abc"]
+    assert failing.ended == "a bug ended it"
+    assert len(bus.watchers) == 1

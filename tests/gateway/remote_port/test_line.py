@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 import pytest
 import trio
 import trio.testing
 
+from gateway.port.bus import Bus
 from gateway.port.line import LineError, PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.remote_port.line import RemoteLine
 from gateway.remote_port.throughput import Throughput
-from gateway.tasks.event_log import EventLog
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel, Turn
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
@@ -27,9 +26,7 @@ from tests.gateway.line import Unwanted, Writer
 
 def line(ring_bytes: int = 1000) -> RemoteLine:
     limits = SessionLimits(ring_bytes=ring_bytes)
-    remote = RemoteLine(
-        ClientSession(b"n" * 16, limits), lambda: None, limits.age, EventLog(logging.getLogger(__name__))
-    )
+    remote = RemoteLine(ClientSession(b"n" * 16, limits), lambda: None, limits.age, Bus("P0"))
     remote.set_rate(9600)
     return remote
 
@@ -252,3 +249,19 @@ async def test_what_is_beside_the_data_stays_with_the_owner() -> None:
     turn = await line().turn(Writer(), trio.current_time(), b"", None)
     with pytest.raises(LineError, match="belongs to another CPU"):
         await turn.send_break(0.1)
+
+
+async def test_a_watcher_is_told_what_the_owner_wrote_and_nothing_of_what_was_lost() -> None:
+    bus, writer, other = Bus("P0"), Writer(), Writer(holder="another")
+    limits = SessionLimits()
+    remote = RemoteLine(ClientSession(b"n" * 16, limits), lambda: None, limits.age, bus)
+    remote.set_rate(9600)
+    told: list[tuple[bytes, str]] = []
+    bus.attach_for_writing(lambda data, holder: told.append((data, holder)))
+    await remote.write(b"abcd", writer, trio.current_time())
+    await remote.write(b"efgh", other, trio.current_time())
+    remote.settled(Settled(Channel.TCP, 0, 2, None))
+    remote.settled(Settled(Channel.TCP, 2, 4, None))
+    remote.settled(Settled(Channel.TCP, 6, 2, Reason.INCOMPLETE))
+    assert told == [(b"ab", "a writer"), (b"cd", "a writer"), (b"ef", "another")]
+    assert (writer.written, other.written) == (4, 2)
