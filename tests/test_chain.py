@@ -136,11 +136,14 @@ async def test_every_kind_of_client_reaches_the_line_of_another_cpu(tmp_path: Pa
 async def test_a_transfer_as_fast_as_the_links_carry_it_arrives_whole(tmp_path: Path) -> None:
     block = os.urandom(65_536)
     with trio.fail_after(60):
-        async with chain(tmp_path, 2) as (gateways, _):
-            async with await client(await gateways[-1].open_tcp()) as tcp, trio.open_nursery() as nursery:
-                nursery.start_soon(tcp.send_all, block * 48)
-                for _ in range(48):
-                    assert await gateways[0].lines[0].hear(len(block)) == block
+        async with (
+            chain(tmp_path, 2) as (gateways, _),
+            await client(await gateways[-1].open_tcp()) as tcp,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(tcp.send_all, block * 48)
+            for _ in range(48):
+                assert await gateways[0].lines[0].hear(len(block)) == block
 
 
 async def test_a_program_on_a_tty_two_links_away_goes_on_while_a_link_is_cut(tmp_path: Path) -> None:
