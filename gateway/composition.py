@@ -8,8 +8,7 @@ import grp
 import logging
 import os
 import pwd
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from gateway.changes import Changes
 from gateway.clients.connections import Connections
@@ -39,8 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Composition:
+class Composition(NamedTuple):
     """The parts of a gateway, put together and not yet running."""
 
     catalogue: Catalogue

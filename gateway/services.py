@@ -7,8 +7,7 @@ go under them. What a service takes up in place, it is told by ``update_policies
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast, final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast, final
 
 import trio
 
@@ -58,8 +57,7 @@ _FLUSH: Final = 1.6
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """The parts of this host that all port managers share; ``node`` is its key pair."""
 
     config: Config

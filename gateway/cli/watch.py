@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 from gateway.cli.command import CommandError
 
@@ -28,8 +27,7 @@ _EACH = 1.0
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Rows under headings; ``widths`` are those of the columns, negative where numbers stand to the right."""
 
     headings: Sequence[str]

@@ -24,8 +24,7 @@ import logging
 import math
 import operator
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import trio
 
@@ -71,8 +70,7 @@ _FLUSH = 1.5
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(NamedTuple):
     """How the clients of a port are served, as its owner wants it.
 
     ``linger`` is how many seconds of silence end a client that ended its sending. With ``drop_oldest`` a client that

@@ -6,7 +6,6 @@ errors of a file are collected under their keys, so that its author can correct 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from typing import TYPE_CHECKING, TypeVar, final
@@ -179,6 +178,8 @@ class Table:
     def refuse_the_rest(self) -> None:
         """Report every key that was not asked for, with the nearest one that was."""
         for key in [key for key in self._found if key not in self._known]:
+            import difflib  # a file without errors need not pay for it
+
             near = difflib.get_close_matches(key, self._known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(self._known)}"
             self.add_error(shown(key), f"no such key; {hint}")

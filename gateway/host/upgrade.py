@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -41,11 +40,14 @@ def installed_version() -> str:
 
 
 @final
-class _Guard(MetaPathFinder):
-    """Finds nothing itself: it only looks before the others do."""
+class _Guard:
+    """A finder that finds nothing itself: it only looks before the others do.
+
+    It is no importlib.abc.MetaPathFinder: that would load two dozen modules at each start, for nothing.
+    """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """See MetaPathFinder. Raises UpgradeWaits."""
+        """See importlib.abc.MetaPathFinder. Raises UpgradeWaits."""
         if name.partition(".")[0] in ("gateway", "protocol") and installed_version() != gateway.__version__:
             installed = installed_version() or "no version"
             raise UpgradeWaits(f"{UPGRADE_WAITS}: {gateway.__version__} runs, {installed} is installed")

@@ -6,8 +6,7 @@ Both meet their clients on the port's bus, so a manager need not know which kind
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, NamedTuple, Protocol, final
 
 if TYPE_CHECKING:
     from gateway.tasks.reconcile import Unit
@@ -17,8 +16,7 @@ __all__ = ["PortDevice", "Refusal"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A parameter that could not be brought into force: its full name (``Serial.Ser1.BaudRate``), and why."""
 
     name: str

@@ -7,7 +7,7 @@ of another. A writer cannot tell which it has, but for what only a tty can do: m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, NamedTuple, Protocol, final
 
 from protocol.link.reasons import Reason
 
@@ -47,8 +47,7 @@ class PortDown(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The end of the reply that a turn waits for: whichever of the three comes first."""
 
     length: float

@@ -9,8 +9,7 @@ with the last look at the queue all that is known of a device that was unplugged
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import trio
 
@@ -31,8 +30,7 @@ _LONGEST_LOOK: Final = 0.1
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(NamedTuple):
     """An answer of the driver about its queue, with its time."""
 
     time: float

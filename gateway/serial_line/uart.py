@@ -36,8 +36,8 @@ import contextlib
 import enum
 import functools
 import logging
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import trio
 
@@ -85,8 +85,7 @@ _FIFO_BLOCK: Final = 140
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class SettingRefusal:
+class SettingRefusal(NamedTuple):
     """A setting that the device did not take: ``name`` as in the contract (``BaudRate``), ``why`` a phrase."""
 
     name: str

@@ -20,8 +20,7 @@ import base64
 import enum
 import re
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, final
 from urllib.parse import quote, unquote_to_bytes
 
 from protocol.http.param_cgi import not_a_form, pairs, text
@@ -76,8 +75,7 @@ class Format(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class SerialRequest:
+class SerialRequest(NamedTuple):
     """One call of serial.cgi: flush, then write, then read, as one uninterrupted turn on the line.
 
     ``port`` counts from 1 (port N is ``PortManager.P(N-1)``) and may be UNBIND; None is the port of the video

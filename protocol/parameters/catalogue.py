@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 from protocol.errors import ParameterError
 from protocol.parameters.declare import Parameter, build, value_at, with_values
@@ -59,8 +59,7 @@ class Update:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(NamedTuple):
     """The result of reading a stored file: the tree, and for each bad line its number (from 1) and the reason."""
 
     settings: Settings
@@ -69,8 +68,7 @@ class Restored:
     """Those of the bad lines, with their numbers, whose parameter this version, or this hardware, does not have."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Assignment:
+class _Assignment(NamedTuple):
     """One assignment of a request, to a parameter that exists; ``order`` is its place in the request."""
 
     order: int

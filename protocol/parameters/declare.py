@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast, final
 
 from protocol.parameters.hardware import Hardware, ManagerHardware, SerialHardware
 from protocol.parameters.roles import Role
@@ -64,8 +64,7 @@ class Place:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter that exists: ``name`` is the full name without ``root.``, ``path`` the way to its value.
 
     ``read`` and ``write`` are the least roles that may read and write it. ``default`` is the typed value.
@@ -98,8 +97,7 @@ _KEY: Final = "daisyport"
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(NamedTuple):
     """A field's metadata: ``item`` is a declaration, or a group's class; ``numbers`` makes it a tuple of them."""
 
     name: str

@@ -6,8 +6,7 @@ request, so the catalogue decides that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from protocol.parameters.settings import FAST_RATES
 
@@ -22,8 +21,7 @@ __all__ = ["Conflict", "conflicts"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(NamedTuple):
     """Of the ``sides`` of a conflict, each a set of parameters, only one can keep its values; ``why`` is the rule."""
 
     sides: tuple[tuple[Path, ...], ...]
