@@ -105,6 +105,7 @@ class Services:
         self._manner = Manner(port.linger, port.slow_reader == "drop_oldest", history)
         self._services: dict[ServiceKind, _PortService] = {}
         self._handles: dict[ServiceKind, Handle] = {}
+        self._watchers = grant(Right.READ | Right.WATCH, ServiceKind.TRACE.value)
         self.clients: trio.Nursery
         """All clients of the services that run; the port manager opens it anew whenever it starts its tree."""
         self.stopping = False
@@ -116,12 +117,23 @@ class Services:
     @property
     def sessions(self) -> tuple[tuple[ServiceKind, Session], ...]:
         """The sessions of this port's clients, but for those of remote-port links, with their kind of service."""
-        return tuple(
+        watched = ((ServiceKind.TRACE, session) for session in self._watchers.sessions)
+        served = (
             (kind, session)
             for kind, handle in self._handles.items()
             if kind is not ServiceKind.REMOTE_PORT
             for session in handle.sessions
         )
+        return (*served, *watched)
+
+    @property
+    def traces(self) -> int:
+        """The operators of this host who watch the port."""
+        return len(self._watchers.children)
+
+    def watched(self, holder: str) -> Session:
+        """Return a session for one more; it goes on while the port manager is restarted, which is worth to be seen."""
+        return self._watchers.attenuate(Right.READ | Right.WATCH, holder).open(Right(0))
 
     @property
     def generic_tcp(self) -> Service | None:

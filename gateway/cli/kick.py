@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import quote
 
 from gateway.cli.command import add_config_option
 from gateway.cli.control import asked
@@ -29,5 +29,5 @@ def add_to(commands: Commands) -> None:
 
 
 def _kick(arguments: argparse.Namespace) -> int:
-    print(asked(arguments, "POST", f"/daisyport/kick?{urlencode({'holder': arguments.holder})}").decode(), end="")
+    print(asked(arguments, "POST", f"/daisyport/kick?holder={quote(arguments.holder, safe='')}").decode(), end="")
     return 0

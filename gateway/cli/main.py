@@ -11,7 +11,21 @@ import sys
 from typing import TYPE_CHECKING
 
 from gateway import __version__
-from gateway.cli import backup, check, demo, devices, health, import_ser2net, keygen, kick, ports, run, status, user
+from gateway.cli import (
+    backup,
+    check,
+    demo,
+    devices,
+    health,
+    import_ser2net,
+    keygen,
+    kick,
+    ports,
+    run,
+    status,
+    trace,
+    user,
+)
 from gateway.cli.command import DEFAULT_CONFIG, CommandError
 from gateway.host.config_file import ConfigError
 from gateway.host.logging import for_the_journal, journal_reads
@@ -75,7 +89,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"daisyport {__version__}")
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
-    for command in (run, check, status, health, ports, devices, kick, backup, import_ser2net, demo, keygen, user):
+    operators = (status, health, ports, devices, kick, trace)
+    for command in (run, check, *operators, backup, import_ser2net, demo, keygen, user):
         command.add_to(commands)
     # An error in a command's arguments shows the usage of that command, and not of all.
     for each in commands.choices.values():

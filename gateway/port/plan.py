@@ -60,6 +60,8 @@ class ServiceKind(enum.Enum):
     """Ours, under no parameter: TCP clients of the host's own listeners, which may not write."""
     MODBUS_TCP = "ModbusTCP"
     """Ours, under no parameter: masters by Modbus TCP, at the host's own listeners."""
+    TRACE = "Trace"
+    """Ours, under no parameter: operators of this host who watch a port, and write nothing."""
     WEB_SOCKET = "WebSocket"
     """Ours, under no parameter: it runs as long as the port manager, and its clients have logged in."""
 

@@ -43,6 +43,7 @@ from protocol.parameters.roles import Role
 if TYPE_CHECKING:
     from gateway.clients.serial_cgi import Received, SerialCgi
     from gateway.clients.service import Service
+    from gateway.port.router import Session
     from gateway.state.store import Published
     from gateway.tasks.watch import Cell
     from protocol.errors import ParameterError
@@ -56,6 +57,9 @@ _MOST_REASONS = 2000
 
 _LOOK_SECONDS = 0.25
 """Between looks whether the login of a request that takes long is still in force."""
+
+_MOST_TRACES = 4
+"""At a time, of the connections that the control socket has."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,15 @@ class Port(Protocol):
     @property
     def web_socket(self) -> Service | None:
         """Return the service that WebSockets connect to; None while the port manager is being restarted."""
+        ...
+
+    @property
+    def traces(self) -> int:
+        """Return how many operators of this host watch the port."""
+        ...
+
+    def watched(self, holder: str) -> Session:
+        """Return a session for one more."""
         ...
 
 
@@ -384,6 +397,28 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
     return Handover(take)
 
 
+async def _trace(routes: Routes, request: Request, caller: Caller) -> Response | Handover:
+    if request.local is None:
+        return explain(
+            403, "A trace shows what everybody writes, passwords too: it is given at the control socket only."
+        )
+    name = request.path.rpartition("/")[2]
+    ports = {f"P{index}": port for index, port in enumerate(routes.backend.ports)}
+    if name not in ports:
+        return explain(404, f"no such port; ports: {', '.join(ports)}")
+    if sum(port.traces for port in ports.values()) >= _MOST_TRACES:
+        return explain(503, f"{_MOST_TRACES} traces are open already: end one, or kick it.", ("Retry-After", "1"))
+
+    async def take(stream: trio.abc.HalfCloseableStream) -> None:
+        # Loaded at the first trace.
+        from gateway.web import trace
+
+        audit.info("%s traces %s", caller.name, name)
+        await trace.serve(stream, ports[name].watched(f"trace of {caller.name}"))
+
+    return Handover(take)
+
+
 async def _health(routes: Routes, request: Request, _: Caller) -> Response:
     """Answer a monitor, which has no login, in one word; the status code is what most of them look at.
 
@@ -425,7 +460,7 @@ async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
     return Response(200, answer, "application/json")
 
 
-_ANY_PORT = re.compile("^(/daisyport/(?:health|ports)/)[^/]+$")
+_ANY_PORT = re.compile("^(/daisyport/(?:health|ports|trace)/)[^/]+$")
 
 ROUTES = {
     **{path: Route(role, _param, methods=("GET", "HEAD", "POST")) for path, role in PARAM_PATHS.items()},
@@ -437,6 +472,7 @@ ROUTES = {
     "/daisyport/kick": Route(Role.ADMIN, _kick, methods=("POST",)),
     "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET", "HEAD")),
     "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),
+    "/daisyport/trace/P#": Route(Role.ADMIN, _trace, methods=("GET",)),
     "/metrics": Route(Role.VIEWER, _metrics, methods=("GET", "HEAD"), by_token=True),
     **dict.fromkeys(PAGES, Route(Role.VIEWER, _page, methods=("GET", "HEAD"))),
 }

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import re
+import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import trio
 
 from gateway.cli import main
+from gateway.cli.pcapng import preamble
 from gateway.serial_line import inventory
 from gateway.serial_line.adapters import Identity
 from gateway.serial_line.inventory import Found
@@ -16,7 +22,7 @@ from tests.helpers import running_gateway
 from tests.test_chain import chain
 
 if TYPE_CHECKING:
-    import subprocess
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     import pytest
@@ -24,10 +30,14 @@ if TYPE_CHECKING:
     from tests.helpers import Gateway
 
 
-async def ran(gateway: Gateway, *words: str) -> subprocess.CompletedProcess[bytes]:
+def config_of(gateway: Gateway) -> Path:
     config = gateway.config.state_dir / "daisyport.toml"
     config.write_text(f'state_dir = "{gateway.config.state_dir}"\nruntime_dir = "{gateway.config.runtime_dir}"\n')
-    command = [sys.executable, "-m", "gateway", *words, "--config", str(config)]
+    return config
+
+
+async def ran(gateway: Gateway, *words: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "gateway", *words, "--config", str(config_of(gateway))]
     done: subprocess.CompletedProcess[bytes] = await trio.run_process(
         command, capture_stdout=True, capture_stderr=True, check=False
     )
@@ -125,3 +135,79 @@ async def test_health_is_a_word_and_an_exit_status(short_path: Path) -> None:
     assert (down.returncode, down.stderr) == (1, b"daisyport: down\n")
     assert (unknown.returncode, unknown.stderr) == (1, b"daisyport: 404 Not Found: no such port\n")
     assert (odd.returncode, odd.stderr) == (1, b"daisyport: there is no port 'P0?x=1'\n")
+
+
+@contextlib.asynccontextmanager
+async def tracing(gateway: Gateway, *words: str) -> AsyncIterator[trio.Process]:
+    """Run ``daisyport trace`` until the block ends, then interrupt it; it writes to a pipe."""
+    file = config_of(gateway)
+    command = [sys.executable, "-m", "gateway", "trace", *words, "--config", str(file)]
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            functools.partial(trio.run_process, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        )
+        await gateway.until(lambda status: any(client["service"] == "Trace" for client in status["clients"]))
+        yield process
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+
+
+async def test_a_trace_shows_live_who_writes_what_and_what_the_line_says(short_path: Path) -> None:
+    with trio.fail_after(30):
+        async with (
+            running_gateway(short_path) as gateway,
+            await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp()) as client,
+            tracing(gateway, "P0") as process,
+        ):
+            shown = b""
+            await client.send_all(b"\x81\x01\x04\x07\x02\xff zoom in, please")
+            await gateway.lines[0].hear(22)
+            await gateway.lines[0].say(b"\x90A\xff")
+            assert process.stdout is not None
+            while b".A." not in shown:
+                shown += await process.stdout.receive_some()
+            holder = f"127.0.0.1:{client.socket.getsockname()[1]}"
+    lines = re.sub(r"(?m)^\d\d:\d\d:\d\d\.\d{6} ", "TIME ", shown.decode()).splitlines()
+    assert lines == [
+        "TIME - the port is up",
+        "TIME - the line is set to RS232 9600 8N1",
+        f"TIME > 22 bytes from {holder}",
+        "    81 01 04 07 02 ff 20 7a 6f 6f 6d 20 69 6e 2c 20  ...... zoom in, ",
+        "    70 6c 65 61 73 65                                please",
+        "TIME < 3 bytes",
+        "    90 41 ff                                         .A.",
+    ]
+
+
+async def test_a_trace_that_is_written_shows_nothing_and_ends_with_the_gateway(short_path: Path) -> None:
+    file = short_path / "trace.pcapng"
+    with trio.fail_after(30):
+        async with running_gateway(short_path) as gateway, trio.open_nursery() as nursery:
+            async with tracing(gateway, "P0", "--pcapng", str(file)) as process:
+                await gateway.lines[0].say(b"what the line says")
+                while b"what the line says" not in file.read_bytes():
+                    await trio.lowlevel.checkpoint()
+                assert process.stdout is not None
+            assert await process.stdout.receive_some() == b""
+            await gateway.until(lambda status: not status["clients"])
+            piped: list[subprocess.CompletedProcess[bytes]] = []
+
+            async def run() -> None:
+                piped.append(await ran(gateway, "trace", "P0", "--pcapng", "-"))
+
+            nursery.start_soon(run)
+            await gateway.until(lambda status: any(client["service"] == "Trace" for client in status["clients"]))
+            kicked = await ran(gateway, "kick", "trace of user 0")
+            assert (kicked.stdout, kicked.stderr) == (b"ended: trace of user 0\n", b"")
+    assert piped[0].stdout.startswith(preamble("P0"))
+    assert b"ended by user 0 at 127.0.0.1:0" in piped[0].stdout
+    assert (piped[0].returncode, piped[0].stderr) == (1, b"daisyport: the gateway ended the trace\n")
+
+
+async def test_a_trace_of_no_port_and_a_senseless_rotation_are_refused(short_path: Path) -> None:
+    with trio.fail_after(30):
+        async with running_gateway(short_path) as gateway:
+            assert b"no such port; ports: P0" in (await ran(gateway, "trace", "P1")).stderr
+            assert b"--rotate must be 1 or more" in (await ran(gateway, "trace", "P0", "--rotate", "0")).stderr
+            full = await ran(gateway, "trace", "P0", "--pcapng", "/dev/full")
+            assert (full.returncode, full.stderr) == (1, b"daisyport: /dev/full: No space left on device\n")

@@ -36,7 +36,7 @@ from gateway.web.auth import AccessControl
 from gateway.web.bearer import Bearer
 from gateway.web.csrf import Site
 from gateway.web.http import serve
-from gateway.web.message import Request, Response
+from gateway.web.message import Handover, LocalCaller, Request, Response
 from gateway.web.openmetrics import CONTENT_TYPE
 from gateway.web.pages import PAGES
 from gateway.web.routes import ROUTES, Backend, Routes
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from gateway.clients.serial_cgi import SerialCgi
+    from gateway.port.router import Session
     from protocol.parameters.settings import Settings
 
 PEER = Endpoint("192.0.2.7", 40000)
@@ -152,10 +153,14 @@ class FakePort:
     gateway: FakeGateway
     index: int
     web_socket: None = None
+    traces: int = 0
 
     @property
     def serial_cgi(self) -> SerialCgi | None:
         return cast("SerialCgi | None", self.gateway.lines.get(self.index))
+
+    def watched(self, holder: str) -> Session:
+        raise NotImplementedError(holder)
 
 
 def made(directory: Path, fake: FakeGateway) -> Routes:
@@ -348,6 +353,31 @@ async def test_only_an_admin_kicks_by_post_and_no_other_site_s_page(routes: Rout
 async def test_an_admin_who_is_bound_to_ports_kicks_there_only(bound_routes: Routes, fake: FakeGateway) -> None:
     await ask(bound_routes, f"{KICK}?holder=192.0.2.7:40000", "admin2", method="POST")
     assert [ports for _, ports, _ in fake.kicked] == [frozenset({1})]
+
+
+# --- traces ---
+
+
+async def test_a_trace_is_given_to_admins_of_this_host_only(routes: Routes) -> None:
+    assert (await ask(routes, "/daisyport/trace/P0", "operator")).status == 401
+    refused = await ask(routes, "/daisyport/trace/P0")
+    assert refused.status == 403
+    assert b"passwords too: it is given at the control socket only" in refused.body
+
+
+async def test_a_trace_of_no_port_and_one_too_many_are_refused(routes: Routes) -> None:
+    def local(target: str) -> Request:
+        return replace(request(target), local=LocalCaller("user 0", Role.ADMIN))
+
+    answer = await routes.respond(local("/daisyport/trace/P7"))
+    assert isinstance(answer, Response)
+    assert (answer.status, answer.body) == (404, b"404 Not Found\nno such port; ports: P0, P1\n")
+    assert isinstance(await routes.respond(local("/daisyport/trace/P0")), Handover)
+    for port in routes.backend.ports:
+        cast("FakePort", port).traces = 2
+    answer = await routes.respond(local("/daisyport/trace/P0"))
+    assert isinstance(answer, Response)
+    assert answer.status == 503
 
 
 # --- metrics ---
