@@ -140,10 +140,14 @@ class RemoteLine:
         return await self.put(data, claim, accepted, None)
 
     async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
-        """Take a piece of a byte stream; of a long one, a portion is a message. Otherwise as ``write``."""
-        whole, start = len(data) <= message_limit(self._throughput.steady), 0
+        """Take a piece of a byte stream; of a long one, a portion is a message. Otherwise as ``write``.
+
+        Under the owner's rule each message is a request, and then a long piece goes in as few as there may be.
+        """
+        start = 0
         while start < len(data):
-            end = len(data) if whole else start + self._portion
+            limit = message_limit(self._throughput.steady)
+            end = start + (limit if len(data) <= limit or self._rule is not None else self._portion)
             await self.put(data[start:end], claim, accepted, None)
             start = end
             accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of the line

@@ -218,12 +218,15 @@ class Arbiter:
     async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
         """Write a piece of a byte stream: a long one a portion a turn. Raises PortDown, or what the claim says.
 
-        A pty has no rate: there it is a portion a turn only while somebody waits.
+        A pty has no rate: there it is a portion a turn only while somebody waits. Under a rule a request is as long as
+        a message, so that no turn holds the line for longer than a second and its reply.
         """
-        if self._rule is not None:
-            await self._request(data, claim, accepted)
-        else:
+        if self._rule is None:
             await self._write(data, claim, accepted, len(data) if len(data) <= self._limit else self._portion)
+            return
+        for start in range(0, len(data), self._limit):
+            await self._request(data[start : start + self._limit], claim, accepted)
+            accepted = trio.current_time()  # as in _write
 
     async def _write(self, data: bytes, claim: Claim, accepted: float, portion: int) -> None:
         if not data:  # nothing to write, so nothing to wait for; and no portion is 0 bytes long

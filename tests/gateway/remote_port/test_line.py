@@ -148,6 +148,15 @@ async def test_a_long_piece_goes_in_portions_of_line_and_no_more_of_them_than_ke
     assert remote._portion == 8192
 
 
+async def test_under_the_rule_of_the_owner_a_long_piece_is_as_few_requests_as_there_may_be() -> None:
+    remote, writer = line(ring_bytes=65536), Writer()
+    remote.set_rule(TurnRule("silence"))
+    remote.set_rate(38_400)
+    with trio.fail_after(5):
+        await remote.transfer(bytes(1200), writer, trio.current_time())
+    assert [entry.size for entry in remote._session._streams[Channel.TCP].ring.unsent] == [512, 512, 176]
+
+
 async def test_over_the_fastest_link_a_long_piece_is_no_longer_message_than_a_link_carries() -> None:
     remote, writer = line(ring_bytes=65536), Writer()
     remote._throughput = Throughput(10_000_000)

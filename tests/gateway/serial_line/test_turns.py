@@ -213,6 +213,24 @@ async def test_elsewhere_only_the_same_bytes_take_the_place(autojump_clock: Mock
     assert port.tty.taken == b"1\rstop\r"
 
 
+async def test_a_long_read_is_several_requests_so_that_no_turn_is_longer_than_a_message(
+    autojump_clock: MockClock,
+) -> None:
+    async with shared(TurnRule("line", end=b"\r", reply_timeout=9.0, max_wait=9.0)) as port:
+        (long, _), (other, _) = port.session("a"), port.session("b")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(long.transfer, bytes(1200))
+            await trio.sleep(1)
+            assert port.tty.taken == bytes(512)
+            nursery.start_soon(other.write, b"between\r")
+            for _ in range(4):
+                await trio.sleep(1)
+                port.turns.heard(b"ok\r")
+    # Its second request waited before the other came.
+    assert port.tty.taken == bytes(1024) + b"between\r" + bytes(176)
+    assert port.sharing.turns == {Ending.WHOLE: 4}
+
+
 async def test_a_device_that_goes_ends_the_turn_and_refuses_who_waits(autojump_clock: MockClock) -> None:
     async with shared(LINE) as port:
         (first, _), (second, _) = port.session("a"), port.session("b")
