@@ -110,6 +110,7 @@ _OF_A_PORT = (
     ("written_bytes", "counter", "Bytes that the tty took.", "bytes_to_line"),
     ("dropped_bytes", "counter", "Bytes of clients that never reached the line.", "bytes_dropped"),
     ("discarded_bytes", "counter", "Bytes that were thrown away after the tty took them.", "bytes_discarded"),
+    ("rubbish_bytes", "counter", "Bytes of clients that were in no request of the turns' rule.", "bytes_rubbish"),
     ("missed_bytes", "counter", "Bytes of another CPU's line that were lost on the way.", "bytes_missed"),
     ("gaps", "counter", "Places in the line where bytes are missing.", "gaps"),
     ("breaks", "counter", "Breaks that came from the line.", "breaks"),
@@ -143,6 +144,22 @@ def _ports(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         for kind in ("framing", "parity", "overrun", "buffer_overrun")
     ]
     yield "daisyport_port_driver_errors", "counter", "Errors that the driver counts.", errors
+    yield from _turns([(port["name"], port["sharing"]) for port in ports if "sharing" in port])
+
+
+def _turns(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Family]:
+    """Tell of the turns of lines of our own."""
+    ended: Samples = [
+        ({"port": port, "ended": how}, count) for port, line in lines for how, count in line["turns"].items()
+    ]
+    yield "daisyport_port_turns", "counter", "Turns, by how they ended; whole is with the whole reply.", ended
+    for name, kind, told, key in (
+        ("turns_refused", "counter", "Messages that waited for the line for as long as they may.", "refused"),
+        ("turns_superseded", "counter", "Requests whose sender sent another before they had begun.", "superseded"),
+    ):
+        yield f"daisyport_port_{name}", kind, told, [({"port": port}, line[key]) for port, line in lines]
+    longest: Samples = [({"port": port}, _seconds(line["longest_wait_ms"])) for port, line in lines]
+    yield "daisyport_port_longest_wait_seconds", "gauge", "The longest wait of a message for its turn.", longest
 
 
 def _services(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
