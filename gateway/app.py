@@ -80,6 +80,9 @@ async def run(
             root.start_soon(parts.bonjour.run)
             root.start_soon(contain, "node key", parts.identity.keep)
             root.start_soon(contain, "connections", parts.connections.run)
+            for manager in parts.managers:
+                if manager.log is not None:  # to the last byte of the line
+                    root.start_soon(contain, f"{manager.bus.name} log", manager.log.run)
             async with trio.open_nursery() as ports, trio.open_nursery() as front:
                 http = functools.cache(functools.partial(_http_service, parts, reloads or Cell(Reload(config))))
                 listeners = http().serve(front, sockets) if config.http.listen or sockets else ()

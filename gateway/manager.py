@@ -39,6 +39,7 @@ from gateway.port.plan import (
     plan,
     responsible,
 )
+from gateway.port.rights import Right
 from gateway.services import Services
 from gateway.tasks.reconcile import Unit, Units
 from gateway.tasks.root_cause import root_cause
@@ -48,10 +49,10 @@ from protocol.parameters.hardware import PortType
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from gateway.clients.line_log import LineLog
     from gateway.port.bus import Bus
     from gateway.port.device import PortDevice
     from gateway.port.plan import Spec
-    from gateway.port.rights import Right
     from gateway.port.router import Handle
     from gateway.services import Host
     from gateway.state.store import Published
@@ -100,6 +101,13 @@ class Manager:
         if history is not None:
             bus.attach(history.deliver, party=history)  # nobody asks in its name: it keeps what everybody hears
         self.services = Services(index, host, grant, history)
+        self.log: LineLog | None = None
+        """The log of what the line says; None where the host wants none."""
+        if (file := self._port.log.file) is not None:
+            # Loaded only where it is used.
+            from gateway.clients.line_log import LineLog
+
+            self.log = LineLog(file, self._port.log.rotate, functools.partial(grant, Right.READ, "log"))
         tty = self._port.tty
         ttys = [ProgramTty(path, tty.mode, tty.group) for path in tty.paths]
         served = [Serve(ServiceKind.TTY)] if ttys else []

@@ -93,6 +93,7 @@ def test_an_instance_is_the_service_under_another_name() -> None:
         "SyslogIdentifier",
         "StateDirectory",
         "RuntimeDirectory",
+        "LogsDirectory",
     }
     assert {key for key in differing if "%i" not in "".join(instance[key])} == set()
 

@@ -103,6 +103,9 @@ def _directories(config: Config, found: _Findings) -> None:
         elif not os.access(nearest, os.W_OK | os.X_OK):
             # A unit makes them for its user, who need not be the one who checks.
             found.warnings.append(f"{key}: {nearest} is not writable for this user")
+    for index, port in enumerate(config.sharing):
+        if port.log.file is not None and not port.log.file.parent.is_dir():
+            found.errors.append(f"port_manager[{index}].log.file: {port.log.file.parent} is no directory")
 
 
 def _is_passed_over(path: Path, config: Config, found: _Findings) -> bool:

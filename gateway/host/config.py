@@ -27,6 +27,7 @@ __all__ = [
     "Config",
     "ControlConfig",
     "HttpConfig",
+    "LogConfig",
     "ModbusTcpConfig",
     "PortConfig",
     "PtzConfig",
@@ -148,6 +149,15 @@ class TtyConfig:
 
 @final
 @dataclass(frozen=True, slots=True)
+class LogConfig:
+    """The file that keeps what the line said, and the bytes after which a new one is begun; None for no file."""
+
+    file: Path | None = None
+    rotate: int = 16 << 20
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ModbusTcpConfig:
     """Where masters by Modbus TCP reach a port, and the ``units`` that they may ask there; all of them where empty."""
 
@@ -178,6 +188,7 @@ class PortConfig:
     """The rule of the line's turns; None where everybody may write at any time."""
     message: MessageRule | None = None
     """The end of a message on the byte streams of the line's clients, chained ones too; None for what a read brings."""
+    log: LogConfig = field(default_factory=LogConfig)
     tty: TtyConfig = field(default_factory=TtyConfig)
     modbus_tcp: ModbusTcpConfig = field(default_factory=ModbusTcpConfig)
 

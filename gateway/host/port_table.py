@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.host.config import ModbusTcpConfig, PortConfig, TtyConfig, one_for_each
+from gateway.host.config import LogConfig, ModbusTcpConfig, PortConfig, TtyConfig, one_for_each
 from gateway.host.toml_table import (
     Table,
     Wrong,
@@ -33,6 +34,7 @@ __all__ = ["port_managers"]
 MOST_LINGER = 60_000
 MOST_CHAR_GAP = 100
 MOST_HISTORY = 65_536  # far less than a client may leave unread, or its first bytes would cut it
+MOST_LOG = 4096  # MiB
 _OF_THE_OWNER = ("char_gap_ms", "message_end", "message_gap_ms", "turn")
 """What the CPU that has the line says; those that are chained to it learn it over their links."""
 
@@ -51,6 +53,10 @@ def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerH
         for path in port.tty.paths:
             if (first := named.setdefault(path, table)) is not table:
                 table.add_error("tty.path", f"{shown(path)} is already used by {first.where}")
+        if port.log.file is not None:
+            file = str(port.log.file)
+            if (first := named.setdefault(file, table)) is not table or file in port.tty.paths:
+                table.add_error("log.file", f"{shown(file)} is already used by {first.where}")
         for key, listen in (("listen_only", port.listen_only), ("modbus_tcp.listen", port.modbus_tcp.listen)):
             for address, number in listen:
                 here = f"{table.where}.{key}"
@@ -85,6 +91,7 @@ def _port(table: Table) -> PortConfig:
         char_gap=table.take("char_gap_ms", whole(0, MOST_CHAR_GAP), round(default.char_gap * 1000)) / 1000,
         turn=_turn(turn) if "turn" in table else None,
         message=_message(table),
+        log=_log(table.table("log")),
         tty=_tty(table.table("tty")),
         modbus_tcp=_modbus_tcp(table.table("modbus_tcp")),
     )
@@ -93,6 +100,22 @@ def _port(table: Table) -> PortConfig:
         table.add_error(key, f'has no place beside turn.reply = "{port.turn.reply}", which tells messages by itself')
     table.refuse_the_rest()
     return port
+
+
+def _log(table: Table) -> LogConfig:
+    default = LogConfig()
+    log = LogConfig(
+        file=table.take("file", _log_file, default.file),
+        rotate=table.take("rotate", whole(1, MOST_LOG), default.rotate >> 20) << 20,
+    )
+    if "rotate" in table and "file" not in table:
+        table.add_error("rotate", 'requires file; name it, for example "/var/log/daisyport/P0.log"')
+    table.refuse_the_rest()
+    return log
+
+
+def _log_file(found: object) -> Path:
+    return Path(_absolute_path(found))
 
 
 def _tty(table: Table) -> TtyConfig:
@@ -110,10 +133,10 @@ def _tty(table: Table) -> TtyConfig:
 
 
 def _tty_paths(found: object) -> tuple[str, ...]:
-    return listed(_tty_path)(found if isinstance(found, list) else [found])
+    return listed(_absolute_path)(found if isinstance(found, list) else [found])
 
 
-def _tty_path(found: object) -> str:
+def _absolute_path(found: object) -> str:
     path = text(found)
     if not path.startswith("/"):
         raise Wrong.found(found, "an absolute path")

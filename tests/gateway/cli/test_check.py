@@ -142,6 +142,11 @@ def test_a_directory_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     assert f"Error: state_dir: {tmp_path}/state is no directory" in done.stderr
 
 
+def test_a_log_in_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    done = check(tmp_path, f'[http]\nlisten = []\n[[port_manager]]\n[port_manager.log]\nfile = "{tmp_path}/no/P0.log"')
+    assert f"Error: port_manager[0].log.file: {tmp_path}/no is no directory" in done.stderr
+
+
 async def test_a_port_that_another_program_has_is_an_error_unless_it_is_our_own(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         text = f'[http]\nlisten = ["127.0.0.1:{taken.getsockname()[1]}"]'

@@ -15,6 +15,7 @@ import trio
 
 from gateway.cli import main
 from gateway.cli.pcapng import preamble
+from gateway.host.config import LogConfig, PortConfig
 from gateway.serial_line import inventory
 from gateway.serial_line.adapters import Identity
 from gateway.serial_line.inventory import Found
@@ -211,3 +212,18 @@ async def test_a_trace_of_no_port_and_a_senseless_rotation_are_refused(short_pat
             assert b"--rotate must be 1 or more" in (await ran(gateway, "trace", "P0", "--rotate", "0")).stderr
             full = await ran(gateway, "trace", "P0", "--pcapng", "/dev/full")
             assert (full.returncode, full.stderr) == (1, b"daisyport: /dev/full: No space left on device\n")
+
+
+async def test_a_log_of_the_line_holds_what_it_said_until_the_gateway_stops(short_path: Path) -> None:
+    file = short_path / "P0.log"
+    with trio.fail_after(30):
+        async with (
+            running_gateway(short_path, sharing=(PortConfig(log=LogConfig(file)),)) as gateway,
+            await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp()) as client,
+        ):
+            await client.send_all(b"a password")
+            await gateway.lines[0].hear(10)
+            await gateway.lines[0].say(b"login: ")
+            assert await client.receive_some() == b"login: "
+    assert re.search(r"-- the port is up\n.*\n\S+ \S+ login: \n\S+ \S+ -- the port is down", file.read_text())
+    assert "password" not in file.read_text()

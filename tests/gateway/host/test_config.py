@@ -15,6 +15,7 @@ from gateway.host import config_file
 from gateway.host.config import (
     Config,
     HttpConfig,
+    LogConfig,
     ModbusTcpConfig,
     PortConfig,
     PtzConfig,
@@ -84,6 +85,10 @@ history_bytes = 4096
 char_gap_ms = 5
 message_end = "0D0a"
 message_gap_ms = 20
+
+[port_manager.log]
+file = "/var/log/daisyport/../P1.log"
+rotate = 2
 
 [port_manager.tty]
 path = ["/run/daisyport/tty-P1", "/run/daisyport/../gps"]
@@ -164,6 +169,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
                 0.005,
                 None,
                 LINES,
+                LogConfig(Path("/var/log/P1.log"), 2 << 20),
                 TTYS,
                 MASTERS,
             ),
@@ -247,7 +253,7 @@ def test_the_example_names_every_key_that_there_is() -> None:
 LINES = MessageRule(b"\r\n", 0.02)
 HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
 KEYS_OF_A_PORT = "serial, remote_port, turn, writers, max_clients, listen_only, linger_ms, slow_reader, "
-KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, tty, modbus_tcp"
+KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, log, tty, modbus_tcp"
 TTY = '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\n'
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
@@ -446,6 +452,26 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
         (
             TTY + TTY.replace("/run/t", "/run//t"),
             "port_manager[1].tty.path: /run/t is already used by port_manager[0]",
+        ),
+        (
+            "[[port_manager]]\n[port_manager.log]\nrotate = 1",
+            'port_manager[0].log.rotate: requires file; name it, for example "/var/log/daisyport/P0.log"',
+        ),
+        (
+            '[[port_manager]]\n[port_manager.log]\nfile = "P0.log"',
+            "port_manager[0].log.file: P0.log is not an absolute path",
+        ),
+        (
+            '[[port_manager]]\n[port_manager.log]\nfile = "/a"\nrotate = 0',
+            "port_manager[0].log.rotate: 0 is not a whole number from 1 to 4096",
+        ),
+        (
+            TTY + '[port_manager.log]\nfile = "/run/t"',
+            "port_manager[0].log.file: /run/t is already used by port_manager[0]",
+        ),
+        (
+            TTY + '[[port_manager]]\n[port_manager.log]\nfile = "/run/x/../t"',
+            "port_manager[1].log.file: /run/t is already used by port_manager[0]",
         ),
         (
             "[[port_manager]]\nremote_port = true",

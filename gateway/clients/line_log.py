@@ -1,0 +1,129 @@
+"""Keep a log of what a line said in a file, as of a console: each line of text with the time at which it began.
+
+What clients write is not in it: that may be passwords, and a console echoes the rest. The disk may be slow, full or
+stuck, so a thread writes, one piece of work at a time; what the line says meanwhile waits in a bounded trace. The file
+is opened for each write, so that it may be moved away, or its file system come back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import logging
+import os
+import re
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from gateway.clients.trace import Trace, Way
+from gateway.port.rights import Right
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from gateway.clients.trace import Piece
+    from gateway.port.router import Handle
+    from gateway.tasks.event_log import EventLog
+
+__all__ = ["KEPT", "LineLog"]
+
+KEPT: Final = 4
+"""Full files that are kept."""
+_PAUSE: Final = 0.2
+"""Seconds between two writes: each costs a thread's start and an open file."""
+_RETRY: Final = 1.0
+"""Seconds until a write that failed is tried again."""
+_FLUSH: Final = 0.5
+"""Seconds that the last bytes have at the end."""
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+"""What must not reach a terminal that shows the file; a carriage return is left out before."""
+
+
+@final
+class LineLog:
+    """The file at ``path``, which becomes PATH.1, and that PATH.2, where it would grow beyond ``most`` bytes."""
+
+    def __init__(self, path: Path, most: int, grant: Callable[[], Handle]) -> None:
+        self._path = path
+        self._most = most
+        self._grant = grant
+        self._thread = trio.CapacityLimiter(1)
+        """Its own: a disk that is stuck must not take a thread from anybody else."""
+        self._at_start = True
+        """The next byte begins a line of the file."""
+
+    async def run(self) -> None:
+        """Write what the line says, until cancelled or the session is ended for a bug."""
+        handle = self._grant()
+        session = handle.open(Right(0))
+        trace = Trace(session, writing=False)
+
+        async def show(pieces: list[Piece]) -> None:
+            await self._write(pieces, session.events)
+            await trio.sleep(_PAUSE)
+
+        try:
+            await trace.run(show)
+        finally:
+            if not self._thread.borrowed_tokens:  # else the disk is stuck
+                with trio.move_on_after(_FLUSH, shield=True):
+                    await self._write(trace.taken(), session.events)
+
+    async def _write(self, pieces: Sequence[Piece], events: EventLog) -> None:
+        rest = b""
+        while pieces or rest:
+            rest, why = await trio.to_thread.run_sync(
+                self._append, rest, pieces, limiter=self._thread, abandon_on_cancel=True
+            )
+            pieces = ()
+            if rest:
+                events.log(
+                    logging.WARNING, "log file", "the log of the line cannot be written: %s: %s", self._path, why
+                )
+                await trio.sleep(_RETRY)
+
+    def _append(self, text: bytes, pieces: Sequence[Piece]) -> tuple[bytes, str]:
+        """Write text, and then the pieces, in a thread; return what could not be written, and why."""
+        text += b"".join(map(self._lines, pieces))
+        try:
+            self._turn_over(len(text))
+            fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                while text:
+                    text = text[os.write(fd, text) :]
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            return text, exc.strerror or str(exc)
+        return b"", ""
+
+    def _lines(self, piece: Piece) -> bytes:
+        """Return a piece as lines of text; the last of them may go on with the next piece."""
+        moment = datetime.datetime.fromtimestamp(piece.microseconds / 1_000_000).astimezone()
+        when = moment.isoformat(sep=" ", timespec="milliseconds").encode() + b" "
+        if piece.way is Way.NOTE:
+            begun = b"" if self._at_start else b"\n"
+            self._at_start = True
+            return begun + when + b"-- " + piece.text.encode() + b"\n"
+        said = piece.data.replace(b"\r", b"")
+        if not said:
+            return b""
+        text = _CONTROL.sub(lambda byte: b"\\x%02x" % byte[0][0], said)
+        lines = text.splitlines(keepends=True)
+        first = when if self._at_start else b""
+        self._at_start = text.endswith(b"\n")
+        return first + when.join(lines)
+
+    def _turn_over(self, more: int) -> None:
+        """Begin a new file where this one has no room for so many bytes more."""
+        with contextlib.suppress(FileNotFoundError):
+            size = self._path.stat().st_size
+            if not size or size + more <= self._most:
+                return
+            numbered = (self._path.with_name(f"{self._path.name}.{number + 1}") for number in range(KEPT))
+            for newer, older in reversed([*itertools.pairwise((self._path, *numbered))]):
+                with contextlib.suppress(FileNotFoundError):
+                    newer.rename(older)
