@@ -12,7 +12,13 @@ exceptions:
 
     Under a turn rule one read is made while a request waits, for a newer request may take its place in the queue.
 
-Only these have a task beside the reader, and only while something waits. Every byte that was read is told to the
+Only these have a task beside the reader, and only while something waits.
+
+The shortest way is that of a stream that is a descriptor (``streams.Direct``), has no rule, and waits for nobody: a
+step reads, and has the bytes in the tty before anybody else runs; no task is woken for it. Whatever else there is to
+do, the step leaves to the task: what it read, and how much of that the line has already.
+
+Every byte that was read is told to the
 session as written, or dropped: also those that wait here when the client's session ends.
 """
 
@@ -24,7 +30,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from gateway.clients.streams import MESSAGE_LIMIT, TooLong
+from gateway.clients.streams import MESSAGE_LIMIT, Direct, TooLong
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked
@@ -51,12 +57,15 @@ class Pump:
 
     def __init__(self, stream: Stream, session: Session) -> None:
         self._stream = stream
+        self._direct = stream if isinstance(stream, Direct) else None
         self._session = session
         self._state: PortStatus | None = None
         """The state of the port by which the stream is cut now."""
         self._cut: MessageJoiner | RequestSplitter | None = None
         self._rubbish = 0
         """Rubbish of ``_cut`` that was told."""
+        self._begun = 0
+        """Bytes of the piece at hand that the line took in the step that read it."""
         self._waiting: deque[Piece] = deque()
         """Pieces for the task beside, behind the one that it writes."""
         self._is_writing = False
@@ -100,7 +109,7 @@ class Pump:
         data = None
         try:
             if deadline is None:
-                data = await self._stream.receive()
+                data = await self._receive()
             else:
                 with trio.move_on_at(deadline):
                     data = await self._stream.receive()
@@ -114,7 +123,10 @@ class Pump:
             return None
         if self._stream.exact:
             return [Piece(data, now)] if data else []
-        pieces = self._follow() if self._session.state.value is not self._state else []
+        if self._begun:
+            assert data is not None
+            return [Piece(data, now, whole=False)]
+        pieces = [] if self._is_followed else self._follow()
         cut = self._cut
         if cut is None:
             if data:
@@ -123,6 +135,28 @@ class Pump:
         pieces += cut.expire(now) if data is None else cut.feed(data, now)
         self._tell_rubbish()
         return pieces
+
+    async def _receive(self) -> bytes:
+        """Return the next piece that the task has to look after."""
+        return await (self._stream.receive() if self._direct is None else self._direct.when_readable(self._step))
+
+    def _step(self) -> bytes | None:
+        """Read once, and write that where it waits for nobody; return what is left to the task, ``b""`` at the end."""
+        assert self._direct is not None
+        data, exact = self._direct.receive_nowait(), self._stream.exact
+        if not data or self._is_writing or not (exact or (self._cut is None and self._is_followed)):
+            return data
+        took = self._session.write_nowait(data, whole=exact)
+        if took == len(data):
+            self._refused = False
+            return None
+        self._begun = took
+        return data
+
+    @property
+    def _is_followed(self) -> bool:
+        """The stream is cut by the rules that are in force now."""
+        return self._session.state.value is self._state
 
     def _follow(self) -> list[Piece]:
         """Cut by the rules that are in force now; return what the ones before leave."""
@@ -157,7 +191,7 @@ class Pump:
     async def _put(self, piece: Piece, beside: trio.Nursery) -> None:
         """Write a piece, here or in the task beside. Raises Revoked."""
         session = self._session
-        if not self._is_writing and session.is_ready:
+        if self._begun or (not self._is_writing and session.is_ready):
             await self._write(piece)  # nobody is to be waited for, so no task beside is worth a step
             return
         if session.state.value.turn_rule is not None:
@@ -193,8 +227,9 @@ class Pump:
     async def _write(self, piece: Piece) -> None:
         """Write one piece; one that is refused is dropped, and the next may be taken. Raises Revoked."""
         write = self._session.write if piece.whole else self._session.transfer
+        begun, self._begun = self._begun, 0
         try:
-            await write(piece.data, piece.accepted)
+            await write(piece.data, piece.accepted, begun)
             self._refused = False
         except Revoked:
             raise

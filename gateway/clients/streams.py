@@ -2,20 +2,27 @@
 
 With it the line's task hands bytes to a client itself, and no second task has to be woken for that. trio's own
 SocketStream also costs one more scheduler pass for every read: it tries to read, and then waits; these wait for the
-descriptor first, and read once. The caller ends the tasks that use a stream before it closes it.
+descriptor first, and read once. They are Direct: whoever reads from one may have a step of his own called where there
+is something to read, and move the bytes in that (``tasks.ready``).
 """
 
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Protocol, TypeVar, final, runtime_checkable
 
 import trio
 
+from gateway.tasks.ready import closing, when_readable
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.clients.connections import ClientConnection
 
-__all__ = ["MESSAGE_LIMIT", "PacketStream", "SocketStream", "Stream", "TooLong", "keep_alive"]
+__all__ = ["MESSAGE_LIMIT", "Direct", "PacketStream", "SocketStream", "Stream", "TooLong", "keep_alive"]
+
+T = TypeVar("T")
 
 MESSAGE_LIMIT = 4096
 """The longest exact message, in bytes: a packet here, a write of serial.cgi, a WebSocket message."""
@@ -53,6 +60,17 @@ class Stream(Protocol):
         """Close at once. Idempotent."""
 
 
+@runtime_checkable
+class Direct(Protocol):
+    """A stream that is a descriptor, without anything between it and the client's bytes."""
+
+    def receive_nowait(self) -> bytes | None:
+        """Return the next piece as ``receive``, or None where there is nothing."""
+
+    async def when_readable(self, step: Callable[[], T | None]) -> T:
+        """Call ``step`` whenever there may be something to receive, until it returns something; return that."""
+
+
 @final
 class SocketStream:
     """A TCP or Unix stream socket; it becomes non-blocking."""
@@ -81,18 +99,22 @@ class SocketStream:
 
     async def receive(self) -> bytes:
         """See Stream."""
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return self._socket.recv(_READ_SIZE)
-            except BlockingIOError:
-                continue
+        return await self.when_readable(self.receive_nowait)
+
+    async def when_readable(self, step: Callable[[], T | None]) -> T:
+        """See Direct."""
+        return await when_readable(self._socket.fileno(), step)
+
+    def receive_nowait(self) -> bytes | None:
+        """See Direct."""
+        try:
+            return self._socket.recv(_READ_SIZE)
+        except BlockingIOError:
+            return None
 
     def close(self) -> None:
         """See Stream."""
-        if self.connection is not None:
-            self.connection.close()
-        self._socket.close()
+        _close(self._socket, self.connection)
 
 
 @final
@@ -128,22 +150,33 @@ class PacketStream:
 
     async def receive(self) -> bytes:
         """See Stream."""
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                data, credentials, flags, _ = self._socket.recvmsg(MESSAGE_LIMIT, _CREDENTIALS_SPACE)
-            except BlockingIOError:
-                continue
-            if flags & socket.MSG_TRUNC:
-                raise TooLong
-            if data or not credentials:
-                return data
+        return await self.when_readable(self.receive_nowait)
+
+    async def when_readable(self, step: Callable[[], T | None]) -> T:
+        """See Direct."""
+        return await when_readable(self._socket.fileno(), step)
+
+    def receive_nowait(self) -> bytes | None:
+        """See Direct; an empty packet is nothing."""
+        try:
+            data, credentials, flags, _ = self._socket.recvmsg(MESSAGE_LIMIT, _CREDENTIALS_SPACE)
+        except BlockingIOError:
+            return None
+        if flags & socket.MSG_TRUNC:
+            raise TooLong
+        return data if data or not credentials else None
 
     def close(self) -> None:
         """See Stream."""
-        if self.connection is not None:
-            self.connection.close()
-        self._socket.close()
+        _close(self._socket, self.connection)
+
+
+def _close(sock: socket.socket, connection: ClientConnection | None) -> None:
+    if connection is not None:
+        connection.close()
+    if sock.fileno() >= 0:
+        closing(sock.fileno())
+    sock.close()
 
 
 async def _send(sock: socket.socket, data: bytes) -> int:

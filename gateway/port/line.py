@@ -130,10 +130,17 @@ class Line(Protocol):
     def is_ready(self) -> bool:
         """Return whether a message that comes now waits for nobody."""
 
-    async def write(self, data: bytes, claim: Claim, accepted: float) -> Asker | None:
+    def write_nowait(self, data: bytes, claim: Claim, accepted: float, *, whole: bool) -> int:
+        """Begin a message, or a piece of a byte stream, that waits for nobody; return how many bytes were taken of it.
+
+        0: it has to wait, and nothing has happened. Where it is a part, the line is kept for the rest, and ``write`` or
+        ``transfer`` must go on with it, told what is ``done``. Raises PortDown, or what the claim says.
+        """
+
+    async def write(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> Asker | None:
         """Write one message whole; return as what its reply will name it, None where that is its claim."""
 
-    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
+    async def transfer(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:
         """Write a piece of a byte stream."""
 
     async def turn(self, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> Hold:

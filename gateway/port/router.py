@@ -12,11 +12,12 @@ users to ask, and no way to a bus but through a handle. These rules hold:
    trio delivers a cancellation only to a task that waits.
 4. A handle is opened once. Revoking ends one session, so a second one on the same handle would escape it.
 
-How a byte passes. The client's task calls ``Session.write`` or ``transfer``, and the bus names the line at that
-instant. The line asks the session back, as a Claim: ``check`` before the message begins and after each wait, for the
-world may have changed meanwhile; ``wrote`` or ``lost`` for what became of its bytes. These may come after the session
-has closed, since a message that was begun is finished without its writer (see ``serial_line.arbiter``). Where nobody
-waits, these three calls are one step of one task. Counting is arithmetic on ``Counters``.
+How a byte passes. The client's task calls ``Session.write`` or ``transfer``, or a step of ``tasks.ready`` calls
+``write_nowait``, and the bus names the line at that instant. The line asks the session back, as a Claim: ``check``
+before the message begins and after each wait, for the world may have changed meanwhile; ``wrote`` or ``lost`` for what
+became of its bytes. These may come after the session has closed, since a message that was begun is finished without its
+writer (see ``serial_line.arbiter``). Where nobody waits, these three calls are one step. Counting is arithmetic on
+``Counters``.
 """
 
 from __future__ import annotations
@@ -289,14 +290,31 @@ class Session:
         except PortDown:
             return True
 
-    async def write(self, data: bytes, accepted: float | None = None) -> Asker | None:
+    def write_nowait(self, data: bytes, *, whole: bool) -> int:
+        """Begin a message that was read just now, where it waits for nobody; return how many bytes the line has of it.
+
+        0: nothing has happened; ``write`` or ``transfer`` tells why, or waits. One of the two has to go on at once
+        where it is a part, told what is ``done``: see ``Line.write_nowait``. Never raises.
+        """
+        try:
+            line = self._bus.line
+            took = line.write_nowait(data, self, trio.current_time(), whole=whole)
+        except (PortDown, Forbidden):
+            return 0
+        if took:
+            self.counters.received += len(data)
+            self._line = line
+        return took
+
+    async def write(self, data: bytes, accepted: float | None = None, done: int = 0) -> Asker | None:
         """Write one message whole, which was read from its client now, or at ``accepted``; return as ``Line.write``.
 
-        Raises PortDown, Revoked, or Forbidden while it is ``silent``; so do ``transfer`` and ``turn``.
+        So many bytes of it are ``done``. Raises PortDown, Revoked, or Forbidden while it is ``silent``; so do
+        ``transfer`` and ``turn``.
         """
-        line = self._accept(data)
+        line = self._accept(data, done)
         try:
-            return await line.write(data, self, self._active_at if accepted is None else accepted)
+            return await line.write(data, self, self._active_at if accepted is None else accepted, done)
         except BaseException:
             self._drop_untaken()
             raise
@@ -309,11 +327,11 @@ class Session:
         self._drop(size)
         return True
 
-    async def transfer(self, data: bytes, accepted: float | None = None) -> None:
+    async def transfer(self, data: bytes, accepted: float | None = None, done: int = 0) -> None:
         """Write a piece of a byte stream; a long one lets others in between. Otherwise as ``write``."""
-        line = self._accept(data)
+        line = self._accept(data, done)
         try:
-            await line.transfer(data, self, self._active_at if accepted is None else accepted)
+            await line.transfer(data, self, self._active_at if accepted is None else accepted, done)
         except BaseException:
             self._drop_untaken()
             raise
@@ -356,7 +374,10 @@ class Session:
         self.check(math.inf)
         self._bus.line.set_modem_lines(dtr, rts)
 
-    def _accept(self, data: bytes) -> Line:
+    def _accept(self, data: bytes, done: int = 0) -> Line:
+        if done:  # it was accepted when it was begun; the bus may have another line by now
+            assert self._line is not None
+            return self._line
         self.counters.received += len(data)
         self._active_at = trio.current_time()
         try:

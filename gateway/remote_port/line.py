@@ -134,12 +134,27 @@ class RemoteLine:
         """Return whether nothing that was taken waits for its outcome."""
         return not self._owed
 
-    async def write(self, data: bytes, claim: Claim, accepted: float) -> Taken:
+    def write_nowait(self, data: bytes, claim: Claim, accepted: float, *, whole: bool) -> int:
+        """Take a message at once, or a piece that is no longer than one, where there is room for it: whole, or not.
+
+        Raises PortDown, or what the claim says.
+        """
+        channel = CHANNELS[claim.traffic]
+        if self._rule is not None or self._writers[channel]:
+            return 0
+        if not whole and len(data) > message_limit(self._throughput.steady):
+            return 0
+        if (offset := self._begin(channel, data, claim, accepted, None)) is None:
+            return 0
+        self._have(channel, Taken(offset, data, claim, by_rule=True))
+        return len(data)
+
+    async def write(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> Taken:
         """Take one message for the line. Raises PortDown, or what the claim says."""
         self.supersede(claim, data)
         return await self.put(data, claim, accepted, None)
 
-    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
+    async def transfer(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:
         """Take a piece of a byte stream; of a long one, a portion is a message. Otherwise as ``write``.
 
         Under the owner's rule each message is a request, and then a long piece goes in as few as there may be.
@@ -169,14 +184,19 @@ class RemoteLine:
                 await writers.park()
         finally:
             writers.unpark()  # there may be room for the next as well
-        self._waiting[channel] += len(data)
-        outcome = Taken(offset, data, claim, by_rule=turn is None)
-        self._outcomes[channel].append(outcome)
+        taken = Taken(offset, data, claim, by_rule=turn is None)
         if self._rule is not None:
-            self._asked[channel].append(outcome)
-        self._owed[claim] += len(data)
+            self._asked[channel].append(taken)
+        self._have(channel, taken)
+        return taken
+
+    def _have(self, channel: Channel, taken: Taken) -> None:
+        """Have the link send what was taken, and await its outcome."""
+        size = len(taken.data)
+        self._waiting[channel] += size
+        self._outcomes[channel].append(taken)
+        self._owed[taken.claim] += size
         self._flush()
-        return outcome
 
     def settled(self, settled: Settled) -> None:
         """Tell the writers what became of their bytes."""

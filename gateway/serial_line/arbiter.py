@@ -26,7 +26,7 @@ The turn
         ENDED      the device is gone, and the turn with it
 
         FREE      --_take-->     HELD
-        FREE      --transfer-->  HELD         it has written a part already, so nobody else may
+        FREE      --write_nowait--> HELD      it has written a part already, so nobody else may
         HELD      --_abandon-->  FINISHING    the writer leaves; its give_back changes nothing then
         HELD      --_await-->    ANSWERING    under a rule, once the message is written; nor does it here
         HELD      --close-->     ANSWERING    serial.cgi's turn ended without its reply, under a rule: a quarantine
@@ -49,7 +49,8 @@ Why there is one task beside the writers
 
 The shortest way
     A writer that finds the turn FREE and the wire ready, and all of its bytes taken at once, never takes the turn: it
-    does not wait, so nobody can come in between (``transfer``).
+    does not wait, so nobody can come in between (``write_nowait``). That is no task's work: a step of ``tasks.ready``
+    does it, which reads a client's bytes and has them in the tty before anybody else runs.
 """
 
 from __future__ import annotations
@@ -205,52 +206,60 @@ class Arbiter:
 
     # -- writing
 
-    async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
+    def write_nowait(self, data: bytes, claim: Claim, accepted: float, *, whole: bool) -> int:
+        """Write what the tty takes at once of a message that waits for nobody; return how many bytes that was.
+
+        0: it has to wait, and nothing has happened. Where it is a part, the message has the turn from this instant, and
+        ``write`` or ``transfer`` has to go on with it, with what was ``done``. Of a transfer (not ``whole``) only the
+        first portion is written on a line that has a rate. Raises PortDown, or what the claim says.
+        """
+        if self._rule is not None or self._char_gap or not data or not self._is_ready(trio.current_time()):
+            return 0
+        claim.check(accepted)
+        paced = self._pace.is_paced and not whole and len(data) > self._limit
+        took = self._send(data[: self._portion] if paced else data, claim, accepted)
+        if 0 < took < len(data):
+            self._turn = _Turn.HELD
+        return took
+
+    async def write(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:
         """Write one message whole, in its turn, and return when the kernel has it; under a rule, a request.
 
-        Raises PortDown, or what the claim says.
+        So many of its bytes are ``done``: see ``write_nowait``. Raises PortDown, or what the claim says.
         """
-        if self._rule is None:
-            await self._write(data, claim, accepted, len(data))
+        if self._rule is None or done:
+            await self._write(data, claim, accepted, done, len(data))
         else:
             await self._request(data, claim, accepted)
 
-    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
-        """Write a piece of a byte stream: a long one a portion a turn. Raises PortDown, or what the claim says.
+    async def transfer(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:
+        """Write a piece of a byte stream: a long one a portion a turn. Otherwise as ``write``.
 
         A pty has no rate: there it is a portion a turn only while somebody waits. Under a rule a request is as long as
         a message, so that no turn holds the line for longer than a second and its reply.
         """
-        if self._rule is None:
-            await self._write(data, claim, accepted, len(data) if len(data) <= self._limit else self._portion)
+        if self._rule is None or done:
+            await self._write(data, claim, accepted, done, len(data) if len(data) <= self._limit else self._portion)
             return
         for start in range(0, len(data), self._limit):
             await self._request(data[start : start + self._limit], claim, accepted)
             accepted = trio.current_time()  # as in _write
 
-    async def _write(self, data: bytes, claim: Claim, accepted: float, portion: int) -> None:
+    async def _write(self, data: bytes, claim: Claim, accepted: float, done: int, portion: int) -> None:
         if not data:  # nothing to write, so nothing to wait for; and no portion is 0 bytes long
             claim.check(accepted)
             return
-        rest, done = memoryview(data), 0
-        if self._is_ready(trio.current_time()) and not self._char_gap:
-            claim.check(accepted)
-            done = self._send(data[:portion] if self._pace.is_paced else data, claim, accepted)
-            if done == len(data):
-                return
-        while True:
-            if done % portion and self._turn is _Turn.FREE:
-                # It has begun, so it has the turn, wanted or not: its rest is written here, or by ``run``.
-                self._turn = _Turn.HELD
-            elif done % portion == 0:
-                rest, done = rest[done:], 0
+        rest, begun_before = memoryview(data), done > 0
+        if not begun_before:
+            done = self.write_nowait(data, claim, accepted, whole=portion == len(data))
+        while done < len(rest):
+            if not done:
                 await self._take(claim, accepted, rest[:portion])
             try:
-                done = await self.put(rest, portion, claim, accepted, done)
+                done = await self.put(rest, portion, claim, accepted, done, begun_before=begun_before)
             finally:
                 self.give_back()
-            if done == len(rest):
-                return
+            rest, done, begun_before = rest[done:], 0, False
             accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of turns
 
     async def turn(self, claim: Claim, accepted: float, message: bytes = b"", _: Reply | None = None) -> LineTurn:
@@ -265,14 +274,25 @@ class Arbiter:
             self._announce(claim)
         return self._line_turn
 
-    async def put(self, data: memoryview, portion: int, claim: Claim, accepted: float, done: int = 0) -> int:
-        """Write within a turn all but the first ``done`` bytes, which are written.
+    async def put(
+        self,
+        data: memoryview,
+        portion: int,
+        claim: Claim,
+        accepted: float,
+        done: int = 0,
+        *,
+        begun_before: bool = False,
+    ) -> int:
+        """Write within a turn all but the first ``done`` bytes, which are written, maybe ``begun_before`` this step.
 
         Return how much is written then: all of it, or whole portions where another writer is to be let in by then.
         """
         paced = self._pace.is_paced
         progress = trio.current_time()
         try:
+            if begun_before:
+                claim.check(math.inf)  # a scheduler step ago, in which it may have been revoked
             while done < len(data) and not (done and done % portion == 0 and (paced or self._waiting)):
                 # Where somebody waits, never into the next portion: what the tty takes now cannot be taken back.
                 end = (done // portion + 1) * portion if paced or self._waiting else len(data)

@@ -100,7 +100,7 @@ class Bench:
     far: Asker | None = None
     """How another CPU's line names the request, whose turn begins later."""
 
-    async def write(self, data: bytes, claim: Claim, accepted: float) -> Asker | None:
+    async def write(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> Asker | None:
         await trio.lowlevel.checkpoint()
         claim.check(accepted)
         if self.refusal is not None:

@@ -85,10 +85,10 @@ class Taken:
     def is_ready(self) -> bool:
         return self.open
 
-    async def write(self, data: bytes, claim: Claim, accepted: float) -> None:
+    async def write(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:
         await self._take(self.messages, data, claim, accepted)
 
-    async def transfer(self, data: bytes, claim: Claim, accepted: float) -> None:
+    async def transfer(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:
         await self._take(self.parts, data, claim, accepted)
 
     async def _take(self, where: list[bytes], data: bytes, claim: Claim, accepted: float) -> None:

@@ -161,13 +161,13 @@ async def test_who_is_woken_for_room_that_another_took_waits_on() -> None:
         assert left + sum(sent) == 0
 
 
-def test_closing_a_stream_closes_its_socket(pair: Pair, packets: Pair) -> None:
+async def test_closing_a_stream_closes_its_socket(pair: Pair, packets: Pair) -> None:
     for stream, far in ((SocketStream(pair[0]), pair[1]), (PacketStream(packets[0]), packets[1])):
         stream.close()
         assert far.recv(1) == b""
 
 
-def test_a_stream_counts_among_the_connections_until_it_is_closed(pair: Pair, packets: Pair) -> None:
+async def test_a_stream_counts_among_the_connections_until_it_is_closed(pair: Pair, packets: Pair) -> None:
     for kind, (near, _) in ((SocketStream, pair), (PacketStream, packets)):
         connections = Connections()
         stream = kind(near, connections.open(near.fileno(), "192.0.2.7"))

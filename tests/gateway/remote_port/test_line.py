@@ -31,6 +31,32 @@ def line(ring_bytes: int = 1000) -> RemoteLine:
     return remote
 
 
+async def test_a_message_is_taken_in_one_step_where_there_is_room_for_it_whole_and_nobody_waits() -> None:
+    remote, writer = line(ring_bytes=300), Writer()
+    now = trio.current_time()
+    assert remote.write_nowait(b"question", writer, now, whole=True) == 8
+    assert remote.write_nowait(bytes(100), writer, now, whole=False) == 100
+    assert (remote.begun(writer), writer.written) == (108, 0)
+    assert remote.write_nowait(bytes(1000), writer, now, whole=False) == 0  # longer than a message
+    assert remote.write_nowait(bytes(250), writer, now, whole=True) == 0  # no room
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remote.write, bytes(200), writer, now)
+            await trio.testing.wait_all_tasks_blocked()
+            assert remote.write_nowait(b"past it", writer, now, whole=True) == 0
+            nursery.cancel_scope.cancel()
+    assert remote.begun(writer) == 108
+    remote.set_rule(TurnRule("modbus-rtu"))
+    assert remote.write_nowait(b"by rule", writer, now, whole=True) == 0
+    remote.set_rule(None)
+    remote.end("the device is gone")
+    with pytest.raises(PortDown):
+        remote.write_nowait(b"late", writer, now, whole=True)
+    remote.begin()
+    with pytest.raises(Unwanted):
+        remote.write_nowait(b"evil", Writer(revoked=True), now, whole=True)
+
+
 async def test_who_waits_for_room_is_served_in_turn_and_told_the_truth() -> None:
     remote, first, second = line(ring_bytes=10), Writer(), Writer()
     refused: list[bytes] = []
