@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "wider_networks"]
 
 
 @final
@@ -40,3 +40,10 @@ class Endpoint(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def wider_networks(network: str, *lengths: int) -> tuple[str, ...]:
+    """Return the IPv6 networks with these lengths of prefix around an ``Endpoint.network``; none for an IPv4 one."""
+    if ":" not in network:
+        return ()
+    return tuple(str(IPv6Network(network).supernet(new_prefix=length)) for length in lengths)

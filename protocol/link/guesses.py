@@ -8,9 +8,9 @@ proved the key is not charged to the world's account: strangers must not be able
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network
 from typing import Final, final
 
+from protocol.endpoint import wider_networks
 from protocol.token_bucket import TokenBucket
 
 __all__ = ["GuessLimit"]
@@ -94,8 +94,4 @@ class GuessLimit:
 
 def _around(network: str) -> dict[str, float]:
     """Return the networks that a guess is charged to, with their bursts."""
-    if ":" not in network:
-        return {network: _BURST}
-    inner = IPv6Network(network)
-    wider = {str(inner.supernet(new_prefix=length)): burst for length, burst in _WIDER.items()}
-    return {network: _BURST, **wider}
+    return {network: _BURST} | dict(zip(wider_networks(network, *_WIDER), _WIDER.values(), strict=False))

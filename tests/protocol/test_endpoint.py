@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.endpoint import Endpoint
+from protocol.endpoint import Endpoint, wider_networks
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ def test_a_peer_is_shown_with_its_port_and_counted_by_its_network(
 ) -> None:
     endpoint = Endpoint.of(sockaddr)
     assert (str(endpoint), endpoint.network) == (shown, network)
+
+
+def test_the_networks_around_an_ipv6_network_are_known_by_their_prefix() -> None:
+    assert wider_networks("2001:db8:1:2ff::/64", 56, 48) == ("2001:db8:1:200::/56", "2001:db8:1::/48")
+    assert wider_networks("192.0.2.7", 56, 48) == ()

@@ -90,6 +90,45 @@ def test_strangers_do_not_push_out_the_small_accounts_and_logins_push_out_the_ol
     assert [limit.wait(network, "anna", 0.0) > 0 for network in "bd"] == [True, False]
 
 
+def test_many_networks_have_a_single_guess_each_once_their_common_account_is_empty() -> None:
+    limit = LoginLimit()
+    first = sum(guess(limit, f"192.0.2.{host}", "admin", 0.0) for host in range(6) for _ in range(10))
+    assert first == 60
+    rest = [sum(guess(limit, f"198.51.100.{host}", "admin", 0.1) for _ in range(10)) for host in range(233)]
+    assert rest == [1] * 233
+    assert limit.wait("198.51.100.7", "admin", 0.1) == 60.0
+    minute = sum(guess(limit, f"198.51.100.{host}", "admin", 0.2 + tick) for tick in range(60) for host in range(233))
+    assert minute <= 233
+
+
+def test_strangers_from_many_networks_keep_no_first_login_out_and_its_wrong_ones_are_ordinary_again_later() -> None:
+    limit = LoginLimit()
+    for host in range(10_000):
+        guess(limit, f"10.1.{host // 256}.{host % 256}", "admin", host / 10_000)
+    assert limit.wait(HERE, "anna", 1.0) == 0
+    limit.right(HERE, "anna", 1.0)
+    limit.wrong(HERE, "anna", 1.0)
+    assert limit.wait(HERE, "anna", 1.0) == 0
+    assert sum(guess(limit, THERE, "bert", 3000.0) for _ in range(20)) == 10
+    assert len(limit._networks) <= 1024
+
+
+def test_the_networks_of_one_ipv6_customer_share_accounts() -> None:
+    near, wide = LoginLimit(world_burst=10_000), LoginLimit(world_burst=10_000)
+    assert sum(guess(near, f"2001:db8:0:{subnet:x}::/64", "anna", 0.0) for subnet in range(256) for _ in "ab") == 60
+    assert sum(guess(wide, f"2001:db8:0:{subnet:x}00::/64", "anna", 0.0) for subnet in range(256) for _ in "ab") == 120
+    assert wide.wait("2001:db8:1::/64", "anna", 0.0) == 0
+
+
+def test_while_the_table_is_full_an_unknown_network_begins_with_a_single_guess() -> None:
+    limit = LoginLimit(most=3, world_burst=10_000)
+    for network in "abc":
+        guess(limit, network, "anna", 0.0)
+    assert sum(guess(limit, "d", "anna", 0.0) for _ in range(20)) == 1
+    # What has been saved up again need not be remembered, so the table is not full for ever.
+    assert sum(guess(limit, "e", "anna", 100.0) for _ in range(20)) == 10
+
+
 def test_long_names_share_an_account_by_their_beginning() -> None:
     limit = LoginLimit(burst=1)
     limit.wrong(HERE, "x" * 64 + "one", 0.0)
@@ -108,3 +147,4 @@ def test_guesses_are_never_judged_faster_than_the_accounts_allow(steps: list[tup
         assert limit.wait(network, name, now) >= 0
     # two networks, each with two names: the common accounts, and the small ones
     assert judged <= 2 * (30 + now / 2 + 1) + 4 * (3 + now / 20 + 1)
+    assert len(limit._networks) <= 2
