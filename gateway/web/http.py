@@ -52,6 +52,8 @@ _VERSIONS = (b"1.0", b"1.1")
 _OLD_UPGRADE = (b"upgrade", b"1.0")
 """Is ignored (RFC 9110, 7.8): a proxy of HTTP/1.0 before us would not know that HTTP ends here."""
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[\w.~%-]+)?\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
+"""A host and port (RFC 9110, 7.2, and RFC 3986, 3.2.2), with the zone of an address that clients forget to drop."""
 _CHUNKS_A_TURN = 16
 
 
@@ -281,6 +283,9 @@ class _Connection:
             raise _refusal(
                 400, "Content-Length and Transfer-Encoding are two lengths of one body (RFC 9112): send one."
             )
+        if any(name == b"host" and _HOST.fullmatch(value) is None for name, value in event.headers):
+            # RFC 9112, 3.2: 400, for two readers may take it for two hosts.
+            raise _refusal(400, "Host is no host and port (RFC 9110, 7.2).")
         if event.method == b"CONNECT":
             raise _refusal(405, "This is not a proxy: use GET or POST.")
         return event

@@ -17,6 +17,7 @@ from gateway.port.line import PortDown
 from gateway.serial_line.arbiter import Arbiter
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
+from protocol.sharing.exchange import Ending
 from tests.gateway.line import NarrowTty, Writer, narrow_port
 
 
@@ -211,6 +212,29 @@ async def test_a_reader_that_raises_is_ended_and_all_others_hear_everything(fail
         assert reader.heard == said[: reader.fails_at]
         assert reader.ended == ["a bug ended it"] * (reader.fails_at <= 6)
     assert (bus.received, bus.gaps) == (gaps.count(False), gaps.count(True))
+
+
+async def test_a_reader_of_turns_or_of_what_is_written_that_raises_is_ended_and_the_others_are_told() -> None:
+    bus, ended = Bus("P0"), list[str]()
+    turns, written = list[object](), list[object]()
+
+    def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    def fail_too(*_: object) -> None:
+        fail()
+
+    bus.attach_for_turns(fail, ended.append)
+    bus.attach_for_turns(lambda asker, ending: turns.append((asker, ending)))
+    bus.attach_for_writing(fail_too, ended.append)
+    bus.attach_for_writing(lambda data, holder: written.append((data, holder)))
+    for _ in range(2):
+        bus.turn_begins(None)
+        bus.turn_ends(Ending.WHOLE)
+        bus.wrote(b"x", "anna")
+    assert turns == [(None, None), (None, Ending.WHOLE)] * 2
+    assert written == [(b"x", "anna")] * 2
+    assert ended == ["a bug ended it"] * 2
 
 
 async def test_a_reader_that_was_detached_leaves_nothing_to_end() -> None:

@@ -278,3 +278,25 @@ async def test_a_newer_request_takes_the_place_of_one_that_no_link_has_carried_y
             assert owner.tty.taken == request(3) + request(9)
             await holds(lambda: asker.session.counters.written == 8)
             assert asker.session.counters.dropped == 16
+
+
+async def test_a_turn_that_cannot_be_told_ends_that_session_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise OverflowError("a number that nobody expected")
+
+    with trio.fail_after(8):
+        async with chained(1, rule=HASTY) as ((owner, far), _):
+            asker, local, monitor = Client(far), Client(owner), Client(owner, monitor=True)
+            (session,) = owner.service.sessions
+            session.session.turn = fail  # type: ignore[method-assign, assignment]  # the bug
+            await asker.ask(7)
+            await holds(lambda: session not in owner.service.sessions)
+            assert sum(record.exc_info is not None for record in caplog.records) == 1
+            await far.up()
+            for client, unit in ((local, 8), (asker, 9)):
+                await client.ask(unit)
+                await written(owner, request(unit))
+                owner.turns.heard(reply(unit))
+                while client.heard != reply(unit):
+                    await trio.lowlevel.checkpoint()
+            assert monitor.heard == reply(8) + reply(9)

@@ -419,6 +419,61 @@ async def test_what_is_no_request_is_told_so_and_ends_the_connection(
     assert b"Traceback" not in got
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"cam evil",
+        b"cam/path",
+        b"cam?query",
+        b"cam#fragment",
+        b"user@cam",
+        b"cam:80:80",
+        b"cam:http",
+        b"http://cam",
+        b"fe80::1",
+        b"[fe80::1",
+        b"fe80::1]",
+        b"[cam]",
+        b"[]",
+        b"cam\\evil",
+        b"cam%zz",
+        b"cam%2",
+        b"<script>",
+        b'"cam"',
+        b"k\xc3\xa4se.example",
+        b"cam, evil",
+        b"cam\tevil",
+    ],
+)
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_host_that_is_none_is_refused(host: bytes, version: bytes, autojump_clock: MockClock) -> None:
+    got = await exchange(b"GET / HTTP/%b\r\nHost: %b\r\n\r\n" % (version, host) + GET % b"smuggled")
+    assert status_of(got) == 400
+    assert b"Host is no host and port" in got
+    assert len(re.findall(rb"HTTP/1.1 \d\d\d ", got)) == 1
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"cam",
+        b"cam:",
+        b"cam:8080",
+        b":8080",
+        b"my_cam.local.",
+        b"192.0.2.7:80",
+        b"[2001:db8::7]:8080",
+        b"[::ffff:192.0.2.7]",
+        b"[fe80::1%eth0]:80",
+        b"[fe80::1%25eth0.1]",
+        b"k%C3%A4se.example",
+    ],
+)
+async def test_a_host_of_any_legal_form_is_taken(host: bytes, autojump_clock: MockClock) -> None:
+    assert status_of(await exchange(b"GET / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host)) == 200
+
+
 async def test_a_tls_hello_is_closed_with_one_line_in_the_log(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
