@@ -76,8 +76,8 @@ class Changes:
                 for manager in self._managers:
                     await manager.settled(version, update.changed)
                 for manager in self._managers:
-                    if same.keys() & manager.not_in_force():
-                        await manager.insist()
+                    if names := same.keys() & manager.not_in_force():
+                        await manager.insist(names)
             update = await self._put_back(update, version, deadline)
         return self._not_in_force(update, same)
 

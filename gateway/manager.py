@@ -47,7 +47,7 @@ from gateway.tasks.watch import Cell
 from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from gateway.clients.line_log import LineLog
     from gateway.port.bus import Bus
@@ -148,10 +148,10 @@ class Manager:
         if any(name.startswith(self._device_prefixes) for name in changed):
             await self._adjusted.wait_for(lambda adjusted: adjusted >= version)
 
-    async def insist(self) -> None:
-        """Try once more to bring into force what is wanted and is not."""
+    async def insist(self, names: Collection[str]) -> None:
+        """Try once more to bring into force what is wanted and is not; clients hold these parameters no more."""
         for device in tuple(self.devices.values()):
-            await device.insist()
+            await device.insist(names)
 
     def not_in_force(self) -> dict[str, str]:
         """Return the parameters whose value is not in force on a device that is there, and why."""

@@ -44,7 +44,7 @@ _RIGHTS: Final = {
     ServiceKind.TTY: Right.READ | Right.TCP,
     ServiceKind.LISTEN_ONLY: Right.READ,
     ServiceKind.MODBUS_TCP: Right.READ | Right.TCP,
-    ServiceKind.WEB_SOCKET: Right.READ | Right.TCP,
+    ServiceKind.WEB_SOCKET: Right.READ | Right.TCP | Right.LINES,
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
 """The rights of each kind of service; its clients get no more."""
@@ -232,7 +232,7 @@ class Services:
                 return Service(name, handle, Right.TCP, self.clients, host.connections, share, carry=carry)
             case _:
                 share = host.config.tcp.max_clients
-                write = _RIGHTS[kind] & ~Right.READ
+                write = _RIGHTS[kind] & (Right.PTZ | Right.TCP)
                 # A driver's commands take their turns whoever is there, and its answers are to be new ones.
                 roster, manner = None if kind in {ServiceKind.PTZ, ServiceKind.TTY} else self._roster, self._manner
                 if kind is ServiceKind.PTZ:

@@ -68,6 +68,10 @@ class PortStatus:
     """The reader that was cut last, and why."""
     breaks: int = 0
     """Breaks that came from the line."""
+    controls: int = 0
+    """Requests that moved DTR or RTS ..."""
+    controlled_by: str = ""
+    """... and whose the last of them was."""
     turn_rule: TurnRule | None = None
     """The rule by which the line's owner has writers take turns; None where it has none."""
     message_rule: MessageRule | None = None
@@ -103,6 +107,8 @@ class Bus:
         self._turn_readers: tuple[Callable[[Asker | None, Ending | None], None], ...] = ()
         self.watchers: tuple[Callable[[bytes, str], None], ...] = ()
         """Those who are told what is written. A line that finds none says nothing, so that it costs nothing."""
+        self.writers: set[object] = set()
+        """The sessions that may write."""
         self.is_reply = False
         """Whether the bytes that are handed out just now are for ``asker`` and monitors alone."""
         self.asker: Asker | None = None
@@ -241,6 +247,11 @@ class Bus:
                 self._fail(reader, self.detach_for_gaps)
             else:
                 return
+
+    def set_lines(self, holder: str) -> None:
+        """Take note that this holder has moved DTR or RTS, for all who show them."""
+        now = self.state.value
+        self.state.set(replace(now, controls=now.controls + 1, controlled_by=holder))
 
     def _fail(self, reader: R, detach: Callable[[R], None]) -> None:
         """Detach a reader that raised, and end its session: a client that hears only a part must not go on."""

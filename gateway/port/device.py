@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, final
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from gateway.tasks.reconcile import Unit
     from protocol.parameters.settings import Settings
 
@@ -38,8 +40,8 @@ class PortDevice(Protocol):
         Equal settings change nothing. A device that is away takes them up when it is back, and refuses nothing now.
         """
 
-    async def insist(self) -> None:
-        """Try once more to bring into force what is wanted and is not."""
+    async def insist(self, names: Collection[str]) -> None:
+        """Try once more to bring into force what is wanted and is not; no client holds these parameters any more."""
 
     def not_in_force(self) -> tuple[Refusal, ...]:
         """Return what is wanted and not in force now, as the device says when it is asked; nothing while it is away."""

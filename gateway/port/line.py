@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, final
 from protocol.link.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from gateway.port.control import Step
     from gateway.port.receive_buffer import ReceiveBuffer
     from gateway.port.rights import Right
 
@@ -116,9 +117,6 @@ class Hold(Protocol):
     async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
         """Wait until the reply is over."""
 
-    async def send_break(self, seconds: float) -> None:
-        """Hold the line in break for ``seconds``. Raises LineError."""
-
     def close(self) -> None:
         """Let the next writer in."""
 
@@ -158,5 +156,8 @@ class Line(Protocol):
     def modem_lines(self) -> ModemLines:
         """Return the lines as they are now. Raises LineError where they cannot be read from here."""
 
-    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
-        """Assert or release DTR and RTS; None leaves one as it is. Raises LineError."""
+    async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> None:
+        """Carry out ``steps`` in one turn. Raises LineError, or as a turn."""
+
+    def let_go(self, claim: Claim) -> None:
+        """End what this writer's steps hold: settings, a break."""

@@ -22,3 +22,7 @@ class Right(enum.Flag):
     """Write what callers of serial.cgi ask it to."""
     WATCH = enum.auto()
     """Hear what others write, and their names."""
+    LINES = enum.auto()
+    """Move DTR and RTS, send breaks, purge."""
+    CONFIGURE = enum.auto()
+    """Hold other settings of the line than those that are stored."""

@@ -25,12 +25,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import math
 import time
 from typing import TYPE_CHECKING, Protocol, final
 
 import trio
 
+from gateway.port.control import Purge, SetLines, checked, rights
 from gateway.port.counters import Counters
 from gateway.port.line import PortDown
 from gateway.port.log import PortLogger
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from gateway.port.bus import Bus, PortStatus
+    from gateway.port.control import Step
     from gateway.port.line import Asker, Hold, Line, ModemLines, Reply
     from gateway.tasks.event_log import EventLog
     from gateway.tasks.watch import Cell
@@ -209,12 +210,17 @@ class Session:
         self.reader: Reader | None = None
         """The reader that hears the line for the client."""
         self._hearing = contextlib.ExitStack()
-        """What must be detached from the bus when it ends."""
+        """What must be detached from the bus, or given back to the line, when it ends."""
+        if write:
+            bus.writers.add(self)
+            self._hearing.callback(bus.writers.discard, self)
         self.age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
         """Seconds after which a message that has not begun is stale."""
         self._active_at = trio.current_time()
         # The line that the last message went to; the bus may have another by now, but that one knows of no rest.
         self._line: Line | None = None
+        self._controlled: Line | None = None
+        """The line that was last asked for something beside the bytes, and may hold something for it."""
 
     @property
     def holder(self) -> str:
@@ -360,19 +366,27 @@ class Session:
                 logging.WARNING, "rubbish", "%s: %d bytes that are in no request are dropped", self.holder, count
             )
 
-    async def send_break(self, seconds: float) -> None:
-        """Hold the line in break for ``seconds``, in a turn. Raises Forbidden, PortDown or LineError."""
-        async with self.turn(b"", None) as turn:
-            await turn.send_break(seconds)
+    async def control(self, *steps: Step) -> None:
+        """Carry out what is asked beside the bytes, behind those that were written before.
+
+        Raises Forbidden, PortDown or LineError, when the steps before have been carried out, or ValueError as
+        ``checked``. What it holds (settings, a break) is given back when the session ends.
+        """
+        steps = checked(steps)
+        line = self._accept(b"")
+        self._handle.require(rights(steps))
+        if self._bus.writers != {self}:
+            steps = tuple(step for step in steps if not isinstance(step, Purge))
+        if line is not self._controlled:
+            self._controlled = line
+            self._hearing.callback(line.let_go, self)
+        await line.control(steps, self, self._active_at)
+        if any(isinstance(step, SetLines) for step in steps):
+            self._bus.set_lines(self.holder)
 
     def modem_lines(self) -> ModemLines:
         """Return the lines beside the data as they are now. Raises PortDown or LineError."""
         return self._bus.line.modem_lines()
-
-    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
-        """Assert or release DTR and RTS; None leaves one as it is. Raises Forbidden, PortDown or LineError."""
-        self.check(math.inf)
-        self._bus.line.set_modem_lines(dtr, rts)
 
     def _accept(self, data: bytes, done: int = 0) -> Line:
         if done:  # it was accepted when it was begun; the bus may have another line by now

@@ -37,7 +37,7 @@ from protocol.session.send_stream import Settled
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from gateway.port.bus import Bus
     from gateway.port.device import Refusal
@@ -155,7 +155,7 @@ class RemotePortClient:
             self._attempt.cancel()
         return ()
 
-    async def insist(self) -> None:
+    async def insist(self, names: Collection[str]) -> None:
         """See PortDevice; whatever is wanted is taken up."""
         await trio.lowlevel.checkpoint()
 

@@ -34,9 +34,10 @@ from protocol.session.send_stream import Settled
 from protocol.sharing.exchange import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from gateway.port.bus import Bus
+    from gateway.port.control import Step
     from gateway.port.line import Claim, Reply
     from gateway.port.receive_buffer import ReceiveBuffer
     from protocol.link.stream_frames import Turn
@@ -321,9 +322,13 @@ class RemoteLine:
         """Raise LineError: the modem lines are the owner's."""
         raise LineError(_NOT_HERE)
 
-    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> NoReturn:
-        """Raise LineError: the modem lines are the owner's."""
+    async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> NoReturn:
+        """Raise LineError: what is beside the bytes is the owner's."""
+        await trio.lowlevel.checkpoint()
         raise LineError(_NOT_HERE)
+
+    def let_go(self, claim: Claim) -> None:
+        """Let go of nothing: nothing is held from here."""
 
     def ask(self, turn: RemoteTurn, channel: Channel, offset: int) -> None:
         """Tell ``turn`` when the owner begins and ends it."""
@@ -407,11 +412,6 @@ class RemoteTurn:
                 nursery.start_soon(_cancel_after, self._over, nursery.cancel_scope)
                 await heard.wait_for(reply.length, reply.until)
                 nursery.cancel_scope.cancel()
-
-    async def send_break(self, seconds: float) -> None:
-        """Raise LineError: a break is the owner's to send."""
-        await trio.lowlevel.checkpoint()
-        raise LineError(_NOT_HERE)
 
     def turned(self, phase: TurnPhase) -> None:
         """Note that the owner began or ended the turn."""

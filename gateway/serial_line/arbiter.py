@@ -55,6 +55,7 @@ The shortest way
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import math
@@ -64,6 +65,7 @@ import trio
 
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
+from gateway.serial_line.controls import Controls
 from gateway.serial_line.pace import Pace
 from gateway.serial_line.settings import message_limit, message_portion
 from gateway.serial_line.sharing import Sharing
@@ -74,9 +76,10 @@ from protocol.link.reasons import Reason
 from protocol.sharing.exchange import Audience, Ending, Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gateway.port.bus import Bus
+    from gateway.port.control import Step
     from gateway.port.line import Claim, ModemLines, Reply
     from gateway.port.log import PortLogger
     from gateway.port.receive_buffer import ReceiveBuffer
@@ -143,10 +146,6 @@ class LineTurn:
             await heard.wait_for(reply.length, reply.until)
         self.answered = not patience.cancelled_caught
 
-    async def send_break(self, seconds: float) -> None:
-        """Hold the line in break for ``seconds``. Raises UartError."""
-        await self._turns.send_break(seconds)
-
     def end_early(self) -> None:
         """Let a command go before the rest of the reply."""
         self.ended_early = True
@@ -165,9 +164,15 @@ class Arbiter:
     """
 
     def __init__(
-        self, uart: Uart, bus: Bus, sharing: Sharing | None = None, log: logging.Logger | PortLogger = logger
+        self,
+        uart: Uart,
+        bus: Bus,
+        sharing: Sharing | None = None,
+        log: logging.Logger | PortLogger = logger,
+        controls: Controls | None = None,
     ) -> None:
         self._uart = uart
+        self._controls = Controls(uart) if controls is None else controls
         self._bus = bus
         self._sharing = Sharing(None) if sharing is None else sharing
         self._rule: TurnRule | None = self._sharing.rule
@@ -705,17 +710,20 @@ class Arbiter:
 
     # -- beside the data
 
-    async def send_break(self, seconds: float) -> None:
-        """Hold the line in break, within a turn. Raises UartError."""
-        await self._uart.send_break(seconds)
+    async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> None:
+        """Carry out ``steps`` in one turn. Raises UartError, PortDown, or what the claim says."""
+        with contextlib.closing(await self.turn(claim, accepted)):
+            for step in steps:
+                claim.check(math.inf)
+                await self._controls.carry_out(step, claim)
+
+    def let_go(self, claim: Claim) -> None:
+        """End what this writer's steps hold."""
+        self._controls.let_go(claim)
 
     def modem_lines(self) -> ModemLines:
         """Return the lines as they are now. Raises UartError."""
         return self._uart.modem_lines()
-
-    def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
-        """Assert or release DTR and RTS. Raises UartError."""
-        self._uart.set_modem_lines(dtr, rts)
 
     def has_stale_command(self) -> bool:
         """Return whether flow control holds a PTZ command in the driver that is too old to fire. Raises UartError."""

@@ -27,15 +27,18 @@ from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.serial_line import settings as line_settings
 from gateway.serial_line.arbiter import Arbiter
+from gateway.serial_line.controls import Controls
+from gateway.serial_line.held_settings import HeldSettings
 from gateway.serial_line.sharing import Sharing
 from gateway.serial_line.uart import DeviceGone, LineBusy, SettingRefusal, SettingsRefused, Uart, UartError
 from gateway.tasks.supervise import Backoff, supervise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from gateway.host.config import SerialConfig
     from gateway.port.bus import Bus
+    from gateway.port.line import Claim
     from gateway.serial_line.adapters import Identity
     from gateway.tasks.reconcile import Unit
     from protocol.link.reasons import Reason
@@ -98,8 +101,15 @@ class SerialDevice:
     ) -> None:
         self._bus = bus
         self._number = number
+        self._prefix = f"Serial.Ser{number}."
         self._config = config
+        self._stored = line
+        """The line as Serial.Ser# says."""
+        self._held = HeldSettings(config.hardware)
         self._line = line
+        """The line that is wanted: as stored, but for what a session holds."""
+        self._released = trio.Event()
+        """Set when a session holds its settings no more."""
         self._node = node
         self._sharing = Sharing(rule, char_gap)
         self._logger = PortLogger(logger, bus.name)
@@ -139,14 +149,47 @@ class SerialDevice:
 
     async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
         """Set the line in place, after what was written; where the driver refuses anything, all stays as it was."""
-        self._line = settings.serial.ports[self._number - 1]
+        stored = settings.serial.ports[self._number - 1]
+        self._held.forget({line_settings.NAMES[name] for name in line_settings.differing(self._stored, stored)})
+        self._stored = stored
+        self._line = self._held.over(stored)
         return await self._bring_into_force()
 
-    async def insist(self) -> None:
-        """Try once more what the driver refused; ``not_in_force`` tells what became of it."""
+    async def insist(self, names: Collection[str]) -> None:
+        """Try once more what the driver refused; ``not_in_force`` tells what became of it.
+
+        Of these parameters (``Serial.Ser1.BaudRate``) nothing is held any more.
+        """
+        self._held.forget({name.rpartition(".")[2] for name in names if name.startswith(self._prefix)})
+        self._line = self._held.over(self._stored)
         await self._bring_into_force(again=True)
 
-    async def _bring_into_force(self, *, again: bool = False) -> tuple[Refusal, ...]:
+    async def _hold_settings(self, claim: Claim, values: Mapping[str, str]) -> None:
+        """Hold what the rules and the driver take of ``values``, for a session that has the line."""
+        before = self._held.values
+        if not self._held.take(claim, values, self._stored):
+            return
+        self._line = self._held.over(self._stored)
+        # The driver refuses a change as a whole; what it did not name is tried again without the rest.
+        while refusals := await self._bring_into_force(has_line=True):
+            self._held.restore({refusal.name.removeprefix(self._prefix) for refusal in refusals}, before)
+            self._line = self._held.over(self._stored)
+
+    def _release_settings(self, claim: Claim) -> None:
+        """Put back what this session held, in a task of our own."""
+        if self._held.holder is claim:
+            self._held.forget(self._held.values.keys())
+            self._line = self._held.over(self._stored)
+            self._released.set()
+
+    async def _put_back(self) -> None:
+        """Bring the stored settings into force whenever a session holds its own no more."""
+        while True:
+            await self._released.wait()
+            self._released = trio.Event()
+            await self._bring_into_force()
+
+    async def _bring_into_force(self, *, again: bool = False, has_line: bool = False) -> tuple[Refusal, ...]:
         async with self._one_change:
             if self._open is None:
                 return ()
@@ -160,7 +203,7 @@ class SerialDevice:
                 if not uart.wants(line, again=again):
                     return ()
                 began = trio.current_time()
-                async with self._hold(turns):
+                async with contextlib.nullcontext() if has_line else self._hold(turns):
                     await uart.reconfigure(line, began)
             except SettingsRefused as exc:
                 self._tried, self._refusals = line, self._named(exc.refusals)
@@ -177,7 +220,16 @@ class SerialDevice:
     def not_in_force(self) -> tuple[Refusal, ...]:
         """See PortDevice: what is wanted against what the driver says now."""
         uart = self._read_back()
-        return () if uart is None else self._named(uart.refused)
+        if uart is None:
+            return ()
+        stored = line_settings.by_name(self._stored)
+        holder = "" if self._held.holder is None else self._held.holder.holder
+        held = [
+            SettingRefusal(name, f"{holder} holds it at {value}")
+            for name, value in line_settings.by_name(self._line).items()
+            if value != stored[name]
+        ]
+        return self._named((*uart.refused, *held))
 
     def _read_back(self) -> Uart | None:
         """Return the open device, with what is in force read back; None where it is away."""
@@ -188,7 +240,7 @@ class SerialDevice:
         return None
 
     def _named(self, refusals: Sequence[SettingRefusal]) -> tuple[Refusal, ...]:
-        return tuple(Refusal(f"Serial.Ser{self._number}.{refusal.name}", refusal.why) for refusal in refusals)
+        return tuple(Refusal(f"{self._prefix}{refusal.name}", refusal.why) for refusal in refusals)
 
     def status(self) -> dict[str, object]:
         """See PortDevice: what is in force, what was refused at open, and what was counted."""
@@ -203,6 +255,7 @@ class SerialDevice:
             "device": self.path,
             "adapter": None if uart is None or uart.adapter is None else str(uart.adapter),
             "settings_in_force": None if uart is None else uart.settings_in_force,
+            "settings_held": self._held.status(),
             "settings_refused": {} if uart is None else {refusal.name: refusal.why for refusal in uart.refused},
             "low_latency": None if uart is None else uart.low_latency,
             "bytes_to_line": written,
@@ -237,6 +290,7 @@ class SerialDevice:
 
         try:
             async with trio.open_nursery() as finishers:
+                finishers.start_soon(self._put_back)
                 with unit.scope:
                     live = functools.partial(self._live, unit, finishers, down)
                     await supervise(live, (UartError,), down, Backoff(_FIRST_RETRY, _LAST_RETRY))
@@ -256,11 +310,13 @@ class SerialDevice:
         self._adapter = self._adapter or uart.adapter
         self._tried = None
         uart.heard_breaks = self._heard_breaks
-        turns = Arbiter(uart, self._bus, self._sharing, self._logger)
+        controls = Controls(uart, self._hold_settings, self._release_settings)
+        turns = Arbiter(uart, self._bus, self._sharing, self._logger, controls)
         self._open = uart, turns
         try:
             finishers.start_soon(turns.run)
             finishers.start_soon(self._watch, uart, turns)
+            finishers.start_soon(controls.run)
             # What was set while the driver opened it; a refusal is told by ``not_in_force``.
             if uart.line != self._line:
                 await self._bring_into_force()

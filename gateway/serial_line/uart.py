@@ -510,14 +510,22 @@ class Uart:
 
     async def send_break(self, seconds: float) -> None:
         """Hold the line in break for ``seconds``, after what was written; nothing is thrown away for it."""
+        await self.begin_break()
+        try:
+            await trio.sleep(seconds)
+        finally:
+            self.end_break()
+
+    async def begin_break(self) -> None:
+        """Hold the line in break from now on, after what was written."""
         self._tty.modem_lines()  # a pty takes a break without a word and does nothing: say so
         if not await self.queue.emptied(self.queue.patience()):
             raise UartError(f"{self.device}: no break was sent, for the line does not take what was written before")
         self._tty.set_break(True)
-        try:
-            await trio.sleep(seconds)
-        finally:
-            self._tty.set_break(False)
+
+    def end_break(self) -> None:
+        """End the break, if there is one."""
+        self._tty.set_break(False)
 
 
 def _opened(config: SerialConfig, line: SerialPort, known: Identity | None) -> tuple[Tty, Identity | None]:

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gateway.port.control import LONGEST_BREAK, Break, SetLines
 from gateway.port.line import LineError, PortDown
 from gateway.port.router import Forbidden
 
@@ -26,7 +27,7 @@ JsonObject: TypeAlias = dict[str, Any]
 _ARGUMENTS = {"break": {"milliseconds"}, "modem": set[str](), "set": {"dtr", "rts"}}
 """The requests, and the arguments of each beside ``request`` and ``id``."""
 _BREAK_MILLISECONDS = 250
-_LONGEST_BREAK = 5000
+_LONGEST_BREAK = int(LONGEST_BREAK * 1000)
 
 
 class _BadRequestError(Exception):
@@ -44,6 +45,8 @@ def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Ite
         yield {"event": "turns", "reply": None if now.turn_rule is None else now.turn_rule.reply}
     if before is not None and before.breaks != now.breaks:
         yield {"event": "break", "count": now.breaks}
+    if before is not None and before.controls != now.controls:
+        yield {"event": "modem", "by": now.controlled_by} if all_told else {"event": "modem"}
     if not all_told:
         return
     if now.settings and (before is None or (before.in_force, before.settings) != (now.in_force, now.settings)):
@@ -65,10 +68,10 @@ async def answer(text: str, session: Session) -> JsonObject:
         match request["request"]:
             case "break":
                 milliseconds = request.get("milliseconds", _BREAK_MILLISECONDS)
-                await session.send_break(milliseconds / 1000)
+                await session.control(Break(milliseconds / 1000))
                 return known | {"milliseconds": milliseconds}
             case "set":
-                session.set_modem_lines(request.get("dtr"), request.get("rts"))
+                await session.control(SetLines(request.get("dtr"), request.get("rts")))
         return known | {"lines": asdict(session.modem_lines())}
     except (LineError, PortDown, Forbidden) as exc:
         return known | {"error": str(exc)}

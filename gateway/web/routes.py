@@ -375,7 +375,8 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
         return explain(503, f"{name} takes no more clients: {why}. Close some, or try again.", ("Retry-After", "1"))
     query = pairs(request.query)
     # A monitor has no right to write, and so it hears the replies to everybody.
-    writes = Right.TCP if caller.role >= Role.OPERATOR and ("monitor", b"1") not in query else Right(0)
+    is_monitor = caller.role < Role.OPERATOR or ("monitor", b"1") in query
+    writes = Right(0) if is_monitor else Right.TCP | Right.LINES
 
     async def take(stream: trio.abc.HalfCloseableStream) -> None:
         # The libraries behind it are loaded at the first WebSocket.

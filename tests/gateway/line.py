@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from protocol.link.reasons import Reason
 
 _LINE = SerialPort()
-ALL = Right.READ | Right.PTZ | Right.TCP | Right.CGI
+ALL = Right.READ | Right.PTZ | Right.TCP | Right.CGI | Right.LINES | Right.CONFIGURE
 
 
 class Unwanted(Exception):

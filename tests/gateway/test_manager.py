@@ -323,7 +323,7 @@ async def test_no_right_of_a_service_goes_beyond_its_kind(tmp_path: Path) -> Non
     with trio.fail_after(5):
         async with running_port(tmp_path) as port:
             assert port.manager.services.web_socket is not None
-            assert port.manager.services.web_socket.handle.rights == Right.READ | Right.TCP
+            assert port.manager.services.web_socket.handle.rights == Right.READ | Right.TCP | Right.LINES
 
 
 async def test_events_that_were_counted_and_not_logged_are_told_without_another_event(

@@ -10,6 +10,7 @@ import trio.lowlevel
 import trio.testing
 
 from gateway.port.bus import Bus
+from gateway.port.control import Break, SetLines
 from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked, Router, Session
@@ -495,9 +496,9 @@ async def test_who_may_not_write_moves_no_modem_line_and_sends_no_break(who: str
     if who == "is revoked":
         session.end("idle")
     with pytest.raises(Forbidden):
-        session.set_modem_lines(True, None)
+        await session.control(SetLines(True, None))
     with pytest.raises(Forbidden):
-        await session.send_break(0.1)
+        await session.control(Break(0.1))
     assert tty.asked == []
 
 
@@ -505,11 +506,11 @@ async def test_who_may_write_moves_the_modem_lines_and_sends_breaks_and_the_line
     tty = Modem()
     bus, _ = narrow_port(tty)
     session, other = opened(bus), opened(bus)
-    session.set_modem_lines(True, None)
+    await session.control(SetLines(True, None))
     with trio.fail_after(5):
         for tty.refuses in (False, True):
             with pytest.raises(LineError) if tty.refuses else contextlib.nullcontext():
-                await session.send_break(0.1)
+                await session.control(Break(0.1))
             await other.write(b"next")
     assert tty.asked == [(True, None), 0.1]
     assert tty.taken == b"nextnext"

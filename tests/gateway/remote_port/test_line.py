@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from gateway.port.bus import Bus
+from gateway.port.control import Break
 from gateway.port.line import LineError, PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
@@ -281,9 +282,8 @@ async def test_a_turn_whose_message_is_lost_says_why() -> None:
 
 
 async def test_what_is_beside_the_data_stays_with_the_owner() -> None:
-    turn = await line().turn(Writer(), trio.current_time(), b"", None)
     with pytest.raises(LineError, match="belongs to another CPU"):
-        await turn.send_break(0.1)
+        await line().control((Break(0.1),), Writer(), trio.current_time())
 
 
 async def test_a_watcher_is_told_what_the_owner_wrote_and_nothing_of_what_was_lost() -> None:

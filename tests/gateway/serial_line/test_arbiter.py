@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.port.bus import Bus
+from gateway.port.control import Break, SetLines
 from gateway.port.line import PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.serial_line.arbiter import Arbiter
@@ -213,9 +214,7 @@ async def test_what_is_beside_the_data_is_asked_of_the_device() -> None:
 
     tty = Modem()
     turns = Arbiter(tty.as_uart, Bus("P0"))
-    turn = await turns.turn(Writer(), trio.current_time())
-    await turn.send_break(0.25)
-    turns.set_modem_lines(True, None)
+    await turns.control((Break(0.25), SetLines(True, None)), Writer(), trio.current_time())
     assert tty.asked == [0.25, (True, None)]
     shown: object = turns.modem_lines()
     assert shown == "as they are"
