@@ -34,7 +34,7 @@ async def blocked() -> None:
 
 
 def opened(bus: Bus, write: Right = Right.TCP) -> Session:
-    return Router({"P0": bus}).grant("P0", ALL, "service").attenuate(Right.READ | write, "client").open(write)
+    return Router({"P0": bus}).grant("P0", ALL, "service").attenuate(Right.READ | Right.LINES | write, "client").open(write)
 
 
 # Permission -------------------------------------------------------------------------------------------------
