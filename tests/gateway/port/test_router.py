@@ -34,7 +34,8 @@ async def blocked() -> None:
 
 
 def opened(bus: Bus, write: Right = Right.TCP) -> Session:
-    return Router({"P0": bus}).grant("P0", ALL, "service").attenuate(Right.READ | Right.LINES | write, "client").open(write)
+    service = Router({"P0": bus}).grant("P0", ALL, "service")
+    return service.attenuate(Right.READ | Right.LINES | write, "client").open(write)
 
 
 # Permission -------------------------------------------------------------------------------------------------

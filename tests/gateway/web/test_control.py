@@ -193,8 +193,9 @@ async def test_the_requests_of_the_page_have_the_answers_that_it_shows(autojump_
 
 def test_the_events_of_the_page_are_those_that_are_told() -> None:
     now = replace(UP, breaks=1, cuts=1, last_cut="192.0.2.7:40000: it left 1048576 bytes unread")
-    now = replace(now, turn_rule=TurnRule("modbus-rtu"))
-    told = [*events(None, now, all_told=True), *events(replace(now, breaks=0, cuts=0), now, all_told=True)]
+    now = replace(now, turn_rule=TurnRule("modbus-rtu"), controls=1, controlled_by="anna at 192.0.2.7:40000")
+    before = replace(now, breaks=0, cuts=0, controls=0)
+    told = [*events(None, now, all_told=True), *events(before, now, all_told=True)]
     assert told == [event for event in documented() if event.get("event") not in (None, "refused", "gap")]
 
 
@@ -219,6 +220,12 @@ def test_settings_and_cuts_are_told_to_those_who_may_know(all_told: bool) -> Non
     now = replace(UP, in_force={"BaudRate": 300}, cuts=2, last_cut="x: too slow")
     told = [event["event"] for event in events(UP, now, all_told=all_told)]
     assert told == (["line", "cut"] if all_told else [])
+
+
+def test_a_viewer_is_told_that_the_modem_lines_moved_and_not_by_whom() -> None:
+    moved = replace(UP, controls=1, controlled_by="anna at 192.0.2.7:40000")
+    assert list(events(UP, moved, all_told=False)) == [{"event": "modem"}]
+    assert list(events(None, moved, all_told=True))[-1]["event"] == "line", "who comes later is not told"
 
 
 def test_who_comes_later_is_not_told_of_earlier_cuts() -> None:
