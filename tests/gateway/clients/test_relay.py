@@ -132,7 +132,7 @@ async def test_bytes_go_both_ways_and_are_counted() -> None:
                 assert session.reader.size == session.counters.dropped == 0
 
 
-async def test_a_message_costs_one_step_of_one_task_either_way_however_many_hear_it() -> None:
+async def test_a_message_costs_at_most_one_step_of_one_task_either_way_however_many_hear_it() -> None:
     async with serial_line() as line:
         with trio.fail_after(5):
             async with AsyncExitStack() as connected:
@@ -142,11 +142,11 @@ async def test_a_message_costs_one_step_of_one_task_either_way_however_many_hear
                 for _ in range(10):
                     await peers[0].send(b"question")
                     assert await line.hear(8) == b"question"
-                assert steps.count == 10
+                assert steps.count <= 10
                 for _ in range(10):
                     line.say(b"answer")
                     assert [await peer.recv(100) for peer in peers] == [b"answer"] * 8
-                assert steps.count == 20
+                assert steps.count <= 20
                 trio.lowlevel.remove_instrument(steps)
 
 
