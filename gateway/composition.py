@@ -19,10 +19,12 @@ from gateway.health import Health
 from gateway.manager import Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
+from gateway.rekey import Rekey
 from gateway.serial_line.adapters import advice
 from gateway.services import Host
 from gateway.state.machine import machine_mark
 from gateway.state.node_key import NodeIdentity
+from gateway.state.old_keys import OldKeys
 from gateway.state.store import Store
 from protocol.link.guesses import GuessLimit
 from protocol.parameters.catalogue import Catalogue
@@ -49,6 +51,7 @@ class Composition(NamedTuple):
     connections: Connections
     identity: NodeIdentity
     health: Health
+    rekey: Rekey
 
 
 def compose(config: Config) -> Composition:
@@ -61,17 +64,20 @@ def compose(config: Config) -> Composition:
     for said in advice([line.device for line in config.serial]):
         logger.warning("%s", said)
     connections = Connections(len(config.managers))
-    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections)
+    old_keys = OldKeys(config.state_dir)
+    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections, old_keys)
     managers = _managers(host, store)
+    changes = Changes(catalogue, store, managers)
     return Composition(
         catalogue,
         store,
         bonjour,
         managers,
-        Changes(catalogue, store, managers),
+        changes,
         connections,
         identity,
         Health(managers),
+        Rekey(store.published, changes, old_keys),
     )
 
 

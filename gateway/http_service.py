@@ -73,6 +73,7 @@ class HttpService:
                 if ports is None or manager.index in ports
                 for kicked in manager.services.kick(holder, why)
             ],
+            rekey=parts.rekey,
             health=lambda index: parts.health.word(published.value.settings, index),
         )
         self._users = users = Users(self._config.state_dir, self._config.node_name)

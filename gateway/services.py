@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.port.history import History
     from gateway.port.router import Handle, Session
     from gateway.remote_port.server import RemotePortService
+    from gateway.state.old_keys import OldKeys
     from gateway.tasks.reconcile import Unit
     from protocol.link.guesses import GuessLimit
     from protocol.link.identity import NodeKey
@@ -66,6 +67,7 @@ class Host(NamedTuple):
     guesses: GuessLimit
     bonjour: Bonjour
     connections: Connections
+    old_keys: OldKeys
 
 
 class _PortService(Protocol):
@@ -222,6 +224,7 @@ class Services:
                     host.guesses,
                     host.connections,
                     keyless=host.config.remote_port.keyless,
+                    old_key=functools.partial(host.old_keys.of, self._index),
                 )
             case ServiceKind.MODBUS_TCP:
                 # Loaded only where it is used.

@@ -106,7 +106,8 @@ def _remote_service(service: RemotePortService | None) -> dict[str, object]:
         "remote_port_server": {
             "clients_turned_away": service.refused,
             "wrong_keys": service.wrong_keys,
-            "links": [_link(session) for session in service.sessions],
+            "old_key_seconds": service.old_key_seconds,
+            "links": [_link(session) | {"old_key": service.has_old_key(session)} for session in service.sessions],
             **({"warning": service.warning} if service.warning else {}),
             **({"duplicate_nodes": list(service.duplicates)} if service.duplicates else {}),
         }

@@ -21,6 +21,7 @@ from gateway.cli import (
     keygen,
     kick,
     ports,
+    rekey,
     run,
     status,
     trace,
@@ -90,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     operators = (status, health, ports, devices, kick, trace)
-    for command in (run, check, *operators, backup, import_ser2net, demo, keygen, user):
+    for command in (run, check, *operators, backup, import_ser2net, demo, keygen, rekey, user):
         command.add_to(commands)
     # An error in a command's arguments shows the usage of that command, and not of all.
     for each in commands.choices.values():

@@ -124,7 +124,8 @@ def _links(port: dict[str, Any]) -> Iterator[str]:
         yield f"candidate {each['address']} port {each['port']}{f' ({who}{hops})' if who else ''}"
         yield f"      next try in {each['next_try_seconds']:.0f} s; {each['last_answer'] or 'not tried yet'}"
     for link in port.get("remote_port_server", {}).get("links", ()):
-        yield f"link from {link['name'] or link['node'][:8]} {link['remote_port']}: {_state_of(link)}"
+        old = ", has the old key" if link["old_key"] else ""
+        yield f"link from {link['name'] or link['node'][:8]} {link['remote_port']}: {_state_of(link)}{old}"
     if "remote_port_client" in port or "remote_port_candidates" in port or "remote_port_server" in port:
         yield ""
 

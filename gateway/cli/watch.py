@@ -112,7 +112,7 @@ def _links(port: Status) -> Iterator[list[str]]:
         who = f"to {link['server_name'] or link['server_node'][:8]} {link['server_port']}"
         lost = sum(link["bytes_lost"].values())
         what = f"{link['links_lost']} links lost, {_short(lost)} lost"
-        yield [port["name"], who, *_state(link, keyed="warning" not in link), what]
+        yield [port["name"], who, *_state(link, "none" if "warning" in link else "yes"), what]
     for each in port.get("remote_port_candidates", ()):
         who = f"try {each['name'] or each['address']}"
         yield [port["name"], who, "", "", "", f"in {each['next_try_seconds']:.0f} s; {each['last_answer']}"]
@@ -120,12 +120,13 @@ def _links(port: Status) -> Iterator[list[str]]:
     for link in server.get("links", ()):
         who = f"from {link['name'] or link['node'][:8]} {link['remote_port']}"
         what = f"{_short(link['dropped'])} dropped, {_short(link['bytes_never_sent'])} gap"
-        yield [port["name"], who, *_state(link, keyed="warning" not in server), what]
+        key = "none" if "warning" in server else "old" if link["old_key"] else "yes"
+        yield [port["name"], who, *_state(link, key), what]
 
 
-def _state(link: Status, *, keyed: bool) -> tuple[str, str, str]:
+def _state(link: Status, key: str) -> tuple[str, str, str]:
     trip = "" if link["round_trip_ms"] is None else f"{link['round_trip_ms']} ms"
-    return "up" if link["linked"] else "down", "yes" if keyed else "none", trip
+    return "up" if link["linked"] else "down", key, trip
 
 
 def in_words(settings: Status | None) -> str:

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
@@ -87,6 +88,10 @@ class RemotePortClient:
         self._line = RemoteLine(self._session, self._flush, self._limits.age, bus)
         self._link: Link | None = None
         self._attempt = trio.CancelScope()
+        self._carrying = trio.CancelScope()
+        """What carries frames; the connection is renewed where it is cancelled."""
+        self._knows_us = False
+        """The server may take two keys, and judge us by the other one the next time."""
         self._backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
         self._expiry = trio.Event()
         self._wake_at = math.inf
@@ -145,14 +150,23 @@ class RemotePortClient:
             self._disconnect(why)
 
     async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
-        """Take up other settings: a difference ends the session and dials at once. Nothing is refused."""
+        """Take up other settings: a difference ends the session and dials at once. Nothing is refused.
+
+        Another key alone, where there is a session, renews the connection, and the session goes on where the server
+        takes that key too.
+        """
         await trio.lowlevel.checkpoint()
-        own = settings.remote_ports[self._index]
-        if own != self._settings:
-            if own.authentication_key != self._settings.authentication_key:
-                self._point = key_point(own.authentication_key)
+        own, before = settings.remote_ports[self._index], self._settings
+        if own != before:
             self._settings = own
-            self._attempt.cancel()
+            if own.authentication_key != before.authentication_key:
+                self._point = key_point(own.authentication_key)
+                self._knows_us = True
+            same = replace(before, authentication_key=own.authentication_key) == own
+            if same and before.authentication_key and own.authentication_key and self._session.id != NO_SESSION:
+                self._carrying.cancel()
+            else:
+                self._attempt.cancel()
         return ()
 
     async def insist(self, names: Collection[str]) -> None:
@@ -235,8 +249,10 @@ class RemotePortClient:
             await self._greet(link, target)
             await self._carry(link, unit, backoff)
         except WrongKeyError:
-            self._candidates.wrong_key()
-            backoff.reset()  # this server is paused; any other is dialled at once
+            if not self._knows_us:
+                self._candidates.wrong_key()
+            self._knows_us = False
+            backoff.reset()  # this server is paused, or has another key; any other is dialled at once
             raise
         finally:
             link.close()
@@ -258,7 +274,7 @@ class RemotePortClient:
             raise LinkCutError(f"{target.host} port {target.port} is not the server that Bonjour announced there")
         if self.peer is not None and (peer.node, peer.index) != (self.peer.node, self.peer.index):
             self._logger.warning("remote port: R%d: another server answers at the same address", self._index)
-        self.peer = peer
+        self.peer, self._knows_us = peer, True
         if (content := self._candidates.answered((peer.node, peer.index))) is not None:
             self._tasks.start_soon(self._keep, content)
 
@@ -282,9 +298,9 @@ class RemotePortClient:
                 self._handle(event, opened)
 
         say = functools.partial(self._next_frame, number)
-        why = "its keys are a day old"
+        why = "it is renewed, for its keys are a day old or AuthenticationKey is another one"
         try:
-            with trio.move_on_after(_REKEY):
+            with trio.move_on_after(_REKEY) as self._carrying:
                 await link.carry(say, take, self._session.ping)
         except* (LinkCutError, CutError) as group:
             why = str(root_cause(group))

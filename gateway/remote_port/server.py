@@ -21,6 +21,7 @@ from gateway.clients.connections import Connections
 from gateway.discovery.interfaces import on_own_link
 from gateway.port.log import PortLogger
 from gateway.port.rights import Right
+from gateway.remote_port.keys import ServerKeys
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
 from gateway.remote_port.session import Pace, RemoteSession
@@ -28,7 +29,7 @@ from gateway.tasks.root_cause import root_cause
 from protocol.endpoint import Endpoint
 from protocol.errors import RemoteProtocolError
 from protocol.link.connection import Connection
-from protocol.link.handshake import Acceptor, WrongKeyError, key_point
+from protocol.link.handshake import Acceptor, WrongKeyError
 from protocol.link.header import CutError
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason
@@ -39,9 +40,11 @@ from protocol.session.session import SessionLimits
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from gateway.clients.connections import ClientConnection
     from gateway.port.router import Handle
+    from gateway.remote_port.keys import OldKey
     from protocol.link.guesses import GuessLimit
     from protocol.link.handshake import Peer
     from protocol.link.hello import Hello
@@ -87,6 +90,10 @@ class _Handshake:
         self.scope = trio.CancelScope(deadline=trio.current_time() + _FIRST_FRAME)
         self.silent = True
         """Whether it has said nothing yet."""
+        self.client = b"", 0, peer.address
+        """Who it says it is ..."""
+        self.point = b""
+        """... and the key by which it is judged, as a point."""
 
     def spoke(self) -> None:
         """Give it the time of a whole handshake: it said HELLO."""
@@ -114,6 +121,7 @@ class RemotePortService:
         connections: Connections | None = None,
         *,
         keyless: bool = False,
+        old_key: Callable[[], OldKey | None] = lambda: None,
     ) -> None:
         self.handle = handle
         self._logger = PortLogger(logging.getLogger(__name__), f"P{index}")
@@ -125,8 +133,8 @@ class RemotePortService:
         self._guesses = guesses
         self._connections = connections or Connections()
         self._allowed = AddressList()
-        self._key: str | None = None
-        self._point = b""
+        self._keys = ServerKeys()
+        self._old_key = old_key
         self._rights = Right(0)
         self._register = Register(SessionLimits(ring_bytes=_RING))
         self._sessions: dict[ServerSession, RemoteSession] = {}
@@ -152,7 +160,7 @@ class RemotePortService:
     @property
     def keyless(self) -> bool:
         """Return whether anybody may be a client."""
-        return not self._key
+        return self._keys.is_empty
 
     @property
     def warning(self) -> str:
@@ -161,6 +169,15 @@ class RemotePortService:
             return ""
         who = "anybody" if self._keyless else "anybody on this host's own links"
         return f"RemotePortServer.AuthenticationKey is empty: {who} may chain to it"
+
+    @property
+    def old_key_seconds(self) -> int:
+        """Return for how long the key from before is taken too; 0 where it is not."""
+        return round(self._keys.old_until.value - trio.current_time()) if self._keys.has_old else 0
+
+    def has_old_key(self, session: RemoteSession) -> bool:
+        """Return whether a client proved the key from before, and not yet the present one."""
+        return session.point != self._keys.points[0]
 
     @property
     def duplicates(self) -> tuple[str, ...]:
@@ -191,10 +208,8 @@ class RemotePortService:
         """
         self._allowed = allowed
         self._rights = _CLASSES if ptz else _CLASSES & ~Right.PTZ
-        if key != self._key:
-            self._key = key
-            self._point = key_point(key)
-            self._end_all(CloseReason.KEY_CHANGED)
+        if self._keys.change(key, self._old_key()):
+            self._end_those_without_a_key()
             if not key:
                 self._logger.warning("remote-port server: %s", self.warning)
         for session in self.sessions:
@@ -239,6 +254,7 @@ class RemotePortService:
         """Tell links of the port's changes, and end sessions that waited too long, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
+            nursery.start_soon(self._retire_old_key)
             async for _ in self._port.state.changes():
                 self._tell_port()
 
@@ -258,20 +274,27 @@ class RemotePortService:
         self.handle.revoke(why)
 
     async def _serve(self, sock: socket.socket, handshake: _Handshake) -> None:
-        point, peer = self._point, handshake.peer
+        peer = handshake.peer
+
+        def choose(hello: Hello) -> bytes:
+            handshake.client = hello.node, hello.index, peer.address
+            handshake.point = self._keys.choose(handshake.client)
+            return handshake.point
+
         with sock:
             try:
-                link = Link(sock, Connection(Acceptor(point, self._node, self._index, self._chassis, os.urandom(32))))
+                link = Link(sock, Connection(Acceptor(choose, self._node, self._index, self._chassis, os.urandom(32))))
                 client, opening = await self._greet(link, handshake)
                 node = f"{client.name} {client.node.hex()[:8]}".lstrip()
                 name = f"{peer} ({node}, R{client.index})"
                 duplicate = await self._is_duplicate(client, opening, peer.address)
                 # Settings may have changed since the client connected: what is asked here still holds in _admitted().
-                if (reason := self._refusal(point, peer.address)) is not None:
+                if (reason := self._refusal(handshake.point, peer.address)) is not None:
                     self._refuse(link, name, Close(reason))
                 elif duplicate:
                     self._refuse(link, name, Close(CloseReason.DUPLICATE))
                 elif (session := self._admitted(link, client, opening, name, peer.address)) is not None:
+                    session.point = handshake.point
                     await self._carry(link, session)
             except (LinkCutError, RemoteProtocolError, OSError) as exc:
                 self._event("connections that ended", "%s: %s", peer, exc)
@@ -298,17 +321,18 @@ class RemotePortService:
             with handshake.scope:
                 client = await link.handshake(charge)
                 why = "it proved the key, and opened no session"
+                self._keys.proved(handshake.client, handshake.point)
                 self._guesses.refund(network)
                 handshake.scope.deadline = trio.current_time() + HANDSHAKE_DEADLINE
                 if isinstance(opening := await link.opening(), Open):
                     return client, opening
             raise LinkCutError(why)
         except WrongKeyError:
-            self._note_wrong_key(handshake.peer)
+            self._note_wrong_key(handshake)
             raise
         except LinkCutError as exc:
             if exc.reason is CloseReason.WRONG_KEY:
-                self._note_wrong_key(handshake.peer)
+                self._note_wrong_key(handshake)
             raise
         finally:
             self._release(handshake)
@@ -352,15 +376,16 @@ class RemotePortService:
         )
         return True
 
-    def _note_wrong_key(self, peer: Endpoint) -> None:
-        self.wrong_keys += 1
-        self._event("wrong keys", "wrong key from %s", peer, level=logging.WARNING)
+    def _note_wrong_key(self, handshake: _Handshake) -> None:
+        if self._keys.failed(handshake.client, handshake.point):
+            self.wrong_keys += 1
+            self._event("wrong keys", "wrong key from %s", handshake.peer, level=logging.WARNING)
 
     def _refusal(self, point: bytes, address: str) -> CloseReason | None:
         """Return why a client that proved the key of ``point`` may not come in any more; None where it may."""
         if self.handle.revoked is not None or not self._allowed.allows(address):
             return CloseReason.REVOKED
-        if point is not self._point:
+        if point not in self._keys.points:
             return CloseReason.KEY_CHANGED
         return None if self._port.state.value.path else CloseReason.NO_PATH
 
@@ -442,6 +467,22 @@ class RemotePortService:
                 session.tell(port)
             except Exception as exc:  # noqa: BLE001  # it is logged by fail(), and ends this session alone
                 session.fail(exc)
+
+    async def _retire_old_key(self) -> None:
+        """End the sessions of clients that have only the old key when that is taken no longer."""
+        while True:
+            until = self._keys.old_until.value
+            with trio.move_on_at(until if self._keys.has_old else math.inf) as waiting:
+                await self._keys.old_until.wait_for(lambda now, before=until: now != before)  # type: ignore[misc]
+            if waiting.cancelled_caught:
+                self._logger.info("remote-port server: the old key is taken no longer")
+                self._end_those_without_a_key()
+
+    def _end_those_without_a_key(self) -> None:
+        """End the sessions of clients that proved a key which is not taken any more."""
+        for session in self.sessions:
+            if session.point not in self._keys.points:
+                self._end(self._register.end(session.session, CloseReason.KEY_CHANGED))
 
     async def _sweep(self) -> None:
         """End the sessions whose clients stay away for too long."""

@@ -356,6 +356,8 @@ class RemoteSession:
         """The IP address of its last connection."""
         self.name = ""
         """The name that the client gave itself there."""
+        self.point = b""
+        """The key that it proved there, as a point."""
         self.scope = trio.CancelScope()
         """All of its tasks; cancelled when the session is over."""
         self.link: Link | None = None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 import trio
 
 from gateway.port.rights import Right
+from gateway.state.old_keys import LONGEST
 from gateway.state.store import StoreError
 from gateway.tasks.audit import audit
 from gateway.web.auth import AccessControl, Caller, DeniedError
@@ -106,6 +107,11 @@ class Backend:
     """Describe the gateway, or one of its ports by its index, in one word: ``down`` where it does not work."""
     kick: Callable[[str, parameters.Ports, str], list[str]]
     """End the clients and links that a name stands for, on these ports, for a reason; return their holders."""
+    rekey: Callable[[int, str, float], Awaitable[str]]
+    """Give the remote port server of a port another key, and take the old one for so many seconds.
+
+    Return why not, or nothing.
+    """
 
     @property
     def settings(self) -> Settings:
@@ -448,6 +454,27 @@ async def _kick(routes: Routes, request: Request, caller: Caller) -> Response:
     return Response(200, "".join(f"ended: {holder}\n" for holder in kicked).encode())
 
 
+async def _rekey(routes: Routes, request: Request, caller: Caller) -> Response:
+    if request.local is None:
+        return explain(403, "A key is changed at the control socket only: daisyport rekey.")
+    name = request.path.rpartition("/")[2]
+    ports = {f"P{index}": index for index in range(len(routes.backend.settings.port_managers))}
+    if name not in ports:
+        return explain(404, f"no such port; ports: {', '.join(ports)}")
+    seconds = [value for key, value in pairs(request.query) if key == "seconds"]
+    if len(seconds) != 1 or not seconds[0].isdigit() or not 0 < int(seconds[0]) <= LONGEST:
+        return explain(400, f"say for how long the old key is taken: ?seconds=N, from 1 to {LONGEST}")
+    try:
+        why = await routes.backend.rekey(ports[name], request.body.decode(errors="replace"), int(seconds[0]))
+    except StoreError as exc:
+        return explain(500, str(exc))
+    if why:
+        return explain(409, why)
+    what = "%s gave %s another AuthenticationKey; the old one is taken for %d s"
+    audit.info(what, caller.name, name, int(seconds[0]))
+    return Response(200, b"ok\n")
+
+
 async def _page(_: Routes, request: Request, __: Caller) -> Response:
     return page(request.path)
 
@@ -461,7 +488,7 @@ async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
     return Response(200, answer, "application/json")
 
 
-_ANY_PORT = re.compile("^(/daisyport/(?:health|ports|trace)/)[^/]+$")
+_ANY_PORT = re.compile("^(/daisyport/(?:health|ports|trace|rekey)/)[^/]+$")
 
 ROUTES = {
     **{path: Route(role, _param, methods=("GET", "HEAD", "POST")) for path, role in PARAM_PATHS.items()},
@@ -473,6 +500,7 @@ ROUTES = {
     "/daisyport/kick": Route(Role.ADMIN, _kick, methods=("POST",)),
     "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET", "HEAD")),
     "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),
+    "/daisyport/rekey/P#": Route(Role.ADMIN, _rekey, methods=("POST",)),
     "/daisyport/trace/P#": Route(Role.ADMIN, _trace, methods=("GET",)),
     "/metrics": Route(Role.VIEWER, _metrics, methods=("GET", "HEAD"), by_token=True),
     **dict.fromkeys(PAGES, Route(Role.VIEWER, _page, methods=("GET", "HEAD"))),

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, field, replace
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from protocol.link import cpace
 from protocol.link.header import CutError
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.identity import NodeKey, is_signed, node_id
 from protocol.link.secure import TrafficKeys, traffic_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "FEATURES",
@@ -176,11 +179,14 @@ class Initiator:
 
 @final
 class Acceptor:
-    """The server's run. ``scalar`` (32 bytes) is random and for this run alone."""
+    """The server's run. ``scalar`` (32 bytes) is random and for this run alone.
+
+    ``point`` may be a choice: a server that takes two keys says by which it judges a client, after its hello.
+    """
 
     def __init__(
         self,
-        point: bytes,
+        point: bytes | Callable[[Hello], bytes],
         node: NodeKey,
         index: int,
         chassis: str,
@@ -207,7 +213,7 @@ class Acceptor:
         version = max(set(hello.versions) & set(self._versions), default=None)
         if version is None:
             raise VersionError(f"the peer offers versions {hello.versions}, we speak {self._versions}")
-        share = cpace.share(self._scalar, self._point)
+        share = cpace.share(self._scalar, self._point if isinstance(self._point, bytes) else self._point(hello))
         own = HelloReply(share, version, self._node.id, self._index, self._chassis, b"")
         seen = cpace.transcript(hello.share, hello.ad, own.share, own.ad)
         isk = cpace.intermediate_key(self._scalar, hello.share, seen)

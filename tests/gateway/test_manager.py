@@ -21,6 +21,7 @@ from gateway.port.plan import ServiceKind
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.services import Host
+from gateway.state.old_keys import OldKeys
 from gateway.state.store import Published
 from gateway.tasks.watch import Cell
 from protocol.link.guesses import GuessLimit
@@ -80,6 +81,7 @@ async def running_port(directory: Path) -> AsyncIterator[Port]:
         GuessLimit(),
         cast("Bonjour", None),
         Connections(),
+        OldKeys(directory),
     )
     port = Port(
         Manager(0, host, bus, lambda rights, holder: router.grant("P0", rights, holder), published),

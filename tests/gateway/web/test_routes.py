@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import re
 import shutil
 import socket
@@ -105,6 +106,7 @@ class FakeGateway:
     updates: list[tuple[Sequence[tuple[str, str]], Role]] = field(default_factory=list)
     rolled_back: tuple[ParameterError, ...] = ()
     kicked: list[tuple[str, Ports, str]] = field(default_factory=list)
+    rekeyed: list[tuple[int, str, float]] = field(default_factory=list)
     disk: str = "works"
     words: dict[int | None, str] = field(default_factory=lambda: {None: "ok", 0: "ok", 1: "down"})
     """The health of the gateway, and of its ports."""
@@ -139,10 +141,18 @@ class FakeGateway:
         self.kicked.append((holder, ports, why))
         return [f"{holder} itself"] if holder == "192.0.2.7:40000" else []
 
+    async def rekey(self, index: int, key: str, seconds: float) -> str:
+        await trio.lowlevel.checkpoint()
+        if self.disk == "full":
+            raise StoreError("old_keys cannot be written, nothing was changed: No space left on device")
+        self.rekeyed.append((index, key, seconds))
+        return "" if key else "must not be empty"
+
     def backend(self) -> Backend:
         ports = [FakePort(self, index) for index in range(len(self.settings.port_managers))]
         return Backend(
-            CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN, self.words.__getitem__, self.kick
+            *(CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN),
+            *(self.words.__getitem__, self.kick, self.rekey),
         )
 
 
@@ -353,6 +363,59 @@ async def test_only_an_admin_kicks_by_post_and_no_other_site_s_page(routes: Rout
 async def test_an_admin_who_is_bound_to_ports_kicks_there_only(bound_routes: Routes, fake: FakeGateway) -> None:
     await ask(bound_routes, f"{KICK}?holder=192.0.2.7:40000", "admin2", method="POST")
     assert [ports for _, ports, _ in fake.kicked] == [frozenset({1})]
+
+
+# --- keys ---
+
+REKEY = "/daisyport/rekey/P1?seconds=3600"
+
+
+async def rekey(routes: Routes, target: str = REKEY, key: bytes = b"a new key") -> Response:
+    """Ask as root does at the control socket."""
+    local = LocalCaller("user 0", Role.ADMIN)
+    answer = await routes.respond(replace(request(target, method="POST", body=key), local=local))
+    assert isinstance(answer, Response)
+    return answer
+
+
+async def test_another_key_is_given_to_a_port_and_no_log_holds_it(
+    routes: Routes, fake: FakeGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert (await rekey(routes)).body == b"ok\n"
+    assert fake.rekeyed == [(1, "a new key", 3600)]
+    assert "user 0 gave P1 another AuthenticationKey; the old one is taken for 3600 s" in caplog.text
+    assert "a new key" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/daisyport/rekey/P9?seconds=1", 404),
+        ("/daisyport/rekey/P1", 400),
+        ("/daisyport/rekey/P1?seconds=0", 400),
+        ("/daisyport/rekey/P1?seconds=-1", 400),
+        ("/daisyport/rekey/P1?seconds=2592001", 400),
+        ("/daisyport/rekey/P1?seconds=1&seconds=2", 400),
+    ],
+)
+async def test_a_key_for_no_port_or_for_no_time_is_refused(
+    routes: Routes, fake: FakeGateway, target: str, status: int
+) -> None:
+    assert (await rekey(routes, target)).status == status
+    assert not fake.rekeyed
+
+
+async def test_why_a_key_was_not_changed_is_told(routes: Routes, fake: FakeGateway) -> None:
+    refused = await rekey(routes, key=b"")
+    assert (refused.status, refused.body) == (409, b"409 Conflict\nmust not be empty\n")
+    fake.disk = "full"
+    assert (await rekey(routes)).status == 500
+
+
+async def test_a_key_is_changed_at_the_control_socket_only(routes: Routes, fake: FakeGateway) -> None:
+    assert (await ask(routes, REKEY, method="POST", body=b"a new key")).status == 403
+    assert not fake.rekeyed
 
 
 # --- traces ---
