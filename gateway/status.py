@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.host.upgrade import UPGRADE_WAITS, installed_version
+from gateway.serial_line import settings as line_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,6 +81,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "serial_port": hardware.serial,
         "remote_port": hardware.remote_port,
         "enabled": own.port_enabled,
+        **_configured(settings, hardware),
         "state": "up" if manager.bus.down is None else "down",
         "reason": manager.bus.down or "",
         "bytes_from_line": manager.bus.received,
@@ -96,6 +98,13 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "clients_turned_away_by_service": manager.services.refused,
         "clients": [_client(kind, session) for kind, session in manager.services.sessions],
     }
+
+
+def _configured(settings: Settings, hardware: ManagerHardware) -> dict[str, object]:
+    """Describe how the line is set by the parameters, where the port has one of its own."""
+    if hardware.serial is None:
+        return {}
+    return {"settings_configured": line_settings.in_words(settings.serial.ports[hardware.serial - 1])}
 
 
 def _remote_service(service: RemotePortService | None) -> dict[str, object]:
@@ -123,6 +132,8 @@ def _link(session: RemoteSession) -> dict[str, object]:
         "remote_port": f"R{index}",
         "linked": session.link is not None,
         "round_trip_ms": session.session.round_trip,
+        "resumes": session.session.resumes,
+        "bytes_resent": session.session.resent,
         "bytes_in": session.received,
         "bytes_out": session.sent,
         "dropped": session.dropped,

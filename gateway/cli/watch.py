@@ -82,13 +82,31 @@ def screen(status: Status, before: Status | None, seconds: float, clock: float) 
     yield Table(["PORT", "STATE", "LINE", "DEVICE", "FROM LINE", "TO LINE"], [4, 5, 17, 25, -11, -11], rows)
     if refused:
         yield Table(["WHAT IS WRONG"], [_WIDTH], refused)
+    turns = [row for port in status["ports"] for row in _turns(port)]
+    if turns:
+        headings = ["PORT", "AS CONFIGURED", "TURN RULE", "HOLDER OF THE TURN", "WAITING"]
+        yield Table(headings, [4, 17, 11, 36, -8], turns)
     clients = [row for port in status["ports"] for row in _clients(port, known.get(port["name"], {}), seconds, clock)]
     if clients:
         headings = ["PORT", "CLIENT", "SERVICE", "MAY", "SINCE", "TO LINE", "TO CLIENT", "QUEUE"]
         yield Table(headings, [4, 22, 11, 5, -8, -8, -9, -6], clients)
     links = [row for port in status["ports"] for row in _links(port)]
     if links:
-        yield Table(["PORT", "LINK", "STATE", "KEY", "TRIP", "WHAT"], [4, 26, 5, 4, -7, 29], links)
+        headings = ["PORT", "LINK", "STATE", "KEY", "TRIP", "RESUMED", "RESENT", "LOST", "GAPS"]
+        yield Table(headings, [4, 24, 5, 4, -7, -7, -6, -6, -6], links)
+    candidates = [row for port in status["ports"] for row in _candidates(port)]
+    if candidates:
+        yield Table(["PORT", "MAY BE DIALLED", "IN", "LAST ANSWER"], [4, 26, -5, 42], candidates)
+
+
+def _turns(port: Status) -> Iterator[list[str]]:
+    """Tell how a line of our own is set by the parameters, and who has it."""
+    if (sharing := port.get("sharing")) is None:
+        return
+    holder = sharing.get("holder")
+    held = "" if holder is None else f"{holder} for {sharing['held_ms']} ms"
+    waiting = str(sharing.get("waiting") or "")
+    yield [port["name"], port.get("settings_configured", ""), sharing["rule"] or "none", held, waiting]
 
 
 def _clients(port: Status, old: Status, seconds: float, clock: float) -> Iterator[list[str]]:
@@ -108,25 +126,28 @@ def _clients(port: Status, old: Status, seconds: float, clock: float) -> Iterato
 
 
 def _links(port: Status) -> Iterator[list[str]]:
+    """Tell of the links; lost are bytes towards the line, and gaps in the line are places above us, bytes below."""
     if (link := port.get("remote_port_client")) is not None:
         who = f"to {link['server_name'] or link['server_node'][:8]} {link['server_port']}"
-        lost = sum(link["bytes_lost"].values())
-        what = f"{link['links_lost']} links lost, {_short(lost)} lost"
-        yield [port["name"], who, *_state(link, "none" if "warning" in link else "yes"), what]
-    for each in port.get("remote_port_candidates", ()):
-        who = f"try {each['name'] or each['address']}"
-        yield [port["name"], who, "", "", "", f"in {each['next_try_seconds']:.0f} s; {each['last_answer']}"]
+        lost = _short(sum(link["bytes_lost"].values()))
+        yield [port["name"], who, *_state(link, "none" if "warning" in link else "yes"), lost, str(port["gaps"])]
     server = port.get("remote_port_server", {})
     for link in server.get("links", ()):
         who = f"from {link['name'] or link['node'][:8]} {link['remote_port']}"
-        what = f"{_short(link['dropped'])} dropped, {_short(link['bytes_never_sent'])} gap"
         key = "none" if "warning" in server else "old" if link["old_key"] else "yes"
-        yield [port["name"], who, *_state(link, key), what]
+        yield [port["name"], who, *_state(link, key), _short(link["dropped"]), _short(link["bytes_never_sent"])]
 
 
-def _state(link: Status, key: str) -> tuple[str, str, str]:
+def _candidates(port: Status) -> Iterator[list[str]]:
+    for each in port.get("remote_port_candidates", ()):
+        who = each["name"] or each["address"]
+        yield [port["name"], who, f"{each['next_try_seconds']:.0f} s", each["last_answer"] or "not tried yet"]
+
+
+def _state(link: Status, key: str) -> tuple[str, ...]:
     trip = "" if link["round_trip_ms"] is None else f"{link['round_trip_ms']} ms"
-    return "up" if link["linked"] else "down", key, trip
+    state = "up" if link["linked"] else "down"
+    return state, key, trip, str(link["resumes"]), _short(link["bytes_resent"])
 
 
 def in_words(settings: Status | None) -> str:

@@ -100,6 +100,8 @@ class RemotePortClient:
         """The bus was told that a turn began, and not yet that it ended."""
         self.peer: Peer | None = None
         """The server that answered last; None before the first handshake."""
+        self._resumes = self._resent = 0
+        """Those of sessions that were thrown away whole."""
         self.links_lost = 0
         """Connections that ended."""
 
@@ -192,6 +194,8 @@ class RemotePortClient:
             "server_chassis": self.peer.chassis,
             "round_trip_ms": self.round_trip,
             "links_lost": self.links_lost,
+            "resumes": self._resumes + self._session.resumes,
+            "bytes_resent": self._resent + self._session.resent,
             "bytes_lost": {reason.name.lower(): self.losses.get(reason, 0) for reason in Reason},
         }
         if self.keyless:
@@ -414,6 +418,8 @@ class RemotePortClient:
     def _start_over(self) -> None:
         """Throw the session away, whatever state it is in; what it owed is UNCERTAIN."""
         number = self._session.number
+        self._resumes += self._session.resumes
+        self._resent += self._session.resent
         self._session = ClientSession(self._node.id, self._limits)
         self._session.number = number  # so that nothing of a connection before is taken for one of this session
         self._line.abandon(self._session)

@@ -75,6 +75,8 @@ class ClientSession:
         self._stage = _Stage.DETACHED
         self._closing: CloseReason | None = None
         self._ever_resumed = False
+        self.resumes = 0
+        """Connections on which a session from before went on."""
         self._server = b""
         self._numbers: dict[bytes, int] = {}
         """The connection number that each server saw last in an OPEN."""
@@ -85,6 +87,11 @@ class ClientSession:
     def attached(self) -> bool:
         """Return whether the last connection lives, as far as we know."""
         return self._stage is not _Stage.DETACHED
+
+    @property
+    def resent(self) -> int:
+        """Return how many bytes were sent once more, since a connection took them with it."""
+        return sum(stream.ring.resent for stream in self._streams.values())
 
     @property
     def resumed(self) -> bool:
@@ -235,6 +242,7 @@ class ClientSession:
         self._line.attach(line.settled)
         is_new = opened.session != self.id
         self.id = opened.session
+        self.resumes += not is_new
         for channel, stream in self._streams.items():
             # It no longer knows what it had of ours: what was sent and not acknowledged is uncertain, and never sent
             # again.

@@ -93,6 +93,8 @@ class Ring:
         self.tail = start
         self.credit = start
         self.size = 0
+        self.resent = 0
+        """Bytes that were sent, and that a receiver who had not got them had sent once more."""
         self.sent: deque[Entry] = deque()
         self.unsent: deque[Entry] = deque()
 
@@ -192,6 +194,7 @@ class Ring:
         # A frame that begins at ``received`` goes back too, even if it covers nothing: a Turn may not have arrived.
         while self.sent and (self.sent[-1].end > received or self.sent[-1].start >= received):
             self.unsent.appendleft(self.sent.pop())
+            self.resent += self.unsent[0].size
         if self.unsent:
             # A Gap has no bytes that could be cut in the wrong place, so it goes on from wherever the receiver stands.
             self.unsent[0] = self.unsent[0].trimmed(received)

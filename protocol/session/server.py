@@ -56,6 +56,8 @@ class ServerSession:
         self._port_changed = False
         # It knows nothing of what was before, so all that the client has sent counts as settled.
         line, ptz, tcp, cgi = (Position(reached, reached) for reached, _ in first.positions)
+        self.resumes = -1
+        """Connections on which it went on: all but the first."""
         self.attach(replace(first, positions=(line, ptz, tcp, cgi)), place)
 
     @property
@@ -73,6 +75,11 @@ class ServerSession:
         """Return how many bytes of the line the client was told it will not get, because its ring was full."""
         return self._down.dropped
 
+    @property
+    def resent(self) -> int:
+        """Return how many bytes of the line were sent once more, since a connection took them with it."""
+        return self._down.ring.resent
+
     def attach(self, opening: Open, place: str) -> None:
         """Go over to the connection from ``place`` that brought this OPEN. Raises RemoteProtocolError.
 
@@ -89,6 +96,7 @@ class ServerSession:
                 raise RemoteProtocolError(f"only {sent} sent on {channel!r}: {inbox.stream.received} came")
             inbox.stream.attach(known)
         self._down.ring.rewind(opening.positions[Channel.LINE].reached)
+        self.resumes += 1
         self._opening: Open | None = opening
         """The OPEN of this connection, until OPENED has answered it."""
 

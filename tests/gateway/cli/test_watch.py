@@ -54,9 +54,18 @@ def test_one_moment_tells_ports_what_is_wrong_clients_and_links_in_80_columns() 
     assert "P0: Parity is not as it is wanted: the driver says None" in text
     assert "P1: no route to host" in text
     assert "P0   192.0.2.7:40000        GenericTCPS read     5 min                       10B" in text
-    assert "P0   from cpu2 R0               up    yes    12 ms 7B dropped, 8B gap" in text
-    assert "P1   try cpu7" in text
-    assert "in 4 s; no" in text
+    assert "P0   from cpu2 R0             up    yes    12 ms       4   1.2K     7B     8B" in text
+    assert "P0   from cpu2 R1             down  old                0     0B     0B     0B" in text
+    assert 'P1   to the "owner"\\ P0       down  yes     3 ms       2    77B     5B      1' in text
+    assert "P0   RS485 19200 8E1   modbus-rtu" in text
+    assert "P1   cpu7                         4 s no" in text
+
+
+def test_who_has_the_turn_is_shown_and_how_many_wait() -> None:
+    status = moment()
+    status["ports"][0]["sharing"] |= {"holder": "192.0.2.7:40000", "held_ms": 12, "waiting": 3}
+    assert "modbus-rtu  192.0.2.7:40000 for 12 ms" in shown(None, status)
+    assert [line for line in shown(None, status).splitlines() if line.endswith(" 3")]
 
 
 def test_rates_are_those_since_the_look_before_and_none_where_a_counter_began_anew() -> None:

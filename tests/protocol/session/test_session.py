@@ -198,6 +198,19 @@ def test_after_a_cut_nothing_is_lost_and_nothing_comes_twice(pair: Pair) -> None
     pair.connect()
     pair.talk()
     assert [event.data for event in pair.heard()[1] if isinstance(event, Message)] == [b"a", b"b", b"c"]
+    assert (pair.client.resumes, pair.client.resent) == (1, 2)
+    assert (pair.server.resumes, pair.server.resent) == (1, 0)
+
+
+def test_the_lines_bytes_that_a_connection_took_with_it_are_sent_once_more_and_counted(pair: Pair) -> None:
+    pair.server.line(b"abc")
+    pair.down()
+    pair.server.line(b"defg")
+    frames(pair.server, pair.server.number, 0)  # dropped by the network
+    pair.connect()
+    pair.talk()
+    assert [event.data for event in pair.heard()[0] if isinstance(event, DownData)] == [b"abc", b"defg"]
+    assert (pair.server.resumes, pair.server.resent, pair.client.resent) == (1, 4, 0)
 
 
 def test_a_connection_that_was_replaced_is_not_heard_and_has_nothing_to_say(pair: Pair) -> None:
