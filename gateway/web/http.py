@@ -19,11 +19,12 @@ slow on purpose (`lingering_close`): an answer that a reset destroys on the way 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias, final
 
@@ -49,12 +50,12 @@ _PIECE = 4096
 _CLOSE = ("Connection", "close")
 TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the record type of a ClientHello; no HTTP method begins with it
 _VERSIONS = (b"1.0", b"1.1")
-_OLD_UPGRADE = (b"upgrade", b"1.0")
-"""Is ignored (RFC 9110, 7.8): a proxy of HTTP/1.0 before us would not know that HTTP ends here."""
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[\w.~%-]+)?\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
 """A host and port (RFC 9110, 7.2, and RFC 3986, 3.2.2), with the zone of an address that clients forget to drop."""
 _CHUNKS_A_TURN = 16
+# No cache keeps what changes, and a browser never takes for a page what came from callers.
+_ALWAYS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 
 
 @final
@@ -160,6 +161,12 @@ async def _serve_tls(
     await _Connection(secured, peer, respond, limits, secure=True, held=held).run()
 
 
+@functools.lru_cache(1)
+def _date(second: int) -> str:
+    """Write a time as HTTP does (RFC 9110, 5.6.7); many answers go out in one second."""
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second))
+
+
 class _RefusedError(Exception):
     """The request is not read any further; ``response`` says why."""
 
@@ -215,6 +222,9 @@ class _Connection:
     def _next_cycle(self) -> None:
         """Make ready for the next request, which may be in h11's buffer already, behind empty lines."""
         buffered, _ = self.conn.trailing_data
+        if not buffered.startswith((b"\r", b"\n")):
+            self.conn.start_next_cycle()
+            return
         # h11 takes an empty line for a head without a request line, and its buffer cannot be changed. Where the peer
         # has ended its sending, the stream says so again.
         self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head)
@@ -254,50 +264,64 @@ class _Connection:
         head = await self._read_head()
         if head is None:
             return None
+        event, headers = head
+        fields = dict(headers)
+        if event.http_version == b"1.0" and b"upgrade" in fields:
+            # RFC 9110, 7.8: a proxy of HTTP/1.0 before us would not know that HTTP ends here.
+            headers = [field for field in headers if field[0] != b"upgrade"]
         return Request(
-            method=head.method.decode("ascii"),
-            target=head.target,
-            headers=tuple((name, value) for name, value in head.headers if (name, head.http_version) != _OLD_UPGRADE),
-            body=await self._read_body(head),
+            method=event.method.decode("ascii"),
+            target=event.target,
+            headers=tuple(headers),
+            body=await self._read_body(fields),
             peer=self.peer,
             secure=self.secure,
+            connection=None if self.held is None else self.held.connection,
         )
 
-    async def _read_head(self) -> h11.Request | None:
+    async def _read_head(self) -> tuple[h11.Request, list[tuple[bytes, bytes]]] | None:
         """Read a request head, and refuse what h11 lets through and we do not speak."""
-        with trio.move_on_after(self.limits.head_seconds) as deadline:
-            await self.pace.turn()
-            event = await self._next_event()
-        if deadline.cancelled_caught:
-            raise _refusal(408, f"The request head did not arrive within {self.limits.head_seconds:g} s.")
+        await self.pace.turn()
+        event = self._whole_event()
+        if event is h11.NEED_DATA:  # a head mostly comes whole, and a deadline costs as much as reading it
+            with trio.move_on_after(self.limits.head_seconds) as deadline:
+                event = await self._next_event()
+            if deadline.cancelled_caught:
+                raise _refusal(408, f"The request head did not arrive within {self.limits.head_seconds:g} s.")
         if isinstance(event, h11.ConnectionClosed):
             return None
         assert isinstance(event, h11.Request)
         self.head_only = event.method == b"HEAD"
-        connection = b",".join(value.lower() for name, value in event.headers if name == b"connection")
+        # Once: h11 makes each pair anew whenever it is asked.
+        headers = list(event.headers)
+        fields = dict(headers)
+        connection = b",".join([value.lower() for name, value in headers if name == b"connection"])
         self.persistent = event.http_version == b"1.1" and b"close" not in connection
         if event.http_version not in _VERSIONS:
             raise _refusal(505, f"HTTP/{event.http_version.decode('ascii')} is not spoken here: use HTTP/1.1.")
-        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+        if b"content-length" in fields and b"transfer-encoding" in fields:
             # A proxy before us may believe the other of the two, and what follows is then a request to one of us only.
             raise _refusal(
                 400, "Content-Length and Transfer-Encoding are two lengths of one body (RFC 9112): send one."
             )
-        if any(name == b"host" and _HOST.fullmatch(value) is None for name, value in event.headers):
+        if _HOST.fullmatch(fields.get(b"host", b"")) is None:
             # RFC 9112, 3.2: 400, for two readers may take it for two hosts.
             raise _refusal(400, "Host is no host and port (RFC 9110, 7.2).")
         if event.method == b"CONNECT":
             raise _refusal(405, "This is not a proxy: use GET or POST.")
-        return event
+        return event, headers
 
-    async def _read_body(self, head: h11.Request) -> bytes:
+    async def _read_body(self, fields: dict[bytes, bytes]) -> bytes:
+        declared = int(fields.get(b"content-length", 0))
         too_long = f"The request body is longer than {self.limits.body} bytes: send less."
-        declared = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
         # Before 100 Continue: it would invite the very body that is refused.
         if declared > self.limits.body:
             raise _refusal(413, too_long)
         if self.conn.they_are_waiting_for_100_continue:
             await self._send(self.conn.send(h11.InformationalResponse(status_code=100, headers=[])))
+        if not declared and b"transfer-encoding" not in fields:
+            self._whole_event()  # the end of a message that has no body
+            return b""
         body = bytearray()
         chunks = 0
         with trio.move_on_after(self.limits.body_seconds):
@@ -316,11 +340,15 @@ class _Connection:
         raise _refusal(408, f"The request body did not arrive within {self.limits.body_seconds:g} s.")
 
     async def _next_event(self) -> object:
+        while (event := self._whole_event()) is h11.NEED_DATA:
+            await self._receive()
+        return event
+
+    def _whole_event(self) -> object:
+        """Return the next event, or NEED_DATA where not all of it is there. Raise _RefusedError."""
         try:
             self._check_lines()
-            while (event := self.conn.next_event()) is h11.NEED_DATA:
-                await self._receive()
-                self._check_lines()
+            return self.conn.next_event()
         except h11.RemoteProtocolError as exc:
             if exc.error_status_hint == 431:
                 why = f"The request head is longer than {self.limits.head} bytes: send fewer or shorter headers."
@@ -328,7 +356,6 @@ class _Connection:
                 told = str(exc).replace("bytearray", "")  # h11 quotes what came by its own type's name
                 why = f"This is not a request of HTTP/1.1 (RFC 9112): {told[:200]}"
             raise _refusal(exc.error_status_hint, why) from exc
-        return event
 
     def _check_lines(self) -> None:
         """Refuse a head of many lines before h11 reads it: a thousand of them would hold up everybody else."""
@@ -378,7 +405,7 @@ class _Connection:
         """
         if self.held is None:
             return request
-        held, request = self.held, replace(request, connection=self.held.connection)
+        held = self.held
         if is_trusted(request.peer, held.trusted_proxies):
             request = from_client(request, held.trusted_proxies)
             if not held.places.rename(held.place, request.peer.network):
@@ -408,13 +435,7 @@ class _Connection:
 
     async def _send_answer(self, answer: Response) -> bool:
         """Send an answer. Return whether the connection can take another request."""
-        headers = [
-            ("Date", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())),
-            ("Cache-Control", "no-store"),
-            # Values come from callers: a browser must never take them for a page.
-            ("X-Content-Type-Options", "nosniff"),
-            *answer.headers,
-        ]
+        headers: list[tuple[str, str]] = [("Date", _date(int(time.time()))), *_ALWAYS, *answer.headers]
         if self.persistent and _CLOSE not in answer.headers:
             # So that a client's next request does not meet our close on the way.
             headers.append(("Keep-Alive", f"timeout={self.limits.idle_seconds:.0f}"))

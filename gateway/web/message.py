@@ -95,6 +95,10 @@ class Response:
     proven: bool = False
     """Its request came with a right login, which keeps the connection's place."""
 
+    def as_proven(self) -> Response:
+        """Return it as the answer to a request with a right login."""
+        return Response(self.status, self.body, self.content_type, self.headers, proven=True)
+
 
 @final
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 import trio
@@ -156,7 +156,7 @@ class Routes:
                 request, route.role
             )
             answer = await route.handler(self, request, caller)
-            return replace(answer, proven=True) if caller.name and isinstance(answer, Response) else answer
+            return answer.as_proven() if caller.name and isinstance(answer, Response) else answer
         except DeniedError as denied:
             return denied.response
 

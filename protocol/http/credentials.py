@@ -146,7 +146,9 @@ def _parameters(written: str) -> dict[str, str]:
         name, quoted, token = found.groups()
         if name.lower() in given:
             return {}
-        given[name.lower()] = token if quoted is None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
+        if quoted is not None and "\\" in quoted:
+            quoted = re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
+        given[name.lower()] = token if quoted is None else quoted
         end = found.end()
     return {} if written[end:].strip(" \t,") else given
 
