@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from gateway.port import router
 from tests.helpers import PASSWORD, needs_curl, running_gateway
 
 if TYPE_CHECKING:
@@ -92,6 +93,27 @@ async def test_two_hundred_that_reset_do_not_keep_out_the_next(short_path: Path)
         async with await trio.open_tcp_stream("127.0.0.1", port) as late:
             await gateway.lines[0].say(b"heard")
             assert bytes(await late.receive_some(5)) == b"heard"
+
+
+@pytest.mark.parametrize("how", ["shutdown", "close"])
+async def test_clients_that_ended_their_sending_leave_when_what_they_sent_is_stale(
+    short_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "AGE_LIMIT", 2000)
+    async with stuck(short_path) as (gateway, port):
+        clients = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(10)]
+        for client in clients:
+            with trio.move_on_after(0.2):
+                await client.send_all(b"x" * 500_000)  # many reads, each of which would wait for its own age limit
+            if how == "close":
+                await client.aclose()
+            else:
+                await client.send_eof()
+        # The one whose transfer the line has begun stays.
+        await gone(gateway, "GenericTCPServer", 1, 8)
+        assert await holders(gateway, "GenericTCPServer") == 1
+        for client in clients:
+            await client.aclose()
 
 
 async def test_a_ptz_driver_that_closed_leaves_when_its_commands_are_stale(short_path: Path) -> None:

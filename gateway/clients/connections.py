@@ -51,6 +51,13 @@ class ClientConnection:
         """Return why it cannot belong to a client of a port; None where it can."""
         return self._connections.refusal(self.number, self.network)
 
+    @property
+    def has_ended_sending(self) -> bool:
+        """Return whether the client has, though what it sent before may wait to be read."""
+        poll = select.poll()
+        poll.register(self.number, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     def rename(self, network: str) -> None:
         """Count it as another network's: behind a trusted proxy a connection is its client's."""
         self._connections.rename(self, network)

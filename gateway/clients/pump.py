@@ -34,6 +34,7 @@ from gateway.clients.streams import MESSAGE_LIMIT, Direct, TooLong
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked
+from protocol.link.reasons import Reason
 from protocol.sharing.message_rule import MessageJoiner
 from protocol.sharing.piece import Piece
 from protocol.sharing.request_splitter import RequestSplitter
@@ -238,3 +239,9 @@ class Pump:
                 what = "%s: what it sends is dropped: %s"
                 self._session.events.log(logging.WARNING, "writes refused", what, self._session.holder, exc)
             self._refused = True
+            connection = self._stream.connection
+            stale = isinstance(exc, PortDown) and exc.reason is Reason.TOO_OLD
+            if stale and connection is not None and connection.has_ended_sending:
+                # All that it sent waits as long already. Whose transfer the line has begun does not come here: it goes
+                # on as soon as the line moves, as a printer that is out of paper wants it.
+                self._session.end("it ended its sending, and the line was busy for too long")

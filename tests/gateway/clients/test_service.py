@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -13,10 +14,12 @@ import trio.lowlevel
 import trio.testing
 
 from gateway.clients import service as services
+from gateway.clients.connections import Connections
 from gateway.clients.service import Service
 from gateway.clients.streams import SocketStream
 from gateway.port.rights import Right
 from gateway.port.router import Router
+from protocol.endpoint import Endpoint
 from protocol.parameters.addresses import AddressList
 from tests.gateway.line import NarrowTty, narrow_port, serial_line
 
@@ -79,6 +82,35 @@ async def test_a_tcp_client_is_welcomed_under_its_endpoint_and_given_up_when_it_
             service.welcome(near, peer)
             assert [client.holder for client in service.handle.children] == [f"127.0.0.1:{far.getsockname()[1]}"]
             assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+
+async def test_one_address_has_its_share_of_a_service_and_leaves_places_for_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus, _ = narrow_port(NarrowTty())
+    handle = Router({"P0": bus}).grant("P0", Right.READ | Right.TCP, "GenericTCPServer")
+    connections = Connections(limit=4096)
+    with trio.fail_after(5), contextlib.ExitStack() as ends:
+        async with trio.open_nursery() as clients:
+            service = Service("P0", handle, Right.TCP, clients, connections, share=3)
+
+            def connect(address: str, port: int) -> bool:
+                near, far = socket.socketpair()
+                ends.enter_context(far)
+                peer = Endpoint(address, port)
+                stream = SocketStream(near, connections.open(near.fileno(), peer.network))
+                return service.admit(stream, str(peer), address)
+
+            crowd = [f"2001:db8::{host}" for host in range(5)]
+            assert [connect(address, 1) for address in crowd] == [True, True, True, False, False]
+            assert "refused: 3 clients from 2001:db8::/64 are connected already" in caplog.text
+            assert [connect("192.0.2.7", port) for port in range(4)] == [True, True, True, False]
+            assert service.refused == 3
+            # Whoever leaves makes room for his own network.
+            handle.children[0].revoke("he leaves")
+            await blocked()
+            assert [connect("192.0.2.7", 5), connect("2001:db8::9", 1)] == [False, True]
+            clients.cancel_scope.cancel()
 
 
 async def test_a_client_that_closes_its_connection_is_said_to_have_done_so(caplog: pytest.LogCaptureFixture) -> None:
