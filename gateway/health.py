@@ -62,7 +62,7 @@ class Health:
             manager = self._managers[index]
             if not settings.port_managers[index].port_enabled:
                 return "disabled"
-            return "ok" if manager.bus.down is None and self.answers(index) else "down"
+            return "ok" if manager.bus.state.value.word != "down" and self.answers(index) else "down"
         if not self.any_answers:
             return "down"
         return "degraded" if any(self.word(settings, n) == "down" for n in range(len(self._managers))) else "ok"

@@ -82,7 +82,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         "remote_port": hardware.remote_port,
         "enabled": own.port_enabled,
         **_configured(settings, hardware),
-        "state": "up" if manager.bus.down is None else "down",
+        "state": manager.bus.state.value.word,
         "reason": manager.bus.down or "",
         "bytes_from_line": manager.bus.received,
         "bytes_missed": manager.bus.missed,

@@ -65,6 +65,7 @@ async def converse(stream: Stream, session: Session, idle_limit: Cell[int], unit
                 if stream.connection is not None:
                     nursery.start_soon(watch_connection, session, stream.connection)
                 with session.pumping:
+                    await session.woken()
                     await until_gone(session, client.run)
                 nursery.cancel_scope.cancel()
     finally:

@@ -196,6 +196,7 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int], manner:
                 if stream.connection is not None:
                     nursery.start_soon(watch_connection, session, stream.connection)
                 with session.pumping:
+                    await session.woken()
                     await until_gone(session, Pump(stream, session).run)
                     await _linger(session, manner.linger)
                 # Here because the client ended its sending, or because the gateway stops: both may take what waits.

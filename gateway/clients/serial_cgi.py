@@ -73,7 +73,7 @@ class SerialCgi:
     async def run(self) -> None:
         """Keep what the line says, until cancelled."""
         while self._handle.revoked is None:
-            listener = self._open("serial.cgi's receive buffer")
+            listener = self._open("serial.cgi's receive buffer", needs=False)
             listener.listen(self)
             try:
                 with listener.scope:  # a bug may end it; all other requests shall hear the line
@@ -85,8 +85,8 @@ class SerialCgi:
         """End every request that is at the line, and the receive buffer with them."""
         self._handle.revoke(why)
 
-    def _open(self, holder: str) -> Session:
-        session = self._handle.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI)
+    def _open(self, holder: str, *, needs: bool) -> Session:
+        session = self._handle.attenuate(Right.READ | Right.CGI, holder).open(Right.CGI, needs=needs)
         session.party = self
         return session
 
@@ -97,7 +97,7 @@ class SerialCgi:
         Raises CgiError.
         """
         try:
-            session = self._open(holder)
+            session = self._open(holder, needs=request.output is not None)
         except Revoked as exc:
             raise CgiError(str(exc)) from None
         answer = None
@@ -119,6 +119,7 @@ class SerialCgi:
             self._buffer.clear()
         if request.output is None:
             return await self._read(request)
+        await session.woken()
         reply = _reply(request)
         async with contextlib.AsyncExitStack() as until_answered:
             with trio.move_on_after(_PATIENCE) as patience:

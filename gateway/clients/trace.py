@@ -132,7 +132,7 @@ class Trace:
         before: PortStatus | None = None
         async for now in self._session.state.changes():
             if before is None or before.down != now.down:
-                self.note(f"the port is {'up' if now.down is None else f'down: {now.down}'}")
+                self.note(f"the port is {now.word if now.down is None else f'{now.word}: {now.down}'}")
             if now.settings and (before is None or before.settings != now.settings):
                 self.note(f"the line is set to {now.settings}")
             if before is not None and before.breaks != now.breaks:

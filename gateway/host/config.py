@@ -134,6 +134,10 @@ class SerialConfig:
     """It carries at the rate that is set; native USB, which is no UART, takes whatever it can."""
     any_device: bool = False
     """Take whatever adapter is behind the name, and not only the one that was there first."""
+    on_demand: bool = False
+    """Open it only while somebody needs it, so that local tools can have it in between ..."""
+    close_after: float = 2.0
+    """... and for so many seconds more."""
 
 
 @final

@@ -49,6 +49,7 @@ __all__ = ["ConfigError", "load", "parse"]
 
 LARGEST_FILE = 1 << 20
 LONGEST_RUNTIME_DIR = 90  # a Unix socket's address holds 107 bytes, and ours end in /ptz-P000.sock
+MOST_CLOSE_AFTER = 3_600_000
 RS485_MODES = frozenset({PortMode.RS485, PortMode.RS485_4, PortMode.RS422})
 
 
@@ -246,9 +247,19 @@ def _serial(table: Table) -> SerialConfig:
     low_latency = table.take("low_latency", truth, default=True)
     paced = table.take("paced", truth, default=True)
     any_device = table.take("any_device", truth, default=False)
+    on_demand = table.take("open", one_of("always", "on demand"), "always") == "on demand"
+    close_after = table.take("close_after_ms", whole(0, MOST_CLOSE_AFTER), 2000) / 1000
     table.refuse_the_rest()
     return SerialConfig(
-        device, hardware, bias, rs485_automatic=automatic, low_latency=low_latency, paced=paced, any_device=any_device
+        device,
+        hardware,
+        bias,
+        rs485_automatic=automatic,
+        low_latency=low_latency,
+        paced=paced,
+        any_device=any_device,
+        on_demand=on_demand,
+        close_after=close_after,
     )
 
 

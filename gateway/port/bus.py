@@ -76,6 +76,13 @@ class PortStatus:
     """The rule by which the line's owner has writers take turns; None where it has none."""
     message_rule: MessageRule | None = None
     """The rule by which a client's byte stream is cut to messages; None where a message is what one read returned."""
+    asleep: bool = False
+    """The device is closed until somebody needs it, or is just being opened for somebody; ``down`` says so too."""
+
+    @property
+    def word(self) -> str:
+        """Return ``up``, ``closed`` (until somebody needs it) or ``down``, as the status says it."""
+        return "up" if self.down is None else "closed" if self.asleep else "down"
 
 
 @final
@@ -119,6 +126,8 @@ class Bus:
         self.events = EventLog(self._logger)
         """The log of events at this port that a client or a peer can repeat at will."""
         self._line: Line | None = None
+        self.needs = Cell(0)
+        """The sessions that need the device open: those that may write, and links."""
         self.state = Cell(PortStatus("the port has not been opened yet"))
         """Changes when the device comes or goes, its settings change, a reader is cut, or a break comes."""
 
@@ -263,15 +272,30 @@ class Bus:
     def connect(self, line: Line) -> None:
         """Take ``line`` as the way to write: the device is there."""
         self._line = line
-        self.state.set(replace(self.state.value, down=None))
+        self.state.set(replace(self.state.value, down=None, asleep=False))
 
     def disconnect(self, why: str) -> None:
         """Refuse all who wait to write, and all who come: the device is gone."""
+        self._leave(why, asleep=False)
+
+    def sleep(self, why: str) -> None:
+        """Do without a device until somebody needs it: see ``Session.woken``."""
+        self._leave(why, asleep=True)
+
+    def _leave(self, why: str, *, asleep: bool) -> None:
         line, self._line = self._line, None
         # The state first: whoever is refused by ``end`` looks here for the reason.
-        self.state.set(replace(self.state.value, down=why))
+        self.state.set(replace(self.state.value, down=why, asleep=asleep))
         if line is not None:
             line.end(why)
+
+    def need(self) -> None:
+        """Have the device opened, if it sleeps, and kept open until ``release`` is called as often."""
+        self.needs.set(self.needs.value + 1)
+
+    def release(self) -> None:
+        """Let the device sleep for one that needed it."""
+        self.needs.set(self.needs.value - 1)
 
     def route(self, *path: bytes, rights: int = EVERY_CLASS) -> None:
         """Take note of the nodes from the owner of the line to this one; none where there is no way to a line.

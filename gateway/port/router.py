@@ -114,14 +114,15 @@ class Handle:
         self._children[child] = None
         return child
 
-    def open(self, write: Right) -> Session:
+    def open(self, write: Right, *, needs: bool | None = None) -> Session:
         """Begin a session that hears the line, and writes in the class ``write`` (``Right(0)``: not at all).
 
+        A device that is open on demand is open while a session ``needs`` it; by default, one that may write.
         Raises Forbidden or Revoked.
         """
         self.require(write | Right.READ)
         assert self._session is None, "rule 4: a second session needs a handle of its own"
-        self._session = Session(self, self._bus, write)
+        self._session = Session(self, self._bus, write, needs=bool(write) if needs is None else needs)
         return self._session
 
     def revoke(self, why: str) -> None:
@@ -178,7 +179,7 @@ class Session:
     It is the Claim of every message that it writes, one after the other.
     """
 
-    def __init__(self, handle: Handle, bus: Bus, write: Right) -> None:
+    def __init__(self, handle: Handle, bus: Bus, write: Right, *, needs: bool) -> None:
         self._handle = handle
         self._bus = bus
         self.traffic = write
@@ -214,6 +215,9 @@ class Session:
         if write:
             bus.writers.add(self)
             self._hearing.callback(bus.writers.discard, self)
+        if needs:
+            bus.need()
+            self._hearing.callback(bus.release)
         self.age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
         """Seconds after which a message that has not begun is stale."""
         self._active_at = trio.current_time()
@@ -241,6 +245,14 @@ class Session:
     def state(self) -> Cell[PortStatus]:
         """The port's state, which changes seldom."""
         return self._bus.state
+
+    async def woken(self) -> None:
+        """Wait until a device that slept was opened for this session, or is known not to open; for a monitor, no time.
+
+        To be called within ``scope``, before the client is read: its first bytes are to find the device open.
+        """
+        if self.writes:
+            await self._bus.state.wait_for(lambda state: not state.asleep)
 
     @property
     def on_its_way(self) -> int:

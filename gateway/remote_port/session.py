@@ -375,7 +375,7 @@ class RemoteSession:
         self._writers = {
             channel: _Writer(session, channel, reply, pace, self.flush, self.fail) for channel in CHANNELS.values()
         }
-        self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0))
+        self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0), needs=True)
         self._line.listen(self)
         self._line.listen_for_gaps(self.missed)
         self._line.listen_for_turns(self.turned)

@@ -6,6 +6,9 @@ what cancelled writers began, and the writers write for themselves. They end in 
 the turn under way is waited for, then the driver's queue, both within 1.5 s, and the descriptor is closed last, so that
 what a client was told is written has left.
 
+A device that is open on demand is closed, and opened again, by ``_live`` within one ``run``; the rules are the same.
+``Bus.sleep`` is called before it drains, so who comes meanwhile waits for the next opening and is not refused.
+
 Settings are brought into force by whoever asks, one after the other, beside all that. What is wanted is ``_line``; what
 is in force, the driver is asked each time: there is no third opinion that could grow old.
 """
@@ -57,6 +60,7 @@ _CLOSE = 1.5
 """Seconds that a message under way, and with it what is in the driver, have before the device is closed."""
 _LOOK = 0.25
 """Seconds between looks at the driver's queue."""
+_ASLEEP = "closed until somebody needs it"
 
 
 @final
@@ -294,7 +298,8 @@ class SerialDevice:
                 with unit.scope:
                     live = functools.partial(self._live, unit, finishers, down)
                     await supervise(live, (UartError,), down, Backoff(_FIRST_RETRY, _LAST_RETRY))
-                await self._retire()
+                self._bus.disconnect(f"{self.path} is closing")
+                await self._drain()
                 finishers.cancel_scope.cancel()
         finally:
             await self._close()
@@ -302,7 +307,9 @@ class SerialDevice:
     async def _live(
         self, unit: Unit, finishers: trio.Nursery, waiting: Callable[[str], None], backoff: Backoff
     ) -> None:
-        """Carry what the line says until the device is gone. Raises UartError."""
+        """Carry what the line says until the device is gone, or nobody needs it. Raises UartError."""
+        if self._config.on_demand:
+            await self._needed(unit)
         if self._last is not None and not self._last.let_go():
             raise UartError(f"{self.path}: the driver has not closed it yet; it is opened again when it has")
         known = None if self._config.any_device else self._adapter
@@ -313,6 +320,7 @@ class SerialDevice:
         controls = Controls(uart, self._hold_settings, self._release_settings)
         turns = Arbiter(uart, self._bus, self._sharing, self._logger, controls)
         self._open = uart, turns
+        watch = trio.CancelScope()
         try:
             finishers.start_soon(turns.run)
             finishers.start_soon(self._watch, uart, turns)
@@ -324,12 +332,50 @@ class SerialDevice:
             self._tell(uart)
             unit.up()
             backoff.reset()
-            await uart.hear(turns.heard)
+            with trio.CancelScope() as needed:
+                if self._config.on_demand:
+                    self._tell_of_sleep("opened")
+                    finishers.start_soon(self._end_unneeded, turns, needed, watch)
+                await uart.hear(turns.heard)
         except UartError:
             await self._close()
             raise
+        finally:
+            watch.cancel()
+        if needed.cancelled_caught:
+            await self._drain()
         await self._close()
-        raise DeviceGone(f"{self.path}: the device hung up")
+        if not needed.cancelled_caught:
+            raise DeviceGone(f"{self.path}: the device hung up")
+
+    async def _needed(self, unit: Unit) -> None:
+        """Wait until somebody needs the device: closed, it is as wanted."""
+        if not self._bus.needs.value:
+            self._bus.sleep(_ASLEEP)
+            self._tell_of_sleep(_ASLEEP)
+            unit.up()
+        await self._bus.needs.wait_for(bool)
+
+    async def _end_unneeded(self, turns: Arbiter, needed: trio.CancelScope, watch: trio.CancelScope) -> None:
+        """Put the port to sleep, and cancel ``needed``, when nobody has needed the device for ``close_after``.
+
+        ``watch`` ends that, with the device.
+        """
+        with watch:
+            while True:
+                await self._bus.needs.wait_for(lambda needs: not needs)
+                with trio.move_on_after(self._config.close_after):
+                    await self._bus.needs.wait_for(bool)
+                    continue
+                await turns.idle()
+                if not self._bus.needs.value:
+                    self._bus.sleep(_ASLEEP)
+                    needed.cancel()
+                    return
+
+    def _tell_of_sleep(self, what: str) -> None:
+        """Log it as what clients can repeat at will."""
+        self._bus.events.log(logging.INFO, "opened on demand", "%s: %s", self.path, what)
 
     async def _watch(self, uart: Uart, turns: Arbiter) -> None:
         """Look at the driver's queue while the device is open; a pty has none to look at."""
@@ -361,12 +407,11 @@ class SerialDevice:
         """Tell the bus which settings are in force."""
         self._bus.adjusted(uart.timing.baud_rate, line_settings.in_words(uart.timing), uart.settings_in_force)
 
-    async def _retire(self) -> None:
-        """Refuse who comes, and give what was begun the time to reach the line."""
+    async def _drain(self) -> None:
+        """Give what was begun the time to reach the line."""
         if self._open is None:
             return
         uart, turns = self._open
-        self._bus.disconnect(f"{self.path} is closing")
         with trio.move_on_after(_CLOSE):
             await turns.idle()
             try:

@@ -40,7 +40,7 @@ def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Ite
     The line's settings and other clients are told where ``all_told``: param.cgi and the status hide them from viewers.
     """
     if before is None or before.down != now.down:
-        yield {"event": "port", "state": "up" if now.down is None else "down", "reason": now.down or ""}
+        yield {"event": "port", "state": now.word, "reason": now.down or ""}
     if now.turn_rule != (None if before is None else before.turn_rule):
         yield {"event": "turns", "reply": None if now.turn_rule is None else now.turn_rule.reply}
     if before is not None and before.breaks != now.breaks:

@@ -125,8 +125,8 @@ def _ports(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
 
     enabled = {port["name"]: port["enabled"] for port in ports}
     yield "daisyport_port_enabled", "gauge", "1 where PortEnabled is yes.", each(enabled)
-    up = {port["name"]: port["state"] == "up" for port in ports}
-    yield "daisyport_port_up", "gauge", "1 while bytes flow.", each(up)
+    up = {port["name"]: port["state"] != "down" for port in ports}
+    yield "daisyport_port_up", "gauge", "1 while bytes flow, or would as soon as somebody needs the line.", each(up)
     hops = {port["name"]: len(port["path"]) - 1 if port["path"] else None for port in ports}
     yield "daisyport_port_hops", "gauge", "Links between this CPU and the one that has the line.", each(hops)
     refused = {port["name"]: len(port["settings_refused"]) if "settings_refused" in port else None for port in ports}

@@ -196,7 +196,7 @@ function watch(turns) {
 function hear(message) {
   if (message.event === "port") {
     const up = message.state === "up";
-    showState(up, up ? "up" : `down: ${message.reason}`);
+    showState(up, up ? "up" : `${message.state}: ${message.reason}`);
     if (up && node.level >= OPERATOR) request({ request: "modem" });
   } else if (message.event === "line") {
     note(`The line is set to ${message.words}`);

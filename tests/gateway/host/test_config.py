@@ -229,6 +229,13 @@ def test_an_adapter_may_switch_by_itself_be_left_alone_and_be_any() -> None:
     assert (line.rs485_automatic, line.low_latency, line.any_device) == (False, True, False)
 
 
+def test_a_device_may_be_open_on_demand() -> None:
+    (line,) = config_file.parse(f'{SERIAL}open = "on demand"\nclose_after_ms = 500\n'.encode()).serial
+    assert (line.on_demand, line.close_after) == (True, 0.5)
+    (line,) = config_file.parse(f'{SERIAL}open = "always"\n'.encode()).serial
+    assert (line.on_demand, line.close_after) == (False, 2.0)
+
+
 def test_the_example_is_accepted_and_says_what_the_defaults_are() -> None:
     made = config_file.load(EXAMPLE)
     assert made == config_file.parse(f'[[serial]]\ndevice = "{BY_ID}"\n'.encode())
@@ -352,6 +359,7 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
             SERIAL + 'modes=["RS485"]\nrs485 = "automatic"\ntermination = true',
             'serial[0].termination: requires rs485 = "driver", which switches it',
         ),
+        (SERIAL + 'open = "never"', "serial[0].open: never is not one of always, on demand"),
         (SERIAL + "any_device = 1", "serial[0].any_device: 1 is not true or false"),
         (SERIAL + "low_latency = 1", "serial[0].low_latency: 1 is not true or false"),
         (

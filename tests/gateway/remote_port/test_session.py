@@ -25,6 +25,16 @@ async def test_what_it_carries_is_counted() -> None:
             assert not far.device.keyless
 
 
+async def test_it_has_a_device_that_is_open_on_demand_opened_for_as_long_as_it_lasts() -> None:
+    with trio.fail_after(5):
+        async with chained() as ((owner, _), _):
+            (session,) = owner.service.sessions
+            session.permit(Right(0))
+            assert owner.bus.needs.value == 1
+            owner.service.kick(session)
+            await holds(lambda: owner.bus.needs.value == 0)
+
+
 async def test_no_more_than_a_quarter_second_of_line_may_be_sent_ahead_of_it() -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
