@@ -1,14 +1,16 @@
 """Under a turn rule, whatever the interleaving: one request at a time, and each reply where it belongs.
 
 Hypothesis chooses what clients of every class ask, when they are cancelled, revoked, or leave, and how the unit out
-there behaves: it answers, answers late, answers half, or is silent; the device goes, and comes back. Time is trio's
-mock clock.
+there behaves: it answers, answers late, answers half, or is silent; the device goes, and comes back. All that is not a
+client's own doing happens between two steps, or at a checkpoint that Hypothesis chooses. Time is trio's mock clock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +22,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.port.bus import Bus
-from gateway.port.line import PortDown
+from gateway.port.line import PortDown, Reply
+from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.port.router import Revoked, Router
 from gateway.serial_line import device, uart
@@ -32,6 +35,7 @@ from protocol.sharing.turn_rule import TurnRule
 from tests.gateway.line import ALL
 from tests.gateway.serial_line.adapter import plug
 from tests.sharing.driver import ftdi_sio, serial_core
+from tests.sharing.moments import Moments
 from tests.sharing.test_stateful import CallAtOnce
 
 if TYPE_CHECKING:
@@ -77,14 +81,19 @@ class Master:
     number: int
     session: Session
     heard: bytes = b""
+    ear: ReceiveBuffer = field(default_factory=ReceiveBuffer)
+    """Of what it heard, what came since its last turn of serial.cgi."""
     size: int = 0
     sent: int = 0
     asked: int = 0
     asking: trio.CancelScope | None = None
+    task: trio.lowlevel.Task | None = None
+    """The task that asks, once it runs."""
     nursery: trio.Nursery | None = None
 
     def deliver(self, data: bytes) -> None:
         self.heard += data
+        self.ear.deliver(data)
 
 
 @dataclass
@@ -93,6 +102,7 @@ class Line:
 
     driver: Driver
     bus: Bus
+    moments: Moments
     masters: list[Master] = field(default_factory=list)
     behaviours: list[Behaviour | None] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
@@ -125,12 +135,29 @@ class Line:
         if self.driver.present and self.bus.down is None:
             self.driver.say(b"=" + asker + number + b"\r" * behaviour.whole)
 
-    async def ask(self, master: Master) -> None:
+    def unplug(self) -> None:
+        if self.driver.present and self.bus.down is None:
+            self.losses += 1
+            self.driver.unplug()
+
+    async def take_turn(self, master: Master, request: bytes) -> None:
+        reply = Reply(math.inf, b"\r", 0.4)
+        async with master.session.turn(request, reply) as hold:
+            await hold.write(master.ear.clear)
+            await hold.replied(master.ear, reply)
+
+    async def ask(self, master: Master, what: str) -> None:
         began = trio.current_time()
         request = b"?%d%02d\n" % (master.number, master.asked)
         master.asked += 1
         try:
-            await master.session.write(request)
+            match what:
+                case "ask":
+                    await master.session.write(request)
+                case "send":
+                    await master.session.transfer(request)
+                case "turn":
+                    await self.take_turn(master, request)
         finally:
             if not self.lost and trio.current_time() - began > RULE.max_wait + 0.1:
                 self.late.append(f"a request of {master.number} took {trio.current_time() - began:.2f} s")
@@ -140,14 +167,20 @@ class Step(NamedTuple):
     what: str
     which: int
     pause: float | None
+    moment: int | None = None
+    """What happens to masters and to the line happens so many scheduler steps later; None: now."""
 
+
+ASKS = ("ask", "send", "turn")
+"""The three ways to write; a turn is serial.cgi's."""
 
 STEPS = st.lists(
     st.builds(
         Step,
-        st.sampled_from(("ask", "ask", "ask", "cancel", "revoke", "unplug", "plug", "wait")),
+        st.sampled_from((*ASKS, "ask", "cancel", "cancel it", "revoke", "revoke it", "unplug", "plug", "wait")),
         st.integers(0, MASTERS - 1),
         st.sampled_from((None, 0.0, 0.001, 0.02, 0.3, 1.0)),
+        st.none() | st.integers(0, 30),
     ),
     max_size=40,
 )
@@ -155,30 +188,41 @@ STEPS = st.lists(
 
 async def do(line: Line, step: Step) -> None:
     master = line.masters[step.which]
-    match step.what:
-        case "ask" if master.asking is None and master.session.ended is None and master.asked < 100:
-            scope = master.asking = trio.CancelScope()
+    if step.what in ASKS and master.asking is None and master.session.ended is None and master.asked < 100:
+        scope = master.asking = trio.CancelScope()
 
-            async def ask() -> None:
-                try:
-                    with scope, contextlib.suppress(PortDown, Revoked):
-                        await line.ask(master)
-                finally:
-                    master.asking = None
+        async def ask() -> None:
+            master.task = trio.lowlevel.current_task()
+            try:
+                with scope, contextlib.suppress(PortDown, Revoked):
+                    await line.ask(master, step.what)
+            finally:
+                master.asking = master.task = None
 
-            assert master.nursery is not None
-            master.nursery.start_soon(ask)
-        case "cancel" if master.asking is not None:
-            master.asking.cancel()
-        case "revoke":
-            master.session.end("it was revoked")
-        case "unplug" if line.driver.present and line.bus.down is None:
-            line.losses += 1
-            line.driver.unplug()
-        case "plug":
-            line.driver.present = True
+        assert master.nursery is not None
+        master.nursery.start_soon(ask)
+    elif (happens := happening(line, step, master)) is not None:
+        if step.moment is None:
+            happens()
+        else:
+            line.moments.after(step.moment, happens, master.task if step.what.endswith(" it") else None)
     if step.pause is not None:
         await trio.sleep(step.pause)
+
+
+def happening(line: Line, step: Step, master: Master) -> Callable[[], object] | None:
+    """Return what happens to a master or to the line; None where there is nothing."""
+    match step.what.removesuffix(" it"):
+        case "cancel" if master.asking is not None:
+            return master.asking.cancel
+        case "revoke":
+            return functools.partial(master.session.end, "it was revoked")
+        case "unplug":
+            return line.unplug
+        case "plug":
+            return functools.partial(setattr, line.driver, "present", True)
+        case _:
+            return None
 
 
 async def _in_scope(master: Master, task_status: trio.TaskStatus[None]) -> None:
@@ -188,11 +232,11 @@ async def _in_scope(master: Master, task_status: trio.TaskStatus[None]) -> None:
             await trio.sleep_forever()
 
 
-async def live(steps: list[Step], behaviours: list[Behaviour | None], driver: Driver) -> Line:
+async def live(steps: list[Step], behaviours: list[Behaviour | None], driver: Driver, moments: Moments) -> Line:
     """Live through these steps, let the line come to rest, and return what there was."""
     bus = Bus("P0")
     line_of_ours, unit = SerialDevice(bus, 1, driver.config, SerialPort()), Unit("P0 Ser1", lambda: None)
-    line = Line(driver, bus, behaviours=behaviours)
+    line = Line(driver, bus, moments, behaviours=behaviours)
     async with trio.open_nursery() as nursery:
         for task in (driver.run, line.unit):
             nursery.start_soon(task)
@@ -209,6 +253,8 @@ async def live(steps: list[Step], behaviours: list[Behaviour | None], driver: Dr
             line.masters.append(master)
         for step in steps:
             await do(line, step)
+        await trio.sleep(1)
+        moments.forget()
         driver.present = True
         await trio.sleep(30)
         assert all(master.asking is None for master in line.masters)
@@ -254,10 +300,12 @@ def test_whatever_masters_and_units_do_each_reply_goes_where_it_belongs(
         sharing = Sharing(RULE)
         patch.setattr(device, "Sharing", lambda *_: sharing)
         driver.close_waits = False
+        moments, clock = Moments(), trio.testing.MockClock(autojump_threshold=0)
         try:
-            line = trio.run(live, steps, behaviours, driver, clock=trio.testing.MockClock(autojump_threshold=0))
+            line = trio.run(live, steps, behaviours, driver, moments, clock=clock, instruments=[moments])
         finally:
             driver.put_away()
+        assert not moments.errors
         assert_replies_where_they_belong(line)
         assert_one_at_a_time(line)
         assert not line.late

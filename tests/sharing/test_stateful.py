@@ -1,8 +1,9 @@
 """Any interleaving of clients, losses and changes on one port: messages whole, order kept, nothing lost uncounted.
 
 Hypothesis chooses each step by what is there then: clients of every class come, write, transfer, take turns, are
-revoked and cancelled; the line is held, let go, unplugged, plugged in, set to another rate; units speak. Time is
-trio's mock clock, and the line is a driver's model, so each byte of the wire has its time.
+revoked and cancelled; the line is held, let go, unplugged, plugged in, set to another rate; units speak. Each of these
+but a client's own doing happens between two steps, or at a checkpoint that Hypothesis chooses: of that client's task,
+or of any. Time is trio's mock clock, and the line is a driver's model, so each byte of the wire has its time.
 
 What is on the wire can be told apart: a message begins with MARK, its client, its number and its length, and a byte
 of a transfer has its client in the upper half and counts in the lower one.
@@ -11,11 +12,12 @@ of a transfer has its client in the upper half and counts in the lower one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pytest
 import trio
@@ -36,9 +38,10 @@ from protocol.parameters.settings import Serial, SerialPort, Settings
 from tests.gateway.line import ALL
 from tests.gateway.serial_line.adapter import plug
 from tests.sharing.driver import ftdi_sio, serial_core
+from tests.sharing.moments import Moments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gateway.port.router import Handle, Session
     from tests.sharing.driver import Driver
@@ -88,7 +91,7 @@ class Client:
     session: Session
     nursery: trio.Nursery
     """All that it does runs in here, and ends with its session."""
-    heard: bytes = b""
+    ear: ReceiveBuffer = field(default_factory=ReceiveBuffer)
     size: int = 0
     sent: int = 0
     messages: list[tuple[float, int]] = field(default_factory=list)
@@ -98,10 +101,12 @@ class Client:
     outcomes: Counter[Reason | None] = field(default_factory=Counter)
     """What it was told of its bytes."""
     doing: trio.CancelScope | None = None
+    task: trio.lowlevel.Task | None = None
+    """The task that does it, once it runs."""
     gone: bool = False
 
     def deliver(self, data: bytes) -> None:
-        self.heard += data
+        self.ear.deliver(data)
 
     def tell(self, count: int, reason: Reason | None) -> None:
         self.outcomes[reason] += count
@@ -127,12 +132,18 @@ class World:
     bus: Bus
     handle: Handle
     nursery: trio.Nursery
+    moments: Moments
     line: SerialPort = field(default_factory=SerialPort)
     clients: list[Client] = field(default_factory=list)
     disturbed: bool = False
     """The line was held or lost, or its rate changed: then no time on the wire is bounded."""
     late: list[str] = field(default_factory=list)
     """Waits that were longer than their bound."""
+
+    @property
+    def there(self) -> bool:
+        """Whether the device is open, and plugged in."""
+        return self.bus.down is None and self.driver.present
 
     async def come(self, traffic: Right) -> None:
         session = self.handle.attenuate(Right.READ | traffic, f"client {len(self.clients)}").open(traffic)
@@ -147,11 +158,12 @@ class World:
         scope = client.doing = trio.CancelScope()
 
         async def run() -> None:
+            client.task = trio.lowlevel.current_task()
             try:
                 with scope, contextlib.suppress(PortDown, Revoked):
                     await what(client)
             finally:
-                client.doing = None
+                client.doing = client.task = None
 
         client.nursery.start_soon(run)
 
@@ -165,10 +177,9 @@ class World:
                 self.late.append(f"a message of client {client.number} took {took:.2f} s")
 
     async def take_turn(self, client: Client, length: int, reply: Reply) -> None:
-        heard = ReceiveBuffer()
         async with client.session.turn(client.message(length), reply) as hold:
-            await hold.write(heard.clear)
-            await hold.replied(heard, reply)
+            await hold.write(client.ear.clear)
+            await hold.replied(client.ear, reply)
 
     async def set_rate(self, rate: int) -> None:
         self.line = replace(self.line, baud_rate=rate)
@@ -189,6 +200,9 @@ PAUSES = (None, 0.0, 0.001, 0.03, 0.2, 1.5)
 """None lets nothing run between two steps, and 0 only what need not wait."""
 
 
+MOMENTS = st.none() | st.integers(0, 30)
+
+
 class Step(NamedTuple):
     """One thing to do. ``which`` chooses who does it, of those who can; where nobody can, nothing is done."""
 
@@ -196,15 +210,23 @@ class Step(NamedTuple):
     which: int
     length: int
     pause: float | None
+    moment: int | None = None
+    """What happens to clients and to the line happens so many scheduler steps later; None: now."""
 
 
-CALM = ("come", "write", "transfer", "turn", "cancel", "revoke", "say", "wait")
+CALM = ("come", "write", "transfer", "turn", "cancel", "cancel it", "revoke", "revoke it", "say", "wait")
+"""To ``cancel it`` counts that client's own steps, and so reaches each checkpoint of what it does."""
 ANY = (*CALM, "hold", "go on", "unplug", "plug", "rate")
 
 
 def steps_of(kinds: tuple[str, ...]) -> st.SearchStrategy[list[Step]]:
     step = st.builds(
-        Step, st.sampled_from(kinds), st.integers(0, CLIENTS), st.sampled_from(LENGTHS), st.sampled_from(PAUSES)
+        Step,
+        st.sampled_from(kinds),
+        st.integers(0, CLIENTS),
+        st.sampled_from(LENGTHS),
+        st.sampled_from(PAUSES),
+        MOMENTS,
     )
     return st.lists(step, max_size=60)
 
@@ -215,17 +237,22 @@ def one_of(these: list[Client], which: int) -> list[Client]:
 
 async def do(world: World, step: Step) -> None:
     """Do one thing, if it can be done now."""
-    if not of_a_client(world, step):
-        await of_the_line(world, step)
+    if step.what == "come":
+        if len(world.clients) < CLIENTS:
+            await world.come(CLASSES[step.which % len(CLASSES)])
+    elif not by_a_client(world, step):
+        for what, task in (*to_a_client(world, step), *to_the_line(world, step)):
+            if step.moment is None:
+                what()
+            else:
+                world.moments.after(step.moment, what, task)
     if step.pause is not None:
         await trio.sleep(step.pause)
 
 
-def of_a_client(world: World, step: Step) -> bool:
-    """Have a client do something; return False where it is the line's to do."""
-    here = [client for client in world.clients if not client.gone]
-    idle = one_of([client for client in here if client.doing is None], step.which)
-    busy = one_of([client for client in here if client.doing is not None], step.which)
+def by_a_client(world: World, step: Step) -> bool:
+    """Have a client do something; return False where it is not its to do."""
+    idle = one_of([client for client in world.clients if not client.gone and client.doing is None], step.which)
     match step.what:
         case "write":
             for client in idle:
@@ -239,42 +266,52 @@ def of_a_client(world: World, step: Step) -> bool:
                 world.start(
                     client, lambda client: world.take_turn(client, min(step.length, 40), Reply(length, None, seconds))
                 )
-        case "cancel":
-            for client in busy:
-                assert client.doing is not None
-                client.doing.cancel()
-        case "revoke":
-            for client in one_of(here, step.which):
-                client.gone = True
-                client.session.end("it was revoked")
         case _:
             return False
     return True
 
 
-async def of_the_line(world: World, step: Step) -> None:
-    """Do what the outside does to the port."""
+Happening: TypeAlias = "tuple[Callable[[], object], trio.lowlevel.Task | None]"
+"""Something that happens, and the task whose steps are counted until then; None: any."""
+
+
+def to_a_client(world: World, step: Step) -> Iterator[Happening]:
+    """Yield what happens to a client."""
+    here = [client for client in world.clients if not client.gone]
+    busy = [client for client in here if client.doing is not None]
+    own = step.what.endswith(" it")
+    match step.what.removesuffix(" it"):
+        case "cancel":
+            for client in one_of(busy, step.which):
+                assert client.doing is not None
+                yield client.doing.cancel, client.task if own else None
+        case "revoke":
+            for client in one_of(busy if own else here, step.which):
+                client.gone = True
+                yield functools.partial(client.session.end, "it was revoked"), client.task if own else None
+
+
+def to_the_line(world: World, step: Step) -> Iterator[Happening]:
+    """Yield what the outside does to the port."""
+    driver = world.driver
+    if step.what in ("hold", "unplug", "rate"):
+        world.disturbed = True
     match step.what:
-        case "come" if len(world.clients) < CLIENTS:
-            await world.come(CLASSES[step.which % len(CLASSES)])
-        case "say" if world.bus.down is None and world.driver.present:
-            world.driver.say(bytes(20))
+        case "say":
+            yield lambda: driver.say(bytes(20)) if world.there else None, None
         case "hold":
-            world.disturbed = True
-            world.driver.hold(True)
+            yield lambda: driver.hold(True), None
         case "go on":
-            world.driver.hold(False)
-        case "unplug" if world.bus.down is None and world.driver.present:
-            world.disturbed = True
-            world.driver.unplug()
+            yield lambda: driver.hold(False), None
+        case "unplug":
+            yield lambda: driver.unplug() if world.there else None, None
         case "plug":
-            world.driver.present = True
+            yield lambda: setattr(driver, "present", True), None
         case "rate":
-            world.disturbed = True
-            world.nursery.start_soon(world.set_rate, RATES[step.which % len(RATES)])
+            yield lambda: world.nursery.start_soon(world.set_rate, RATES[step.which % len(RATES)]), None
 
 
-async def live(steps: list[Step], driver: Driver) -> World:
+async def live(steps: list[Step], driver: Driver, moments: Moments) -> World:
     """Live through so many steps, let all come to rest, and return what there was."""
     bus = Bus("P0")
     device = SerialDevice(bus, 1, driver.config, SerialPort())
@@ -286,11 +323,13 @@ async def live(steps: list[Step], driver: Driver) -> World:
             await unit.settled.wait()
             handle = Router({"P0": bus}).grant("P0", ALL, "service")
             async with trio.open_nursery() as clients:
-                world = World(driver, device, bus, handle, clients)
+                world = World(driver, device, bus, handle, clients, moments)
                 for traffic in CLASSES:
                     await world.come(traffic)
                 for step in steps:
                     await do(world, step)
+                await trio.sleep(1)
+                moments.forget()
                 driver.present = True
                 driver.hold(False)
                 if world.disturbed:
@@ -370,8 +409,10 @@ def test_whatever_happens_at_a_port_messages_are_whole_in_order_and_all_bytes_ar
         driver.close_waits = False
         clock = trio.testing.MockClock(autojump_threshold=0)
         try:
-            world = trio.run(live, steps, driver, clock=clock)
+            moments = Moments()
+            world = trio.run(live, steps, driver, moments, clock=clock, instruments=[moments])
         finally:
             driver.put_away()
+        assert not moments.errors
         assert_whole_and_in_order(world)
         assert not world.late
