@@ -207,7 +207,7 @@ class Arbiter:
         self.unfinished = 0
         """Bytes of messages begun whose writers have left, and that the tty has not taken, nor ever may."""
         if self._sharing.late_until > trio.current_time():
-            self._isolate()
+            self._isolate(self._sharing.late_until)
 
     # -- writing
 
@@ -668,13 +668,13 @@ class Arbiter:
             self._leave_quiet(trio.current_time())
             self.give_back()
         else:
-            self._isolate()
+            self._isolate(trio.current_time() + self._rule.reply_timeout)
             self.reconsider()
 
-    def _isolate(self) -> None:
+    def _isolate(self, until: float) -> None:
         """Keep the line from everybody while a reply may come that is nobody's."""
         assert self._rule is not None
-        self._exchange = Exchange.isolated(self._rule, self._pace.character, trio.current_time())
+        self._exchange = Exchange.isolated(self._rule, self._pace.character, until)
         self._turn = _Turn.ANSWERING
         self._announce(None)
 
@@ -693,7 +693,7 @@ class Arbiter:
     def end(self, why: str) -> None:
         """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
         self._down = why
-        if self._asker is not None:
+        if self._asker is not None or self._exchange is not None:
             self._sharing.lost(trio.current_time())
         while self._waiting:
             self._waiting.take().decided.set()

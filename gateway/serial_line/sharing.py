@@ -43,9 +43,9 @@ class Sharing:
         self._last: dict[str, deque[Ending]] = {}
 
     def lost(self, now: float) -> None:
-        """Take note that the device went in a turn."""
+        """Take note that the device went in a turn: its reply may be due from now on, and be as late as any."""
         if self.rule is not None:
-            self.late_until = now + self.rule.reply_timeout
+            self.late_until = now + 2 * self.rule.reply_timeout
 
     def waited(self, seconds: float) -> None:
         """Take note of a wait that ended in a turn."""

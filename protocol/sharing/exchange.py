@@ -98,10 +98,10 @@ class Exchange:
         """When ``expire`` is to be called; in OVER, when the line is quiet of this request."""
 
     @classmethod
-    def isolated(cls, rule: TurnRule, character: float, now: float) -> Exchange:
-        """Return the quarantine after a turn whose end nobody here has seen."""
+    def isolated(cls, rule: TurnRule, character: float, until: float) -> Exchange:
+        """Return the quarantine after a turn whose end nobody here has seen: its reply may come ``until`` then."""
         exchange = cls(rule, b"", character)
-        exchange._isolate(Ending.TIME, now)
+        exchange._isolate(Ending.TIME, until)
         return exchange
 
     @property
@@ -144,7 +144,7 @@ class Exchange:
             self._end(Ending.WHOLE, now)
         elif len(self._heard) >= max(self._rule.longest_reply, 1) and self._state is _State.REPLY:
             told += self._tell(Audience.MONITORS, len(self._heard))
-            self._isolate(Ending.TIME, now)
+            self._isolate(Ending.TIME, now + self._rule.reply_timeout, now)
         else:
             told += self._tell(Audience.ASKER, self._certain)
             if self._heard and self._state is _State.REPLY:
@@ -163,7 +163,7 @@ class Exchange:
             self._end(Ending.WHOLE, now)
             return told
         told = self._tell(Audience.MONITORS, len(self._heard))
-        self._isolate(Ending.SILENCE if self._heard else Ending.TIME, now)
+        self._isolate(Ending.SILENCE if self._heard else Ending.TIME, now + self._rule.reply_timeout, now)
         return told
 
     def abort(self, now: float) -> list[tuple[Audience, bytes]]:
@@ -204,11 +204,10 @@ class Exchange:
         self._heard = self._heard[count:]
         self._told = max(self._told - count, 0)
 
-    def _isolate(self, ending: Ending, now: float) -> None:
-        """Begin the quarantine: a reply that never came may still come, one that broke off has to be silent."""
-        self._state, self.ending = _State.QUARANTINE, ending
-        self._last = now + self._rule.reply_timeout
-        self.deadline = min(now + self._silence, self._last) if self._heard else self._last
+    def _isolate(self, ending: Ending, last: float, now: float = math.inf) -> None:
+        """Begin the quarantine: a reply that never came may come until ``last``, one that broke off has to be silent."""
+        self._state, self.ending, self._last = _State.QUARANTINE, ending, last
+        self.deadline = min(now + self._silence, last) if self._heard else last
 
     def _end(self, ending: Ending | None, at: float) -> None:
         self._state, self.ending, self.deadline = _State.OVER, ending, at
