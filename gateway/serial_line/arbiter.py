@@ -29,7 +29,7 @@ The turn
         FREE      --write_nowait--> HELD      it has written a part already, so nobody else may
         HELD      --_abandon-->  FINISHING    the writer leaves; its give_back changes nothing then
         HELD      --_await-->    ANSWERING    under a rule, once the message is written; nor does it here
-        HELD      --close-->     ANSWERING    serial.cgi's turn ended without its reply, under a rule: a quarantine
+        HELD      --close-->     ANSWERING    serial.cgi's turn ended without its reply, under a rule
         HELD      --give_back--> HELD         handed straight to the next, past anybody who comes just now
         HELD      --give_back--> FREE         nobody waits, or the wire is not ready
         FINISHING --give_back--> HELD, FREE   as above, from ``run``; under a rule ANSWERING comes before
@@ -122,6 +122,8 @@ class LineTurn:
         self.claim = claim
         self._accepted = accepted
         self._message = message
+        self.exchange: Exchange | None = None
+        """Under a rule, what the line says to the message: its writer may leave before that is over."""
         self.written = False
         """The message is in the tty, and the reply is awaited."""
         self.answered = False
@@ -138,6 +140,7 @@ class LineTurn:
         began()
         await self._turns.put(memoryview(message), len(message), self.claim, self._accepted)
         self.written = True
+        self._turns.written_in(self)
         self._turns.reconsider()  # a command may have waited for so long already
 
     async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
@@ -275,9 +278,15 @@ class Arbiter:
         await self._take(claim, accepted, message)
         self._line_turn, self._held_since = LineTurn(self, claim, accepted, message), trio.current_time()
         if self._rule is not None and message:
+            self._line_turn.exchange = Exchange(self._rule, message, self._pace.character)
             self._asker = claim
             self._announce(claim)
         return self._line_turn
+
+    def written_in(self, turn: LineTurn) -> None:
+        """Take note that the message of ``turn`` is in the tty."""
+        if turn.exchange is not None:
+            turn.exchange.sent(self._pace.clear_at(trio.current_time()))
 
     async def put(
         self,
@@ -593,6 +602,8 @@ class Arbiter:
             return
         if self._rule is not None:
             self._leave_quiet(trio.current_time())
+        if self._line_turn is not None and self._line_turn.exchange is not None:
+            self._line_turn.exchange.hear(data, trio.current_time())
         if self._announced:
             self._bus.deliver_in_turn(data, self._asker)
         else:
@@ -654,11 +665,12 @@ class Arbiter:
             self._bus.turn_ends(ending)
 
     def close_turn(self, turn: LineTurn) -> None:
-        """End a turn whose writer waited for the reply itself; under a rule, one without its reply is isolated."""
+        """End a turn whose writer waited for the reply itself; under a rule, what it did not wait for is nobody's."""
         if self._line_turn is not turn:
             return
         self._line_turn = None
-        if self._rule is None or not turn.written or self._down is not None:
+        begun = turn.written or self._turn is _Turn.FINISHING
+        if self._rule is None or turn.exchange is None or not begun or self._down is not None:
             self._announce_end(Ending.ABORTED)
             self._asker = None
             self.give_back()
@@ -668,8 +680,22 @@ class Arbiter:
             self._leave_quiet(trio.current_time())
             self.give_back()
         else:
-            self._isolate(trio.current_time() + self._rule.reply_timeout)
-            self.reconsider()
+            self._outlive(turn.exchange, self._rule, written=turn.written)
+
+    def _outlive(self, exchange: Exchange, rule: TurnRule, *, written: bool) -> None:
+        """Go on with a turn whose writer waits for the reply no more: it is nobody's."""
+        now = trio.current_time()
+        exchange.all_told()
+        exchange.expire(now)
+        if exchange.ending is not None and not exchange.over:
+            self._isolate(now + rule.reply_timeout)
+        else:
+            self._exchange = exchange
+            self._announce(None)
+            if written:  # else ``run`` writes the rest, and awaits the reply then
+                self._turn = _Turn.ANSWERING
+                self._deliver([])
+        self.reconsider()
 
     def _isolate(self, until: float) -> None:
         """Keep the line from everybody while a reply may come that is nobody's."""

@@ -173,6 +173,10 @@ class Exchange:
             self._end(self.ending or Ending.ABORTED, now)
         return told
 
+    def all_told(self) -> None:
+        """Take note that all that was heard by now had its audience already, whatever that was."""
+        self._told = len(self._heard)
+
     @property
     def _patience(self) -> float:
         if not self._echo_known:
@@ -205,7 +209,7 @@ class Exchange:
         self._told = max(self._told - count, 0)
 
     def _isolate(self, ending: Ending, last: float, now: float = math.inf) -> None:
-        """Begin the quarantine: a reply that never came may come until ``last``, one that broke off has to be silent."""
+        """Begin the quarantine: what never came may come until ``last``, what broke off has to be silent."""
         self._state, self.ending, self._last = _State.QUARANTINE, ending, last
         self.deadline = min(now + self._silence, last) if self._heard else last
 

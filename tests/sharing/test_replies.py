@@ -290,6 +290,8 @@ def assert_one_at_a_time(line: Line) -> None:
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([Step("ask", 0, 0.0), Step("ask", 1, 0.0), Step("revoke", 0, 1.0)], [LATE, ANSWERS], serial_core)
 @example([Step("ask", 0, 0.02), Step("cancel", 0, None), Step("ask", 2, 1.0)], [SLOW, ANSWERS], serial_core)
+@example([Step("turn", 0, None), Step("cancel", 0, None), Step("ask", 1, 1.0)], [LATE], serial_core)
+@example([Step("turn", 0, None), Step("cancel", 0, None), Step("ask", 1, 1.0)], [SILENT], serial_core)
 @example([Step("ask", 0, None), Step("unplug", 0, None, 3), Step("plug", 0, None, 3)], [LATE], serial_core)
 def test_whatever_masters_and_units_do_each_reply_goes_where_it_belongs(
     steps: list[Step], behaviours: list[Behaviour | None], made: Callable[[], Driver]

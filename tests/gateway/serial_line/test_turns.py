@@ -295,6 +295,56 @@ async def test_a_turn_of_serial_cgi_without_its_reply_is_isolated(
     assert else_heard.heard == b""
 
 
+@pytest.mark.parametrize("delay", [0.01, 0.25, 0.45])
+async def test_a_turn_that_serial_cgi_leaves_lasts_for_as_long_as_its_reply_may_come(
+    autojump_clock: MockClock, delay: float
+) -> None:
+    async with shared(LINE) as port:
+        (cgi, _), (other, else_heard) = port.session("cgi", Right.CGI), port.session("b")
+        async with cgi.turn(b"ask", Reply(math.inf, b"!", 9.0)) as turn:
+            await turn.write(lambda: None)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.write, b"2\r")
+            await trio.sleep(delay)
+            port.turns.heard(b"answer\r")
+            assert port.tty.taken == b"ask"
+        assert trio.current_time() - began == pytest.approx(delay + (0.02 if delay > 0.3 else 0.0) + 0.004)
+    assert else_heard.heard == b""
+
+
+async def test_a_reply_that_has_begun_when_serial_cgi_leaves_goes_on_to_nobody_and_is_told_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with shared(LINE) as port:
+        (cgi, heard), (_, else_heard) = port.session("cgi", Right.CGI), port.session("b")
+        _, monitor = port.session("m", Right(0))
+        async with cgi.turn(b"ask", Reply(math.inf, b"!", 9.0)) as turn:
+            await turn.write(lambda: None)
+            port.turns.heard(b"ans")
+        port.turns.heard(b"wer\r")
+        port.turns.heard(b"news")
+    assert (heard.heard, monitor.heard, else_heard.heard) == (b"ansnews", b"answer\rnews", b"news")
+
+
+async def test_the_reply_to_what_serial_cgi_leaves_in_mid_message_is_nobodys(autojump_clock: MockClock) -> None:
+    async with shared(LINE, room=2) as port:
+        (cgi, _), (other, else_heard) = port.session("cgi", Right.CGI), port.session("b")
+        with trio.move_on_after(0.1):
+            async with cgi.turn(b"ask\r", Reply(math.inf, b"\r", 9.0)) as turn:
+                await turn.write(lambda: None)
+        port.tty.make_room(100)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.write, b"2\r")
+            await trio.sleep(0.2)
+            assert port.tty.taken == b"ask\r"
+            port.turns.heard(b"answer\r")
+        assert trio.current_time() - began == pytest.approx(0.204)
+    assert else_heard.heard == b""
+    assert port.tty.taken == b"ask\r2\r"
+
+
 async def test_a_whole_reply_of_serial_cgi_lets_the_next_in_after_the_gap(autojump_clock: MockClock) -> None:
     async with shared(LINE) as port:
         cgi, _ = port.session("cgi", Right.CGI)

@@ -54,6 +54,15 @@ def test_what_stands_behind_a_whole_reply_is_everybodys() -> None:
     assert exchange.hear(b"more", 10.2) == [(EVERYBODY, b"more")]
 
 
+@pytest.mark.parametrize(("rule", "request_", "reply"), [(LINE, b"ask\r", b"answer\r"), (MODBUS, READ, READ_REPLY)])
+def test_what_had_its_audience_elsewhere_is_not_told_again(rule: TurnRule, request_: bytes, reply: bytes) -> None:
+    exchange = asked(rule, request_)
+    exchange.hear(reply[:3], 10.1)
+    exchange.all_told()
+    assert exchange.hear(reply[3:], 10.11) == [(ASKER, reply[3:])]
+    assert whole(exchange) == (Ending.WHOLE, True)
+
+
 def test_nobody_answers_what_expects_no_reply() -> None:
     exchange = asked(TurnRule("none"))
     assert whole(exchange) == (Ending.NONE, True)
@@ -218,8 +227,9 @@ def test_a_turn_that_had_ended_before_the_device_went_keeps_its_end() -> None:
 
 
 def test_a_turn_whose_end_nobody_saw_is_isolated() -> None:
-    exchange = Exchange.isolated(LINE, CHARACTER, 10.0)
+    exchange = Exchange.isolated(LINE, CHARACTER, 10.3)
     assert whole(exchange) == (Ending.TIME, False)
+    assert exchange.deadline == 10.3
     assert exchange.hear(b"late", 10.1) == [(MONITORS, b"late")]
     exchange.expire(10.2)
     assert exchange.over
