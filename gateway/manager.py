@@ -111,10 +111,10 @@ class Manager:
         tty = self._port.tty
         ttys = [ProgramTty(path, tty.mode, tty.group) for path in tty.paths]
         served = [Serve(ServiceKind.TTY)] if ttys else []
-        masters = [Listen(*where, ServiceKind.MODBUS_TCP) for where in self._port.modbus_tcp.listen]
-        if masters:
-            served.append(Serve(ServiceKind.MODBUS_TCP))
-        self._always: frozenset[Spec] = frozenset((Serve(ServiceKind.WEB_SOCKET), *served, *ttys, *masters))
+        own = {ServiceKind.MODBUS_TCP: self._port.modbus_tcp.listen, ServiceKind.RFC2217: self._port.rfc2217.listen}
+        listeners = [Listen(*where, kind) for kind, listen in own.items() for where in listen]
+        served += [Serve(kind) for kind, listen in own.items() if listen]
+        self._always: frozenset[Spec] = frozenset((Serve(ServiceKind.WEB_SOCKET), *served, *ttys, *listeners))
         """The specs that no parameter has to do with."""
         self._published = published
         self._followed = Cell(-1)

@@ -45,6 +45,7 @@ _RIGHTS: Final = {
     ServiceKind.TTY: Right.READ | Right.TCP,
     ServiceKind.LISTEN_ONLY: Right.READ,
     ServiceKind.MODBUS_TCP: Right.READ | Right.TCP,
+    ServiceKind.RFC2217: Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE,
     ServiceKind.WEB_SOCKET: Right.READ | Right.TCP | Right.LINES,
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
@@ -158,6 +159,11 @@ class Services:
         return cast("Service | None", self._services.get(ServiceKind.MODBUS_TCP))
 
     @property
+    def rfc2217(self) -> Service | None:
+        """The service of RFC 2217 clients; None where the host has no listener for them."""
+        return cast("Service | None", self._services.get(ServiceKind.RFC2217))
+
+    @property
     def serial_cgi(self) -> SerialCgi | None:
         """The server behind serial.cgi; None while SerialCGI.Enabled is no."""
         return cast("SerialCgi | None", self._services.get(ServiceKind.SERIAL_CGI))
@@ -192,7 +198,7 @@ class Services:
 
     async def run(self, kind: ServiceKind, unit: Unit, settings: Callable[[], PortManager]) -> None:
         """Run the service of one kind in ``unit`` until cancelled; ``settings`` are the newest of this port."""
-        handle = self._grant(_RIGHTS[kind], kind.value)
+        handle = self._grant(self._rights(kind), kind.value)
         service = self._services[kind] = self._made(kind, handle)
         self._handles[kind] = handle
         self.update_policies(settings())
@@ -205,6 +211,14 @@ class Services:
             del self._services[kind], self._handles[kind]
             why = f"PortManager.P{self._index}.{kind.value}.Enabled is no"
             service.revoke("the gateway stops" if self.stopping else why)
+
+    def _rights(self, kind: ServiceKind) -> Right:
+        """Return the rights of a kind of service at this port."""
+        rights = _RIGHTS[kind]
+        if kind is ServiceKind.RFC2217:
+            may = self._host.config.port(self._index).rfc2217
+            rights &= ~((Right(0) if may.lines else Right.LINES) | (Right(0) if may.configure else Right.CONFIGURE))
+        return rights
 
     def _made(self, kind: ServiceKind, handle: Handle) -> _PortService:
         host = self._host
@@ -233,6 +247,16 @@ class Services:
                 carry = functools.partial(converse, units=host.config.port(self._index).modbus_tcp.units)
                 name, share = f"P{self._index}", host.config.tcp.max_clients
                 return Service(name, handle, Right.TCP, self.clients, host.connections, share, carry=carry)
+            case ServiceKind.RFC2217:
+                # Loaded only where it is used.
+                from gateway.clients.rfc2217 import serve
+
+                name = f"P{self._index}"
+                carry = functools.partial(serve, manner=self._manner, signature=f"Daisyport {name}")
+                share = host.config.tcp.max_clients
+                return Service(
+                    name, handle, Right.TCP, self.clients, host.connections, share, self._roster, carry=carry
+                )
             case _:
                 share = host.config.tcp.max_clients
                 write = _RIGHTS[kind] & (Right.PTZ | Right.TCP)
@@ -247,7 +271,7 @@ class Services:
     def update_policies(self, manager: PortManager) -> None:
         """Hand on what the services take up in place: allowed addresses, idle limits, the key."""
         tcp = manager.generic_tcp_server
-        for service in (self.generic_tcp, self.listen_only, self.modbus_tcp):
+        for service in (self.generic_tcp, self.listen_only, self.modbus_tcp, self.rfc2217):
             if service is not None:
                 service.update_policy(tcp.allowed_ip_addresses, tcp.timeout)
         if self.remote_port is not None:

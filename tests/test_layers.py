@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         "gateway.clients": (
             "gateway.port gateway.tasks protocol.parameters protocol.http protocol.link protocol.sharing"
+            " protocol.telnet"
         ),
         "gateway.remote_port": (
             "gateway.port gateway.tasks gateway.clients gateway.discovery protocol.parameters protocol.link"

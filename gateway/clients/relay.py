@@ -139,6 +139,11 @@ class Outbox:
         self._gap += before - self.size
         return before - self.size
 
+    def purge(self) -> None:
+        """Drop all that no send has begun, as the client wants."""
+        while len(self._chunks) > 1:
+            self.size -= len(self._chunks.pop())
+
     async def drain(self) -> None:
         """Send what waits, until cancelled. Raises OSError when the client is gone."""
         while True:

@@ -32,6 +32,7 @@ __all__ = [
     "PortConfig",
     "PtzConfig",
     "RemoteConfig",
+    "Rfc2217Config",
     "SerialConfig",
     "TcpConfig",
     "TtyConfig",
@@ -171,6 +172,18 @@ class ModbusTcpConfig:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Rfc2217Config:
+    """Where RFC 2217 clients reach a port, and what they may do there beside reading and writing."""
+
+    listen: tuple[tuple[str, int], ...] = ()
+    lines: bool = True
+    """Move DTR and RTS, send breaks, purge."""
+    configure: bool = False
+    """Hold other settings of the line while they are connected."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class PortConfig:
     """How the clients of one port, by TCP or WebSocket, share it, beside its ManagerHardware."""
 
@@ -195,6 +208,7 @@ class PortConfig:
     log: LogConfig = field(default_factory=LogConfig)
     tty: TtyConfig = field(default_factory=TtyConfig)
     modbus_tcp: ModbusTcpConfig = field(default_factory=ModbusTcpConfig)
+    rfc2217: Rfc2217Config = field(default_factory=Rfc2217Config)
 
 
 @final

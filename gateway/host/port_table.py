@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.host.config import LogConfig, ModbusTcpConfig, PortConfig, TtyConfig, one_for_each
+from gateway.host.config import LogConfig, ModbusTcpConfig, PortConfig, Rfc2217Config, TtyConfig, one_for_each
 from gateway.host.toml_table import (
     Table,
     Wrong,
@@ -57,7 +57,11 @@ def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerH
             file = str(port.log.file)
             if (first := named.setdefault(file, table)) is not table or file in port.tty.paths:
                 table.add_error("log.file", f"{shown(file)} is already used by {first.where}")
-        for key, listen in (("listen_only", port.listen_only), ("modbus_tcp.listen", port.modbus_tcp.listen)):
+        for key, listen in (
+            ("listen_only", port.listen_only),
+            ("modbus_tcp.listen", port.modbus_tcp.listen),
+            ("rfc2217.listen", port.rfc2217.listen),
+        ):
             for address, number in listen:
                 here = f"{table.where}.{key}"
                 if (other := taken.setdefault((address, number), here)) != here:
@@ -94,6 +98,7 @@ def _port(table: Table) -> PortConfig:
         log=_log(table.table("log")),
         tty=_tty(table.table("tty")),
         modbus_tcp=_modbus_tcp(table.table("modbus_tcp")),
+        rfc2217=_rfc2217(table.table("rfc2217")),
     )
     if port.turn is not None and port.turn.has_requests and port.message is not None:
         key = "message_end" if "message_end" in table else "message_gap_ms"
@@ -190,6 +195,16 @@ def _modbus_tcp(table: Table) -> ModbusTcpConfig:
     )
     table.refuse_the_rest()
     return modbus_tcp
+
+
+def _rfc2217(table: Table) -> Rfc2217Config:
+    rfc2217 = Rfc2217Config(
+        listen=table.take("listen", listed(listen_address), ()),
+        lines=table.take("lines", truth, default=True),
+        configure=table.take("configure", truth, default=False),
+    )
+    table.refuse_the_rest()
+    return rfc2217
 
 
 def _message(table: Table) -> MessageRule | None:

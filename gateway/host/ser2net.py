@@ -3,8 +3,8 @@
 Its YAML repeats the key ``connection`` for each connection, which a mapping cannot hold; so the file is read as YAML's
 events, and every pair is kept in its order. Aliases stand for text (``*name`` as a value, ``*(name)`` within one).
 
-What there is no word for here is named, with its connection, and never dropped in silence: a line that says raw bytes
-where Telnet was spoken is a line that somebody has to know of.
+What there is no word for here is named, with its connection, and never dropped in silence: raw bytes where TLS was
+spoken are something that somebody has to know of.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
+from protocol.endpoint import Endpoint
 from protocol.parameters.settings import DATA_BITS, FAST_RATES, SLOW_RATES
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _LARGEST: Final = 1 << 20
 _DEEPEST: Final = 20
 _SPEED: Final = re.compile(r"([0-9]+)(?:([NEOMSneoms])([5-8])?([12])?)?")
 _PARITIES: Final = {"n": "None", "e": "Even", "o": "Odd"}
-_ABOUT_BYTES: Final = ("telnet", "ssl", "certauth", "mux", "conacc", "kiss", "msgdelim", "relpkt", "perf", "trace")
+_ABOUT_BYTES: Final = ("ssl", "certauth", "mux", "conacc", "kiss", "msgdelim", "relpkt", "perf", "trace")
 """The protocols that a ser2net stacks on a connection, of which none is spoken here."""
 
 Pairs: TypeAlias = "list[tuple[str, Value]]"
@@ -56,6 +57,10 @@ class _Line:
     parameters: list[tuple[str, str]]
     rates: list[int] = field(default_factory=list)
     data_bits: list[int] = field(default_factory=list)
+    telnet: tuple[str, ...] = ()
+    """Where its clients speak telnet ..."""
+    rfc2217: bool = False
+    """... and may set the line by RFC 2217."""
 
 
 @final
@@ -83,6 +88,13 @@ class Carried:
             if line.data_bits:
                 yield f"data_bits = {line.data_bits}"
             yield ""
+        if any(line.telnet for line in self.lines):
+            for number, line in enumerate(self.lines, start=1):
+                yield from ("[[port_manager]]", f"serial = {number}", "")
+                if line.telnet:
+                    listen = ", ".join(f'"{where}"' for where in line.telnet)
+                    yield from ("[port_manager.rfc2217]", f"listen = [{listen}]")
+                    yield from (f"configure = {str(line.rfc2217).lower()}", "")
 
     @property
     def parameters(self) -> Iterator[str]:
@@ -144,7 +156,7 @@ def _take_connection(
     result.lines.append(line)
     _set_line(who, line, options, defaults, result)
     wanted = _text(said, "enable").lower() not in ("off", "false", "no")
-    enabled = _set_listener(who, line, accepter, result) and wanted
+    enabled = _set_listener(who, line, accepter, result, wanted=wanted) and wanted
     server = "GenericTCPServer"
     line.parameters += [(f"{server}.Enabled", "yes"), (f"{server}.Listener.Enabled", "yes" if enabled else "no")]
     for key, each in value.pairs:
@@ -191,12 +203,13 @@ def _set_line(who: str, line: _Line, options: list[str], defaults: dict[str, str
     line.settings["FlowControlXONXOFF"] = "yes" if switches["xonxoff"] else "no"
 
 
-def _set_listener(who: str, line: _Line, accepter: str, result: Carried) -> bool:
+def _set_listener(who: str, line: _Line, accepter: str, result: Carried, *, wanted: bool) -> bool:
     """Take the port of TCP at the bottom of an accepter, and name the protocols above it.
 
     Return whether it may be opened: never to more of the network than it was.
     """
     parts = [part.strip() for part in re.split(r",(?![^()]*\))", accepter)]
+    telnet = parts.pop(0) if parts[0].partition("(")[0] == "telnet" else ""
     while parts and parts[0].partition("(")[0] in _ABOUT_BYTES:
         result.left.append(f"{who}: {parts[0]}: clients of this port find raw bytes over TCP")
         parts.pop(0)
@@ -205,6 +218,13 @@ def _set_listener(who: str, line: _Line, accepter: str, result: Carried) -> bool
         return False
     host = parts[1] if len(parts) == 3 else ""
     host = "127.0.0.1" if host == "localhost" else host
+    if telnet:
+        line.rfc2217 = "rfc2217" in telnet
+        hosts = [host] if host not in ("", "::") else ["0.0.0.0", "::"]
+        line.telnet = tuple(str(Endpoint(each, int(parts[-1]))) for each in hosts) if wanted else ()
+        if not wanted:
+            result.left.append(f"{who}: {telnet}: it is disabled, so nothing is listened on by telnet")
+        return False
     result.hosts.add(host)
     line.parameters.append(("GenericTCPServer.Listener.Port", parts[-1]))
     if host == "127.0.0.1":

@@ -58,6 +58,8 @@ class ServiceKind(enum.Enum):
     """Ours, under no parameter: programs that open a tty which the host's configuration names."""
     LISTEN_ONLY = "ListenOnly"
     """Ours, under no parameter: TCP clients of the host's own listeners, which may not write."""
+    RFC2217 = "RFC2217"
+    """Ours, under no parameter: telnet clients that speak RFC 2217, at the host's own listeners."""
     MODBUS_TCP = "ModbusTCP"
     """Ours, under no parameter: masters by Modbus TCP, at the host's own listeners."""
     TRACE = "Trace"
@@ -93,6 +95,7 @@ _FOR = {
     ServiceKind.REMOTE_PORT: " for remote ports",
     ServiceKind.LISTEN_ONLY: " to listen only",
     ServiceKind.MODBUS_TCP: " for Modbus TCP",
+    ServiceKind.RFC2217: " for RFC 2217",
 }
 
 

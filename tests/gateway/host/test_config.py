@@ -20,6 +20,7 @@ from gateway.host.config import (
     PortConfig,
     PtzConfig,
     RemoteConfig,
+    Rfc2217Config,
     SerialConfig,
     TcpConfig,
     TtyConfig,
@@ -99,6 +100,11 @@ group = "dialout"
 listen = ["[::1]:1502"]
 units = [1, 247]
 
+[port_manager.rfc2217]
+listen = ["[::1]:2217"]
+lines = false
+configure = true
+
 [[port_manager]]
 """
 
@@ -172,6 +178,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
                 LogConfig(Path("/var/log/P1.log"), 2 << 20),
                 TTYS,
                 MASTERS,
+                Rfc2217Config((("::1", 2217),), lines=False, configure=True),
             ),
             PortConfig(),
         ),
@@ -260,7 +267,7 @@ def test_the_example_names_every_key_that_there_is() -> None:
 LINES = MessageRule(b"\r\n", 0.02)
 HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
 KEYS_OF_A_PORT = "serial, remote_port, turn, writers, max_clients, listen_only, linger_ms, slow_reader, "
-KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, log, tty, modbus_tcp"
+KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, log, tty, modbus_tcp, rfc2217"
 TTY = '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\n'
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"

@@ -147,13 +147,12 @@ def test_words_defaults_and_disabled_connections_are_carried_and_all_else_is_nam
         "include /etc/more/*.yaml: there is nothing like it here",
         "admin: there is nothing like it here",
         "led led1: there is nothing like it here",
-        "telnet: telnet(rfc2217): clients of this port find raw bytes over TCP",
+        "telnet: telnet(rfc2217): it is disabled, so nothing is listened on by telnet",
         "telnet: trace-both",
         "odd: the line's option hangup-when-done",
         "odd: modem control (no `local`): the line is used whatever DCD says",
         "odd: the parity mark",
         "sctp: the speed fast",
-        "sctp: telnet: clients of this port find raw bytes over TCP",
         "sctp: ssl(key=a,cert=b): clients of this port find raw bytes over TCP",
         "sctp: the accepter telnet,ssl(key=a,cert=b),sctp,2004: only TCP can be listened on",
         "echo: the connector echo is no serial device",
@@ -161,6 +160,27 @@ def test_words_defaults_and_disabled_connections_are_carried_and_all_else_is_nam
         "bell: '/dev/\\x07' is no device",
         "rotator rot: there is nothing like it here",
     ]
+
+
+def test_telnet_stays_telnet_and_rfc_2217_may_set_the_line_as_before() -> None:
+    telnet = "connection: &{0}\n  accepter: {1}\n  connector: serialdev,/dev/tty{0},local\n"
+    found = carried(
+        telnet.format("a", "telnet(rfc2217),tcp,localhost,2001")
+        + telnet.format("b", "tcp,2002")
+        + telnet.format("c", "telnet,tcp,2003")
+    )
+    config = parse("\n".join(found.configuration).encode())
+    services = [config.port(index).rfc2217 for index in range(3)]
+    assert [service.listen for service in services] == [
+        (("127.0.0.1", 2001),),
+        (),
+        (("0.0.0.0", 2003), ("::", 2003)),
+    ]
+    assert [service.configure for service in services] == [True, False, False]
+    told = ours(found)
+    assert told["PortManager.P0.GenericTCPServer.Listener.Enabled"] == "no"
+    assert told["PortManager.P1.GenericTCPServer.Listener.Enabled"] == "yes"
+    assert found.left == []
 
 
 @pytest.mark.parametrize(

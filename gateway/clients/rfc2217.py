@@ -1,0 +1,333 @@
+"""Serve RFC 2217 clients: telnet with the COM port option, over the same relay as every other client's bytes.
+
+``relay`` is given a stream that speaks telnet underneath. What the client sends as data is what ``receive`` returns;
+what it asks is carried out there, in its place among the bytes: a request is begun only when the line has had the data
+before it, and nothing behind it is read before it is answered. It waits for its turn of the line as a message does, and
+so splits no reply.
+
+Every request is answered with what is in force, after it was tried. Where the client may not change it, another session
+holds it, the rules or the driver refuse it, the answer is what was there before; RFC 2217 has no other way to say no. A
+device without modem lines (a pty) answers for DTR, RTS and a break what was asked last, since nothing is there to be
+different, and clients give up where they are told otherwise.
+
+A request runs in a task of its own, for ``receive`` is cancelled at every deadline of the pump; the next ``receive``
+waits for it first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import deque
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from gateway.clients.relay import Outbox, relay, until_gone
+from gateway.port import control
+from gateway.port.line import LineError, PortDown
+from gateway.port.router import Forbidden
+from protocol.telnet.com_port import Control, Parity, Purge, Request, StopBits, SubCommand
+from protocol.telnet.decoder import Data
+from protocol.telnet.notices import LineState, ModemState
+from protocol.telnet.server import Answer, Break, Flow, TelnetServer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.clients.relay import Manner
+    from gateway.clients.streams import Stream
+    from gateway.port.bus import PortStatus
+    from gateway.port.router import Session
+    from gateway.tasks.watch import Cell
+    from protocol.telnet.server import Event
+
+__all__ = ["serve"]
+
+_BREAK: Final = 0.25
+"""Seconds of telnet's BRK, whose length is left to us."""
+_LOOK: Final = 0.1
+"""Seconds between two looks at the modem lines: no driver says when they change without keeping a thread."""
+_UNSENT: Final = 65_536
+"""Bytes of answers that a client may leave unread before nothing more is read from it."""
+
+_PARITIES: Final = {parity.name.title(): parity for parity in Parity}
+"""RFC 2217's numbers by the contract's words."""
+_WORDS: Final = re.compile(r"(\d+) ([5-8])([NOEMS])([12])(?: (.*))?$")
+"""The settings in words, ``9600 8N1 RTS/CTS``: all that is known of another CPU's line."""
+
+_FLOWS: Final = {
+    Control.NO_FLOW: (False, False),
+    Control.XON_XOFF: (True, False),
+    Control.RTS_CTS: (False, True),
+}
+"""XON/XOFF and RTS/CTS by what asks for them."""
+_LINES: Final = {
+    Control.DTR_ON: control.SetLines(dtr=True),
+    Control.DTR_OFF: control.SetLines(dtr=False),
+    Control.RTS_ON: control.SetLines(rts=True),
+    Control.RTS_OFF: control.SetLines(rts=False),
+}
+_INBOUND: Final = range(Control.ASK_FLOW_IN, Control.RTS_CTS_IN + 1)
+"""Requests about flow control of what the line says, which is that of the other way here."""
+_SETTINGS: Final = (SubCommand.RATE, SubCommand.DATA_BITS, SubCommand.PARITY, SubCommand.STOP_BITS)
+
+
+async def serve(stream: Stream, session: Session, idle_limit: Cell[int], manner: Manner, signature: str) -> None:
+    """Serve a client until it leaves, the session is ended, or it was idle for ``idle_limit`` seconds; closes both.
+
+    ``signature`` is told to a client that asks who we are.
+    """
+    async with trio.open_nursery() as nursery:
+        telnet = _Telnet(stream, session, nursery, signature)
+        nursery.start_soon(telnet.run)
+        await relay(telnet, session, idle_limit, manner)
+        nursery.cancel_scope.cancel()
+
+
+@final
+class _Telnet:
+    """One client's telnet connection, as the Stream of its bytes; ``run`` sends what does not go at once."""
+
+    exact = False
+
+    def __init__(self, stream: Stream, session: Session, nursery: trio.Nursery, signature: str) -> None:
+        self._stream = stream
+        self._session = session
+        self._nursery = nursery
+        self.connection = stream.connection
+        self._server = TelnetServer(signature)
+        self._events: deque[Event] = deque()
+        self._asked: trio.Event | None = None
+        """Set when the request that is carried out is answered; None while there is none."""
+        self._unsent = bytearray(self._server.start())
+        self._moved = trio.lowlevel.ParkingLot()
+        """Whoever waits for a change of what is unsent, or for the client to take data again."""
+        self._settings: dict[SubCommand, int] = {}
+        """What the client was told of the line's settings."""
+        self._dtr = self._rts = True
+        """What was asked of these lines last, where the device has none."""
+        self._in_break = False
+
+    # -- as a Stream: what the line says
+
+    def send_nowait(self, data: bytes) -> int:
+        """See Stream. All of it is taken, or nothing: no byte of telnet may come between the two of an escape."""
+        if self._unsent or self._server.suspended:
+            return 0
+        self._send(self._server.data(data))
+        return len(data)
+
+    async def send(self, data: bytes) -> int:
+        """See Stream."""
+        while not (took := self.send_nowait(data)):
+            await self._moved.park()
+        return took
+
+    async def skip(self, count: int) -> None:
+        """See Stream: telnet cannot tell."""
+        await self._stream.skip(count)
+
+    def _send(self, data: bytes) -> None:
+        """Send ``data`` behind what waits, at once where nothing does."""
+        if not self._unsent:
+            data = data[self._stream.send_nowait(data) :]
+        self._unsent += data
+        self._moved.unpark_all()
+
+    def close(self) -> None:
+        """See Stream."""
+        self._stream.close()
+
+    # -- what the client says
+
+    async def receive(self) -> bytes:
+        """See Stream: the next data, when all that was asked before it is answered."""
+        while True:
+            if self._asked is not None:
+                await self._asked.wait()
+                self._asked = None
+            while self._events:
+                event = self._events.popleft()
+                match event:
+                    case Data():
+                        return event.data
+                    case Answer():
+                        self._send(event.data)
+                    case Flow():
+                        self._moved.unpark_all()
+                    case _:
+                        self._asked = trio.Event()
+                        self._nursery.start_soon(self._carry_out, event, self._asked)
+                        await self._asked.wait()
+                        self._asked = None
+            while len(self._unsent) > _UNSENT:
+                await self._moved.park()
+            data = await self._stream.receive()
+            if not data:
+                return b""
+            self._events.extend(self._server.receive(data))
+
+    async def _carry_out(self, asked: Request | Break, answered: trio.Event) -> None:
+        try:
+            if isinstance(asked, Break):
+                await self._try(control.Break(_BREAK))
+            elif (value := await self._tried(asked)) is not None:
+                self._send(self._server.answer(asked, value))
+        finally:
+            answered.set()
+
+    async def _tried(self, asked: Request) -> int | None:
+        """Do what is asked, as far as it may be done; return what is in force then, in RFC 2217's numbers."""
+        match asked.command:
+            case SubCommand.CONTROL:
+                assert asked.value is not None, "the server answers no other"
+                return await self._controlled(Control(asked.value))
+            case SubCommand.PURGE:
+                await self._purged(Purge(asked.value or Purge.BOTH))
+                return asked.value or Purge.BOTH
+        if (values := _wanted(asked)) is not None:
+            await self._try(control.Configure(values))
+        self._settings = _in_force(self._session.state.value)
+        return self._settings.get(asked.command, 0)
+
+    async def _controlled(self, asked: Control) -> int:
+        if asked in (Control.ASK_BREAK, Control.BREAK_ON, Control.BREAK_OFF):
+            return await self._break_held(asked)
+        if asked in _LINES or asked in (Control.ASK_DTR, Control.ASK_RTS):
+            return await self._lines_moved(asked)
+        if asked in _FLOWS:
+            xon_xoff, rts_cts = ("yes" if on else "no" for on in _FLOWS[asked])
+            # One before the other: some hardware has only one of them.
+            for values in ((("FlowControlXONXOFF", xon_xoff),), (("FlowControlRTSCTS", rts_cts),)):
+                await self._try(control.Configure(values))
+        flow = _flow(self._session.state.value)
+        return flow + (Control.NO_FLOW_IN - Control.NO_FLOW) if asked in _INBOUND else flow
+
+    async def _break_held(self, asked: Control) -> int:
+        if asked is not Control.ASK_BREAK:
+            with contextlib.suppress(PortDown, Forbidden):
+                with contextlib.suppress(LineError):
+                    await self._session.control(control.HoldBreak(asked is Control.BREAK_ON))
+                self._in_break = asked is Control.BREAK_ON
+        return Control.BREAK_ON if self._in_break else Control.BREAK_OFF
+
+    async def _lines_moved(self, asked: Control) -> int:
+        is_dtr = asked in (Control.ASK_DTR, Control.DTR_ON, Control.DTR_OFF)
+        try:
+            if asked in _LINES:
+                await self._try(_LINES[asked])
+            lines = self._session.modem_lines()
+            on = lines.dtr if is_dtr else lines.rts
+        except (LineError, PortDown):
+            if asked in (Control.DTR_ON, Control.DTR_OFF):
+                self._dtr = asked is Control.DTR_ON
+            elif asked in _LINES:
+                self._rts = asked is Control.RTS_ON
+            on = self._dtr if is_dtr else self._rts
+        if is_dtr:
+            return Control.DTR_ON if on else Control.DTR_OFF
+        return Control.RTS_ON if on else Control.RTS_OFF
+
+    async def _purged(self, what: Purge) -> None:
+        if what is not Purge.TO_SEND and isinstance(self._session.reader, Outbox):
+            self._session.reader.purge()
+        if what is not Purge.RECEIVED:
+            await self._try(control.Purge())
+
+    async def _try(self, *steps: control.Step) -> bool:
+        """Ask the line for it; return whether it was done. What is not is told by the answer."""
+        with contextlib.suppress(LineError, PortDown, Forbidden):
+            await self._session.control(*steps)
+            return True
+        return False
+
+    # -- what happens beside the bytes
+
+    async def run(self) -> None:
+        """Send what did not go at once, and tell of what changes, until cancelled."""
+        self._settings = _in_force(self._session.state.value)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_gone, self._session, self._send_rest)
+            nursery.start_soon(self._tell_of_the_port)
+            nursery.start_soon(self._watch_lines)
+
+    async def _send_rest(self) -> None:
+        """Raises OSError, as the stream."""
+        while True:
+            while not self._unsent:
+                await self._moved.park()
+            took = await self._stream.send(bytes(self._unsent))
+            del self._unsent[:took]
+            self._moved.unpark_all()
+
+    async def _tell_of_the_port(self) -> None:
+        """Tell the client of breaks, and of settings that others have changed: its hold of them is over."""
+        breaks = self._session.state.value.breaks
+        async for state in self._session.state.changes():
+            if state.breaks != breaks:
+                breaks = state.breaks
+                self._send(self._server.line(LineState.BREAK))
+            if self._asked is None and self._server.has_com_port:
+                before, self._settings = self._settings, _in_force(state)
+                for command, value in self._settings.items():
+                    if before.get(command) != value:
+                        self._send(self._server.answer(Request(command), value))
+
+    async def _watch_lines(self) -> None:
+        """Tell the client of the modem lines while it wants to know, where there are any."""
+        while True:
+            with contextlib.suppress(LineError, PortDown):
+                lines = self._session.modem_lines()
+                asserted = {"CTS": lines.cts, "DSR": lines.dsr, "RI": lines.ri, "DCD": lines.dcd}
+                state = sum(ModemState[name] for name, on in asserted.items() if on)
+                self._send(self._server.modem(ModemState(state)))
+            await trio.sleep(_LOOK)
+
+
+def _wanted(asked: Request) -> tuple[tuple[str, str], ...] | None:
+    """Return what a request would set, by the contract's names; None where it asks, or wants what no UART here has."""
+    value = asked.value
+    match asked.command:
+        case SubCommand.RATE if value is not None:
+            return (("BaudRate", str(value)),)
+        case SubCommand.DATA_BITS if value is not None:
+            return (("DataBits", str(value)),)
+        case SubCommand.PARITY if value is not None:
+            return (("Parity", Parity(value).name.title()),)
+        case SubCommand.STOP_BITS if value in (StopBits.ONE, StopBits.TWO):
+            return (("StopBits", str(value)),)
+        case _:
+            return None
+
+
+def _in_force(state: PortStatus) -> dict[SubCommand, int]:
+    """Return the line's settings in RFC 2217's numbers; empty where nobody knows them."""
+    values = _known(state)
+    if not values:
+        return {}
+    rate, data_bits, stop_bits = (int(str(values[name])) for name in ("BaudRate", "DataBits", "StopBits"))
+    return dict(zip(_SETTINGS, (rate, data_bits, _PARITIES[str(values["Parity"])], stop_bits), strict=True))
+
+
+def _flow(state: PortStatus) -> int:
+    values = _known(state)
+    wanted = (bool(values.get("FlowControlXONXOFF")), bool(values.get("FlowControlRTSCTS")))
+    return next((asked for asked, flow in _FLOWS.items() if flow == wanted), Control.XON_XOFF)
+
+
+def _known(state: PortStatus) -> Mapping[str, object]:
+    """Return the settings by the contract's names: the driver's, or what the owner of the line says in words."""
+    if state.in_force is not None:
+        return state.in_force
+    if (words := _WORDS.search(state.settings)) is None:
+        return {}
+    rate, data_bits, parity, stop_bits, flow = words.groups("")
+    return {
+        "BaudRate": int(rate),
+        "DataBits": int(data_bits),
+        "Parity": next(name for name in _PARITIES if name.startswith(parity)),
+        "StopBits": int(stop_bits),
+        "FlowControlXONXOFF": "XON/XOFF" in flow,
+        "FlowControlRTSCTS": "RTS/CTS" in flow,
+    }
