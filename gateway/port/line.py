@@ -87,6 +87,10 @@ class Claim(Protocol):
         """Those who hear a reply to the writer: readers with an equal one."""
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether its messages are of several clients, as a link's are: none takes the place of another then."""
+
+    @property
     def age_limit(self) -> float:
         """Seconds after which a message that has not begun is stale."""
 

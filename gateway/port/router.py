@@ -197,6 +197,8 @@ class Session:
         """
         self.party: object = self
         """Those who hear a reply to the holder; serial.cgi's requests and its receive buffer are one."""
+        self.is_mixed = False
+        """Whether the holder is a link, which writes the messages of several clients."""
         self.is_monitor = not write
         """Whether the holder hears the replies to others too, on a line with a turn rule."""
         self.counters = Counters()

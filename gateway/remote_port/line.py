@@ -89,6 +89,8 @@ class Taken:
         self.known = trio.Event()
         self.lost: Reason | None = None
         """Why bytes of it were lost, if any were: the last reason."""
+        self.given_up = False
+        """Its writer has sent another in its place, and waits for no reply to this one."""
 
     @property
     def holder(self) -> str:
@@ -97,8 +99,8 @@ class Taken:
 
     @property
     def party(self) -> object:
-        """Those who hear the reply."""
-        return self.claim.party
+        """Those who hear the reply: but for monitors nobody, once it is given up."""
+        return self if self.given_up else self.claim.party
 
 
 @final
@@ -239,17 +241,20 @@ class RemoteLine:
             self._asked[channel].clear()  # offsets begin anew
 
     def supersede(self, claim: Claim, data: bytes) -> int:
-        """Withdraw this writer's last request if ``data`` takes its place and none of it was sent. Return 0.
+        """Give up this writer's last request, which is not known to have begun, if ``data`` takes its place. Return 0.
 
-        What was sent stands in the owner's queue, where nobody can tell the clients of a link apart.
+        It is withdrawn while none of it was sent. What was sent stands in the owner's queue, where nobody can tell the
+        clients of a link apart: it has its turn there, and its reply is nobody's.
         """
-        if self._rule is None:
+        if self._rule is None or claim.is_mixed:
             return 0
         channel = CHANNELS[claim.traffic]
         last = next((taken for taken in reversed(self._outcomes[channel]) if taken.claim is claim), None)
-        if last is None or not last.by_rule or self._session.is_sent(channel, last.progress.start):
+        if last is None or not last.by_rule or not self._rule.supersedes(data, last.data):
             return 0
-        if self._rule.supersedes(data, last.data):
+        if self._session.is_sent(channel, last.progress.start):
+            last.given_up = True
+        else:
             self.withdraw(channel, last.progress.start)
         return 0
 

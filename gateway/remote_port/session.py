@@ -461,6 +461,7 @@ class RemoteSession:
                     right
                 )
                 writer.line.outcome = writer.settle
+                writer.line.is_mixed = True
             elif right not in rights and writer.line is not None:
                 line, writer.line = writer.line, None
                 line.end("the right to this traffic class was withdrawn")

@@ -71,6 +71,7 @@ class _Housekeeping:
     holder = "the port's settings"
     party = None
     age_limit = math.inf
+    is_mixed = False
 
     def check(self, accepted: float, ahead: float = 0.0) -> None:
         """See Claim."""

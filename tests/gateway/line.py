@@ -41,6 +41,7 @@ class Writer:
     traffic: Right = Right.TCP
     holder: str = "a writer"
     age_limit: float = math.inf
+    is_mixed: bool = False
     revoked: bool = False
     written: int = 0
     checked: list[float] = field(default_factory=list)

@@ -170,6 +170,33 @@ async def test_two_masters_of_which_one_is_chained_share_the_line_as_well(
     assert sum(master.right for master in masters) >= 0.97 * alone.right
 
 
+def read(unit: int, address: int) -> bytes:
+    return modbus_rtu.framed(struct.pack(">BBHH", unit, 3, address, COUNT))
+
+
+def answer(unit: int, address: int) -> bytes:
+    values = struct.pack(f">{COUNT}H", *(register(unit, address + each) for each in range(COUNT)))
+    return modbus_rtu.framed(bytes((unit, 3, len(values))) + values)
+
+
+async def test_a_chained_master_that_gave_a_request_up_does_not_get_its_reply_as_that_to_the_next(
+    monkeypatch: pytest.MonkeyPatch, clock: MockClock
+) -> None:
+    driver = serial_core()
+    async with chained_port(monkeypatch, driver, 9600, RULE) as (owner, far):
+        owner.nursery.start_soon(Bus485(driver).run)
+        (busy, _), (sock, _) = owner.client(Right.TCP), far.client(Right.TCP)
+        assert {session.is_mixed for session in owner.handle.sessions if session.writes} == {True, False}
+        await busy.send(read(9, 0))  # a dead unit: the line is its for two timeouts
+        await trio.sleep(0.05)
+        for address in (100, 200):
+            await sock.send(read(1, address))
+            await trio.sleep(0.1)
+        await trio.sleep(1.5)
+        assert driver.sent.count(read(1, 100)) == driver.sent.count(read(1, 200)) == 1
+        assert await sock.recv(4096) == answer(1, 200)
+
+
 async def test_without_turns_two_masters_destroy_each_others_answers(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:

@@ -201,18 +201,30 @@ async def test_over_the_fastest_link_a_long_piece_is_no_longer_message_than_a_li
         (TurnRule("modbus-rtu"), b"newer", True),
     ],
 )
-@pytest.mark.parametrize("how", ["waits", "was sent", "has parameters", "is another's"])
+@pytest.mark.parametrize("how", ["waits", "was sent", "has parameters", "is another's", "is a link's"])
 async def test_only_a_writers_own_request_that_was_not_sent_is_superseded_and_only_by_the_rule(
     rule: TurnRule | None, newer: bytes, gives_way: bool, how: str
 ) -> None:
-    remote, writer = line(), Writer()
+    remote, writer = line(), Writer(is_mixed=how == "is a link's")
     remote.set_rule(rule)
     parameters = TurnParameters(1, b"", 9) if how == "has parameters" else None
-    await remote.put(b"first", Writer() if how == "is another's" else writer, trio.current_time(), parameters)
+    first = await remote.put(b"first", Writer() if how == "is another's" else writer, trio.current_time(), parameters)
     if how == "was sent":
         remote._session._streams[Channel.TCP].ring.advance()
     await remote.write(newer, writer, trio.current_time())
     assert remote.losses == ({Reason.WITHDRAWN: 5} if gives_way and how == "waits" else {})
+    # What was sent has its turn all the same; its reply is then nobody's.
+    assert (first.party is not first.claim.party) == (gives_way and how == "was sent")
+
+
+async def test_a_request_that_has_begun_keeps_its_reply_though_its_writer_sends_another() -> None:
+    remote, writer = line(), Writer()
+    remote.set_rule(TurnRule("modbus-rtu"))
+    first = await remote.write(b"first", writer, trio.current_time())
+    remote._session._streams[Channel.TCP].ring.advance()
+    remote.settled(Settled(Channel.TCP, 0, 5, None))
+    second = await remote.write(b"second", writer, trio.current_time())
+    assert first.party is second.party is writer
 
 
 async def test_a_reply_finds_the_message_that_it_answers_until_a_later_one_has_its_turn() -> None:
