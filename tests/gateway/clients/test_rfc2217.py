@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import socket
 import sys
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from gateway.clients.relay import Manner
+from gateway.clients.rfc2217 import serve
+from gateway.clients.streams import SocketStream
 from gateway.host.config import PortConfig, Rfc2217Config
+from gateway.tasks.watch import Cell
 from protocol.sharing.turn_rule import TurnRule
+from tests.gateway.serial_line.test_controls import port as modem_port
+from tests.gateway.serial_line.test_controls import session
 from tests.helpers import free_port, needs_curl, running_gateway
 
 if TYPE_CHECKING:
@@ -204,6 +213,38 @@ async def test_a_telnet_break_on_a_pty_harms_nothing(tmp_path: Path) -> None:
         assert await gateway.lines[0].hear(3) == b"abc"
         for value in (5, 5, 6):
             assert await mine.until(answered(5, value)) == b""
+
+
+async def test_the_lines_of_a_device_move_in_order_as_soon_as_they_are_asked_for_and_are_told_of(
+    tmp_path: Path,
+) -> None:
+    ours, theirs = socket.socketpair()
+    async with modem_port() as (tty, router), trio.open_nursery() as nursery:
+        served = functools.partial(serve, SocketStream(ours), session(router), Cell(0), Manner(), "P0")
+        nursery.start_soon(served)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as stream:
+            mine = Client(stream)
+            await mine.ask(WILL_COM_PORT)
+            began = trio.current_time()
+            # The reset of esptool: RTS resets the chip, DTR holds its boot pin.
+            for asked in (9, 11, 8, 12, 9):
+                await mine.ask(com_port(5, asked))
+                await mine.until(answered(5, asked))
+            assert trio.current_time() - began < 0.5
+            tty.lines = replace(tty.lines, cts=True, dcd=True)
+            await mine.until(answered(7, 0x99))
+            await mine.ask(BRK, com_port(12, 2), com_port(12, 1))
+            await mine.until(answered(12, 1))
+        nursery.cancel_scope.cancel()
+    told = [what for what, _ in tty.log]
+    assert told[:5] == [
+        "dtr False rts None",
+        "dtr None rts True",
+        "dtr True rts None",
+        "dtr None rts False",
+        "dtr False rts None",
+    ]
+    assert told[5:] == ["break", "no break", "purge"]
 
 
 async def test_addresses_are_those_of_the_generic_tcp_server(tmp_path: Path) -> None:

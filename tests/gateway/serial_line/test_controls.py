@@ -14,7 +14,7 @@ import trio.testing
 from gateway.host.config import SerialConfig
 from gateway.port.bus import Bus
 from gateway.port.control import Break, Configure, HoldBreak, Pause, Purge, SetLines, checked
-from gateway.port.line import PortDown
+from gateway.port.line import ModemLines, PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked, Router
 from gateway.serial_line.arbiter import Arbiter
@@ -40,6 +40,7 @@ class Modem(NarrowTty):
     def __init__(self) -> None:
         super().__init__(1 << 20)
         self.log: list[tuple[str, float]] = []
+        self.lines = ModemLines(dtr=True, rts=True, cts=False, dsr=False, ri=False, dcd=False)
 
     def _note(self, what: str) -> None:
         self.log.append((what, round(trio.current_time(), 3)))
@@ -56,8 +57,13 @@ class Modem(NarrowTty):
     def end_break(self) -> None:
         self._note("no break")
 
+    def modem_lines(self) -> ModemLines:
+        return self.lines
+
     def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
         self._note(f"dtr {dtr} rts {rts}")
+        now = self.lines
+        self.lines = replace(now, dtr=now.dtr if dtr is None else dtr, rts=now.rts if rts is None else rts)
 
     async def purge(self) -> int:
         await trio.lowlevel.checkpoint()
