@@ -76,12 +76,13 @@ _SETTINGS: Final = (SubCommand.RATE, SubCommand.DATA_BITS, SubCommand.PARITY, Su
 async def serve(stream: Stream, session: Session, idle_limit: Cell[int], manner: Manner, signature: str) -> None:
     """Serve a client until it leaves, the session is ended, or it was idle for ``idle_limit`` seconds; closes both.
 
-    ``signature`` is told to a client that asks who we are.
+    ``signature`` is told to a client that asks who we are. One that ended its sending is left at once: it asks nothing
+    more, and what it holds would keep the next client, maybe its own next connection, from setting the line.
     """
     async with trio.open_nursery() as nursery:
         telnet = _Telnet(stream, session, nursery, signature)
         nursery.start_soon(telnet.run)
-        await relay(telnet, session, idle_limit, manner)
+        await relay(telnet, session, idle_limit, manner._replace(linger=0.0))
         nursery.cancel_scope.cancel()
 
 
@@ -103,8 +104,8 @@ class _Telnet:
         self._unsent = bytearray(self._server.start())
         self._moved = trio.lowlevel.ParkingLot()
         """Whoever waits for a change of what is unsent, or for the client to take data again."""
-        self._settings: dict[SubCommand, int] = {}
-        """What the client was told of the line's settings."""
+        self._held: dict[SubCommand, int] = {}
+        """What the client has set, and was told to be in force."""
         self._dtr = self._rts = True
         """What was asked of these lines last, where the device has none."""
         self._in_break = False
@@ -174,6 +175,7 @@ class _Telnet:
                 await self._try(control.Break(_BREAK))
             elif (value := await self._tried(asked)) is not None:
                 self._send(self._server.answer(asked, value))
+            self._tell_of_settings()  # what came meanwhile
         finally:
             answered.set()
 
@@ -186,10 +188,13 @@ class _Telnet:
             case SubCommand.PURGE:
                 await self._purged(Purge(asked.value or Purge.BOTH))
                 return asked.value or Purge.BOTH
-        if (values := _wanted(asked)) is not None:
+        values = _wanted(asked)
+        if values is not None:
             await self._try(control.Configure(values))
-        self._settings = _in_force(self._session.state.value)
-        return self._settings.get(asked.command, 0)
+        found = _in_force(self._session.state.value).get(asked.command, 0)
+        if values is not None and found == asked.value:
+            self._held[asked.command] = found
+        return found
 
     async def _controlled(self, asked: Control) -> int:
         if asked in (Control.ASK_BREAK, Control.BREAK_ON, Control.BREAK_OFF):
@@ -246,7 +251,6 @@ class _Telnet:
 
     async def run(self) -> None:
         """Send what did not go at once, and tell of what changes, until cancelled."""
-        self._settings = _in_force(self._session.state.value)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_gone, self._session, self._send_rest)
             nursery.start_soon(self._tell_of_the_port)
@@ -262,17 +266,24 @@ class _Telnet:
             self._moved.unpark_all()
 
     async def _tell_of_the_port(self) -> None:
-        """Tell the client of breaks, and of settings that others have changed: its hold of them is over."""
+        """Tell the client of breaks, and of its settings that an admin has changed.
+
+        A client takes any such notice for an answer, and one that has just asked for another value would give up: so it
+        is told of nothing that it has not set.
+        """
         breaks = self._session.state.value.breaks
         async for state in self._session.state.changes():
             if state.breaks != breaks:
                 breaks = state.breaks
                 self._send(self._server.line(LineState.BREAK))
-            if self._asked is None and self._server.has_com_port:
-                before, self._settings = self._settings, _in_force(state)
-                for command, value in self._settings.items():
-                    if before.get(command) != value:
-                        self._send(self._server.answer(Request(command), value))
+            if self._asked is None:
+                self._tell_of_settings()
+
+    def _tell_of_settings(self) -> None:
+        for command, value in _in_force(self._session.state.value).items():
+            if self._held.get(command, value) != value:
+                del self._held[command]
+                self._send(self._server.answer(Request(command), value))
 
     async def _watch_lines(self) -> None:
         """Tell the client of the modem lines while it wants to know, where there are any."""
