@@ -270,3 +270,132 @@ def test_a_tty_gets_a_group_of_the_services_own_where_a_drop_in_lets_it(service:
     service.until(f"stat -Lc %G {TTY}", lambda group: group == "dialout")
     member = "setpriv --reuid=nobody --regid=nogroup --groups=dialout"
     assert service.says(f"{member} bash -c '{SAY}'") == "hello"
+
+
+LOG = "/var/log/daisyport/P0.log"
+
+
+def test_a_log_of_the_line_is_kept_within_the_sandbox(service: Machine) -> None:
+    service.write(CONFIG, f'{LINE}[[port_manager]]\nserial = 1\n[port_manager.log]\nfile = "{LOG}"\n')
+    service.run("systemctl restart daisyport")
+    open_tcp(service)
+    service.run("bash -c 'exec 3<>/dev/tcp/127.0.0.1/3000; echo hello >&3; timeout 10 head -c 6 <&3'")
+    service.until(f"cat {LOG}", lambda log: log.endswith(" hello"))
+    assert service.says(f"stat -c '%U %a' {LOG}") == "daisyport 600"
+
+
+# The pages of docs/operating -----------------------------------------------------------------------------------
+
+PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs/operating").glob("*.md")))
+
+RUN = {
+    "systemctl status daisyport": "1 of 1 ports up",
+    "daisyport status": "P0   up    /dev/ttyV0",
+    "daisyport status P0": "device    /dev/ttyV0",
+    "daisyport ports": "/daisyport/ports/P0 (WebSocket)",
+    "daisyport devices": "",
+    "daisyport check": "ok, and running",
+    "daisyport health": "ok",
+    "journalctl -u daisyport -p err": "",
+    "journalctl -u daisyport -p warning": "",
+    "kill -USR1": "",
+    "daisyport keygen": "-",
+    "daisyport keygen | tr -d '\\n' | install -m 600 /dev/stdin /root/new.key": "",
+    "cat /root/new.key | daisyport rekey P0": "P0 has the new key, and takes the old one too for 24 h.",
+    "curl --digest -u anna --data-urlencode 'RemotePort.R0.AuthenticationKey@/root/new.key' "
+    "'http://cpu2:8080/axis-cgi/param.cgi?action=update'": "OK",
+    "daisyport trace P0": "- the port is up",
+    "daisyport trace P0 --pcapng line.pcapng": "Writing to line.pcapng until Ctrl-C.",
+    "daisyport kick HOLDER": "ended: 127.0.0.1:",
+    "openssl rand -hex 32 | install -m 600 -o daisyport /dev/stdin /etc/daisyport/metrics.token": "",
+    "systemctl reload daisyport": "",
+    "daisyport backup cpu1.tar.gz": "",
+    "systemctl stop daisyport && daisyport restore cpu1.tar.gz && systemctl start daisyport": "",
+    "systemctl stop daisyport && cp /var/lib/daisyport/parameters.old /var/lib/daisyport/parameters": "",
+    "daisyport restore --identity --keys --configuration cpu1.tar.gz": "",
+    "daisyport check; systemctl start daisyport": "ok",
+    "daisyport user add anna --role admin": "anna is already a user",
+    "daisyport check && systemctl restart daisyport": "ok",
+    "systemctl restart daisyport": "",
+}
+"""The commands of the pages that are run here, in this order, and a part of what each prints."""
+
+ELSEWHERE = {
+    "apt install ./daisyport_VERSION_ARCH.deb": "the Debian package",
+    "apt install ./daisyport_VERSION_ARCH.deb && systemctl stop daisyport": "the Debian package",
+    "apt install --allow-downgrades ./daisyport_OLDER_amd64.deb": "the Debian package",
+    "apt remove daisyport": "the Debian package",
+    "apt purge daisyport": "the Debian package",
+    "/opt/daisyport/bin/pip install --upgrade . && systemctl restart daisyport": "as the README installs it",
+    "cp systemd/daisyport.socket /etc/systemd/system/ && systemctl enable --now daisyport.socket && "
+    "systemctl restart daisyport": "the test of the sockets",
+    "systemctl disable --now daisyport && rm /etc/systemd/system/daisyport.service /etc/sysusers.d/daisyport.conf": "",
+    "rm -r /opt/daisyport /etc/daisyport /var/lib/daisyport": "nothing would be left to test",
+    "start-stop-daemon --start --background --make-pidfile --pidfile /run/daisyport.pid --chuid daisyport:dialout "
+    "--exec /usr/bin/daisyport -- run --config /etc/daisyport/daisyport.toml": "another init",
+    "daisyport import-ser2net /etc/ser2net.yaml": "tests of that command, with all of Debian's examples",
+    "daisyport trace P0 --pcapng - | wireshark -k -i -": "no display",
+    "tshark -r line.pcapng -d rtacser.data,mbrtu": "tests/clients",
+    "daisyport run": "the service",
+    "daisyport kick": "named without its argument",
+    "daisyport user add": "named without its arguments",
+    "daisyport user remove": "named without its argument",
+    "daisyport user add NAME --role admin": "with a name",
+    "daisyport rekey P0": "named without its pipe",
+}
+"""Those that are not, and why, or who runs them."""
+
+
+def commands_of_the_pages() -> set[str]:
+    """Every command of a block or in a sentence."""
+    fenced = r"(?ms)^```(\w*)\n(.*?)^```$"
+    blocks = [block for language, block in re.findall(fenced, PAGES) if not language]
+    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    sentences = re.sub(fenced, "", PAGES)
+    programs = "daisyport|systemctl|journalctl|kill|curl|apt|/opt/daisyport/bin/pip"
+    words = re.findall(rf"`((?:{programs}) [^`]*)`", sentences)
+    return {re.sub(r"\s+", " ", line.partition(" # ")[0]).strip() for line in [*lines, *words]}
+
+
+def test_each_command_of_the_operating_pages_is_run_or_has_its_reason() -> None:
+    assert commands_of_the_pages() == RUN.keys() | ELSEWHERE.keys()
+
+
+def test_the_commands_of_the_operating_pages_do_what_these_say(service: Machine) -> None:
+    service.until("systemctl show -p StatusText --value daisyport", lambda words: words.endswith(": 1 of 1 ports up"))
+    token = '[http]\nmetrics_token = "/etc/daisyport/metrics.token"\n'
+    open_tcp(service)
+    key = "PortManager.P0.RemotePortServer.AuthenticationKey=the-old-key"
+    assert param(service, f"action=update&{key}") == "OK"
+    # Somebody has to be there who can be kicked.
+    service.run("systemd-run --quiet --collect --unit=client bash -c 'exec 3<>/dev/tcp/127.0.0.1/3000; cat <&3'")
+    holder = service.until(
+        "/opt/daisyport/bin/daisyport status P0 | grep -o '^127[0-9.:]*'", lambda said: said.startswith("127")
+    )
+    actual = {
+        "kill -USR1": f"kill -USR1 {main_process(service)}",
+        "HOLDER": holder,
+        "daisyport trace": "timeout --foreground --preserve-status -s INT 5 daisyport trace",
+        "-u anna ": f"-u 'anna:{PASSWORD}' ",
+        "//cpu2:": "//127.0.0.1:",
+    }
+    for command, said in RUN.items():
+        if command == "systemctl reload daisyport":
+            service.write(CONFIG, LINE + token)
+        if command.startswith("daisyport restore"):
+            service.run("systemctl stop daisyport")
+        if "parameters.old" in command:
+            assert param(service, "action=update&Serial.Ser1.BaudRate=19200") == "OK"
+        if command == "daisyport health":
+            service.until("/opt/daisyport/bin/daisyport health", lambda word: word == "ok")
+        for written, here in actual.items():
+            command = command.replace(written, here)
+        refused = command.startswith("daisyport user add")
+        done = service.run(f"export PATH=/opt/daisyport/bin:$PATH; {command}", check=not refused)
+        assert said in done.stdout, command
+        service.until("systemctl is-active daisyport", lambda state: state in ("active", "inactive"))
+    assert service.says("stat -c %a /root/new.key") == "600"
+    assert service.says("stat -c %a /src/line.pcapng") == "600"
+    stored = service.says("cat /var/lib/daisyport/parameters")
+    assert service.says("cat /root/new.key") in stored
+    assert "the-old-key" not in stored
