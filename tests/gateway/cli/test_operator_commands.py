@@ -227,3 +227,31 @@ async def test_a_log_of_the_line_holds_what_it_said_until_the_gateway_stops(shor
             assert await client.receive_some() == b"login: "
     assert re.search(r"-- the port is up\n.*\n\S+ \S+ login: \n\S+ \S+ -- the port is down", file.read_text())
     assert "password" not in file.read_text()
+
+
+async def test_a_trace_that_nobody_reads_slows_nobody_and_says_what_it_left_out(short_path: Path) -> None:
+    block, count = os.urandom(65_536), 48
+    with trio.fail_after(60):
+        async with (
+            running_gateway(short_path) as gateway,
+            await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp()) as client,
+            tracing(gateway, "P0") as process,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def say() -> None:
+                for _ in range(count):
+                    await gateway.lines[0].say(block)
+
+            nursery.start_soon(say)
+            received = bytearray()
+            while len(received) < count * len(block):
+                received += await client.receive_some(65_536)
+            assert received == block * count
+            status = await gateway.status()
+            (queue,) = [each["queue"] for each in status["clients"] if each["service"] == "Trace"]
+            assert 0 < queue <= 1 << 18
+            assert process.stdout is not None
+            shown = b""
+            while b"bytes not shown" not in shown:
+                shown = shown[-200:] + await process.stdout.receive_some()
