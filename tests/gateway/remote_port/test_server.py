@@ -320,6 +320,22 @@ async def test_two_cpus_with_one_node_id_are_found_out_and_the_older_link_is_kep
                 nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(("third", "flapping"), [("127.0.0.3", 60.0), ("127.0.0.1", 0.0)])
+async def test_a_cpu_that_comes_from_a_third_address_or_back_after_a_minute_is_no_twin(
+    third: str, flapping: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_service, "_FLAPPING", flapping)
+    with trio.fail_after(8):
+        async with chained(0) as ((owner,), _):
+            await owner.serve()
+            async with trio.open_nursery() as nursery:
+                for number, address in enumerate(("127.0.0.1", "127.0.0.2", third), 1):
+                    nursery.start_soon(come_numbered, owner, address, number)
+                    await holds(lambda: owner.service.sessions and session_of(owner).address == address)  # noqa: B023
+                assert not owner.service.duplicates
+                nursery.cancel_scope.cancel()
+
+
 async def come_numbered(owner: Node, address: str, number: int) -> list[object]:
     """Come with that connection number, as a twin that was told the last one does."""
     link, session = call(owner.port, address=address), ClientSession(C.id, SessionLimits())
