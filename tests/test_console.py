@@ -292,3 +292,31 @@ async def test_when_the_gateway_stops_the_page_says_so(tmp_path: Path) -> None:
             login = {"username": "admin", "password": PASSWORD}
             errors = await trio.to_thread.run_sync(_visit, gateway, look, {"http_credentials": login})
             assert [why for why in errors if "ERR_CONNECTION" not in why] == []
+
+
+async def test_a_page_that_offers_binary_gets_it_and_every_byte_both_ways(tmp_path: Path) -> None:
+    every = bytes(range(256))
+
+    def look(page: Page) -> None:
+        opened = """url => new Promise((resolve, reject) => {
+            window.line = new WebSocket(url.replace("http", "ws"), ["wsSerial", "binary"]);
+            window.line.binaryType = "arraybuffer";
+            window.heard = [];
+            window.line.onmessage = event => window.heard.push(
+                ...(event.data instanceof ArrayBuffer ? new Uint8Array(event.data) : [event.data]));
+            window.line.onopen = () => resolve(window.line.protocol);
+            window.line.onerror = () => reject(new Error("refused"));
+        })"""
+        assert page.evaluate(opened, f"http://127.0.0.1:{gateway.http_port}/daisyport/ports/P0") == "binary"
+        page.evaluate("() => line.send(new Uint8Array(Array.from({length: 256}, (_, value) => value)))")
+        assert in_trio(gateway.lines[0].hear, 256) == every
+        in_trio(gateway.lines[0].say, every)
+        page.wait_for_function("heard.length >= 256")
+        assert page.evaluate("heard") == list(every)  # bytes, and no JSON beside them
+        page.evaluate("() => line.send('gr\\u00f6\\u00dfe\\r')")
+        assert in_trio(gateway.lines[0].hear, 8) == "größe\r".encode()
+        page.evaluate("() => line.close()")
+
+    with trio.fail_after(60):
+        async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look)
