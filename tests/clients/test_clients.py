@@ -65,17 +65,26 @@ async def stop_bits(gateway: Gateway) -> str:
 
 @needs_package("axis")
 @needs_curl
-async def test_axis_60_initializes_lists_updates_and_uses_the_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("proto", ["http", "https"])
+async def test_axis_60_as_home_assistant_calls_it_initializes_lists_updates_and_uses_the_line(
+    tmp_path: Path, proto: str
+) -> None:
     with trio.fail_after(40):
         async with running_gateway(tmp_path) as gateway:
             assert await gateway.update(SerialCGI_Enabled="yes") == "OK"
-            script = HERE / "axis_client.py"
-            found = await run(gateway, [sys.executable, script, str(gateway.http_port), PASSWORD], SHUTTER + b"Q")
+            if proto == "https":  # it knows no other scheme than Digest, and recommended is Basic there
+                assert await gateway.set({"Network.HTTP.AuthenticationPolicy": "digest"}) == "OK"
+            command = [sys.executable, HERE / "axis_client.py", str(gateway.http_port), PASSWORD, proto]
+            found = await run(gateway, command, SHUTTER + b"Q")
             assert found == {
                 "version": "60",
                 "apis": APIS,
                 "versions": ["1.0"],
                 "product": "Daisyport",
+                "type": found["type"],
+                "profiles": [],
+                "ports": 0,
+                "applications": False,
                 "firmware": found["firmware"],
                 "serial_number": found["serial_number"],
                 "baud_rate": 9600,
