@@ -224,25 +224,24 @@ def _same_target(uri: str, target: str) -> bool:
     """
     if uri == target:
         return True
-    ours, theirs = _components(uri), _components(target)
+    (path, query), (other_path, other_query) = _components(uri), _components(target)
+    return _same_components(path, other_path, _SEGMENT) and _same_components(query, other_query, _VALUE)
+
+
+_VALUE = re.compile(rb"[^&=+#%\x00-\x1f\x7f]*")
+_SEGMENT = re.compile(rb"[^&=+#%/\x00-\x1f\x7f]*")
+"""What may be spelled otherwise, decoded."""
+
+
+def _same_components(ours: list[str], theirs: list[str], plain: re.Pattern[bytes]) -> bool:
     return len(ours) == len(theirs) and all(
-        one == other or (_decoded(one) == _decoded(other) and _PLAIN.fullmatch(_decoded(one)))
+        one == other or (unquote_to_bytes(one) == unquote_to_bytes(other) and plain.fullmatch(unquote_to_bytes(one)))
         for one, other in zip(ours, theirs, strict=True)
     )
 
 
-_PLAIN = re.compile(rb"[^&=+#%/\x00-\x1f\x7f]*")
-_SEPARATOR = object()
-"""Stands between the path and the arguments, so that no segment is taken for a name."""
-
-
-def _components(target: str) -> list[str | object]:
-    """Split a target into its path's segments, a separator, and each argument's name and value."""
+def _components(target: str) -> tuple[list[str], list[str]]:
+    """Split a target into its path's segments, and each argument's name and value."""
     path, _, query = re.sub(r"\A(?i:https?)://[^/?]*", "", target).partition("?")
     arguments = (piece.partition("=") for piece in query.split("&") if piece)
-    names_and_values = (part for name, _, value in arguments for part in (name, value))
-    return [*re.sub("/+", "/", path).split("/"), _SEPARATOR, *names_and_values]
-
-
-def _decoded(component: str | object) -> bytes:
-    return unquote_to_bytes(component) if isinstance(component, str) else b"/"
+    return re.sub("/+", "/", path).split("/"), [part for name, _, value in arguments for part in (name, value)]

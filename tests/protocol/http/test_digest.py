@@ -194,6 +194,8 @@ PATH = "/axis-cgi/param.cgi"
         (f"HTTPS://[2001:db8::1]{PATH}?a=1", f"{PATH}?a=1"),
         (f"/{PATH}?a=1", f"{PATH}?a=1"),
         (f"{PATH}?a=1", f"/{PATH}?a=1"),
+        (f"{PATH}?group=a%2Fb", f"{PATH}?group=a/b"),
+        (f"{PATH}?a%2fb=1", f"{PATH}?a/b=1"),
         (f"{PATH}?a", f"{PATH}?a="),
         (f"{PATH}?a=1&&b=2&", f"{PATH}?a=1&b=2"),
         (f"{PATH}?writestring=a%2Bb%0d", f"{PATH}?writestring=a%2Bb%0d"),
