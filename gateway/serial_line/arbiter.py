@@ -66,6 +66,7 @@ import trio
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.serial_line.controls import Controls
+from gateway.serial_line.hearing import Hearing
 from gateway.serial_line.pace import Pace
 from gateway.serial_line.settings import message_limit, message_portion
 from gateway.serial_line.sharing import Sharing
@@ -122,6 +123,8 @@ class LineTurn:
         self.claim = claim
         self._accepted = accepted
         self._message = message
+        self.since = trio.current_time()
+        """When the line was taken."""
         self.exchange: Exchange | None = None
         """Under a rule, what the line says to the message: its writer may leave before that is over."""
         self.written = False
@@ -193,12 +196,7 @@ class Arbiter:
         """In HELD, the turn of a writer that waits for its reply itself."""
         self._exchange: Exchange | None = None
         """Under a rule, the request that has the line: written in HELD and FINISHING, answered in ANSWERING."""
-        self._held_since = 0.0
-        """When the turn that waits for a reply was taken."""
-        self._asker: Claim | None = None
-        """Whose the reply is; None where there is none, or not any more."""
-        self._announced = False
-        """The bus was told that what the line says belongs to the asker, or to nobody."""
+        self._hearing = Hearing(bus, self._sharing)
         self._quiet_until = -math.inf
         """Under a rule, the line is left alone until then."""
         self._news = trio.lowlevel.ParkingLot()
@@ -276,11 +274,10 @@ class Arbiter:
         The turn is over when it is closed; whoever took it hears the reply, and closes it.
         """
         await self._take(claim, accepted, message)
-        self._line_turn, self._held_since = LineTurn(self, claim, accepted, message), trio.current_time()
+        self._line_turn = LineTurn(self, claim, accepted, message)
         if self._rule is not None and message:
             self._line_turn.exchange = Exchange(self._rule, message, self._pace.character)
-            self._asker = claim
-            self._announce(claim)
+            self._hearing.begin(claim)
         return self._line_turn
 
     def written_in(self, turn: LineTurn) -> None:
@@ -576,8 +573,7 @@ class Arbiter:
         assert self._rule is not None
         data = bytes(await self._take(claim, accepted, data))
         self._exchange = Exchange(self._rule, data, self._pace.character)
-        self._asker, self._held_since = claim, trio.current_time()
-        self._announce(claim)
+        self._hearing.begin(claim)
         try:
             await self.put(memoryview(data), len(data), claim, accepted)
         except BaseException:
@@ -604,65 +600,34 @@ class Arbiter:
             self._leave_quiet(trio.current_time())
         if self._line_turn is not None and self._line_turn.exchange is not None:
             self._line_turn.exchange.hear(data, trio.current_time())
-        if self._announced:
-            self._bus.deliver_in_turn(data, self._asker)
-        else:
-            self._bus.deliver(data)
+        self._hearing.say(data)
 
     def _deliver(self, heard: list[tuple[Audience, bytes]]) -> None:
         """Hand on what was heard in a turn under a rule, and end the turn where it is over by that."""
         exchange = self._exchange
         assert exchange is not None
-        assert self._rule is not None
-        for audience, data in heard:
-            if audience is Audience.EVERYBODY and exchange.ending is not None:
-                self._announce_end(exchange.ending)
-            if audience is Audience.EVERYBODY or (audience is Audience.ASKER and self._rule.reply_to == "all"):
-                self._bus.deliver(data)
-            else:
-                self._bus.deliver_in_turn(data, self._asker if audience is Audience.ASKER else None)
+        self._hearing.tell(heard, exchange.ending)
         # A reply that is whole while its request is still in a writer's hands ends the turn when that has let go.
         if exchange.ending is not None and self._turn is _Turn.ANSWERING:
             self._end_exchange(exchange, exchange.ending)
 
     def _end_exchange(self, exchange: Exchange, ending: Ending) -> None:
         """Tell how the turn ended; free the line where no late reply may come any more."""
-        assert self._rule is not None
-        if self._asker is not None:
-            self._end_asking(self._asker, ending)
+        self._hearing.answered(ending)
         if not exchange.over:
-            if not self._announced:
-                self._announce(None)
+            self._hearing.isolate()
             return
-        self._announce_end(ending)
+        self._hearing.end(ending)
         self._exchange = None
         if ending is not Ending.ABORTED:
             self._leave_quiet(max(exchange.deadline, self._pace.clear_at(trio.current_time())))
         self._turn = _Turn.HELD
         self.give_back()
 
-    def _end_asking(self, asker: Claim, ending: Ending) -> None:
-        """Count the turn, and tell the bus that its reply is over."""
-        self._sharing.ended(asker.holder, ending)
-        self._announce_end(ending)
-        self._asker = None
-
     def _leave_quiet(self, since: float) -> None:
         """Begin nothing before the rule's quiet is over, which counts from ``since``."""
         assert self._rule is not None
         self._quiet_until = since + self._rule.quiet(self._pace.character)
-
-    def _announce(self, asker: Claim | None) -> None:
-        """Tell the bus whose the next bytes of the line are; None: nobody's, but monitors hear them."""
-        assert self._rule is not None
-        if asker is None or self._rule.reply_to == "sender":
-            self._announced = True
-            self._bus.turn_begins(asker)
-
-    def _announce_end(self, ending: Ending) -> None:
-        if self._announced:
-            self._announced = False
-            self._bus.turn_ends(ending)
 
     def close_turn(self, turn: LineTurn) -> None:
         """End a turn whose writer waited for the reply itself; under a rule, what it did not wait for is nobody's."""
@@ -671,11 +636,10 @@ class Arbiter:
         self._line_turn = None
         begun = turn.written or self._turn is _Turn.FINISHING
         if self._rule is None or turn.exchange is None or not begun or self._down is not None:
-            self._announce_end(Ending.ABORTED)
-            self._asker = None
+            self._hearing.withdraw()
             self.give_back()
             return
-        self._end_asking(turn.claim, Ending.WHOLE if turn.answered else Ending.TIME)
+        self._hearing.answered(Ending.WHOLE if turn.answered else Ending.TIME)
         if turn.answered:
             self._leave_quiet(trio.current_time())
             self.give_back()
@@ -691,7 +655,7 @@ class Arbiter:
             self._isolate(now + rule.reply_timeout)
         else:
             self._exchange = exchange
-            self._announce(None)
+            self._hearing.isolate()
             if written:  # else ``run`` writes the rest, and awaits the reply then
                 self._turn = _Turn.ANSWERING
                 self._deliver([])
@@ -702,16 +666,17 @@ class Arbiter:
         assert self._rule is not None
         self._exchange = Exchange.isolated(self._rule, self._pace.character, until)
         self._turn = _Turn.ANSWERING
-        self._announce(None)
+        self._hearing.isolate()
 
     def status(self) -> dict[str, object]:
         """Return who has the line for a reply, since how many milliseconds, and how many wait."""
-        holder = None
+        holder, since = None, trio.current_time()
         if self._line_turn is not None:
-            holder = self._line_turn.claim.holder
+            holder, since = self._line_turn.claim.holder, self._line_turn.since
         elif self._exchange is not None:
-            holder = "nobody: a late reply may come" if self._asker is None else self._asker.holder
-        held = 0.0 if holder is None else trio.current_time() - self._held_since
+            asker, since = self._hearing.asker, self._hearing.since
+            holder = "nobody: a late reply may come" if asker is None else asker.holder
+        held = trio.current_time() - since
         return {"holder": holder, "held_ms": round(held * 1000), "waiting": len(self._waiting)}
 
     # -- the end
@@ -719,7 +684,7 @@ class Arbiter:
     def end(self, why: str) -> None:
         """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
         self._down = why
-        if self._asker is not None or self._exchange is not None:
+        if self._hearing.asker is not None or self._exchange is not None:
             self._sharing.lost(trio.current_time())
         while self._waiting:
             self._waiting.take().decided.set()

@@ -421,8 +421,10 @@ async def test_the_status_tells_who_has_the_line_and_what_became_of_turns(autoju
 async def test_the_holder_of_a_turn_of_serial_cgi_is_told_too(autojump_clock: MockClock) -> None:
     async with shared(LINE) as port:
         cgi, _ = port.session("anna", Right.CGI)
+        await trio.sleep(1)
         async with cgi.turn(b"ask", None):
-            assert port.turns.status()["holder"] == "anna"
+            await trio.sleep(0.1)
+            assert port.turns.status() == {"holder": "anna", "held_ms": 100, "waiting": 0}
 
 
 async def test_a_reply_to_a_turn_that_the_device_ended_is_nobodys_when_it_is_back(autojump_clock: MockClock) -> None:
