@@ -146,11 +146,14 @@ class SerialDevice:
 
     @property
     def totals(self) -> tuple[int, int]:
-        """Bytes that the tty took, and bytes that were thrown away since or are missing in a message begun."""
+        """Bytes that the tty took, and how many of these were thrown away since.
+
+        What is missing in a message begun is in neither: its writer's claim is told, which counts it as dropped.
+        """
         if self._open is None:
             return self._written, self._discarded
         uart, turns = self._open
-        return self._written + turns.written, self._discarded + uart.discarded + turns.unfinished
+        return self._written + turns.written, self._discarded + uart.discarded
 
     async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
         """Set the line in place, after what was written; where the driver refuses anything, all stays as it was."""
