@@ -40,7 +40,7 @@ class Rekey:
         if key in ("", present):
             return f"{name}: must be another key than before, and not empty"
         before = self._old_keys.of(index)
-        await self._old_keys.keep(index, (present, seconds))
+        await self._old_keys.keep(index, (present, key, seconds))
         update = await self._changes.update([(name, key)], Role.ADMIN)
         if not update.refused:
             return ""

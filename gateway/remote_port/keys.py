@@ -22,8 +22,8 @@ __all__ = ["OldKey", "ServerKeys"]
 
 _MOST_CLIENTS: Final = 256
 
-OldKey: TypeAlias = tuple[str, float]
-"""A key from before, and for how many seconds it is taken."""
+OldKey: TypeAlias = tuple[str, str, float]
+"""A key from before, the one that it is taken beside, and for how many seconds."""
 Client: TypeAlias = tuple[bytes, int, str]
 """The node id and the remote port that a client gives, and the address that it comes from."""
 
@@ -63,12 +63,12 @@ class ServerKeys:
         before, self._key = self._key, key
         self._point = key_point(key)
         self._tries.clear()
-        # At the start nobody is connected, and the old key is what was kept of it.
-        if old is None or not key or key == old[0] or (before is not None and before != old[0]):
-            self.old_until.set(-math.inf)
-        else:
+        # A key that somebody set since, without a word, is to keep out whoever has any other; after a restart, too.
+        if old is not None and old[1] == key and before in (None, old[0]):
             self._old_point = key_point(old[0])
-            self.old_until.set(trio.current_time() + old[1])
+            self.old_until.set(trio.current_time() + old[2])
+        else:
+            self.old_until.set(-math.inf)
         return True
 
     def choose(self, client: Client) -> bytes:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 LONGEST: Final = 30 * 86400
 """Seconds for which an old key may be taken: a clock that was wrong must not keep one for ever."""
 _FILE: Final = "old_keys"
+_FIELDS: Final = ("port", "key", "beside", "until")
 
 
 @final
@@ -36,31 +37,31 @@ class OldKeys:
         self._path = directory / _FILE
         self._kept = self._read()
 
-    def of(self, index: int) -> tuple[str, float] | None:
-        """Return the old key of a port's server, and for how many seconds it is taken; None where there is none."""
-        key, until = self._kept.get(index, ("", 0.0))
+    def of(self, index: int) -> tuple[str, str, float] | None:
+        """Return the old key of a port's server, the one that it is taken beside, and for how many seconds."""
+        key, beside, until = self._kept.get(index, ("", "", 0.0))
         left = min(until - time.time(), LONGEST)
-        return (key, left) if left > 0 else None
+        return (key, beside, left) if left > 0 else None
 
-    async def keep(self, index: int, old: tuple[str, float] | None) -> None:
+    async def keep(self, index: int, old: tuple[str, str, float] | None) -> None:
         """Keep another one, or none. Raises StoreError where the disk does not take it; then nothing is changed."""
         now = time.time()
-        kept = {port: each for port, each in self._kept.items() if port != index and each[1] > now}
+        kept = {port: each for port, each in self._kept.items() if port != index and each[2] > now}
         if old is not None:
-            kept[index] = old[0], now + old[1]
-        content = json.dumps([{"port": port, "key": key, "until": until} for port, (key, until) in kept.items()])
+            kept[index] = *old[:2], now + old[2]
+        content = json.dumps([dict(zip(_FIELDS, (port, *each), strict=True)) for port, each in kept.items()])
         try:
             await trio.to_thread.run_sync(atomic_file.replace, self._path, content.encode())
         except OSError as exc:
             raise StoreError(f"{self._path} cannot be written, nothing was changed: {exc.strerror}") from exc
         self._kept = kept
 
-    def _read(self) -> dict[int, tuple[str, float]]:
+    def _read(self) -> dict[int, tuple[str, str, float]]:
         """Read the file; what cannot be read is as good as no old key."""
         try:
             content = atomic_file.read(self._path)
             found = [] if content is None else json.loads(content)
-            return {int(each["port"]): (str(each["key"]), float(each["until"])) for each in found}
+            return {int(each["port"]): (str(each["key"]), str(each["beside"]), float(each["until"])) for each in found}
         except OSError as exc:
             logger.warning("%s cannot be read, so no old key is taken: %s", self._path, exc.strerror)
         except (ValueError, TypeError, KeyError):  # its content is not told: it may be a key

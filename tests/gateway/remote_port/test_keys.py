@@ -28,8 +28,8 @@ def with_key(settings: RemotePort, key: str) -> RemotePort:
     return replace(settings, authentication_key=key)
 
 
-def old(key: str = KEY, seconds: float = 3600) -> OldKey:
-    return key, seconds
+def old(key: str = KEY, seconds: float = 3600, beside: str = NEW) -> OldKey:
+    return key, beside, seconds
 
 
 async def test_a_client_is_judged_by_the_newer_key_then_by_the_other_and_from_then_on_by_the_one_it_has() -> None:
@@ -52,7 +52,7 @@ async def test_a_client_is_judged_by_the_newer_key_then_by_the_other_and_from_th
 async def test_a_key_that_was_changed_without_a_word_or_before_the_last_change_is_not_taken() -> None:
     keys = ServerKeys()
     keys.change(KEY, None)
-    assert keys.change("another", old("not the one before"))
+    assert keys.change("another", old(beside="another", key="not the one before"))
     assert [*keys.points] == [key_point("another")]
     assert keys.change(NEW, old("another"))
     assert not keys.change(NEW, None)
@@ -60,6 +60,17 @@ async def test_a_key_that_was_changed_without_a_word_or_before_the_last_change_i
     assert keys.change("", old(NEW))
     assert [*keys.points] == [key_point("")]
     assert keys.is_empty
+
+
+async def test_who_was_shut_out_by_another_key_is_not_let_in_again_by_a_restart() -> None:
+    kept = old(KEY, beside=NEW)
+    keys = ServerKeys()
+    for key in (KEY, NEW, "set by param.cgi"):
+        keys.change(key, kept)
+    assert [*keys.points] == [key_point("set by param.cgi")]
+    restarted = ServerKeys()
+    restarted.change("set by param.cgi", kept)
+    assert [*restarted.points] == [key_point("set by param.cgi")]
 
 
 async def test_after_a_restart_the_old_key_is_taken_for_the_rest_of_its_time(autojump_clock: object) -> None:
