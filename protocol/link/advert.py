@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TYPE_CHECKING, Final, final
 
 from protocol.link.hello import MAX_NAME
+from protocol.link.port_state import has_controls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,10 +39,10 @@ class Advert:
     """One port that a node offers to its neighbours.
 
     ``node`` is the node id (16 bytes), ``index`` that of its port manager (0-255), ``chassis`` the box that it is in
-    (at most MAX_CHASSIS bytes of UTF-8), ``hops`` the links between it and the owner of the line (0 is the owner, at
-    most 7), ``keyed`` whether it has a key set, ``versions`` the wire versions that it speaks (1-255, at least one),
-    ``name`` a label for people (at most MAX_NAME bytes of UTF-8; empty: it says none). Raises ValueError for anything
-    else.
+    (at most MAX_CHASSIS bytes of UTF-8, without control characters), ``hops`` the links between it and the owner of
+    the line (0 is the owner, at most 7), ``keyed`` whether it has a key set, ``versions`` the wire versions that it
+    speaks (1-255, at least one), ``name`` a label for people (at most MAX_NAME bytes of UTF-8; empty: it says none).
+    Raises ValueError for anything else.
     """
 
     node: bytes
@@ -57,6 +58,8 @@ class Advert:
             raise ValueError(f"a node id has {_NODE} bytes, not {len(self.node)}")
         if len(self.chassis.encode()) > MAX_CHASSIS:
             raise ValueError(f"a chassis name has at most {MAX_CHASSIS} bytes")
+        if has_controls(self.chassis):  # anybody on the network can say one, and it is shown to people
+            raise ValueError("a chassis name with control characters")
         if len(self.name.encode()) > MAX_NAME:
             raise ValueError(f"a name has at most {MAX_NAME} bytes")
         _within("port index", self.index, 0, _MAX_INDEX)

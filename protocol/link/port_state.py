@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from protocol.sharing.message_rule import MessageRule
     from protocol.sharing.turn_rule import TurnRule
 
-__all__ = ["MAX_PATH", "NODE_ID", "PortState", "decode_text", "encode_text"]
+__all__ = ["MAX_PATH", "NODE_ID", "PortState", "decode_text", "encode_text", "has_controls"]
 
 NODE_ID: Final = 16
 """Bytes of a node id."""
@@ -36,6 +36,11 @@ _RIGHTS: Final = 0b1110
 _LAYOUT: Final = struct.Struct("!BBI")
 
 
+def has_controls(text: str) -> bool:
+    """Return whether there is a character in ``text`` that no text has."""
+    return _CONTROL.search(text) is not None
+
+
 def encode_text(text: str, most: int = 255) -> bytes:
     """Return the UTF-8 of ``text`` behind its length in one byte: cleaned, and cut to ``most`` bytes at a character."""
     data = _CONTROL.sub("?", text).encode(errors="replace")[:most].decode(errors="ignore").encode()
@@ -50,7 +55,7 @@ def decode_text(data: bytes, start: int) -> tuple[str, int]:
     """
     end = start + 1 + data[start]
     text = data[start + 1 : end].decode()
-    if _CONTROL.search(text):
+    if has_controls(text):
         raise ValueError("a text with control characters")
     return text, end
 

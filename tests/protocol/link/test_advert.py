@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocol.link.advert import MAX_CHASSIS, Advert, Candidate, on_link, order
 from protocol.link.hello import MAX_NAME
+from protocol.link.port_state import has_controls
 
 OWNER = Advert(bytes(range(16)), 0, "blade-7", 0, keyed=True, versions=(1,))
 RECORD = b"\x06wire=1%node=000102030405060708090a0b0c0d0e0f\x06port=0\x0fchassis=blade-7\x06hops=0\x07key=yes"
@@ -18,7 +19,9 @@ adverts = st.builds(
     Advert,
     node=st.binary(min_size=16, max_size=16),
     index=st.integers(0, 255),
-    chassis=st.text(st.characters(codec="utf-8"), max_size=MAX_CHASSIS // 4),
+    chassis=st.text(st.characters(codec="utf-8"), max_size=MAX_CHASSIS // 4).filter(
+        lambda text: not has_controls(text)
+    ),
     hops=st.integers(0, 7),
     keyed=st.booleans(),
     versions=st.lists(st.integers(1, 255), min_size=1, max_size=32).map(tuple),
@@ -112,6 +115,9 @@ def test_a_damaged_record_is_an_advert_or_a_value_error(data: st.DataObject) -> 
         (b"wire=1,0", "a wire version is 1 to 255, not 0"),
         (b"wire=" + b",".join([b"1"] * 33), "1 to 32 wire versions"),
         (b"chassis=" + b"x" * (MAX_CHASSIS + 1), "a chassis name has at most 200 bytes"),
+        (b"chassis=blade\x1b[2J", "a chassis name with control characters"),
+        (b"chassis=blade\nP0 up", "a chassis name with control characters"),
+        ("chassis=blade\u202e".encode(), "a chassis name with control characters"),
     ],
 )
 def test_a_wrong_value_is_named(said: bytes, why: str) -> None:
