@@ -68,6 +68,21 @@ async def test_a_session_that_fails_at_the_owner_ends_alone_and_another_takes_it
             await holds(lambda: owner.tty.taken.endswith(b"again"))
 
 
+async def test_a_gap_that_cannot_be_told_ends_that_session_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with trio.fail_after(8):
+        async with chained() as ((owner, far), _):
+            ear = owner.listen()
+            (session,) = owner.service.sessions
+            session.session.gap = fail  # type: ignore[method-assign, assignment]  # the bug
+            owner.bus.miss(3, Reason.OVERFLOW)
+            await holds(lambda: owner.service.sessions and session not in owner.service.sessions)
+            await far.up()
+            assert sum(record.exc_info is not None for record in caplog.records) == 1
+            assert "a bug ended the session" in caplog.text
+            owner.bus.deliver(b"the line goes on")
+            assert ear.heard == b"the line goes on"
+
+
 async def test_an_outcome_that_fails_does_not_end_the_task_that_finishes_what_was_begun() -> None:
     with trio.fail_after(8):
         async with chained(1, room=3) as ((owner, far), _):
