@@ -310,15 +310,15 @@ class Session:
         except PortDown:
             return True
 
-    def write_nowait(self, data: bytes, *, whole: bool) -> int:
-        """Begin a message that was read just now, where it waits for nobody; return how many bytes the line has of it.
+    def write_nowait(self, data: bytes, *, whole: bool, accepted: float | None = None) -> int:
+        """Begin a message, as ``write``, where it waits for nobody; return how many bytes the line has of it.
 
         0: nothing has happened; ``write`` or ``transfer`` tells why, or waits. One of the two has to go on at once
         where it is a part, told what is ``done``: see ``Line.write_nowait``. Never raises.
         """
         try:
             line = self._bus.line
-            took = line.write_nowait(data, self, trio.current_time(), whole=whole)
+            took = line.write_nowait(data, self, trio.current_time() if accepted is None else accepted, whole=whole)
         except (PortDown, Forbidden):
             return 0
         if took:

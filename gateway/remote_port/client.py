@@ -399,7 +399,8 @@ class RemotePortClient:
 
         Said instead of OPENED, it ends the connection alone, and a session from before may go on with another.
         """
-        self._flush()
+        if self._link is not None:
+            self._link.flush(at_once=True)  # what the session has to say, before it is over
         what = "the session is over" if opened or reason is CloseReason.LOOP else "the server refuses the link"
         why = f"{what}: {reason_text(reason)}"
         if reason is CloseReason.LOOP or self._session.id == NO_SESSION:

@@ -115,6 +115,8 @@ class Link:
         self._sealed = b""
         self._pushed = 0
         self._stuck = trio.Event()
+        self._handling = False
+        """Frames are looked at; what they have us say is said once, behind them."""
         self._heard_at = self._whole_at = self._asked_at = trio.current_time()
         self._partial_since: float | None = None
         self._unanswered_since: float | None = None
@@ -170,8 +172,13 @@ class Link:
         if self._failure is not None:
             raise self._failure
 
-    def flush(self) -> None:
-        """Send what the source has to say, as far as the socket takes it now; the rest follows. Never raises."""
+    def flush(self, *, at_once: bool = False) -> None:
+        """Send what the source has to say, as far as the socket takes it now; the rest follows. Never raises.
+
+        While frames are looked at it waits for the last of them, unless it is to be ``at_once``.
+        """
+        if self._handling and not at_once:
+            return
         try:
             more = True
             while more and not self._sealed and self._room():
@@ -240,19 +247,24 @@ class Link:
 
     def _handle(self, take: Callable[[Frame], None]) -> _Then | None:
         """Have ``take`` look at the frames that came, or at a slice of them; return None where that was all."""
-        for _ in range(_SLICE):
-            event = self._connection.next_event()
-            if event is None:
-                self.flush()
-                return None
-            self._whole_at = self._heard_at
-            if isinstance(event, Pong):
-                self._unanswered_since = None  # another question follows within seconds
-            take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
-            if isinstance(event, Close):
-                return _Then.END
+        then: _Then | None = _Then.GO_ON
+        self._handling = True
+        try:
+            for _ in range(_SLICE):
+                event = self._connection.next_event()
+                if event is None:
+                    then = None
+                    break
+                self._whole_at = self._heard_at
+                if isinstance(event, Pong):
+                    self._unanswered_since = None  # another question follows within seconds
+                take(event)  # type: ignore[arg-type]  # after the handshake every event is a frame
+                if isinstance(event, Close):
+                    return _Then.END
+        finally:
+            self._handling = False
         self.flush()
-        return _Then.GO_ON
+        return then
 
     async def _next_event(self) -> Event:
         while (event := self._connection.next_event()) is None:

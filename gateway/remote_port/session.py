@@ -4,6 +4,8 @@ A session outlives its connections for as long as it may be resumed. Each traffi
 that none waits for another, only for the line. Of each class these hold:
 
 - Messages are written in the order in which they came, and their outcomes are told in that order.
+- A message that waits for nobody is written in the step that read it from the link (``_Writer.post``); only what has to
+  wait, or was taken in part, is its class's task's.
 - ``_under_way`` holds the messages that were begun and whose outcome is not known yet. The first of them is the one
   whose bytes the line settles next: the line settles in order too.
 - A message that is refused is settled behind all those before it, however early the refusal is known.
@@ -104,6 +106,11 @@ class Pace:
                 self._round += 1
                 self._spent = 0.0
 
+    @property
+    def is_over(self) -> bool:
+        """Return whether the time of this round is used up."""
+        return self._spent >= _AT_A_TIME and trio.current_time() - self._last <= _LONGEST
+
     def charge(self, since: float) -> None:
         """Count a message that was begun at ``since``."""
         self._last = trio.current_time()
@@ -149,6 +156,10 @@ class _Writer:
         self._flush = flush
         self._failed = failed
         self._inbox: deque[Message] = deque()  # the session's credit bounds it
+        self._is_idle = False
+        """``run`` waits for a message."""
+        self._begun: tuple[Message, Session, int] | None = None
+        """The message of which ``post`` wrote so many bytes, and not all; ``run`` goes on with it."""
         self._posted = trio.lowlevel.ParkingLot()
         self._under_way: deque[Progress] = deque()
         self._settled = trio.lowlevel.ParkingLot()
@@ -169,26 +180,62 @@ class _Writer:
         """The line as this class may write to it; None while it has no right to."""
 
     def post(self, message: Message) -> None:
-        """Have a message written after those before it."""
-        self._inbox.append(message)
-        self._posted.unpark()
+        """Have a message written after those before it: at once, where none is and the line is free."""
+        if not self._write_nowait(message):
+            self._inbox.append(message)
+            self._posted.unpark()
+
+    def _write_nowait(self, message: Message) -> bool:
+        """Write what waits for nobody, in the step that brought it, as a client's own; return whether it was begun."""
+        line = self.line
+        if line is None or message.turn is not None or not self._is_idle or self._inbox or self._retired:
+            return False
+        if self._begun is not None or self._pace.is_over:
+            return False
+        began = trio.current_time()
+        self._under_way.append(Progress(message.offset, message.end))  # its outcome may be told before it returns
+        try:
+            took = line.write_nowait(message.data, whole=True, accepted=message.accepted / 1000)
+        except Exception as exc:  # noqa: BLE001  # as in settle(): the link has done nothing wrong
+            self._failed(exc)
+            return True
+        if not took:
+            self._under_way.pop()
+            return False
+        self._current = message
+        self.received += len(message.data)
+        if took < len(message.data):
+            self._begun = message, line, took
+            self._posted.unpark()
+        else:
+            self._taken = message.end
+        self._pace.charge(began)
+        return True
 
     async def run(self) -> None:
         """Write what comes, until cancelled or retired."""
         while True:
-            while not self._inbox:
+            self._is_idle = True
+            while not self._inbox and self._begun is None:
                 await self._posted.park()
-            await self._pace.allow()
-            if self._retired:
-                return
-            message = self._current = self._inbox.popleft()
-            self.received += len(message.data)
-            self._under_way.append(Progress(message.offset, message.end))
-            # The right may be withdrawn while we wait for the line; the message is then judged by this session of it.
-            line = self.line
+            self._is_idle = False
+            message: Message
+            line: Session | None
+            if self._begun is not None:  # it has the turn, so nothing may come before the line has it back
+                (message, line, done), self._begun = self._begun, None
+            else:
+                done = 0
+                await self._pace.allow()
+                if self._retired:
+                    return
+                # The right may be withdrawn while we wait for the line; it is then judged by this session of it.
+                message, line = self._inbox.popleft(), self.line
+                self._current = message
+                self.received += len(message.data)
+                self._under_way.append(Progress(message.offset, message.end))
             began = trio.current_time()
             try:
-                await self._write(message, line)
+                await self._write(message, line, done)
             except PortDown as exc:
                 await self._refuse(line, exc.reason)
             except Forbidden:
@@ -277,12 +324,12 @@ class _Writer:
         ahead = int(self._throughput.bytes_per_second * _AHEAD)
         self._session.window(self._channel, min(max(ahead, _LEAST_WINDOW), _MOST_WINDOW))
 
-    async def _write(self, message: Message, line: Session | None) -> None:
+    async def _write(self, message: Message, line: Session | None, done: int) -> None:
         if line is None:
             raise Forbidden("the right to this traffic class was withdrawn")
         with trio.CancelScope() as line.scope:
             if message.turn is None:
-                taken = await line.write(message.data, message.accepted / 1000)
+                taken = await line.write(message.data, message.accepted / 1000, done)
                 if isinstance(taken, Taken) and line.state.value.turn_rule is not None:
                     self._asked[taken] = message
                     if len(self._asked) > MAX_WAITING + 1:

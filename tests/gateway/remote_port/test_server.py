@@ -641,8 +641,9 @@ async def test_a_connection_with_old_keys_is_cut_and_its_session_stays(monkeypat
             assert far.bus.down is None
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 async def test_a_bug_in_a_writer_ends_that_session_alone(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    at_once: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with trio.fail_after(5):
         async with chained() as ((owner, far), _):
@@ -651,8 +652,15 @@ async def test_a_bug_in_a_writer_ends_that_session_alone(
             async def fail(*_: object) -> None:
                 raise RuntimeError
 
+            def fail_at_once(*_: object, **__: object) -> None:
+                raise RuntimeError
+
             writer = session._writers[Channel.TCP]
-            monkeypatch.setattr(type(writer), "_write", fail)
+            if at_once:
+                monkeypatch.setattr(writer.line, "write_nowait", fail_at_once)
+            else:
+                monkeypatch.setattr(type(writer), "_write_nowait", lambda *_: False)
+                monkeypatch.setattr(type(writer), "_write", fail)
             await far.connect(Right.TCP).write(b"x")
             await holds(lambda: session not in owner.service.sessions)
             assert "a bug ended the" in caplog.text
