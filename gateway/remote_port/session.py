@@ -97,9 +97,7 @@ class Pace:
 
     async def allow(self) -> None:
         """Wait until there is time for another message in this round."""
-        if trio.current_time() - self._last > _LONGEST:
-            self._spent = 0.0  # others had their turn meanwhile
-        while self._spent >= _AT_A_TIME:
+        while self.is_over:
             ended = self._round
             await trio.lowlevel.checkpoint()
             if ended == self._round:
@@ -108,11 +106,13 @@ class Pace:
 
     @property
     def is_over(self) -> bool:
-        """Return whether the time of this round is used up."""
+        """Return whether the time of this round is used up, and others had no turn since."""
         return self._spent >= _AT_A_TIME and trio.current_time() - self._last <= _LONGEST
 
     def charge(self, since: float) -> None:
         """Count a message that was begun at ``since``."""
+        if since - self._last > _LONGEST:
+            self._spent = 0.0  # others had their turn before it
         self._last = trio.current_time()
         self._spent += min(self._last - since, _LONGEST)
 

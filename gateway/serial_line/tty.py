@@ -52,7 +52,7 @@ _SERIAL_STRUCT: Final = 128  # more than struct serial_struct has anywhere
 _SERIAL_FLAGS: Final = struct.Struct("16xi")
 _LOW_LATENCY: Final = 1 << 13
 _TRANSMITTER_EMPTY: Final = 1
-READ_SIZE: Final = 4096  # n_tty keeps no more for one read
+READ_SIZE: Final = 12_288  # n_tty keeps 4 KiB, and takes more from its driver while a read goes on
 _PTYS: Final = range(136, 144)  # major numbers of the slaves of ptys (Linux, devices.txt)
 
 _GONE: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBADF})

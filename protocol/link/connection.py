@@ -137,18 +137,33 @@ CLOSES: Final[dict[Party, dict[State, frozenset[CloseReason]]]] = {
 """party -> state -> the reasons with which it may CLOSE there; after an error of its own (FAILED) it may say any."""
 
 Handshake: TypeAlias = Hello | HelloReply | Confirm | Identity
+_HANDSHAKE: Final = (Hello, HelloReply, Confirm, Identity)
 Event: TypeAlias = Peer | Frame
 """A Peer once both sides have proved the key; a Hello, for a server to charge a guess; then frames."""
 
 
+_Move: TypeAlias = tuple[State, frozenset[Channel] | None]
+_MOVES: Final[dict[tuple[State, Party], dict[type[Frame], _Move]]] = {
+    (state, party): {
+        frame: (after, CHANNELS.get((party, frame))) for (who, frame), after in moves.items() if who is party
+    }
+    for state, moves in TRANSITIONS.items()
+    for party in Party
+}
+"""The two tables in one, for one look at each frame: (state, who sends) -> what -> the state after it, and on which."""
+
+
 def _judge(state: State, party: Party, frame: Frame) -> State | None:
-    move = party, type(frame)
-    channels = CHANNELS.get(move)
-    if channels is not None and getattr(frame, "channel", None) not in channels:
+    move = _MOVES[state, party].get(type(frame))
+    if move is None:
         return None
-    if isinstance(frame, Close) and state is not State.FAILED and frame.reason not in CLOSES[party].get(state, ()):
+    after, channels = move
+    if channels is not None and frame.channel not in channels:  # type: ignore[union-attr]  # CHANNELS has such alone
         return None
-    return TRANSITIONS[state].get(move)
+    if after is State.CLOSED and isinstance(frame, Close):
+        said = state is State.FAILED or frame.reason in CLOSES[party].get(state, ())
+        return after if said else None
+    return after
 
 
 @final
@@ -158,6 +173,7 @@ class Connection:
     def __init__(self, handshake: Initiator | Acceptor) -> None:
         self._handshake = handshake
         self.party: Final = Party.CLIENT if isinstance(handshake, Initiator) else Party.SERVER
+        self._other: Final = self.party.other
         self.peer: Peer | None = None
         self._state = State.HELLO
         self._version = 1
@@ -223,35 +239,35 @@ class Connection:
                 if self._ended:
                     raise CutError("the peer hung up in mid-frame" if self.incomplete else "the peer hung up")
                 return None
-            frame = self._open(raw)
-            # None is of a type that may be ignored, or a step of the handshake that nobody needs to hear of.
-            if frame is not None and (event := self._advance(frame)) is not None:
+            frame = self._read(raw)
+            if frame is None:  # of a type that may be ignored
+                continue
+            state = _judge(self._state, self._other, frame)
+            if state is None:
+                raise RemoteProtocolError(f"{frame!r:.60} while {self._state.value} is awaited")
+            self._state = state
+            if not isinstance(frame, _HANDSHAKE):
+                return frame
+            if (event := self._shake(frame)) is not None:
                 return event
         return None
 
-    def _open(self, raw: RawFrame) -> Frame | None:
-        if self._opener is not None:
-            return self._read(raw.header, self._opener.open(raw.head, raw.body))
-        frame = self._read(raw.header, raw.body)
-        if frame is None:
-            raise HandshakeError(f"type {raw.header.type:#04x} is no frame of the handshake")
-        return frame
-
-    def _read(self, header: Header, payload: bytes) -> Frame | None:
+    def _read(self, raw: RawFrame) -> Frame | None:
+        header, payload, opener = raw.header, raw.body, self._opener
+        if opener is not None:
+            payload = opener.open(raw.head, payload)
         if header.version != self._version:
             raise RemoteProtocolError(f"a frame of version {header.version} instead of {self._version}")
-        return decode(header.type, Parts(payload, header.channel, header.flags, header.offset))
-
-    def _advance(self, frame: Frame) -> Event | None:
-        state = _judge(self._state, self.party.other, frame)
-        if state is None:
-            raise RemoteProtocolError(f"{frame!r:.60} while {self._state.value} is awaited")
-        self._state = state
-        if isinstance(frame, Hello | HelloReply | Confirm | Identity):
-            if isinstance(self._handshake, Initiator):
-                return self._call(self._handshake, frame)
-            return self._answer(self._handshake, frame)
+        frame = decode(header.type, Parts(payload, header.channel, header.flags, header.offset))
+        if frame is None and opener is None:
+            raise HandshakeError(f"type {header.type:#04x} is no frame of the handshake")
         return frame
+
+    def _shake(self, frame: Handshake) -> Event | None:
+        """Go on with the handshake; None for a step that nobody needs to hear of."""
+        if isinstance(self._handshake, Initiator):
+            return self._call(self._handshake, frame)
+        return self._answer(self._handshake, frame)
 
     # Each direction is sealed from the moment in which its sender knows the keys: down right behind HELLO_REPLY, up
     # right behind CONFIRM. So nobody waits a round trip for the identities.
@@ -294,7 +310,7 @@ class Connection:
 
     def _encode(self, frame: Frame) -> bytes:
         payload, channel, flags, offset = frame.parts()
-        tag = 0 if self._sealer is None else TAG
-        header = Header(self._version, frame.code, channel, flags, len(payload) + tag, offset)
-        head = header.encode()
-        return head + (payload if self._sealer is None else self._sealer.seal(head, payload))
+        sealer = self._sealer
+        length = len(payload) + (0 if sealer is None else TAG)
+        head = Header(self._version, frame.code, channel, flags, length, offset).encode()
+        return head + (payload if sealer is None else sealer.seal(head, payload))

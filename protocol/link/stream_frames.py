@@ -20,6 +20,7 @@ __all__ = ["MAX_DATA", "OTHERS", "Ack", "Asker", "Channel", "Credit", "DownData"
 MAX_DATA: Final = 16_375
 """The most line bytes in one frame down, which may name their asker beside them."""
 
+_OTHER_FORM: Final = "in another form than its one"
 _MORE: Final = 1
 _ASKED: Final = 2
 _UP: Final = struct.Struct("!IB")
@@ -84,9 +85,11 @@ class UpData:
         """Read the frame back. Raises ValueError or struct.error."""
         accepted, length = _UP.unpack_from(parts.payload)
         start = _UP.size + length
-        turn = TurnParameters.decode(parts.payload[_UP.size : start])
-        channel, more = Channel(parts.channel), bool(parts.flags & _MORE)
+        turn = TurnParameters.decode(parts.payload[_UP.size : start]) if length else None
+        channel, more = Channel(parts.channel), bool(parts.flags)
         frame = cls(channel, parts.offset, accepted, parts.payload[start:], turn, more)
+        if parts.flags & ~_MORE or (turn is not None and turn.encode() != parts.payload[_UP.size : start]):
+            raise ValueError(_OTHER_FORM)
         _check_end(frame.end)
         return frame
 
@@ -134,7 +137,9 @@ class DownData:
         """Read the frame back: the channel tells which. Raises ValueError or struct.error."""
         if parts.channel:
             return UpData.decode(parts)
-        if not parts.flags & _ASKED:
+        if parts.flags & ~_ASKED:
+            raise ValueError(_OTHER_FORM)
+        if not parts.flags:
             frame = cls(parts.offset, parts.payload)
         else:
             channel, offset = _ASKER.unpack_from(parts.payload)
@@ -158,6 +163,8 @@ class _Mark:
     @classmethod
     def decode(cls, parts: Parts) -> Self:
         """Read the frame back. Raises ValueError."""
+        if parts.payload or parts.flags:
+            raise ValueError(_OTHER_FORM)
         return cls(Channel(parts.channel), parts.offset)
 
 

@@ -35,6 +35,8 @@ __all__ = ["ClientEvent", "ClientSession"]
 ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Close
 
 
+_UNTOLD: Final = 32
+"""Frames of the line that one ACK answers at most."""
 _SERVERS: Final = 64
 """Servers whose connection numbers are remembered."""
 
@@ -64,6 +66,10 @@ class ClientSession:
             for channel in CLASSES
         }
         self._line = ReceiveStream(Channel.LINE, 0, limits.window)
+        self._untold = 0
+        """Frames of the line since the server was last told what has come."""
+        self._tells = True
+        """It is to be told now: its ring can wait, so one ACK does for many frames."""
         self._turns = dict.fromkeys(CLASSES, (-1, 0))
         """The last edge of a turn that was passed on, per class: (offset, phase)."""
         self._asked = {channel: deque[int](maxlen=limits.ring_frames + 1) for channel in CLASSES}
@@ -186,10 +192,18 @@ class ClientSession:
             return Close(self._closing, self._positions())
         if not self.resumed:
             return None
-        if (frame := self._heartbeat.next_frame(now) or self._line.next_frame()) is not None:
-            return frame
+        if (beat := self._heartbeat.next_frame(now)) is not None:
+            self._tells = True  # with what is said in any case
+            return beat
+        line = self._line
+        if self._tells or self._untold >= _UNTOLD or 4 * (line.settled - line.told) >= line.window:
+            self._tells = True
+            if (said := line.next_frame()) is not None:
+                return said
+            self._tells, self._untold = False, 0
         for channel in SEND_ORDER:
-            if (message := self._streams[channel].next_frame(now)) is not None:
+            stream = self._streams[channel]
+            if stream.ring.unsent and (message := stream.next_frame(now)) is not None:
                 return message
         return None
 
@@ -197,20 +211,26 @@ class ClientSession:
         """Take a frame of connection ``number``. Raises RemoteProtocolError."""
         if number != self.number or not self.attached:
             return []
+        # The two that pass for each message come first, and settle nothing but, the second, bytes of their own stream.
+        if isinstance(frame, DownData):
+            if frame.asker is not None:
+                self._check_asker(frame.asker)
+            self._line.take(frame.offset, frame.end)
+            self._line.hand(frame.end)  # the event is on the bus before anything else happens
+            self._untold += 1
+            return [frame]
+        if isinstance(frame, Ack):
+            stream = self._streams[frame.channel]
+            stream.acknowledged(frame.offset)
+            return [*stream.news()]
         events: list[ClientEvent] = []
         match frame:
-            case DownData():
-                self._check_asker(frame.asker)
-                self._line.take(frame.offset, frame.end)
-                self._line.hand(frame.end)  # the event is on the bus before anything else happens
-                events = [frame]
             case Gap():
                 self._line.skip(frame)
+                self._untold += 1
                 events = [frame]
             case Turn():
                 events = self._turned(frame)
-            case Ack():
-                self._streams[frame.channel].acknowledged(frame.offset)
             case Lost():
                 self._streams[frame.channel].lost(frame)
             case Credit():
@@ -240,6 +260,7 @@ class ClientSession:
         if line.reached != self._line.received:
             raise RemoteProtocolError(f"the line goes on from {line.reached}, not {self._line.received}")
         self._line.attach(line.settled)
+        self._tells = True
         is_new = opened.session != self.id
         self.id = opened.session
         self.resumes += not is_new
@@ -273,9 +294,9 @@ class ClientSession:
         self._turns[turn.channel] = mark
         return [turn]
 
-    def _check_asker(self, asker: Asker | None) -> None:
+    def _check_asker(self, asker: Asker) -> None:
         """Raise RemoteProtocolError for the answer to a message that was not sent."""
-        if asker and asker.channel in self._streams and asker.offset >= self._streams[asker.channel].ring.next:
+        if asker.channel in self._streams and asker.offset >= self._streams[asker.channel].ring.next:
             raise RemoteProtocolError(f"an answer to {asker.offset} on {asker.channel!r}, which was not sent")
 
     def _check_path(self, port: PortState) -> list[ClientEvent]:

@@ -7,8 +7,7 @@ it is whole, so a message is never begun whose rest a GAP then takes away.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.message_rules import MAX_MESSAGE, MAX_WAITING
@@ -22,8 +21,7 @@ __all__ = ["Inbox", "Message"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A whole message to be written in one turn.
 
     ``offset`` is its place in the stream; ``accepted`` when it was read from its client, in milliseconds of
@@ -73,7 +71,7 @@ class Inbox:
         if len(self._ends) >= MAX_WAITING:
             raise RemoteProtocolError(f"more than {MAX_WAITING} messages on {frame.channel!r} without an outcome")
         self._ends.append(frame.end)
-        data = b"".join(part.data for part in self._parts)
+        data = frame.data if frame is first else b"".join(part.data for part in self._parts)
         self._end_message()
         return first, data
 

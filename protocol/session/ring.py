@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.reasons import Reason
@@ -37,6 +37,9 @@ __all__ = ["Entry", "Ring", "StreamFrame"]
 
 StreamFrame: TypeAlias = UpData | DownData | Gap | Turn
 """What the sender of a stream sends on it."""
+
+
+_DATA: Final = (UpData, DownData)
 
 
 @final
@@ -54,11 +57,11 @@ class Entry(NamedTuple):
     @property
     def size(self) -> int:
         """Return how many bytes of data it keeps in memory."""
-        return len(self.frame.data) if isinstance(self.frame, UpData | DownData) else 0
+        return len(self.frame.data) if isinstance(self.frame, _DATA) else 0
 
     def split(self, at: int) -> tuple[Entry, Entry]:
         """Cut a frame of data at an offset inside it; a message's first part keeps its turn."""
-        assert isinstance(self.frame, UpData | DownData)
+        assert isinstance(self.frame, _DATA)
         head, tail = self.frame.data[: at - self.start], self.frame.data[at - self.start :]
         first: StreamFrame
         rest: StreamFrame
@@ -124,7 +127,7 @@ class Ring:
         if not self.unsent:
             return None
         entry = self.unsent[0]
-        if not entry.size or entry.end <= self.credit:
+        if entry.end <= self.credit or not entry.size:
             return entry
         # More credit comes when something is settled. Where nothing is under way and the credit ends inside this
         # frame, none would ever come: then, and only then, the frame is split.

@@ -109,19 +109,23 @@ class SendStream:
         # each frame; where it is stale, others are likely to be so too.
         if self._judge(self.ring.unsent[0], now):
             self.expire(now)
-        gaps = []
-        while isinstance(gap := self.ring.head, Gap):
-            gaps.append(gap)
-            self.ring.advance()
-        if gaps:
-            count = gaps[-1].end - gaps[0].offset
-            return Gap(self.channel, gaps[0].offset, count, max(gap.reason for gap in gaps))
+        if isinstance(self.ring.head, Gap):
+            return self._next_gaps()
         entry = self.ring.ready()
         if entry is None:
             return None
         self.ring.advance()
         assert isinstance(entry.frame, UpData)
         return entry.frame
+
+    def _next_gaps(self) -> Gap:
+        """Return all Gaps at the head as one."""
+        gaps = []
+        while isinstance(gap := self.ring.head, Gap):
+            gaps.append(gap)
+            self.ring.advance()
+        count = gaps[-1].end - gaps[0].offset
+        return Gap(self.channel, gaps[0].offset, count, max(gap.reason for gap in gaps))
 
     def acknowledged(self, offset: int) -> None:
         """Take an ACK. Raises RemoteProtocolError."""
@@ -194,7 +198,8 @@ class SendStream:
             if not isinstance(entry.frame, Gap):
                 break
             self._report(entry.end, entry.frame.reason)
-        self._withdrawn = {offset for offset in self._withdrawn if offset >= self._told}
+        if self._withdrawn:
+            self._withdrawn = {offset for offset in self._withdrawn if offset >= self._told}
 
     def _report(self, end: int, reason: Reason | None) -> None:
         if end > self._told:

@@ -51,6 +51,8 @@ class ServerSession:
             channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
         }
         self._down = LineStream(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
+        self._news = True
+        """An inbox may have something to tell: they are not asked behind each byte of the line."""
         self._closing: CloseReason | None = None
         self._port = port
         self._port_changed = False
@@ -95,6 +97,7 @@ class ServerSession:
             if sent < inbox.stream.received:
                 raise RemoteProtocolError(f"only {sent} sent on {channel!r}: {inbox.stream.received} came")
             inbox.stream.attach(known)
+        self._news = True
         self._down.ring.rewind(opening.positions[Channel.LINE].reached)
         self.resumes += 1
         self._opening: Open | None = opening
@@ -106,14 +109,17 @@ class ServerSession:
 
     def handed(self, channel: Channel, end: int) -> None:
         """Acknowledge all before ``end``: it is in the owner's tty, or known to be lost. Raises LocalProtocolError."""
+        self._news = True
         self._inboxes[channel].stream.hand(end)
 
     def lost(self, channel: Channel, end: int, reason: Reason) -> None:
         """Tell that what is before ``end`` and not settled will never be written. Raises LocalProtocolError."""
+        self._news = True
         self._inboxes[channel].stream.lose(end, reason)
 
     def window(self, channel: Channel, size: int) -> None:
         """Let so many bytes wait for the line from now on; what is granted stays granted."""
+        self._news = True
         self._inboxes[channel].stream.window = size
 
     def line(self, data: bytes, asker: Asker | None = None) -> None:
@@ -171,9 +177,11 @@ class ServerSession:
         if self._port_changed:
             self._port_changed = False
             return Port(self._port)
-        for channel in SEND_ORDER:
-            if (outcome := self._inboxes[channel].stream.next_frame()) is not None:
-                return outcome
+        if self._news:
+            for channel in SEND_ORDER:
+                if (outcome := self._inboxes[channel].stream.next_frame()) is not None:
+                    return outcome
+            self._news = False
         # Behind all outcomes, since the numbers in it are final, and before the line's bytes, which could go on for
         # ever.
         if self._closing is not None:
@@ -187,11 +195,13 @@ class ServerSession:
             return []
         match frame:
             case UpData():
+                self._news = True
                 if (whole := self._inboxes[frame.channel].take(frame)) is not None:
                     first, data = whole
                     accepted = self._heartbeat.clock.local(first.accepted, now)
                     return [Message(frame.channel, first.offset, data, accepted, first.turn)]
             case Gap():
+                self._news = True
                 self._inboxes[frame.channel].skip(frame)
                 return [frame]
             case Close():
@@ -205,6 +215,7 @@ class ServerSession:
                 self._heartbeat.heard(frame.clock)
             case Pong():
                 self._heartbeat.answered(frame.echo, frame.clock, now)
+                self._news = True
                 # The heartbeat has refused an answer without a question, so there is a proof for each PONG.
                 for channel, told in self._proofs.popleft().items():
                     self._inboxes[channel].stream.confirm(told)

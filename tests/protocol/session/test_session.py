@@ -188,6 +188,28 @@ def test_the_line_speaks_on_for_longer_than_the_window_since_what_it_said_is_ack
     assert pair.server.dropped == 0
 
 
+def test_one_ack_of_the_line_does_for_many_frames_and_none_waits_for_ever(pair: Pair) -> None:
+    def speak(data: bytes) -> list[str]:
+        pair.server.line(data)
+        pair.down()
+        return kinds(pair.up())
+
+    assert [speak(b"x") for _ in range(31)] == [[]] * 31
+    assert speak(b"x") == ["Ack"]
+    assert pair.server.next_frame(pair.server.number, 0) is None
+    assert speak(bytes(16_000)) == []
+    assert speak(bytes(1000)) == ["Ack"]  # a quarter of the window
+    assert speak(b"y") == []
+    pair.client.ping()
+    assert kinds(pair.up()) == ["Ping", "Ack"]  # with what is said in any case
+    pair.down()
+    assert speak(b"z") == []
+    pair.server.gap(5, Reason.RESTARTED)
+    pair.server.ping()
+    pair.down()
+    assert kinds(pair.up()) == ["Pong", "Ack"]
+
+
 def test_after_a_cut_nothing_is_lost_and_nothing_comes_twice(pair: Pair) -> None:
     for data in (b"a", b"b", b"c"):
         pair.client.write(TCP, data, 0)
