@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.peers import Peer
 
-_USUAL = ("daisyport", "ser2net", "tuned", "socat")
+_USUAL = ("daisyport", "again", "ser2net", "tuned", "socat")
 
 
 def main() -> int:

@@ -83,6 +83,7 @@ CHAINS = {
     for peer in (
         PEERS["daisyport"],
         Peer("1 hop", _cpus, PEERS["daisyport"].present, notifies=True, links=1),
+        Peer("1 hop again", _cpus, PEERS["daisyport"].present, notifies=True, links=1),
         Peer("2 hops", _cpus, PEERS["daisyport"].present, notifies=True, links=2),
         Peer("2 ser2net", _ser2nets, has("ser2net"), links=1),
         Peer("3 ser2net", _ser2nets, has("ser2net"), links=2),

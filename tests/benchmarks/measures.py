@@ -24,18 +24,23 @@ if TYPE_CHECKING:
 __all__ = [
     "BULK",
     "BURST",
+    "CALLS",
     "CHAINED",
     "CHAINED_BULK",
     "IDLE",
     "LATENCY",
     "MEMORY_MANY",
     "MEMORY_ONE",
+    "PROCESSOR",
     "START_UP",
     "STUCK",
+    "UNDER_LOAD",
     "Metric",
     "Rig",
     "Row",
     "connected",
+    "to_line",
+    "to_net",
 ]
 
 
@@ -50,6 +55,7 @@ _STALL = 1.0
 PATIENCE = 5.0
 """Seconds until a message that did not arrive is given up."""
 _BACKLOG = 4
+_LOAD = 4096
 
 
 @final
@@ -61,6 +67,8 @@ class Rig:
     ports: list[int]
     clients: list[socket.socket] = field(default_factory=list)
     carried: int = 0
+    cpu: Callable[[], float] = lambda: 0.0
+    """The seconds that the gateway had a processor so far."""
     _sent: int = 0
 
     def next(self, size: int) -> bytes:
@@ -74,11 +82,12 @@ class Rig:
 @final
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The name and the unit of a figure."""
+    """The name and the unit of a figure: the median of its blocks, or this `quantile` of all its samples."""
 
     name: str
     unit: str
     more_is_better: bool = False
+    quantile: float = 0.5
 
 
 @final
@@ -205,6 +214,42 @@ def _all_speak(rig: Rig, seconds: float, size: int) -> list[float]:
     return _block(exchange, rig, size, seconds)
 
 
+def _processor(rig: Rig, seconds: float, way: Callable[[Rig, float], list[float]]) -> list[float]:
+    """Return the microseconds of processor time that the gateway spends on a message."""
+    before = rig.cpu()
+    count = len(way(rig, seconds))
+    return [(rig.cpu() - before) / count * 1e6]
+
+
+def _beside_bulk(rig: Rig, seconds: float) -> list[float]:
+    """Measure a client's message to the line while the line says 4 KiB more to every client."""
+    line, (client, *_) = rig.lines[0], rig.clients
+    samples: list[float] = []
+    waiting = select.poll()
+    ends = [line.fileno(), *(each.fileno() for each in rig.clients)]
+    for fd in ends:
+        waiting.register(fd, select.POLLIN)
+    end_at = time.perf_counter() + seconds
+    with deadline(seconds + PATIENCE, "a message beside bulk"):
+        while not samples or time.perf_counter() < end_at:
+            said, message = rig.next(_LOAD), rig.next(16)
+            heard = dict.fromkeys(ends, b"")
+            line.write(said)
+            began = time.perf_counter_ns()
+            client.send(message)
+            arrived = False
+            while not arrived or any(len(heard[one.fileno()]) < _LOAD for one in rig.clients):
+                for fd, _ in waiting.poll():
+                    heard[fd] += os.read(fd, _LONGEST)
+                if not arrived and len(heard[line.fileno()]) >= len(message):
+                    arrived = True
+                    samples.append((time.perf_counter_ns() - began) / 1000)
+            _compare(heard.pop(line.fileno()), message)
+            for data in heard.values():
+                _compare(data, said)
+    return samples
+
+
 @final
 @dataclass(slots=True)
 class _Reader:
@@ -314,9 +359,12 @@ def _beside_a_stuck_one(rig: Rig, seconds: float) -> list[float]:
         return _megabytes(rig, rig.lines[0], healthy, total, _WINDOW)
 
 
+to_line = partial(_net_to_line, size=16)
+to_net = partial(_line_to_net, size=16)
 START_UP = Row("start-up", "ms")
 MEMORY_ONE = Row("memory, 1 port", "MiB")
 MEMORY_MANY = Row("memory, 64 ports", "MiB")
+CALLS = (Row("system calls, net to line", "a message"), Row("system calls, line to net", "a message"))
 IDLE = Row("idle CPU a second, 64 ports", "ms")
 LATENCY = (
     *(Metric(Row(f"net to line, {n} bytes", "us"), partial(_net_to_line, size=n)) for n in (1, 16, 200)),
@@ -324,6 +372,11 @@ LATENCY = (
     Metric(Row("echo, 7 bytes", "us"), partial(_echo, size=7)),
     *(Metric(Row(f"{n} readers, 16 bytes", "us"), partial(_line_to_net, size=16), n) for n in (8, 64)),
 )
+PROCESSOR = (
+    Metric(Row("CPU, net to line, 16 bytes", "us"), partial(_processor, way=to_line)),
+    Metric(Row("CPU, line to net, 16 bytes", "us"), partial(_processor, way=to_net)),
+)
+UNDER_LOAD = Metric(Row("beside bulk to 8, 90 of 100", "us", quantile=0.9), _beside_bulk, 8)
 BULK = (
     Metric(Row("bulk net to line", "MB/s", more_is_better=True), _bulk_to_line),
     Metric(Row("bulk line to net", "MB/s", more_is_better=True), _bulk_to_net),
@@ -331,5 +384,5 @@ BULK = (
 )
 STUCK = Metric(Row("8 readers beside a stuck one", "MB/s", more_is_better=True), _beside_a_stuck_one, 8)
 BURST = Metric(Row("64 ports speak at once", "us"), partial(_all_speak, size=16))
-CHAINED = tuple(metric for metric in LATENCY if metric.readers == 1)
+CHAINED = (*(metric for metric in LATENCY if metric.readers == 1), *PROCESSOR)
 CHAINED_BULK = (BULK[0], Metric(Row("paced line to net", "MB/s", more_is_better=True), _paced_to_net))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["as_json", "table"]
 
 _BASELINES = ("tuned", "ser2net", "max", "socat")
+_TWINS = (("daisyport", "again"), ("1 hop", "1 hop again"))
+"""The same program under two names."""
 
 
 def table(results: Results) -> str:
@@ -31,11 +33,12 @@ def table(results: Results) -> str:
 def _cell(row: Row, figure: Figure | None, baseline: Figure | None) -> str:
     if figure is None:
         return "-"
-    if row.more_is_better and figure.value == 0:
+    value = figure.at(row.quantile)
+    if row.more_is_better and value == 0:
         return "stall"
-    if baseline is None or baseline.value == 0:
-        return f"{_number(figure.value)}        "
-    return f"{_number(figure.value)} {f'({figure.value / baseline.value:.2f})':>7}"
+    if baseline is None or baseline.at(row.quantile) == 0:
+        return f"{_number(value)}        "
+    return f"{_number(value)} {f'({value / baseline.at(row.quantile):.2f})':>7}"
 
 
 def _number(value: float) -> str:
@@ -47,8 +50,35 @@ def _proofs(results: Results) -> list[str]:
     strays = f"{results.strays} blocks with the kernel's worker on another core: expect scatter"
     return [
         f"arrived whole and in order: {carried}",
+        *_noise(results),
+        *_tails(results),
         *([strays] if results.strays else []),
         *(f"LOST {what}" for what in results.lost),
+    ]
+
+
+def _noise(results: Results) -> list[str]:
+    """Say how far two runs of the same program differ: a difference between programs below that is none."""
+    said = []
+    for one, other in _TWINS:
+        differences = {
+            row.name: abs(figures[one].at(row.quantile) / figures[other].at(row.quantile) - 1) * 100
+            for row, figures in results.figures.items()
+            if one in figures and other in figures and figures[other].at(row.quantile)
+        }
+        if differences:
+            worst = max(differences, key=lambda name: differences[name])
+            usual = sorted(differences.values())[len(differences) // 2]
+            differ = f"they differ by {usual:.0f} %, at most {differences[worst]:.0f} % ({worst})"
+            said.append(f"{one} and {other} are the same program: {differ}")
+    return said
+
+
+def _tails(results: Results) -> list[str]:
+    return [
+        f"{row.name}: 99 of 100 within " + ", ".join(f"{name} {_number(each.p99)}" for name, each in figures.items())
+        for row, figures in results.figures.items()
+        if row.quantile != 0.5
     ]
 
 

@@ -20,7 +20,8 @@ from tests.benchmarks import measures
 from tests.benchmarks.cores import Core, one_core
 from tests.benchmarks.lines import Line, Lost, Stalled, free_ports
 from tests.benchmarks.measures import Metric, Rig, Row, connected
-from tests.benchmarks.peers import Peer, Port, Running, start
+from tests.benchmarks.peers import Peer, Port, Running, has, start
+from tests.benchmarks.system_calls import calls_a_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,8 +68,14 @@ class Figure:
     @property
     def p99(self) -> float:
         """The 99th percentile of all samples; the largest where there are few."""
+        return self.at(0.99)
+
+    def at(self, quantile: float) -> float:
+        """Return the figure that a row of this quantile shows."""
+        if quantile == 0.5:
+            return self.value
         samples = [sample for block in self.blocks for sample in block]
-        return quantiles(samples, n=100)[98] if len(samples) > 100 else max(samples)
+        return quantiles(samples, n=100)[round(quantile * 100) - 1] if len(samples) > 100 else max(samples)
 
 
 @final
@@ -98,7 +105,7 @@ class _Bench:
 
 def run(peers: Sequence[Peer], schedule: Schedule) -> Results:
     """Measure everything on one machine. Raises NotReady when a peer does not start."""
-    return _run(peers, schedule, _start_ups, _one_port, _many_ports)
+    return _run(peers, schedule, _start_ups, _one_port, _many_ports, _system_calls)
 
 
 def run_chained(peers: Sequence[Peer], schedule: Schedule) -> Results:
@@ -132,7 +139,7 @@ def _start_ups(results: Results, peers: Sequence[Peer], schedule: Schedule, dire
 
 def _one_port(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
     with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
-        for metric in measures.LATENCY:
+        for metric in (*measures.LATENCY, *measures.PROCESSOR, measures.UNDER_LOAD):
             _measure(results, core, benches, metric, schedule.rounds, schedule.block)
         for metric in (*measures.BULK, measures.STUCK):
             _measure(results, core, benches, metric, schedule.bulk_rounds, schedule.block)
@@ -146,6 +153,17 @@ def _chained(results: Results, peers: Sequence[Peer], schedule: Schedule, direct
         for metric in measures.CHAINED_BULK:
             _measure(results, core, benches, metric, schedule.bulk_rounds, schedule.block)
         results.strays += core.strays
+
+
+def _system_calls(results: Results, peers: Sequence[Peer], _schedule: Schedule, directory: Path) -> None:
+    if not has("strace")():
+        print("  not here: strace, to count system calls", file=sys.stderr)
+        return
+    for peer in peers:
+        with _bench(peer, 1, directory / f"calls-{peer.name}", os.sched_getaffinity(0)) as bench:
+            for row, way in zip(measures.CALLS, (measures.to_line, measures.to_net), strict=True):
+                with _out_when_lost(results, [bench], bench, row):
+                    results.add(row, peer.name, [calls_a_message(bench.running, bench.rig, way, directory / "strace")])
 
 
 def _many_ports(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
@@ -205,5 +223,6 @@ def _bench(peer: Peer, ports: int, directory: Path, cpus: set[int]) -> Iterator[
         links = tuple(free_ports(peer.links))
         wanted = [Port(line.device, tcp, clients, links) for line, tcp in zip(lines, rig.ports, strict=True)]
         running = stack.enter_context(start(peer, wanted, directory, cpus))
+        rig.cpu = running.cpu
         stack.enter_context(connected(rig, 1))
         yield _Bench(peer, rig, running)
