@@ -84,6 +84,43 @@ async def test_ten_boots_bring_the_first_byte_in_time_and_no_wrong_key_to_the_ow
     assert wrong_keys[0] <= 1
 
 
+async def test_behind_sixteen_servers_with_another_key_the_real_one_is_dialled_without_a_pause() -> None:
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            owner, far, *forgers = (
+                Node(str(number), nursery, Bus("P0"), NodeKey(bytes([number]) * 32)) for number in range(1, 5)
+            )
+            real = Neighbourhood((owner.node, 7, 0))
+            owner.own()
+            await owner.serve("the key")
+            seen = [Candidate(real.seen.value[0].advert, ("127.0.0.1",), owner.port)]
+            for number, forger in enumerate(forgers):  # each is guessed at less often than its own limit allows
+                forger.own()
+                await forger.serve("another key")
+                for host in range(2, 10):
+                    address = f"127.0.{number + 1}.{host}"
+                    nursery.start_soon(relay_to, address, forger)
+                    advert = Advert(bytes([number, host]) * 8, 0, "", 0, keyed=True, versions=(1,))
+                    seen.append(Candidate(advert, (address,), forger.port))
+            real.seen.set(tuple(seen))
+            began = trio.current_time()
+            candidates = Candidates(cast("Bonjour", real), 0, "", without_key=False)
+            far.dial_with(candidates, RemotePort(auto_conf=True, authentication_key="the key"))
+            await far.up()
+            assert sum(forger.service.wrong_keys for forger in forgers) == 16
+            assert trio.current_time() - began < 5
+            nursery.cancel_scope.cancel()
+
+
+async def relay_to(address: str, server: Node) -> None:
+    """Have a server listen on another address of the loopback too, on the same port."""
+    with socket.create_server((address, server.port)) as listener:
+        listener.setblocking(False)
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            server.service.welcome(*listener.accept())
+
+
 @contextlib.asynccontextmanager
 async def cpu(host: Host, directory: Path, config: str, parameters: dict[str, object]) -> AsyncIterator[Path]:
     """Boot the daemon on ``host`` with the state that the boot before left; its log is the file that this gives."""
