@@ -727,3 +727,18 @@ async def test_without_a_key_only_clients_on_own_links_are_admitted_unless_the_h
             assert not owner.service.warning
             for link in (neighbour, stranger, again):
                 link.close()
+
+
+async def test_addresses_that_alternate_are_logged_ten_times_and_then_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote_service, "on_own_link", lambda _: False)
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _):
+            await owner.serve(key="")
+            for number in range(200):
+                near, far = socket.socketpair()
+                far.close()
+                owner.service.welcome(near, (f"192.0.2.{number % 2}", number))
+            assert owner.service.refused == 200
+    assert sum("refused 192.0.2." in record.getMessage() for record in caplog.records) == 10
