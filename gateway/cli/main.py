@@ -14,6 +14,7 @@ from gateway import __version__
 from gateway.cli import (
     backup,
     check,
+    connect,
     demo,
     devices,
     health,
@@ -90,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"daisyport {__version__}")
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
-    operators = (status, health, ports, devices, kick, trace)
+    operators = (status, health, ports, devices, kick, trace, connect)
     for command in (run, check, *operators, backup, import_ser2net, demo, keygen, rekey, user):
         command.add_to(commands)
     # An error in a command's arguments shows the usage of that command, and not of all.

@@ -34,7 +34,7 @@ def _ports(arguments: argparse.Namespace) -> int:
 
 def _port(port: dict[str, Any]) -> Iterator[str]:
     line = port.get("device") or f"a line of another CPU, R{port['remote_port']}"
-    yield f"{port['name']:4}{port['state']:6}{in_words(port.get('settings_in_force')):20}{line}"
+    yield f"{port['name']:4}{port['state']:7}{in_words(port.get('settings_in_force')):20}{line}"
     if port["reason"]:
         yield f"    {port['reason']}"
     devices = {f"Ser{port['serial_port']}", f"R{port['remote_port']}"}

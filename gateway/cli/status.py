@@ -63,11 +63,11 @@ def _overview(status: dict[str, Any]) -> Iterator[str]:
     if configuration["at_next_start"]:
         yield f"at the next start: {', '.join(configuration['at_next_start'])}"[:_WIDTH]
     yield ""
-    yield f"{'PORT':5}{'STATE':6}{'DEVICE':32}{'CLIENTS':>7}{'FROM LINE':>15}{'TO LINE':>15}"
+    yield f"{'PORT':5}{'STATE':7}{'DEVICE':31}{'CLIENTS':>7}{'FROM LINE':>15}{'TO LINE':>15}"
     for port in status["ports"]:
         device = port.get("device") or port["type"]
         yield (
-            f"{port['name']:5}{port['state']:6}{device[-31:]:32}{len(port['clients']):>7}"
+            f"{port['name']:5}{port['state']:7}{device[-30:]:31}{len(port['clients']):>7}"
             f"{port['bytes_from_line']:>15,}{port.get('bytes_to_line', 0):>15,}"
         )
         if port["reason"]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.command import Commands
 
-__all__ = ["add_to", "rows"]
+__all__ = ["add_to", "hex_rows", "rows"]
 
 _WIDTH = 80
 _ROW = 16
@@ -73,6 +73,11 @@ def rows(piece: dict[str, Any]) -> Iterator[str]:
         return
     whose = f" from {piece['text']}" if piece["text"] else ""
     yield f"{head} {len(data)} {'byte' if len(data) == 1 else 'bytes'}{whose}"[:_WIDTH]
+    yield from hex_rows(data)
+
+
+def hex_rows(data: bytes) -> Iterator[str]:
+    """Write bytes, in hexadecimal and as text."""
     for start in range(0, len(data), _ROW):
         row = data[start : start + _ROW]
         text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)

@@ -74,12 +74,12 @@ def screen(status: Status, before: Status | None, seconds: float, clock: float) 
         old = known.get(port["name"], {})
         rates = [_rate(port, old, key, seconds) for key in ("bytes_from_line", "bytes_to_line")]
         device = port.get("device") or f"R{port['remote_port']}"
-        rows.append([port["name"], port["state"], in_words(port.get("settings_in_force")), device[-25:], *rates])
+        rows.append([port["name"], port["state"], in_words(port.get("settings_in_force")), device[-24:], *rates])
         if port["reason"]:
             refused.append([f"{port['name']}: {port['reason']}"])
         for name, why in port.get("settings_refused", {}).items():
             refused.append([f"{port['name']}: {name} is not as it is wanted: {why}"])
-    yield Table(["PORT", "STATE", "LINE", "DEVICE", "FROM LINE", "TO LINE"], [4, 5, 17, 25, -11, -11], rows)
+    yield Table(["PORT", "STATE", "LINE", "DEVICE", "FROM LINE", "TO LINE"], [4, 6, 17, 24, -11, -11], rows)
     if refused:
         yield Table(["WHAT IS WRONG"], [_WIDTH], refused)
     turns = [row for port in status["ports"] for row in _turns(port)]

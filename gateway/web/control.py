@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gateway.port.control import LONGEST_BREAK, Break, SetLines
+from gateway.port.control import LONGEST_BREAK, Break, Configure, SetLines
 from gateway.port.line import LineError, PortDown
 from gateway.port.router import Forbidden
 
@@ -24,10 +24,11 @@ __all__ = ["answer", "events"]
 
 JsonObject: TypeAlias = dict[str, Any]
 
-_ARGUMENTS = {"break": {"milliseconds"}, "modem": set[str](), "set": {"dtr", "rts"}}
+_ARGUMENTS = {"break": {"milliseconds"}, "modem": set[str](), "set": {"dtr", "rts"}, "configure": {"settings"}}
 """The requests, and the arguments of each beside ``request`` and ``id``."""
 _BREAK_MILLISECONDS = 250
 _LONGEST_BREAK = int(LONGEST_BREAK * 1000)
+_MOST_SETTINGS = 16
 
 
 class _BadRequestError(Exception):
@@ -70,6 +71,9 @@ async def answer(text: str, session: Session) -> JsonObject:
                 milliseconds = request.get("milliseconds", _BREAK_MILLISECONDS)
                 await session.control(Break(milliseconds / 1000))
                 return known | {"milliseconds": milliseconds}
+            case "configure":
+                await session.control(Configure(tuple(request.get("settings", {}).items())))
+                return known | {"settings": session.state.value.in_force}
             case "set":
                 await session.control(SetLines(request.get("dtr"), request.get("rts")))
         return known | {"lines": asdict(session.modem_lines())}
@@ -96,6 +100,11 @@ def _parsed(text: str) -> JsonObject:
     for line in ("dtr", "rts"):
         if not isinstance(request.get(line), bool | None):
             raise _BadRequestError(f"{line} must be true, false or null")
+    settings = request.get("settings", {})
+    if not isinstance(settings, dict) or len(settings) > _MOST_SETTINGS:
+        raise _BadRequestError(f"settings must be an object with at most {_MOST_SETTINGS} members")
+    if not all(isinstance(value, str) for value in settings.values()):
+        raise _BadRequestError("settings must be strings, as param.cgi takes them")
     milliseconds = request.get("milliseconds", _BREAK_MILLISECONDS)
     if type(milliseconds) is not int or not 1 <= milliseconds <= _LONGEST_BREAK:
         raise _BadRequestError(f"milliseconds must be an integer from 1 to {_LONGEST_BREAK}")

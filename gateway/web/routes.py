@@ -383,6 +383,8 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
     # A monitor has no right to write, and so it hears the replies to everybody.
     is_monitor = caller.role < Role.OPERATOR or ("monitor", b"1") in query
     writes = Right(0) if is_monitor else Right.TCP | Right.LINES
+    if writes and caller.role is Role.ADMIN:  # who may set the parameters, too
+        writes |= Right.CONFIGURE
 
     async def take(stream: trio.abc.HalfCloseableStream) -> None:
         # The libraries behind it are loaded at the first WebSocket.

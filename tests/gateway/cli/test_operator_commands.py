@@ -53,7 +53,7 @@ async def test_ports_shows_the_line_and_the_ways_into_each_port(short_path: Path
             await gateway.until(lambda status: status["state"] == "down", port=1)
             shown = (await ran(gateway, "ports")).stdout.decode()
     first, second = shown.split("P1  down")
-    assert first.startswith("P0  up    RS232 9600 8N1")
+    assert first.startswith("P0  up     RS232 9600 8N1")
     assert f"    listen 127.0.0.1:{port} " in first
     assert "    PTZ stream socket " in first
     assert "    /axis-cgi/com/serial.cgi?port=1\n    /daisyport/ports/P0 (WebSocket)\n" in first

@@ -50,7 +50,7 @@ def shown(before: dict[str, Any] | None, after: dict[str, Any]) -> str:
 def test_one_moment_tells_ports_what_is_wrong_clients_and_links_in_80_columns() -> None:
     text = shown(None, moment())
     assert max(map(len, text.splitlines())) <= 80
-    assert "P0   up    RS485 19200 8N1   " in text
+    assert "P0   up     RS485 19200 8N1   " in text
     assert "P0: Parity is not as it is wanted: the driver says None" in text
     assert "P1: no route to host" in text
     assert "P0   192.0.2.7:40000        GenericTCPS read     5 min                       10B" in text

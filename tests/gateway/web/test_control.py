@@ -135,13 +135,15 @@ NOT_REQUESTS = {
     "[" * 100_000: "it must be JSON",
     "9" * 5000: "it must be JSON",
     "[]": "it must be a JSON object",
-    "{}": "request must be one of break, modem, set",
-    '{"request": ["break"]}': "request must be one of break, modem, set",
-    '{"request": "brake"}': "request must be one of break, modem, set",
+    "{}": "request must be one of break, modem, set, configure",
+    '{"request": ["break"]}': "request must be one of break, modem, set, configure",
+    '{"request": "brake"}': "request must be one of break, modem, set, configure",
     '{"request": "modem", "dtr": true}': "modem has no argument 'dtr'",
     '{"request": "modem", "\\u001b": true}': "modem has no argument '\\x1b'",
     '{"request": "modem", "id": 1.5}': "id must be an integer or a string",
     '{"request": "modem", "id": true}': "id must be an integer or a string",
+    '{"request": "configure", "settings": []}': "settings must be an object with at most 16 members",
+    '{"request": "configure", "settings": {"BaudRate": 1}}': "settings must be strings, as param.cgi takes them",
     '{"request": "set", "dtr": 1}': "dtr must be true, false or null",
     '{"request": "set", "rts": "no"}': "rts must be true, false or null",
     '{"request": "break", "milliseconds": 0}': "milliseconds must be an integer from 1 to 5000",
@@ -184,9 +186,11 @@ def documented() -> list[dict[str, object]]:
 
 
 async def test_the_requests_of_the_page_have_the_answers_that_it_shows(autojump_clock: MockClock) -> None:
-    session = connected(ModemTty())
+    bus, _ = narrow_port(ModemTty())
+    bus.adjusted(19200, "RS232 19200 8N1", by_name(SerialPort(baud_rate=19200)))
+    session = Router({"P0": bus}).grant("P0", ALL, "somebody").open(Right.TCP)
     pairs = [told for told in documented() if "event" not in told]
-    assert len(pairs) == 8
+    assert len(pairs) == 10
     for asked, answered in zip(pairs[::2], pairs[1::2], strict=True):
         assert await ask(session, **asked) == answered
 
