@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
-from gateway.host.config import SerialConfig
+from gateway.host.config import PortConfig, SerialConfig, TtyConfig
 from gateway.port.bus import Bus
+from gateway.port.control import Configure
 from gateway.port.line import PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.serial_line.device import SerialDevice
 from gateway.tasks.reconcile import Unit
 from protocol.parameters.settings import Serial, SerialPort, Settings
+from tests.gateway.cli.test_operator_commands import config_of
 from tests.gateway.line import ALL
 from tests.helpers import FarEnd, lines, running_gateway
 
@@ -205,3 +209,40 @@ async def test_a_gateway_opens_it_for_clients_whose_first_bytes_wait_for_that(tm
             # Nobody has it then: a local program may have it for itself.
             stty = await trio.run_process(["stty", "-F", str(end.path)], capture_stdout=True)
             assert b"speed 9600 baud" in stty.stdout
+
+
+async def test_what_a_session_held_is_put_back_when_it_is_closed_and_not_found_at_the_next_opening(
+    tmp_path: Path,
+) -> None:
+    with trio.fail_after(5):
+        async with sleeping(tmp_path, AT_ONCE) as port:
+            for _ in range(3):
+                session = port.session(Right.TCP)
+                await session.woken()
+                assert port.device.in_force == SerialPort()
+                await session.control(Configure((("BaudRate", "19200"),)))
+                assert port.device.in_force == SerialPort(baud_rate=19200)
+                session.close()
+                await becomes(lambda: not is_open(port.end))
+
+
+async def test_a_program_at_the_tty_of_the_port_opens_it_and_a_watcher_of_the_port_does_not(short_path: Path) -> None:
+    serial = (SerialConfig(str(short_path / "tty1"), on_demand=True, close_after=AT_ONCE),)
+    path = short_path / "tty-P0"
+    with trio.fail_after(20):
+        async with running_gateway(short_path, serial=serial, sharing=(PortConfig(tty=TtyConfig((str(path),))),)) as at:
+            (end,) = at.lines
+            await becomes(path.exists)
+            monitor = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "gateway", "connect", "P0", "--monitor", "--config", str(config_of(at))],
+                stdin=-3,
+            )
+            await at.until(lambda status: len(status["clients"]) == 1)
+            assert not is_open(end)
+            program = os.open(path, os.O_RDWR | os.O_NOCTTY)
+            os.write(program, b"AT\r")
+            assert await end.hear(3) == b"AT\r"
+            os.close(program)
+            await becomes(lambda: not is_open(end))
+            monitor.terminate()
+            await monitor.wait()
