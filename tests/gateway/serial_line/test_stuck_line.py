@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from gateway.serial_line.adapters import Identity
+
 LINE = SerialPort()
 CTS = SerialPort(flow_control_rtscts=True)
 XOFF = SerialPort(flow_control_xonxoff=True)
@@ -259,6 +261,18 @@ async def test_what_flow_control_holds_is_purged_counted_and_the_change_goes_on(
         adapter.advance()
         assert adapter.sent == b""
         assert uart.send_nowait(b"new") == 3
+
+
+@pytest.mark.parametrize("identity", [FTDI, None], ids=["an adapter", "a UART"])
+async def test_a_low_cts_holds_even_what_a_slow_line_could_not_have_carried_yet(
+    adapter: Adapter, autojump_clock: MockClock, identity: Identity | None
+) -> None:
+    adapter.cts, adapter.flushes, adapter.identity = False, True, identity
+    slow = replace(CTS, baud_rate=300)
+    async with port(adapter, slow) as uart:
+        uart.send_nowait(bytes(700))
+        await uart.reconfigure(replace(slow, stop_bits=2))
+        assert (uart.discarded, uart.in_force.stop_bits) == (700, 2)
 
 
 async def test_a_driver_that_flushes_is_not_closed_for_a_purge(adapter: Adapter, autojump_clock: MockClock) -> None:
