@@ -62,6 +62,7 @@ class Uart:
     parity: str = "N"
     stop: float = 1
     rts_cts: bool = False
+    xon_xoff: bool = False
     dtr: bool = False
     rts: bool = False
     brk: bool = False

@@ -75,7 +75,7 @@ class Ftdi:
                 if value & 0x200:
                     uart.set(rts=bool(value & 2))
             case 2:
-                uart.set(rts_cts=bool(setup.place >> 8 & 1))
+                uart.set(rts_cts=bool(setup.place >> 8 & 1), xon_xoff=bool(setup.place >> 8 & 4))
             case 3:
                 divisor = value & 0x3FFF
                 eighths = _EIGHTHS[value >> 14 | (setup.place & 1) << 2]

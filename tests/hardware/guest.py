@@ -27,21 +27,27 @@ from tests.hardware.line import Line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["AMD64", "ARM64", "Clock", "Guest", "GuestError", "Machine"]
+__all__ = ["AMD64", "ARM64", "BREAK", "Clock", "Guest", "GuestError", "Machine"]
 
-_BOOT: Final = 120.0
+_BOOT: Final = 300.0
 """Seconds; a quiet machine needs ten."""
 _ANSWER: Final = 60.0
+BREAK: Final = b"\x01b"
+"""What the far end says for a break, where it can."""
 
 
 @final
 @dataclass(frozen=True)
 class Machine:
-    """One kind of guest. ``uarts`` are its serial devices: the name in the guest, and how qemu makes it."""
+    """One kind of guest. ``uarts`` are its serial devices: the name in the guest, and how qemu makes it.
+
+    The far end of the one called ``breaks`` can send ``BREAK``, and for that no Ctrl-A.
+    """
 
     arch: str
     command: tuple[str, ...]
     uarts: tuple[tuple[str, tuple[str, ...]], ...]
+    breaks: str
     console: str
     traced: tuple[str, ...]
 
@@ -54,6 +60,7 @@ AMD64: Final = Machine(
         ("/dev/ttyS4", ("-device", "pci-serial,chardev={}")),
         ("/dev/ttyS5", ("-device", "pci-serial,chardev={}")),
     ),
+    breaks="/dev/ttyS5",
     console="console=ttyS0 8250.nr_uarts=8 tsc=reliable no_timer_check mitigations=off",
     traced=("serial_write", "serial_update_parameters"),
 )
@@ -61,6 +68,7 @@ ARM64: Final = Machine(
     arch="arm64",
     command=("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a57", "-m", "900"),
     uarts=(("/dev/ttyAMA0", ("-serial", "chardev:{}")),),
+    breaks="/dev/ttyAMA0",
     console="console=hvc0",
     traced=("pl011_write", "pl011_baudrate_change"),
 )
@@ -130,7 +138,9 @@ class Guest:
         command += ["-append", f"{self.machine.console} rdinit=/init quiet panic=-1 random.trust_cpu=on"]
         # Lines are TCP: into a Unix socket go some 280 writes of one byte, and then the UART stands still.
         for number, (device, how) in enumerate(self.machine.uarts):
-            command += ["-chardev", there.format(f"uart{number}", ends[device].getsockname()[1])]
+            # A chardev that is shared reads Ctrl-A as the beginning of an order to qemu: one is to send a break.
+            shared = ",mux=on" if device == self.machine.breaks else ""
+            command += ["-chardev", there.format(f"uart{number}", ends[device].getsockname()[1]) + shared]
             command += [word.format(f"uart{number}") for word in how]
         command += ["-device", "virtio-serial-pci"]
         command += ["-chardev", there.format("agent", agent.getsockname()[1])]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.hardware import image
-from tests.hardware.guest import ARM64, Guest
+from tests.hardware.guest import ARM64, BREAK, Guest
 from tests.hardware.rig import HTTP, TCP, Rig
 
 if TYPE_CHECKING:
@@ -73,6 +73,18 @@ def test_bytes_and_frames_pass_the_daemon_on_arm64(rig: Rig) -> None:
         assert line.hear(5) == b"there"
         line.say(b"back")
         assert client.hear(4) == b"back"
+
+
+def test_a_break_at_a_pl011_is_counted_and_no_byte(rig: Rig) -> None:
+    rig.start(SERIAL)
+    line, client, websocket = rig.guest.lines[DEVICE], rig.client(), rig.websocket()
+    before = rig.status()["driver_counters"]["breaks"]
+    line.say(BREAK)
+    assert websocket.told("break")["count"] == 1
+    line.say(b"after")
+    assert client.hear(5) == b"after"
+    status = rig.status()
+    assert (status["breaks"], status["driver_counters"]["breaks"] - before) == (1, 1)
 
 
 def test_rs485_is_set_in_the_driver_and_is_back_after_a_restart(rig: Rig) -> None:

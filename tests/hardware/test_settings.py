@@ -10,6 +10,7 @@ import pytest
 
 from tests.hardware.cdc_acm import CdcAcm
 from tests.hardware.ftdi import Ftdi
+from tests.hardware.guest import BREAK
 from tests.hardware.rig import SETTLED
 
 if TYPE_CHECKING:
@@ -216,3 +217,33 @@ def test_rs485_is_the_wirings_word_where_the_cable_switches_by_itself_and_refuse
         answer = rig.update(Serial_Ser2_PortMode="RS485")
         assert answer.text == "# Error: Error setting 'root.Serial.Ser2.PortMode' to 'RS485'!"
         assert rig.status(1)["settings_in_force"]["PortMode"] == "RS232"
+
+
+def test_a_parity_that_the_chip_stalls_costs_neither_an_answer_nor_the_line(rig: Rig) -> None:
+    chip = Ftdi("SC", stalls="MS")
+    adapter = rig.plug(chip)
+    rig.start(f'device = "{chip.by_id}"')
+    answer = rig.update(Serial_Ser1_Parity="Mark")
+    assert (answer.text, answer.seconds < SETTLED) == ("OK", True)  # the driver hides it: see docs/hardware.md
+    assert rig.status()["settings_in_force"]["Parity"] == "Mark"
+    assert chip.uart.parity == "N"
+    rig.client().say(b"on")
+    assert adapter.hear(2) == b"on"
+    assert rig.update(Serial_Ser1_Parity="Even").text == "OK"
+    assert chip.uart.parity == "E"
+
+
+def test_a_break_at_a_16550a_is_counted_and_no_byte(rig: Rig) -> None:
+    device = rig.guest.machine.breaks
+    rig.start(f'device = "{device}"')
+    line, client, websocket = rig.guest.lines[device], rig.client(), rig.websocket()
+    line.say(b"before")
+    assert client.hear(6) == b"before"
+    line.say(BREAK)
+    assert websocket.told("break")["count"] == 1
+    line.say(b"\xff\0after")
+    assert client.hear(7) == b"\xff\0after"
+    status = rig.status()
+    counted = {name: status["driver_counters"][name] for name in ("parity", "framing", "breaks", "overrun")}
+    assert counted == {"parity": 0, "framing": 0, "breaks": 1, "overrun": 0}
+    assert status["breaks"] == 1
