@@ -52,6 +52,8 @@ def connect(arguments: argparse.Namespace) -> int:
     interactive = os.isatty(0)
     if not interactive and not arguments.monitor:
         raise CommandError("this is for a terminal; a script has TCP and serial.cgi (docs/clients.md), or --monitor")
+    if not (arguments.port.isalnum() and arguments.port.isascii()):
+        raise CommandError(f"there is no port {arguments.port!a:.20}")
     path = configuration(arguments.config).runtime_dir / "control" / "http.sock"
     with socket.socket(socket.AF_UNIX) as sock:
         try:
@@ -269,8 +271,11 @@ class _Terminal:
     def _print(self, data: bytes) -> None:
         if data:
             self._column = not data.endswith(b"\n")
-        while data:
-            data = data[os.write(1, data) :]
+        try:
+            while data:
+                data = data[os.write(1, data) :]
+        except BrokenPipeError:  # whoever read it has seen enough
+            sys.exit(0)
 
 
 def word_of(message: dict[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import signal
+import subprocess
 import sys
 import termios
 from typing import TYPE_CHECKING
@@ -156,7 +157,7 @@ async def test_a_monitor_hears_the_line_and_writes_nothing(short_path: Path) -> 
             command = [sys.executable, "-m", "gateway", "connect", "P0", "--monitor", "--config"]
             # Without a terminal a monitor writes to whatever its output is, until it is ended.
             process = await trio.lowlevel.open_process(
-                [*command, str(config_of(gateway))], stdin=None if not os.isatty(0) else -3, stdout=-1
+                [*command, str(config_of(gateway))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
             )
             assert process.stdout is not None
             shown = b""
@@ -165,6 +166,14 @@ async def test_a_monitor_hears_the_line_and_writes_nothing(short_path: Path) -> 
             while b"to a pipe" not in shown:
                 shown += await process.stdout.receive_some()
             process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+            process = await trio.lowlevel.open_process(
+                [*command, str(config_of(gateway))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            )
+            assert process.stdout is not None
+            await gateway.until(lambda status: len(status["clients"]) == 1)
+            await process.stdout.aclose()
+            await end.say(b"nobody reads")
             assert await process.wait() == 0
 
 
@@ -188,6 +197,9 @@ async def test_what_cannot_be_is_said_in_words(short_path: Path) -> None:
         async with running_gateway(short_path) as gateway:
             async with at_a_terminal(gateway, "P9") as user:
                 await user.sees(b"no such port; ports: P0")
+            for port in ("P 0", "P0?monitor=1", "Pä"):
+                async with at_a_terminal(gateway, port) as user:
+                    await user.sees(b"daisyport: there is no port 'P")
             done = await trio.run_process(
                 [sys.executable, "-m", "gateway", "connect", "P0", "--config", str(config_of(gateway))],
                 stdin=b"",
