@@ -74,8 +74,11 @@ class TelnetServer:
 
     @property
     def has_com_port(self) -> bool:
-        """Return whether the client speaks RFC 2217, and not telnet alone."""
-        return self._options.agreed(Side.PEER, Option.COM_PORT)
+        """Return whether the client speaks RFC 2217, and not telnet alone.
+
+        It may say so in one direction only: pyserial leaves its own WILL out where our question came first.
+        """
+        return any(self._options.agreed(side, Option.COM_PORT) for side in Side)
 
     def receive(self, data: bytes) -> list[Event]:
         """Return what ``data`` says, in its order."""

@@ -37,6 +37,15 @@ def joined(events: list[Event]) -> list[Event]:
     return out
 
 
+def test_a_client_that_only_asks_us_for_rfc_2217_speaks_it() -> None:
+    server = TelnetServer("us")
+    server.start()
+    will = b"\xff\xfb\x2c"
+    assert server.receive(b"\xff\xfd\x2c") == [Answer(will + encoded(SubCommand.MODEM_STATE, 0))]
+    assert server.receive(COM_PORT) == []
+    assert server.modem(ModemState.CTS) == encoded(SubCommand.MODEM_STATE, 0x11)
+
+
 def test_data_is_transparent_both_ways() -> None:
     server = connected()
     every = bytes(range(256))
