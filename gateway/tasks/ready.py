@@ -14,7 +14,8 @@ What must hold
        that task is cancelled, the step is not called any more from that instant, for the cancellation takes its
        descriptor out of the set synchronously: a revoked client's bytes go nowhere.
     2. A step never waits, starts no task and sets no deadline. It may set events and cancel scopes; trio is woken at
-       once then, which its instrument ``task_scheduled`` tells.
+       once then, which its instrument ``task_scheduled`` tells. One that ends its own task's wait is not heard: what
+       it returns is lost.
     3. Neither side starves. Trio's epoll is in the set; and where trio has work and does not ask its clock, the set is
        served once a pass (``before_io_wait``).
     4. The set is level-triggered, and to pause is to be taken out: an empty mask would still wake for a hang-up, again

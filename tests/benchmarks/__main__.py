@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.chains import CHAINS
-from tests.benchmarks.peers import PEERS, NotReady
+from tests.benchmarks.peers import PEERS, NotReady, other_version
 from tests.benchmarks.report import as_json, table
 from tests.benchmarks.rounds import FULL, QUICK, run, run_chained
 
@@ -24,10 +24,11 @@ _USUAL = ("daisyport", "again", "ser2net", "tuned", "socat")
 def main() -> int:
     """Measure the programs that are installed. Return 1 when a byte was lost, 2 when nothing could be measured."""
     options = _options()
-    cases = {
-        "direct": (run, [PEERS[name] for name in options.peers]),
-        "chained": (run_chained, list(CHAINS.values())),
-    }
+    direct, chained = [PEERS[name] for name in options.peers], list(CHAINS.values())
+    if options.before:
+        direct.insert(1, other_version(PEERS["daisyport"], "before", options.before.resolve()))
+        chained.insert(2, other_version(CHAINS["1 hop"], "1 hop before", options.before.resolve()))
+    cases = {"direct": (run, direct), "chained": (run_chained, chained)}
     chosen = {case: (measure, _present(peers)) for case, (measure, peers) in cases.items() if case in options.cases}
     if not all(peers for _, peers in chosen.values()):
         return 2
@@ -56,6 +57,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--peers", nargs="+", choices=PEERS, default=_USUAL, help="which in the direct case (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="measure the code of another checkout beside this one's"
     )
     return parser.parse_args()
 

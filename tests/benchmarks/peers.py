@@ -11,14 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["PEERS", "NotReady", "Peer", "Port", "Running", "daisyport", "has", "start", "which"]
+__all__ = ["PEERS", "NotReady", "Peer", "Port", "Running", "daisyport", "has", "other_version", "start", "which"]
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 10.0
@@ -103,7 +103,11 @@ def start(peer: Peer, ports: Sequence[Port], directory: Path, cpus: set[int]) ->
     with contextlib.ExitStack() as stack:
         notify = stack.enter_context(_notify_socket(directory))
         log = stack.enter_context((directory / "log").open("wb"))
-        environment = os.environ | ({"NOTIFY_SOCKET": str(directory / "notify")} if peer.notifies else {})
+        # Compiled once, as in an installation: the first start of a run does that, and is not counted.
+        environment = os.environ | {"PYTHONPYCACHEPREFIX": str(directory.parent / "compiled")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        if peer.notifies:
+            environment["NOTIFY_SOCKET"] = str(directory / "notify")
         began = time.monotonic()
         processes = []
         with _on(cpus):
@@ -230,6 +234,16 @@ def _socat(ports: Sequence[Port], _directory: Path) -> list[list[str]]:
 
 def _relay(ports: Sequence[Port], _directory: Path) -> list[list[str]]:
     return [[sys.executable, "-m", "tests.benchmarks.relay", str(port.tcp), port.device] for port in ports]
+
+
+def other_version(peer: Peer, name: str, checkout: Path) -> Peer:
+    """Return a Daisyport peer, under another name, whose code is that of another checkout."""
+
+    def commands(ports: Sequence[Port], directory: Path) -> list[list[str]]:
+        there = ["env", f"--chdir={checkout}", f"PYTHONPATH={checkout}"]
+        return [[*there, *command] for command in peer.commands(ports, directory)]
+
+    return replace(peer, name=name, commands=commands)
 
 
 def which(program: str) -> str:
