@@ -321,11 +321,15 @@ async def test_each_line_of_the_log_of_a_unit_names_its_port(tmp_path: Path, cap
     assert [record.__dict__["port"] for record in told] == ["P0"]
 
 
+MAY_ALL = Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE
+"""What an admin may do in a browser; each session has less by its role."""
+
+
 async def test_no_right_of_a_service_goes_beyond_its_kind(tmp_path: Path) -> None:
     with trio.fail_after(5):
         async with running_port(tmp_path) as port:
             assert port.manager.services.web_socket is not None
-            assert port.manager.services.web_socket.handle.rights == Right.READ | Right.TCP | Right.LINES
+            assert port.manager.services.web_socket.handle.rights == MAY_ALL
 
 
 async def test_events_that_were_counted_and_not_logged_are_told_without_another_event(

@@ -122,6 +122,13 @@ async def test_who_may_only_read_reads_the_modem_lines_and_changes_nothing() -> 
     assert (tty.lines, tty.breaks) == (LINES, [])
 
 
+async def test_who_may_not_configure_is_told_so_and_changes_nothing() -> None:
+    bus, _ = narrow_port(ModemTty())
+    session = Router({"P0": bus}).grant("P0", ALL & ~Right.CONFIGURE, "an operator").open(Right.TCP)
+    told = await ask(session, request="configure", settings={"BaudRate": "19200"})
+    assert told["error"] == "an operator has no right to Right.CONFIGURE on P0"
+
+
 async def test_a_slow_reader_is_told_of_once() -> None:
     session = connected(ModemTty())
     session.cut("too slow")
