@@ -9,11 +9,14 @@ from gateway.state.atomic_file import AtomicFile
 from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.discovery.bonjour import Bonjour
     from gateway.host.config import Config, PortConfig
     from gateway.port.bus import Bus
     from gateway.port.device import PortDevice
     from gateway.port.plan import Device
+    from gateway.remote_port.chain import Chain
     from protocol.link.identity import NodeKey
     from protocol.parameters.settings import Settings
 
@@ -28,10 +31,12 @@ def make_device(
     node: NodeKey,
     bonjour: Bonjour,
     port: PortConfig,
+    chain: Callable[[], Chain],
 ) -> PortDevice:
     """Return the device that ``spec`` names, with its part of ``settings``, to be run on ``bus``.
 
-    ``config``, ``node`` (its key pair) and ``bonjour`` are this host's; ``port`` says how its own line is shared.
+    ``config``, ``node`` (its key pair) and ``bonjour`` are this host's; ``port`` says how its own line is
+    shared; ``chain`` is what other CPUs are told of.
     """
     if spec.type is PortType.SERIAL:
         line = settings.serial.ports[spec.number - 1]
@@ -43,4 +48,4 @@ def make_device(
     memory = AtomicFile(config.state_dir / f"remote_port_R{spec.number}_server")
     without_key = config.remote_port.autoconf_without_key
     candidates = Candidates(bonjour, spec.number, config.chassis, without_key=without_key, memory=memory)
-    return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], candidates)
+    return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], candidates, chain)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 
@@ -28,6 +28,7 @@ from gateway.web.routes import Backend, Routes
 from gateway.web.server import HttpServer
 from gateway.web.tls import Tls
 from protocol.endpoint import Endpoint
+from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
     import socket
@@ -36,11 +37,23 @@ if TYPE_CHECKING:
     from gateway.composition import Composition
     from gateway.host.config import Config
     from gateway.host.reload import Reload
+    from gateway.manager import Manager
     from gateway.tasks.watch import Cell
 
 __all__ = ["HttpService"]
 
 logger = logging.getLogger(__name__)
+
+
+async def _chain(managers: Sequence[Manager], index: int) -> dict[str, Any] | None:
+    """Look at the chain of one port; None where no other CPU has to do with it."""
+    port = managers[index]
+    if port.services.remote_port is None and PortType.REMOTE not in port.devices:
+        return None
+    # Loaded when somebody asks.
+    from gateway.chain import shown
+
+    return shown(await port.chain.look())
 
 
 @final
@@ -74,6 +87,7 @@ class HttpService:
                 for kicked in manager.services.kick(holder, why)
             ],
             rekey=parts.rekey,
+            chain=functools.partial(_chain, parts.managers),
             health=lambda index: parts.health.word(published.value.settings, index),
         )
         self._users = users = Users(self._config.state_dir, self._config.node_name)

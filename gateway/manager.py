@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from gateway.port.device import PortDevice
     from gateway.port.plan import Spec
     from gateway.port.router import Handle
+    from gateway.remote_port.chain import Chain
     from gateway.services import Host
     from gateway.state.store import Published
     from protocol.parameters.settings import PortManager, Settings
@@ -100,7 +101,7 @@ class Manager:
         history = History(self._port.history_bytes) if self._port.history_bytes else None
         if history is not None:
             bus.attach(history.deliver, party=history)  # nobody asks in its name: it keeps what everybody hears
-        self.services = Services(index, host, grant, history)
+        self.services = Services(index, host, grant, lambda: self.chain, history)
         self.log: LineLog | None = None
         """The log of what the line says; None where the host wants none."""
         if (file := self._port.log.file) is not None:
@@ -130,6 +131,13 @@ class Manager:
             self.devices[PortType.SERIAL] = self._make_device(Device(PortType.SERIAL, number))
 
     # -- what others see
+
+    @functools.cached_property
+    def chain(self) -> Chain:
+        """The CPUs that share this port's line. It is made when somebody asks."""
+        from gateway.chain import chain_of
+
+        return chain_of(self.index, self.bus, self.devices, self.services, self._host.node)
 
     @property
     def units(self) -> dict[str, str]:
@@ -330,7 +338,9 @@ class Manager:
     def _make_device(self, spec: Device) -> PortDevice:
         host = self._host
         settings = self._published.value.settings
-        return make_device(spec, self.bus, settings, host.config, host.node, host.bonjour, self._port)
+        return make_device(
+            spec, self.bus, settings, host.config, host.node, host.bonjour, self._port, lambda: self.chain
+        )
 
     async def _run_device(self, spec: Device, unit: Unit) -> None:
         if spec.type is PortType.SERIAL:

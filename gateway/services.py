@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.host.config import Config
     from gateway.port.history import History
     from gateway.port.router import Handle, Session
+    from gateway.remote_port.chain import Chain
     from gateway.remote_port.server import RemotePortService
     from gateway.state.old_keys import OldKeys
     from gateway.tasks.reconcile import Unit
@@ -94,15 +95,22 @@ def _names(holder: str) -> tuple[str, ...]:
 class Services:
     """The services of port manager ``index``; ``grant`` makes the handle of each on the port's bus.
 
-    ``history`` is what their clients hear first, where the port remembers anything.
+    ``history`` is what their clients hear first, where the port remembers anything; ``chain`` is what other CPUs are
+    told of.
     """
 
     def __init__(
-        self, index: int, host: Host, grant: Callable[[Right, str], Handle], history: History | None = None
+        self,
+        index: int,
+        host: Host,
+        grant: Callable[[Right, str], Handle],
+        chain: Callable[[], Chain],
+        history: History | None = None,
     ) -> None:
         self._index = index
         self._host = host
         self._grant = grant
+        self._chain = chain
         port = host.config.port(index)
         self._roster = Roster(port.writers, port.max_clients)
         self._manner = Manner(port.linger, port.slow_reader == "drop_oldest", history)
@@ -237,6 +245,7 @@ class Services:
                     self.clients,
                     host.guesses,
                     host.connections,
+                    chain=self._chain,
                     keyless=host.config.remote_port.keyless,
                     old_key=functools.partial(host.old_keys.of, self._index),
                 )

@@ -6,9 +6,10 @@ The link of a chained CPU goes down and up again and again, so that TCP does not
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from tests.helpers import FarEnd, lines
 from tests.netns import needs_network, network
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import AsyncIterator
     from pathlib import Path
 
@@ -34,11 +36,13 @@ def record(letter: str, number: int) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def cpu(host: Host, directory: Path, config: str, parameters: dict[str, object]) -> AsyncIterator[Path]:
+async def cpu(
+    host: Host, directory: Path, config: str, parameters: dict[str, object], top: str = ""
+) -> AsyncIterator[Path]:
     """Run the daemon on ``host`` until the block ends; its log is the file that this gives."""
     (directory / "state").mkdir(parents=True, exist_ok=True)
     (directory / "daisyport.toml").write_text(
-        f'state_dir = "{directory}/state"\nruntime_dir = "{directory}/run"\nchassis = "blade-7"\n'
+        f'state_dir = "{directory}/state"\nruntime_dir = "{directory}/run"\nchassis = "blade-7"\n{top}\n'
         f'[http]\nlisten = []\n[tcp]\nbind = ["0.0.0.0"]\n{config}\n'
     )
     (directory / "state" / "parameters").write_text("".join(f"root.{n}={v}\n" for n, v in parameters.items()))
@@ -183,3 +187,82 @@ async def test_links_that_go_down_and_up_cost_no_byte(tmp_path: Path, seconds: i
             assert all(sent > 100 for sent in traffic.sent.values())
             for stream in clients.values():
                 await stream.aclose()
+
+
+async def chain_at(host: Host, directory: Path) -> dict[str, Any]:
+    """What ``daisyport chain`` shows of P0 on ``host``, by its JSON."""
+    command = host.command(
+        sys.executable, "-m", "gateway", "chain", "--json", "P0", "--config", str(directory / "daisyport.toml")
+    )
+    done: subprocess.CompletedProcess[bytes] = await trio.run_process(command, capture_stdout=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found[0]["chain"]  # type: ignore[no-any-return]
+
+
+def words(cpu: dict[str, Any]) -> list[str]:
+    """Each CPU of a chain, from the owner down, and whether it answered."""
+    return [f"{cpu['name']} {cpu['answer']}", *(line for below in cpu["below"] for line in words(below))]
+
+
+def warnings(cpu: dict[str, Any]) -> list[str]:
+    return [*cpu["warnings"], *(line for below in cpu["below"] for line in warnings(below))]
+
+
+async def test_each_cpu_names_the_hop_that_is_down_within_five_seconds(tmp_path: Path) -> None:
+    names = ["owner", "one", "two"]
+    paths = {name: tmp_path / name for name in names}
+    with network(3) as hosts, lines(tmp_path, 1) as (end,), trio.fail_after(90):
+        owner, one, two = hosts
+        devices = [f'[[serial]]\ndevice = "{end.path}"', "[[port_manager]]", "[[port_manager]]"]
+        async with (
+            cpu(owner, paths["owner"], devices[0], SERVER, 'node_name = "owner"'),
+            cpu(one, paths["one"], devices[1], CLIENT, 'node_name = "one"') as log_one,
+            cpu(two, paths["two"], devices[2], CLIENT, 'node_name = "two"') as log_two,
+        ):
+            for log in (log_one, log_two):
+                await until_logged(log, "P0 R0: up")
+            for name, host in zip(names, hosts, strict=True):
+                assert sorted(words(await chain_at(host, paths[name]))) == ["one told", "owner told", "two told"]
+            two.unplug()
+            seen: dict[str, list[str]] = {}
+
+            async def ask(name: str, host: Host) -> None:
+                seen[name] = words(await chain_at(host, paths[name]))
+
+            began = trio.current_time()
+            async with trio.open_nursery() as asking:
+                for name, host in zip(names, hosts, strict=True):
+                    asking.start_soon(ask, name, host)
+            assert trio.current_time() - began < 5
+            for name in ("owner", "one"):
+                assert seen[name][0] == "owner told"
+                assert set(seen[name][1:]) in ({"one told", "two silent"}, {"one told", "two gone"})
+            assert seen["two"] in (["owner silent", "two told"], ["owner gone", "two told"])
+
+
+async def test_a_wrong_key_and_a_cloned_node_are_named_with_what_to_do(tmp_path: Path) -> None:
+    with network(3) as (owner, one, two), lines(tmp_path, 1) as (end,), trio.fail_after(90):
+        serial = f'[[serial]]\ndevice = "{end.path}"'
+        async with cpu(owner, tmp_path / "owner", serial, SERVER, 'node_name = "owner"') as log_owner:
+            other_key = CLIENT | {"RemotePort.R0.AuthenticationKey": "another key"}
+            async with cpu(one, tmp_path / "one", "[[port_manager]]", other_key):
+                await until_logged(log_owner, "wrong key from 10.77.0.2")
+                assert any(
+                    "wrong AuthenticationKey" in each for each in warnings(await chain_at(one, tmp_path / "one"))
+                )
+            (told,) = warnings(await chain_at(owner, tmp_path / "owner"))
+            assert told.startswith("wrong AuthenticationKey between this CPU and 10.77.0.2.")
+            assert "Set RemotePort.R#.AuthenticationKey" in told
+            key = await trio.Path(tmp_path / "owner" / "state" / "node_key").read_bytes()
+            await trio.Path(tmp_path / "two" / "state").mkdir(parents=True)
+            await trio.Path(tmp_path / "two" / "state" / "node_key").write_bytes(key)
+            dialled = CLIENT | {
+                "RemotePort.R0.AutoConf": "no",
+                "RemotePort.R0.Host": owner.address,
+                "RemotePort.R0.Port": 2500,
+            }
+            async with cpu(two, tmp_path / "two", "[[port_manager]]", dialled) as log_two:
+                await until_logged(log_two, "cloned image")
+                (cloned,) = warnings(await chain_at(two, tmp_path / "two"))
+                assert cloned.startswith("two CPUs use one node id")
+                assert "remove the file node_key" in cloned

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway import __version__
 from gateway.cli import (
     backup,
+    chain,
     check,
     connect,
     demo,
@@ -91,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"daisyport {__version__}")
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
-    operators = (status, health, ports, devices, kick, trace, connect)
+    operators = (status, chain, health, ports, devices, kick, trace, connect)
     for command in (run, check, *operators, backup, import_ser2net, demo, keygen, rekey, user):
         command.add_to(commands)
     # An error in a command's arguments shows the usage of that command, and not of all.

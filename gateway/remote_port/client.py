@@ -20,13 +20,16 @@ import trio
 
 from gateway.port.log import PortLogger
 from gateway.remote_port.candidates import NobodyError
+from gateway.remote_port.chain import ChainLink
 from gateway.remote_port.line import ENDINGS, RemoteLine
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
 from protocol.errors import RemoteProtocolError
+from protocol.link.chain_frames import Picture, Survey
+from protocol.link.chain_tree import NO_PORT, UNKNOWN, Alarm, Cpu, Hop, Seen, Way
 from protocol.link.connection import Connection
-from protocol.link.handshake import Initiator, Peer, WrongKeyError, key_point
+from protocol.link.handshake import Initiator, OwnNodeError, Peer, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.link.port_state import MAX_PATH
 from protocol.link.reasons import CloseReason, Reason
@@ -38,11 +41,12 @@ from protocol.session.send_stream import Settled
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from gateway.port.bus import Bus
     from gateway.port.device import Refusal
     from gateway.remote_port.candidates import Candidates, Target
+    from gateway.remote_port.chain import Chain
     from gateway.tasks.reconcile import Unit
     from protocol.link.frames import Frame
     from protocol.link.identity import NodeKey
@@ -75,7 +79,15 @@ _FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
 class RemotePortClient:
     """RemotePort.R# ``index``, the device of its bus while ``run()`` runs; ``node`` is our own key pair."""
 
-    def __init__(self, bus: Bus, node: NodeKey, index: int, settings: RemotePort, candidates: Candidates) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        node: NodeKey,
+        index: int,
+        settings: RemotePort,
+        candidates: Candidates,
+        chain: Callable[[], Chain],
+    ) -> None:
         self._bus = bus
         self._logger = PortLogger(logging.getLogger(__name__), bus.name)
         self._node = node
@@ -98,6 +110,12 @@ class RemotePortClient:
         self._abandon_at = math.inf
         self._in_turn = False
         """The bus was told that a turn began, and not yet that it ended."""
+        self.chain_link = ChainLink(self._known, chain, self._flush)
+        """The link as the chain of CPUs sees it."""
+        self._address = ""
+        """Where a server was dialled last."""
+        self._alarm: Alarm | None = None
+        """What an operator has to mend before there can be a link."""
         self.peer: Peer | None = None
         """The server that answered last; None before the first handshake."""
         self._resumes = self._resent = 0
@@ -146,6 +164,7 @@ class RemotePortClient:
 
     def _down(self, unit: Unit, backoff: Backoff, why: str) -> None:
         unit.failing(why)
+        self.chain_link.why = why
         if self._candidates.failed():
             backoff.reset()  # somebody is there who was not tried yet
         if self._session.id == NO_SESSION:
@@ -222,6 +241,22 @@ class RemotePortClient:
         """Return whether anybody may be the server."""
         return not self._settings.authentication_key
 
+    @property
+    def alarms(self) -> list[tuple[Alarm, str]]:
+        """Return what an operator has to mend, and of whom."""
+        who = self._address or "the CPU above"
+        alarms = [] if self._alarm is None else [(self._alarm, who)]
+        return [*alarms, (Alarm.NO_KEY, who)] if self.keyless else alarms
+
+    def _known(self, seen: Seen) -> tuple[Hop, Cpu]:
+        """Describe the link and the server for the chain."""
+        link, peer = self.chain_link, self.peer
+        lost = sum(self.losses.values())
+        resumes = self._resumes + self._session.resumes
+        why = link.why if seen is Seen.GONE else ""
+        hop = Hop(Way.UP, seen, self.round_trip, link.seconds, resumes, lost, self._address, why)
+        return hop, Cpu(UNKNOWN, NO_PORT) if peer is None else Cpu(peer.node, peer.index, peer.name)
+
     async def _live(self, unit: Unit, backoff: Backoff) -> None:
         """Be connected once. Raises one of _FAILURES."""
         try:
@@ -239,9 +274,18 @@ class RemotePortClient:
             await self._meet(target, unit, backoff)
         except _FAILURES as exc:
             self._candidates.note(str(exc))
+            self._note_alarm(exc)
             raise
 
+    def _note_alarm(self, error: BaseException) -> None:
+        reason = error.reason if isinstance(error, LinkCutError) else None
+        if isinstance(error, WrongKeyError) or reason is CloseReason.WRONG_KEY:
+            self._alarm = Alarm.WRONG_KEY
+        elif isinstance(error, OwnNodeError) or reason in (CloseReason.OWN_NODE, CloseReason.DUPLICATE):
+            self._alarm = Alarm.CLONED
+
     async def _meet(self, target: Target, unit: Unit, backoff: Backoff) -> None:
+        self._address = target.host
         try:
             sock = await self._connected(target)
         except OSError:
@@ -328,6 +372,9 @@ class RemotePortClient:
         self._line.away(math.inf)
         self._candidates.worked()
         unit.up()
+        assert self.peer is not None, "the handshake came first"
+        self._alarm = None
+        self.chain_link.stands(self._session.inquiry, self.peer.features, self.peer.node)
 
     def _detach(self, link: Link) -> None:
         """Note that the connection has gone; where nobody said CLOSE, its session may go on for a while."""
@@ -339,6 +386,7 @@ class RemotePortClient:
             self._abandon_at = now + RESUME_WINDOW
             self._line.away(now)
         self._link = None
+        self.chain_link.fell()
         self._session.detach()
         self.links_lost += 1
         self._expiry.set()
@@ -356,6 +404,8 @@ class RemotePortClient:
                 self._bus.miss(event.count, event.reason)
             case Turn():
                 self._turned(event)
+            case Survey() | Picture():
+                self.chain_link.heard(event, self._session.inquiry, self._tasks)
             case Resumed() | Port():
                 self._follow_port(event.port if isinstance(event, Resumed) else event.state)
             case Close():
@@ -405,6 +455,7 @@ class RemotePortClient:
         why = f"{what}: {reason_text(reason)}"
         if reason is CloseReason.LOOP or self._session.id == NO_SESSION:
             self._give_up(Reason.CLOSED, why)
+        self._note_alarm(LinkCutError(why, reason))
         raise LinkCutError(why)
 
     def _give_up(self, reason: Reason, why: str) -> None:

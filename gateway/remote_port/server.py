@@ -28,6 +28,7 @@ from gateway.remote_port.session import Pace, RemoteSession
 from gateway.tasks.root_cause import root_cause
 from protocol.endpoint import Endpoint
 from protocol.errors import RemoteProtocolError
+from protocol.link.chain_tree import NO_PORT, Alarm, Branch, Cpu, Hop, Seen, Way
 from protocol.link.connection import Connection
 from protocol.link.handshake import Acceptor, WrongKeyError
 from protocol.link.header import CutError
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from gateway.clients.connections import ClientConnection
     from gateway.port.router import Handle
+    from gateway.remote_port.chain import Chain
     from gateway.remote_port.keys import OldKey
     from protocol.link.guesses import GuessLimit
     from protocol.link.handshake import Peer
@@ -76,6 +78,12 @@ _RING: Final = 1 << 20
 """Bytes of the line that are kept for a client that is away or slow; what is more becomes a gap."""
 _CLASSES: Final = Right.PTZ | Right.TCP | Right.CGI
 _GUESSED: Final = "too many wrong keys came from there"
+_LOST: Final = 16
+"""Clients that went for good and are still told of in the chain, so that an operator finds the hop that is down."""
+_LOST_SECONDS: Final = 24 * 3600.0
+"""Seconds after which they are forgotten."""
+_WRONG_KEY_SECONDS: Final = 120.0
+"""Seconds for which a wrong key is told of in the chain: a CPU that has one tries again each minute at least."""
 _RETIRE: Final = 1.2
 """Seconds that messages under way have when the gateway stops."""
 
@@ -120,6 +128,7 @@ class RemotePortService:
         guesses: GuessLimit,
         connections: Connections | None = None,
         *,
+        chain: Callable[[], Chain],
         keyless: bool = False,
         old_key: Callable[[], OldKey | None] = lambda: None,
     ) -> None:
@@ -151,6 +160,11 @@ class RemotePortService:
         """Clients that were refused before their handshake."""
         self.wrong_keys = 0
         """Handshakes that failed because of the key."""
+        self._chain = chain
+        self._wrong_key: tuple[float, str] = -math.inf, ""
+        """When the last of them was, and from which address."""
+        self._lost: dict[tuple[bytes, int], tuple[float, str, str, str]] = {}
+        """The clients that went for good: when, their name and address, and why."""
 
     @property
     def sessions(self) -> tuple[RemoteSession, ...]:
@@ -184,6 +198,28 @@ class RemotePortService:
         """Return the clients of which one is refused, since two CPUs use one node id."""
         now = trio.current_time()
         return tuple(what for until, what in self._duplicates.values() if now < until)
+
+    @property
+    def alarms(self) -> list[tuple[Alarm, str]]:
+        """Return what an operator has to mend, and of whom."""
+        alarms = [(Alarm.CLONED, what) for what in self.duplicates]
+        at, address = self._wrong_key
+        if trio.current_time() - at < _WRONG_KEY_SECONDS:
+            alarms.append((Alarm.WRONG_KEY, address))
+        return [*alarms, (Alarm.NO_KEY, "any CPU below")] if self.keyless else alarms
+
+    @property
+    def lost(self) -> tuple[Branch, ...]:
+        """Return the clients that went for good and did not come back, as branches of the chain."""
+        now = trio.current_time()
+        self._lost = {key: each for key, each in self._lost.items() if now - each[0] < _LOST_SECONDS}
+        return tuple(
+            Branch(
+                Hop(Way.DOWN, Seen.GONE, None, int(now - at), 0, 0, address, why).encode(),
+                Cpu(node, NO_PORT, name).encode(),
+            )
+            for (node, _), (at, name, address, why) in self._lost.items()
+        )
 
     @property
     def port(self) -> PortState:
@@ -379,6 +415,7 @@ class RemotePortService:
     def _note_wrong_key(self, handshake: _Handshake) -> None:
         if self._keys.failed(handshake.client, handshake.point):
             self.wrong_keys += 1
+            self._wrong_key = trio.current_time(), handshake.peer.address
             self._event("wrong keys", "wrong key from %s", handshake.peer, level=logging.WARNING)
 
     def _refusal(self, point: bytes, address: str) -> CloseReason | None:
@@ -404,11 +441,12 @@ class RemotePortService:
         if session is None:
             handle = self.handle.attenuate(self.handle.rights, name)
             session = self._sessions[admitted.session] = RemoteSession(
-                admitted.session, handle, self._logger, self._events, self._pace, self._fail
+                admitted.session, handle, self._logger, self._events, self._pace, self._chain, self._fail
             )
             session.permit(self._granted)
             self._tasks.start_soon(self._run_session, session)
-        session.address, session.name = address, client.name
+        session.address, session.name, session.features = address, client.name, client.features
+        self._lost.pop(session.session.key, None)
         return session
 
     async def _run_session(self, session: RemoteSession) -> None:
@@ -427,7 +465,8 @@ class RemotePortService:
         try:
             closed = await session.carry(link, _OLDEST_KEYS)
         except* (LinkCutError, CutError) as group:
-            self._event("links cut", "%s: the link was cut: %s", name, root_cause(group))
+            session.chain_link.why = str(root_cause(group))
+            self._event("links cut", "%s: the link was cut: %s", name, session.chain_link.why)
             closed = False
         except* RemoteProtocolError as group:
             cause = root_cause(group)
@@ -457,6 +496,11 @@ class RemotePortService:
             session = self._sessions.pop(each.session)
             why = reason_text(each.reason)
             self._event("sessions ended", "%s gone: %s", session.handle.holder, why)
+            self._lost.pop(session.session.key, None)
+            link_why = session.chain_link.why if each.reason is CloseReason.DETACHED else why
+            self._lost[session.session.key] = trio.current_time(), session.name, session.address, link_why
+            if len(self._lost) > _LOST:
+                del self._lost[next(iter(self._lost))]
             session.end(why)
 
     def _tell_port(self) -> None:

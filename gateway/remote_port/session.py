@@ -34,9 +34,12 @@ from gateway.port.line import PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden
+from gateway.remote_port.chain import ChainLink
 from gateway.remote_port.line import CHANNELS, Taken
 from gateway.remote_port.link import now_ms
 from gateway.remote_port.throughput import Throughput
+from protocol.link.chain_frames import Picture, Survey
+from protocol.link.chain_tree import NO_PORT, Cpu, Hop, Seen, Way
 from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import Reason
 from protocol.link.session_frames import Pong
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from gateway.port.line import Asker
     from gateway.port.log import PortLogger
     from gateway.port.router import Handle, Session
+    from gateway.remote_port.chain import Chain
     from gateway.remote_port.link import Link
     from gateway.tasks.event_log import EventLog
     from protocol.link.frames import Frame
@@ -395,9 +399,14 @@ class RemoteSession:
         logger: PortLogger,
         events: EventLog,
         pace: Pace,
+        chain: Callable[[], Chain],
         failed: Callable[[RemoteSession], None] = lambda _: None,
     ) -> None:
         self.session = session
+        self.chain_link = ChainLink(self._known, chain, self.flush)
+        """The link as the chain of CPUs sees it."""
+        self.features = 0
+        """Those that both sides of its last connection know."""
         self.handle = handle
         self.address = ""
         """The IP address of its last connection."""
@@ -524,6 +533,14 @@ class RemoteSession:
         for writer in self._writers.values():
             writer.set_rate(bits_per_second)
 
+    def _known(self, seen: Seen) -> tuple[Hop, Cpu]:
+        """Describe the link and the client for the chain."""
+        link, session = self.chain_link, self.session
+        lost = self.dropped + session.dropped
+        why = link.why if seen is Seen.GONE else ""
+        hop = Hop(Way.DOWN, seen, session.round_trip, link.seconds, session.resumes, lost, self.address, why)
+        return hop, Cpu(session.key[0], NO_PORT, self.name)
+
     def fail(self, error: BaseException) -> None:
         """Log an unexpected exception, and have the session ended for it, without a word.
 
@@ -577,6 +594,7 @@ class RemoteSession:
         """
         self._carrying.cancel()
         self.link = link
+        self.chain_link.stands(self.session.inquiry, self.features, self.session.key[0])
         number = self.session.number
 
         def say() -> Frame | None:
@@ -592,6 +610,7 @@ class RemoteSession:
         finally:
             if self.link is link:
                 self.link = None
+                self.chain_link.fell()
                 self.session.detach(now_ms())
         return False
 
@@ -602,6 +621,8 @@ class RemoteSession:
             match event:
                 case Message():
                     self._writers[event.channel].post(event)
+                case Survey() | Picture():
+                    self.chain_link.heard(event, self.session.inquiry, self._tasks)
                 case Gap():
                     self.gaps += event.count
                     reason = event.reason.name.lower()
@@ -611,6 +632,6 @@ class RemoteSession:
     async def run(self) -> None:
         """Write what the client sends, until ``scope`` is cancelled; the line is heard from construction on."""
         with self.scope, contextlib.closing(self._line):
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as self._tasks:
                 for writer in self._writers.values():
-                    nursery.start_soon(writer.run)
+                    self._tasks.start_soon(writer.run)

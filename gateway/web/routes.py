@@ -113,6 +113,9 @@ class Backend:
     Return why not, or nothing.
     """
 
+    chain: Callable[[int], Awaitable[dict[str, Any] | None]]
+    """Look at the chain of the port with that index, within seconds; None where no other CPU has to do with it."""
+
     @property
     def settings(self) -> Settings:
         """Return the tree in force."""
@@ -349,6 +352,22 @@ async def _metrics(routes: Routes, _: Request, caller: Caller) -> Response:
     return Response(200, open_metrics(_status_for(routes, caller)), CONTENT_TYPE)
 
 
+async def _chain(routes: Routes, _: Request, caller: Caller) -> Response:
+    """Ask all CPUs of the chains of the ports that the caller may use."""
+    found: dict[str, dict[str, Any]] = {}
+
+    async def look(index: int) -> None:
+        if (owner := await routes.backend.chain(index)) is not None:
+            found[f"P{index}"] = owner
+
+    async with trio.open_nursery() as looking:
+        for index in range(len(routes.backend.settings.port_managers)):
+            if caller.may_use(index):
+                looking.start_soon(look, index)
+    chains = {"ports": [{"port": name, "chain": owner} for name, owner in sorted(found.items())]}
+    return Response(200, json.dumps(chains, indent=2).encode() + b"\n", "application/json")
+
+
 async def _ports(routes: Routes, _: Request, caller: Caller) -> Response:
     """Answer what a viewer may know of the ports, and who the caller is."""
     status = _status_for(routes, caller)
@@ -499,6 +518,7 @@ ROUTES = {
     "/daisyport/health": Route(Role.OPEN, _health, methods=("GET", "HEAD")),
     "/daisyport/health/P#": Route(Role.OPEN, _health, methods=("GET", "HEAD")),
     "/daisyport/status": Route(Role.OPERATOR, _status, methods=("GET", "HEAD")),
+    "/daisyport/chain": Route(Role.OPERATOR, _chain, methods=("GET", "HEAD")),
     "/daisyport/kick": Route(Role.ADMIN, _kick, methods=("POST",)),
     "/daisyport/ports": Route(Role.VIEWER, _ports, methods=("GET", "HEAD")),
     "/daisyport/ports/P#": Route(Role.VIEWER, _web_socket, methods=("GET",)),

@@ -20,6 +20,7 @@ import enum
 from typing import Final, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.chain_frames import CHAIN, Picture, Survey
 from protocol.link.frames import Frame, decode
 from protocol.link.handshake import Acceptor, Agreement, HandshakeError, Initiator, Peer
 from protocol.link.header import CutError, FrameDecoder, Header, Parts, RawFrame
@@ -29,7 +30,7 @@ from protocol.link.secure import TAG, Opener, Sealer
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
 from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
 
-__all__ = ["CHANNELS", "CLOSES", "TRANSITIONS", "Connection", "Event", "Party", "State"]
+__all__ = ["CHANNELS", "CLOSES", "FEATURE", "TRANSITIONS", "Connection", "Event", "Party", "State"]
 
 
 @final
@@ -75,8 +76,8 @@ def _stay(state: State, party: Party, *frames: type[Frame]) -> _Moves:
 
 
 _BYE: Final[_Moves] = {(_C, Close): State.CLOSED, (_S, Close): State.CLOSED}
-_DOWN: Final = (DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong)
-_UP: Final = (UpData, Gap, Ack, Credit, Ping, Pong)
+_DOWN: Final = (DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Survey, Picture)
+_UP: Final = (UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture)
 
 TRANSITIONS: Final[dict[State, _Moves]] = {
     State.HELLO: {(_C, Hello): State.REPLY},
@@ -92,6 +93,9 @@ TRANSITIONS: Final[dict[State, _Moves]] = {
     State.FAILED: {(_C, Close): State.CLOSED, (_S, Close): State.CLOSED},
 }
 """state -> (who sends, what) -> state; what is not here must not be sent."""
+
+FEATURE: Final[dict[type[Frame], int]] = {Survey: CHAIN, Picture: CHAIN}
+"""The feature that both sides must know for a frame to be sent."""
 
 _LINE: Final = frozenset({Channel.LINE})
 _CLASSES: Final = frozenset(Channel) - _LINE
@@ -142,22 +146,27 @@ Event: TypeAlias = Peer | Frame
 """A Peer once both sides have proved the key; a Hello, for a server to charge a guess; then frames."""
 
 
-_Move: TypeAlias = tuple[State, frozenset[Channel] | None]
+_Move: TypeAlias = tuple[State, frozenset[Channel] | None, int]
 _MOVES: Final[dict[tuple[State, Party], dict[type[Frame], _Move]]] = {
     (state, party): {
-        frame: (after, CHANNELS.get((party, frame))) for (who, frame), after in moves.items() if who is party
+        frame: (after, CHANNELS.get((party, frame)), FEATURE.get(frame, 0))
+        for (who, frame), after in moves.items()
+        if who is party
     }
     for state, moves in TRANSITIONS.items()
     for party in Party
 }
-"""The two tables in one, for one look at each frame: (state, who sends) -> what -> the state after it, and on which."""
+"""The three tables in one, for one look at each frame: (state, who sends) -> what -> the state after it, on which
+stream, and where both know which feature."""
 
 
-def _judge(state: State, party: Party, frame: Frame) -> State | None:
+def _judge(state: State, party: Party, frame: Frame, peer: Peer | None) -> State | None:
     move = _MOVES[state, party].get(type(frame))
     if move is None:
         return None
-    after, channels = move
+    after, channels, feature = move
+    if feature and (peer is None or not peer.features & feature):
+        return None
     if channels is not None and frame.channel not in channels:  # type: ignore[union-attr]  # CHANNELS has such alone
         return None
     if after is State.CLOSED and isinstance(frame, Close):
@@ -226,7 +235,7 @@ class Connection:
 
     def send(self, frame: Frame) -> bytes:
         """Return the bytes of one frame. Raises LocalProtocolError where it may not be sent now."""
-        state = _judge(self._state, self.party, frame)
+        state = _judge(self._state, self.party, frame, self.peer)
         if state is None:
             raise LocalProtocolError(f"a {self.party.value} in state {self._state} sends no {frame!r:.60}")
         self._state = state
@@ -242,7 +251,7 @@ class Connection:
             frame = self._read(raw)
             if frame is None:  # of a type that may be ignored
                 continue
-            state = _judge(self._state, self._other, frame)
+            state = _judge(self._state, self._other, frame, self.peer)
             if state is None:
                 raise RemoteProtocolError(f"{frame!r:.60} while {self._state.value} is awaited")
             self._state = state

@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from protocol.errors import RemoteProtocolError
+from protocol.link.chain_frames import Picture, Survey
 from protocol.link.header import LIMIT
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
@@ -42,6 +43,8 @@ Frame: TypeAlias = (
     | Turn
     | Ping
     | Pong
+    | Survey
+    | Picture
 )
 
 FRAMES: Final = {
@@ -63,6 +66,8 @@ FRAMES: Final = {
         Turn,
         Ping,
         Pong,
+        Survey,
+        Picture,
     )
 }
 """The class that reads each type; DATA has two shapes."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, final
 
 from protocol.link import cpace
+from protocol.link.chain_frames import CHAIN
 from protocol.link.header import CutError
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.identity import NodeKey, is_signed, node_id
@@ -44,7 +45,7 @@ __all__ = [
 VERSIONS: Final = (1,)
 """The wire versions that this code speaks."""
 
-FEATURES: Final = 0
+FEATURES: Final = CHAIN
 """The features that this code knows, a bit each; what only the other side knows is not used."""
 
 _UP: Final = b"daisyport remote port node up"

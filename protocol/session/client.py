@@ -16,10 +16,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.chain_frames import Picture, Survey
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
 from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn
 from protocol.session.heartbeat import Heartbeat
+from protocol.session.inquiry import Inquiry
 from protocol.session.receive_stream import ReceiveStream
 from protocol.session.send_stream import SendStream, Settled
 from protocol.session.session import CLASSES, NO_SESSION, SEND_ORDER, Resumed, SessionLimits
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientEvent", "ClientSession"]
 
-ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Close
+ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Close | Survey | Picture
 
 
 _UNTOLD: Final = 32
@@ -78,6 +80,8 @@ class ClientSession:
         Behind it none has an outcome, so there are no more of them than the ring has frames.
         """
         self._heartbeat = Heartbeat()
+        self.inquiry = Inquiry()
+        """What is asked and answered of the chain over the connection of the moment."""
         self._stage = _Stage.DETACHED
         self._closing: CloseReason | None = None
         self._ever_resumed = False
@@ -124,6 +128,7 @@ class ClientSession:
             del self._numbers[next(iter(self._numbers))]
         self._stage, self._closing = _Stage.OPENING, None
         self._heartbeat = Heartbeat()  # a question of an ended connection has no answer
+        self.inquiry = Inquiry()
         return self.number
 
     def detach(self) -> None:
@@ -201,6 +206,8 @@ class ClientSession:
             if (said := line.next_frame()) is not None:
                 return said
             self._tells, self._untold = False, 0
+        if (asked := self.inquiry.next_frame()) is not None:
+            return asked
         for channel in SEND_ORDER:
             stream = self._streams[channel]
             if stream.ring.unsent and (message := stream.next_frame(now)) is not None:
@@ -245,6 +252,8 @@ class ClientSession:
                 events = self._resume(frame, now)
             case Close():
                 events = self._closed(frame)
+            case Survey() | Picture():
+                events = [*self.inquiry.heard(frame)]
             case _:
                 raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
         # What the frame settled comes first: a writer knows his outcome before the port is said to be down.

@@ -13,11 +13,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.chain_frames import Picture, Survey
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
 from protocol.link.stream_frames import Ack, Channel, Credit, Gap, Turn, UpData
 from protocol.session.heartbeat import Heartbeat
 from protocol.session.inbox import Inbox, Message
+from protocol.session.inquiry import Inquiry
 from protocol.session.line_stream import LineStream
 from protocol.session.session import CLASSES, SEND_ORDER, SessionLimits
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ServerEvent", "ServerSession"]
 
-ServerEvent: TypeAlias = Message | Gap | Close
+ServerEvent: TypeAlias = Message | Gap | Close | Survey | Picture
 
 
 @final
@@ -90,6 +92,8 @@ class ServerSession:
         self.number, self.place, self.detached_at = opening.number, place, None
         # A question of an ended connection has no answer.
         self._heartbeat = Heartbeat()
+        self.inquiry = Inquiry()
+        """What is asked and answered of the chain over the connection of the moment."""
         self._proofs: deque[dict[Channel, int]] = deque()
         for channel, inbox in self._inboxes.items():
             sent, known = opening.positions[channel]
@@ -187,7 +191,7 @@ class ServerSession:
         if self._closing is not None:
             self.detach(now)
             return Close(self._closing, self._positions())
-        return self._down.next_frame()
+        return self.inquiry.next_frame() or self._down.next_frame()
 
     def receive(self, number: int, frame: Frame, now: int) -> list[ServerEvent]:
         """Take a frame of connection ``number``. Raises RemoteProtocolError."""
@@ -207,6 +211,8 @@ class ServerSession:
             case Close():
                 self.detach(now)
                 return [frame]
+            case Survey() | Picture():
+                return [*self.inquiry.heard(frame)]
             case Ack():
                 self._down.ring.acknowledge(frame.offset)
             case Credit():

@@ -31,6 +31,9 @@ HELLO, HELLO_REPLY, CONFIRM, CLOSE, OPEN, OPENED, DATA, ACK, CREDIT, GAP, LOST, 
 )
 LINE, PTZ, TCP, CGI = range(4)
 STOPPING, STALE, PROTOCOL, NOT_PROVED = 1, 6, 12, 15
+SURVEY, PICTURE = 80, 81
+CHAIN = 1
+"""The feature of those who know both."""
 NO_SESSION = bytes(16)
 
 _HEADER = struct.Struct("!BBBBIQ")
@@ -116,17 +119,18 @@ class Run:
 class Node:
     """A node's key pair from its secret 32 bytes; it may claim to be another."""
 
-    def __init__(self, seed: bytes, claims: bytes | None = None, name: str = "") -> None:
+    def __init__(self, seed: bytes, claims: bytes | None = None, name: str = "", features: int = 0) -> None:
         self._private = Ed25519PrivateKey.from_private_bytes(seed)
         self.public = self._private.public_key().public_bytes_raw()
         self.id = claims or hashlib.sha256(self.public).digest()[:16]
         self.name = name
+        self.features = features
 
     def identity(self, way: bytes, run: Run) -> bytes:
         """The payload of IDENTITY, for the side that speaks ``way``."""
         signature = self._private.sign(b"daisyport remote port node " + way + run.output)
         name = self.name.encode()
-        return self.public + signature + struct.pack("!IB", 0, len(name)) + name
+        return self.public + signature + struct.pack("!IB", self.features, len(name)) + name
 
 
 def check_identity(payload: bytes, node: bytes, way: bytes, run: Run) -> None:
@@ -135,7 +139,7 @@ def check_identity(payload: bytes, node: bytes, way: bytes, run: Run) -> None:
     assert hashlib.sha256(public).digest()[:16] == node
     signed = b"daisyport remote port node " + way + run.output
     Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)
-    assert payload[96:100] == bytes(4)
+    assert payload[96:100] == struct.pack("!I", CHAIN)
     assert len(payload) == 101 + payload[100] <= 101 + 64
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import signal
@@ -255,3 +256,27 @@ async def test_a_trace_that_nobody_reads_slows_nobody_and_says_what_it_left_out(
             shown = b""
             while b"bytes not shown" not in shown:
                 shown = shown[-200:] + await process.stdout.receive_some()
+
+
+async def test_the_chain_is_shown_from_the_owner_down_at_any_of_its_cpus(short_path: Path) -> None:
+    with trio.fail_after(60):
+        async with chain(short_path, 2) as (gateways, _):
+            for each in (gateways[0], gateways[2]):
+                done = await ran(each, "chain", "P0")
+                shown = done.stdout.decode()
+                assert done.returncode == 0, done.stderr
+                assert shown.startswith("the chain of P0 here, from the owner of the line down:\n")
+                assert shown.count("(here) up") == 1
+                assert shown.count("link up") == 2
+                assert max(map(len, shown.splitlines())) <= 80
+            whole = json.loads((await ran(gateways[1], "chain", "--json")).stdout)
+            assert whole[0]["chain"]["below"][0]["here"]
+            assert whole[0]["chain"]["below"][0]["below"][0]["answer"] == "told"
+            nowhere = await ran(gateways[0], "chain", "P9")
+            assert (nowhere.returncode, b"no port of a chain" in nowhere.stderr) == (1, True)
+
+
+async def test_a_host_without_other_cpus_has_no_chain(short_path: Path) -> None:
+    with trio.fail_after(30):
+        async with running_gateway(short_path) as gateway:
+            assert (await ran(gateway, "chain")).stdout == b"no port is shared with other CPUs here\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import socket
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from gateway.port.bus import Bus
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.remote_port.candidates import Candidates
+from gateway.remote_port.chain import Chain, ChainLink
 from gateway.remote_port.client import RemotePortClient
 from gateway.remote_port.server import RemotePortService
 from gateway.serial_line.arbiter import Arbiter
 from gateway.serial_line.sharing import Sharing
 from gateway.tasks.reconcile import Unit
+from protocol.link.chain_tree import Cpu
 from protocol.link.guesses import GuessLimit
 from protocol.link.identity import NodeKey
 from protocol.parameters.addresses import AddressList
@@ -26,7 +29,7 @@ from protocol.parameters.settings import RemotePort, Settings
 from tests.gateway.line import ALL, NarrowTty
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from gateway.discovery.bonjour import Bonjour
     from gateway.port.router import Session
@@ -150,6 +153,22 @@ class Node:
         session.listen_for_gaps(ear.miss)
         return ear
 
+    @functools.cached_property
+    def chain(self) -> Chain:
+        """What it knows of the chain."""
+        return Chain(self._described, self._chain_links, lambda: self.service.lost if hasattr(self, "service") else ())
+
+    def _described(self) -> Cpu:
+        alarms = [*(self.service.alarms if hasattr(self, "service") else ())]
+        alarms += self.device.alarms if hasattr(self, "device") else ()
+        return Cpu(self.key.id, 0, self.name, "1.0", self.bus.down is None, self.bus.down or "", alarms=tuple(alarms))
+
+    def _chain_links(self) -> Iterator[ChainLink]:
+        if hasattr(self, "device"):
+            yield self.device.chain_link
+        if hasattr(self, "service"):
+            yield from (session.chain_link for session in self.service.sessions)
+
     def own(self, room: int = 1 << 20) -> None:
         """Own a line with a tty that takes ``room`` bytes."""
         self.tty = NarrowTty(room)
@@ -174,7 +193,9 @@ class Node:
     def reopen(self, key: str = KEY, ptz: bool = True, keyless: bool = False) -> None:
         """A server that knows of no session."""
         handle = self.handle.attenuate(ALL, "remote port server")
-        self.service = RemotePortService(0, self.key, "chassis", handle, self.clients, self.guesses, keyless=keyless)
+        self.service = RemotePortService(
+            0, self.key, "chassis", handle, self.clients, self.guesses, chain=lambda: self.chain, keyless=keyless
+        )
         self.service.update_policy(AddressList(), key, ptz)
         self.clients.start_soon(self.service.run)
 
@@ -192,7 +213,7 @@ class Node:
 
     def dial_with(self, candidates: Candidates, settings: RemotePort, index: int = 0) -> None:
         """Chain to whichever server ``candidates`` choose."""
-        self.device = RemotePortClient(self.bus, self.key, index, settings, candidates)
+        self.device = RemotePortClient(self.bus, self.key, index, settings, candidates, lambda: self.chain)
         self.settings = settings
         self.unit = Unit("P0 R0", lambda: None)
         self.nursery.start_soon(self.device.run, self.unit)

@@ -148,11 +148,15 @@ class FakeGateway:
         self.rekeyed.append((index, key, seconds))
         return "" if key else "must not be empty"
 
+    async def chain(self, index: int) -> dict[str, object] | None:
+        await trio.lowlevel.checkpoint()
+        return {"name": f"owner of P{index}"} if index < 2 else None
+
     def backend(self) -> Backend:
         ports = [FakePort(self, index) for index in range(len(self.settings.port_managers))]
         return Backend(
             *(CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN),
-            *(self.words.__getitem__, self.kick, self.rekey),
+            *(self.words.__getitem__, self.kick, self.rekey, self.chain),
         )
 
 

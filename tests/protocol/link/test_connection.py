@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.chain_frames import Picture, Survey
 from protocol.link.connection import CHANNELS, TRANSITIONS, Connection, Party, State
 from protocol.link.frames import FRAMES, Frame
 from protocol.link.handshake import HandshakeError, Peer, WrongKeyError, key_point
@@ -42,10 +44,14 @@ SAMPLES: tuple[Frame, ...] = (
     *(Turn(channel, 0, TurnPhase.BEGIN, TurnStatus.RUNNING) for channel in (Channel.LINE, Channel.TCP)),
     Ping(1),
     Pong(1, 2),
+    Survey(1, 2),
+    Picture(1, b"x"),
     *(Close(reason) for reason in CloseReason if reason is not CloseReason.STOPPING),
 )
-CLIENT_FRAMES: set[type[Frame]] = {UpData, Gap, Ack, Credit, Ping, Pong, Close}
-SERVER_FRAMES: set[type[Frame]] = {DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Close}
+CLIENT_FRAMES: set[type[Frame]] = {UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Close}
+SERVER_FRAMES: set[type[Frame]] = {
+    *(DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Survey, Picture, Close),
+}
 # the answers, written down once more and by other means than the table: who may say what while what is awaited
 MAY_SAY: dict[tuple[Party, State], set[type[Frame]]] = {
     (Party.CLIENT, State.HELLO): {Hello},
@@ -163,6 +169,17 @@ def test_what_the_peer_may_not_send_we_may_not_send(sender: Party, state: State,
     with pytest.raises(LocalProtocolError, match=f"a {sender.value} in state"):
         by.send(frame)
     assert by.state is state, "our own mistake changes nothing"
+
+
+@pytest.mark.parametrize("frame", [Survey(1, 2), Picture(1, b"x")])
+def test_what_is_a_feature_is_said_only_where_both_sides_know_it(frame: Frame) -> None:
+    a, b = connections()
+    assert b.peer is not None
+    b.peer = replace(b.peer, features=0b1110)
+    with pytest.raises(LocalProtocolError):
+        b.send(frame)
+    ((kind, _),) = events(b, a.send(frame))
+    assert issubclass(kind, RemoteProtocolError)
 
 
 def test_the_table_names_every_state_and_only_frames_that_exist() -> None:

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
+from protocol.link.chain_frames import MAX_TREE, Picture, Survey
 from protocol.link.frames import FRAMES, Frame, decode
 from protocol.link.header import LIMIT, Parts
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
@@ -92,6 +93,8 @@ frames = st.one_of(
     st.builds(Turn, classes, u64, st.just(TurnPhase.END), st.sampled_from(TurnStatus).filter(bool)),
     st.builds(Ping, u32),
     st.builds(Pong, u32, u32),
+    st.builds(Survey, u32, u16),
+    st.builds(Picture, u32, st.binary(min_size=1, max_size=99)),
 )
 parts = st.builds(Parts, st.binary(max_size=200), st.integers(0, 5), st.integers(0, 3), st.integers(0, 2**64 - 1))
 
@@ -111,7 +114,7 @@ def test_a_frame_of_data_ends_behind_its_last_byte_and_is_a_whole_message_unless
     assert up.parts().flags == 0
 
 
-@given(st.integers(0, 0x4F), parts)
+@given(st.integers(0, 0x5F), parts)
 def test_any_bytes_are_a_frame_with_exactly_these_bytes_or_an_error(code: int, given_parts: Parts) -> None:
     try:
         frame = decode(code, given_parts)
@@ -133,7 +136,13 @@ def test_a_frame_with_another_byte_is_another_frame_or_an_error(frame: Frame, da
 
 
 def test_every_type_has_its_number() -> None:
-    assert sorted(FRAMES) == list(range(1, 17))
+    assert sorted(FRAMES) == [*range(1, 17), 0x50, 0x51]
+
+
+@pytest.mark.parametrize("size", [0, MAX_TREE + 1])
+def test_a_tree_of_cpus_is_neither_empty_nor_longer_than_a_message(size: int) -> None:
+    with pytest.raises(RemoteProtocolError, match="a tree of"):
+        decode(Picture.code, Picture(1, bytes(size)).parts())
 
 
 @pytest.mark.parametrize("code", [0, 17, 0x3F])
@@ -283,6 +292,8 @@ ONE_OF_EACH = [
     (16, Identity(bytes(32), bytes(64), 0, "").parts()),
     (12, Port(PortState(0, False, 0, "x", "", ())).parts()),
     (14, Ping(1).parts()),
+    (0x50, Survey(1, 2).parts()),
+    (0x51, Picture(1, b"x").parts()),
     (15, Pong(1, 2).parts()),
 ]
 

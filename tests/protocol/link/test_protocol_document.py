@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.discovery.mdns import SERVICE
-from gateway.remote_port import candidates, link
+from gateway.remote_port import candidates, chain, link
 from gateway.remote_port import client as remote_device
 from gateway.remote_port import server as remote_service
 from gateway.remote_port import session as remote_session
@@ -91,6 +91,10 @@ VALUES = {
     "ring up, a class": str(SessionLimits().ring_bytes),
     "frames in a ring": str(SessionLimits().ring_frames),
     "small pieces joined, down, up to": str(line_stream._PIECE),
+    "the most patience that a SURVEY is given": f"{chain.PATIENCE:g} s",
+    "of it, kept for the way back at each hop": f"{chain._WAY_BACK:g} s",
+    "a PICTURE serves all who ask for": f"{chain._FRESH:g} s",
+    "between two PICTUREs to one link, at least": f"{chain._PAUSE:g} s",
 }
 """What the document says of times and limits, in the words of its table."""
 

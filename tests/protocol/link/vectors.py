@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from protocol.link import cpace
+from protocol.link.chain_frames import Picture, Survey
+from protocol.link.chain_tree import Alarm, Branch, Cpu, Hop, Seen, Way
 from protocol.link.connection import Connection, Party
 from protocol.link.frames import decode
 from protocol.link.handshake import Acceptor, Initiator, WrongKeyError, key_point
@@ -45,6 +47,15 @@ END, EITHER = MessageRule(end=b"\xff"), MessageRule(end=b"\r\n", gap=0.02)
 PORT = PortState(0b1010, True, 115_200, "", "RS485_2 115200 8N1", (OWNER, B_NODE.id), MODBUS, END)
 DOWN = PortState(0b0110, False, 2400, "no such device", "RS232 9600 7E2", (), LINE, EITHER)
 AGAIN = PortState(0b1010, True, 9600, "", "RS232 9600 7E2", (OWNER, B_NODE.id), LENGTH)
+# The answer of a CPU in the middle to one below it: itself, the owner above it, and a link of it that is down.
+MIDDLE = Cpu(
+    B_NODE.id, 0x09, "cpu-b", "1.2.3", True, "", 0x0102030405060708, 0x090A0B0C, (("GenericTCPServer", 0x0D0E),)
+)
+TOP = Cpu(OWNER, 0x0F, "cpu-o", "1.2.0", False, "no such device", alarms=((Alarm.WRONG_KEY, "192.0.2.9"),))
+LEFT = Cpu(bytes(range(0x60, 0x70)), name="cpu-l")
+UPWARD = Hop(Way.UP, Seen.TOLD, 0x1112, 0x13141516, 0x1718191A, 0x1B1C1D1E1F202122, "192.0.2.1", "")
+AWAY = Hop(Way.DOWN, Seen.GONE, None, 0x23242526, 0x2728292A, 0x2B2C2D2E2F303132, "192.0.2.4", "the peer hung up")
+TREE = Branch(b"", MIDDLE.encode(), (Branch(UPWARD.encode(), TOP.encode()), Branch(AWAY.encode(), LEFT.encode())))
 
 
 def positions(first: int) -> Positions:
@@ -90,6 +101,9 @@ CONVERSATION: Final[tuple[tuple[Party, str, Frame], ...]] = (
     (B, "the port went down, and has other rules", Port(DOWN)),
     (B, "the port is up again, and has others again", Port(AGAIN)),
     (B, "asks whether A is there", Ping(0x2A2B2C2D)),
+    (A, "asks what the chain looks like from B", Survey(0x81828384, 0x8586)),
+    (B, "tells itself, the owner above it, and a link that is down", Picture(0x81828384, TREE.encode())),
+    (B, "asks the same of A", Survey(0x91929394, 0x9596)),
     (B, "ends the session", Close(CloseReason.STOPPING, positions(0x0152535455565758))),
 )
 REFUSED: Final = Close(CloseReason.STALE, last=0x0908070605040302)

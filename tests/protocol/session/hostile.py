@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from protocol.errors import RemoteProtocolError
+from protocol.link.chain_frames import Picture, Survey
 from protocol.link.connection import Connection, Party, State
 from protocol.link.frames import FRAMES
 from protocol.link.handshake import Peer
@@ -130,6 +131,10 @@ class Liar:
                 return Port(self.port())
             case Ping.code:
                 return Ping(choices.below(256))
+            case Survey.code:
+                return Survey(choices.pick((0, 1, 2**32 - 1)), choices.pick((0, 3000, 65535)))
+            case Picture.code:
+                return Picture(choices.below(4), choices.data())
         return Pong(choices.pick(clocks), choices.below(256))
 
     def opening(self, clock: int, session: bytes, party: Party) -> list[Frame]:
@@ -232,6 +237,7 @@ class Victim:
             self.client.next_expiry(self.now)
             if not choices.below(4):
                 self.client.ping()
+                self.client.inquiry.ask(3000)
         elif self.server is not None:
             server = self.server
             server.line(choices.data(), choices.pick((None, OTHERS, Asker(Channel.PTZ, choices.below(9)))))
@@ -239,6 +245,7 @@ class Victim:
                 server.gap(choices.number(3) % LIMIT, Reason.OVERFLOW)
             if not choices.below(5):
                 server.ping()
+                server.inquiry.ask(3000)
             if not choices.below(5):
                 server.port(replace(PORT, rate=self.now))
             if not choices.below(5):

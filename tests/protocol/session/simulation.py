@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from protocol.errors import RemoteProtocolError
+from protocol.link.chain_frames import Picture, Survey
 from protocol.link.connection import Connection, Event, State
 from protocol.link.frames import decode
 from protocol.link.handshake import Acceptor, Initiator, Peer, key_point
@@ -37,6 +38,7 @@ from tests.protocol.session.hostile import Choices, Liar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from protocol.session.inquiry import Inquiry
     from protocol.session.server import ServerEvent, ServerSession
 
 LIAR = Peer(1, b"l" * 16, 0, "")
@@ -150,6 +152,8 @@ class Node:
                 self.pass_up(event.channel)
             case Gap():
                 self.world.gaps += event.count
+            case Survey() | Picture():
+                self.world.surveyed(session.inquiry, event)
             case Close():
                 self.ended(self.register.end(session, CloseReason.STOPPING))
 
@@ -228,6 +232,8 @@ class Node:
                     owner[0].turn(event.channel, owner[1], event.phase, event.status)
             case Port():
                 self.state = event.state
+            case Survey() | Picture():
+                self.world.surveyed(self.client.inquiry, event)
 
     def heard_line(self, event: DownData) -> None:
         asker = event.asker
@@ -291,6 +297,7 @@ class World:
         self.turns: dict[tuple[int, TurnPhase], int] = {}
         self.answers: list[tuple[int, int, int]] = []  # from where to where the line answered which message
         self.gaps = 0
+        self.pictures = 0
         self.nodes = [Node(self, place, 0) for place in range(nodes)]
         self.wires: list[list[Wire]] = [[] for _ in range(nodes - 1)]
 
@@ -393,6 +400,23 @@ class World:
             self.nodes[link].below(lambda session: session.ping())
         self.run()
 
+    def survey(self, link: int, *, up: bool) -> None:
+        """Have one side of a link ask what the chain looks like on the other."""
+        if up:
+            self.nodes[link + 1].client.inquiry.ask(self.time & 0xFFFF)
+        else:
+            self.nodes[link].below(lambda session: session.inquiry.ask(self.time & 0xFFFF))
+        self.run()
+
+    def surveyed(self, inquiry: Inquiry, event: Survey | Picture) -> None:
+        """Answer a question; an answer is one to the last question of this very connection, once."""
+        if isinstance(event, Survey):
+            inquiry.answer(event.number, fresh(9, event.number, event.patience))
+            return
+        assert event.number == inquiry._number or self.lies
+        assert not inquiry._stands
+        self.pictures += 1
+
     def restart(self, place: int) -> None:
         for link in (place - 1, place):
             for wire in self.wires[link] if 0 <= link < len(self.wires) else ():
@@ -449,7 +473,7 @@ class World:
                 self.liars[place] = node, outcome.session
         else:
             frame = Liar(choices, session._positions()).frame([0, node.now], session.id)
-            allowed = (UpData, Gap, Ack, Credit, Ping, Pong, Close)
+            allowed = (UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Close)
             try:
                 if decode(frame.code, frame.parts()) is None or not isinstance(frame, allowed):
                     return

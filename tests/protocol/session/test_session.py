@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.chain_frames import Picture, Survey
 from protocol.link.handshake import Peer
 from protocol.link.header import LIMIT
 from protocol.link.message_rules import MAX_WAITING
@@ -879,3 +880,42 @@ def test_a_last_word_is_said_only_where_nothing_is_still_to_be_told() -> None:
     word = pair.server.last_word(CloseReason.STOPPING)
     assert word is not None
     assert word.positions[TCP] == Position(3, 3)
+
+
+def test_each_side_may_ask_what_the_chain_looks_like_on_the_other(pair: Pair) -> None:
+    pair.client.inquiry.ask(3000)
+    pair.server.inquiry.ask(2000)
+    pair.talk()
+    (from_a,) = (event for event in pair.heard_b if isinstance(event, Survey))
+    (from_b,) = (event for event in pair.heard_a if isinstance(event, Survey))
+    assert (from_a, from_b) == (Survey(1, 3000), Survey(1, 2000))
+    pair.server.inquiry.answer(1, b"of B")
+    pair.client.inquiry.answer(1, b"of A")
+    pair.talk()
+    assert Picture(1, b"of B") in pair.heard_a
+    assert Picture(1, b"of A") in pair.heard_b
+
+
+def test_an_answer_to_nothing_or_to_an_older_question_is_passed_over(pair: Pair) -> None:
+    pair.server.inquiry.answer(1, b"unasked")
+    pair.talk()
+    pair.client.inquiry.ask(3000)
+    pair.client.inquiry.ask(3000)
+    pair.talk()
+    pair.server.inquiry.answer(1, b"late")
+    pair.talk()
+    pair.server.inquiry.answer(2, b"in time")
+    pair.talk()
+    pair.server.inquiry.answer(2, b"again")
+    pair.talk()
+    assert [event.tree for event in pair.heard_a if isinstance(event, Picture)] == [b"in time"]
+
+
+def test_questions_without_end_leave_one_and_answers_too(pair: Pair) -> None:
+    inquiry = pair.client.inquiry
+    for number in range(1000):
+        inquiry.ask(1)
+        inquiry.answer(number, b"x")
+    assert inquiry.next_frame() == Picture(999, b"x")
+    assert inquiry.next_frame() == Survey(1000, 1)
+    assert inquiry.next_frame() is None
