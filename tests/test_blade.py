@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.netns import Host
 
-pytestmark = needs_network
+pytestmark = [needs_network, pytest.mark.long]
 
 RECORD = 16
 PACE = 0.005
@@ -160,10 +160,8 @@ class Traffic:
             assert bytes(heard) == said
 
 
-@pytest.mark.parametrize(
-    ("seconds", "cuts"), [(15, 2), pytest.param(60, 10, marks=pytest.mark.long)], ids=["short", "whole"]
-)
-async def test_links_that_go_down_and_up_cost_no_byte(tmp_path: Path, seconds: int, cuts: int) -> None:
+async def test_links_that_go_down_and_up_cost_no_byte(tmp_path: Path) -> None:
+    seconds, cuts = 60, 10
     with network(3) as (owner, one, two), lines(tmp_path, 1) as (end,), trio.fail_after(seconds + 90):
         async with (
             cpu(owner, tmp_path / "owner", f'[[serial]]\ndevice = "{end.path}"', SERVER),

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[browser]'")
 CHROMIUM = shutil.which("chromium")
-pytestmark = [needs_curl, pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")]
+pytestmark = [
+    needs_curl,
+    pytest.mark.clients,
+    pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
+]
 
 # Without them Chromium looks for its maker's hosts, and as root it does not start at all.
 FLAGS = [

@@ -24,6 +24,8 @@ from tests.benchmarks.rounds import Schedule, run, run_chained
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.long
+
 BRIEF = Schedule(rounds=1, bulk_rounds=1, block=0.002, ports=3, idle=0.05)
 RELAY = PEERS["relay"]
 
