@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.helpers import Gateway
 
+pytestmark = pytest.mark.clients
+
 HERE = Path(__file__).parent
 APIS = ["api-discovery", "param-cgi", "serial-port"]
 SHUTTER = bytes.fromhex("8101060100ff")
