@@ -110,7 +110,8 @@ async def accept_clients(
         # These clients connected before the listener moved: to their kernels, they are connected.
         with contextlib.suppress(OSError):
             for _ in range(_BACKLOG):  # bounded, for more may go on connecting meanwhile
-                _accept(listener, welcome)
+                if not _accept(listener, welcome):
+                    break
         listener.close()
 
 
@@ -122,10 +123,13 @@ def _spare() -> int | None:
         return None
 
 
-def _accept(listener: socket.socket, welcome: Welcome) -> None:
-    """Accept one client, if there is one. Raises OSError where the host has no descriptor left."""
-    with contextlib.suppress(BlockingIOError, ConnectionError):
-        sock, peer = listener.accept()
+def _accept(listener: socket.socket, welcome: Welcome) -> bool:
+    """Accept one client; return whether there was one. Raises OSError where the host has no descriptor left."""
+    with contextlib.suppress(ConnectionError):
+        try:
+            sock, peer = listener.accept()
+        except BlockingIOError:
+            return False
         try:
             welcome(sock, peer)
         except OSError:
@@ -133,6 +137,7 @@ def _accept(listener: socket.socket, welcome: Welcome) -> None:
         except Exception:  # a listener outlives whatever goes wrong with one client
             logger.exception("a bug: a client could not be welcomed")
             sock.close()
+    return True
 
 
 async def _listen(

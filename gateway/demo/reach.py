@@ -20,15 +20,20 @@ _AGAIN: Final = 0.02
 async def reach(sender: SendStream, receiver: ReceiveStream, probe: bytes, last: bytes, answer: bytes) -> None:
     """Send ``probe`` until something is received, then ``last``, and receive until ``answer``.
 
-    Bytes stay in order, so that no answer to a probe is under way any more when this returns.
+    Bytes stay in order, so that no answer to a probe is under way any more when this returns. Raises
+    trio.BrokenResourceError where a stream ends.
     """
     async with trio.open_nursery() as probing:
         probing.start_soon(_repeat, sender, probe)
         received = await receiver.receive_some()
         probing.cancel_scope.cancel()
+    newest = received
     await sender.send_all(last)
-    while not received.endswith(answer):
-        received += await receiver.receive_some()
+    while newest and not received.endswith(answer):
+        newest = await receiver.receive_some()
+        received += newest
+    if not newest:
+        raise trio.BrokenResourceError("the connection was closed")
 
 
 async def _repeat(sender: SendStream, probe: bytes) -> None:

@@ -25,6 +25,7 @@ from gateway.demo.chain import free_ports
 from gateway.demo.cpu import Cpu, Login
 from gateway.demo.examples import afar, at_the_owner
 from gateway.demo.numbers import LINE, Numbers
+from gateway.demo.reach import reach
 from gateway.demo.traffic import Traffic
 from gateway.tasks.watch import Cell
 from tests.helpers import own_the_terminal
@@ -114,6 +115,15 @@ async def test_http_examples_drive_the_camera_and_read_its_answer_and_set_and_li
     assert ask.endswith("FF#\n")
     assert rate == "OK\n"
     assert f"root.PortManager.P0.GenericTCPServer.Listener.Port={chain.owner.tcp_ports[0]}\n" in parameters
+
+
+@pytest.mark.parametrize("said", [b"", b"probed"])
+async def test_a_connection_that_ends_while_the_chain_comes_up_is_an_error_and_no_endless_loop(said: bytes) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    await far.send_all(said)
+    await far.send_eof()
+    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match="closed"):
+        await reach(near, near, b"?", b"!", b"!")
 
 
 async def test_the_tcp_and_ptz_examples_reach_the_camera_and_show_its_answer() -> None:
