@@ -290,8 +290,9 @@ PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs/operating").
 
 RUN = {
     "systemctl status daisyport": "1 of 1 ports up",
-    "daisyport status": "P0   up    /dev/ttyV0",
+    "daisyport status": "P0   up     /dev/ttyV0",
     "daisyport status P0": "device    /dev/ttyV0",
+    "daisyport chain": "no port is shared with other CPUs here",
     "daisyport ports": "/daisyport/ports/P0 (WebSocket)",
     "daisyport devices": "",
     "daisyport check": "ok, and running",
