@@ -684,6 +684,7 @@ class Arbiter:
     def end(self, why: str) -> None:
         """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
         self._down = why
+        self._controls.end()
         if self._hearing.asker is not None or self._exchange is not None:
             self._sharing.lost(trio.current_time())
         while self._waiting:

@@ -46,6 +46,7 @@ class Controls:
         self._breaker: Claim | None = None
         """Who holds the line in break."""
         self._break_ends = math.inf
+        self._ended = False
         self._changed = trio.Event()
 
     async def carry_out(self, step: Step, claim: Claim) -> None:
@@ -79,9 +80,14 @@ class Controls:
         self._breaker, self._break_ends = None, math.inf
         self._uart.end_break()
 
+    def end(self) -> None:
+        """End ``run``: the device is gone."""
+        self._ended = True
+        self._changed.set()
+
     async def run(self) -> None:
-        """End a break that lasts too long, until cancelled."""
-        while True:
+        """End a break that lasts too long, until ``end``."""
+        while not self._ended:
             self._changed = trio.Event()
             with trio.move_on_at(self._break_ends):
                 await self._changed.wait()

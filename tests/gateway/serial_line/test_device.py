@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.host.config import SerialConfig
 from gateway.port.bus import Bus
@@ -78,6 +79,20 @@ async def test_an_unplugged_device_is_down_at_once_and_opened_when_it_is_back(tm
             await bus.line.write(b"two", Writer(), trio.current_time())
             assert await end.hear(3) == b"two"
             assert device.totals == (6, 0)
+
+
+async def test_a_device_that_comes_and_goes_leaves_no_task_behind(tmp_path: Path) -> None:
+    with trio.fail_after(10):
+        async with running(tmp_path) as (_, bus, end, unit):
+            await trio.testing.wait_all_tasks_blocked()
+            before = trio.lowlevel.current_statistics().tasks_living
+            for _ in range(3):
+                end.unplug()
+                await bus.state.wait_for(lambda state: state.down is not None)
+                end.plug()
+                await reconnected(bus, unit)
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.lowlevel.current_statistics().tasks_living == before
 
 
 async def test_a_device_that_is_not_there_yet_is_a_state(tmp_path: Path) -> None:
