@@ -27,7 +27,7 @@ from gateway.clients.relay import Outbox, relay, until_gone
 from gateway.port import control
 from gateway.port.line import LineError, PortDown
 from gateway.port.router import Forbidden
-from protocol.telnet.com_port import Control, Parity, Purge, Request, StopBits, SubCommand
+from protocol.telnet.com_port import Control, Parity, Purge, Request, SubCommand
 from protocol.telnet.decoder import Data
 from protocol.telnet.notices import LineState, ModemState
 from protocol.telnet.server import Answer, Break, Flow, TelnetServer
@@ -70,7 +70,13 @@ _LINES: Final = {
 }
 _INBOUND: Final = range(Control.ASK_FLOW_IN, Control.RTS_CTS_IN + 1)
 """Requests about flow control of what the line says, which is that of the other way here."""
-_SETTINGS: Final = (SubCommand.RATE, SubCommand.DATA_BITS, SubCommand.PARITY, SubCommand.STOP_BITS)
+_NAMES: Final = {
+    SubCommand.RATE: "BaudRate",
+    SubCommand.DATA_BITS: "DataBits",
+    SubCommand.PARITY: "Parity",
+    SubCommand.STOP_BITS: "StopBits",
+}
+"""The contract's name of each setting."""
 
 
 async def serve(stream: Stream, session: Session, idle_limit: Cell[int], manner: Manner, signature: str) -> None:
@@ -148,38 +154,35 @@ class _Telnet:
             if self._asked is not None:
                 await self._asked.wait()
                 self._asked = None
-            while self._events:
-                event = self._events.popleft()
-                match event:
-                    case Data():
-                        return event.data
-                    case Answer():
-                        self._send(event.data)
-                    case Flow():
-                        self._moved.unpark_all()
-                    case _:
-                        self._asked = trio.Event()
-                        self._nursery.start_soon(self._carry_out, event, self._asked)
-                        await self._asked.wait()
-                        self._asked = None
-            while len(self._unsent) > _UNSENT:
-                await self._moved.park()
-            data = await self._stream.receive()
-            if not data:
-                return b""
-            self._events.extend(self._server.receive(data))
+            if not self._events:
+                while len(self._unsent) > _UNSENT:
+                    await self._moved.park()
+                if not (data := await self._stream.receive()):
+                    return b""
+                self._events.extend(self._server.receive(data))
+                continue
+            match event := self._events.popleft():
+                case Data():
+                    return event.data
+                case Answer():
+                    self._send(event.data)
+                case Flow():
+                    self._moved.unpark_all()
+                case _:
+                    self._asked = trio.Event()
+                    self._nursery.start_soon(self._carry_out, event, self._asked)
 
     async def _carry_out(self, asked: Request | Break, answered: trio.Event) -> None:
         try:
             if isinstance(asked, Break):
                 await self._try(control.Break(_BREAK))
-            elif (value := await self._tried(asked)) is not None:
-                self._send(self._server.answer(asked, value))
+            else:
+                self._send(self._server.answer(asked, await self._tried(asked)))
             self._tell_of_settings()  # what came meanwhile
         finally:
             answered.set()
 
-    async def _tried(self, asked: Request) -> int | None:
+    async def _tried(self, asked: Request) -> int:
         """Do what is asked, as far as it may be done; return what is in force then, in RFC 2217's numbers."""
         match asked.command:
             case SubCommand.CONTROL:
@@ -188,11 +191,11 @@ class _Telnet:
             case SubCommand.PURGE:
                 await self._purged(Purge(asked.value or Purge.BOTH))
                 return asked.value or Purge.BOTH
-        values = _wanted(asked)
-        if values is not None:
-            await self._try(control.Configure(values))
+        if asked.value is not None:
+            value = Parity(asked.value).name.title() if asked.command is SubCommand.PARITY else str(asked.value)
+            await self._try(control.Configure(((_NAMES[asked.command], value),)))
         found = _in_force(self._session.state.value).get(asked.command, 0)
-        if values is not None and found == asked.value:
+        if found == asked.value:
             self._held[asked.command] = found
         return found
 
@@ -296,29 +299,13 @@ class _Telnet:
             await trio.sleep(_LOOK)
 
 
-def _wanted(asked: Request) -> tuple[tuple[str, str], ...] | None:
-    """Return what a request would set, by the contract's names; None where it asks, or wants what no UART here has."""
-    value = asked.value
-    match asked.command:
-        case SubCommand.RATE if value is not None:
-            return (("BaudRate", str(value)),)
-        case SubCommand.DATA_BITS if value is not None:
-            return (("DataBits", str(value)),)
-        case SubCommand.PARITY if value is not None:
-            return (("Parity", Parity(value).name.title()),)
-        case SubCommand.STOP_BITS if value in (StopBits.ONE, StopBits.TWO):
-            return (("StopBits", str(value)),)
-        case _:
-            return None
-
-
 def _in_force(state: PortStatus) -> dict[SubCommand, int]:
     """Return the line's settings in RFC 2217's numbers; empty where nobody knows them."""
     values = _known(state)
     if not values:
         return {}
-    rate, data_bits, stop_bits = (int(str(values[name])) for name in ("BaudRate", "DataBits", "StopBits"))
-    return dict(zip(_SETTINGS, (rate, data_bits, _PARITIES[str(values["Parity"])], stop_bits), strict=True))
+    found = {command: str(values[name]) for command, name in _NAMES.items()}
+    return {command: _PARITIES[text] if command is SubCommand.PARITY else int(text) for command, text in found.items()}
 
 
 def _flow(state: PortStatus) -> int:
