@@ -10,8 +10,10 @@ that has said nothing yet makes room; a client with the key says HELLO at once, 
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import operator
 import os
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -517,7 +519,7 @@ class RemotePortService:
         while True:
             until = self._keys.old_until.value
             with trio.move_on_at(until if self._keys.has_old else math.inf) as waiting:
-                await self._keys.old_until.wait_for(lambda now, before=until: now != before)  # type: ignore[misc]
+                await self._keys.old_until.wait_for(functools.partial(operator.ne, until))
             if waiting.cancelled_caught:
                 self._logger.info("remote-port server: the old key is taken no longer")
                 self._end_those_without_a_key()
