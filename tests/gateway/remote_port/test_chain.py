@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from protocol.session.inquiry import Inquiry
 from tests.gateway.remote_port.linked import chained, holds, node
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.gateway.remote_port.linked import Node
 
 
@@ -190,6 +193,20 @@ async def test_a_flood_of_questions_is_answered_now_and_then(monkeypatch: pytest
             assert owner.service.sessions[0].chain_link._question is None
 
 
+@contextlib.asynccontextmanager
+async def beside_a_liar() -> AsyncIterator[tuple[Node, Node, Node]]:
+    """An owner and two CPUs behind it, both linked; what the last of them will say is the test's to choose."""
+    async with trio.open_nursery() as nursery:
+        owner, honest, liar = (node(nursery, name) for name in ("owner", "honest", "liar"))
+        owner.own()
+        cable = await owner.serve()
+        for each in (honest, liar):
+            each.dial(cable)
+            await each.up()
+        yield owner, honest, liar
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("tree", "why"),
     [
@@ -201,14 +218,7 @@ async def test_an_answer_that_is_none_ends_its_own_link_alone(
     tree: bytes, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            owner = node(nursery, "owner")
-            owner.own()
-            cable = await owner.serve()
-            honest, liar = node(nursery, "honest"), node(nursery, "liar")
-            for each in (honest, liar):
-                each.dial(cable)
-                await each.up()
+        async with beside_a_liar() as (owner, honest, liar):
 
             async def lie(*_: object) -> bytes:
                 await trio.lowlevel.checkpoint()
@@ -221,19 +231,11 @@ async def test_an_answer_that_is_none_ends_its_own_link_alone(
             assert " liar" not in found
             assert why in caplog.text
             assert honest.device.linked
-            nursery.cancel_scope.cancel()
 
 
 async def test_what_a_liar_invents_crowds_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            owner = node(nursery, "owner")
-            owner.own()
-            cable = await owner.serve()
-            honest, liar = node(nursery, "honest"), node(nursery, "liar")
-            for each in (honest, liar):
-                each.dial(cable)
-                await each.up()
+        async with beside_a_liar() as (_, honest, liar):
             hop = Hop(Way.DOWN, Seen.TOLD, 0, 0, 0, 0, "192.0.2.1", "x" * 120).encode()
             invented = tuple(Branch(hop, Cpu(UNKNOWN, name="\x1b[2J" * 16).encode()) for _ in range(500))
 
@@ -247,7 +249,6 @@ async def test_what_a_liar_invents_crowds_nobody_out(monkeypatch: pytest.MonkeyP
             names = [line.strip() for line in drawn(shown(tree))]
             assert {"owner", "honest here", "liar"} <= set(names)
             assert not any("\x1b" in name for name in names)
-            nursery.cancel_scope.cancel()
 
 
 async def test_a_bug_in_an_answer_ends_no_link(
