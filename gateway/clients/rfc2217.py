@@ -17,7 +17,6 @@ waits for it first.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
@@ -33,8 +32,6 @@ from protocol.telnet.notices import LineState, ModemState
 from protocol.telnet.server import Answer, Break, Flow, TelnetServer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gateway.clients.relay import Manner
     from gateway.clients.streams import Stream
     from gateway.port.bus import PortStatus
@@ -53,8 +50,6 @@ _UNSENT: Final = 65_536
 
 _PARITIES: Final = {parity.name.title(): parity for parity in Parity}
 """RFC 2217's numbers by the contract's words."""
-_WORDS: Final = re.compile(r"(\d+) ([5-8])([NOEMS])([12])(?: (.*))?$")
-"""The settings in words, ``9600 8N1 RTS/CTS``: all that is known of another CPU's line."""
 
 _FLOWS: Final = {
     Control.NO_FLOW: (False, False),
@@ -301,7 +296,7 @@ class _Telnet:
 
 def _in_force(state: PortStatus) -> dict[SubCommand, int]:
     """Return the line's settings in RFC 2217's numbers; empty where nobody knows them."""
-    values = _known(state)
+    values = state.known_settings
     if not values:
         return {}
     found = {command: str(values[name]) for command, name in _NAMES.items()}
@@ -309,23 +304,6 @@ def _in_force(state: PortStatus) -> dict[SubCommand, int]:
 
 
 def _flow(state: PortStatus) -> int:
-    values = _known(state)
+    values = state.known_settings
     wanted = (bool(values.get("FlowControlXONXOFF")), bool(values.get("FlowControlRTSCTS")))
     return next((asked for asked, flow in _FLOWS.items() if flow == wanted), Control.XON_XOFF)
-
-
-def _known(state: PortStatus) -> Mapping[str, object]:
-    """Return the settings by the contract's names: the driver's, or what the owner of the line says in words."""
-    if state.in_force is not None:
-        return state.in_force
-    if (words := _WORDS.search(state.settings)) is None:
-        return {}
-    rate, data_bits, parity, stop_bits, flow = words.groups("")
-    return {
-        "BaudRate": int(rate),
-        "DataBits": int(data_bits),
-        "Parity": next(name for name in _PARITIES if name.startswith(parity)),
-        "StopBits": int(stop_bits),
-        "FlowControlXONXOFF": "XON/XOFF" in flow,
-        "FlowControlRTSCTS": "RTS/CTS" in flow,
-    }

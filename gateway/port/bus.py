@@ -16,8 +16,9 @@ its place among the bytes, for a link has to tell its CPU whose they are.
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import trio
 
@@ -43,6 +44,10 @@ R = TypeVar("R")
 
 EVERY_CLASS = 0b1110
 """The rights to all traffic classes, as the wire writes them: bit ``1 << channel`` for PTZ, TCP and CGI."""
+
+_WORDS: Final = re.compile(r"(\d+) ([5-8])([NOEMS])([12])(?: (.*))?$")
+"""The settings in words, ``9600 8N1 RTS/CTS``: all that is known of another CPU's line."""
+_PARITIES: Final = {name[0]: name for name in ("None", "Odd", "Even", "Mark", "Space")}
 
 
 @final
@@ -83,6 +88,26 @@ class PortStatus:
     def word(self) -> str:
         """Return ``up``, ``closed`` (until somebody needs it) or ``down``, as the status says it."""
         return "up" if self.down is None else "closed" if self.asleep else "down"
+
+    @property
+    def known_settings(self) -> Mapping[str, object]:
+        """Return the line's settings by the contract's names; empty where nobody knows them.
+
+        They are the driver's, or what the owner of the line says in words.
+        """
+        if self.in_force is not None:
+            return self.in_force
+        if (words := _WORDS.search(self.settings)) is None:
+            return {}
+        rate, data_bits, parity, stop_bits, flow = words.groups("")
+        return {
+            "BaudRate": int(rate),
+            "DataBits": int(data_bits),
+            "Parity": _PARITIES[parity],
+            "StopBits": int(stop_bits),
+            "FlowControlXONXOFF": "XON/XOFF" in flow,
+            "FlowControlRTSCTS": "RTS/CTS" in flow,
+        }
 
 
 @final

@@ -149,6 +149,11 @@ class Handle:
         return self._bus.events
 
     @property
+    def state(self) -> Cell[PortStatus]:
+        """The port's state, which changes seldom."""
+        return self._bus.state
+
+    @property
     def session(self) -> Session | None:
         """The session that was opened with it, if one was."""
         return self._session
