@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,11 @@ T = TypeVar("T")
 settings.register_profile("daisyport", deadline=None)
 settings.register_profile("long", deadline=None, max_examples=10_000)
 settings.load_profile("daisyport")
+
+# A shell that starts the tests in the background, or nohup, has them ignore these, and with them each program that a
+# test starts and ends by Ctrl-C or tells to read its configuration again.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

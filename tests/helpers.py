@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pty
+import random
 import shutil
-import signal
 import socket
 import termios
 import tty
@@ -38,21 +39,32 @@ PASSWORD = "correct horse"
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
+def _ports_of_this_worker() -> Iterator[int]:
+    """Go round the ports that only this worker of the test run gives away, from anywhere on.
+
+    They lie below 32768, where the kernel takes the ports of connections and of sockets that name none: a port of those
+    might be somebody's again before the test has bound it.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(12_000 + 2000 * (worker % 10), 14_000 + 2000 * (worker % 10))
+    return itertools.islice(itertools.cycle(ports), random.SystemRandom().randrange(len(ports)), None)
+
+
+_PORTS = _ports_of_this_worker()
+
+
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a TCP port of loopback that nobody listens on, and that no other test is given."""
+    for port in _PORTS:
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports go round for ever")
 
 
 def own_the_terminal() -> None:
-    """Run in a child with a session of its own: it takes the terminal on descriptor 0, and hears Ctrl-C and its end.
-
-    Even where a shell started these tests in the background, and has them ignore both.
-    """
+    """Run in a child with a session of its own: it takes the terminal on descriptor 0, and hears Ctrl-C and its end."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 class FarEnd:

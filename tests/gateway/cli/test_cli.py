@@ -93,15 +93,16 @@ def test_check_tells_what_the_configuration_means(config: Path) -> None:
 def test_check_warns_of_names_that_do_not_stay_and_of_two_for_one_device(config: Path) -> None:
     link = config.parent / "usb-FTDI"
     link.symlink_to("/dev/ttyUSB9")
-    config.write_text(f'[[serial]]\ndevice = "{link}"\n[[serial]]\ndevice = "/dev/ttyUSB9"\n')
+    with config.open("a") as file:  # behind the one it has, whose name stays
+        file.write(f'[[serial]]\ndevice = "{link}"\n[[serial]]\ndevice = "/dev/ttyUSB9"\n')
     checked = daisyport("check", "--config", config)
     assert checked.returncode == 0
     assert [line for line in checked.stdout.splitlines() if "adapter" in line or "one device" in line] == [
         (
-            "Warning: Ser2: /dev/ttyUSB9 is whichever adapter was plugged in first; "
+            "Warning: Ser3: /dev/ttyUSB9 is whichever adapter was plugged in first; "
             "name it by its link in /dev/serial/by-id, or in /dev/serial/by-path"
         ),
-        f"Warning: Ser1 and Ser2 are one device: {link} and /dev/ttyUSB9",
+        f"Warning: Ser2 and Ser3 are one device: {link} and /dev/ttyUSB9",
     ]
 
 
