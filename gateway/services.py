@@ -47,7 +47,7 @@ _RIGHTS: Final = {
     ServiceKind.LISTEN_ONLY: Right.READ,
     ServiceKind.MODBUS_TCP: Right.READ | Right.TCP,
     ServiceKind.RFC2217: Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE,
-    ServiceKind.WEB_SOCKET: Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE,
+    ServiceKind.WEB_SOCKET: Right.READ | Right.TCP | Right.WATCH | Right.LINES | Right.CONFIGURE,
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
 """The rights of each kind of service; its clients get no more."""

@@ -222,7 +222,7 @@ async def _linger(session: Session, seconds: float) -> None:
             await trio.sleep_until(silent)
 
 
-async def until_gone(session: Session, carry: Callable[[], Awaitable[None]]) -> None:
+async def until_gone(session: Session, carry: Callable[[], Awaitable[object]]) -> None:
     """Run ``carry``; where the client turns out to be gone, that ends the session."""
     try:
         await carry()

@@ -19,6 +19,7 @@ from gateway.clients.relay import Manner, relay
 from gateway.clients.roster import Roster
 from gateway.clients.streams import SocketStream, keep_alive
 from gateway.port.log import PortLogger
+from gateway.port.rights import Right
 from gateway.port.router import Revoked
 from gateway.tasks.watch import Cell
 from protocol.endpoint import Endpoint
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from gateway.clients.connections import ClientConnection
     from gateway.clients.streams import Stream
-    from gateway.port.rights import Right
     from gateway.port.router import Handle, Session
 
 __all__ = ["DEAD_CLIENT", "Carry", "Service"]
@@ -75,7 +75,7 @@ class Service:
         self.handle = handle
         self.connections = connections or Connections()
         self._roster = roster or Roster()
-        self._manner = manner or Manner()
+        self.manner = manner or Manner()
         self._carry = carry
         self._share = share
         self._logger = PortLogger(logger, port)
@@ -142,20 +142,27 @@ class Service:
         return client
 
     def serve(
-        self, stream: Stream, holder: str, ended: trio.Event | None = None, rights: Right | None = None
+        self,
+        stream: Stream,
+        holder: str,
+        ended: trio.Event | None = None,
+        rights: Right | None = None,
+        carry: Carry | None = None,
     ) -> Handle | None:
         """Serve a client whose permission is beyond doubt, in a task of its own; None where it is refused.
 
-        ``ended`` is set when it is gone. ``rights`` are those that it gets; by default all that the service has.
+        ``ended`` is set when it is gone. ``rights`` are those that it gets; by default all that the service has. Who
+        watches the others takes no place among them. ``carry`` serves it otherwise than the service's other clients.
         """
         rights = self.handle.rights if rights is None else rights
+        watches = Right.WATCH in rights
         if len(self.handle.children) >= _CLIENTS:
             self.refuse(stream, holder, f"{_CLIENTS} clients are connected already")
             return None
         if stream.connection is not None and (why := self._too_many(stream.connection)) is not None:
             self.refuse(stream, holder, why)
             return None
-        if (why := self._roster.refusal(rights)) is not None:
+        if not watches and (why := self._roster.refusal(rights)) is not None:
             self.refuse(stream, holder, why)
             return None
         try:
@@ -165,8 +172,10 @@ class Service:
             return None
         if stream.connection is not None:
             self._networks[client] = stream.connection.network
-        self._roster.join(client)
-        self._clients.start_soon(self._run, client, stream, trio.Event() if ended is None else ended)
+        if not watches:
+            self._roster.join(client)
+        ended = trio.Event() if ended is None else ended
+        self._clients.start_soon(self._run, client, stream, ended, carry or self._carry)
         return client
 
     def _too_many(self, connection: ClientConnection) -> str | None:
@@ -185,16 +194,16 @@ class Service:
         """Close the service and end all its clients."""
         self.handle.revoke(why)
 
-    async def _run(self, client: Handle, stream: Stream, ended: trio.Event) -> None:
+    async def _run(self, client: Handle, stream: Stream, ended: trio.Event, carry: Carry | None) -> None:
         self.handle.events.log(logging.INFO, "clients connected", "%s connected", client.holder)
         why = "its port stops"
         try:
             session = client.open(self._write & client.rights)
             self._roster.choose()
-            if self._carry is None:
-                await relay(stream, session, self._idle_limit, self._manner)
+            if carry is None:
+                await relay(stream, session, self._idle_limit, self.manner)
             else:
-                await self._carry(stream, session, self._idle_limit)
+                await carry(stream, session, self._idle_limit)
             why = _why_gone(session)
         except Revoked as exc:
             why = str(exc)

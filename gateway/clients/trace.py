@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.port.router import Session
     from protocol.link.reasons import Reason
 
-__all__ = ["LIMIT", "Piece", "Trace", "Way"]
+__all__ = ["LIMIT", "Piece", "Trace", "Way", "now"]
 
 LIMIT = 1 << 18
 """Bytes that wait for whoever watches, at most."""
@@ -101,7 +101,7 @@ class Trace:
         if self._hidden or self.size + cost > self._limit:
             self.hide(len(data))
             return
-        self._pieces.append(Piece(_now(), way, text, data))
+        self._pieces.append(Piece(now(), way, text, data))
         self.size += cost
         self._filled.set()
 
@@ -114,7 +114,7 @@ class Trace:
         """Take what there is now."""
         pieces, self._pieces = self._pieces, []
         if self._hidden:
-            pieces.append(Piece(_now(), Way.NOTE, f"{self._hidden} bytes not shown"))
+            pieces.append(Piece(now(), Way.NOTE, f"{self._hidden} bytes not shown"))
         self.sent += sum(len(piece.data) for piece in pieces)
         self.size = self._hidden = 0
         self._filled = trio.Event()
@@ -130,15 +130,16 @@ class Trace:
 
     async def _follow_port(self) -> None:
         before: PortStatus | None = None
-        async for now in self._session.state.changes():
-            if before is None or before.down != now.down:
-                self.note(f"the port is {now.word if now.down is None else f'{now.word}: {now.down}'}")
-            if now.settings and (before is None or before.settings != now.settings):
-                self.note(f"the line is set to {now.settings}")
-            if before is not None and before.breaks != now.breaks:
-                self.note(f"{now.breaks - before.breaks} breaks came from the line")
-            before = now
+        async for state in self._session.state.changes():
+            if before is None or before.down != state.down:
+                self.note(f"the port is {state.word if state.down is None else f'{state.word}: {state.down}'}")
+            if state.settings and (before is None or before.settings != state.settings):
+                self.note(f"the line is set to {state.settings}")
+            if before is not None and before.breaks != state.breaks:
+                self.note(f"{state.breaks - before.breaks} breaks came from the line")
+            before = state
 
 
-def _now() -> int:
+def now() -> int:
+    """Return the time as pieces have it."""
     return time.time_ns() // 1000

@@ -399,30 +399,51 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
     if request.connection is not None and (why := request.connection.refusal()) is not None:
         return explain(503, f"{name} takes no more clients: {why}. Close some, or try again.", ("Retry-After", "1"))
     query = pairs(request.query)
-    # A monitor has no right to write, and so it hears the replies to everybody.
-    is_monitor = caller.role < Role.OPERATOR or ("monitor", b"1") in query
-    writes = Right(0) if is_monitor else Right.TCP | Right.LINES
-    if writes and caller.role is Role.ADMIN:  # who may set the parameters, too
-        writes |= Right.CONFIGURE
+    traces, bytes_only = ("trace", b"1") in query, offers_binary(request) or ("text", b"1") in query
+    if traces and bytes_only:
+        return explain(400, "a trace is JSON: offer no subprotocol, and leave text=1 out")
+    holder = f"{caller.name} at {request.peer}"
+    rights = _rights(caller.role, traces=traces, monitors=("monitor", b"1") in query)
+    if Right.WATCH in rights:
+        holder = f"trace of {holder}"
 
     async def take(stream: trio.abc.HalfCloseableStream) -> None:
         # The libraries behind it are loaded at the first WebSocket.
         from gateway.web import websocket
 
+        if Right.WATCH in rights:
+            audit.info("%s at %s traces %s", caller.name, request.peer, name)
         # A client of the subprotocol "binary" (noVNC, ws-serial) or a terminal that sends text (xterm.js's AttachAddon,
         # which asks by the query) knows bytes only, and would take our JSON for the line's.
         await websocket.serve(
             stream,
             replayed(request),
             service,
-            Right.READ | writes,
-            f"{caller.name} at {request.peer}",
+            rights,
+            holder,
             lambda: routes.access.revoked(caller),
-            bytes_only=offers_binary(request) or (("text", b"1") in query),
+            bytes_only=bytes_only,
+            traces=traces,
             connection=request.connection,
         )
 
     return Handover(take)
+
+
+def _rights(role: Role, *, traces: bool, monitors: bool) -> Right:
+    """Return what a WebSocket may do at the port.
+
+    What others write is for those who write too, operators: it holds what is typed at a password prompt, which no echo
+    shows, and comes with addresses and users. A viewer, which may be a display on a wall, hears the line alone.
+    """
+    if role < Role.OPERATOR:
+        return Right.READ
+    if traces:
+        return Right.READ | Right.WATCH
+    if monitors:  # it has no right to write, and so it hears the replies to everybody
+        return Right.READ
+    # An admin may set the parameters, too.
+    return Right.READ | Right.TCP | Right.LINES | (Right.CONFIGURE if role is Role.ADMIN else Right(0))
 
 
 async def _trace(routes: Routes, request: Request, caller: Caller) -> Response | Handover:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.clients.trace import Piece
     from gateway.port.router import Session
 
-__all__ = ["serve"]
+__all__ = ["SLICE", "serve", "told"]
 
 _HEAD = b"""HTTP/1.1 200 OK\r
 Content-Type: application/x-ndjson\r
@@ -26,7 +26,7 @@ Cache-Control: no-store\r
 Connection: close\r
 \r
 """
-_SLICE = 32
+SLICE = 32
 """Pieces that are written as JSON between two looks at everything else."""
 
 
@@ -40,8 +40,8 @@ async def serve(stream: trio.abc.HalfCloseableStream, session: Session) -> None:
             session.end("it left")
 
     async def show(pieces: list[Piece]) -> None:
-        for start in range(0, len(pieces), _SLICE):
-            await say("".join(map(_line, pieces[start : start + _SLICE])).encode())
+        for start in range(0, len(pieces), SLICE):
+            await say("".join(json.dumps(told(piece)) + "\n" for piece in pieces[start : start + SLICE]).encode())
 
     async def notice_the_end() -> None:
         try:
@@ -62,6 +62,6 @@ async def serve(stream: trio.abc.HalfCloseableStream, session: Session) -> None:
             nursery.cancel_scope.cancel()
 
 
-def _line(piece: Piece) -> str:
-    told = {"time": piece.microseconds, "way": piece.way.value, "text": piece.text, "data": piece.data.hex()}
-    return json.dumps(told) + "\n"
+def told(piece: Piece) -> dict[str, object]:
+    """Return a piece as JSON can hold it."""
+    return {"time": piece.microseconds, "way": piece.way.value, "text": piece.text, "data": piece.data.hex()}

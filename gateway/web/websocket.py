@@ -4,13 +4,15 @@ Binary messages are bytes of the line, both ways; text messages are JSON, whose 
 its rights were checked before. This file, and the library behind it, are imported at the first WebSocket: a gateway
 without browsers pays nothing for them.
 
-Three tasks share a WebSocket. The port's relay receives and sends, and owns its session. `tell` sends events, and
-`keep` sends pings. All of them end with `closed`, which the relay's `close` sets; the task that did the handshake then
-sends the close frame, because a stream's `close` cannot wait.
+Three tasks share a WebSocket. The port's relay, or `_trace` in its place, receives and sends, and owns its session.
+`tell` sends events, and `keep` sends pings. All of them end with `closed`, which `close` sets; the task that did the
+handshake then sends the close frame, because a stream's `close` cannot wait.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 from typing import TYPE_CHECKING, final
@@ -19,10 +21,13 @@ import trio
 from trio_websocket import ConnectionClosed, wrap_server_stream
 from wsproto.utilities import LocalProtocolError
 
-from gateway.clients.relay import RESET_PATIENCE, end_when_stuck
+from gateway.clients.relay import RESET_PATIENCE, end_when_stuck, until_gone
 from gateway.clients.streams import MESSAGE_LIMIT
+from gateway.clients.trace import Trace, now
+from gateway.port.rights import Right
 from gateway.web.control import answer, events
 from gateway.web.prefixed_stream import PrefixedStream
+from gateway.web.trace import SLICE, told
 from gateway.web.websocket_handshake import BINARY
 
 if TYPE_CHECKING:
@@ -32,8 +37,9 @@ if TYPE_CHECKING:
 
     from gateway.clients.connections import ClientConnection
     from gateway.clients.service import Service
-    from gateway.port.rights import Right
+    from gateway.clients.streams import Stream
     from gateway.port.router import Handle, Session
+    from gateway.tasks.watch import Cell
     from gateway.web.control import JsonObject
 
 __all__ = ["WebSocketStream", "serve"]
@@ -66,14 +72,16 @@ async def serve(
     revoked: Callable[[], str | None],
     *,
     bytes_only: bool = False,
+    traces: bool = False,
     connection: ClientConnection | None = None,
 ) -> None:
     """Connect ``holder`` to the line, with these rights, until either side ends it; then close the stream.
 
     ``head`` is the request, checked by `websocket_handshake`. Once it is accepted only its port ends it, so that a
     gateway that stops lets it take what waits for it, like any other client. With ``bytes_only`` every message is bytes
-    of the line, text in UTF-8, and no JSON is sent. ``connection`` is what it came over, as it is counted. ``revoked``
-    returns why the login is worth nothing any more, which ends the client within a second.
+    of the line, text in UTF-8, and no JSON is sent; with ``traces`` all that is sent is JSON. ``connection`` is what it
+    came over, as it is counted. ``revoked`` returns why the login is worth nothing any more, which ends the client
+    within a second.
     """
     with trio.CancelScope() as scope:
         try:
@@ -85,16 +93,33 @@ async def serve(
                     ws = await request.accept(subprotocol=BINARY if BINARY in request.proposed_subprotocols else None)
                 # The port bounds what follows: it revokes the client's handle when it stops.
                 scope.shield = True
-                await _connect(WebSocketStream(ws, connection, bytes_only=bytes_only), service, rights, holder, revoked)
+                client = WebSocketStream(ws, connection, bytes_only=bytes_only)
+                carry = functools.partial(_trace, client, service) if traces else None
+                client.handle = service.serve(client, holder, rights=rights, carry=carry)
+                await _connect(client, revoked)
                 nursery.cancel_scope.cancel()
         except* (*_GONE, trio.TooSlowError):
             pass  # it left during the handshake, or said something while it was told that it must go
 
 
-async def _connect(
-    client: WebSocketStream, service: Service, rights: Right, holder: str, revoked: Callable[[], str | None]
-) -> None:
-    client.handle = service.serve(client, holder, rights=rights)
+async def _trace(client: WebSocketStream, service: Service, _: Stream, session: Session, __: Cell[int]) -> None:
+    """Have the client hear what passes at the port with its times, until it leaves or its session is ended.
+
+    A client that reads too slowly is not ended: what there is no room for is counted, and it is told.
+    """
+    assert client.handle is not None
+    history = service.manner.history
+    with contextlib.closing(session), contextlib.closing(client), session.scope:
+        newest = b"" if history is None else history.newest
+        trace = Trace(session, writing=Right.WATCH in client.handle.rights)  # in one step: no byte comes between
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_gone, session, functools.partial(client.show, trace, newest))
+            with session.pumping:
+                await until_gone(session, client.receive)
+            nursery.cancel_scope.cancel()
+
+
+async def _connect(client: WebSocketStream, revoked: Callable[[], str | None]) -> None:
     async with trio.open_nursery() as beside:
         beside.start_soon(client.tell)
         beside.start_soon(client.keep)
@@ -180,14 +205,27 @@ class WebSocketStream:
     async def tell(self) -> None:
         """Send the events of the port, for as long as the client lives."""
         await self._connected.wait()
+        assert self.handle is not None
+        all_told = self._session.writes or Right.WATCH in self.handle.rights
         before = None
         try:
-            async for now in self._session.state.changes():
-                for event in events(before, now, all_told=self._session.writes):
+            async for state in self._session.state.changes():
+                for event in events(before, state, all_told=all_told):
                     await self._say(event)
-                before = now
+                before = state
         except ConnectionError:
             return
+
+    async def show(self, trace: Trace, newest: bytes) -> None:
+        """Send what is traced, after what the port remembers from before."""
+        if newest:
+            await self._say({"event": "history", "data": newest.hex()})
+        await self._say({"event": "trace", "time": now(), "pieces": []})
+        while True:
+            pieces = await trace.take()
+            for start in range(0, len(pieces), SLICE):
+                shown = [told(piece) for piece in pieces[start : start + SLICE]]
+                await self._say({"event": "trace", "time": now(), "pieces": shown})
 
     async def keep(self) -> None:
         """Ping the client, and end its session where no answer comes."""

@@ -14,12 +14,14 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.clients.trace import Piece, Way
 from gateway.port.bus import PortStatus
 from gateway.port.line import ModemLines
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.serial_line.settings import by_name
 from gateway.web.control import answer, events
+from gateway.web.trace import told as as_json
 from protocol.parameters.settings import SerialPort
 from protocol.sharing.turn_rule import TurnRule
 from tests.gateway.line import ALL, NarrowTty, narrow_port
@@ -207,7 +209,17 @@ def test_the_events_of_the_page_are_those_that_are_told() -> None:
     now = replace(now, turn_rule=TurnRule("modbus-rtu"), controls=1, controlled_by="anna at 192.0.2.7:40000")
     before = replace(now, breaks=0, cuts=0, controls=0)
     told = [*events(None, now, all_told=True), *events(before, now, all_told=True)]
-    assert told == [event for event in documented() if event.get("event") not in (None, "refused", "gap")]
+    beside = (None, "refused", "gap", "history", "trace")
+    assert told == [event for event in documented() if event.get("event") not in beside]
+
+
+def test_the_pieces_of_a_trace_are_as_the_page_shows_them() -> None:
+    (trace,) = (event for event in documented() if event.get("event") == "trace")
+    pieces = [
+        Piece(1764116000123456, Way.TO_LINE, "192.0.2.7:40122", b"\x81\x01\x04\x07\x02\xff"),
+        Piece(1764116000134870, Way.FROM_LINE, "", b"\x90\x41\xff"),
+    ]
+    assert trace["pieces"] == [as_json(piece) for piece in pieces]
 
 
 def test_settings_of_a_line_that_another_cpu_owns_are_told_in_words() -> None:

@@ -7,8 +7,10 @@ import json
 import ssl
 import subprocess
 import sys
+import time
 from base64 import b64encode
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -19,12 +21,14 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair
 from trio_websocket import (
     ConnectionClosed,
+    ConnectionRejected,
     WebSocketConnection,
     wrap_client_stream,
 )
 
 from gateway.clients import relay
 from gateway.clients.service import Service
+from gateway.clients.trace import LIMIT
 from gateway.host.config import PortConfig
 from gateway.port.bus import Bus
 from gateway.port.rights import Right
@@ -585,6 +589,112 @@ async def test_a_monitor_hears_the_line_and_may_not_write_whoever_it_is(tmp_path
         assert (await gateway.status())["bytes_to_line"] == 0
 
 
+# -- a trace: all that passes, with its times, and for operators with the writers -----------------------------------
+
+
+async def traced(page: Browser, count: int, way: str) -> list[dict[str, Any]]:
+    """The next pieces that went this way, until they have so many bytes."""
+    pieces: list[dict[str, Any]] = []
+    while sum(len(piece["data"]) // 2 for piece in pieces) < count:
+        event = await page.told("trace")
+        pieces += [piece for piece in event["pieces"] if piece["way"] == way]
+    return pieces
+
+
+@needs_curl
+async def test_an_operator_s_trace_shows_what_every_client_writes_with_its_name_and_the_time(tmp_path: Path) -> None:
+    async with (
+        gateway_with_basic(tmp_path) as gateway,
+        browser(gateway, user="admin") as writer,
+        terminal(gateway, "?trace=1") as page,
+    ):
+        tcp = await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp(SerialCGI_Enabled="yes"))
+        before = time.time_ns() // 1000
+        first = await page.told("trace")
+        assert first["pieces"] == []
+        assert first["time"] <= time.time_ns() // 1000
+        await tcp.send_all(b"\x81\x01")
+        (piece,) = await traced(page, 2, "to line")
+        assert piece["text"] == f"127.0.0.1:{tcp.socket.getsockname()[1]}"
+        assert piece["data"] == "8101"
+        assert before <= piece["time"] <= time.time_ns() // 1000
+        await writer.send(b"page")
+        (piece,) = await traced(page, 4, "to line")
+        assert piece["text"].startswith("admin at 127.0.0.1:")
+        assert await gateway.curl("/axis-cgi/com/serial.cgi?write=414243") == ""
+        (piece,) = await traced(page, 3, "to line")
+        assert piece["text"].startswith("admin at 127.0.0.1:")
+        await gateway.lines[0].say(b"\x90")
+        assert (await traced(page, 1, "from line"))[0]["text"] == ""
+        assert (await page.ask(request="break"))["error"].endswith("may only read")
+        await page.send(b"no")
+        assert (await page.told("refused"))["reason"].endswith("may only read")
+        await tcp.aclose()
+
+
+@needs_curl
+async def test_a_viewer_s_trace_has_the_times_of_the_line_and_nothing_of_who_writes(tmp_path: Path) -> None:
+    async with gateway_with_basic(tmp_path) as gateway, terminal(gateway, "?trace=1", user="viewer") as page:
+        tcp = await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp())
+        await tcp.send_all(b"secret")
+        assert await gateway.lines[0].hear(6) == b"secret"
+        assert await gateway.set({"Serial.Ser1.BaudRate": 19200}) == "OK"
+        await gateway.lines[0].say(b"end")
+        heard, events = b"", set()
+        while not heard.endswith(b"end"):
+            message = json.loads(str(await page.ws.get_message()))
+            events.add(message["event"])
+            for piece in message.get("pieces", ()):
+                assert (piece["way"], piece["text"]) == ("from line", "")
+                assert abs(piece["time"] - time.time_ns() // 1000) < 20_000_000
+                heard += bytes.fromhex(piece["data"])
+        await tcp.aclose()
+        assert heard == b"end"
+        assert events == {"trace", "port"}
+
+
+@needs_curl
+async def test_the_status_shows_who_traces_which_takes_no_place_of_a_client_and_can_be_kicked(tmp_path: Path) -> None:
+    async with (
+        gateway_with_basic(tmp_path, PortConfig(writers="first", max_clients=1)) as gateway,
+        terminal(gateway, "?trace=1") as page,
+        browser(gateway) as writer,
+    ):
+        await writer.send(b"mine")
+        (piece,) = await traced(page, 4, "to line")
+        assert piece["data"] == b"mine".hex()
+        shown = {client["holder"]: client["writes"] for client in (await gateway.status())["clients"]}
+        (trace,) = (holder for holder in shown if holder.startswith("trace of operator at 127.0.0.1:"))
+        assert shown == {trace: False, piece["text"]: True}
+        query = trace.replace(" ", "%20")
+        assert await gateway.curl(f"/daisyport/kick?holder={query}", "-X", "POST") == f"ended: {trace}\n"
+        code, why = await page.end()
+        assert code == 1001
+        assert str(why).startswith("ended by admin at 127.0.0.1:")
+
+
+@needs_curl
+async def test_a_trace_begins_with_what_the_port_remembers_and_no_byte_comes_twice(tmp_path: Path) -> None:
+    async with gateway_with_basic(tmp_path, PortConfig(history_bytes=8)) as gateway:
+        async with browser(gateway) as page:
+            await gateway.lines[0].say(b"Linux 6.1\r\nlogin: ")
+            await page.hear(18)
+        async with terminal(gateway, "?trace=1") as late:
+            assert await late.told("history") == {"event": "history", "data": b"\nlogin: ".hex()}
+            await gateway.lines[0].say(b"root")
+            assert "".join(piece["data"] for piece in await traced(late, 4, "from line")) == b"root".hex()
+
+
+@needs_curl
+@pytest.mark.parametrize(("query", "offered"), [("?trace=1&text=1", ()), ("?trace=1", ("binary",))])
+async def test_a_trace_is_refused_to_who_knows_bytes_only(tmp_path: Path, query: str, offered: tuple[str, ...]) -> None:
+    async with gateway_with_basic(tmp_path) as gateway:
+        with pytest.raises(BaseExceptionGroup) as refused:
+            async with terminal(gateway, query, offered):
+                pass
+        assert refused.group_contains(ConnectionRejected)
+
+
 # -- without a daemon: a clock that jumps, a full service, rubbish --------------------------------------------------
 
 
@@ -607,6 +717,48 @@ async def greeted(bus: Bus) -> AsyncIterator[tuple[Browser, Service]]:
         await trio.testing.wait_all_tasks_blocked()
         yield Browser(ws), service
         await ws.aclose()
+
+
+async def test_a_page_that_reads_its_trace_too_slowly_is_told_what_is_missing_and_keeps_nobody_waiting() -> None:
+    bus, turns = narrow_port(NarrowTty(room=9))
+    near, far = memory_stream_pair()
+    rights = Right.READ | Right.WATCH
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            service = Service("P0", Router({"P0": bus}).grant("P0", BOTH | Right.WATCH, "WebSocket"), BOTH, nursery)
+            nursery.start_soon(
+                partial(websocket.serve, near, b"", service, rights, "trace of anna", lambda: None, traces=True)
+            )
+            ws = await wrap_client_stream(nursery, cast("trio.SocketStream", far), "host", "/")
+            page = Browser(ws)
+            assert (await page.told("trace"))["pieces"] == []
+            reads = trio.Event()
+            passes_on = near.send_stream.send_all_hook
+
+            async def pass_on_late() -> None:
+                await reads.wait()
+                assert passes_on is not None
+                await passes_on()
+
+            near.send_stream.send_all_hook = pass_on_late
+            for _ in range(1024):
+                turns.heard(b"z" * 1024)
+                bus.wrote(b"w" * 1024, "192.0.2.7:40000")
+            await trio.testing.wait_all_tasks_blocked()
+            (client,) = service.handle.children
+            assert client.session is not None
+            assert client.session.reader is not None
+            assert client.session.reader.size <= LIMIT
+            reads.set()
+            pieces: list[dict[str, Any]] = []
+            while not pieces or pieces[-1]["way"] != "note":
+                pieces += (await page.told("trace"))["pieces"]
+            shown = sum(len(piece["data"]) // 2 for piece in pieces)
+            assert pieces[-1]["text"] == f"{2 * 1024 * 1024 - shown} bytes not shown"
+            turns.heard(b"now")
+            assert (await traced(page, 3, "from line"))[0]["data"] == b"now".hex()
+            await ws.aclose()
+            nursery.cancel_scope.cancel()
 
 
 async def test_an_idle_page_that_answers_pings_stays(autojump_clock: MockClock) -> None:
