@@ -12,10 +12,10 @@ what it cannot do at once it returns, and the task that called goes on with that
 What must hold
     1. A step belongs to the task that called: what it raises is raised there, so the rings of containment stay. When
        that task is cancelled, the step is not called any more from that instant, for the cancellation takes its
-       descriptor out of the set synchronously: a revoked client's bytes go nowhere.
+       descriptor out of the set synchronously: a revoked client's bytes go nowhere. A step that ends its own task's
+       wait is heard out: what it returns or raises goes first, for it may have begun what the task has to finish.
     2. A step never waits, starts no task and sets no deadline. It may set events and cancel scopes; trio is woken at
-       once then, which its instrument ``task_scheduled`` tells. One that ends its own task's wait is not heard: what
-       it returns is lost.
+       once then, which its instrument ``task_scheduled`` tells. One that closes its own descriptor returns something.
     3. Neither side starves. Trio's epoll is in the set; and where trio has work and does not ask its clock, the set is
        served once a pass (``before_io_wait``).
     4. The set is level-triggered, and to pause is to be taken out: an empty mask would still wake for a hang-up, again
@@ -38,7 +38,7 @@ import random
 import select
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast, final
 
 import outcome
 import trio
@@ -93,13 +93,18 @@ def closing(fd: int) -> None:
 
 @final
 class _Watch:
-    """A descriptor in the set: its step, and the task that waits for what the step returns."""
+    """A descriptor in the set: its step, and the task that waits for what the step returns.
 
-    __slots__ = ("step", "task")
+    ``ending`` is how the wait ends where the step itself has ended it, and returns nothing.
+    """
+
+    __slots__ = ("ending", "is_stepping", "step", "task")
 
     def __init__(self, step: Callable[[], object], task: trio.lowlevel.Task) -> None:
         self.step = step
         self.task = task
+        self.is_stepping = False
+        self.ending: outcome.Outcome[Any] | None = None
 
 
 @final
@@ -206,23 +211,30 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
         """See ``when_readable``."""
         if fd in self._watches:
             raise trio.BusyResourceError("another task waits for this descriptor")
-        self._watches[fd] = _Watch(step, trio.lowlevel.current_task())
+        watch = self._watches[fd] = _Watch(step, trio.lowlevel.current_task())
         try:
             self._set.register(fd, select.EPOLLIN)
         except BaseException:
             del self._watches[fd]
             raise
 
-        def leave(_: object) -> trio.lowlevel.Abort:
-            self._take_out(fd)
-            return trio.lowlevel.Abort.SUCCEEDED
+        def leave(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+            if watch.ending is None:
+                self._take_out(fd)
+            if not watch.is_stepping:
+                return trio.lowlevel.Abort.SUCCEEDED
+            watch.ending = outcome.capture(raise_cancel)
+            return trio.lowlevel.Abort.FAILED
 
         return cast("T", await trio.lowlevel.wait_task_rescheduled(leave))
 
     def forget(self, fd: int) -> None:
         """Take ``fd`` out, and have whoever waits for it meet ClosedResourceError."""
         if fd in self._watches:
-            self._wake(fd, outcome.Error(trio.ClosedResourceError("another task closed this descriptor")))
+            watch = self._take_out(fd)
+            watch.ending = outcome.Error(trio.ClosedResourceError("another task closed this descriptor"))
+            if not watch.is_stepping:
+                trio.lowlevel.reschedule(watch.task, watch.ending)
 
     def _serve(self, timeout: float) -> bool:
         """Wait for the set, and call the steps of what is readable; return whether trio's own epoll is."""
@@ -231,19 +243,24 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
             if fd == self._trio:
                 for_trio = True
             elif (watch := self._watches.get(fd)) is not None:  # a step before it may have taken it out
-                try:
-                    result = watch.step()
-                except BaseException as exc:  # noqa: BLE001  # it is raised in the task that the step belongs to
-                    self._wake(fd, outcome.Error(exc), watch)
-                else:
-                    if result is not None:
-                        self._wake(fd, outcome.Value(result), watch)
+                self._call(fd, watch)
         return for_trio
 
-    def _wake(self, fd: int, result: outcome.Outcome[Any], watch: _Watch | None = None) -> None:
-        # A step may have ended its own task's wait, by cancelling its scope; then nobody is there to be woken.
-        if watch is None or self._watches.get(fd) is watch:
-            trio.lowlevel.reschedule(self._take_out(fd).task, result)
+    def _call(self, fd: int, watch: _Watch) -> None:
+        """Call a step, and wake its task where the wait is over by that."""
+        result: outcome.Outcome[Any] | None
+        watch.is_stepping = True
+        try:
+            value = watch.step()
+        except BaseException as exc:  # noqa: BLE001  # it is raised in the task that the step belongs to
+            result = outcome.Error(exc)
+        else:
+            result = watch.ending if value is None else outcome.Value(value)
+        watch.is_stepping = False
+        if result is not None:
+            if watch.ending is None:
+                self._take_out(fd)
+            trio.lowlevel.reschedule(watch.task, result)
 
     def _take_out(self, fd: int) -> _Watch:
         self._drop(fd)

@@ -211,6 +211,40 @@ def test_a_step_that_revokes_another_client_keeps_its_bytes_out_of_the_same_roun
 
 
 @DRIVERS
+def test_a_message_taken_in_part_is_whole_though_its_client_is_revoked_in_that_step(drive: Drive) -> None:
+    async def main() -> None:
+        tty = NarrowTty(1)
+        bus, turns = narrow_port(tty)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with connected(bus) as client, connected(bus) as other:
+                tty.make_room(1)
+                await served()
+                tty.taken, tty.room = b"", 3
+                sent = tty.send_nowait
+
+                def send_and_revoke(data: memoryview) -> int:
+                    took = sent(data)
+                    client.handle.revoke("gone")
+                    return took
+
+                tty.send_nowait = send_and_revoke  # type: ignore[method-assign]
+                client.say(b"pan left")
+                await served()
+                assert tty.taken == b"pan"
+                tty.make_room(5)
+                await served()
+                assert (tty.taken, client.session.counters.pending) == (b"pan left", 0)
+                tty.make_room(100)
+                other.say(b"|next")
+                await served()
+                assert tty.taken == b"pan left|next"
+            nursery.cancel_scope.cancel()
+
+    drive(main)
+
+
+@DRIVERS
 def test_cancelled_at_any_step_a_clients_message_is_whole_or_absent_and_the_line_is_free(drive: Drive) -> None:
     data = b"<" + bytes(574) + b">"
 

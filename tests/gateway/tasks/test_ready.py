@@ -224,6 +224,129 @@ def test_a_number_that_is_used_again_serves_its_new_owner(
 
 
 @DRIVERS
+@pytest.mark.parametrize("how", ["cancelled", "closed", "closed and cancelled"])
+def test_what_a_step_returns_is_not_lost_where_it_ends_its_own_tasks_wait(
+    drive: Callable[[Callable[[], Awaitable[None]]], None], pair: tuple[socket.socket, socket.socket], how: str
+) -> None:
+    ours, theirs = pair
+    seen = list[str]()
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+
+            def step() -> str:
+                assert ours.recv(100) == b"x"
+                if "closed" in how:
+                    closing(ours.fileno())
+                    ours.close()
+                if "cancelled" in how:
+                    scope.cancel()
+                return "half of a message is written"
+
+            theirs.send(b"x")
+            seen.append(await when_readable(ours.fileno(), step))
+            await trio.lowlevel.checkpoint()
+            seen.append("it runs on")
+        assert scope.cancelled_caught == ("cancelled" in how)
+
+    drive(main)
+    assert seen[0] == "half of a message is written"
+    assert ("it runs on" in seen) == ("cancelled" not in how)
+
+
+@DRIVERS
+def test_a_step_that_cancels_its_own_tasks_wait_and_returns_nothing_is_called_no_more(
+    drive: Callable[[Callable[[], Awaitable[None]]], None], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+    calls = 0
+
+    async def main() -> None:
+        with trio.fail_after(5), trio.CancelScope() as scope:
+
+            def step() -> None:
+                nonlocal calls
+                calls += 1
+                scope.cancel()
+
+            theirs.send(b"it stays readable")
+            await when_readable(ours.fileno(), step)
+        assert scope.cancelled_caught
+
+    drive(main)
+    assert calls == 1
+
+
+@DRIVERS
+def test_what_a_step_raises_comes_before_the_cancellation_that_it_brought_about(
+    drive: Callable[[Callable[[], Awaitable[None]]], None], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = pair
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+
+            def fail() -> None:
+                scope.cancel()
+                raise RuntimeError("a bug in one step")
+
+            theirs.send(b"x")
+            with pytest.raises(RuntimeError, match="a bug in one step"):
+                await when_readable(ours.fileno(), fail)
+
+    drive(main)
+
+
+def test_a_number_that_a_step_closes_and_opens_again_is_not_read_by_the_step_that_had_it() -> None:
+    """An event of the same round names the number, and that is another's by then."""
+    pairs = [socket.socketpair() for _ in range(8)]
+    read, ended, served = list[bytes](), list[int](), list[bytes]()
+
+    def renew(index: int) -> None:
+        number = pairs[index][0].fileno()
+        closing(number)
+        for each in pairs[index]:
+            each.close()
+        pairs[index] = socket.socketpair()
+        assert number in [each.fileno() for each in pairs[index]]
+        for each in pairs[index]:
+            each.send(b"a new owner's")
+
+    async def main() -> None:
+        async def wait(index: int) -> None:
+            def step() -> None:
+                read.append(pairs[index][0].recv(100))
+                for other in range(len(pairs)):
+                    if other != index:
+                        renew(other)
+
+            with contextlib.suppress(trio.ClosedResourceError):
+                await when_readable(pairs[index][0].fileno(), step)
+            ended.append(index)
+
+        async with trio.open_nursery() as nursery:
+            for index in range(len(pairs)):
+                nursery.start_soon(wait, index)
+            await trio.sleep(0.01)
+            for _, theirs in pairs:
+                theirs.send(b"the one before's")
+            with trio.fail_after(5):
+                while len(ended) < 7:
+                    await trio.lowlevel.checkpoint()
+                for index in ended:
+                    ours = pairs[index][0]
+                    served.append(await when_readable(ours.fileno(), functools.partial(ours.recv, 100)))
+            nursery.cancel_scope.cancel()
+
+    by_the_clock(main)
+    for pair in pairs:
+        for each in pair:
+            each.close()
+    assert read == [b"the one before's"]
+    assert served == [b"a new owner's"] * 7
+
+
+@DRIVERS
 def test_two_tasks_cannot_wait_for_one_descriptor(
     drive: Callable[[Callable[[], Awaitable[None]]], None], pair: tuple[socket.socket, socket.socket]
 ) -> None:
