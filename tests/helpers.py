@@ -12,6 +12,7 @@ import json
 import os
 import pty
 import random
+import resource
 import shutil
 import socket
 import termios
@@ -65,6 +66,25 @@ def free_port() -> int:
 def own_the_terminal() -> None:
     """Run in a child with a session of its own: it takes the terminal on descriptor 0, and hears Ctrl-C and its end."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let this process have no other descriptor while the block runs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(0)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    try:
+        while True:
+            try:
+                taken.append(os.dup(0))
+            except OSError:
+                break
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 class FarEnd:

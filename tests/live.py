@@ -17,7 +17,7 @@ from gateway.state.users import Users
 from tests.helpers import PASSWORD, free_port, lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from tests.helpers import FarEnd
@@ -63,11 +63,16 @@ class Live:
 
 @contextlib.asynccontextmanager
 async def daemon(
-    directory: Path, ports: int = 1, descriptors: tuple[int, int] | None = None, watchdog: float = 2.0, config: str = ""
+    directory: Path,
+    ports: int = 1,
+    descriptors: tuple[int, int] | None = None,
+    watchdog: float = 2.0,
+    config: str = "",
+    more: Mapping[str, object] | None = None,
 ) -> AsyncIterator[Live]:
     """Run a daemon whose ports have an open TCP server each and serial.cgi, until the block ends.
 
-    ``descriptors`` are the soft and the hard limit that it starts with.
+    ``descriptors`` are the soft and the hard limit that it starts with; ``more`` parameters come without ``root.``.
     """
     with lines(directory, ports) as ends, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(directory / "notify"))
@@ -81,6 +86,8 @@ async def daemon(
                 parameters.writelines(
                     f"root.PortManager.P{index}.{name}={value}\n" for name, value in (servers | listener).items()
                 )
+        with (directory / "state" / "parameters").open("a") as parameters:
+            parameters.writelines(f"root.{name}={value}\n" for name, value in (more or {}).items())
         serial = "".join(f'[[serial]]\ndevice = "{end.path}"\n' for end in ends)
         (directory / "config.toml").write_text(
             f'state_dir = "{directory}/state"\nruntime_dir = "{directory}/run"\nnode_name = "cpu1"\n'

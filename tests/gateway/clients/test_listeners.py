@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -28,6 +28,7 @@ from gateway.port.router import Router
 from gateway.tasks.reconcile import Unit
 from protocol.endpoint import Endpoint
 from tests.gateway.line import ALL, NarrowTty, narrow_port
+from tests.helpers import no_descriptor_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -266,24 +267,6 @@ async def test_a_listener_that_comes_back_has_its_port_at_once_though_it_closed_
                 with socket.create_connection(("127.0.0.1", port)) as client:
                     assert await trio.to_thread.run_sync(client.recv, 1) == b""
                 nursery.cancel_scope.cancel()
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.dup(0)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
-    try:
-        while True:
-            try:
-                taken.append(os.dup(0))
-            except OSError:
-                break
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for descriptor in taken:
-            os.close(descriptor)
 
 
 async def test_out_of_descriptors_is_a_state_told_once_and_the_clients_are_told_so(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +19,7 @@ from gateway.web.control import events
 from protocol.parameters.hardware import PortMode
 from protocol.parameters.settings import Parity, Serial, SerialPort, Settings
 from tests.gateway.line import Writer
-from tests.helpers import FarEnd, lines
+from tests.helpers import FarEnd, lines, no_descriptor_left
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -112,6 +113,27 @@ async def test_a_device_that_is_not_there_yet_is_a_state(tmp_path: Path) -> None
                 await reconnected(bus, unit)
                 assert device.in_force == SerialPort(baud_rate=19200)
                 unit.scope.cancel()
+
+
+async def test_a_device_that_finds_no_descriptor_left_says_so_once_waits_and_opens_when_there_is_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(10), lines(tmp_path, 1) as (end,):
+        bus = Bus("P0")
+        device = SerialDevice(bus, 1, SerialConfig(str(end.path)), LINE)
+        unit = Unit("P0 Ser1", lambda: None)
+        async with trio.open_nursery() as nursery:
+            with no_descriptor_left():
+                nursery.start_soon(device.run, unit)
+                await unit.settled.wait()
+                used = time.process_time()
+                await trio.sleep(0.5)
+                assert time.process_time() - used < 0.25
+                assert "Too many open files" in unit.state
+                assert bus.down is not None
+            await reconnected(bus, unit)
+            unit.scope.cancel()
+    assert len([record for record in caplog.records if "Too many" in record.message]) == 1
 
 
 async def test_settings_change_in_place_and_a_refusal_leaves_them_as_they_were(tmp_path: Path) -> None:
