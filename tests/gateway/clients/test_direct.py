@@ -60,6 +60,9 @@ async def connected(bus: Bus, *, packets: bool = False) -> AsyncIterator[Connect
             await served()
             if not packets:  # the first read is the task's, which looks for the port's rules
                 far.send(b"*")
+                with trio.fail_after(5):
+                    while not session.counters.received:
+                        await served(0.001)
                 await served()
             yield Connected(far, handle, session)
             nursery.cancel_scope.cancel()
@@ -173,6 +176,9 @@ def test_no_byte_passes_once_a_client_is_revoked(drive: Drive) -> None:
                         client.handle.revoke("gone")
                         before = tty.taken
                         tty.make_room(100)
+                        with trio.fail_after(5):
+                            while client.session.counters.pending:
+                                await served(0.001)
                         await served(0.005)
                         # A message that had begun is finished, for a part of it would be another message.
                         assert tty.taken in ((b"", b"evil") if not before else (b"evil",))
