@@ -56,6 +56,10 @@ _PROMPT: Final = 0.2
 """Seconds within which a wake from a thread, and a deadline, must arrive in the proof."""
 _TRIES: Final = 3
 """Proofs before it is given up: a machine that starts everything at once is slow, and no reason."""
+_SHORT: Final = 0.01
+"""Seconds below which epoll's whole milliseconds, to which it rounds up, are too coarse: a line's quiet is 1.75 ms."""
+_SELECTABLE: Final = 1024
+"""Descriptors that ``select`` can wait for, to the microsecond; one of this number or above is too much for it."""
 _FAR: Final = 3600.0
 """The longest single wait in seconds; epoll takes no infinity."""
 _FDS: Final = Path("/proc/self/fd")
@@ -117,6 +121,7 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
     def __init__(self) -> None:
         self._offset = random.uniform(10_000, 1_000_000)  # as trio's own: nobody shall take it for the time of day
         self._set = select.epoll()
+        self._short = _SHORT if self._set.fileno() < _SELECTABLE else 0.0
         self._watches: dict[int, _Watch] = {}
         self._before = _epolls()
         self._trio: int | None = None
@@ -239,6 +244,9 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
     def _serve(self, timeout: float) -> bool:
         """Wait for the set, and call the steps of what is readable; return whether trio's own epoll is."""
         for_trio = False
+        if 0 < timeout < self._short:
+            select.select((self._set,), (), (), timeout)
+            timeout = 0
         for fd, _ in self._set.poll(timeout):
             if fd == self._trio:
                 for_trio = True

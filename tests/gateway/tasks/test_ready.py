@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import trio
 
+from gateway.tasks import ready
 from gateway.tasks.ready import ReadyClock, closing, when_readable
 
 if TYPE_CHECKING:
@@ -434,6 +435,37 @@ def test_a_task_that_a_step_wakes_runs_at_once(
             return trio.current_time() - began
 
     assert drive(main) < 5
+
+
+def test_a_short_wait_beside_descriptors_is_not_rounded_up_to_whole_milliseconds(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    assert least_late(pair) < 0.0005
+
+
+def test_where_the_set_has_a_number_too_high_for_select_a_short_wait_ends_all_the_same(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "_SELECTABLE", 0)
+    assert 0.0005 < least_late(pair) < 5
+
+
+def least_late(pair: tuple[socket.socket, socket.socket]) -> float:
+    """Return how late a wait of 1.2 ms ends, the best of many: a busy machine may be late at any of them."""
+    ours, _ = pair
+
+    async def main() -> float:
+        late = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(when_readable, ours.fileno(), Steps(ours))
+            for _ in range(100):
+                deadline = trio.current_time() + 0.0012
+                await trio.sleep_until(deadline)
+                late.append(trio.current_time() - deadline)
+            nursery.cancel_scope.cancel()
+        return min(late)
+
+    return by_the_clock(main)
 
 
 # -- the proof, and what happens without it
