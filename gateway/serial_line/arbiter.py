@@ -200,6 +200,8 @@ class Arbiter:
         self._quiet_until = -math.inf
         """Under a rule, the line is left alone until then."""
         self._news = trio.lowlevel.ParkingLot()
+        self._moment = -math.inf
+        """Until when ``run`` waits for news, if it does."""
         self._idlers = trio.lowlevel.ParkingLot()
         self._pace = Pace(uart)
         self.update_rate()
@@ -480,8 +482,12 @@ class Arbiter:
         return len(self._rest) if self._rest_claim is claim else 0
 
     def reconsider(self) -> None:
-        """Have ``run`` look again at what is to be done, and when."""
-        self._news.unpark_all()
+        """Have ``run`` look again, where there is something to do before the moment that it waits for.
+
+        It looks at that moment anyway, so what is due later costs nobody a scheduler step.
+        """
+        if self._turn in (_Turn.FINISHING, _Turn.ENDED) or self._next_moment(trio.current_time()) < self._moment:
+            self._news.unpark_all()
 
     async def run(self) -> None:
         """Do what no writer's task does, until ``end()`` and whoever had the turn then has given it back."""
@@ -489,12 +495,11 @@ class Arbiter:
             if self._turn is _Turn.FINISHING:
                 await self._finish()
                 continue
+            self._moment = self._next_moment(trio.current_time())
+            with trio.move_on_at(self._moment):
+                await self._news.park()
             now = trio.current_time()
-            if (moment := self._next_moment(now)) > now:
-                with trio.move_on_at(moment):
-                    await self._news.park()
-            else:
-                await trio.lowlevel.checkpoint()
+            if self._next_moment(now) <= now:
                 self._at_moment()
 
     def _next_moment(self, now: float) -> float:
@@ -506,6 +511,8 @@ class Arbiter:
         turn, command = self._line_turn, self._waiting.first_command
         if self._turn is _Turn.HELD and turn is not None and turn.written and command is not None:
             return command.since + _LONGEST_HOLD
+        if self._turn is _Turn.HELD and turn is None and self._rule is not None:
+            return now + self._rule.reply_timeout  # nobody waits for less for the reply to what is written just now
         return math.inf
 
     def _at_moment(self) -> None:

@@ -22,10 +22,12 @@ from gateway.clients.relay import relay
 from gateway.clients.streams import SocketStream
 from gateway.port.rights import Right
 from gateway.tasks.watch import Cell
+from protocol.sharing.turn_rule import TurnRule
 from tests.gateway.line import serial_line
 from tests.gateway.tasks.test_ready import DRIVERS
 from tests.sharing.driver import ftdi_sio, serial_core
 from tests.sharing.port import command_of, port_on
+from tests.sharing.test_turns import Bus485, Master, poll
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,6 +59,19 @@ class Costs(trio.abc.Instrument):
             module = owner.__name__ if isinstance(owner, ModuleType) else type(owner).__module__
             if module in _MODULES:
                 self.calls.append(arg.__name__)
+
+
+@final
+class StepsOf(trio.abc.Instrument):
+    """Counts the steps of the tasks of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """See trio.abc.Instrument."""
+        self.count += task.name == self.name
 
 
 @DRIVERS
@@ -97,6 +112,21 @@ def test_a_message_that_waits_for_nobody_costs_no_more_calls_and_steps_than_with
         assert steps <= MESSAGES
 
     drive(main)
+
+
+async def test_a_turn_under_a_rule_wakes_the_task_beside_the_writers_when_its_reply_ends_and_when_its_quiet_does(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    driver = serial_core()
+    async with port_on(monkeypatch, driver, 115200, TurnRule("modbus-rtu")) as port:
+        port.nursery.start_soon(Bus485(driver).run)
+        steps = StepsOf("gateway.serial_line.arbiter.Arbiter.run")
+        trio.lowlevel.add_instrument(steps)
+        masters = await poll(1.0, Master(port, 100), Master(port, 200))
+        trio.lowlevel.remove_instrument(steps)
+    turns = sum(master.right for master in masters)
+    assert turns > 50
+    assert steps.count <= 2 * turns + 10
 
 
 @pytest.mark.parametrize("made", [serial_core, ftdi_sio], ids=lambda made: str(made.__name__))
