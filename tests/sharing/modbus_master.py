@@ -1,4 +1,7 @@
-"""A Modbus-RTU master over TCP, by pymodbus: poll units in turn, and print what became of the requests, as JSON."""
+"""A Modbus-RTU master over TCP, by pymodbus: poll units in turn, and print what became of the requests, as JSON.
+
+One that shares the line in rounds rests at the end of each, so that another has the line to itself then.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ from pymodbus.client import ModbusTcpClient
 COUNT = 10
 
 
-def main(port: int, begin: float, seconds: float, timeout: float, first: int, *units: int) -> None:
-    """Poll ``units``, from ``begin`` on (seconds since 1970), each for COUNT registers from ``first`` on."""
+def main(port: int, begin: float, seconds: float, timeout: float, work: float, rest: float, *asked: int) -> None:
+    """Poll from ``begin`` on (seconds since 1970), ``work`` seconds and then none for ``rest``.
+
+    ``asked`` is the first register, of which each unit behind it is asked for COUNT.
+    """
+    first, *units = asked
     logging.disable()
     client = ModbusTcpClient("127.0.0.1", port=port, framer=FramerType.RTU, timeout=timeout, retries=0)
     assert client.connect()
@@ -23,6 +30,9 @@ def main(port: int, begin: float, seconds: float, timeout: float, first: int, *u
     time.sleep(max(begin - time.time(), 0))
     number, address = 0, first
     while (began := time.time()) < begin + seconds:
+        if rest and (passed := (began - begin) % (work + rest)) >= work:
+            time.sleep(work + rest - passed)
+            continue
         unit = units[number % len(units)]
         address = first + number % 7
         number += 1
@@ -46,5 +56,5 @@ def main(port: int, begin: float, seconds: float, timeout: float, first: int, *u
 
 
 if __name__ == "__main__":
-    port, begin, seconds, timeout, first, *units = sys.argv[1:]
-    main(int(port), float(begin), float(seconds), float(timeout), int(first), *map(int, units))
+    port, begin, seconds, timeout, work, rest, *asked = sys.argv[1:]
+    main(int(port), float(begin), float(seconds), float(timeout), float(work), float(rest), *map(int, asked))

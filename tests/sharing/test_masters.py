@@ -9,13 +9,14 @@ import pytest
 import trio
 
 from tests.helpers import needs_curl
-from tests.sharing.masters import MODBUS, VISCA, shared
+from tests.sharing.masters import MODBUS, TOGETHER, VISCA, master, shared
 from tests.sharing.wire import Cameras, ModbusUnits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.sharing.masters import Shared, Tally
+    from tests.sharing.masters import Client, Shared, Tally
 
 pytestmark = [
     needs_curl,
@@ -28,16 +29,23 @@ SECONDS = pytest.mark.parametrize(
     [pytest.param(10.0, marks=pytest.mark.clients), pytest.param(30.0, marks=pytest.mark.long)],
     ids=["short", "whole"],
 )
-ALONE = 4.0
-"""Seconds for which one master has the line to itself, to compare with."""
+
+
+def assert_answered(tallies: list[Tally]) -> None:
+    """Nobody was answered wrongly, nor in vain."""
+    assert [(tally.wrong, tally.timeouts, tally.exceptions) for tally in tallies] == [(0, 0, 0)] * len(tallies), tallies
+
+
+def assert_equal(shares: Sequence[float]) -> None:
+    """No share is further than five percent from their mean."""
+    mean = sum(shares) / len(shares)
+    assert max(abs(each - mean) for each in shares) <= 0.05 * mean, shares
 
 
 def assert_shared(tallies: list[Tally]) -> None:
     """Nobody was answered wrongly, nor in vain, and all had the same share."""
-    assert [(tally.wrong, tally.timeouts, tally.exceptions) for tally in tallies] == [(0, 0, 0)] * len(tallies), tallies
-    right = [tally.right for tally in tallies]
-    mean = sum(right) / len(right)
-    assert max(abs(each - mean) for each in right) <= 0.05 * mean, right
+    assert_answered(tallies)
+    assert_equal([tally.right for tally in tallies])
 
 
 @SECONDS
@@ -46,14 +54,14 @@ def assert_shared(tallies: list[Tally]) -> None:
 async def test_two_masters_share_the_line_as_if_each_were_alone_on_half_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, rate: int, chained: bool
 ) -> None:
-    with trio.fail_after(seconds + 30):
+    rounds = round(seconds / TOGETHER)
+    with trio.fail_after(2 * seconds + 30):
         async with shared(tmp_path, monkeypatch, ModbusUnits(), rate, MODBUS, chained) as line:
-            (alone,) = await line.masters(ALONE, line.ports[0])
-            tallies = await line.masters(seconds, line.ports[0], line.ports[-1])
-    assert_shared(tallies)
+            shared_in = await line.share_in_rounds(rounds, line.ports[0], line.ports[-1])
+    assert_answered(shared_in.tallies)
     assert (line.wire.collisions, line.wire.unanswered) == (0, 0)
-    together = sum(tally.right for tally in tallies) / seconds
-    assert together >= 0.97 * alone.right / ALONE, (alone, tallies)
+    assert_equal(shared_in.shares)
+    assert shared_in.together >= 0.97 * shared_in.alone, shared_in
 
 
 @SECONDS
@@ -63,9 +71,7 @@ async def test_a_dead_unit_costs_who_asks_it_and_the_other_gets_no_wrong_answer(
     with trio.fail_after(seconds + 30):
         async with shared(tmp_path, monkeypatch, ModbusUnits(), 9600, MODBUS) as line:
             healthy, asks_the_dead = await line.poll(
-                seconds,
-                ("modbus_master.py", line.ports[0], (2.0, 100, 1, 2, 3)),
-                ("modbus_master.py", line.ports[0], (2.0, 200, 1, 9)),
+                seconds, master(line.ports[0], 100, 2.0), master(line.ports[0], 200, 2.0, units=(1, 9))
             )
     assert (healthy.wrong, healthy.timeouts, healthy.exceptions) == (0, 0, 0)
     assert asks_the_dead.wrong == 0
@@ -84,8 +90,8 @@ async def test_a_unit_that_answers_after_the_timeout_is_heard_by_nobody_as_anoth
         async with shared(tmp_path, monkeypatch, units, 9600, MODBUS) as line:
             tallies = await line.poll(
                 seconds,
-                ("modbus_master.py", line.ports[0], (2.0, 100, 1, 2, 7)),
-                ("modbus_master.py", line.ports[0], (2.0, 200, 1, 7)),
+                master(line.ports[0], 100, 2.0, units=(1, 2, 7)),
+                master(line.ports[0], 200, 2.0, units=(1, 7)),
             )
     for tally in tallies:
         assert tally.wrong == 0
@@ -125,11 +131,11 @@ async def test_commands_of_two_visca_controllers_are_each_completed_to_who_gave_
     assert_shared(tallies)
 
 
-def inquiries(line: Shared) -> list[tuple[str, int, tuple[object, ...]]]:
+def inquiries(line: Shared) -> list[Client]:
     return [("visca_controller.py", line.ports[0], ("inquiry", 1, what)) for what in ("0447", "0612", "0448")]
 
 
-def commands(line: Shared) -> list[tuple[str, int, tuple[object, ...]]]:
+def commands(line: Shared) -> list[Client]:
     return [("visca_controller.py", line.ports[0], ("command", camera, "040702")) for camera in (1, 2)]
 
 
@@ -144,12 +150,12 @@ async def test_without_turns_two_masters_destroy_each_others_answers(
 ) -> None:
     with trio.fail_after(60):
         async with shared(tmp_path, monkeypatch, ModbusUnits(), rate, None, chained) as line:
-            (alone,) = await line.masters(ALONE, line.ports[0])
+            (alone,) = await line.masters(4.0, line.ports[0])
             tallies = await line.masters(10.0, line.ports[0], line.ports[-1])
     assert (alone.wrong, alone.timeouts) == (0, 0)
     assert line.wire.collisions + line.wire.unanswered > 5
     assert sum(tally.wrong + tally.timeouts for tally in tallies) > 5
-    assert sum(tally.right for tally in tallies) / 10 < 0.5 * alone.right / ALONE
+    assert sum(tally.right for tally in tallies) / 10 < 0.5 * alone.right / 4
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ A thread has the line; what happens out there does not wait for the test.
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
 import heapq
 import itertools
@@ -30,11 +31,30 @@ if TYPE_CHECKING:
 
     from tests.helpers import FarEnd
 
-__all__ = ["Cameras", "ModbusUnits", "Wire", "register"]
+__all__ = ["Cameras", "ModbusUnits", "Precedence", "Wire", "register", "take_precedence"]
 
 _BITS: Final = 10
 _DELIVERY: Final = 0.004
 """Seconds of what a unit says that come in one piece, as adapters have it."""
+
+
+class Precedence(enum.IntEnum):
+    """Who goes first on a machine that is all of them: the line, then the gateways, then their clients.
+
+    Each is a machine of its own out there, and beside what else runs here they all go first.
+    """
+
+    NONE = 0
+    CLIENT = 1
+    GATEWAY = 2
+    WIRE = 3
+
+
+def take_precedence(precedence: Precedence) -> None:
+    """Have this thread, and the processes that it starts from now on, take precedence, where that is permitted."""
+    policy = os.SCHED_FIFO if precedence else os.SCHED_OTHER
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, policy, os.sched_param(precedence))
 
 
 class Units(Protocol):
@@ -59,10 +79,8 @@ class Wire:
     """Times that somebody spoke while another did."""
     unanswered: int = 0
     """Frames that were broken on the wire, or that no unit knew."""
-    frames: list[bytes] = field(default_factory=list)
-    """Each frame that was written."""
-    gaps: list[float] = field(default_factory=list)
-    """Seconds from the end of what a unit said last to each write behind it."""
+    written: list[tuple[float, bytes]] = field(default_factory=list)
+    """Each write, and when it began on the wire, in seconds of the monotonic clock."""
 
     def __post_init__(self) -> None:
         self._character = _BITS / self.rate
@@ -87,9 +105,7 @@ class Wire:
             thread.join()
 
     def _run(self, stop: threading.Event) -> None:
-        # No unit waits for this machine: what it says comes in one piece, however busy that is.
-        with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        take_precedence(Precedence.WIRE)  # no unit waits for this machine: what it says comes in one piece
         while not stop.is_set():
             now = time.monotonic()
             while self._due and self._due[0][0] <= now:
@@ -111,8 +127,7 @@ class Wire:
     def _sent(self, data: bytes, now: float) -> None:
         begins = max(now, self._sent_until)
         self._sent_until = begins + len(data) * self._character
-        if self._said_until:
-            self.gaps.append(begins - self._said_until)
+        self.written.append((begins, data))
         self._frame += data
         if self.two_wires and begins < self._said_until and self._speaking is not None:
             self.collisions += 1
@@ -127,7 +142,6 @@ class Wire:
         frame, broken = bytes(self._frame), self._broken
         self._frame.clear()
         self._broken = False
-        self.frames.append(frame)
         answers = [] if broken else self.units.answers(frame)
         self.unanswered += not answers
         for delay, answer in answers:
@@ -169,10 +183,10 @@ def register(unit: int, address: int) -> int:
 
 @dataclass
 class ModbusUnits:
-    """Units that know function 3, after ``turnaround`` seconds; some answer later, and some never."""
+    """Units that know function 3, after ``turnaround`` seconds, as real ones need; some answer later, some never."""
 
     units: tuple[int, ...] = (1, 2, 3)
-    turnaround: float = 0.003
+    turnaround: float = 0.01
     late: dict[int, float] = field(default_factory=dict)
     """Seconds after which a unit answers, by unit."""
 
