@@ -43,7 +43,7 @@ _RIGHTS: Final = {
     ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
     ServiceKind.PTZ: Right.READ | Right.PTZ,
     ServiceKind.SERIAL_CGI: Right.READ | Right.CGI,
-    ServiceKind.TTY: Right.READ | Right.TCP,
+    ServiceKind.TTY: Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE,
     ServiceKind.LISTEN_ONLY: Right.READ,
     ServiceKind.MODBUS_TCP: Right.READ | Right.TCP,
     ServiceKind.RFC2217: Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE,
@@ -222,10 +222,12 @@ class Services:
 
     def _rights(self, kind: ServiceKind) -> Right:
         """Return the rights of a kind of service at this port."""
-        rights = _RIGHTS[kind]
+        rights, port = _RIGHTS[kind], self._host.config.port(self._index)
         if kind is ServiceKind.RFC2217:
-            may = self._host.config.port(self._index).rfc2217
+            may = port.rfc2217
             rights &= ~((Right(0) if may.lines else Right.LINES) | (Right(0) if may.configure else Right.CONFIGURE))
+        elif kind is ServiceKind.TTY and not port.tty.configure:
+            rights &= ~Right.CONFIGURE  # LINES stays, for a flush is a purge: a pty reaches nothing else of it
         return rights
 
     def _made(self, kind: ServiceKind, handle: Handle) -> _PortService:
@@ -266,15 +268,17 @@ class Services:
                 return Service(
                     name, handle, Right.TCP, self.clients, host.connections, share, self._roster, carry=carry
                 )
+            case ServiceKind.TTY:
+                # Loaded only where it is used.
+                from gateway.clients.tty_stream import serve as serve_program
+
+                carry = functools.partial(serve_program, manner=Manner(drop_oldest=True, limit=_TTY_LIMIT))
+                return Service(f"P{self._index}", handle, Right.TCP, self.clients, host.connections, carry=carry)
             case _:
                 share = host.config.tcp.max_clients
                 write = _RIGHTS[kind] & (Right.PTZ | Right.TCP)
                 # A driver's commands take their turns whoever is there, and its answers are to be new ones.
-                roster, manner = None if kind in {ServiceKind.PTZ, ServiceKind.TTY} else self._roster, self._manner
-                if kind is ServiceKind.PTZ:
-                    manner = Manner()
-                elif kind is ServiceKind.TTY:
-                    manner = Manner(drop_oldest=True, limit=_TTY_LIMIT)
+                roster, manner = (None, Manner()) if kind is ServiceKind.PTZ else (self._roster, self._manner)
                 return Service(f"P{self._index}", handle, write, self.clients, host.connections, share, roster, manner)
 
     def update_policies(self, manager: PortManager) -> None:

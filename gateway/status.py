@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gateway.clients.connections import Connections
-    from gateway.host.config import Config
+    from gateway.host.config import Config, TtyConfig
     from gateway.manager import Manager
     from gateway.port.plan import ServiceKind
     from gateway.port.router import Session
@@ -59,7 +59,7 @@ def status(
             "descriptors": connections.limit,
             "descriptors_reserved": connections.reserve,
         },
-        "ports": [_port(manager, settings, config.managers[manager.index]) for manager in managers],
+        "ports": [_port(manager, settings, config) for manager in managers],
     }
 
 
@@ -73,8 +73,8 @@ def in_words(node: str, managers: Sequence[Manager], listeners: Sequence[Unit]) 
     return "; ".join([up, *upgraded, *down, *closed])
 
 
-def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> dict[str, object]:
-    own = settings.port_managers[manager.index]
+def _port(manager: Manager, settings: Settings, config: Config) -> dict[str, object]:
+    own, hardware = settings.port_managers[manager.index], config.managers[manager.index]
     return {
         "name": manager.bus.name,
         "type": own.port_type.value,
@@ -93,6 +93,7 @@ def _port(manager: Manager, settings: Settings, hardware: ManagerHardware) -> di
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},
         **_remote_service(manager.services.remote_port),
         "services": manager.units,
+        **_ttys(config.port(manager.index).tty),
         "clients_cut": manager.bus.state.value.cuts,
         "clients_turned_away": manager.services.clients_refused,
         "clients_turned_away_by_service": manager.services.refused,
@@ -105,6 +106,17 @@ def _configured(settings: Settings, hardware: ManagerHardware) -> dict[str, obje
     if hardware.serial is None:
         return {}
     return {"settings_configured": line_settings.in_words(settings.serial.ports[hardware.serial - 1])}
+
+
+def _ttys(tty: TtyConfig) -> dict[str, object]:
+    """Describe what a program reaches through the ttys for programs, and what it never does, where there are any."""
+    if not tty.paths:
+        return {}
+    # Loaded only where it is used.
+    from gateway.clients.pty import CARRIED, NEVER
+
+    carries = list(CARRIED) if tty.configure else []
+    return {"ttys": [{"path": path, "carries": carries, "never": list(NEVER)} for path in tty.paths]}
 
 
 def _remote_service(service: RemotePortService | None) -> dict[str, object]:

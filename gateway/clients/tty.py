@@ -1,18 +1,10 @@
 """A tty for programs that can open nothing else: a pty under a name that stays, with the port at its other end.
 
-A program that has it open is a client of the port like any other, with a session of its own. The pty is ours: the line
-may be unplugged, and a link be cut, and the program's descriptor goes on.
+A program that has it open is a client of the port like any other, with a session of its own (``clients.tty_stream``).
+The pty is ours: the line may be unplugged, and a link be cut, and the program's descriptor goes on.
 
-The facts that this file is built on (Linux)
-    Nobody there  A master whose slave nobody has open polls HUP, at once and for ever: it must not be waited for then.
-                  inotify tells that the slave is opened or closed; whether it is open *now*, poll does, and that is
-                  asked. Events are only a reason to ask again, so it does not matter how many of them came together.
-    The rest      What a program left unread stays in the slave, for whoever opens it next: it is flushed there.
-    Settings      They belong to the slave too, and stay. Raw from the start, or the line's own words would be echoed
-                  into it. With EXTPROC the kernel leaves lines and echo to us, who do neither, and tells the master
-                  in its packet mode (TIOCPKT) of each change. A program that clears EXTPROC has it put back.
-    TIOCEXCL      outlives the last close of a slave, and shuts out all who come. Such a pty is replaced by a new one.
-    Never         A pty has no modem lines and sends no break, and it is always 8 bits without parity.
+inotify tells that the slave is opened or closed; whether it is open *now*, poll does, and that is asked
+(``clients.pty``). Events are only a reason to ask again, so it does not matter how many of them came together.
 """
 
 from __future__ import annotations
@@ -20,38 +12,32 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import grp
 import os
-import select
-import struct
-import termios
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from gateway.clients.pty import Pty, PtySettings
+from gateway.clients.tty_stream import TtyStream
+from gateway.port.rights import Right
 from gateway.tasks.supervise import Backoff, supervise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gateway.clients.connections import ClientConnection
     from gateway.clients.service import Service
     from gateway.port.plan import ProgramTty
     from gateway.tasks.reconcile import Unit
 
-__all__ = ["TtyStream", "serve_programs"]
+__all__ = ["serve_programs"]
 
 _FIRST_RETRY = 0.1
 _LAST_RETRY = 5.0
 _READ_SIZE: Final = 65536
-_EXTPROC: Final = 0o200000  # Linux; Python's termios leaves it out
 _NONBLOCK: Final = os.O_NONBLOCK | os.O_CLOEXEC  # inotify's flags have the same numbers
 _OPENED_OR_CLOSED: Final = 0x08 | 0x10 | 0x20
-_DATA: Final = 0
-"""The first byte of a packet that is data (TIOCPKT_DATA); any other tells what the program did."""
 _NO_GROUP: Final = "the daemon must be in it, and its unit needs SystemCallFilter=@chown, to give the tty the group"
-_GONE: Final = "the program closed it"
 
 
 async def serve_programs(spec: ProgramTty, service: Service, unit: Unit, stopping: Callable[[], bool]) -> None:
@@ -59,17 +45,27 @@ async def serve_programs(spec: ProgramTty, service: Service, unit: Unit, stoppin
 
     Where the gateway is ``stopping`` nobody new is served, and who is there may still take what waits for it.
     """
+    configures = Right.CONFIGURE in service.handle.rights
+    kept: list[Pty] = []
+    """The pty, which goes on while its name cannot be had."""
+
+    def in_force() -> PtySettings | None:
+        return PtySettings.of(service.handle.state.value.known_settings) if configures else None
 
     async def live(backoff: Backoff) -> None:
-        with _pty() as (master, slave), _named(spec, slave), _watched(slave) as openings:
+        if not kept:
+            kept.append(Pty.made())
+        pty = kept[0]
+        pty.show(in_force())
+        with _named(spec, pty.slave), _watched(pty.slave) as openings:
             unit.up()
             backoff.reset()
             while True:
                 # Who has closed it by now may have written before that.
-                await _wait(openings, lambda: _is_open(master) or _has_unread(master) > 0)
+                await _wait(openings, lambda: pty.is_open() or pty.unread() > 0)
                 if stopping():
                     await trio.sleep_forever()
-                stream, ended = TtyStream(master), trio.Event()
+                stream, ended = TtyStream(pty, configures=configures), trio.Event()
                 client = service.serve(stream, str(spec), ended)
                 if client is not None:
                     try:
@@ -78,94 +74,31 @@ async def serve_programs(spec: ProgramTty, service: Service, unit: Unit, stoppin
                         client.revoke("the tty is closed")
                 if not stream.was_left:
                     # Who was refused, or ended from this side, has it open still: the next to open it is served.
-                    await _wait(openings, lambda: not _is_open(master))
-                    termios.tcflush(master, termios.TCIFLUSH)
-                if not _forget(slave) and not _is_open(master):
+                    await _wait(openings, lambda: not pty.is_open())
+                    pty.drop_unread()
+                if not pty.drop_unheard() and not pty.is_open():
+                    kept.remove(pty)
+                    pty.close()
                     return
+                if configures and not pty.is_open():
+                    pty.forget(in_force())
+
+    async def show() -> None:
+        """Let the tty show what is in force, also while nobody has it open: the next to open it looks at that."""
+        async for _ in service.handle.state.changes():
+            for pty in kept:
+                pty.show(in_force())
 
     unit.began()
     unit.settled.set()  # a folder that is not there is no reason to refuse the settings
-    await supervise(live, (OSError,), unit.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
-
-
-@final
-class TtyStream:
-    """The master of a pty, as the stream of the program that has the slave open. ``close`` leaves the pty alone."""
-
-    exact = False
-
-    def __init__(self, master: int) -> None:
-        self.connection: ClientConnection | None = None
-        self.was_left = False
-        """The program has closed it, and all that it wrote was received."""
-        self._master = master
-        self._closed = False
-
-    def send_nowait(self, data: bytes) -> int:
-        """See Stream."""
-        if self._closed:
-            return 0
-        try:
-            return os.write(self._master, data)
-        except OSError:
-            return 0
-
-    async def send(self, data: bytes) -> int:
-        """See Stream."""
-        while True:
-            await trio.lowlevel.wait_writable(self._master)
-            try:
-                return os.write(self._master, data)
-            except BlockingIOError:
-                if not _is_open(self._master):
-                    # Nobody will read it, and to wait here would be to wait for nothing, again and again: the
-                    # session lasts until what the program wrote before it left is on the line.
-                    return len(data)
-
-    async def skip(self, count: int) -> None:
-        """See Stream: bytes alone cannot tell."""
-        await trio.lowlevel.checkpoint()
-
-    async def receive(self) -> bytes:
-        """See Stream. Raises OSError once the program, and whoever else had it open, has closed it."""
-        while True:
-            await trio.lowlevel.wait_readable(self._master)
-            try:
-                packet = os.read(self._master, _READ_SIZE)
-            except BlockingIOError:
-                continue
-            except OSError as exc:
-                self.was_left = True
-                raise OSError(errno.EIO, _GONE) from exc
-            if packet[0] == _DATA and len(packet) > 1:
-                return packet[1:]
-            _leave_it_raw(self._master)
-
-    def close(self) -> None:
-        """See Stream."""
-        self._closed = True
-
-
-@contextlib.contextmanager
-def _pty() -> Iterator[tuple[int, str]]:
-    """Make a raw pty in packet mode; yield its master, and the name of its slave, which nobody has open then."""
-    master, slave = os.openpty()
     try:
-        name = os.ttyname(slave)
-        os.set_blocking(master, False)
-        fcntl.ioctl(master, termios.TIOCPKT, struct.pack("i", 1))
-        iflag, oflag, cflag, lflag, *speeds, characters = termios.tcgetattr(slave)
-        lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
-        iflag = 0
-        termios.tcsetattr(
-            slave, termios.TCSANOW, [iflag, oflag & ~termios.OPOST, cflag, lflag | _EXTPROC, *speeds, characters]
-        )
+        async with trio.open_nursery() as nursery:
+            if configures:
+                nursery.start_soon(show)
+            await supervise(live, (OSError,), unit.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
     finally:
-        os.close(slave)
-    try:
-        yield master, name
-    finally:
-        os.close(master)
+        for pty in kept:
+            pty.close()
 
 
 @contextlib.contextmanager
@@ -219,39 +152,3 @@ async def _wait(openings: int, reached: Callable[[], bool]) -> None:
         await trio.lowlevel.wait_readable(openings)
         with contextlib.suppress(BlockingIOError):
             os.read(openings, _READ_SIZE)
-
-
-def _is_open(master: int) -> bool:
-    """Return whether anybody has the slave open now."""
-    poll = select.poll()
-    poll.register(master, 0)
-    return not poll.poll(0)
-
-
-def _has_unread(master: int) -> int:
-    """Return how many bytes wait that were written to the slave; ``_is_open`` has just looked, and so they are in.
-
-    Not by poll, which also tells of packets without data: our own flush makes one.
-    """
-    count: int = struct.unpack("i", fcntl.ioctl(master, termios.FIONREAD, bytes(4)))[0]
-    return count
-
-
-def _leave_it_raw(master: int) -> None:
-    """Put EXTPROC back where a program has cleared it; everything else is the program's own."""
-    iflag, oflag, cflag, lflag, *rest = termios.tcgetattr(master)
-    if not lflag & _EXTPROC:
-        termios.tcsetattr(master, termios.TCSANOW, [iflag, oflag, cflag, lflag | _EXTPROC, *rest])
-
-
-def _forget(slave: str) -> bool:
-    """Throw away what the last program left unread; return false where nobody can open the slave any more."""
-    try:
-        fd = os.open(slave, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        termios.tcflush(fd, termios.TCIFLUSH)
-    finally:
-        os.close(fd)
-    return True

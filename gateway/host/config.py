@@ -150,6 +150,8 @@ class TtyConfig:
     mode: int = 0o600
     group: str | None = None
     """A group that the daemon's user is in; None for the one that the kernel gives to a pty."""
+    configure: bool = False
+    """What a program sets on it holds for the line while the program has it open."""
 
 
 @final

@@ -129,8 +129,9 @@ def _tty(table: Table) -> TtyConfig:
         paths=table.take("path", _tty_paths, default.paths),
         mode=table.take("mode", _file_mode, default.mode),
         group=table.take("group", text, default.group),
+        configure=table.take("configure", truth, default=default.configure),
     )
-    for key in ("mode", "group"):
+    for key in ("mode", "group", "configure"):
         if key in table and "path" not in table:
             table.add_error(key, 'requires path; name the tty, for example "/run/daisyport/tty-P0"')
     table.refuse_the_rest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import stat
@@ -20,6 +21,7 @@ import trio.testing
 from gateway.clients.relay import Manner
 from gateway.clients.service import Service
 from gateway.clients.tty import serve_programs
+from gateway.clients.tty_stream import serve
 from gateway.port.plan import ProgramTty
 from gateway.port.rights import Right
 from gateway.port.router import Router
@@ -75,13 +77,15 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(bus: Bus, spec: ProgramTty, *, up: bool = True) -> AsyncIterator[Served]:
-    handle = Router({"P0": bus}).grant("P0", Right.READ | Right.TCP, "Tty")
+async def served(
+    bus: Bus, spec: ProgramTty, *, up: bool = True, rights: Right = Right.READ | Right.TCP | Right.LINES
+) -> AsyncIterator[Served]:
+    handle = Router({"P0": bus}).grant("P0", rights, "Tty")
     unit = Unit(str(spec), lambda: None)
     with trio.fail_after(20):
         async with trio.open_nursery() as clients, trio.open_nursery() as units:
             manner = Manner(drop_oldest=True, limit=65536)
-            service = Service("P0", handle, Right.TCP, clients, manner=manner)
+            service = Service("P0", handle, Right.TCP, clients, carry=functools.partial(serve, manner=manner))
 
             async def run() -> None:
                 with unit.scope:

@@ -95,6 +95,7 @@ rotate = 2
 path = ["/run/daisyport/tty-P1", "/run/daisyport/../gps"]
 mode = 0o660
 group = "dialout"
+configure = true
 
 [port_manager.modbus_tcp]
 listen = ["[::1]:1502"]
@@ -128,7 +129,7 @@ def outcome(data: bytes) -> Config | tuple[str, ...]:
 
 EVERYWHERE = (("0.0.0.0", 4001), ("::", 4001))
 MASTERS = ModbusTcpConfig((("::1", 1502),), (1, 247))
-TTYS = TtyConfig(("/run/daisyport/tty-P1", "/run/gps"), 0o660, "dialout")
+TTYS = TtyConfig(("/run/daisyport/tty-P1", "/run/gps"), 0o660, "dialout", configure=True)
 
 
 def test_every_key_of_a_whole_file_is_read() -> None:

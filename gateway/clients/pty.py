@@ -1,0 +1,213 @@
+"""A pty whose master is ours, raw and in packet mode: what passes, what the program at its slave sets, who is there.
+
+The facts that this file is built on (Linux)
+    Nobody there  A master whose slave nobody has open polls HUP, at once and for ever: it must not be waited for then.
+    The rest      What a program left unread stays in the slave, for whoever opens it next: it is flushed there.
+    Settings      They belong to the slave too, and stay. Raw from the start, or the line's own words would be echoed
+                  into it. With EXTPROC the kernel leaves lines and echo to us, who do neither, and tells the master
+                  in its packet mode (TIOCPKT) of each change, our own too; without it, of none. A program that clears
+                  EXTPROC has it put back.
+    Packets       A read of the master returns a byte that says what the program did, or that and data. What it did
+                  comes first, though it wrote before it did that: nothing tells which was first (``clients.tty``).
+    A drain       returns at once on a slave, with TCSADRAIN too: the program believes that all is on the line.
+    TIOCEXCL      outlives the last close of a slave, and shuts out all who come. Such a pty is replaced by a new one.
+    Never         A pty has no modem lines and sends no break, and it is always 8 bits without parity: the kernel takes
+                  the rest of what is set with them, and drops these without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import struct
+import termios
+from typing import TYPE_CHECKING, Final, NamedTuple, final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["CARRIED", "NEVER", "Happened", "Pty", "PtySettings"]
+
+NEVER: Final = ("modem lines", "breaks", "5 to 7 data bits", "parity")
+"""The words for what a program cannot reach through a pty, whoever is at its other end."""
+
+_READ_SIZE: Final = 65536
+_EXTPROC: Final = 0o200000  # Linux; Python's termios leaves it out
+_TIOCPKT_IOCTL: Final = 0x40
+_TIOCGPTN: Final = 0x80045430  # the numbers of asm-generic (x86, ARM, RISC-V), as those of serial_line.tty
+_TCGETS2: Final = 0x802C542A
+_TCSETS2: Final = 0x402C542B
+_TERMIOS2: Final = struct.Struct("4IB19s2I")
+"""Linux' ``struct termios2``: flags, discipline, characters, rates in and out."""
+_CBAUD: Final = 0o010017
+_BOTHER: Final = 0o010000
+_SPEEDS: Final = {
+    int(name[1:]): getattr(termios, name) for name in dir(termios) if name[:1] == "B" and name[1:].isdigit()
+}
+_XON_XOFF: Final = termios.IXON | termios.IXOFF
+
+
+@final
+class PtySettings(NamedTuple):
+    """The settings of a line that a pty can show, under their names in the contract."""
+
+    BaudRate: int
+    StopBits: int
+    FlowControlXONXOFF: bool
+    FlowControlRTSCTS: bool
+
+    @classmethod
+    def of(cls, known: Mapping[str, object]) -> PtySettings | None:
+        """Return them of a line of which these settings are ``known``; None where they are not."""
+        if not known:
+            return None
+        xon_xoff, rts_cts = bool(known["FlowControlXONXOFF"]), bool(known["FlowControlRTSCTS"])
+        return cls(int(str(known["BaudRate"])), int(str(known["StopBits"])), xon_xoff, rts_cts)
+
+    def texts(self) -> dict[str, str]:
+        """Return them as param.cgi takes them, by their names."""
+        flow = [("no", "yes")[on] for on in (self.FlowControlXONXOFF, self.FlowControlRTSCTS)]
+        return dict(zip(self._fields, (str(self.BaudRate), str(self.StopBits), *flow), strict=True))
+
+    def since(self, before: PtySettings) -> dict[str, str]:
+        """Return, as texts, what is otherwise than it was. A rate of 0 is none: it hangs up, and no pty does."""
+        was = before.texts()
+        changed = {name: value for name, value in self.texts().items() if value != was[name]}
+        return {name: value for name, value in changed.items() if self.BaudRate or name != "BaudRate"}
+
+
+CARRIED: Final = PtySettings._fields
+"""The settings that a program can reach, where the host allows it."""
+
+
+@final
+class Happened(NamedTuple):
+    """What one read of the master brought: data, or what the program at the slave did."""
+
+    data: bytes = b""
+    set: bool = False
+    """It set the tty, maybe as it was."""
+    threw_away_input: bool = False
+    threw_away_output: bool = False
+
+
+@final
+class Pty:
+    """The master of a pty. ``close`` ends it for whoever has the slave open; it raises OSError otherwise than noted."""
+
+    def __init__(self, master: int) -> None:
+        self.master = master
+        (number,) = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))
+        self.slave = f"/dev/pts/{number}"
+        """The name under which a program opens it."""
+        os.set_blocking(master, False)
+        fcntl.ioctl(master, termios.TIOCPKT, struct.pack("i", 1))
+        self.seen = self.settings()
+        """The settings that the program made last, or was shown since."""
+        self.undecided = False
+        """The line has neither taken nor refused what the program set: it is shown until then."""
+
+    @classmethod
+    def made(cls) -> Pty:
+        """Make a raw one, whose slave nobody has open."""
+        master, slave = os.openpty()
+        try:
+            iflag, oflag, cflag, lflag, *speeds, characters = termios.tcgetattr(slave)
+            lflag &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+            iflag = 0
+            termios.tcsetattr(
+                slave, termios.TCSANOW, [iflag, oflag & ~termios.OPOST, cflag, lflag | _EXTPROC, *speeds, characters]
+            )
+            return cls(master)
+        except BaseException:
+            os.close(master)
+            raise
+        finally:
+            os.close(slave)
+
+    def close(self) -> None:
+        """Close the master. To be called once."""
+        os.close(self.master)
+
+    def read(self) -> Happened:
+        """Return what there is. Raises BlockingIOError where that is nothing, OSError once nobody has it open."""
+        packet = os.read(self.master, _READ_SIZE)
+        told = packet[0]
+        if told & _TIOCPKT_IOCTL:
+            self._leave_it_raw()
+        return Happened(
+            packet[1:],
+            bool(told & _TIOCPKT_IOCTL),
+            bool(told & termios.TIOCPKT_FLUSHREAD),
+            bool(told & termios.TIOCPKT_FLUSHWRITE),
+        )
+
+    def _leave_it_raw(self) -> None:
+        """Put EXTPROC back where a program has cleared it; everything else is the program's own."""
+        iflag, oflag, cflag, lflag, *rest = termios.tcgetattr(self.master)
+        if not lflag & _EXTPROC:
+            termios.tcsetattr(self.master, termios.TCSANOW, [iflag, oflag, cflag, lflag | _EXTPROC, *rest])
+
+    # -- settings
+
+    def settings(self) -> PtySettings:
+        """Return the settings as they are now."""
+        iflag, _, cflag, *_, rate = self._termios2()
+        stop_bits = 2 if cflag & termios.CSTOPB else 1
+        return PtySettings(rate, stop_bits, iflag & _XON_XOFF == _XON_XOFF, bool(cflag & termios.CRTSCTS))
+
+    def show(self, wanted: PtySettings | None) -> None:
+        """Let the program see these settings, but not in the place of such as it has just made."""
+        if wanted is None or wanted == self.seen or self.undecided or self.settings() != self.seen:
+            return
+        iflag, oflag, cflag, lflag, discipline, characters, *_ = self._termios2()
+        iflag = iflag & ~_XON_XOFF | (_XON_XOFF if wanted.FlowControlXONXOFF else 0)
+        cflag &= ~(_CBAUD | _CBAUD << 16 | termios.CSTOPB | termios.CRTSCTS)
+        cflag |= _SPEEDS.get(wanted.BaudRate, _BOTHER)
+        cflag |= termios.CSTOPB if wanted.StopBits == 2 else 0
+        cflag |= termios.CRTSCTS if wanted.FlowControlRTSCTS else 0
+        rates = wanted.BaudRate, wanted.BaudRate
+        fcntl.ioctl(self.master, _TCSETS2, _TERMIOS2.pack(iflag, oflag, cflag, lflag, discipline, characters, *rates))
+        self.seen = self.settings()
+
+    def forget(self, wanted: PtySettings | None) -> None:
+        """Let the next program see these settings, whatever the last one made: nobody has it open."""
+        self.seen, self.undecided = self.settings(), False
+        self.show(wanted)
+
+    def _termios2(self) -> tuple[int, int, int, int, int, bytes, int, int]:
+        return _TERMIOS2.unpack(fcntl.ioctl(self.master, _TCGETS2, bytes(_TERMIOS2.size)))
+
+    # -- who is there
+
+    def is_open(self) -> bool:
+        """Return whether anybody has the slave open now."""
+        poll = select.poll()
+        poll.register(self.master, 0)
+        return not poll.poll(0)
+
+    def unread(self) -> int:
+        """Return how many bytes wait that were written to the slave.
+
+        Not by poll, which also tells of packets without data: our own flush makes one. But poll has the kernel move
+        what was written to where it is counted.
+        """
+        self.is_open()
+        count: int = struct.unpack("i", fcntl.ioctl(self.master, termios.FIONREAD, bytes(4)))[0]
+        return count
+
+    def drop_unread(self) -> None:
+        """Throw away what was written to the slave and has not been read."""
+        termios.tcflush(self.master, termios.TCIFLUSH)
+
+    def drop_unheard(self) -> bool:
+        """Throw away what the last program left unread; return false where nobody can open the slave any more."""
+        try:
+            fd = os.open(self.slave, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
+            termios.tcflush(fd, termios.TCIFLUSH)
+        return True

@@ -1,0 +1,276 @@
+"""Serve the program that has a pty's slave open: its bytes, and what it does to the tty beside writing.
+
+What it sets
+    Where the host allows it (``configures``), a change of the rate, the stop bits or the flow control is asked of the
+    line, as a session's hold (``port.control``), and over when the program closes the tty. The tty shows what is in
+    force: what the line refused is put back before the program's eyes. While the line is away nobody can say no, so
+    the wish stays, and is asked when the line is back.
+
+What it throws away (tcflush)
+    What waits for it here, or what it wrote and the line has not. What it writes after that may be there already, and
+    is never taken for it.
+
+The order
+    What it did comes ahead of what it wrote before (``clients.pty``), and must not overtake that on the line. So a
+    second descriptor (epoll, EPOLLPRI) tells at once that it did something, though the pump is at work and reads
+    nothing: what waits in the pty then was written before, and goes first. Where the pump was waiting for the program,
+    both came in one instant, and the change goes first: programs set a tty, and then write.
+
+A request of the line runs in a task of its own, for ``receive`` is cancelled at every deadline of the pump; the next
+``receive`` waits for it first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+from collections import deque
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from gateway.clients.pty import PtySettings
+from gateway.clients.relay import Outbox, relay
+from gateway.port import control
+from gateway.port.line import LineError, PortDown
+from gateway.port.router import Forbidden
+
+if TYPE_CHECKING:
+    from gateway.clients.connections import ClientConnection
+    from gateway.clients.pty import Happened, Pty
+    from gateway.clients.relay import Manner
+    from gateway.clients.streams import Stream
+    from gateway.port.router import Session
+    from gateway.tasks.watch import Cell
+
+__all__ = ["TtyStream", "serve"]
+
+_AHEAD: Final = 131_072
+"""Bytes, more than a pty holds, that are read while the pump is at work: a change keeps its place behind them."""
+_GONE: Final = "the program closed it"
+
+
+async def serve(stream: Stream, session: Session, idle_limit: Cell[int], manner: Manner) -> None:
+    """Serve a program until it has closed the tty, or the session is ended; closes both."""
+    assert isinstance(stream, TtyStream), "no other service has it"
+    with contextlib.closing(select.epoll(1)) as deeds:
+        async with trio.open_nursery() as nursery:
+            stream.begin(session, nursery, deeds)
+            await relay(stream, session, idle_limit, manner)
+            stream.discard_ahead()
+            nursery.cancel_scope.cancel()
+
+
+@final
+class TtyStream:
+    """The master of a pty, as the stream of the program that has the slave open. ``close`` leaves the pty alone.
+
+    ``configures``: the program may set the line.
+    """
+
+    exact = False
+
+    def __init__(self, pty: Pty, *, configures: bool = False) -> None:
+        self.connection: ClientConnection | None = None
+        self.was_left = False
+        """The program has closed it, and all that it wrote was received."""
+        self._pty = pty
+        self._configures = configures
+        self._closed = False
+        self._session: Session
+        self._nursery: trio.Nursery
+        self._receiving = False
+        """The pump waits for the program, or for the line's answer to what it asked."""
+        self._told: deque[bytes | control.Step] = deque()
+        """What was read, in order: data, and what is to be asked of the line."""
+        self._ahead = 0
+        """Bytes of data in it."""
+        self._wants: dict[str, str] = {}
+        """The settings that the program made, and that the line has neither taken nor refused."""
+        self._asked: trio.Event | None = None
+        """Set when the request that is carried out is answered; None while there is none."""
+        self._flushes = 0
+        """Times that the program threw away what waits for it."""
+
+    def begin(self, session: Session, nursery: trio.Nursery, deeds: select.epoll) -> None:
+        """Be the stream of this session, and hear at once what the program does, while ``nursery`` runs."""
+        self._session, self._nursery = session, nursery
+        deeds.register(self._pty.master, select.EPOLLPRI | select.EPOLLET)
+        nursery.start_soon(self._hear_deeds, deeds)
+        nursery.start_soon(self._ask_when_back)
+
+    # -- what the line says
+
+    def send_nowait(self, data: bytes) -> int:
+        """See Stream."""
+        if self._closed:
+            return 0
+        try:
+            return os.write(self._pty.master, data)
+        except OSError:
+            return 0
+
+    async def send(self, data: bytes) -> int:
+        """See Stream."""
+        flushes = self._flushes
+        while True:
+            await trio.lowlevel.wait_writable(self._pty.master)
+            if self._flushes != flushes:
+                return len(data)  # it is among what the program threw away
+            try:
+                return os.write(self._pty.master, data)
+            except BlockingIOError:
+                if not self._pty.is_open():
+                    # Nobody will read it, and to wait here would be to wait for nothing, again and again: the
+                    # session lasts until what the program wrote before it left is on the line.
+                    return len(data)
+
+    async def skip(self, count: int) -> None:
+        """See Stream: bytes alone cannot tell."""
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """See Stream."""
+        self._closed = True
+
+    # -- what the program says, and does
+
+    async def receive(self) -> bytes:
+        """See Stream. Raises OSError once the program, and whoever else had it open, has closed it."""
+        self._receiving = True
+        try:
+            while True:
+                if self._asked is not None:
+                    await self._asked.wait()
+                    self._asked = None
+                if self._told:
+                    told = self._told.popleft()
+                    if isinstance(told, bytes):
+                        self._ahead -= len(told)
+                        return told
+                    self._ask(told)
+                elif self._wants and self._line_is_there:
+                    self._ask(control.Configure(()))
+                else:
+                    await trio.lowlevel.wait_readable(self._pty.master)
+                    self._read()
+        finally:
+            self._receiving = False
+
+    def _read(self) -> None:
+        """Read once; what the program did goes before its data. Raises OSError where it has left."""
+        try:
+            happened = self._pty.read()
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self.was_left = True
+            raise OSError(errno.EIO, _GONE) from exc
+        self._note_flush(happened)
+        if happened.set:
+            self._note_settings()
+        self._note_data(happened)
+
+    @property
+    def _is_at_work(self) -> bool:
+        """The pump writes what it received, and will receive again: what is read for it now is not lost."""
+        session = self._session
+        return not (self._receiving or self.was_left or session.ended or session.pumping.cancel_called)
+
+    async def _hear_deeds(self, deeds: select.epoll) -> None:
+        """Read what waits whenever the program did something while the pump is at work: that goes before it."""
+        while True:
+            await trio.lowlevel.wait_readable(deeds.fileno())
+            did_something = any(events & select.EPOLLPRI for _, events in deeds.poll(0))
+            has_set = False
+            while did_something and self._is_at_work and self._ahead < _AHEAD:
+                try:
+                    happened = self._pty.read()
+                except OSError:  # that is all; or it has left, which the pump finds out
+                    break
+                self._note_flush(happened)
+                self._note_data(happened)
+                has_set = has_set or happened.set
+            if has_set:
+                self._note_settings()
+
+    def _note_data(self, happened: Happened) -> None:
+        if happened.data:
+            self._told.append(happened.data)
+            self._ahead += len(happened.data)
+
+    def _note_flush(self, happened: Happened) -> None:
+        """Throw away what the program does not want, at once: its next bytes, or the answer to them, are not of it."""
+        if happened.threw_away_input:
+            self._flushes += 1
+            if isinstance(self._session.reader, Outbox):
+                self._session.reader.purge()
+        if happened.threw_away_output:
+            self.discard_ahead()
+            self._told.append(control.Purge())
+
+    def discard_ahead(self) -> None:
+        """Count as dropped what was read and did not come to be received."""
+        self._session.discard(self._ahead)
+        self._told = deque(told for told in self._told if not isinstance(told, bytes))
+        self._ahead = 0
+
+    def _note_settings(self) -> None:
+        if not self._configures:
+            return
+        before, self._pty.seen = self._pty.seen, self._pty.settings()
+        if self._pty.seen != before:
+            self._pty.undecided = True
+            self._told.append(control.Configure(tuple(self._pty.seen.since(before).items())))
+
+    # -- what is asked of the line
+
+    @property
+    def _line_is_there(self) -> bool:
+        return self._session.state.value.down is None
+
+    def _ask(self, step: control.Step) -> None:
+        self._asked = trio.Event()
+        self._nursery.start_soon(self._carry_out, step, self._asked)
+
+    async def _carry_out(self, step: control.Step, answered: trio.Event) -> None:
+        try:
+            if isinstance(step, control.Configure):
+                self._wants |= dict(step.values)
+                await self._configure()
+            else:
+                with contextlib.suppress(LineError, PortDown, Forbidden):
+                    await self._session.control(step)
+        finally:
+            answered.set()
+
+    async def _configure(self) -> None:
+        """Ask the line for all that the program wants, and let it see what is in force then."""
+        wanted = tuple(self._wants.items())
+        try:
+            await self._session.control(control.Configure(wanted))
+        except PortDown:
+            if not self._line_is_there:
+                return  # it is asked when the line is back
+        except (LineError, Forbidden):
+            pass  # as what the line refuses without a word
+        self._wants.clear()
+        self._pty.undecided = any(isinstance(told, control.Configure) for told in self._told)
+        in_force = PtySettings.of(self._session.state.value.known_settings)
+        if in_force is None:
+            return
+        texts = in_force.texts()
+        refused = [f"{name} {value} (it is {texts[name]})" for name, value in wanted if texts[name] != value]
+        if refused:
+            what, holder = "%s: what it set is not in force: %s", self._session.holder
+            self._session.events.log(logging.WARNING, "settings refused", what, holder, ", ".join(refused))
+        self._pty.show(in_force)
+
+    async def _ask_when_back(self) -> None:
+        """Ask for what the program wants when the line is back, though it writes nothing then."""
+        async for _ in self._session.state.changes():
+            if self._wants and self._line_is_there and (self._asked is None or self._asked.is_set()):
+                self._ask(control.Configure(()))
