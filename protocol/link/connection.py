@@ -21,6 +21,7 @@ from typing import Final, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.chain_frames import CHAIN, Picture, Survey
+from protocol.link.control_frames import CONTROLS, LineReport, Look
 from protocol.link.frames import Frame, decode
 from protocol.link.handshake import Acceptor, Agreement, HandshakeError, Initiator, Peer
 from protocol.link.header import CutError, FrameDecoder, Header, Parts, RawFrame
@@ -28,7 +29,7 @@ from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.reasons import CloseReason
 from protocol.link.secure import TAG, Opener, Sealer
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
-from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import Ack, Channel, Control, Credit, DownData, Gap, Lost, Turn, UpData
 
 __all__ = ["CHANNELS", "CLOSES", "FEATURE", "TRANSITIONS", "Connection", "Event", "Party", "State"]
 
@@ -76,8 +77,8 @@ def _stay(state: State, party: Party, *frames: type[Frame]) -> _Moves:
 
 
 _BYE: Final[_Moves] = {(_C, Close): State.CLOSED, (_S, Close): State.CLOSED}
-_DOWN: Final = (DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Survey, Picture)
-_UP: Final = (UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture)
+_DOWN: Final = (DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Survey, Picture, LineReport)
+_UP: Final = (UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Control, Look)
 
 TRANSITIONS: Final[dict[State, _Moves]] = {
     State.HELLO: {(_C, Hello): State.REPLY},
@@ -94,7 +95,13 @@ TRANSITIONS: Final[dict[State, _Moves]] = {
 }
 """state -> (who sends, what) -> state; what is not here must not be sent."""
 
-FEATURE: Final[dict[type[Frame], int]] = {Survey: CHAIN, Picture: CHAIN}
+FEATURE: Final[dict[type[Frame], int]] = {
+    Survey: CHAIN,
+    Picture: CHAIN,
+    Control: CONTROLS,
+    LineReport: CONTROLS,
+    Look: CONTROLS,
+}
 """The feature that both sides must know for a frame to be sent."""
 
 _LINE: Final = frozenset({Channel.LINE})
@@ -102,6 +109,7 @@ _CLASSES: Final = frozenset(Channel) - _LINE
 
 CHANNELS: Final[dict[tuple[Party, type[Frame]], frozenset[Channel]]] = {
     (_C, UpData): _CLASSES,
+    (_C, Control): _CLASSES,
     (_C, Gap): _CLASSES,
     (_S, Ack): _CLASSES,
     (_S, Credit): _CLASSES,

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.chain_frames import Picture, Survey
+from protocol.link.control_frames import LineReport, Look
 from protocol.link.header import LIMIT
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
-from protocol.link.stream_frames import Ack, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import Ack, Control, Credit, DownData, Gap, Lost, Turn, UpData
 
 if TYPE_CHECKING:
     from protocol.link.header import Parts
@@ -45,6 +46,9 @@ Frame: TypeAlias = (
     | Pong
     | Survey
     | Picture
+    | Control
+    | LineReport
+    | Look
 )
 
 FRAMES: Final = {
@@ -68,6 +72,9 @@ FRAMES: Final = {
         Pong,
         Survey,
         Picture,
+        Control,
+        LineReport,
+        Look,
     )
 }
 """The class that reads each type; DATA has two shapes."""

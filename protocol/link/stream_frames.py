@@ -15,7 +15,20 @@ from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 
-__all__ = ["MAX_DATA", "OTHERS", "Ack", "Asker", "Channel", "Credit", "DownData", "Gap", "Lost", "Turn", "UpData"]
+__all__ = [
+    "MAX_DATA",
+    "OTHERS",
+    "Ack",
+    "Asker",
+    "Channel",
+    "Control",
+    "Credit",
+    "DownData",
+    "Gap",
+    "Lost",
+    "Turn",
+    "UpData",
+]
 
 MAX_DATA: Final = 16_375
 """The most line bytes in one frame down, which may name their asker beside them."""
@@ -49,7 +62,6 @@ def _check_end(end: int) -> None:
         raise ValueError(f"a range to {end}: it must end below 2^62")
 
 
-@final
 @dataclass(frozen=True, slots=True)
 class UpData:
     """A message towards the line, or with ``more`` a part of one whose rest follows on the same channel.
@@ -91,6 +103,26 @@ class UpData:
         if parts.flags & ~_MORE or (turn is not None and turn.encode() != parts.payload[_UP.size : start]):
             raise ValueError(_OTHER_FORM)
         _check_end(frame.end)
+        return frame
+
+
+@final
+class Control(UpData):
+    """A message that asks something of the line beside its bytes: a ``control_steps.ControlRequest``, or a part of one.
+
+    It is a message of its stream like those before and behind it, so it is carried out in its place among them, neither
+    lost nor done twice, whatever becomes of connections. It asks for no turn: it is one.
+    """
+
+    __slots__ = ()
+    code: ClassVar[int] = 0x54
+
+    @classmethod
+    def decode(cls, parts: Parts) -> UpData:
+        """Read the frame back. Raises ValueError or struct.error."""
+        frame = super().decode(parts)
+        if frame.turn is not None:
+            raise ValueError("a control with turn parameters")
         return frame
 
 

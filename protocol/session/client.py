@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.chain_frames import Picture, Survey
+from protocol.link.control_frames import CONTROLS, LineReport, Look
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
-from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn
+from protocol.link.stream_frames import Ack, Channel, Control, Credit, DownData, Gap, Lost, Turn
 from protocol.session.heartbeat import Heartbeat
 from protocol.session.inquiry import Inquiry
 from protocol.session.receive_stream import ReceiveStream
@@ -27,6 +28,7 @@ from protocol.session.send_stream import SendStream, Settled
 from protocol.session.session import CLASSES, NO_SESSION, SEND_ORDER, Resumed, SessionLimits
 
 if TYPE_CHECKING:
+    from protocol.link.control_steps import ControlRequest
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
     from protocol.link.stream_frames import Asker
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientEvent", "ClientSession"]
 
-ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Close | Survey | Picture
+ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Close | Survey | Picture | LineReport
 
 
 _UNTOLD: Final = 32
@@ -82,6 +84,10 @@ class ClientSession:
         self._heartbeat = Heartbeat()
         self.inquiry = Inquiry()
         """What is asked and answered of the chain over the connection of the moment."""
+        self.takes_controls = False
+        """The server of the last connection knows what a Control is."""
+        self._look = self._look_told = False
+        """Somebody wants to know of the modem lines; the server of this connection was told so."""
         self._stage = _Stage.DETACHED
         self._closing: CloseReason | None = None
         self._ever_resumed = False
@@ -118,9 +124,16 @@ class ClientSession:
         """Return whether anything waits to be sent, and may grow too old."""
         return any(stream.ring.unsent for stream in self._streams.values())
 
-    def attach(self, server: bytes) -> int:
-        """Go over to a new connection to the node ``server``; return its number for the other calls."""
+    def attach(self, server: bytes, features: int = 0) -> int:
+        """Go over to a new connection to the node ``server``; return its number for the other calls.
+
+        ``features`` are those that both sides know.
+        """
         self._server = server
+        self.takes_controls = bool(features & CONTROLS)
+        for stream in self._streams.values():
+            stream.takes_controls = self.takes_controls
+        self._look_told = False
         self.number += 1
         # The server counted longest ago is forgotten: at most it says STALE once, and names its number.
         self._numbers[server] = self._numbers.pop(server, 0) + 1
@@ -145,6 +158,17 @@ class ClientSession:
         if offset is not None:
             self._asked[channel].append(offset)
         return offset
+
+    def control(self, channel: Channel, request: ControlRequest, accepted: int) -> int | None:
+        """Take a request for the line, in its place among the messages of its class; otherwise as ``write``.
+
+        Where it is settled as INCOMPLETE a step failed, and those behind it were not tried.
+        """
+        return self._streams[channel].write(request.encode(), accepted, None, Control)
+
+    def look(self, wanted: bool) -> None:
+        """Have the server look at the modem lines and the errors, or not any more; over all connections."""
+        self._look = wanted
 
     def is_sent(self, channel: Channel, offset: int) -> bool:
         """Return whether any of the message at ``offset`` is on its way, so that it cannot be taken back."""
@@ -208,6 +232,9 @@ class ClientSession:
             self._tells, self._untold = False, 0
         if (asked := self.inquiry.next_frame()) is not None:
             return asked
+        if self._look is not self._look_told and self.takes_controls:
+            self._look_told = self._look
+            return Look(self._look)
         for channel in SEND_ORDER:
             stream = self._streams[channel]
             if stream.ring.unsent and (message := stream.next_frame(now)) is not None:
@@ -252,6 +279,8 @@ class ClientSession:
                 events = self._resume(frame, now)
             case Close():
                 events = self._closed(frame)
+            case LineReport():
+                events = [frame]
             case Survey() | Picture():
                 events = [*self.inquiry.heard(frame)]
             case _:

@@ -14,6 +14,7 @@ from protocol.link.message_rules import MAX_MESSAGE, MAX_WAITING
 from protocol.session.receive_stream import ReceiveStream
 
 if TYPE_CHECKING:
+    from protocol.link.control_steps import ControlRequest
     from protocol.link.stream_frames import Channel, Gap, UpData
     from protocol.link.turn_parameters import TurnParameters
 
@@ -22,7 +23,7 @@ __all__ = ["Inbox", "Message"]
 
 @final
 class Message(NamedTuple):
-    """A whole message to be written in one turn.
+    """A whole message to be written in one turn, or where it is a ``control`` to be carried out in one.
 
     ``offset`` is its place in the stream; ``accepted`` when it was read from its client, in milliseconds of
     our own clock, never later than it truly was.
@@ -33,6 +34,7 @@ class Message(NamedTuple):
     data: bytes
     accepted: int
     turn: TurnParameters | None
+    control: ControlRequest | None = None
 
     @property
     def end(self) -> int:
@@ -60,6 +62,8 @@ class Inbox:
         first = self._parts[0]
         if frame is not first and (frame.turn is not None or frame.accepted != first.accepted):
             raise RemoteProtocolError(f"a later part on {frame.channel!r} with options, or accepted at another time")
+        if type(frame) is not type(first):
+            raise RemoteProtocolError(f"a message on {frame.channel!r} that is a control in part")
         if frame.end - first.offset > MAX_MESSAGE:
             raise RemoteProtocolError(f"a message of more than {MAX_MESSAGE} bytes on {frame.channel!r}")
         if frame.more:

@@ -111,7 +111,7 @@ class Register:
             return Refused(Close(CloseReason.PROTOCOL))
         if current is not None and current.id == opening.session:
             try:
-                current.attach(opening, place)
+                current.attach(opening, place, peer.features)
             except RemoteProtocolError:
                 return Refused(Close(CloseReason.PROTOCOL), self.end(current, CloseReason.PROTOCOL))
             return Admitted(current, ended=())
@@ -134,7 +134,7 @@ class Register:
             ended = self.end(youngest, CloseReason.BUSY)
         if current is not None:
             ended += self.end(current, CloseReason.REPLACED)
-        session = self._sessions[key] = ServerSession(fresh_id, key, opening, port, self._limits, place)
+        session = self._sessions[key] = ServerSession(fresh_id, key, opening, port, self._limits, place, peer.features)
         return Admitted(session, ended=ended)
 
     def end(self, session: ServerSession, reason: CloseReason) -> tuple[Ended, ...]:

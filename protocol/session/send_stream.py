@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, final
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
-from protocol.link.stream_frames import Channel, Gap, Lost, UpData
+from protocol.link.stream_frames import Channel, Control, Gap, Lost, UpData
 from protocol.session.clock import age, to_wire
 from protocol.session.ring import Entry, Ring
 
@@ -64,12 +64,14 @@ class SendStream:
         self.channel = channel
         self.ring = Ring(channel, 0, max_bytes, max_frames)
         """The messages without an outcome: to look at, and to grant credit to."""
+        self.takes_controls = False
+        """The receiver of the moment knows what a Control is; without, those that wait are withdrawn."""
         self._age_limit = age_limit
         self._told = 0
         self._withdrawn: set[int] = set()
         self._news: list[Settled] = []
 
-    def write(self, data: bytes, accepted: int, turn: TurnParameters | None) -> int | None:
+    def write(self, data: bytes, accepted: int, turn: TurnParameters | None, kind: type[UpData] = UpData) -> int | None:
         """Take a message that was accepted at ``accepted``; return its offset, or None if there is no room.
 
         Raises LocalProtocolError for an empty message, or one over MAX_MESSAGE.
@@ -80,7 +82,7 @@ class SendStream:
         if ring.size + len(data) > ring.max_bytes or ring.frames >= ring.max_frames:
             return None
         start = ring.tail
-        frame = UpData(self.channel, start, to_wire(accepted), data, turn)
+        frame = kind(self.channel, start, to_wire(accepted), data, turn)
         ring.append(Entry(start, frame.end, start, frame))
         return start
 
@@ -180,6 +182,8 @@ class SendStream:
         if not isinstance(entry.frame, UpData):
             return None
         if entry.origin in self._withdrawn:
+            return Reason.WITHDRAWN
+        if isinstance(entry.frame, Control) and not self.takes_controls:
             return Reason.WITHDRAWN
         return Reason.TOO_OLD if age(entry.frame.accepted, now) > self._age_limit else None
 

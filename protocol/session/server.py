@@ -8,15 +8,18 @@ Way of thinking
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.chain_frames import Picture, Survey
+from protocol.link.control_frames import CONTROLS, LineReport, Look
+from protocol.link.control_steps import ControlRequest
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
-from protocol.link.stream_frames import Ack, Channel, Credit, Gap, Turn, UpData
+from protocol.link.stream_frames import Ack, Channel, Control, Credit, Gap, Turn, UpData
 from protocol.session.heartbeat import Heartbeat
 from protocol.session.inbox import Inbox, Message
 from protocol.session.inquiry import Inquiry
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ServerEvent", "ServerSession"]
 
-ServerEvent: TypeAlias = Message | Gap | Close | Survey | Picture
+ServerEvent: TypeAlias = Message | Gap | Close | Survey | Picture | Look
 
 
 @final
@@ -43,7 +46,14 @@ class ServerSession:
     """
 
     def __init__(
-        self, session_id: bytes, key: tuple[bytes, int], first: Open, port: PortState, limits: SessionLimits, place: str
+        self,
+        session_id: bytes,
+        key: tuple[bytes, int],
+        first: Open,
+        port: PortState,
+        limits: SessionLimits,
+        place: str,
+        features: int = 0,
     ) -> None:
         self.id = session_id
         self.key = key
@@ -58,11 +68,12 @@ class ServerSession:
         self._closing: CloseReason | None = None
         self._port = port
         self._port_changed = False
+        self._report: LineReport | None = None
         # It knows nothing of what was before, so all that the client has sent counts as settled.
         line, ptz, tcp, cgi = (Position(reached, reached) for reached, _ in first.positions)
         self.resumes = -1
         """Connections on which it went on: all but the first."""
-        self.attach(replace(first, positions=(line, ptz, tcp, cgi)), place)
+        self.attach(replace(first, positions=(line, ptz, tcp, cgi)), place, features)
 
     @property
     def attached(self) -> bool:
@@ -84,10 +95,11 @@ class ServerSession:
         """Return how many bytes of the line were sent once more, since a connection took them with it."""
         return self._down.ring.resent
 
-    def attach(self, opening: Open, place: str) -> None:
+    def attach(self, opening: Open, place: str, features: int = 0) -> None:
         """Go over to the connection from ``place`` that brought this OPEN. Raises RemoteProtocolError.
 
-        The caller has seen to it that its number is greater than the last, and that this is its session.
+        The caller has seen to it that its number is greater than the last, and that this is its session. ``features``
+        are those that both sides know.
         """
         self.number, self.place, self.detached_at = opening.number, place, None
         # A question of an ended connection has no answer.
@@ -101,6 +113,8 @@ class ServerSession:
             if sent < inbox.stream.received:
                 raise RemoteProtocolError(f"only {sent} sent on {channel!r}: {inbox.stream.received} came")
             inbox.stream.attach(known)
+        self._takes_reports = bool(features & CONTROLS)
+        self._report_changed = self._report is not None
         self._news = True
         self._down.ring.rewind(opening.positions[Channel.LINE].reached)
         self.resumes += 1
@@ -144,6 +158,11 @@ class ServerSession:
         """Tell the port's state."""
         self._port, self._port_changed = state, True
 
+    def report(self, report: LineReport) -> None:
+        """Tell the state of the line beside its bytes, where the client knows what that is, and it is not the last."""
+        if report != self._report:
+            self._report, self._report_changed = report, True
+
     def ping(self) -> None:
         """Ask whether the client is there; at least every five seconds, for its answer proves what it has heard."""
         self._heartbeat.ask()
@@ -164,7 +183,8 @@ class ServerSession:
     def next_frame(self, number: int, now: int) -> Frame | None:
         """Return what connection ``number`` should send next, if anything.
 
-        Answers go first, then the port, outcomes and credit, CLOSE behind all outcomes, and last the line's bytes.
+        Answers go first, then the port and the line's report, outcomes and credit, CLOSE behind all outcomes, and last
+        the line's bytes.
         """
         if number != self.number or not self.attached:
             return None
@@ -181,6 +201,11 @@ class ServerSession:
         if self._port_changed:
             self._port_changed = False
             return Port(self._port)
+        # Before the outcome of whatever has changed it: who waits for that looks here then.
+        if self._report_changed:
+            self._report_changed = False
+            if self._takes_reports:
+                return self._report
         if self._news:
             for channel in SEND_ORDER:
                 if (outcome := self._inboxes[channel].stream.next_frame()) is not None:
@@ -203,7 +228,8 @@ class ServerSession:
                 if (whole := self._inboxes[frame.channel].take(frame)) is not None:
                     first, data = whole
                     accepted = self._heartbeat.clock.local(first.accepted, now)
-                    return [Message(frame.channel, first.offset, data, accepted, first.turn)]
+                    control = _request(data) if isinstance(first, Control) else None
+                    return [Message(frame.channel, first.offset, data, accepted, first.turn, control)]
             case Gap():
                 self._news = True
                 self._inboxes[frame.channel].skip(frame)
@@ -213,6 +239,8 @@ class ServerSession:
                 return [frame]
             case Survey() | Picture():
                 return [*self.inquiry.heard(frame)]
+            case Look():
+                return [frame]
             case Ack():
                 self._down.ring.acknowledge(frame.offset)
             case Credit():
@@ -243,3 +271,10 @@ class ServerSession:
         streams = (inbox.stream for inbox in self._inboxes.values())
         ptz, tcp, cgi = (Position(stream.received, stream.told) for stream in streams)
         return line, ptz, tcp, cgi
+
+
+def _request(data: bytes) -> ControlRequest:
+    try:
+        return ControlRequest.decode(data)
+    except (ValueError, IndexError, struct.error) as error:
+        raise RemoteProtocolError(f"a bad control: {error}") from error

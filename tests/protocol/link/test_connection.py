@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.link.chain_frames import Picture, Survey
+from protocol.link.chain_frames import CHAIN, Picture, Survey
 from protocol.link.connection import CHANNELS, TRANSITIONS, Connection, Party, State
+from protocol.link.control_frames import CONTROLS, LineReport, Look
 from protocol.link.frames import FRAMES, Frame
 from protocol.link.handshake import HandshakeError, Peer, WrongKeyError, key_point
 from protocol.link.header import CutError, Header
@@ -18,7 +19,7 @@ from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import Sealer
 from protocol.link.session_frames import Close, Ping, Pong, Port
-from protocol.link.stream_frames import Ack, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import Ack, Channel, Control, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from tests.protocol.session.links import OPEN, OPENED, PORT, acceptor, connections, events, initiator
 
@@ -171,14 +172,26 @@ def test_what_the_peer_may_not_send_we_may_not_send(sender: Party, state: State,
     assert by.state is state, "our own mistake changes nothing"
 
 
-@pytest.mark.parametrize("frame", [Survey(1, 2), Picture(1, b"x")])
-def test_what_is_a_feature_is_said_only_where_both_sides_know_it(frame: Frame) -> None:
-    a, b = connections()
-    assert b.peer is not None
-    b.peer = replace(b.peer, features=0b1110)
+@pytest.mark.parametrize(
+    ("frame", "feature"),
+    [
+        (Survey(1, 2), CHAIN),
+        (Picture(1, b"x"), CHAIN),
+        (Control(Channel.TCP, 0, 0, b"x"), CONTROLS),
+        (Look(wanted=True), CONTROLS),
+        (LineReport(3), CONTROLS),
+    ],
+)
+def test_what_is_a_feature_is_said_only_where_both_sides_know_it(frame: Frame, feature: int) -> None:
+    by, to = connections()
+    if isinstance(frame, LineReport):
+        by, to = to, by
+    assert by.peer is not None
+    assert to.peer is not None
+    to.peer = replace(to.peer, features=0xFF & ~feature)
     with pytest.raises(LocalProtocolError):
-        b.send(frame)
-    ((kind, _),) = events(b, a.send(frame))
+        to.send(frame)
+    ((kind, _),) = events(to, by.send(frame))
     assert issubclass(kind, RemoteProtocolError)
 
 
@@ -186,7 +199,7 @@ def test_the_table_names_every_state_and_only_frames_that_exist() -> None:
     assert TRANSITIONS.keys() == set(State)
     kinds = {kind for moves in TRANSITIONS.values() for _, kind in moves}
     assert kinds == {*FRAMES.values(), UpData}
-    assert {kind for _, kind in CHANNELS} == {UpData, Gap, Ack, Credit, Lost, Turn}
+    assert {kind for _, kind in CHANNELS} == {UpData, Control, Gap, Ack, Credit, Lost, Turn}
 
 
 def test_the_handshake_leads_to_frames() -> None:
@@ -331,7 +344,7 @@ def test_whole_split_and_mutated_streams_give_equal_events(cuts: list[int], data
 
 @given(st.binary(max_size=200), st.sampled_from([State.OPEN, State.PONG, State.READY]), st.booleans())
 def test_random_payloads_behind_good_tags_give_events_or_remote_errors(payload: bytes, state: State, up: bool) -> None:
-    for code in range(0x42):
+    for code in (*range(0x42), *FRAMES):
         a, b = connections(state)
         by, to = (a, b) if up else (b, a)
         head = Header(1, code, code % 4, code % 2, len(payload) + 16, 7).encode()

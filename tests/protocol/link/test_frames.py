@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
 from protocol.link.chain_frames import MAX_TREE, Picture, Survey
+from protocol.link.control_frames import LineErrors, LineFormat, LineReport, Look
 from protocol.link.frames import FRAMES, Frame, decode
 from protocol.link.header import LIMIT, Parts
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
@@ -21,6 +22,7 @@ from protocol.link.stream_frames import (
     Ack,
     Asker,
     Channel,
+    Control,
     Credit,
     DownData,
     Gap,
@@ -73,6 +75,17 @@ gaps = st.builds(
     Gap, st.just(Channel.LINE), offsets, counts, st.sampled_from([Reason.OVERFLOW, Reason.RESTARTED])
 ) | st.builds(Gap, classes, offsets, counts, st.sampled_from([Reason.WITHDRAWN, Reason.TOO_OLD, Reason.INCOMPLETE]))
 
+formats = st.builds(
+    LineFormat,
+    st.integers(1, 2**32 - 1),
+    st.integers(5, 8),
+    st.sampled_from("NOEMS"),
+    st.integers(1, 2),
+    st.booleans(),
+    st.booleans(),
+)
+errors = st.builds(LineErrors, u32, u32, u32)
+
 frames = st.one_of(
     st.builds(Hello, shares, st.lists(u8, max_size=4).map(tuple), sixteen, u8, sixteen),
     st.builds(HelloReply, shares, u8, sixteen, u8, texts, tags),
@@ -95,6 +108,11 @@ frames = st.one_of(
     st.builds(Pong, u32, u32),
     st.builds(Survey, u32, u16),
     st.builds(Picture, u32, st.binary(min_size=1, max_size=99)),
+    st.builds(Control, classes, offsets, u32, st.binary(min_size=1, max_size=99), st.none(), st.booleans()),
+    st.builds(
+        LineReport, st.integers(0, 3), formats | st.none(), st.integers(0, 63) | st.none(), u32, errors | st.none()
+    ),
+    st.builds(Look, st.booleans()),
 )
 parts = st.builds(Parts, st.binary(max_size=200), st.integers(0, 5), st.integers(0, 3), st.integers(0, 2**64 - 1))
 
@@ -136,7 +154,7 @@ def test_a_frame_with_another_byte_is_another_frame_or_an_error(frame: Frame, da
 
 
 def test_every_type_has_its_number() -> None:
-    assert sorted(FRAMES) == [*range(1, 17), 0x50, 0x51]
+    assert sorted(FRAMES) == [*range(1, 17), 0x50, 0x51, 0x54, 0x55, 0x56]
 
 
 @pytest.mark.parametrize("size", [0, MAX_TREE + 1])
@@ -273,9 +291,9 @@ def test_no_number_on_the_wire_reaches_the_limit(code: int, parts: Parts) -> Non
         decode(code, parts)
 
 
-# Of DATA down flag 1 is known: it names an asker.
+# Of DATA down flag 1 is known: it names an asker; of a control flag 0, which says that it is a part.
 @pytest.mark.parametrize(
-    ("code", "flag"), [(code, flag) for code in FRAMES for flag in range(8) if (code, flag) != (7, 1)]
+    ("code", "flag"), [(code, flag) for code in FRAMES for flag in range(8) if (code, flag) not in {(7, 1), (0x54, 0)}]
 )
 def test_an_unknown_flag_is_a_broken_rule_for_every_type(code: int, flag: int) -> None:
     good = next(parts for number, parts in ONE_OF_EACH if number == code)
@@ -292,6 +310,9 @@ ONE_OF_EACH = [
     (16, Identity(bytes(32), bytes(64), 0, "").parts()),
     (12, Port(PortState(0, False, 0, "x", "", ())).parts()),
     (14, Ping(1).parts()),
+    (0x54, Control(Channel.TCP, 7, 8, b"ab").parts()),
+    (0x55, LineReport(3).parts()),
+    (0x56, Look(wanted=True).parts()),
     (0x50, Survey(1, 2).parts()),
     (0x51, Picture(1, b"x").parts()),
     (15, Pong(1, 2).parts()),
@@ -315,3 +336,41 @@ def test_a_gap_of_unknown_size_stands_on_the_line_alone() -> None:
 
 def test_a_text_is_cut_between_two_characters() -> None:
     assert encode_text("é" * 200) == bytes([254]) + "é".encode() * 127
+
+
+NO_REPORT = LineReport(3).parts().payload
+NO_LINE = replace(LineReport(0), format=LineFormat(9600, 8, "N", 1, xon_xoff=False, rts_cts=False)).parts().payload
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x04" + NO_REPORT[1:],
+        b"\x03\x08" + NO_REPORT[2:],
+        NO_REPORT[:2] + bytes([0, 0, 0, 1]) + NO_REPORT[6:],
+        NO_LINE[:2] + bytes(4) + NO_LINE[6:],
+        NO_LINE[:6] + b"\x04" + NO_LINE[7:],
+        NO_LINE[:7] + b"n" + NO_LINE[8:],
+        NO_LINE[:7] + b"\xff" + NO_LINE[8:],
+        NO_LINE[:8] + b"\x03" + NO_LINE[9:],
+        NO_LINE[:9] + b"\x04" + NO_LINE[10:],
+        NO_REPORT[:1] + b"\x02" + NO_REPORT[2:10] + b"\x40" + NO_REPORT[11:],
+    ],
+)
+def test_a_report_of_what_no_line_is_is_refused(payload: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="LineReport"):
+        decode(LineReport.code, Parts(payload))
+
+
+def test_a_control_asks_for_no_turn() -> None:
+    message = UpData(Channel.TCP, 7, 8, b"ab", TurnParameters(3, b"\r", 100))
+    assert decode(UpData.code, message.parts()) == message
+    with pytest.raises(RemoteProtocolError, match="turn parameters"):
+        decode(Control.code, message.parts())
+
+
+def test_a_control_is_another_frame_than_a_message_with_its_bytes() -> None:
+    message = UpData(Channel.TCP, 7, 8, b"ab")
+    assert type(decode(Control.code, message.parts())) is Control
+    assert type(decode(UpData.code, message.parts())) is UpData

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
-from protocol.link.chain_frames import CHAIN
 from protocol.link.connection import Connection, State
 from protocol.link.cpace import PointError
 from protocol.link.handshake import (
@@ -33,6 +32,7 @@ from tests.protocol.session.links import (
     A_NODE,
     B_KEY,
     B_NODE,
+    FEATURES,
     POINT,
     acceptor,
     connections,
@@ -54,8 +54,8 @@ def test_both_sides_reach_the_same_keys_and_know_each_other() -> None:
     b.finish(confirm)
     assert at_a == at_b
     identity_a, server = a.identify(identity_b, at_a)
-    assert server == Peer(1, B_NODE, 3, "blade-7", "cpu-b", CHAIN)
-    assert b.identify(identity_a, at_b) == Peer(1, A_NODE, 0, "", "cpu-a", CHAIN)
+    assert server == Peer(1, B_NODE, 3, "blade-7", "cpu-b", FEATURES)
+    assert b.identify(identity_a, at_b) == Peer(1, A_NODE, 0, "", "cpu-a", FEATURES)
 
 
 def test_features_that_only_one_side_knows_are_not_used() -> None:

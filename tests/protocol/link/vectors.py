@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from protocol.link import cpace
-from protocol.link.chain_frames import Picture, Survey
+from protocol.link.chain_frames import CHAIN, Picture, Survey
 from protocol.link.chain_tree import Alarm, Branch, Cpu, Hop, Seen, Way
 from protocol.link.connection import Connection, Party
+from protocol.link.control_frames import CONFIGURE, CONTROLS, LINES, LineErrors, LineFormat, LineReport, Look
+from protocol.link.control_steps import Break, Configure, ControlRequest, HoldBreak, Pause, Purge, SetLines
 from protocol.link.frames import decode
 from protocol.link.handshake import Acceptor, Initiator, WrongKeyError, key_point
 from protocol.link.header import FrameDecoder, Parts, RawFrame
@@ -24,7 +26,7 @@ from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import Opener, traffic_keys
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
-from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Control, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.sharing.message_rule import MessageRule
 from protocol.sharing.turn_rule import TurnRule
@@ -56,6 +58,25 @@ LEFT = Cpu(bytes(range(0x60, 0x70)), name="cpu-l")
 UPWARD = Hop(Way.UP, Seen.TOLD, 0x1112, 0x13141516, 0x1718191A, 0x1B1C1D1E1F202122, "192.0.2.1", "")
 AWAY = Hop(Way.DOWN, Seen.GONE, None, 0x23242526, 0x2728292A, 0x2B2C2D2E2F303132, "192.0.2.4", "the peer hung up")
 TREE = Branch(b"", MIDDLE.encode(), (Branch(UPWARD.encode(), TOP.encode()), Branch(AWAY.encode(), LEFT.encode())))
+
+STEPS = ControlRequest(
+    0xA1A2A3A4,
+    (
+        Configure((("BaudRate", "19200"), ("Parity", "Even"), ("FlowControlRTSCTS", "yes"))),
+        SetLines(dtr=False, rts=True),
+        Pause(0x0102 / 1000),
+        Break(0x0304 / 1000),
+        HoldBreak(on=True),
+        Purge(),
+    ),
+)
+REPORT = LineReport(
+    LINES | CONFIGURE,
+    LineFormat(0xB1B2B3B4, 7, "E", 2, xon_xoff=True, rts_cts=False),
+    0b010110,
+    0xC1C2C3C4,
+    LineErrors(0xD1D2D3D4, 0xE1E2E3E4, 0xF1F2F3F4),
+)
 
 
 def positions(first: int) -> Positions:
@@ -104,6 +125,15 @@ CONVERSATION: Final[tuple[tuple[Party, str, Frame], ...]] = (
     (A, "asks what the chain looks like from B", Survey(0x81828384, 0x8586)),
     (B, "tells itself, the owner above it, and a link that is down", Picture(0x81828384, TREE.encode())),
     (B, "asks the same of A", Survey(0x91929394, 0x9596)),
+    (A, "asks something of the line", Control(Channel.TCP, 0x2A2B2C2D2E2F303B, 0x36373839, STEPS.encode())),
+    (
+        A,
+        "a client of A has left",
+        Control(Channel.TCP, 0x2A2B2C2D2E2F303B + len(STEPS.encode()), 0x3A3B3C3D, ControlRequest(0xA1A2A3A4).encode()),
+    ),
+    (A, "somebody wants to know of the modem lines", Look(wanted=True)),
+    (B, "how the line is, and what may be asked of it", REPORT),
+    (B, "nothing is known of the line but a break, and nothing may be asked", LineReport(0, breaks=1)),
     (B, "ends the session", Close(CloseReason.STOPPING, positions(0x0152535455565758))),
 )
 REFUSED: Final = Close(CloseReason.STALE, last=0x0908070605040302)
@@ -133,8 +163,9 @@ class Recorder:
     """Two connections with fixed secrets, and what each of their frames looks like."""
 
     def __init__(self, client_key: str = KEY) -> None:
-        self.a = Connection(Initiator(key_point(client_key), A_NODE, 7, YA, FRESH))
-        self.b = Connection(Acceptor(key_point(KEY), B_NODE, 9, "blade-7", YB))
+        features = CHAIN | CONTROLS
+        self.a = Connection(Initiator(key_point(client_key), A_NODE, 7, YA, FRESH, features=features))
+        self.b = Connection(Acceptor(key_point(KEY), B_NODE, 9, "blade-7", YB, features=features))
         self.vectors: list[dict[str, object]] = []
         self._numbers = {A: 0, B: 0}
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from protocol.errors import RemoteProtocolError
 from protocol.link.chain_frames import Picture, Survey
 from protocol.link.connection import Connection, Party, State
+from protocol.link.control_frames import CONTROLS, LineErrors, LineFormat, LineReport, Look
+from protocol.link.control_steps import Break, Configure, ControlRequest, HoldBreak, Pause, SetLines
 from protocol.link.frames import FRAMES
 from protocol.link.handshake import Peer
 from protocol.link.header import LIMIT, Header
@@ -20,7 +22,7 @@ from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import TAG
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position, Positions
-from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Control, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientSession
 from protocol.session.inbox import Message
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
 _Option = TypeVar("_Option")
 
 LIMITS: Final = SessionLimits(ring_bytes=600, ring_frames=16, window=200)
+REQUESTS: Final = (
+    ControlRequest(1),
+    ControlRequest(1, (Configure((("BaudRate", "19200"),)), SetLines(dtr=False), Pause(2.0))),
+    ControlRequest(2**32 - 1, (HoldBreak(on=True), Break(5.0))),
+)
 EXTREMES: Final = (0, 1, 2, 7, 100, 8192, 2**32 - 1, LIMIT // 2, LIMIT - 2, LIMIT - 1, LIMIT, 2**63, 2**64 - 1)
 
 
@@ -97,6 +104,20 @@ class Liar:
         message = choices.pick((None, MessageRule(end=b"\xff"), MessageRule(gap=0.02)))
         return PortState(rights, up, rate, why, "", path, turn, message)
 
+    def request(self) -> bytes:
+        """What a client may ask of the line, with another byte now and then, or something else."""
+        data = bytearray(self.choices.pick(REQUESTS).encode())
+        if self.choices.below(2):
+            data[self.choices.below(len(data))] = self.choices.below(256)
+        return bytes(data) if self.choices.below(8) else self.choices.data()
+
+    def report(self) -> LineReport:
+        choices = self.choices
+        rate, bits, parity = choices.pick((0, 9600, 2**32 - 1)), choices.below(256), choices.pick("NOEMSx")
+        line = choices.pick((None, LineFormat(rate, bits, parity, choices.below(4), xon_xoff=True, rts_cts=False)))
+        errors = choices.pick((None, LineErrors(0, 1, 2**32 - 1)))
+        return LineReport(choices.below(6), line, choices.pick((None, 0, 63, 255)), choices.below(9), errors)
+
     def frame(self, clocks: Sequence[int], session: bytes) -> Frame:
         choices = self.choices
         channel = choices.pick(tuple(Channel))
@@ -131,11 +152,22 @@ class Liar:
                 return Port(self.port())
             case Ping.code:
                 return Ping(choices.below(256))
-            case Survey.code:
+            case Pong.code:
+                return Pong(choices.pick(clocks), choices.below(256))
+        return self.of_a_feature(channel, offset)
+
+    def of_a_feature(self, channel: Channel, offset: int) -> Frame:
+        choices = self.choices
+        match choices.below(5):
+            case 0:
                 return Survey(choices.pick((0, 1, 2**32 - 1)), choices.pick((0, 3000, 65535)))
-            case Picture.code:
+            case 1:
                 return Picture(choices.below(4), choices.data())
-        return Pong(choices.pick(clocks), choices.below(256))
+            case 2:
+                return Control(channel, offset, choices.below(3), self.request(), None, bool(choices.below(2)))
+            case 3:
+                return self.report()
+        return Look(bool(choices.below(2)))
 
     def opening(self, clock: int, session: bytes, party: Party) -> list[Frame]:
         """What begins a connection, by the book but for now and then a number."""
@@ -184,7 +216,7 @@ class Victim:
         """Make another connection, whole and honest as far as the handshake goes."""
         a, b = connections(State.OPEN)
         self.mine, self.liars = (a, b) if self.party is Party.CLIENT else (b, a)
-        self.number = self.client.attach(B_NODE) if self.party is Party.CLIENT else 0
+        self.number = self.client.attach(B_NODE, self.choices.pick((CONTROLS, 0))) if self.party is Party.CLIENT else 0
         self.clocks = [0]
         self.flush()
 
@@ -233,6 +265,9 @@ class Victim:
             offset = self.client.write(choices.pick(CLASSES), choices.data(), self.now, turn)
             if offset is not None and not choices.below(4):
                 self.client.withdraw(choices.pick(CLASSES), offset)
+            if not choices.below(3):
+                self.client.control(choices.pick(CLASSES), choices.pick(REQUESTS), self.now)
+                self.client.look(bool(choices.below(2)))
             self.client.expire(self.now)
             self.client.next_expiry(self.now)
             if not choices.below(4):
@@ -248,6 +283,7 @@ class Victim:
                 server.inquiry.ask(3000)
             if not choices.below(5):
                 server.port(replace(PORT, rate=self.now))
+                server.report(LineReport(3, modem=self.now % 64))
             if not choices.below(5):
                 server.turn(Channel.CGI, choices.below(9), TurnPhase.BEGIN, TurnStatus.RUNNING)
             while self.messages and choices.below(3):

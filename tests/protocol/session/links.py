@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from protocol.errors import RemoteProtocolError
+from protocol.link.chain_frames import CHAIN
 from protocol.link.connection import Connection, State
+from protocol.link.control_frames import CONTROLS
 from protocol.link.handshake import VERSIONS, Acceptor, Initiator, key_point
 from protocol.link.header import FrameDecoder
 from protocol.link.identity import NodeKey
@@ -17,6 +19,7 @@ from protocol.session.session import NO_SESSION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+FEATURES = CHAIN | CONTROLS
 POINT = key_point("pelco123")
 A_KEY, B_KEY = NodeKey(b"a" * 32, "cpu-a"), NodeKey(b"b" * 32, "cpu-b")
 A_NODE, B_NODE = A_KEY.id, B_KEY.id
@@ -28,13 +31,13 @@ OPENED = Opened(b"s" * 16, 5, 6, NOWHERE, PORT)
 def initiator(
     point: bytes = POINT, node: NodeKey = A_KEY, seed: int = 1, versions: tuple[int, ...] = VERSIONS
 ) -> Initiator:
-    return Initiator(point, node, 0, bytes([seed]) * 32, bytes([seed]) * 16, versions)
+    return Initiator(point, node, 0, bytes([seed]) * 32, bytes([seed]) * 16, versions, features=FEATURES)
 
 
 def acceptor(
     point: bytes = POINT, node: NodeKey = B_KEY, seed: int = 2, versions: tuple[int, ...] = VERSIONS
 ) -> Acceptor:
-    return Acceptor(point, node, 3, "blade-7", bytes([seed]) * 32, versions)
+    return Acceptor(point, node, 3, "blade-7", bytes([seed]) * 32, versions, features=FEATURES)
 
 
 def events(connection: Connection, data: bytes | None = None) -> list[Any]:

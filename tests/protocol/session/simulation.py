@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from protocol.errors import RemoteProtocolError
-from protocol.link.chain_frames import Picture, Survey
+from protocol.link.chain_frames import CHAIN, Picture, Survey
 from protocol.link.connection import Connection, Event, State
+from protocol.link.control_frames import CONTROLS, LineReport
+from protocol.link.control_steps import Configure, ControlRequest
 from protocol.link.frames import decode
 from protocol.link.handshake import Acceptor, Initiator, Peer, key_point
 from protocol.link.header import LIMIT, CutError
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from protocol.session.inquiry import Inquiry
     from protocol.session.server import ServerEvent, ServerSession
 
+FEATURES = CHAIN | CONTROLS
 LIAR = Peer(1, b"l" * 16, 0, "")
 POINT = key_point("correct horse battery staple")
 AGE = {Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000}
@@ -77,6 +80,7 @@ class Written:
     data: bytes
     accepted: float
     turn: bool
+    control: bool
     offset: int | None = None
     outcomes: list[tuple[int, int, Reason | None]] = field(default_factory=list)
 
@@ -132,6 +136,7 @@ class Node:
         }  # what was written above, and for whom
         self.turns: dict[tuple[Channel, int], tuple[ServerSession, int] | Written] = {}
         self.bus: list[Segment] = [[]]
+        self.report = LineReport(3)
         self.own_turns: list[tuple[Written, TurnPhase, list[Segment]]] = []
 
     @property
@@ -178,12 +183,20 @@ class Node:
                 if any(isinstance(owner, tuple) and owner[0] is session for _, _, owner in self.ranges[channel]):
                     return
                 session.lost(channel, message.end, Reason.TOO_OLD)
+            elif message.control and not self.client.takes_controls:
+                if any(isinstance(owner, tuple) and owner[0] is session for _, _, owner in self.ranges[channel]):
+                    return
+                session.lost(channel, message.end, Reason.FORBIDDEN)
             else:
-                offset = self.client.write(channel, message.data, message.accepted, message.turn)
+                if message.control:
+                    offset = self.client.control(channel, message.control, message.accepted)
+                else:
+                    offset = self.client.write(channel, message.data, message.accepted, message.turn)
                 if offset is None:
                     return
                 self.ranges[channel].append((offset, offset + len(message.data), (session, message.offset)))
-                self.turns[channel, offset] = session, message.offset
+                if not message.control:
+                    self.turns[channel, offset] = session, message.offset
             held.popleft()
 
     def write_to_tty(self, channel: Channel, session_pick: int, share: int) -> None:
@@ -198,6 +211,9 @@ class Node:
         if self.stale(message):
             session.lost(channel, message.end, Reason.TOO_OLD)
             return
+        if message.control:
+            self.carry_out(session, message, share)
+            return
         count = len(message.data) * share // 4
         # A message without parameters has its turn by the owner's rule, and then its reply is for its writer alone.
         self.world.note_turn(message, TurnPhase.BEGIN)
@@ -209,6 +225,20 @@ class Node:
         self.world.note_turn(message, TurnPhase.END)
         status = TurnStatus.TIME if message.turn else TurnStatus.RULE
         session.turn(channel, message.offset, TurnPhase.END, status)
+
+    def carry_out(self, session: ServerSession, message: Message, share: int) -> None:
+        """What is asked beside the bytes is done, or fails; the line is told of before its outcome is."""
+        if share < 4:
+            session.lost(message.channel, message.end, Reason.INCOMPLETE)
+            return
+        self.world.tty.append((message.data, self.world.time))
+        self.world.done[int.from_bytes(message.data[:4], "big")] = len(self.world.done) + 1
+        self.tell(LineReport(3, breaks=len(self.world.done)))
+        session.handed(message.channel, message.end)
+
+    def tell(self, report: LineReport) -> None:
+        self.report = report
+        self.below(lambda session: session.report(report))
 
     # What comes from above
 
@@ -232,6 +262,8 @@ class Node:
                     owner[0].turn(event.channel, owner[1], event.phase, event.status)
             case Port():
                 self.state = event.state
+            case LineReport():
+                self.tell(event)
             case Survey() | Picture():
                 self.world.surveyed(self.client.inquiry, event)
 
@@ -261,6 +293,8 @@ class Node:
                 high = min(end, outcome.end)
                 if isinstance(owner, Written):
                     owner.outcomes.append((low - start, high - start, outcome.reason))
+                    if owner.control and outcome.reason is None and not self.world.older:
+                        assert self.report.breaks >= self.world.done[owner.number], "who knows that it was done sees it"
                 elif outcome.reason is None:
                     owner[0].handed(outcome.channel, owner[1] + high - start)
                 else:
@@ -272,12 +306,16 @@ class Node:
 
     def write_own(self, written: Written) -> bool:
         turn = TurnParameters(4, b"\r", 100) if written.turn else None
-        written.offset = self.client.write(written.channel, written.data, self.now, turn)
+        if not written.control:
+            written.offset = self.client.write(written.channel, written.data, self.now, turn)
+        elif self.client.takes_controls:
+            written.offset = self.client.control(written.channel, ControlRequest.decode(written.data), self.now)
         if written.offset is None:
             return False
         end = written.offset + len(written.data)
         self.ranges[written.channel].append((written.offset, end, written))
-        self.turns[written.channel, written.offset] = written
+        if not written.control:
+            self.turns[written.channel, written.offset] = written
         return True
 
 
@@ -296,6 +334,8 @@ class World:
         self.lost_writers: set[int] = set()
         self.turns: dict[tuple[int, TurnPhase], int] = {}
         self.answers: list[tuple[int, int, int]] = []  # from where to where the line answered which message
+        self.done: dict[int, int] = {}  # what was asked and carried out: how many had been by then
+        self.older = False  # some link was with a CPU that knows no controls
         self.gaps = 0
         self.pictures = 0
         self.nodes = [Node(self, place, 0) for place in range(nodes)]
@@ -310,7 +350,15 @@ class World:
     def write(self, place: int, channel: Channel, size: int, *, turn: bool) -> None:
         number = self.unique()
         data = number.to_bytes(4, "big") + fresh(4 + size, "message", number)
-        written = Written(number, place, channel, data, self.time, turn)
+        written = Written(number, place, channel, data, self.time, turn, control=False)
+        if self.nodes[place].write_own(written):
+            self.written[number] = written
+        self.run()
+
+    def control(self, place: int, channel: Channel, steps: int) -> None:
+        number = self.unique()
+        data = ControlRequest(number, (Configure((("BaudRate", "19200"),)),) * steps).encode()
+        written = Written(number, place, channel, data, self.time, turn=False, control=True)
         if self.nodes[place].write_own(written):
             self.written[number] = written
         self.run()
@@ -329,11 +377,13 @@ class World:
             asker = Asker(message.channel, message.offset) if message and session is asking else OTHERS
             session.line(data, asker if message else None)
 
-    def connect(self, link: int) -> None:
+    def connect(self, link: int, features: int = FEATURES) -> None:
+        self.older = self.older or features != FEATURES
         client, server = self.nodes[link + 1], self.nodes[link]
         number = self.unique()
-        initiator = Initiator(POINT, client.key, 0, fresh(32, "a", number), fresh(16, "f", number))
-        wire = Wire(Connection(initiator), Connection(Acceptor(POINT, server.key, 0, "", fresh(32, "b", number))))
+        initiator = Initiator(POINT, client.key, 0, fresh(32, "a", number), fresh(16, "f", number), features=FEATURES)
+        acceptor = Acceptor(POINT, server.key, 0, "", fresh(32, "b", number), features=features)
+        wire = Wire(Connection(initiator), Connection(acceptor))
         wire.up += wire.client.data_to_send()
         if self.wires[link]:
             self.wires[link][-1].client_open = False
@@ -534,7 +584,7 @@ class World:
         if isinstance(event, Peer):
             wire.up += wire.client.data_to_send()
             if wire.client_open:
-                wire.number = node.client.attach(event.node)
+                wire.number = node.client.attach(event.node, event.features)
             return
         for each in node.client.receive(wire.number, event, node.now):
             node.heard_above(each)
@@ -559,6 +609,7 @@ class World:
             wire.down += wire.server.send(outcome.close)
         else:
             wire.session, wire.served = outcome.session, opening.number
+            wire.session.report(node.report)
 
     # What must hold
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.link.chain_frames import Picture, Survey
+from protocol.link.chain_frames import CHAIN, Picture, Survey
+from protocol.link.control_frames import CONTROLS, LineReport, Look
+from protocol.link.control_steps import ControlRequest, Pause, SetLines
 from protocol.link.handshake import Peer
 from protocol.link.header import LIMIT
 from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position
-from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Credit, DownData, Gap, Lost, Turn, UpData
+from protocol.link.stream_frames import OTHERS, Ack, Asker, Channel, Control, Credit, DownData, Gap, Lost, Turn, UpData
 from protocol.link.turn_parameters import TurnParameters, TurnPhase, TurnStatus
 from protocol.session.client import ClientEvent, ClientSession
 from protocol.session.heartbeat import MAX_QUESTIONS
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from protocol.session.server import ServerEvent
 
 PTZ, TCP, CGI = Channel.PTZ, Channel.TCP, Channel.CGI
-PEER = Peer(1, A_NODE, 0, "")
+PEER = Peer(1, A_NODE, 0, "", features=CHAIN | CONTROLS)
 B_AHEAD = 1_000_000
 """B's clock shows this much more than A's."""
 
@@ -55,16 +57,17 @@ class Pair:
         self.client = ClientSession(A_NODE, self.limits)
         self.register = Register(self.limits)
         self.now = 0
+        self.peer = PEER
         self.server: ServerSession
         self.heard_a: list[ClientEvent] = []
         self.heard_b: list[ServerEvent] = []
         self.connect()
 
     def connect(self) -> None:
-        number = self.client.attach(B_NODE)
+        number = self.client.attach(B_NODE, self.peer.features)
         opening = self.client.next_frame(number, self.now)
         assert isinstance(opening, Open)
-        admitted = self.register.admit(PEER, opening, b"%016d" % number, PORT)
+        admitted = self.register.admit(self.peer, opening, b"%016d" % number, PORT)
         assert isinstance(admitted, Admitted)
         self.server = admitted.session
         self.down()
@@ -919,3 +922,109 @@ def test_questions_without_end_leave_one_and_answers_too(pair: Pair) -> None:
     assert inquiry.next_frame() == Picture(999, b"x")
     assert inquiry.next_frame() == Survey(1000, 1)
     assert inquiry.next_frame() is None
+
+
+RESET = ControlRequest(7, (SetLines(dtr=False), Pause(0.05), SetLines(dtr=True)))
+OLDER = Peer(1, A_NODE, 0, "", features=CHAIN)
+
+
+def test_a_control_arrives_in_its_place_among_the_messages_and_its_outcome_is_told(pair: Pair) -> None:
+    pair.client.write(TCP, b"before", 0)
+    assert pair.client.control(TCP, RESET, 0) == 6
+    pair.client.write(TCP, b"behind", 0)
+    pair.talk()
+    before, control, behind = (event for event in pair.heard()[1] if isinstance(event, Message))
+    assert (before.data, before.control, behind.data) == (b"before", None, b"behind")
+    assert (control.control, control.offset) == (RESET, 6)
+    pair.server.handed(TCP, 6)
+    pair.server.lost(TCP, control.end, Reason.INCOMPLETE)
+    pair.server.handed(TCP, behind.end)
+    pair.talk()
+    settled = [(event.offset, event.reason) for event in pair.heard()[0] if isinstance(event, Settled)]
+    assert settled == [(0, None), (6, Reason.INCOMPLETE), (control.end, None)]
+
+
+def test_a_control_that_is_longer_than_the_credit_arrives_whole() -> None:
+    pair = Pair(SessionLimits(window=4))
+    pair.talk()
+    pair.client.control(TCP, RESET, 0)
+    pair.talk()
+    assert [event.control for event in pair.heard()[1] if isinstance(event, Message)] == [RESET]
+
+
+def test_a_control_is_carried_out_once_whatever_becomes_of_connections(pair: Pair) -> None:
+    pair.client.control(TCP, RESET, 0)
+    pair.up()  # and the connection goes before it is answered
+    pair.client.detach()
+    pair.client.control(TCP, ControlRequest(8), 0)
+    pair.connect()
+    pair.talk()
+    assert [event.control for event in pair.heard()[1] if isinstance(event, Message)] == [RESET, ControlRequest(8)]
+
+
+def test_a_control_that_waits_is_withdrawn_where_the_next_server_knows_none(pair: Pair) -> None:
+    pair.client.detach()
+    pair.client.control(TCP, RESET, 0)
+    pair.client.write(TCP, b"x", 0)
+    pair.peer = OLDER
+    pair.connect()
+    pair.talk()
+    assert not pair.client.takes_controls
+    heard_a, heard_b = pair.heard()
+    assert [event.data for event in heard_b if isinstance(event, Message)] == [b"x"]
+    assert [event.reason for event in heard_a if isinstance(event, Settled)] == [Reason.WITHDRAWN]
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0", b"\0\0\0\7\x09", RESET.encode() + b"\0"])
+def test_a_control_that_cannot_be_read_is_a_broken_rule(pair: Pair, data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="a bad control"):
+        pair.server.receive(pair.server.number, Control(TCP, 0, 0, data or b"\0"), 0)
+
+
+def test_a_message_is_no_control_in_part(pair: Pair) -> None:
+    pair.server.receive(pair.server.number, Control(TCP, 0, 0, b"ab", None, more=True), 0)
+    with pytest.raises(RemoteProtocolError, match="in part"):
+        pair.server.receive(pair.server.number, UpData(TCP, 2, 0, b"c"), 0)
+
+
+def test_the_line_is_reported_at_each_change_before_the_outcomes_and_on_each_connection(pair: Pair) -> None:
+    pair.client.control(TCP, RESET, 0)
+    pair.talk()
+    pair.server.report(LineReport(3, modem=1))
+    pair.server.report(LineReport(3, modem=2))
+    pair.server.handed(TCP, len(RESET.encode()))
+    assert kinds(pair.down())[:2] == ["LineReport", "Ack"]
+    assert [event for event in pair.heard()[0] if isinstance(event, LineReport)] == [LineReport(3, modem=2)]
+    pair.server.report(LineReport(3, modem=2))
+    assert pair.down() == []
+    pair.client.detach()
+    pair.connect()
+    pair.talk()
+    assert [event for event in pair.heard()[0] if isinstance(event, LineReport)] == [LineReport(3, modem=2)]
+
+
+def test_a_client_that_knows_no_reports_gets_none() -> None:
+    pair = Pair()
+    pair.client.detach()
+    pair.peer = OLDER
+    pair.connect()
+    pair.server.report(LineReport(3))
+    pair.client.look(True)
+    pair.talk()
+    assert not [each for side in pair.heard() for each in side if isinstance(each, LineReport | Look)]
+
+
+def test_the_server_is_told_at_each_change_and_on_each_connection_whether_anybody_looks(pair: Pair) -> None:
+    pair.client.look(True)
+    pair.client.look(True)
+    pair.talk()
+    pair.client.look(False)
+    pair.client.look(True)
+    pair.talk()
+    pair.client.detach()
+    pair.connect()
+    pair.talk()
+    pair.client.look(False)
+    pair.talk()
+    looks = [event.wanted for event in pair.heard()[1] if isinstance(event, Look)]
+    assert looks == [True, True, False]

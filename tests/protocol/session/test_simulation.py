@@ -14,6 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from protocol.link.chain_frames import CHAIN
 from protocol.link.stream_frames import Channel
 from protocol.session.session import CLASSES
 from tests.protocol.session.simulation import World
@@ -47,6 +48,10 @@ class Chain(RuleBasedStateMachine):
     @rule(place=places, channel=classes, size=st.sampled_from([0, 5, 40, 120, 300]), turn=sides)
     def write(self, place: int, channel: Channel, size: int, turn: bool) -> None:
         self.world.write(self.link(place) + 1, channel, size, turn=turn)
+
+    @rule(place=places, channel=classes, steps=st.sampled_from([0, 1, 14]))
+    def control(self, place: int, channel: Channel, steps: int) -> None:
+        self.world.control(self.link(place) + 1, channel, steps)
 
     @rule(count=st.sampled_from([1, 30, 400, 1500]))
     def speak(self, count: int) -> None:
@@ -101,11 +106,13 @@ class Chain(RuleBasedStateMachine):
             self.world.lie(place % self.nodes, each)
 
     # One rule for what destroys most, or nothing would live for long.
-    @rule(what=st.sampled_from(["connect", "connect", "flip", "restart", "close"]), place=places, up=sides)
+    @rule(what=st.sampled_from(["connect", "connect", "older", "flip", "restart", "close"]), place=places, up=sides)
     def disturb(self, what: str, place: int, up: bool) -> None:
         match what:
             case "connect":
                 self.world.connect(self.link(place))
+            case "older":
+                self.world.connect(self.link(place), CHAIN)
             case "flip":
                 self.world.flip(self.link(place), up=up, place=place * 37)
             case "restart":
