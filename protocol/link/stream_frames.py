@@ -1,6 +1,7 @@
 """The frames of a session's streams: bytes, and what both sides say about ranges of them.
 
-``decode`` reads what ``parts`` wrote, and refuses every other form; see ``frames``.
+``decode`` reads what ``parts`` wrote, and refuses every other form; see ``frames``. Those that pass with
+each message are tuples, which are made in a fifth of the time of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -62,14 +63,7 @@ def _check_end(end: int) -> None:
         raise ValueError(f"a range to {end}: it must end below 2^62")
 
 
-@dataclass(frozen=True, slots=True)
-class UpData:
-    """A message towards the line, or with ``more`` a part of one whose rest follows on the same channel.
-
-    ``accepted`` is when it was read from its client, in milliseconds (u32) of the sender's clock.
-    """
-
-    code: ClassVar[int] = 7
+class _Message(NamedTuple):
     channel: Channel
     offset: int
     accepted: int
@@ -77,9 +71,15 @@ class UpData:
     turn: TurnParameters | None = None
     more: bool = False
 
-    def __post_init__(self) -> None:
-        if not 0 < len(self.data) <= MAX_MESSAGE:
-            raise ValueError(f"a message has 1 to {MAX_MESSAGE} bytes, at most {MAX_MESSAGE}")
+
+class UpData(_Message):
+    """A message towards the line, or with ``more`` a part of one whose rest follows on the same channel.
+
+    ``accepted`` is when it was read from its client, in milliseconds (u32) of the sender's clock.
+    """
+
+    __slots__ = ()
+    code: ClassVar[int] = 7
 
     @property
     def end(self) -> int:
@@ -97,6 +97,8 @@ class UpData:
         """Read the frame back. Raises ValueError or struct.error."""
         accepted, length = _UP.unpack_from(parts.payload)
         start = _UP.size + length
+        if not 0 < len(parts.payload) - start <= MAX_MESSAGE:
+            raise ValueError(f"a message has 1 to {MAX_MESSAGE} bytes, at most {MAX_MESSAGE}")
         turn = TurnParameters.decode(parts.payload[_UP.size : start]) if length else None
         channel, more = Channel(parts.channel), bool(parts.flags)
         frame = cls(channel, parts.offset, accepted, parts.payload[start:], turn, more)
@@ -138,20 +140,19 @@ OTHERS: Final = Asker(Channel.LINE, 0)
 """Whoever asked is not at this link, or has gone: nobody below hears the answer but monitors."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class DownData:
-    """Bytes from the line: for everybody, or for ``asker`` and monitors alone."""
-
-    code: ClassVar[int] = 7
-    channel: ClassVar[Channel] = Channel.LINE
+class _Said(NamedTuple):
     offset: int
     data: bytes
     asker: Asker | None = None
 
-    def __post_init__(self) -> None:
-        if not 0 < len(self.data) <= MAX_DATA:
-            raise ValueError(f"a frame brings 1 to {MAX_DATA} bytes of the line, at most {MAX_DATA}")
+
+@final
+class DownData(_Said):
+    """Bytes from the line: for everybody, or for ``asker`` and monitors alone."""
+
+    __slots__ = ()
+    code: ClassVar[int] = 7
+    channel: ClassVar[Channel] = Channel.LINE
 
     @property
     def end(self) -> int:
@@ -179,12 +180,13 @@ class DownData:
             _check_end(offset)
             if not channel and offset:
                 raise ValueError("a message at another link has no offset here")
+        if not 0 < len(frame.data) <= MAX_DATA:
+            raise ValueError(f"a frame brings 1 to {MAX_DATA} bytes of the line, at most {MAX_DATA}")
         _check_end(frame.end)
         return frame
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     channel: Channel
     offset: int
 

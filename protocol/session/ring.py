@@ -66,10 +66,10 @@ class Entry(NamedTuple):
         first: StreamFrame
         rest: StreamFrame
         if isinstance(self.frame, UpData):
-            first = replace(self.frame, data=head, more=True)
-            rest = replace(self.frame, offset=at, data=tail, turn=None)
+            first = self.frame._replace(data=head, more=True)
+            rest = self.frame._replace(offset=at, data=tail, turn=None)
         else:
-            first, rest = replace(self.frame, data=head), replace(self.frame, offset=at, data=tail)
+            first, rest = self.frame._replace(data=head), self.frame._replace(offset=at, data=tail)
         return self._replace(end=at, frame=first), self._replace(start=at, frame=rest)
 
     def gone(self, channel: Channel, reason: Reason) -> Entry:

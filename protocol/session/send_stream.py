@@ -17,9 +17,8 @@ Way of thinking
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.message_rules import MAX_MESSAGE
@@ -37,8 +36,7 @@ __all__ = ["SendStream", "Settled"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """The outcome of ``count`` bytes from ``offset``: in the owner's tty where ``reason`` is None.
 
     Otherwise they are lost for that reason; Reason.UNCERTAIN means perhaps one, perhaps the other. On each channel
@@ -47,7 +45,7 @@ class Settled:
 
     channel: Channel
     offset: int
-    count: int
+    count: int  # type: ignore[assignment]  # which hides a tuple's own, that nobody asks for
     reason: Reason | None
 
     @property

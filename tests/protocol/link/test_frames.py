@@ -267,6 +267,8 @@ WIDE: dict[str, Frame] = {
 
 def wide_fields(frame: Frame) -> list[tuple[str, Frame]]:
     """The frame with each of its numbers of 64 bits at the limit, one after the other."""
+    if isinstance(frame, UpData | DownData | Ack | Credit):
+        return [("offset", frame._replace(offset=LIMIT))]
     fields = [name for name in ("offset", "count", "number", "last") if hasattr(frame, name)]
     found: list[tuple[str, Frame]] = [(name, replace(frame, **{name: LIMIT})) for name in fields]  # type: ignore[arg-type]
     if isinstance(frame, Close | Open | Opened):

@@ -153,6 +153,8 @@ def readable(value: object) -> object:
             return hex(value)
         case float():
             return value
+        case UpData() | DownData() | Ack() | Credit():
+            return {name: readable(each) for name, each in zip(value._fields, value, strict=True)}
         case tuple() | frozenset():
             return [readable(each) for each in value]
     assert is_dataclass(value)
