@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from gateway.tasks.audit import audit
+from gateway.tasks.audit import FirstLogins, audit
 from gateway.tasks.event_log import EventLog
 from gateway.web.message import Request, Response, explain
 from protocol.http.credentials import Algorithm, parse_credentials
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AccessControl", "Caller", "DeniedError"]
 
-_MOST_SEEN = 1024
-"""Pairs of a user and a network whose first login was written."""
 _NO_USERS = (
     "Nobody can log in: there is no user yet. On the gateway's own host run: daisyport user add NAME --role admin"
 )
@@ -91,7 +89,7 @@ class AccessControl:
         self._bearer = bearer
         self.events = EventLog(audit)
         """Wrong logins and lock-outs; whoever serves HTTP runs it."""
-        self._seen: set[tuple[str, str]] = set()
+        self._seen = FirstLogins()
         self._authenticator = Authenticator(users.realm, os.urandom(32), algorithms)
 
     def authorize(self, request: Request, role: Role) -> Caller:
@@ -180,7 +178,7 @@ class AccessControl:
         verdict = self._authenticator.check(given, hashes, schemes, request.method, target, now)
         if verdict is Verdict.ACCEPTED and user is not None:
             self._limit.right(network, given.name, now)
-            self._note_first_login(user, network)
+            self._seen.note(user.name, user.role.name.lower(), network)
             return user
         if verdict is Verdict.WRONG:
             if not vouched:  # the nonce counts its own
@@ -189,15 +187,6 @@ class AccessControl:
             whose = "a name that no user has" if user is None else f"{given.name!r:.60}"
             self.events.log(logging.WARNING, "wrong logins", "%s: wrong login for %s", request.peer, whose)
         raise self._denied(request, verdict, f"The login was not accepted: {verdict.value}.")
-
-    def _note_first_login(self, user: User, network: str) -> None:
-        """Write the first login of a user from a network since the start, as far as a bounded memory goes."""
-        if (user.name, network) in self._seen:
-            return
-        if len(self._seen) >= _MOST_SEEN:
-            self._seen.clear()
-        self._seen.add((user.name, network))
-        audit.info("%s (%s) logged in from %s", user.name, user.role.name.lower(), network)
 
     def _denied(self, request: Request, verdict: Verdict | None, why: str) -> DeniedError:
         schemes = self._schemes(request)
