@@ -70,6 +70,7 @@ async def run(
     where the runtime or the state directory cannot be used.
     """
     _make_runtime_dir(config.runtime_dir)
+    reloads = reloads or Cell(Reload(config))
     parts = compose(config)
     with contextlib.closing(parts.store):
         if presets:
@@ -80,11 +81,19 @@ async def run(
             root.start_soon(parts.bonjour.run)
             root.start_soon(contain, "node key", parts.identity.keep)
             root.start_soon(contain, "connections", parts.connections.run)
+            if parts.tls_logins:
+                # Loaded only where it is used.
+                from gateway.certificates import follow
+
+                logins = tuple(parts.tls_logins.values())
+                for each in logins:
+                    each.tls.load()  # before anybody can come
+                root.start_soon(contain, "certificates of ports", functools.partial(follow, logins, reloads))
             for manager in parts.managers:
                 if manager.log is not None:  # to the last byte of the line
                     root.start_soon(contain, f"{manager.bus.name} log", manager.log.run)
             async with trio.open_nursery() as ports, trio.open_nursery() as front:
-                http = functools.cache(functools.partial(_http_service, parts, reloads or Cell(Reload(config))))
+                http = functools.cache(functools.partial(_http_service, parts, reloads))
                 listeners = http().serve(front, sockets) if config.http.listen or sockets else ()
                 front.start_soon(contain, "control socket", functools.partial(_listen_control, config, http, front))
                 words = functools.partial(in_words, config.node_name, parts.managers, listeners)

@@ -30,8 +30,9 @@ from protocol.link.guesses import GuessLimit
 from protocol.parameters.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from gateway.certificates import TlsLogins
     from gateway.host.config import Config, PtzConfig
 
 __all__ = ["Composition", "compose", "control_members"]
@@ -52,10 +53,15 @@ class Composition(NamedTuple):
     identity: NodeIdentity
     health: Health
     rekey: Rekey
+    tls_logins: Mapping[int, TlsLogins]
 
 
 def compose(config: Config) -> Composition:
-    """Put a gateway together; its store holds the state directory until it is closed. Raises StoreError."""
+    """Put a gateway together; its store holds the state directory until it is closed.
+
+    Raises StoreError or UserError.
+    """
+    tls_logins = _tls_logins(config)
     catalogue = Catalogue(config.hardware)
     store = Store(config.state_dir, catalogue)
     identity = NodeIdentity(config.state_dir, config.node_name, machine_mark(config.state_dir))
@@ -65,7 +71,7 @@ def compose(config: Config) -> Composition:
         logger.warning("%s", said)
     connections = Connections(len(config.managers))
     old_keys = OldKeys(config.state_dir)
-    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections, old_keys)
+    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections, old_keys, tls_logins)
     managers = _managers(host, store)
     changes = Changes(catalogue, store, managers)
     return Composition(
@@ -78,7 +84,24 @@ def compose(config: Config) -> Composition:
         identity,
         Health(managers),
         Rekey(store.published, changes, old_keys),
+        tls_logins,
     )
+
+
+def _tls_logins(config: Config) -> dict[int, TlsLogins]:
+    """Find who may come over TLS, port by port. Raises UserError."""
+    served = {index: port.tls for index, port in enumerate(config.sharing) if port.tls.listen}
+    if not served:
+        return {}
+    # Loaded only where it is used.
+    from gateway.certificates import TlsLogins, own_certificate
+    from gateway.state.users import Users
+
+    users = Users(config.state_dir, config.node_name)
+    return {
+        index: TlsLogins(index, own_certificate(config, f"P{index}", tls.client_ca), users)
+        for index, tls in served.items()
+    }
 
 
 def _managers(host: Host, store: Store) -> tuple[Manager, ...]:

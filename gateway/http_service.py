@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 
 from gateway import __version__
+from gateway.certificates import own_certificate
 from gateway.clients.listeners import accept_clients, listen_tcp
 from gateway.composition import control_members
 from gateway.state.users import Users
@@ -26,7 +27,6 @@ from gateway.web.csrf import Site
 from gateway.web.places import Places
 from gateway.web.routes import Backend, Routes
 from gateway.web.server import HttpServer
-from gateway.web.tls import Tls
 from protocol.endpoint import Endpoint
 from protocol.parameters.hardware import PortType
 
@@ -93,7 +93,7 @@ class HttpService:
         self._users = users = Users(self._config.state_dir, self._config.node_name)
         self._bearer = Bearer(self._config.http.metrics_token)
         self._access = AccessControl(users, published, self._config.http.digest, bearer=self._bearer)
-        self._tls = self._make_tls()
+        self._tls = own_certificate(self._config)
         most = parts.connections.requests
         self._server = HttpServer(
             self._routes(self._config).respond,
@@ -140,13 +140,6 @@ class HttpService:
     def _routes(self, config: Config) -> Routes:
         site = Site(config.node_name, config.http.origins) if config.http.browser_guard else None
         return Routes(self._backend, self._access, site)
-
-    def _make_tls(self) -> Tls:
-        """Name the certificate; a self-signed one is for every name that this node listens under."""
-        http = self._config.http
-        hosts = [host for host, _ in http.listen if host not in ("0.0.0.0", "::")]
-        names = dict.fromkeys([self._config.node_name, "localhost", "127.0.0.1", "::1", *hosts])
-        return Tls(http.tls_certificate, http.tls_key, self._config.state_dir, tuple(names))
 
     async def _follow(self) -> None:
         """Take up what a SIGHUP changed, from the next connection on."""

@@ -112,7 +112,11 @@ class Manager:
         tty = self._port.tty
         ttys = [ProgramTty(path, tty.mode, tty.group) for path in tty.paths]
         served = [Serve(ServiceKind.TTY)] if ttys else []
-        own = {ServiceKind.MODBUS_TCP: self._port.modbus_tcp.listen, ServiceKind.RFC2217: self._port.rfc2217.listen}
+        own = {
+            ServiceKind.MODBUS_TCP: self._port.modbus_tcp.listen,
+            ServiceKind.RFC2217: self._port.rfc2217.listen,
+            ServiceKind.TLS: self._port.tls.listen,
+        }
         listeners = [Listen(*where, kind) for kind, listen in own.items() for where in listen]
         served += [Serve(kind) for kind, listen in own.items() if listen]
         self._always: frozenset[Spec] = frozenset((Serve(ServiceKind.WEB_SOCKET), *served, *ttys, *listeners))

@@ -7,6 +7,7 @@ go under them. What a service takes up in place, it is told by ``update_policies
 from __future__ import annotations
 
 import functools
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast, final
 
 import trio
@@ -21,8 +22,9 @@ from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from gateway.certificates import TlsLogins
     from gateway.clients.connections import Connections
     from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
@@ -47,6 +49,7 @@ _RIGHTS: Final = {
     ServiceKind.LISTEN_ONLY: Right.READ,
     ServiceKind.MODBUS_TCP: Right.READ | Right.TCP,
     ServiceKind.RFC2217: Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE,
+    ServiceKind.TLS: Right.READ | Right.TCP,
     ServiceKind.WEB_SOCKET: Right.READ | Right.TCP | Right.WATCH | Right.LINES | Right.CONFIGURE,
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
 }
@@ -70,6 +73,8 @@ class Host(NamedTuple):
     bonjour: Bonjour
     connections: Connections
     old_keys: OldKeys
+    tls_logins: Mapping[int, TlsLogins] = MappingProxyType({})
+    """Of each port that is reached over TLS, who may come there."""
 
 
 class _PortService(Protocol):
@@ -170,6 +175,17 @@ class Services:
     def rfc2217(self) -> Service | None:
         """The service of RFC 2217 clients; None where the host has no listener for them."""
         return cast("Service | None", self._services.get(ServiceKind.RFC2217))
+
+    @property
+    def tls(self) -> Service | None:
+        """The service of users who come over TLS; None where the host has no listener for them."""
+        return cast("Service | None", self._services.get(ServiceKind.TLS))
+
+    @property
+    def tls_status(self) -> dict[str, object] | None:
+        """The certificates of that service, for the status."""
+        logins = self._host.tls_logins.get(self._index)
+        return None if logins is None else logins.tls.status
 
     @property
     def serial_cgi(self) -> SerialCgi | None:
@@ -274,6 +290,23 @@ class Services:
 
                 carry = functools.partial(serve_program, manner=Manner(drop_oldest=True, limit=_TTY_LIMIT))
                 return Service(f"P{self._index}", handle, Right.TCP, self.clients, host.connections, carry=carry)
+            case ServiceKind.TLS:
+                # Loaded only where it is used.
+                from gateway.clients.tls import TlsHandshakes
+
+                handshakes = TlsHandshakes(host.tls_logins[self._index], self._manner)
+                share = host.config.tcp.max_clients
+                return Service(
+                    f"P{self._index}",
+                    handle,
+                    Right.TCP,
+                    self.clients,
+                    host.connections,
+                    share,
+                    self._roster,
+                    carry=handshakes.carry,
+                    handshakes=handshakes,
+                )
             case _:
                 share = host.config.tcp.max_clients
                 write = _RIGHTS[kind] & (Right.PTZ | Right.TCP)
@@ -284,7 +317,7 @@ class Services:
     def update_policies(self, manager: PortManager) -> None:
         """Hand on what the services take up in place: allowed addresses, idle limits, the key."""
         tcp = manager.generic_tcp_server
-        for service in (self.generic_tcp, self.listen_only, self.modbus_tcp, self.rfc2217):
+        for service in (self.generic_tcp, self.listen_only, self.modbus_tcp, self.rfc2217, self.tls):
             if service is not None:
                 service.update_policy(tcp.allowed_ip_addresses, tcp.timeout)
         if self.remote_port is not None:

@@ -92,6 +92,7 @@ def _port(manager: Manager, settings: Settings, config: Config) -> dict[str, obj
         "path": [node.hex() for node in manager.bus.state.value.path],
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},
         **_remote_service(manager.services.remote_port),
+        **({} if manager.services.tls_status is None else {"tls": manager.services.tls_status}),
         "services": manager.units,
         **_ttys(config.port(manager.index).tty),
         "clients_cut": manager.bus.state.value.cuts,

@@ -6,8 +6,11 @@ look. Of a gateway that runs on this configuration, its own locks and sockets ar
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import errno
 import os
+import re
 import socket
 import stat
 import sys
@@ -22,6 +25,7 @@ from gateway.state import atomic_file
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from gateway.cli.command import Commands
     from gateway.host.config import Config
@@ -58,7 +62,7 @@ def _check(arguments: argparse.Namespace) -> int:
     _describe_ports(config)
     found = _Findings(warnings=list(advice([line.device for line in config.serial])))
     running = _runs(config)
-    for look in (_directories, _certificate, _metrics_token, _users, _parameters, _devices):
+    for look in (_directories, _certificate, _client_authorities, _metrics_token, _users, _parameters, _devices):
         look(config, found)
     _addresses(config, found, running=running)
     for warning in found.warnings:
@@ -138,6 +142,41 @@ def _certificate(config: Config, found: _Findings) -> None:
             found.warnings.append(f"http.tls_certificate: {path}: {certificate.out_of_date}")
 
 
+def _client_authorities(config: Config, found: _Findings) -> None:
+    """Read what vouches for the clients of ports that are reached over TLS."""
+    for index, port in enumerate(config.sharing):
+        path = port.tls.client_ca
+        if not port.tls.listen or path is None or _is_passed_over(path, config, found):
+            continue
+        import ssl
+
+        from gateway.web.tls import CertificateError, require_clients
+
+        key = f"port_manager[{index}].tls.client_ca"
+        try:
+            require_clients(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), path)
+        except CertificateError as exc:
+            found.errors.append(f"{key}: {exc}")
+        else:
+            found.warnings += [f"{key}: {path}: {what}" for what in _out_of_date(path.read_bytes())]
+
+
+def _out_of_date(pem: bytes) -> Iterator[str]:
+    """Say what in the file of ``client_ca`` is too old to let anybody in. Nothing else loads a library for that."""
+    from cryptography import x509
+
+    now = datetime.datetime.now(datetime.UTC)
+    with contextlib.suppress(ValueError):  # OpenSSL, which decides, takes more than this library does
+        for each in x509.load_pem_x509_certificates(pem):
+            if each.not_valid_after_utc < now:
+                yield f"the certificate of {each.subject.rfc4514_string()} has expired"
+        for block in re.findall(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", pem, re.DOTALL):
+            revoked = x509.load_pem_x509_crl(block)
+            if revoked.next_update_utc is not None and revoked.next_update_utc < now:
+                issuer = revoked.issuer.rfc4514_string()
+                yield f"the revocation list of {issuer} has expired: no client of that authority is let in"
+
+
 def _metrics_token(config: Config, found: _Findings) -> None:
     if config.http.metrics_token is None or _is_passed_over(config.http.metrics_token, config, found):
         return
@@ -153,7 +192,8 @@ def _users(config: Config, found: _Findings) -> None:
     from gateway.state.users import UserError, Users
 
     path = config.state_dir / "users"
-    if not config.http.listen or _is_passed_over(path, config, found):
+    has_logins = config.http.listen or any(port.tls.listen for port in config.sharing)
+    if not has_logins or _is_passed_over(path, config, found):
         return
     why: str | None = "add one with: daisyport user add NAME --role admin"
     try:
@@ -218,11 +258,14 @@ def _addresses(config: Config, found: _Findings, *, running: bool) -> None:
     """Bind each address for a moment. One that is not there may come later; one that is taken will not work."""
     wanted = [("http.listen", host, port) for host, port in config.http.listen]
     wanted += [("tcp.bind", address, 0) for address in config.tcp.bind]
-    wanted += [
-        (f"port_manager[{index}].listen_only", host, port)
-        for index, manager in enumerate(config.sharing)
-        for host, port in manager.listen_only
-    ]
+    for index, manager in enumerate(config.sharing):
+        for key, listen in (
+            ("listen_only", manager.listen_only),
+            ("modbus_tcp.listen", manager.modbus_tcp.listen),
+            ("rfc2217.listen", manager.rfc2217.listen),
+            ("tls.listen", manager.tls.listen),
+        ):
+            wanted += [(f"port_manager[{index}].{key}", host, port) for host, port in listen]
     for key, host, port in wanted:
         if 0 < port < 1024:
             found.warnings.append(f"{key}: the service may bind no port below 1024: {port}; daisyport.socket does")

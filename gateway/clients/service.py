@@ -10,7 +10,7 @@ This is the first ring of containment: whatever a client, or the code that serve
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 import trio
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.clients.streams import Stream
     from gateway.port.router import Handle, Session
 
-__all__ = ["DEAD_CLIENT", "Carry", "Service"]
+__all__ = ["DEAD_CLIENT", "NOT_ALLOWED", "Carry", "Handshakes", "Service"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,18 @@ SHARE = 192
 Carry: TypeAlias = "Callable[[Stream, Session, Cell[int]], Awaitable[None]]"
 """Serves a client until it leaves, its session is ended, or it was idle for so many seconds; closes both."""
 
+NOT_ALLOWED = "its address is not among AllowedIPAddresses"
 _LOOP = "it is this port's own connection, and would feed the line with its own echo"
+
+
+class Handshakes(Protocol):
+    """What has TCP clients prove who they are, before a service may ``admit`` them."""
+
+    def begin(self, sock: socket.socket, connection: ClientConnection, peer: Endpoint) -> None:
+        """Take a client that a listener accepted."""
+
+    async def run(self, service: Service) -> None:
+        """Bring clients to ``service`` until cancelled."""
 
 
 @final
@@ -57,7 +68,7 @@ class Service:
     ``handle`` has all rights of its clients, ``write`` those of them to write. ``connections`` are counted with all
     others of the process, and at most ``share`` of one network are served here. ``roster`` counts them with those of
     the port's other services, and ``manner`` is how each is served; ``carry`` serves those that are served otherwise
-    than by ``relay``.
+    than by ``relay``. With ``handshakes`` those who come by TCP speak TLS, and prove who they are before they are here.
     """
 
     def __init__(
@@ -71,12 +82,14 @@ class Service:
         roster: Roster | None = None,
         manner: Manner | None = None,
         carry: Carry | None = None,
+        handshakes: Handshakes | None = None,
     ) -> None:
         self.handle = handle
         self.connections = connections or Connections()
         self._roster = roster or Roster()
         self.manner = manner or Manner()
         self._carry = carry
+        self._handshakes = handshakes
         self._share = share
         self._logger = PortLogger(logger, port)
         self._write = write
@@ -94,7 +107,13 @@ class Service:
 
     async def run(self) -> None:
         """Keep the service open until cancelled: clients come by ``admit``, ``dialled`` and ``serve``."""
+        if self._handshakes is not None:
+            await self._handshakes.run(self)
         await trio.sleep_forever()
+
+    def allows(self, address: str) -> bool:
+        """Return whether a client with this IP address may come."""
+        return self._allowed.allows(address)
 
     def update_policy(self, allowed: AddressList, idle_limit: int) -> None:
         """Take up a new list of addresses, which may end clients, and a new idle limit in seconds (0: none)."""
@@ -108,22 +127,27 @@ class Service:
         """Take a TCP client that a listener accepted. Raises OSError where it has already left."""
         keep_alive(sock, DEAD_CLIENT)
         peer = Endpoint.of(sockaddr)
-        self.admit(SocketStream(sock, self.connections.open(sock.fileno(), peer.network)), str(peer), peer.address)
+        connection = self.connections.open(sock.fileno(), peer.network)
+        if self._handshakes is None:
+            self.admit(SocketStream(sock, connection), str(peer), peer.address)
+        else:
+            self._handshakes.begin(sock, connection, peer)
 
-    def admit(self, stream: Stream, holder: str, address: str) -> bool:
-        """Serve a client at the endpoint ``holder``, with the IP address ``address``; return whether it may be.
+    def admit(self, stream: Stream, holder: str, address: str, rights: Right | None = None) -> bool:
+        """Serve a client that came by TCP from the IP address ``address``; return whether it may be.
 
-        Otherwise it is refused.
+        Otherwise it is refused. ``holder`` is its endpoint, or has it behind its user's name; for ``rights`` see
+        ``serve``.
         """
-        if not self._allowed.allows(address):
-            self.refuse(stream, holder, "its address is not among AllowedIPAddresses")
+        if not self.allows(address):
+            self.refuse(stream, holder, NOT_ALLOWED)
             return False
         # The port's own Dial may reach its own listener. Either end may be seen first: here, or in ``dialled``.
         if (dialled := self._dialled.get(holder)) is not None:
             self.refuse(stream, holder, _LOOP)
             dialled.revoke(_LOOP)
             return False
-        client = self.serve(stream, holder)
+        client = self.serve(stream, holder, rights=rights)
         if client is not None:
             self._addresses[client] = address
         return client is not None
@@ -186,9 +210,13 @@ class Service:
 
     def refuse(self, stream: Stream, holder: str, why: str) -> None:
         """Close the connection of a client that is not to be served."""
+        self.count_refusal(holder, why)
+        stream.close()
+
+    def count_refusal(self, holder: str, why: str) -> None:
+        """Take note of a client that is not to be served."""
         self.refused += 1
         self.handle.events.log(logging.WARNING, "clients refused", "%s refused: %s", holder, why)
-        stream.close()
 
     def revoke(self, why: str) -> None:
         """Close the service and end all its clients."""

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from gateway.clients.connections import ClientConnection
 
-__all__ = ["MESSAGE_LIMIT", "Direct", "PacketStream", "SocketStream", "Stream", "TooLong", "keep_alive"]
+__all__ = [
+    "MESSAGE_LIMIT",
+    "Direct",
+    "PacketStream",
+    "SocketStream",
+    "Stream",
+    "TooLong",
+    "close_socket",
+    "keep_alive",
+]
 
 T = TypeVar("T")
 
@@ -114,7 +123,7 @@ class SocketStream:
 
     def close(self) -> None:
         """See Stream."""
-        _close(self._socket, self.connection)
+        close_socket(self._socket, self.connection)
 
 
 @final
@@ -168,10 +177,11 @@ class PacketStream:
 
     def close(self) -> None:
         """See Stream."""
-        _close(self._socket, self.connection)
+        close_socket(self._socket, self.connection)
 
 
-def _close(sock: socket.socket, connection: ClientConnection | None) -> None:
+def close_socket(sock: socket.socket, connection: ClientConnection | None) -> None:
+    """Close a client's socket, which nobody waits for then, and count its connection no more. Idempotent."""
     if connection is not None:
         connection.close()
     if sock.fileno() >= 0:

@@ -35,6 +35,7 @@ __all__ = [
     "Rfc2217Config",
     "SerialConfig",
     "TcpConfig",
+    "TlsConfig",
     "TtyConfig",
     "one_for_each",
 ]
@@ -186,6 +187,15 @@ class Rfc2217Config:
 
 @final
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Where clients reach a port over TLS, and the file of the certificates that vouch for theirs."""
+
+    listen: tuple[tuple[str, int], ...] = ()
+    client_ca: Path | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class PortConfig:
     """How the clients of one port, by TCP or WebSocket, share it, beside its ManagerHardware."""
 
@@ -211,6 +221,7 @@ class PortConfig:
     tty: TtyConfig = field(default_factory=TtyConfig)
     modbus_tcp: ModbusTcpConfig = field(default_factory=ModbusTcpConfig)
     rfc2217: Rfc2217Config = field(default_factory=Rfc2217Config)
+    tls: TlsConfig = field(default_factory=TlsConfig)
 
 
 @final

@@ -6,7 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.host.config import LogConfig, ModbusTcpConfig, PortConfig, Rfc2217Config, TtyConfig, one_for_each
+from gateway.host.config import (
+    LogConfig,
+    ModbusTcpConfig,
+    PortConfig,
+    Rfc2217Config,
+    TlsConfig,
+    TtyConfig,
+    one_for_each,
+)
 from gateway.host.toml_table import (
     Table,
     Wrong,
@@ -61,6 +69,7 @@ def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerH
             ("listen_only", port.listen_only),
             ("modbus_tcp.listen", port.modbus_tcp.listen),
             ("rfc2217.listen", port.rfc2217.listen),
+            ("tls.listen", port.tls.listen),
         ):
             for address, number in listen:
                 here = f"{table.where}.{key}"
@@ -99,6 +108,7 @@ def _port(table: Table) -> PortConfig:
         tty=_tty(table.table("tty")),
         modbus_tcp=_modbus_tcp(table.table("modbus_tcp")),
         rfc2217=_rfc2217(table.table("rfc2217")),
+        tls=_tls(table.table("tls")),
     )
     if port.turn is not None and port.turn.has_requests and port.message is not None:
         key = "message_end" if "message_end" in table else "message_gap_ms"
@@ -110,7 +120,7 @@ def _port(table: Table) -> PortConfig:
 def _log(table: Table) -> LogConfig:
     default = LogConfig()
     log = LogConfig(
-        file=table.take("file", _log_file, default.file),
+        file=table.take("file", _file_path, default.file),
         rotate=table.take("rotate", whole(1, MOST_LOG), default.rotate >> 20) << 20,
     )
     if "rotate" in table and "file" not in table:
@@ -119,7 +129,7 @@ def _log(table: Table) -> LogConfig:
     return log
 
 
-def _log_file(found: object) -> Path:
+def _file_path(found: object) -> Path:
     return Path(_absolute_path(found))
 
 
@@ -206,6 +216,16 @@ def _rfc2217(table: Table) -> Rfc2217Config:
     )
     table.refuse_the_rest()
     return rfc2217
+
+
+def _tls(table: Table) -> TlsConfig:
+    tls = TlsConfig(
+        listen=table.take("listen", listed(listen_address), ()), client_ca=table.take("client_ca", _file_path, None)
+    )
+    if tls.listen and "client_ca" not in table:
+        table.add_error("listen", "requires client_ca, whose certificates vouch for the clients' own")
+    table.refuse_the_rest()
+    return tls
 
 
 def _message(table: Table) -> MessageRule | None:

@@ -60,6 +60,8 @@ class ServiceKind(enum.Enum):
     """Ours, under no parameter: TCP clients of the host's own listeners, which may not write."""
     RFC2217 = "RFC2217"
     """Ours, under no parameter: telnet clients that speak RFC 2217, at the host's own listeners."""
+    TLS = "TLS"
+    """Ours, under no parameter: TCP clients over TLS, as users, at the host's own listeners."""
     MODBUS_TCP = "ModbusTCP"
     """Ours, under no parameter: masters by Modbus TCP, at the host's own listeners."""
     TRACE = "Trace"
@@ -96,6 +98,7 @@ _FOR = {
     ServiceKind.LISTEN_ONLY: " to listen only",
     ServiceKind.MODBUS_TCP: " for Modbus TCP",
     ServiceKind.RFC2217: " for RFC 2217",
+    ServiceKind.TLS: " for TLS",
 }
 
 

@@ -78,8 +78,10 @@ def _node(status: Mapping[str, Any]) -> Iterator[Family]:
         (
             "tls_certificate_wrong",
             "gauge",
-            "1 while the certificate that was last read cannot be used or is out of date.",
-            bool(status["tls"]["complaint"]),
+            "1 while a certificate that was last read, or a file of client_ca, cannot be used or is out of date.",
+            any(
+                tls["complaint"] for tls in (status["tls"], *(port["tls"] for port in status["ports"] if "tls" in port))
+            ),
         ),
         (
             "tls_certificate_ends_timestamp_seconds",

@@ -1,7 +1,9 @@
-"""The certificate of the HTTP server: read it, prove that it works, and replace it without a restart.
+"""The certificate of this host's TLS: read it, prove that it works, and replace it without a restart.
 
 It comes from the configuration, or from the state directory, where a self-signed one is made at the first start. A new
 one that cannot be used never replaces one that can: a mistake in a file must not lock the administrator out.
+
+Where clients have to prove who they are, the certificates that vouch for theirs are read with it, and hold to the same.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from gateway.port.log import PortLogger
 from gateway.state import atomic_file
 from gateway.web.tls_stream import TlsStream
 
@@ -23,13 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Certificate", "CertificateError", "Tls"]
+__all__ = ["Certificate", "CertificateError", "Tls", "require_clients"]
 
 logger = logging.getLogger(__name__)
 
 OWN_FILE = "tls.pem"
 _LARGEST = 1 << 20
 _CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_REVOCATIONS = "-----BEGIN X509 CRL-----"
 _OUT_OF_DATE = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -55,14 +59,20 @@ class Certificate:
     """When it will be out of date, in seconds since 1970; None where it is now, or never."""
 
     @classmethod
-    def load(cls, path: Path, key: Path | None = None) -> Certificate:
-        """Read PEM files (``key`` None: the key is in the same one). Raises CertificateError."""
+    def load(cls, path: Path, key: Path | None = None, client_ca: Path | None = None) -> Certificate:
+        """Read PEM files (``key`` None: the key is in the same one). Raises CertificateError.
+
+        With ``client_ca`` a client is served only where a certificate of that file vouches for its own.
+        """
         found = _CERTIFICATE.search(_read(path))
         if found is None:
             raise CertificateError(f"{path}: no PEM certificate in it (BEGIN CERTIFICATE)")
         _check_key(key or path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_alpn_protocols(["http/1.1"])
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        if client_ca is None:
+            context.set_alpn_protocols(["http/1.1"])
         try:
             der = ssl.PEM_cert_to_DER_cert(found[0])
             # Without a password of our own OpenSSL would ask for one on the terminal.
@@ -70,7 +80,10 @@ class Certificate:
         except (ssl.SSLError, ValueError) as exc:
             raise CertificateError(_explained(path, key, exc)) from None
         fingerprint = hashlib.sha256(der).digest().hex(":").upper()
-        return cls(path, context, fingerprint, *_dates(path, context, found[0]))
+        certificate = cls(path, context, fingerprint, *_dates(path, context, found[0]))
+        if client_ca is not None:
+            require_clients(context, client_ca)  # behind the handshake with ourselves, who have no such certificate
+        return certificate
 
 
 @final
@@ -78,16 +91,28 @@ class Tls:
     """The certificate in force: that of the configuration or, where ``path`` is None, a self-signed one.
 
     ``path`` and ``key`` may be set; they count from the next ``load`` on. The self-signed one is kept in ``state_dir``,
-    and made for ``names`` where there is none yet.
+    and made for ``names`` where there is none yet. At ``port`` (``P0``) clients prove who they are: ``client_ca`` is
+    the file of the certificates that vouch for theirs.
     """
 
-    def __init__(self, path: Path | None, key: Path | None, state_dir: Path, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        key: Path | None,
+        state_dir: Path,
+        names: Sequence[str],
+        port: str = "",
+        client_ca: Path | None = None,
+    ) -> None:
         self.path = path
         self.key = key
         self._own = state_dir / OWN_FILE
         self._names = names
+        self._client_ca = client_ca
+        self._log = PortLogger(logger, port) if port else logger
+        self._without_one = "no client is served" if port else "only plain HTTP is served"
         self.certificate: Certificate | None = None
-        """None where none can be used: then the server speaks plain HTTP only."""
+        """None where none can be used: then the HTTP server speaks plain HTTP only, and a port serves nobody."""
         self.error = ""
         """The reason why the files that were last read cannot be used, or are out of date; else empty."""
 
@@ -99,14 +124,14 @@ class Tls:
                 raise CertificateError(f"{new.path}: {new.out_of_date}")
         except CertificateError as exc:
             self.error = str(exc)
-            still = "the one in force stays" if self.certificate else "only plain HTTP is served"
-            logger.error("TLS: %s; %s", exc, still)  # noqa: TRY400 - the traceback says no more
+            still = "the one in force stays" if self.certificate else self._without_one
+            self._log.error("TLS: %s; %s", exc, still)
             return
         self.certificate, self.error = new, new.out_of_date
         if new.out_of_date:
             # Better than none: the clock of a host that has just started may be wrong.
-            logger.error("TLS: %s: %s; it is used until there is a better one", new.path, new.out_of_date)
-        logger.info("TLS: certificate %s, SHA-256 fingerprint %s", new.path, new.fingerprint)
+            self._log.error("TLS: %s: %s; it is used until there is a better one", new.path, new.out_of_date)
+        self._log.info("TLS: certificate %s, SHA-256 fingerprint %s", new.path, new.fingerprint)
 
     @property
     def status(self) -> dict[str, object]:
@@ -117,6 +142,7 @@ class Tls:
             "fingerprint_sha256": used.fingerprint if used else "",
             "complaint": self.error,
             "certificate_ends": used.ends if used else None,
+            **({} if self._client_ca is None else {"client_ca": str(self._client_ca)}),
         }
 
     async def secure(self, stream: trio.abc.HalfCloseableStream) -> TlsStream:
@@ -129,7 +155,7 @@ class Tls:
 
     def _read(self) -> Certificate:
         if self.path is not None:
-            return Certificate.load(self.path, self.key)
+            return Certificate.load(self.path, self.key, self._client_ca)
         try:
             if atomic_file.read(self._own) is None:
                 from gateway.web.self_signed import make_certificate  # loads cryptography, once in a gateway's life
@@ -137,7 +163,27 @@ class Tls:
                 atomic_file.replace(self._own, make_certificate(self._names))
         except OSError as exc:
             raise CertificateError(f"{self._own}: {exc.strerror}") from None
-        return Certificate.load(self._own)
+        return Certificate.load(self._own, client_ca=self._client_ca)
+
+
+def require_clients(context: ssl.SSLContext, path: Path) -> None:
+    """Serve only clients with a certificate that one of the file ``path`` vouches for. Raise CertificateError."""
+    content = _read(path)
+    if _CERTIFICATE.search(content) is None:
+        raise CertificateError(f"{path}: no PEM certificate in it (BEGIN CERTIFICATE)")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as exc:
+        raise CertificateError(f"{path}: not PEM that OpenSSL can use: {exc}") from None
+    context.verify_mode = ssl.CERT_REQUIRED
+    # What the file names is trusted as it stands: whoever trusts one authority below a company's root does not have
+    # to trust the root, and with it everybody of the same name in the company.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if _REVOCATIONS in content:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    # A ticket is sent behind the handshake. To a client that writes, and closes without reading, it would come too
+    # late, and the reset that answers it takes with it what the client sent.
+    context.num_tickets = 0
 
 
 def _read(path: Path) -> str:

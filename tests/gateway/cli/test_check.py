@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway.cli.command import built_in_uarts
 from gateway.cli.main import main
 from gateway.state import atomic_file
 from gateway.state.users import Users
+from tests.certificates import NOW, YEAR, Authority
 from tests.helpers import free_port, lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+USERS = '[[port_manager]]\n[port_manager.tls]\nlisten = ["127.0.0.1:0"]\n'
+"""The beginning of a port that is reached over TLS."""
 
 
 def check(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +58,14 @@ def test_a_machine_that_was_never_started_is_ok_with_a_warning_and_nothing_is_ma
 @pytest.mark.parametrize(
     ("text", "error"),
     [
+        (
+            f'{USERS}client_ca = "/etc/passwd"',
+            "port_manager[0].tls.client_ca: /etc/passwd: no PEM certificate in it (BEGIN CERTIFICATE)",
+        ),
+        (
+            f'{USERS}client_ca = "/none.pem"',
+            "port_manager[0].tls.client_ca: /none.pem cannot be read: No such file or directory",
+        ),
         ('[http]\ntls_certificate = "/etc/passwd"', "http.tls_certificate: /etc/passwd: no PEM certificate in it"),
         (
             '[http]\nmetrics_token = "/etc/passwd"',
@@ -75,6 +89,13 @@ def test_what_cannot_work_is_an_error_and_apart_from_warnings(tmp_path: Path, te
         ('[tcp]\nbind = ["192.0.2.1"]', "tcp.bind: 192.0.2.1: Cannot assign requested address"),
         ('[http]\nlisten = ["127.0.0.1:443"]', "http.listen: the service may bind no port below 1024: 443"),
         ('[[serial]]\ndevice = "/dev/none"', "Ser1: /dev/none: No such file or directory"),
+        *(
+            (
+                f'[[port_manager]]\n[port_manager.{table}]\nlisten = ["192.0.2.1:4001"]',
+                f"port_manager[0].{table}.listen: 192.0.2.1: Cannot assign requested address",
+            )
+            for table in ("modbus_tcp", "rfc2217")
+        ),
         (
             '[[port_manager]]\nlisten_only = ["192.0.2.1:4001"]',
             "port_manager[0].listen_only: 192.0.2.1: Cannot assign requested address",
@@ -121,6 +142,24 @@ def test_turns_that_make_commands_stale_are_warned_of(tmp_path: Path, rate: int,
     assert done.returncode == 0, done.stderr
     warning = f"Warning: port_manager[0].turn: at {rate} bits a second one turn may take "
     assert (warning in done.stdout) is warns
+
+
+def test_authorities_and_revocation_lists_that_are_out_of_date_are_warned_of(tmp_path: Path) -> None:
+    authority, file = Authority("plant"), tmp_path / "clients.pem"
+    config = f'[http]\nlisten = []\n{USERS}client_ca = "{file}"'
+    file.write_bytes(authority.pem + authority.revoke([]))
+    done = check(tmp_path, config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Warning:") == 1
+    assert "Warning: no user can log in: add one" in done.stdout
+    old = authority.sign("a client on its own", end=NOW - YEAR / 2)[1].public_bytes(Encoding.PEM)
+    file.write_bytes(authority.pem + old + authority.revoke([], end=NOW - YEAR / 2))
+    told = check(tmp_path, config).stdout
+    assert (
+        f"Warning: port_manager[0].tls.client_ca: {file}: the certificate of CN=a client on its own has expired\n"
+        in told
+    )
+    assert f"{file}: the revocation list of CN=plant has expired: no client of that authority is let in\n" in told
 
 
 def test_modbus_tcp_on_a_line_without_turns_of_modbus_is_warned_of(tmp_path: Path) -> None:

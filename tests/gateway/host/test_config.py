@@ -23,6 +23,7 @@ from gateway.host.config import (
     Rfc2217Config,
     SerialConfig,
     TcpConfig,
+    TlsConfig,
     TtyConfig,
 )
 from gateway.host.config_file import ConfigError
@@ -106,6 +107,10 @@ listen = ["[::1]:2217"]
 lines = false
 configure = true
 
+[port_manager.tls]
+listen = ["0.0.0.0:4443"]
+client_ca = "/etc/daisyport/../clients.pem"
+
 [[port_manager]]
 """
 
@@ -180,6 +185,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
                 TTYS,
                 MASTERS,
                 Rfc2217Config((("::1", 2217),), lines=False, configure=True),
+                TlsConfig((("0.0.0.0", 4443),), Path("/etc/clients.pem")),
             ),
             PortConfig(),
         ),
@@ -268,7 +274,7 @@ def test_the_example_names_every_key_that_there_is() -> None:
 LINES = MessageRule(b"\r\n", 0.02)
 HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
 KEYS_OF_A_PORT = "serial, remote_port, turn, writers, max_clients, listen_only, linger_ms, slow_reader, "
-KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, log, tty, modbus_tcp, rfc2217"
+KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, log, tty, modbus_tcp, rfc2217, tls"
 TTY = '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\n'
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
@@ -427,6 +433,14 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
         (
             '[[port_manager]]\nlisten_only = ["[::1]:4001"]\n[port_manager.modbus_tcp]\nlisten = ["[::1]:4001"]',
             "port_manager[0].modbus_tcp.listen: [::1]:4001 is already used by port_manager[0].listen_only",
+        ),
+        (
+            '[[port_manager]]\n[port_manager.tls]\nlisten = ["[::1]:4443"]',
+            "port_manager[0].tls.listen: requires client_ca, whose certificates vouch for the clients' own",
+        ),
+        (
+            '[[port_manager]]\n[port_manager.tls]\nclient_ca = "clients.pem"',
+            "port_manager[0].tls.client_ca: clients.pem is not an absolute path",
         ),
         (
             "[[port_manager]]\n[port_manager.modbus_tcp]\nunits = [256]",

@@ -1,0 +1,208 @@
+"""Bring TCP clients to a service by TLS, as the users that their certificates name.
+
+A certificate is the whole login: a byte stream has no place for a password. The user is the one common name (CN) of its
+subject, written as `daisyport user` has it, as PostgreSQL, Mosquitto and nginx take it. Alternative names say where a
+host is to be found, or how a person gets mail, and there is no agreed one of them for a user.
+
+Before a certificate is proved its client is a stranger, and what strangers cost is bounded: it is no client of the
+service yet, and takes nobody's place there; its handshake has ten seconds and one of a few places, and the work of all
+of them is done one piece a pass of the scheduler, so that the lines go on in between. Whoever finds no place takes that
+of the oldest handshake, of its own network where that has its share, else of the network that has most. An honest one
+lasts for two round trips, so it is hardly ever the oldest.
+
+A client stays for as long as its user may come, and no longer: that is looked at four times a second. Its certificate
+counts when it connects.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
+
+import trio
+
+from gateway.clients.relay import Manner, relay
+from gateway.clients.service import NOT_ALLOWED
+from gateway.clients.streams import SocketStream
+from gateway.clients.tls_stream import TlsSocketStream
+from gateway.port.rights import Right
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from gateway.clients.connections import ClientConnection
+    from gateway.clients.service import Service
+    from gateway.clients.streams import Stream
+    from gateway.port.router import Session
+    from gateway.tasks.watch import Cell
+    from protocol.endpoint import Endpoint
+
+__all__ = ["Logins", "NotAdmitted", "TlsHandshakes", "common_name"]
+
+logger = logging.getLogger(__name__)
+
+_HANDSHAKES: Final = 32
+"""Handshakes at once: each costs a signature."""
+_SHARE: Final = 24
+"""Handshakes at once from one network, so that there are places left for others."""
+_SECONDS: Final = 10.0
+"""For a whole handshake."""
+_LINGER: Final = 1.0
+"""Seconds that a client that is refused has to read why."""
+_LOOK: Final = 0.25
+"""Seconds between two looks whether users still may be here."""
+
+
+@final
+class NotAdmitted(Exception):
+    """Nobody may come with this certificate; the message says why."""
+
+
+class Logins(Protocol):
+    """Says which users may come to the port, and by which certificate this host proves itself to them."""
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """The context of a new connection; None while there is no certificate that can be used."""
+
+    def rights(self, user: str, network: str) -> Right:
+        """Return what a user who comes from there may do at the port. Raises NotAdmitted."""
+
+    def revoked(self, user: str, rights: Right) -> str | None:
+        """Return why a user who came with these rights may not stay; None while he may."""
+
+
+@final
+class _Handshake:
+    """A client that has not proved who it is; ``scope`` ends it."""
+
+    def __init__(self, peer: Endpoint) -> None:
+        self.peer = peer
+        self.scope = trio.CancelScope(deadline=trio.current_time() + _SECONDS)
+        self.gave_way = False
+        """Another one took its place."""
+
+
+@final
+class TlsHandshakes:
+    """The TLS handshakes of one service, whose clients come as users; each is served in this ``manner``."""
+
+    def __init__(self, logins: Logins, manner: Manner) -> None:
+        self._logins = logins
+        self._manner = manner
+        self._under_way: list[_Handshake] = []
+        """The oldest first."""
+        self._turn = trio.Lock()
+        self._users: dict[Session, str] = {}
+        self._came = trio.Event()
+        """Set when a user is here."""
+        self._service: Service
+        self._tasks: trio.Nursery
+
+    async def run(self, service: Service) -> None:
+        """Bring clients to ``service``, and end those whose users may not stay, until cancelled."""
+        self._service = service
+        async with trio.open_nursery() as self._tasks:
+            while True:
+                if not self._users:
+                    self._came = trio.Event()
+                    await self._came.wait()
+                await trio.sleep(_LOOK)
+                for session, user in self._users.items():
+                    if (why := self._logins.revoked(user, Right.READ | session.traffic)) is not None:
+                        session.end(why)
+
+    def begin(self, sock: socket.socket, connection: ClientConnection, peer: Endpoint) -> None:
+        """Begin the handshake with a client that was accepted; one that may not come gets none."""
+        context = self._logins.context
+        why = None if self._service.allows(peer.address) else NOT_ALLOWED
+        why = why or connection.refusal()
+        if why is None and context is not None:
+            self._make_room(peer.network)
+            handshake = _Handshake(peer)
+            self._under_way.append(handshake)
+            self._tasks.start_soon(self._meet, TlsSocketStream(sock, context, connection), handshake)
+        else:
+            none = "TLS has no certificate that can be used; the status and the log say why"
+            self._service.refuse(SocketStream(sock, connection), str(peer), why or none)
+
+    async def carry(self, stream: Stream, session: Session, idle_limit: Cell[int]) -> None:
+        """Serve a client whose user is known; see ``service.Carry``."""
+        assert isinstance(stream, TlsSocketStream)
+        self._users[session] = stream.user
+        self._came.set()
+        try:
+            await relay(stream, session, idle_limit, self._manner)
+        finally:
+            del self._users[session]
+
+    def _make_room(self, network: str) -> None:
+        """Have the oldest handshake give way where a new one from ``network`` would be one too many."""
+        crowds = Counter(other.peer.network for other in self._under_way)
+        if crowds[network] < _SHARE:
+            if len(self._under_way) < _HANDSHAKES:
+                return
+            network = crowds.most_common(1)[0][0]
+        oldest = next(other for other in self._under_way if other.peer.network == network)
+        self._under_way.remove(oldest)
+        oldest.gave_way = True
+        oldest.scope.cancel()
+
+    async def _meet(self, stream: TlsSocketStream, handshake: _Handshake) -> None:
+        """Do a handshake, and bring its client to the service, or refuse it. Never raises."""
+        peer, why = handshake.peer, ""
+        is_here = False
+        try:
+            with handshake.scope:
+                try:
+                    await stream.do_handshake(self._turn)
+                    stream.user = common_name(stream.certificate)
+                    rights = self._logins.rights(stream.user, peer.network)
+                    self._service.admit(stream, f"{stream.user} at {peer}", peer.address, rights)
+                    is_here = True
+                except NotAdmitted as exc:
+                    why = str(exc)
+                except ssl.SSLError as exc:
+                    why = _explained(exc)
+                except OSError:
+                    what = "%s left during its handshake"
+                    self._service.handle.events.log(logging.INFO, "handshakes broken off", what, peer)
+                if why:
+                    self._service.count_refusal(str(peer), why)
+                    with trio.move_on_after(_LINGER):
+                        await stream.linger()
+            if handshake.scope.cancelled_caught and not why:
+                late = f"no handshake in {_SECONDS:g} s"
+                why = "another handshake took the place of its own" if handshake.gave_way else late
+                self._service.count_refusal(str(peer), why)
+        except Exception:  # the first ring: what goes wrong with one client ends that client
+            logger.exception("%s: a bug ended its handshake", peer)
+        finally:
+            if handshake in self._under_way:
+                self._under_way.remove(handshake)
+            if not is_here:
+                stream.close()
+
+
+def common_name(certificate: Mapping[str, Any]) -> str:
+    """Return the user whom a certificate names, which is of the form that ssl.SSLSocket.getpeercert has.
+
+    Raises NotAdmitted where it names none, or is out of date: a session that is resumed (TLS 1.2) is as old as its
+    ticket, and OpenSSL does not look at its certificate again.
+    """
+    if ssl.cert_time_to_seconds(certificate["notAfter"]) < time.time():
+        raise NotAdmitted("its certificate: certificate has expired")
+    names = [value for pairs in certificate["subject"] for name, value in pairs if name == "commonName"]
+    if len(names) != 1:
+        raise NotAdmitted(f"its certificate has {len(names)} common names (CN), and one is the user's name")
+    return str(names[0])
+
+
+def _explained(exc: ssl.SSLError) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"its certificate: {exc.verify_message}"
+    return f"TLS: {(exc.reason or str(exc)).replace('_', ' ').lower()}"
