@@ -61,6 +61,10 @@ class _Line:
     """Where its clients speak telnet ..."""
     rfc2217: bool = False
     """... and may set the line by RFC 2217."""
+    tls: tuple[str, ...] = ()
+    """Where its clients speak TLS ..."""
+    client_ca: str = ""
+    """... and the file of the authorities of their certificates."""
 
 
 @final
@@ -72,29 +76,35 @@ class Carried:
     """The addresses that its accepters name; empty text for all of them."""
     lines: list[_Line] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    certificate: tuple[str, str] | None = None
+    """The files of the certificate by which TLS was spoken, and of its key; the first, where there are several."""
 
     @property
     def configuration(self) -> Iterator[str]:
         """The lines of daisyport.toml."""
         if self.hosts == {"127.0.0.1"}:
             yield from ("[tcp]", 'bind = ["127.0.0.1"]', "")
+        if self.certificate is not None:
+            certificate, key = map(_quoted, self.certificate)
+            yield from ("[http]", f"tls_certificate = {certificate}", f"tls_key = {key}", "")
         for number, line in enumerate(self.lines, start=1):
             yield f"[[serial]]                         # Ser{number}, PortManager.P{number - 1}"
-            device = line.device.replace("\\", "\\\\").replace('"', '\\"')
-            yield f'device = "{device}"'
+            yield f"device = {_quoted(line.device)}"
             yield 'modes = ["RS232"]                  # ser2net does not say; RS485 where it is that'
             if line.rates:
                 yield f"rates = {line.rates}"
             if line.data_bits:
                 yield f"data_bits = {line.data_bits}"
             yield ""
-        if any(line.telnet for line in self.lines):
+        if any(line.telnet or line.tls for line in self.lines):
             for number, line in enumerate(self.lines, start=1):
                 yield from ("[[port_manager]]", f"serial = {number}", "")
                 if line.telnet:
-                    listen = ", ".join(f'"{where}"' for where in line.telnet)
-                    yield from ("[port_manager.rfc2217]", f"listen = [{listen}]")
+                    yield from ("[port_manager.rfc2217]", f"listen = [{', '.join(map(_quoted, line.telnet))}]")
                     yield from (f"configure = {str(line.rfc2217).lower()}", "")
+                if line.tls:
+                    yield from ("[port_manager.tls]", f"listen = [{', '.join(map(_quoted, line.tls))}]")
+                    yield from (f"client_ca = {_quoted(line.client_ca)}", "")
 
     @property
     def parameters(self) -> Iterator[str]:
@@ -210,6 +220,9 @@ def _set_listener(who: str, line: _Line, accepter: str, result: Carried, *, want
     """
     parts = [part.strip() for part in re.split(r",(?![^()]*\))", accepter)]
     telnet = parts.pop(0) if parts[0].partition("(")[0] == "telnet" else ""
+    tls = _clients_prove_themselves(parts[0]) if not telnet else None
+    if tls is not None:
+        parts.pop(0)
     while parts and parts[0].partition("(")[0] in _ABOUT_BYTES:
         result.left.append(f"{who}: {parts[0]}: clients of this port find raw bytes over TCP")
         parts.pop(0)
@@ -218,12 +231,16 @@ def _set_listener(who: str, line: _Line, accepter: str, result: Carried, *, want
         return False
     host = parts[1] if len(parts) == 3 else ""
     host = "127.0.0.1" if host == "localhost" else host
-    if telnet:
-        line.rfc2217 = "rfc2217" in telnet
+    if telnet or tls is not None:
         hosts = [host] if host not in ("", "::") else ["0.0.0.0", "::"]
-        line.telnet = tuple(str(Endpoint(each, int(parts[-1]))) for each in hosts) if wanted else ()
+        listen = tuple(str(Endpoint(each, int(parts[-1]))) for each in hosts)
         if not wanted:
-            result.left.append(f"{who}: {telnet}: it is disabled, so nothing is listened on by telnet")
+            what = f"{telnet}: it is disabled, so nothing is listened on by telnet" if telnet else "ssl: it is disabled"
+            result.left.append(f"{who}: {what}")
+        elif tls is not None:
+            _set_tls(who, line, listen, tls, result)
+        else:
+            line.rfc2217, line.telnet = "rfc2217" in telnet, listen
         return False
     result.hosts.add(host)
     line.parameters.append(("GenericTCPServer.Listener.Port", parts[-1]))
@@ -233,6 +250,36 @@ def _set_listener(who: str, line: _Line, accepter: str, result: Carried, *, want
         result.left.append(f"{who}: the address {host}: [tcp] bind is for all ports; the listener is left closed")
         return False
     return True
+
+
+def _clients_prove_themselves(part: str) -> dict[str, str] | None:
+    """Return the options of a protocol that is TLS with clients' certificates; None where it is anything else."""
+    name, _, rest = part.partition("(")
+    options = dict(option.strip().partition("=")[::2] for option in rest.rstrip(") ").split(","))
+    asked = options.get("clientauth", "false").lower() in ("", "true", "yes", "on", "1")
+    return options if name == "ssl" and asked and options.get("CA") else None
+
+
+def _set_tls(who: str, line: _Line, listen: tuple[str, ...], options: dict[str, str], result: Carried) -> None:
+    """Have a line served over TLS to the users that certificates name. The gateway has one certificate for all."""
+    authorities, certificate = options["CA"], options.get("cert", options.get("key", ""))
+    if not authorities.startswith("/") or authorities.endswith("/"):
+        result.left.append(
+            f"{who}: ssl: CA={authorities}: client_ca is the absolute path of one file; nothing is opened"
+        )
+        return
+    line.tls, line.client_ca = listen, authorities
+    result.left.append(f"{who}: ssl: the common name (CN) of each client's certificate has to be a user's here")
+    own = certificate, options.get("key", certificate)
+    if not all(path.startswith("/") for path in own) or result.certificate not in (None, own):
+        result.left.append(f"{who}: ssl: its certificate {certificate}: [http] tls_certificate is for all ports")
+    else:
+        result.certificate = own
+
+
+def _quoted(text: str) -> str:
+    """Write a TOML string."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _text(said: dict[str, Value], key: str) -> str:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cli.main import main
+from gateway.host.config import TlsConfig
 from gateway.host.config_file import parse
 from gateway.host.ser2net import Carried, Ser2netError, carried
 from protocol.parameters.catalogue import Catalogue
@@ -181,6 +182,42 @@ def test_telnet_stays_telnet_and_rfc_2217_may_set_the_line_as_before() -> None:
     assert told["PortManager.P0.GenericTCPServer.Listener.Enabled"] == "no"
     assert told["PortManager.P1.GenericTCPServer.Listener.Enabled"] == "yes"
     assert found.left == []
+
+
+def test_tls_stays_tls_where_clients_had_to_prove_who_they_are() -> None:
+    connection = "connection: &{0}\n  accepter: {1}\n  connector: serialdev,/dev/tty{0},local\n{2}"
+    ours_is = "key=/etc/k.pem,cert=/etc/c.pem"
+    found = carried(
+        connection.format("a", f"'ssl({ours_is},CA=/etc/ca.pem,clientauth),tcp,localhost,2001'", "")
+        + connection.format("b", f"'ssl({ours_is},CA=/etc/cb.pem,clientauth=true),tcp,2002'", "")
+        + connection.format("c", f"'ssl({ours_is}),tcp,2003'", "")
+        + connection.format("d", "'ssl(key=/etc/d.pem,CA=/etc/ca.pem,clientauth),tcp,::1,2004'", "")
+        + connection.format("e", f"'ssl({ours_is},CA=/etc/ssl/,clientauth),tcp,2005'", "")
+        + connection.format("f", f"'ssl({ours_is},CA=/etc/ca.pem,clientauth),tcp,2006'", "  enable: off\n")
+    )
+    config = parse("\n".join(found.configuration).encode())
+    assert (config.http.tls_certificate, config.http.tls_key) == (Path("/etc/c.pem"), Path("/etc/k.pem"))
+    assert [config.port(index).tls for index in range(6)] == [
+        TlsConfig((("127.0.0.1", 2001),), Path("/etc/ca.pem")),
+        TlsConfig((("0.0.0.0", 2002), ("::", 2002)), Path("/etc/cb.pem")),
+        TlsConfig(),
+        TlsConfig((("::1", 2004),), Path("/etc/ca.pem")),
+        TlsConfig(),
+        TlsConfig(),
+    ]
+    told = ours(found)
+    opened = [told[f"PortManager.P{index}.GenericTCPServer.Listener.Enabled"] for index in range(6)]
+    assert opened == ["no", "no", "yes", "no", "no", "no"]
+    user = "ssl: the common name (CN) of each client's certificate has to be a user's here"
+    assert found.left == [
+        f"a: {user}",
+        f"b: {user}",
+        f"c: ssl({ours_is}): clients of this port find raw bytes over TCP",
+        f"d: {user}",
+        "d: ssl: its certificate /etc/d.pem: [http] tls_certificate is for all ports",
+        "e: ssl: CA=/etc/ssl/: client_ca is the absolute path of one file; nothing is opened",
+        "f: ssl: it is disabled",
+    ]
 
 
 @pytest.mark.parametrize(
