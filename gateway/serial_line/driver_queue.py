@@ -50,7 +50,7 @@ class DriverQueue:
         self._timing = timing
         self._seen = _Look(trio.current_time(), 0, 0, moving=True)
         self.still_since = trio.current_time()
-        """When the queue was last seen empty, or moving."""
+        """When the queue was last seen empty, moving, or filled: it has stood still since, if it did not for longer."""
 
     @property
     def is_real(self) -> bool:
@@ -92,7 +92,7 @@ class DriverQueue:
         """Ask how much waits. To be called a few times a second, for the time when the device is gone."""
         unsent = self._tty.unsent
         if not unsent:
-            self.still_since = trio.current_time()
+            self._sent(0)
             return
         before, now, waiting = self._seen, trio.current_time(), self._tty.queued()
         written = unsent - before.unsent
@@ -100,7 +100,7 @@ class DriverQueue:
             # Of a queue that is seen for the first time nobody knows; what was written before it may be what moved.
             moving = not waiting or (before.waiting > 0 and waiting < before.waiting + written)
             self._seen = _Look(now, waiting, unsent, moving)
-            if moving:
+            if moving or not before.waiting:
                 self.still_since = now
         elif now - before.time >= line_time(self._timing(), _FIFO_CHARACTERS):
             self._sent(unsent)  # the queue has been empty for longer than the FIFO takes
@@ -108,7 +108,8 @@ class DriverQueue:
     def _sent(self, unsent: int) -> None:
         """Take note that what was unsent then is on the line; more may have been written since."""
         self._tty.unsent -= unsent
-        self._seen = _Look(trio.current_time(), 0, 0, moving=True)
+        self.still_since = trio.current_time()
+        self._seen = _Look(self.still_since, 0, 0, moving=True)
 
     def left_behind(self) -> int:
         """Return how many bytes waited when the device went: those seen last, less what the line carried since.

@@ -1,6 +1,6 @@
 """Know how much is ahead of the wire, and when the next write to a device may begin.
 
-A kernel takes 4095 bytes before it lets anybody wait, an adapter 20 to 160 kB: seconds of line that no command can
+A kernel takes 4095 bytes before it lets anybody wait, an adapter's driver more: seconds of line that no command can
 overtake. So what is written is counted at the line's rate, and nothing is written while more than ``AHEAD`` of it is
 still to be carried. With nobody before it a write costs no system call more: TIOCOUTQ is asked only where the count
 says that something waits, or where flow control may hold the line, which no count can know.

@@ -6,8 +6,8 @@ here believes a call that returned: settings are read back.
 
 What a driver may keep to itself, and what follows from it
     A flush   that of a USB adapter does nothing, so what is queued is asked again after it (``flush_output``).
-    A queue   that of a CDC adapter counts whole transfers, so more can seem queued than was ever written. ``unsent`` is
-              the bound: the bytes written since the driver was last seen empty.
+    A queue   that of a CDC adapter counts whole transfers, so more would seem queued than was ever written
+              (``cdc_acm``). ``unsent`` is the bound: the bytes written since the driver was last seen empty.
     A lock    flock is for those who ask; TIOCEXCL shuts the others out, but for root. It belongs to the tty, and a pty
               outlives the last close of its slave: there it would shut out the next who opens it.
     A close   waits for the line, 30 s and more (closing_wait). To change that takes root, and lasts for every program
@@ -26,8 +26,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, final
 
 from gateway.port.line import LineError, ModemLines
+from gateway.serial_line import cdc_acm
 from gateway.serial_line import settings as line_settings
 from gateway.serial_line.adapters import group_of
+from gateway.serial_line.cdc_acm import Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,6 +107,8 @@ class Tty:
         """Bytes that the kernel took, in all."""
         self.unsent = 0
         """Bytes written since the driver was last seen empty: the most that can be waiting in it."""
+        self.transfers: Transfers | None = None
+        """What the driver has, where it counts transfers; ``write_pieces`` is to be used then, and not ``write``."""
         self.low_latency: bool | None = None
         """Whether the driver hands bytes over at once (ASYNC_LOW_LATENCY); None where it does not offer that."""
         self._automatic = automatic
@@ -121,7 +125,9 @@ class Tty:
     def _take(self, line: SerialPort, *, low_latency: bool) -> None:
         attributes = termios.tcgetattr(self.fd)  # raises where it is no tty
         fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.is_pty = os.major(os.fstat(self.fd).st_rdev) in _PTYS
+        major = os.major(os.fstat(self.fd).st_rdev)
+        self.is_pty = major in _PTYS
+        self.transfers = Transfers() if major == cdc_acm.MAJOR else None
         if not self.is_pty:
             fcntl.ioctl(self.fd, termios.TIOCEXCL)
         try:
@@ -178,6 +184,25 @@ class Tty:
         self.unsent += took
         return took
 
+    def write_pieces(self, transfers: Transfers, data: bytes | memoryview) -> int:
+        """Write as ``write`` does, in pieces that the driver counts as one transfer each."""
+        view, took = memoryview(data), 0
+        while took < len(view):
+            try:
+                piece = self.write(view[took : took + transfers.longest])
+            except UartError:
+                if took:
+                    break  # it is met again; what was taken is told first
+                raise
+            if not piece:
+                break
+            transfers.wrote(piece)
+            took += piece
+            if not transfers.is_known:
+                with contextlib.suppress(UartError):
+                    self.queued()
+        return took
+
     def read(self) -> bytes | None:
         """Return what is there: None when that is nothing, ``b""`` when the device has hung up."""
         try:
@@ -195,7 +220,10 @@ class Tty:
         A pty never shows any.
         """
         with _translated(self.device):
-            return min(self._number(termios.TIOCOUTQ), self.unsent)
+            counted = self._number(termios.TIOCOUTQ)
+        if self.transfers is not None:
+            counted = self.transfers.waiting(counted)
+        return min(counted, self.unsent)
 
     def transmitter_empty(self) -> bool:
         """Return whether the driver knows its FIFO to be empty, which TIOCOUTQ leaves out; false if it cannot say."""

@@ -168,7 +168,7 @@ class Uart:
     def _have(self, tty: Tty) -> None:
         """Take this tty as the open one."""
         self._tty = tty
-        self.send_nowait = tty.write
+        self.send_nowait = tty.write if tty.transfers is None else functools.partial(tty.write_pieces, tty.transfers)
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
         self._unmarker = Unmarker() if tty.marks else None
         self.is_paced = not tty.is_pty and self._config.paced
@@ -431,28 +431,26 @@ class Uart:
 
     async def _quiet(self, began: float) -> None:
         """Have nothing left to send, by patience or by force; see ``reconfigure``."""
-        since, waiting, taken = trio.current_time(), self._tty.queued(), self._tty.taken
-        if await self.queue.emptied(max(min(self.queue.patience(), began + _LONGEST_DRAIN - since), 0)):
+        self.queue.look()
+        patience = min(self.queue.patience(), began + _LONGEST_DRAIN - trio.current_time())
+        if await self.queue.emptied(max(patience, 0)):
             return
         left = self._tty.queued()
         if not left:
             return  # all but the FIFO, whose time was short
-        # Where the turn was not to be had, others write meanwhile: what they did is not what stood still.
-        if not self._held(waiting + self._tty.taken - taken, left, trio.current_time() - since):
+        if not self.is_held():
             raise LineBusy(self.device, left)
         await self.purge()
 
     def is_held(self) -> bool:
-        """Return whether something waits in the driver that flow control holds, as far as ``queue.look`` has seen."""
-        waiting = self._tty.queued()
-        return waiting > 0 and self._held(waiting, waiting, trio.current_time() - self.queue.still_since)
-
-    def _held(self, before: int, left: int, seconds: float) -> bool:
-        """Return whether flow control holds the line: ``left`` bytes wait, of ``before`` that did in ``seconds``.
+        """Return whether something waits in the driver that flow control holds.
 
         CTS can be asked for; an XOFF, and what a CDC adapter does by itself, shows only in that nothing moves. Where
         the line is too slow to show that it does, it passes for slow: nothing is thrown away that may still be sent.
         """
+        self.queue.look()
+        if not self._tty.queued():
+            return False
         if self.in_force.flow_control_rtscts:
             with contextlib.suppress(UartError):
                 if not self.modem_lines().cts:
@@ -460,7 +458,10 @@ class Uart:
         if not (self.in_force.flow_control_xonxoff or self.adapter):
             return False
         block = _USB_BLOCK if self.adapter else _FIFO_BLOCK
-        return left >= before and seconds * line_settings.bytes_per_second(self.timing) >= block
+        if self._tty.transfers is not None:
+            block = max(block, self._tty.transfers.longest * 5 // 4)
+        still = trio.current_time() - self.queue.still_since
+        return still * line_settings.bytes_per_second(self.timing) >= block
 
     def _roll_back(self, before: SerialPort) -> None:
         try:

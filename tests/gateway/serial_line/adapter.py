@@ -1,8 +1,8 @@
 """A USB serial adapter and its driver, at the boundary of os, fcntl and termios: all that ptys cannot show.
 
 As the real ones do, it takes 4608 bytes at once and carries them at the line's rate, in blocks; its flush may do
-nothing, its queue may count too much, and its close waits for the line until a signal comes. Its descriptor is a
-socket's, so that trio waits on something real: one that is stuffed where the driver is full.
+nothing, its queue may count too much, or transfers in place of bytes, and its close waits for the line until a signal
+comes. Its descriptor is a socket's, so that trio waits on something real: one that is stuffed where the driver is full.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 PATH = "/dev/ttyUSB7"
 FTDI = Identity("0403", "6001", "A50285BI", "00", "0")
 TIOCGSERIAL, TIOCSSERIAL, TIOCSBRK, TIOCCBRK = 0x541E, 0x541F, 0x5427, 0x5428
-_MAJOR = 188  # ttyUSB
+_MAJOR, _ACM_MAJOR = 188, 166  # ttyUSB, ttyACM
+_TRANSFERS, _TRANSFER = 16, 20
 _COOKED = [0, termios.OPOST, termios.CS8 | termios.CREAD | termios.HUPCL, termios.ICANON, termios.B9600, termios.B9600]
 
 
@@ -45,6 +46,8 @@ class Adapter:
     room: int = 4608
     block: int = 1
     """Bytes that leave the queue at once."""
+    packet: int = 0
+    """The bytes of its packets, where its driver is cdc_acm: that has 16 transfers of up to 20, and counts these."""
     cts: bool = True
     stopped: bool = False
     counts: bool = True
@@ -59,6 +62,8 @@ class Adapter:
     present: bool = True
 
     queue: bytes = b""
+    transfers: list[int] = field(default_factory=list)
+    """The lengths of those that make up the queue of cdc_acm."""
     sent: bytes = b""
     lines: int = termios.TIOCM_DTR | termios.TIOCM_RTS
     flags: int = 0
@@ -82,7 +87,7 @@ class Adapter:
     @property
     def rate(self) -> float:
         """Bytes a second of the line as it is set."""
-        names = {getattr(termios, f"B{rate}"): rate for rate in (300, 1200, 9600, 19200, 115200)}
+        names = {getattr(termios, f"B{rate}"): rate for rate in (300, 1200, 2400, 9600, 19200, 115200)}
         bits = 10 + bool(self.attributes[2] & termios.CSTOPB)
         return names.get(self.attributes[5], 9600) / bits
 
@@ -101,6 +106,10 @@ class Adapter:
         count = min(int(self._carried / self.block) * self.block, len(self.queue))
         if self.queue and self._carried >= len(self.queue):
             count = len(self.queue)
+        if self.packet:
+            count = 0
+            while self.transfers and self._carried >= count + self.transfers[0]:
+                count += self.transfers.pop(0)
         self._carried -= count
         self.sent, self.queue = self.sent + self.queue[:count], self.queue[count:]
         if self._stuffed and self._far is not None and len(self.queue) < self.room // 2:
@@ -152,7 +161,7 @@ class Adapter:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
             assert signal.sigtimedwait({signal.SIGURG}, 3) is not None, "nobody ended the wait of this close"
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self.queue = b""
+        self.queue, self.transfers = b"", []
         close(fd)
 
     def write(self, data: bytes | memoryview) -> int:
@@ -160,6 +169,10 @@ class Adapter:
             raise OSError(errno.EIO, "Input/output error")
         self.advance()
         took = bytes(data[: self.room - len(self.queue)])
+        if self.packet:
+            whole, most = bytes(data), _TRANSFER * self.packet
+            new = [len(whole[at : at + most]) for at in range(0, len(whole), most)][: _TRANSFERS - len(self.transfers)]
+            took, self.transfers = whole[: sum(new)], self.transfers + new
         if not took:
             self._stuff()
             raise BlockingIOError
@@ -177,6 +190,8 @@ class Adapter:
         if not self.present:
             raise OSError(errno.EIO, "Input/output error")
         self.advance()
+        if request == termios.TIOCOUTQ and self.packet:
+            return struct.pack("i", len(self.transfers) * _TRANSFER * self.packet)
         if request == termios.TIOCOUTQ:
             return struct.pack("i", len(self.queue) + (self.overcount if self.queue else 0))
         if request in (termios.TIOCEXCL, termios.TIOCNXCL):
@@ -211,7 +226,7 @@ class Adapter:
     def tcflush(self, queue: int) -> None:
         if queue == termios.TCOFLUSH and self.flushes:
             self.advance()
-            self.queue = b""
+            self.queue, self.transfers = b"", []
 
 
 def plug(monkeypatch: pytest.MonkeyPatch, adapter: Adapter) -> None:
@@ -221,7 +236,9 @@ def plug(monkeypatch: pytest.MonkeyPatch, adapter: Adapter) -> None:
     get, put, flush = termios.tcgetattr, termios.tcsetattr, termios.tcflush
 
     class Found:
-        st_rdev = os.makedev(_MAJOR, 7)
+        @property
+        def st_rdev(self) -> int:
+            return os.makedev(_ACM_MAJOR if adapter.packet else _MAJOR, 7)
 
     def of(fd: int) -> bool:
         return fd in adapter.fds
@@ -232,7 +249,7 @@ def plug(monkeypatch: pytest.MonkeyPatch, adapter: Adapter) -> None:
     monkeypatch.setattr(os, "open", opened)
     monkeypatch.setattr(os, "close", lambda fd: adapter.close(fd, real["close"]) if of(fd) else real["close"](fd))
     monkeypatch.setattr(os, "write", lambda fd, data: adapter.write(data) if of(fd) else real["write"](fd, data))
-    monkeypatch.setattr(os, "fstat", lambda fd: Found if of(fd) else real["fstat"](fd))
+    monkeypatch.setattr(os, "fstat", lambda fd: Found() if of(fd) else real["fstat"](fd))
     monkeypatch.setattr(
         fcntl,
         "ioctl",

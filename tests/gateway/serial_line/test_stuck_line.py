@@ -263,6 +263,47 @@ async def test_what_flow_control_holds_is_purged_counted_and_the_change_goes_on(
         assert uart.send_nowait(b"new") == 3
 
 
+async def test_a_line_behind_a_driver_that_counts_transfers_is_slow_while_it_moves(
+    adapter: Adapter, autojump_clock: MockClock
+) -> None:
+    adapter.packet = 64
+    slow = SerialPort(baud_rate=2400)
+    async with port(adapter, slow) as uart:
+        assert uart.send_nowait(bytes(700)) == 700
+        assert uart.queue.waiting() == 700
+        with pytest.raises(LineBusy):
+            await uart.reconfigure(replace(slow, stop_bits=2))
+        assert uart.discarded == 0
+        assert await uart.queue.emptied(uart.queue.patience() + 3)
+        assert len(adapter.sent) == 700
+
+
+@pytest.mark.parametrize(("packet", "rate"), [(64, 2400), (512, 9600)], ids=["full speed", "high speed"])
+async def test_a_line_behind_a_driver_that_counts_transfers_is_held_where_it_had_time_for_one(
+    adapter: Adapter, autojump_clock: MockClock, packet: int, rate: int
+) -> None:
+    adapter.packet, adapter.stopped, adapter.flushes = packet, True, True
+    line = SerialPort(baud_rate=rate)
+    async with port(adapter, line) as uart:
+        assert uart.send_nowait(bytes(3000)) == 3000
+        await uart.reconfigure(replace(line, stop_bits=2))
+        assert (uart.discarded, adapter.sent) == (3000, b"")
+
+
+async def test_a_queue_that_has_stood_still_for_long_is_held_however_late_the_change_has_its_turn(
+    adapter: Adapter, autojump_clock: MockClock
+) -> None:
+    adapter.stopped, adapter.flushes = True, True
+    slow = SerialPort(baud_rate=2400)
+    async with port(adapter, slow) as uart:
+        uart.send_nowait(bytes(700))
+        for _ in range(8):
+            uart.queue.look()
+            await trio.sleep(0.25)
+        await uart.reconfigure(replace(slow, stop_bits=2), began=trio.current_time() - 1)
+        assert uart.discarded == 700
+
+
 @pytest.mark.parametrize("identity", [FTDI, None], ids=["an adapter", "a UART"])
 async def test_a_low_cts_holds_even_what_a_slow_line_could_not_have_carried_yet(
     adapter: Adapter, autojump_clock: MockClock, identity: Identity | None
@@ -343,6 +384,98 @@ async def test_a_device_that_does_not_come_back_after_a_purge_is_lost_to_its_rea
                 while adapter.log[-1] != "close":
                     await trio.lowlevel.checkpoint()
     assert [str(error) for error in lost] == ["/dev/ttyUSB7: it could not be opened again within 0.5 s"]
+    assert uart.discarded == 10
+
+
+async def purging(adapter: Adapter, uart: Uart, nursery: trio.Nursery) -> None:
+    """Begin to purge a driver that does not flush, and stop where a thread opens the device again."""
+    uart.send_nowait(bytes(10))
+    adapter.opening = threading.Event()
+    nursery.start_soon(uart.purge)
+    while adapter.log.count("open") < 2:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["", "though it is cancelled"])
+async def test_a_close_during_a_purge_waits_for_the_device_that_comes_back_and_closes_that(
+    adapter: Adapter, cancelled: bool
+) -> None:
+    adapter.stopped = True
+    async with port(adapter, XOFF) as uart:
+        ended: list[str] = []
+
+        async def close() -> None:
+            with trio.CancelScope() as scope:
+                if cancelled:
+                    scope.cancel()
+                await uart.close()
+                ended.append("close")
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                await purging(adapter, uart, nursery)
+                nursery.start_soon(close)
+                await trio.testing.wait_all_tasks_blocked()
+                assert (ended, adapter.fds, adapter.log.count("close")) == ([], set(), 1)
+                assert adapter.opening is not None
+                adapter.opening.set()
+        assert ended == ["close"]
+        assert (adapter.fds, adapter.log.count("close"), adapter.exclusive) == (set(), 2, False)
+        assert uart.let_go()
+        assert uart.discarded == 10  # what the purge threw away is not counted again
+
+
+async def test_a_close_during_a_purge_after_which_the_device_is_not_there_has_nothing_to_close(
+    adapter: Adapter,
+) -> None:
+    adapter.stopped = True
+    async with port(adapter, XOFF) as uart:
+        with trio.fail_after(5), pytest.RaisesGroup(UartError):
+            async with trio.open_nursery() as nursery:
+                await purging(adapter, uart, nursery)
+                nursery.start_soon(uart.close)
+                await trio.testing.wait_all_tasks_blocked()
+                adapter.unplug()
+                assert adapter.opening is not None
+                adapter.opening.set()
+        assert (adapter.fds, adapter.log.count("close")) == (set(), 1)
+        assert uart.let_go()
+
+
+async def test_a_purge_that_is_cancelled_leaves_the_device_lost_and_closes_what_its_thread_gets(
+    adapter: Adapter,
+) -> None:
+    adapter.stopped = True
+    async with port(adapter, XOFF) as uart:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                await purging(adapter, uart, nursery)
+                nursery.cancel_scope.cancel()
+            with pytest.raises(UartError, match="was closed"):
+                await received(uart)
+            await uart.close()
+            assert adapter.opening is not None
+            adapter.opening.set()
+            while adapter.log.count("close") < 2:
+                await trio.lowlevel.checkpoint()
+    assert (adapter.fds, uart.discarded) == (set(), 10)
+
+
+async def test_a_device_that_a_purge_cannot_close_is_given_up_and_let_go_of_later(adapter: Adapter) -> None:
+    adapter.stopped, adapter.closing = True, threading.Event()
+    async with port(adapter, XOFF) as uart:
+        uart.send_nowait(bytes(10))
+        with trio.fail_after(5):
+            with pytest.raises(UartError, match="the driver does not close it"):
+                await uart.purge()
+            with pytest.raises(UartError, match="the driver does not close it"):
+                await received(uart)
+            await uart.close()
+            assert not uart.let_go()
+            assert adapter.log.count("open") == 1
+            adapter.closing.set()
+            while not uart.let_go():
+                await trio.lowlevel.checkpoint()
     assert uart.discarded == 10
 
 
@@ -490,6 +623,57 @@ async def test_what_a_moving_line_carried_before_it_was_unplugged_is_not_counted
         adapter.advance()
         adapter.unplug()
     assert uart.discarded == pytest.approx(4608 - len(adapter.sent), abs=2)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 1.0, 2.3])
+async def test_of_a_driver_that_counts_transfers_no_more_is_unknown_at_an_unplug_than_the_one_on_its_way(
+    adapter: Adapter, autojump_clock: MockClock, seconds: float
+) -> None:
+    adapter.packet = 64
+    async with port(adapter) as uart:
+        assert uart.send_nowait(bytes(3900)) == 3900
+        for _ in range(round(seconds * 10)):
+            uart.queue.look()
+            await trio.sleep(0.1)
+        adapter.advance()
+        adapter.unplug()
+    assert uart.discarded == pytest.approx(3900 - len(adapter.sent), abs=256)
+
+
+async def test_what_waited_in_transfers_when_the_line_was_stopped_is_counted_to_the_byte(
+    adapter: Adapter, autojump_clock: MockClock
+) -> None:
+    adapter.packet = 64
+    async with port(adapter) as uart:
+        uart.send_nowait(bytes(3000))
+        await trio.sleep(1.0)
+        uart.queue.look()
+        adapter.stopped = True
+        waited = len(adapter.queue)
+        assert uart.queue.waiting() == waited
+        await trio.sleep(0.3)
+        uart.queue.look()
+        adapter.unplug()
+    assert uart.discarded == waited
+
+
+async def test_a_device_that_is_lost_in_the_middle_of_a_write_says_first_what_it_took(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter.packet = 64
+    async with port(adapter) as uart:
+        write, writes = adapter.write, []
+
+        def first_three(data: bytes | memoryview) -> int:
+            writes.append(len(data))
+            if len(writes) == 4:
+                adapter.unplug()
+            return write(data)
+
+        monkeypatch.setattr(adapter, "write", first_three)
+        assert uart.send_nowait(bytes(1000)) == sum(writes[:3])
+        with pytest.raises(DeviceGone):
+            uart.send_nowait(b"more")
 
 
 async def test_what_was_sent_long_ago_is_not_counted_when_it_is_unplugged(
