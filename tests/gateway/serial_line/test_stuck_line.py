@@ -578,6 +578,29 @@ async def test_a_message_that_its_writer_left_is_not_finished_after_a_purge_eith
             assert adapter.log.count("close") == 0
 
 
+async def test_a_message_that_waits_for_room_in_the_driver_ends_where_its_beginning_is_purged(
+    adapter: Adapter, autojump_clock: MockClock
+) -> None:
+    adapter.cts, adapter.flushes, adapter.room = False, True, 100
+    with trio.fail_after(10):
+        async with running(adapter, CTS) as (device, _):
+            writer = Writer()
+            async with trio.open_nursery() as nursery:
+
+                async def write() -> None:
+                    with pytest.raises(PortDown):
+                        await device._bus.line.write(bytes(300), writer, trio.current_time())
+
+                nursery.start_soon(write)
+                while not writer.written:
+                    await trio.lowlevel.checkpoint()
+                assert device._open is not None
+                assert await device._open[0].purge() == 100
+                adapter.cts = True
+            adapter.advance()
+            assert (device.totals, adapter.sent) == ((100, 100), b"")
+
+
 # Unplugged
 
 
