@@ -4,6 +4,7 @@
     python -m tests.benchmarks --quick            under a minute, coarser
     python -m tests.benchmarks --cases chained    over links: chained CPUs, and what else would be put there
     python -m tests.benchmarks --cases direct --peers daisyport tuned --json figures.json
+    python -m tests.benchmarks --cases direct --rows "16 bytes" bulk    these rows alone
 
 Absolute figures are the machine's; compare ratios, of one run, on a machine that does nothing else. `ser2net` runs
 with its defaults, `tuned` with `chardelay: false`, `max` also with 64 KiB buffers and nodelay.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 _USUAL = ("daisyport", "again", "ser2net", "tuned", "socat")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the programs that are installed. Return 1 when a byte was lost, 2 when nothing could be measured."""
-    options = _options()
+    options = _options(arguments)
     direct, chained = [PEERS[name] for name in options.peers], list(CHAINS.values())
     if options.before:
         direct.insert(1, other_version(PEERS["daisyport"], "before", options.before.resolve()))
@@ -34,11 +35,15 @@ def main() -> int:
         return 2
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    schedule = QUICK if options.quick else FULL
+    schedule = replace(QUICK if options.quick else FULL, rows=tuple(options.rows))
     try:
         results = {case: measure(peers, schedule) for case, (measure, peers) in chosen.items()}
     except NotReady as exc:
         print(exc, file=sys.stderr)
+        return 2
+    results = {case: figures for case, figures in results.items() if figures.figures or figures.lost}
+    if not results:
+        print("no row has such a name", file=sys.stderr)
         return 2
     print("\n\n".join(f"{case}\n{table(figures)}" for case, figures in results.items()))
     if options.json:
@@ -46,7 +51,7 @@ def main() -> int:
     return 1 if any(figures.lost for figures in results.values()) else 0
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description="Measure the speed and the size of Daisyport."
     )
@@ -59,9 +64,17 @@ def _options() -> argparse.Namespace:
         "--peers", nargs="+", choices=PEERS, default=_USUAL, help="which in the direct case (default: %(default)s)"
     )
     parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=(),
+        metavar="PART",
+        help="only rows with this in their names, and beside them what is measured with them: one figure once more, or "
+        "a machine that needs minutes for all (default: all)",
+    )
+    parser.add_argument(
         "--before", type=Path, metavar="CHECKOUT", help="measure the code of another checkout beside this one's"
     )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _present(peers: Sequence[Peer]) -> list[Peer]:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["PEERS", "NotReady", "Peer", "Port", "Running", "daisyport", "has", "other_version", "start", "which"]
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 10.0
+_PATIENCE = 30.0
+"""Seconds in which a program is to be ready, on the slowest of machines."""
 _MIB = 1024 * 1024
 
 
@@ -103,9 +104,11 @@ def start(peer: Peer, ports: Sequence[Port], directory: Path, cpus: set[int]) ->
     with contextlib.ExitStack() as stack:
         notify = stack.enter_context(_notify_socket(directory))
         log = stack.enter_context((directory / "log").open("wb"))
-        # Compiled once, as in an installation: the first start of a run does that, and is not counted.
-        environment = os.environ | {"PYTHONPYCACHEPREFIX": str(directory.parent / "compiled")}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment = os.environ.copy()
+        if not _is_compiled():
+            # Once, as in an installation: the first start of a run does that, and is not counted.
+            environment["PYTHONPYCACHEPREFIX"] = str(directory.parent / "compiled")
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)
         if peer.notifies:
             environment["NOTIFY_SOCKET"] = str(directory / "notify")
         began = time.monotonic()
@@ -119,6 +122,12 @@ def start(peer: Peer, ports: Sequence[Port], directory: Path, cpus: set[int]) ->
         ready = said.all if peer.notifies else (lambda: _all_listen(ports))
         _wait(peer, processes, ready, directory / "log")
         yield Running(tuple(processes), time.monotonic() - began)
+
+
+def _is_compiled() -> bool:
+    """Return whether the gateway has its bytecode beside it, as where it is installed, and needs no other."""
+    found = importlib.util.find_spec("gateway.__main__")
+    return found is not None and found.cached is not None and Path(found.cached).exists()
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from tests.benchmarks.peers import Peer, Port, Running, has, start
 from tests.benchmarks.system_calls import calls_a_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["FULL", "QUICK", "Figure", "Results", "Schedule", "run", "run_chained"]
 
@@ -35,13 +35,25 @@ _MOST_CLIENTS = 65
 @final
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long to measure: rounds of blocks of so many seconds each, on so many ports."""
+    """How long to measure: rounds of blocks of so many seconds each, on so many ports; and which `rows`.
+
+    These are parts of the rows' names; without any, all are measured.
+    """
 
     rounds: int
     bulk_rounds: int
     block: float
     ports: int
     idle: float
+    rows: tuple[str, ...] = ()
+
+    def has(self, *rows: Row) -> bool:
+        """Return whether any of these rows is wanted."""
+        return not self.rows or any(part in row.name for part in self.rows for row in rows)
+
+    def of(self, metrics: Iterable[Metric]) -> list[Metric]:
+        """Return those of the metrics that are wanted."""
+        return [metric for metric in metrics if self.has(metric.row)]
 
 
 FULL = Schedule(rounds=15, bulk_rounds=5, block=0.05, ports=64, idle=3.0)
@@ -128,6 +140,8 @@ def _run(
 
 
 def _start_ups(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
+    if not schedule.has(measures.START_UP, measures.MEMORY_ONE):
+        return
     for number in range(schedule.bulk_rounds + 1):
         for peer in peers:
             with _bench(peer, 1, directory / f"start-{peer.name}-{number}", os.sched_getaffinity(0)) as bench:
@@ -138,24 +152,33 @@ def _start_ups(results: Results, peers: Sequence[Peer], schedule: Schedule, dire
 
 
 def _one_port(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
+    messages = schedule.of((*measures.LATENCY, *measures.PROCESSOR, measures.UNDER_LOAD))
+    bulk = schedule.of((*measures.BULK, measures.STUCK))
+    if not messages + bulk:
+        return
     with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
-        for metric in (*measures.LATENCY, *measures.PROCESSOR, measures.UNDER_LOAD):
+        for metric in messages:
             _measure(results, core, benches, metric, schedule.rounds, schedule.block)
-        for metric in (*measures.BULK, measures.STUCK):
+        for metric in bulk:
             _measure(results, core, benches, metric, schedule.bulk_rounds, schedule.block)
         results.strays += core.strays
 
 
 def _chained(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
+    messages, bulk = schedule.of(measures.CHAINED), schedule.of(measures.CHAINED_BULK)
+    if not messages + bulk:
+        return
     with one_core() as core, _benches(peers, 1, directory, core.cpus) as benches:
-        for metric in measures.CHAINED:
+        for metric in messages:
             _measure(results, core, benches, metric, schedule.rounds, schedule.block)
-        for metric in measures.CHAINED_BULK:
+        for metric in bulk:
             _measure(results, core, benches, metric, schedule.bulk_rounds, schedule.block)
         results.strays += core.strays
 
 
-def _system_calls(results: Results, peers: Sequence[Peer], _schedule: Schedule, directory: Path) -> None:
+def _system_calls(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
+    if not schedule.has(*measures.CALLS):
+        return
     if not has("strace")():
         print("  not here: strace, to count system calls", file=sys.stderr)
         return
@@ -167,6 +190,8 @@ def _system_calls(results: Results, peers: Sequence[Peer], _schedule: Schedule, 
 
 
 def _many_ports(results: Results, peers: Sequence[Peer], schedule: Schedule, directory: Path) -> None:
+    if not schedule.has(measures.MEMORY_MANY, measures.IDLE, measures.BURST.row):
+        return
     with one_core() as core, _benches(peers, schedule.ports, directory, core.cpus) as benches:
         for bench in benches:
             results.add(measures.MEMORY_MANY, bench.peer.name, [bench.running.memory()])

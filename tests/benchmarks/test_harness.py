@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.benchmarks import measures, rounds
+from tests.benchmarks.__main__ import main
 from tests.benchmarks.chains import CHAINS
 from tests.benchmarks.lines import Line, Lost, deadline, free_ports
 from tests.benchmarks.measures import Rig, connected
@@ -67,6 +68,17 @@ def test_a_chained_run_has_a_figure_for_every_way_and_proves_every_byte() -> Non
     for metric in measures.PROCESSOR:
         del results.figures[metric.row]  # so short a block may end between two ticks of the kernel
     assert all(figure.value > 0 for figures in results.figures.values() for figure in figures.values())
+
+
+def test_only_the_rows_that_were_asked_for_are_measured() -> None:
+    results = run([RELAY], replace(BRIEF, rows=("echo", "bulk line")))
+    assert {row.name for row in results.figures} == {"echo, 7 bytes", "bulk line to net"}
+    assert results.lost == []
+
+
+def test_rows_that_no_case_has_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "--peers", "relay", "--rows", "echos"]) == 2
+    assert "no row has such a name" in capsys.readouterr().err
 
 
 def test_a_report_has_medians_ratios_stalls_and_losses() -> None:
