@@ -12,7 +12,7 @@ import trio
 
 from gateway import manager
 from gateway.app import run
-from gateway.host.config import HttpConfig, PtzConfig
+from gateway.host.config import HttpConfig, PtzConfig, SerialConfig
 from gateway.host.sdnotify import Notifier
 from tests.helpers import configuration, free_port, lines, running_gateway
 
@@ -52,6 +52,24 @@ async def test_the_start_is_over_when_the_http_server_has_tried_to_bind_too(
     with socket.create_server(("127.0.0.1", 0)) as foreign, lines(tmp_path, 1) as ends:
         await stopped_at_once(configuration(tmp_path, ends, foreign.getsockname()[1]))
     assert "Address already in use" in caplog.text
+
+
+async def test_the_log_warns_of_names_that_do_not_stay_and_of_two_for_one_device(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = tmp_path / "usb-FTDI"
+    link.symlink_to("/dev/ttyUSB9")
+    serial = (SerialConfig(str(link)), SerialConfig("/dev/ttyUSB9"))
+    with lines(tmp_path, 2) as ends:
+        await stopped_at_once(configuration(tmp_path, ends, free_port(), serial=serial))
+    warned = [record.getMessage() for record in caplog.records if record.name == "gateway.composition"]
+    assert warned == [
+        (
+            "Ser2: /dev/ttyUSB9 is whichever adapter was plugged in first; "
+            "name it by its link in /dev/serial/by-id, or in /dev/serial/by-path"
+        ),
+        f"Ser1 and Ser2 are one device: {link} and /dev/ttyUSB9",
+    ]
 
 
 async def test_without_an_http_server_the_ports_run_all_the_same(tmp_path: Path) -> None:
