@@ -735,5 +735,5 @@ class Arbiter:
     def update_rate(self) -> None:
         """Take up the line's rate, when its settings have changed."""
         self._pace.update_rate()
-        self._portion = message_portion(self._uart.timing)
-        self._limit = message_limit(self._uart.timing)
+        self._portion = message_portion(self._uart.settings.timing)
+        self._limit = message_limit(self._uart.settings.timing)

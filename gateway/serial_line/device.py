@@ -32,8 +32,9 @@ from gateway.serial_line import settings as line_settings
 from gateway.serial_line.arbiter import Arbiter
 from gateway.serial_line.controls import Controls
 from gateway.serial_line.held_settings import HeldSettings
+from gateway.serial_line.settings_in_force import SettingRefusal, SettingsRefused
 from gateway.serial_line.sharing import Sharing
-from gateway.serial_line.uart import DeviceGone, LineBusy, SettingRefusal, SettingsRefused, Uart, UartError
+from gateway.serial_line.uart import DeviceGone, LineBusy, Uart, UartError
 from gateway.tasks.supervise import Backoff, supervise
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class SerialDevice:
     @property
     def in_force(self) -> SerialPort | None:
         """The line settings that the driver keeps; None while the device is away."""
-        return None if self._open is None else self._open[0].in_force
+        return None if self._open is None else self._open[0].settings.in_force
 
     @property
     def totals(self) -> tuple[int, int]:
@@ -208,7 +209,7 @@ class SerialDevice:
                 return self._refusals
             self._tried, self._refusals = None, ()
             try:
-                if not uart.wants(line, again=again):
+                if not uart.settings.wants(line, again=again):
                     return ()
                 began = trio.current_time()
                 async with contextlib.nullcontext() if has_line else self._hold(turns):
@@ -216,7 +217,7 @@ class SerialDevice:
             except SettingsRefused as exc:
                 self._tried, self._refusals = line, self._named(exc.refusals)
             except LineBusy as busy:
-                changed = [line_settings.NAMES[name] for name in line_settings.differing(uart.line, line)]
+                changed = [line_settings.NAMES[name] for name in line_settings.differing(uart.settings.wanted, line)]
                 self._tried, self._refusals = line, self._named([SettingRefusal(name, busy.why) for name in changed])
             except UartError:
                 return ()  # it is gone; the settings are taken up when it is back
@@ -237,13 +238,13 @@ class SerialDevice:
             for name, value in line_settings.by_name(self._line).items()
             if value != stored[name]
         ]
-        return self._named((*uart.refused, *held))
+        return self._named((*uart.settings.refused, *held))
 
     def _read_back(self) -> Uart | None:
         """Return the open device, with what is in force read back; None where it is away."""
         if self._open is not None:
             with contextlib.suppress(UartError):
-                self._open[0].read_back(self._line)
+                self._open[0].settings.read_back(self._line)
                 return self._open[0]
         return None
 
@@ -262,9 +263,9 @@ class SerialDevice:
         return {
             "device": self.path,
             "adapter": None if uart is None or uart.adapter is None else str(uart.adapter),
-            "settings_in_force": None if uart is None else uart.settings_in_force,
+            "settings_in_force": None if uart is None else uart.settings.by_name,
             "settings_held": self._held.status(),
-            "settings_refused": {} if uart is None else {refusal.name: refusal.why for refusal in uart.refused},
+            "settings_refused": {} if uart is None else dict(uart.settings.refused),
             "low_latency": None if uart is None else uart.low_latency,
             "bytes_to_line": written,
             "bytes_discarded": discarded,
@@ -330,7 +331,7 @@ class SerialDevice:
             finishers.start_soon(self._watch, uart, turns)
             finishers.start_soon(controls.run)
             # What was set while the driver opened it; a refusal is told by ``not_in_force``.
-            if uart.line != self._line:
+            if uart.settings.wanted != self._line:
                 await self._bring_into_force()
             self._bus.connect(turns)
             self._tell(uart)
@@ -409,7 +410,8 @@ class SerialDevice:
 
     def _tell(self, uart: Uart) -> None:
         """Tell the bus which settings are in force."""
-        self._bus.adjusted(uart.timing.baud_rate, line_settings.in_words(uart.timing), uart.settings_in_force)
+        timing = uart.settings.timing
+        self._bus.adjusted(timing.baud_rate, line_settings.in_words(timing), uart.settings.by_name)
 
     async def _drain(self) -> None:
         """Give what was begun the time to reach the line."""

@@ -49,7 +49,7 @@ class Pace:
 
     def update_rate(self) -> None:
         """Take up the line's rate and flow control, when its settings have changed."""
-        timing = self._uart.timing
+        timing = self._uart.settings.timing
         self.bytes_per_second = bytes_per_second(timing)
         self._flow_control = timing.flow_control_rtscts or timing.flow_control_xonxoff
 

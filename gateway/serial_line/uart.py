@@ -36,17 +36,17 @@ import contextlib
 import enum
 import functools
 import logging
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from gateway.serial_line import settings as line_settings
 from gateway.serial_line.adapters import identity
 from gateway.serial_line.bias import Bias
 from gateway.serial_line.driver_call import DriverCall
 from gateway.serial_line.driver_queue import DriverQueue
 from gateway.serial_line.marks import Unmarker
+from gateway.serial_line.settings import bytes_per_second
+from gateway.serial_line.settings_in_force import SettingsInForce
 from gateway.serial_line.tty import READ_SIZE, Counters, DeviceGone, Tty, UartError, close_descriptor
 from gateway.tasks.ready import closing, when_readable
 
@@ -63,8 +63,6 @@ __all__ = [
     "Counters",
     "DeviceGone",
     "LineBusy",
-    "SettingRefusal",
-    "SettingsRefused",
     "Uart",
     "UartError",
 ]
@@ -74,7 +72,6 @@ logger = logging.getLogger(__name__)
 # Seconds. An update is answered within two: see ``reconfigure``.
 _LONGEST_DRAIN: Final = 1.4  # what is then left of the two is for a purge
 _CHANGE: Final = 1.8  # from the beginning of a change to its end, the bias command with it
-_SHORTEST_BIAS: Final = 0.1  # what is left to switch the bias back
 _CLOSE: Final = 0.4  # an interrupted close takes a few milliseconds
 _REOPEN: Final = 0.5
 _SLOW_OPEN: Final = 0.5  # after which an open is said to wait
@@ -82,26 +79,6 @@ _SLOW_OPEN: Final = 0.5  # after which an open is said to wait
 # How many characters may pass before a driver shows that any did: USB takes them in blocks, a UART by its FIFO.
 _USB_BLOCK: Final = 320
 _FIFO_BLOCK: Final = 140
-
-
-@final
-class SettingRefusal(NamedTuple):
-    """A setting that the device did not take: ``name`` as in the contract (``BaudRate``), ``why`` a phrase."""
-
-    name: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.why}"
-
-
-@final
-class SettingsRefused(UartError):
-    """New settings did not stick; the device is back at those it had."""
-
-    def __init__(self, device: str, refusals: tuple[SettingRefusal, ...]) -> None:
-        super().__init__(f"{device}: " + "; ".join(map(str, refusals)))
-        self.refusals = refusals
 
 
 @final
@@ -139,12 +116,8 @@ class Uart:
         self.device = tty.device
         self.adapter = adapter
         """The USB adapter; None where it is none."""
-        self.line = line
-        """The settings that were asked for last."""
-        self.in_force = line
-        """The settings that the device keeps, read back from it; a rate without a name in termios reads as 0."""
-        self.refused: tuple[SettingRefusal, ...] = ()
-        """Why the two differ."""
+        self.settings = SettingsInForce(tty, line, Bias(config.bias), log)
+        """What was asked for, and what the device keeps."""
         self.discarded = 0
         """Bytes that the device had taken and that were thrown away, because the line did not carry them in time."""
         self.heard_breaks: Callable[[int], None] = lambda _count: None
@@ -152,7 +125,6 @@ class Uart:
         self.lines_rose = 0
         """Times that a DTR or RTS which was released rose for a moment, because a purge opens the device again."""
         self._config = config
-        self._bias = Bias(config.bias)
         self._logger = log
         self._state = _State.OPEN
         self._purged = trio.Event()
@@ -161,19 +133,17 @@ class Uart:
         self._lost: UartError | None = None
         """Why it is CLOSED, where nobody closed it."""
         self._closing: DriverCall[None] | None = None
-        self._told: frozenset[str] = frozenset()
-        """The settings whose refusal is known; one more is the doing of another program."""
         self._have(tty)
 
     def _have(self, tty: Tty) -> None:
         """Take this tty as the open one."""
-        self._tty = tty
+        self._tty = self.settings.tty = tty
         self.send_nowait = tty.write if tty.transfers is None else functools.partial(tty.write_pieces, tty.transfers)
         """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
         self._unmarker = Unmarker() if tty.marks else None
         self.is_paced = not tty.is_pty and self._config.paced
         """Whether the device is a UART, which carries at a rate, and takes more than it carries."""
-        self.queue = DriverQueue(tty, lambda: self.timing)
+        self.queue = DriverQueue(tty, lambda: self.settings.timing)
         """What waits in the driver."""
 
     @classmethod
@@ -188,9 +158,9 @@ class Uart:
     ) -> Uart:
         """Open the device of ``config`` for this process alone and apply what it can take of ``line``.
 
-        What it does not take is in ``refused`` and no error: a port with the wrong parity is worth more than none.
-        ``known`` is the adapter that the port had: another one raises UartError, before a byte or a level of a line
-        can reach it. ``waiting`` is told where the open takes long; it goes on, until it is cancelled.
+        What it does not take is in ``settings.refused`` and no error: a port with the wrong parity is worth more than
+        none. ``known`` is the adapter that the port had: another one raises UartError, before a byte or a level of a
+        line can reach it. ``waiting`` is told where the open takes long; it goes on, until it is cancelled.
         """
         call = DriverCall(functools.partial(_opened, config, line, known))
         try:
@@ -204,13 +174,11 @@ class Uart:
             raise
         uart = cls(tty, adapter, config, line, log)
         try:
-            await uart._bias.switch(line_settings.wanted(line).bias)
-            uart.read_back(line)
+            await uart.settings.begin()
         except BaseException:
             await uart.close()
             raise
-        uart._told = frozenset(refusal.name for refusal in uart.refused)
-        log.info("%s open%s", uart.device, "".join(f"; {refusal}" for refusal in uart.refused))
+        log.info("%s open%s", uart.device, "".join(f"; {refusal}" for refusal in uart.settings.refused))
         return uart
 
     @property
@@ -352,7 +320,7 @@ class Uart:
         self._discard(kept)
         if not self._closing_ended():
             raise UartError(f"{self.device}: the driver does not close it; it is opened again when it has")
-        call = DriverCall(functools.partial(_opened, self._config, self.in_force, self.adapter))
+        call = DriverCall(functools.partial(_opened, self._config, self.settings.in_force, self.adapter))
         try:
             with trio.fail_after(_REOPEN):
                 tty, _ = await call.result()
@@ -367,7 +335,7 @@ class Uart:
             if lines is not None and not lines.dtr:
                 rose.append("DTR")
                 tty.set_dtr(False)
-            if lines is not None and not lines.rts and not self.in_force.flow_control_rtscts:
+            if lines is not None and not lines.rts and not self.settings.in_force.flow_control_rtscts:
                 rose.append("RTS")
                 tty.set_rts(False)
         self.lines_rose += bool(rose)
@@ -376,58 +344,15 @@ class Uart:
 
     # -- settings
 
-    @property
-    def timing(self) -> SerialPort:
-        """The settings to compute times with: those in force, at the rate asked for where theirs is unknown."""
-        return replace(self.in_force, baud_rate=self.in_force.baud_rate or self.line.baud_rate)
-
-    def wants(self, line: SerialPort, *, again: bool = False) -> bool:
-        """Read back what is in force, and return whether ``reconfigure`` would change anything for ``line``.
-
-        What another program changed counts; what the device is known to refuse counts where it is asked ``again``.
-        """
-        self.read_back(self.line)
-        changed = {refusal.name for refusal in self.refused} - self._told
-        if changed:
-            self._logger.warning(
-                "%s: another program changed the line: %s", self.device, "; ".join(map(str, self.refused))
-            )
-        return line != self.line or bool(changed) or (again and bool(self.refused))
-
     async def reconfigure(self, line: SerialPort, began: float | None = None) -> None:
         """Change the settings in place, after what was written is on the line: within two seconds from ``began``.
 
-        Raises SettingsRefused when a setting that this changes did not stick; then all is as it was. A setting that
-        was not in force before, and is asked for again, is tried again and is no reason to refuse the others. Raises
-        LineBusy where the line is slow and has not carried what was written; where flow control holds it, that is
-        thrown away.
+        Raises SettingsRefused as ``SettingsInForce.change`` does. Raises LineBusy where the line is slow and has not
+        carried what was written; where flow control holds it, that is thrown away.
         """
         began = trio.current_time() if began is None else began
         await self._quiet(began)
-        before = self.timing
-        asked = {line_settings.NAMES[name] for name in line_settings.differing(self.line, line)}
-        excused = {refusal.name for refusal in self.refused} - asked
-        deadline = began + _CHANGE
-        try:
-            self._tty.apply(line)
-            await self._switch_bias(line_settings.wanted(line).bias, deadline)
-            self.read_back(line)
-            responsible = tuple(refusal for refusal in self.refused if refusal.name not in excused)
-            if responsible:
-                raise SettingsRefused(self.device, responsible)
-        except SettingsRefused:
-            self._roll_back(before)
-            await self._switch_bias(before.bias, deadline)
-            self.read_back(self.line)
-            raise
-        except BaseException:
-            self._roll_back(before)
-            raise
-        self.line = line
-        self._told = frozenset(refusal.name for refusal in self.refused)
-
-    async def _switch_bias(self, on: bool, deadline: float) -> None:
-        await self._bias.switch(on, max(deadline - trio.current_time(), _SHORTEST_BIAS))
+        await self.settings.change(line, began + _CHANGE)
 
     async def _quiet(self, began: float) -> None:
         """Have nothing left to send, by patience or by force; see ``reconfigure``."""
@@ -451,46 +376,17 @@ class Uart:
         self.queue.look()
         if not self._tty.queued():
             return False
-        if self.in_force.flow_control_rtscts:
+        if self.settings.in_force.flow_control_rtscts:
             with contextlib.suppress(UartError):
                 if not self.modem_lines().cts:
                     return True
-        if not (self.in_force.flow_control_xonxoff or self.adapter):
+        if not (self.settings.in_force.flow_control_xonxoff or self.adapter):
             return False
         block = _USB_BLOCK if self.adapter else _FIFO_BLOCK
         if self._tty.transfers is not None:
             block = max(block, self._tty.transfers.longest * 5 // 4)
         still = trio.current_time() - self.queue.still_since
-        return still * line_settings.bytes_per_second(self.timing) >= block
-
-    def _roll_back(self, before: SerialPort) -> None:
-        try:
-            self._tty.apply(before)
-        except UartError as error:
-            self._logger.warning("the settings could not be put back: %s", error)
-
-    def read_back(self, line: SerialPort) -> None:
-        """Ask the device what is in force, and note where that is not ``line``."""
-        wanted = line_settings.wanted(line)
-        found = self._tty.found(wanted)
-        self.in_force = replace(found, bias=bool(self._bias.state))
-        refused = [
-            SettingRefusal(
-                line_settings.NAMES[name],
-                f"asked for {_shown(getattr(wanted, name))}, the device keeps {_shown(getattr(found, name))}",
-            )
-            for name in line_settings.differing(wanted, found)
-        ]
-        # The tty cannot tell the bias, so its command does.
-        if self._bias.trouble or wanted.bias is not bool(self._bias.state):
-            refused.append(SettingRefusal("Bias", self._bias.trouble or f"it is {_shown(self._bias.state)}"))
-        self.refused = tuple(refused)
-
-    @property
-    def settings_in_force(self) -> dict[str, object]:
-        """The settings in force under the contract's names; a bias that nobody knows is None."""
-        known = line_settings.by_name(self.in_force)
-        return known | {"Bias": self._bias.state} if self.in_force.port_mode.balanced else known
+        return still * bytes_per_second(self.settings.timing) >= block
 
     # -- what is beside the data
 
@@ -544,9 +440,3 @@ def _opened(config: SerialConfig, line: SerialPort, known: Identity | None) -> t
 def _undo_open(opened: tuple[Tty, Identity | None]) -> None:
     """Close a device that nobody waits for any more; it has nothing to send."""
     close_descriptor(opened[0].detach())
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value.value if isinstance(value, enum.Enum) else value)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -69,7 +70,7 @@ class NarrowTty:
     """A tty whose driver has ``room`` for so many bytes; what it took is in ``taken``."""
 
     def __init__(self, room: int = 0, rate: int = 9600) -> None:
-        self.timing = SerialPort(baud_rate=rate)
+        self.settings = SimpleNamespace(timing=SerialPort(baud_rate=rate))
         self.is_paced = False
         self.epoch = 0
         self.room = room

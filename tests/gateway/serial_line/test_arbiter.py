@@ -20,6 +20,7 @@ from gateway.port.line import PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.serial_line.arbiter import Arbiter
 from protocol.link.reasons import Reason
+from protocol.parameters.settings import SerialPort
 from tests.gateway.line import NarrowTty, Unwanted, Writer, closed, serial_line
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ async def test_a_transfer_does_not_grow_stale_for_the_turns_that_it_lets_others_
 async def test_a_faster_line_has_longer_portions_once_it_is_reckoned_with() -> None:
     tty = NarrowTty()
     turns = Arbiter(tty.as_uart, Bus("P0"))
-    tty.timing = type(tty.timing)(baud_rate=460800)
+    tty.settings.timing = SerialPort(baud_rate=460800)
     turns.update_rate()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transfer, turns, b"t" * 10_000)

@@ -256,7 +256,7 @@ async def test_what_flow_control_holds_is_purged_counted_and_the_change_goes_on(
         await uart.reconfigure(replace(CTS, baud_rate=19200))
         assert time.monotonic() - began < 2
         assert uart.discarded == 700
-        assert uart.in_force == replace(CTS, baud_rate=19200)
+        assert uart.settings.in_force == replace(CTS, baud_rate=19200)
         adapter.cts = True
         adapter.advance()
         assert adapter.sent == b""
@@ -313,7 +313,7 @@ async def test_a_low_cts_holds_even_what_a_slow_line_could_not_have_carried_yet(
     async with port(adapter, slow) as uart:
         uart.send_nowait(bytes(700))
         await uart.reconfigure(replace(slow, stop_bits=2))
-        assert (uart.discarded, uart.in_force.stop_bits) == (700, 2)
+        assert (uart.discarded, uart.settings.in_force.stop_bits) == (700, 2)
 
 
 async def test_a_driver_that_flushes_is_not_closed_for_a_purge(adapter: Adapter, autojump_clock: MockClock) -> None:
@@ -491,7 +491,7 @@ async def test_a_line_that_is_merely_slow_refuses_the_change_and_loses_nothing(
             await uart.reconfigure(replace(slow, stop_bits=2))
         assert trio.current_time() - began <= 1.6
         assert uart.discarded == 0
-        assert uart.line == uart.in_force == slow
+        assert uart.settings.wanted == uart.settings.in_force == slow
         await trio.sleep(40)
         adapter.advance()
         assert len(adapter.sent) == 1000
@@ -503,7 +503,7 @@ async def test_a_change_waits_for_what_the_line_carries_in_time(adapter: Adapter
         await uart.reconfigure(replace(LINE, stop_bits=2))
         assert len(adapter.sent) == 900
         assert uart.discarded == 0
-        assert uart.in_force.stop_bits == 2
+        assert uart.settings.in_force.stop_bits == 2
 
 
 async def test_no_more_is_discarded_than_was_written_where_the_driver_counts_too_much(adapter: Adapter) -> None:
@@ -796,7 +796,7 @@ async def test_all_settings_are_set_at_once(adapter: Adapter) -> None:
     line = SerialPort(baud_rate=19200, stop_bits=2, flow_control_rtscts=True)
     async with port(adapter, line) as uart:
         assert adapter.log == ["open", "set"]
-        assert uart.in_force == line
+        assert uart.settings.in_force == line
         await uart.reconfigure(LINE)
         assert adapter.log == ["open", "set", "set"]
     async with port(adapter, LINE):
