@@ -224,10 +224,24 @@ class Arbiter:
         if self._rule is not None or self._char_gap or not data or not self._is_ready(trio.current_time()):
             return 0
         claim.check(accepted)
-        paced = self._pace.is_paced and not whole and len(data) > self._limit
-        took = self._send(data[: self._portion] if paced else data, claim, accepted)
+        paced = self._pace.is_paced
+        cut = paced and not whole and len(data) > self._limit
+        took = self._send(data[: self._portion] if cut else data, claim, accepted)
+        if 0 < took < len(data) and not paced:
+            took += self._send_more(memoryview(data)[took:], claim, accepted)
         if 0 < took < len(data):
             self._turn = _Turn.HELD
+        return took
+
+    def _send_more(self, data: memoryview, claim: Claim, accepted: float) -> int:
+        """Write on while a device takes more at once, and return how much that was.
+
+        A pty takes a few KiB at a time, and the next as soon as its reader has them, so no task need be woken for it.
+        """
+        took = 0
+        with contextlib.suppress(PortDown):  # whoever goes on with the rest meets it
+            while took < len(data) and (more := self._send(data[took:], claim, accepted)):
+                took += more
         return took
 
     async def write(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:

@@ -77,6 +77,34 @@ async def test_an_empty_message_writes_nothing_and_leaves_the_line_free() -> Non
     assert tty.taken == b"x"
 
 
+class Sipping(NarrowTty):
+    """A pty whose reader keeps up: it takes three bytes at a time, until it was given ``calls``, and then hangs up."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def send_nowait(self, data: memoryview) -> int:
+        self.room, self.closed, self.calls = 3, self.calls <= 0, self.calls - 1
+        return super().send_nowait(data)
+
+
+async def test_while_its_reader_keeps_up_a_pty_is_given_all_of_a_long_piece_in_one_step() -> None:
+    turns, writer = Arbiter(Sipping(4).as_uart, Bus("P0")), Writer()
+    assert turns.write_nowait(b"0123456789", writer, trio.current_time(), whole=False) == 10
+    assert writer.written == turns.written == 10
+    assert turns.is_ready
+
+
+async def test_what_a_device_took_before_it_hung_up_in_the_same_step_counts_and_the_rest_is_refused() -> None:
+    turns, writer = Arbiter(Sipping(2).as_uart, Bus("P0")), Writer()
+    accepted = trio.current_time()
+    assert turns.write_nowait(b"0123456789", writer, accepted, whole=False) == 6
+    with pytest.raises(PortDown, match="the cable is out"):
+        await turns.transfer(b"0123456789", writer, accepted, 6)
+    assert writer.written == turns.written == 6
+
+
 # In turn ----------------------------------------------------------------------------------------------------
 
 
