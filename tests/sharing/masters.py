@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.live import Live
     from tests.sharing.wire import Units
 
-__all__ = ["MODBUS", "VISCA", "Client", "Shared", "Tally", "master", "shared"]
+__all__ = ["MODBUS", "REPLY_TIMEOUT", "VISCA", "Client", "Shared", "Tally", "master", "shared"]
 
 HERE = Path(__file__).parent
 KEY = "a-key"
@@ -37,8 +37,14 @@ TOGETHER, ALONE = 2.0, 1.0
 SETTLE = 0.15
 """Seconds of each in which the last turn of the other kind may still be on the line."""
 
-MODBUS = 'reply = "modbus-rtu"\nreply_silence_ms = 60'
-VISCA = 'reply = "visca"'
+REPLY_TIMEOUT = 0.5
+"""Seconds that a turn waits for a reply.
+
+On a busy machine the kernel hands over what a pty's other end wrote tenths of a second late, whatever takes precedence.
+"""
+_PATIENT = f"reply_timeout_ms = {REPLY_TIMEOUT * 1000:.0f}\nreply_silence_ms = 200\nmax_wait_ms = 2500"
+MODBUS = f'reply = "modbus-rtu"\n{_PATIENT}'
+VISCA = f'reply = "visca"\n{_PATIENT}'
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ Client: TypeAlias = tuple[str, int, tuple[object, ...]]
 def master(
     port: int,
     first: int,
-    patience: float = 1.0,
+    patience: float = 3.0,
     work: float = 0.0,
     rest: float = 0.0,
     units: tuple[int, ...] = (1, 2, 3),
@@ -116,7 +122,7 @@ class Shared:
                     nursery.start_soon(run, number, *client)
         return [tallies[number] for number in range(len(clients))]
 
-    async def masters(self, seconds: float, *ports: int, patience: float = 1.0) -> list[Tally]:
+    async def masters(self, seconds: float, *ports: int, patience: float = 3.0) -> list[Tally]:
         """Run a Modbus master at each of these TCP ports; each asks the same units for other registers."""
         return await self.poll(seconds, *(master(port, 100 * n, patience) for n, port in enumerate(ports, 1)))
 

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 
-TIMEOUT = 1.5
+TIMEOUT = 3.0
 
 
 class Controller:
