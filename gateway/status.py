@@ -89,6 +89,7 @@ def _port(manager: Manager, settings: Settings, config: Config) -> dict[str, obj
         "gaps": manager.bus.gaps,
         "bytes_dropped": manager.bus.dropped,
         "bytes_rubbish": manager.bus.rubbish,
+        "requests_superseded": manager.bus.superseded,
         "path": [node.hex() for node in manager.bus.state.value.path],
         **{key: value for device in manager.devices.values() for key, value in device.status().items()},
         **_remote_service(manager.services.remote_port),

@@ -87,8 +87,11 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
         f"to line   {port.get('bytes_to_line', 0):,} bytes, {port['bytes_dropped']:,} dropped, "
         f"{port.get('bytes_discarded', 0):,} discarded"
     )
+    asked = f"{port['requests_superseded']:,} superseded, {port['bytes_rubbish']:,} bytes rubbish"
     if (sharing := port.get("sharing")) is not None:
-        yield from _sharing(sharing, port["bytes_rubbish"])
+        yield from _sharing(sharing, asked)
+    else:
+        yield f"requests  {asked}"
     yield ""
     for service, state in port["services"].items():
         yield f"{service:30}{state}"[:_WIDTH]
@@ -99,13 +102,13 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
         yield f"{client['holder'][:39]:40}{client['service']:18}{client['bytes_out']:>11,}{client['written']:>11,}"
 
 
-def _sharing(sharing: dict[str, Any], rubbish: int) -> Iterator[str]:
-    """Describe who has the line, and what became of its turns."""
+def _sharing(sharing: dict[str, Any], asked: str) -> Iterator[str]:
+    """Describe who has the line, and what became of its turns; ``asked`` tells of what its clients asked."""
     held = "" if sharing.get("holder") is None else f"{sharing['holder']} for {sharing['held_ms']} ms, "
     yield f"turn      {held}{sharing.get('waiting', 0)} waiting, longest wait {sharing['longest_wait_ms']} ms"[:_WIDTH]
     if sharing["rule"] is not None:
         ended = "".join(f", {count:,} {ending}" for ending, count in sharing["turns"].items())
-        counted = f"{sharing['superseded']:,} superseded, {sharing['refused']:,} refused, {rubbish:,} bytes rubbish"
+        counted = f"{sharing['refused']:,} refused, {asked}"
         yield from textwrap.wrap(
             f"{sharing['rule']}{ended}, {counted}", _WIDTH, initial_indent="rule      ", subsequent_indent=" " * 10
         )

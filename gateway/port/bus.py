@@ -132,6 +132,8 @@ class Bus:
         """Bytes that clients sent, those who have left since too, and that will not reach the line."""
         self.rubbish = 0
         """Those of them that were in no request, where a turn rule says what one looks like."""
+        self.superseded = 0
+        """Requests whose sender, a client of this CPU, sent another before they were known to have begun."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._parties: dict[object, object] = {}
         """The party of each reader that has one."""

@@ -250,8 +250,9 @@ class RemoteLine:
             return 0
         channel = CHANNELS[claim.traffic]
         last = next((taken for taken in reversed(self._outcomes[channel]) if taken.claim is claim), None)
-        if last is None or not last.by_rule or not self._rule.supersedes(data, last.data):
+        if last is None or last.given_up or not last.by_rule or not self._rule.supersedes(data, last.data):
             return 0
+        self._bus.superseded += 1
         if self._session.is_sent(channel, last.progress.start):
             last.given_up = True
         else:

@@ -426,7 +426,7 @@ class Arbiter:
         if self._rule is None or waiter is None or not self._rule.supersedes(data, bytes(waiter.message)):
             return 0
         before, waiter.message = len(waiter.message), data
-        self._sharing.superseded += 1
+        self._bus.superseded += 1
         return before
 
     def give_back(self) -> None:

@@ -32,8 +32,6 @@ class Sharing:
         self.char_gap = char_gap
         self.turns: Counter[Ending] = Counter()
         """Turns by how they ended."""
-        self.superseded = 0
-        """Requests whose sender sent another before they had begun."""
         self.refused = 0
         """Messages that waited for as long as they may."""
         self.late_until = -math.inf
@@ -65,7 +63,6 @@ class Sharing:
             "rule": None if self.rule is None else self.rule.reply,
             "turns": {ending.value: self.turns[ending] for ending in Ending if self.turns[ending]},
             "longest_wait_ms": round(self.longest_wait * 1000),
-            "superseded": self.superseded,
             "refused": self.refused,
             "warnings": self.warnings,
         }

@@ -113,6 +113,12 @@ _OF_A_PORT = (
     ("dropped_bytes", "counter", "Bytes of clients that never reached the line.", "bytes_dropped"),
     ("discarded_bytes", "counter", "Bytes that were thrown away after the tty took them.", "bytes_discarded"),
     ("rubbish_bytes", "counter", "Bytes of clients that were in no request of the turns' rule.", "bytes_rubbish"),
+    (
+        "turns_superseded",
+        "counter",
+        "Requests whose sender sent another before they had begun.",
+        "requests_superseded",
+    ),
     ("missed_bytes", "counter", "Bytes of another CPU's line that were lost on the way.", "bytes_missed"),
     ("gaps", "counter", "Places in the line where bytes are missing.", "gaps"),
     ("breaks", "counter", "Breaks that came from the line.", "breaks"),
@@ -155,11 +161,9 @@ def _turns(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Family]:
         ({"port": port, "ended": how}, count) for port, line in lines for how, count in line["turns"].items()
     ]
     yield "daisyport_port_turns", "counter", "Turns, by how they ended; whole is with the whole reply.", ended
-    for name, kind, told, key in (
-        ("turns_refused", "counter", "Messages that waited for the line for as long as they may.", "refused"),
-        ("turns_superseded", "counter", "Requests whose sender sent another before they had begun.", "superseded"),
-    ):
-        yield f"daisyport_port_{name}", kind, told, [({"port": port}, line[key]) for port, line in lines]
+    refused: Samples = [({"port": port}, line["refused"]) for port, line in lines]
+    told = "Messages that waited for the line for as long as they may."
+    yield "daisyport_port_turns_refused", "counter", told, refused
     longest: Samples = [({"port": port}, _seconds(line["longest_wait_ms"])) for port, line in lines]
     yield "daisyport_port_longest_wait_seconds", "gauge", "The longest wait of a message for its turn.", longest
 

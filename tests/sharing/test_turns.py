@@ -195,6 +195,7 @@ async def test_a_chained_master_that_gave_a_request_up_does_not_get_its_reply_as
         await trio.sleep(1.5)
         assert driver.sent.count(read(1, 100)) == driver.sent.count(read(1, 200)) == 1
         assert await sock.recv(4096) == answer(1, 200)
+        assert (owner.bus.superseded, far.bus.superseded) == (0, 1)
 
 
 async def test_without_turns_two_masters_destroy_each_others_answers(

@@ -80,6 +80,7 @@ async def test_a_port_of_another_cpu_is_shown_with_its_links_and_who_may_be_dial
             cut = (await asked(far, "P0")).stdout.decode()
     assert re.search(r"^link from cpu1 R0: up(, round trip \d+ ms)?$", near, re.MULTILINE)
     assert re.search(r"^link to cpu1 P0: up(, round trip \d+ ms)?, 0 lost so far$", here, re.MULTILINE)
+    assert "\nrequests  0 superseded, 0 bytes rubbish\n" in here
     assert "candidate" not in here
     assert re.search(r"^link to cpu1 P0: down", cut, re.MULTILINE)
     assert re.search(rf"^candidate 127.0.0.1 port {cable.port}\n      next try in \d+ s; \S+", cut, re.MULTILINE)

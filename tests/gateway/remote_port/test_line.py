@@ -215,6 +215,18 @@ async def test_only_a_writers_own_request_that_was_not_sent_is_superseded_and_on
     assert remote.losses == ({Reason.WITHDRAWN: 5} if gives_way and how == "waits" else {})
     # What was sent has its turn all the same; its reply is then nobody's.
     assert (first.party is not first.claim.party) == (gives_way and how == "was sent")
+    assert remote._bus.superseded == (gives_way and how in ("waits", "was sent"))
+
+
+async def test_a_request_that_was_sent_is_superseded_once_however_often_its_successor_is_offered() -> None:
+    remote, writer = line(), Writer()
+    remote.set_rule(TurnRule("modbus-rtu"))
+    await remote.write(b"first", writer, trio.current_time())
+    remote._session._streams[Channel.TCP].ring.advance()
+    for _ in range(3):
+        remote.supersede(writer, b"newer")
+    await remote.write(b"newer", writer, trio.current_time())
+    assert remote._bus.superseded == 1
 
 
 async def test_a_request_that_has_begun_keeps_its_reply_though_its_writer_sends_another() -> None:

@@ -197,7 +197,7 @@ async def test_a_newer_request_of_a_modbus_master_takes_the_place_of_its_own(aut
     assert port.tty.taken.endswith(READ_2)
     assert READ_1 not in port.tty.taken
     assert (master.counters.received, master.counters.written, master.counters.dropped) == (16, 8, 8)
-    assert port.sharing.superseded == 1
+    assert port.bus.superseded == 1
 
 
 async def test_elsewhere_only_the_same_bytes_take_the_place(autojump_clock: MockClock) -> None:
