@@ -19,7 +19,7 @@ from gateway.health import Health
 from gateway.manager import Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
-from gateway.rekey import Rekey
+from gateway.rekey import KeyChanges
 from gateway.serial_line.adapters import advice
 from gateway.services import Host
 from gateway.state.machine import machine_mark
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.certificates import TlsLogins
     from gateway.host.config import Config, PtzConfig
+    from protocol.link.key_frames import Rekey, Told, ToldCpu
 
 __all__ = ["Composition", "compose", "control_members"]
 
@@ -52,7 +53,7 @@ class Composition(NamedTuple):
     connections: Connections
     identity: NodeIdentity
     health: Health
-    rekey: Rekey
+    keys: KeyChanges
     tls_logins: Mapping[int, TlsLogins]
 
 
@@ -71,9 +72,20 @@ def compose(config: Config) -> Composition:
         logger.warning("%s", said)
     connections = Connections(len(config.managers))
     old_keys = OldKeys(config.state_dir)
-    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections, old_keys, tls_logins)
+
+    async def take_key(index: int, remote: int, told: Rekey) -> tuple[Told, Sequence[ToldCpu]]:
+        return await key_changes.take(index, remote, told)  # made last, for it changes what the managers follow
+
+    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections, old_keys, take_key, tls_logins)
     managers = _managers(host, store)
     changes = Changes(catalogue, store, managers)
+    key_changes = KeyChanges(
+        store.published,
+        changes,
+        old_keys,
+        lambda index: managers[index].services.remote_port,
+        accepts=config.remote_port.accept_rekey,
+    )
     return Composition(
         catalogue,
         store,
@@ -83,7 +95,7 @@ def compose(config: Config) -> Composition:
         connections,
         identity,
         Health(managers),
-        Rekey(store.published, changes, old_keys),
+        key_changes,
         tls_logins,
     )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.port.device import PortDevice
     from gateway.port.plan import Device
     from gateway.remote_port.chain import Chain
+    from gateway.remote_port.client import TakeKey
     from protocol.link.identity import NodeKey
     from protocol.parameters.settings import Settings
 
@@ -32,11 +33,12 @@ def make_device(
     bonjour: Bonjour,
     port: PortConfig,
     chain: Callable[[], Chain],
+    take_key: TakeKey,
 ) -> PortDevice:
     """Return the device that ``spec`` names, with its part of ``settings``, to be run on ``bus``.
 
     ``config``, ``node`` (its key pair) and ``bonjour`` are this host's; ``port`` says how its own line is
-    shared; ``chain`` is what other CPUs are told of.
+    shared; ``chain`` is what other CPUs are told of, and ``take_key`` takes a key of RemotePort.R# that they tell.
     """
     if spec.type is PortType.SERIAL:
         line = settings.serial.ports[spec.number - 1]
@@ -48,4 +50,4 @@ def make_device(
     memory = AtomicFile(config.state_dir / f"remote_port_R{spec.number}_server")
     without_key = config.remote_port.autoconf_without_key
     candidates = Candidates(bonjour, spec.number, config.chassis, without_key=without_key, memory=memory)
-    return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], candidates, chain)
+    return RemotePortClient(bus, node, spec.number, settings.remote_ports[spec.number], candidates, chain, take_key)

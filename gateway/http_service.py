@@ -16,6 +16,7 @@ from gateway import __version__
 from gateway.certificates import own_certificate
 from gateway.clients.listeners import accept_clients, listen_tcp
 from gateway.composition import control_members
+from gateway.rekey import shown
 from gateway.state.users import Users
 from gateway.status import status
 from gateway.tasks.contain import contain
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.host.config import Config
     from gateway.host.reload import Reload
     from gateway.manager import Manager
+    from gateway.rekey import KeyChanges
     from gateway.tasks.watch import Cell
 
 __all__ = ["HttpService"]
@@ -51,9 +53,17 @@ async def _chain(managers: Sequence[Manager], index: int) -> dict[str, Any] | No
     if port.services.remote_port is None and PortType.REMOTE not in port.devices:
         return None
     # Loaded when somebody asks.
-    from gateway.chain import shown
+    from gateway import chain
 
-    return shown(await port.chain.look())
+    return chain.shown(await port.chain.look())
+
+
+async def _carry(
+    keys: KeyChanges, index: int, key: str, seconds: int, nodes: Sequence[bytes]
+) -> str | list[dict[str, str]]:
+    """Give a server another key and carry it down; return what became of it at each CPU, or why not, as a text."""
+    cpus = await keys.carry(index, key, seconds, nodes)
+    return cpus if isinstance(cpus, str) else shown(cpus, nodes)
 
 
 @final
@@ -86,7 +96,8 @@ class HttpService:
                 if ports is None or manager.index in ports
                 for kicked in manager.services.kick(holder, why)
             ],
-            rekey=parts.rekey,
+            rekey=parts.keys.change,
+            carry=functools.partial(_carry, parts.keys),
             chain=functools.partial(_chain, parts.managers),
             health=lambda index: parts.health.word(published.value.settings, index),
         )

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from gateway.remote_port.chain import Chain
     from gateway.services import Host
     from gateway.state.store import Published
+    from protocol.link.key_frames import Rekey, Told, ToldCpu
     from protocol.parameters.settings import PortManager, Settings
 
 __all__ = ["Manager", "NoAnswer"]
@@ -342,8 +343,12 @@ class Manager:
     def _make_device(self, spec: Device) -> PortDevice:
         host = self._host
         settings = self._published.value.settings
+
+        async def take_key(told: Rekey) -> tuple[Told, Sequence[ToldCpu]]:
+            return await host.take_key(self.index, spec.number, told)
+
         return make_device(
-            spec, self.bus, settings, host.config, host.node, host.bonjour, self._port, lambda: self.chain
+            spec, self.bus, settings, host.config, host.node, host.bonjour, self._port, lambda: self.chain, take_key
         )
 
     async def _run_device(self, spec: Device, unit: Unit) -> None:

@@ -22,7 +22,7 @@ from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from gateway.certificates import TlsLogins
     from gateway.clients.connections import Connections
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.tasks.reconcile import Unit
     from protocol.link.guesses import GuessLimit
     from protocol.link.identity import NodeKey
+    from protocol.link.key_frames import Rekey, Told, ToldCpu
     from protocol.parameters.settings import PortManager
 
 __all__ = ["Host", "Services"]
@@ -73,6 +74,8 @@ class Host(NamedTuple):
     bonjour: Bonjour
     connections: Connections
     old_keys: OldKeys
+    take_key: Callable[[int, int, Rekey], Awaitable[tuple[Told, Sequence[ToldCpu]]]]
+    """Takes a key that the server of a port's remote port tells, by their indexes; see ``rekey.KeyChanges.take``."""
     tls_logins: Mapping[int, TlsLogins] = MappingProxyType({})
     """Of each port that is reached over TLS, who may come there."""
 

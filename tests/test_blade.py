@@ -187,6 +187,35 @@ async def test_links_that_go_down_and_up_cost_no_byte(tmp_path: Path) -> None:
                 await stream.aclose()
 
 
+async def test_one_command_changes_the_key_of_a_blade_under_traffic_without_a_byte_lost(tmp_path: Path) -> None:
+    with network(3) as (owner, one, two), lines(tmp_path, 1) as (end,), trio.fail_after(90):
+        async with (
+            cpu(owner, tmp_path / "owner", f'[[serial]]\ndevice = "{end.path}"', SERVER),
+            cpu(one, tmp_path / "one", "[[port_manager]]", CLIENT, 'node_name = "one"') as log_one,
+            cpu(two, tmp_path / "two", "[[port_manager]]", CLIENT, 'node_name = "two"') as log_two,
+        ):
+            clients = {"A": await connected(one, 3000), "B": await connected(two, 3000)}
+            for log in (log_one, log_two):
+                await until_logged(log, "P0 R0: up")
+            traffic = Traffic(end, clients)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(traffic.run)
+                await trio.sleep(1)
+                command = [sys.executable, "-m", "gateway", "rekey", "P0", "--chain", "--yes", "--config"]
+                command = owner.command(*command, str(tmp_path / "owner" / "daisyport.toml"))
+                done = await trio.run_process(command, stdin=b"the next key\n", capture_stdout=True)
+                await trio.sleep(1)
+                traffic.stop.set()
+            traffic.check()
+            assert sorted(done.stdout.decode().splitlines()[-2:]) == [
+                f"  {name}: has the new key" for name in ("one", "two")
+            ]
+            for name in ("one", "two"):
+                assert "R0.AuthenticationKey=the next key" in (tmp_path / name / "state" / "parameters").read_text()
+            for stream in clients.values():
+                await stream.aclose()
+
+
 async def chain_at(host: Host, directory: Path) -> dict[str, Any]:
     """What ``daisyport chain`` shows of P0 on ``host``, by its JSON."""
     command = host.command(

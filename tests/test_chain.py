@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from gateway.host.config import PortConfig, TtyConfig
+from gateway.host.config import PortConfig, RemoteConfig, TtyConfig
 from gateway.port.rights import Right
 from gateway.remote_port.link import Link, LinkCutError
 from protocol.link.connection import Connection
@@ -71,7 +71,9 @@ async def up(gateway: Gateway) -> None:
 
 
 @asynccontextmanager
-async def chain(directory: Path, hops: int = 1, **more: str) -> AsyncIterator[tuple[list[Gateway], list[Cable]]]:
+async def chain(
+    directory: Path, hops: int = 1, remote_port: RemoteConfig | None = None, **more: str
+) -> AsyncIterator[tuple[list[Gateway], list[Cable]]]:
     """An owner and ``hops`` CPUs, each chained to the one before it by a cable."""
     async with AsyncExitStack() as stack:
         owner = await stack.enter_async_context(running_gateway(_made(directory / "owner")))
@@ -82,6 +84,8 @@ async def chain(directory: Path, hops: int = 1, **more: str) -> AsyncIterator[tu
             )
             more_of_it: dict[str, Any] = {
                 "managers": (ManagerHardware(remote_port=0),),
+                "node_name": f"cpu{hop}",
+                "remote_port": remote_port or RemoteConfig(),
                 "sharing": (PortConfig(tty=TtyConfig((str(tty_of(directory, hop)),))),),
             }
             gateway = await stack.enter_async_context(

@@ -24,9 +24,11 @@ def asked_for_json(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
     return found
 
 
-def asked(arguments: argparse.Namespace, method: str, target: str, body: bytes | None = None) -> bytes:
-    """Return the body that the gateway of ``--config`` answers with success. Raises CommandError."""
-    with _answer(arguments, method, target, body) as answer:
+def asked(
+    arguments: argparse.Namespace, method: str, target: str, body: bytes | None = None, seconds: float = _TIMEOUT
+) -> bytes:
+    """Return the body that the gateway of ``--config`` answers with success, in that time. Raises CommandError."""
+    with _answer(arguments, method, target, body, seconds=seconds) as answer:
         return answer.read()
 
 
@@ -39,7 +41,13 @@ def asked_for_lines(arguments: argparse.Namespace, target: str) -> Iterator[byte
 
 @contextlib.contextmanager
 def _answer(
-    arguments: argparse.Namespace, method: str, target: str, body: bytes | None = None, *, for_ever: bool = False
+    arguments: argparse.Namespace,
+    method: str,
+    target: str,
+    body: bytes | None = None,
+    *,
+    seconds: float = _TIMEOUT,
+    for_ever: bool = False,
 ) -> Iterator[http.client.HTTPResponse]:
     """Have an answer that the gateway gives with success; with ``for_ever``, its body may come when it likes."""
     import http.client  # only here: it takes longer to load than any other command takes to run
@@ -53,6 +61,7 @@ def _answer(
         sock.settimeout(_TIMEOUT)
         sock.connect(str(path))
         connection.request(method, target, body)
+        sock.settimeout(seconds)
         answer = connection.getresponse()
         if answer.status != http.client.OK:
             raise CommandError(answer.read().decode(errors="replace").strip().replace("\n", ": "))

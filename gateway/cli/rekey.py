@@ -1,23 +1,32 @@
-"""``daisyport rekey``: give the remote port server of a port another key, and its clients time to follow."""
+"""``daisyport rekey``: give the remote port server of a port another key, and carry that down its chain."""
 
 from __future__ import annotations
 
 import getpass
+import json
 import sys
-from typing import TYPE_CHECKING
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli.command import CommandError, add_config_option
-from gateway.cli.control import asked
+from gateway.cli.control import asked, asked_for_json
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator, Sequence
 
     from gateway.cli.command import Commands
 
 __all__ = ["add_to"]
 
-_LONGEST = 720
+_LONGEST: Final = 720
 """Hours."""
+_PATIENCE: Final = 50.0
+"""Seconds for a key to reach all of a chain, behind one that is on its way already."""
+_WIDTH: Final = 80
+_HAVE_IT: Final = ("changed", "same")
+_TERMINAL: Final = Path("/dev/tty")
 
 
 def add_to(commands: Commands) -> None:
@@ -31,6 +40,10 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--hours", metavar="N", type=int, default=24, help="for how long the old key is taken too (default: 24)"
     )
+    parser.add_argument(
+        "--chain", action="store_true", help="carry the new key to the CPUs that are chained to it, once you agree"
+    )
+    parser.add_argument("--yes", action="store_true", help="with --chain: agree to the CPUs that are there, unasked")
     add_config_option(parser)
     parser.set_defaults(command=_rekey)
 
@@ -38,12 +51,66 @@ def add_to(commands: Commands) -> None:
 def _rekey(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.hours <= _LONGEST:
         arguments.parser.error(f"--hours must be from 1 to {_LONGEST}")
+    below = _agreed_on(arguments) if arguments.chain else []
     target = f"/daisyport/rekey/{arguments.port}?seconds={arguments.hours * 3600}"
-    asked(arguments, "POST", target, _key().encode())
+    target += "".join(f"&node={cpu['node']}" for cpu in below)
+    answer = asked(arguments, "POST", target, _key().encode(), _PATIENCE)
     print(f"{arguments.port} has the new key, and takes the old one too for {arguments.hours} h.")
+    if below:
+        return _told(json.loads(answer)["cpus"], below)
     print("Set the new one on each CPU that is chained to it: RemotePort.R#.AuthenticationKey.")
     print("Its link is renewed then, and loses no byte.")
     return 0
+
+
+def _agreed_on(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the CPUs that the key goes to: those below this one in its chain, once somebody has agreed to them.
+
+    A key that leaked may have linked somebody who does not belong there, and who is not to have the next one.
+    """
+    chains = asked_for_json(arguments, "/daisyport/chain")["ports"]
+    chain = next((each["chain"] for each in chains if each["port"] == arguments.port), None)
+    cpus = [] if chain is None else [cpu for cpu in _below_here(chain, is_below=False) if cpu["node"]]
+    cpus = list({cpu["node"]: cpu for cpu in cpus}.values())
+    if not cpus:
+        raise CommandError(f"no CPU is chained to {arguments.port} here; without --chain it is given the key alone")
+    print(f"The new key of {arguments.port} goes to these CPUs, over their links, and to no other:")
+    for cpu in cpus:
+        state = (
+            "" if cpu["answer"] == "told" else f"  ({'its link is down' if cpu['answer'] == 'gone' else cpu['answer']})"
+        )
+        print(f"  {_name(cpu)}  {cpu['node'][:8]}  {(cpu['link'] or {}).get('address', '')}{state}".rstrip())
+    if not arguments.yes:
+        try:
+            with _TERMINAL.open() as terminal:  # the key may come from a pipe, in the place of the terminal
+                print("Are they all yours? [y/N] ", end="", flush=True)
+                agreed = terminal.readline().strip().lower() in ("y", "yes")
+        except OSError:
+            raise CommandError("there is no terminal to ask at; --yes agrees to these CPUs") from None
+        if not agreed:
+            raise CommandError("nothing was changed")
+    return cpus
+
+
+def _below_here(cpu: dict[str, Any], *, is_below: bool) -> Iterator[dict[str, Any]]:
+    if is_below:
+        yield cpu
+    for each in cpu["below"]:
+        yield from _below_here(each, is_below=is_below or cpu["here"])
+
+
+def _told(cpus: Sequence[dict[str, str]], below: Sequence[dict[str, Any]]) -> int:
+    """Print what became of the key at each CPU; return the exit status, which tells whether all have it."""
+    names = {cpu["node"]: _name(cpu) for cpu in below}
+    for cpu in cpus:
+        name = cpu["name"] or names.get(cpu["node"]) or cpu["node"][:8]
+        for line in textwrap.wrap(f"{name}: {cpu['what']}", _WIDTH - 2, subsequent_indent="  "):
+            print(f"  {line}")
+    return 0 if all(cpu["outcome"] in _HAVE_IT for cpu in cpus) else 1
+
+
+def _name(cpu: dict[str, Any]) -> str:
+    return str(cpu["name"] or cpu["node"][:8])
 
 
 def _key() -> str:

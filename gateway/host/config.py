@@ -99,14 +99,16 @@ class ControlConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class RemoteConfig:
-    """Remote ports without a key.
+    """Remote ports without a key, and with another one.
 
     ``autoconf_without_key`` lets AutoConf dial servers although nobody can prove to be the right one. ``keyless`` lets
-    a server without a key admit clients from beyond its own links.
+    a server without a key admit clients from beyond its own links. ``accept_rekey`` lets the server that a remote port
+    client is linked to, and proved the key, give it another one.
     """
 
     autoconf_without_key: bool = False
     keyless: bool = False
+    accept_rekey: bool = True
 
 
 @final

@@ -201,6 +201,7 @@ def _remote_port(table: Table) -> RemoteConfig:
     remote_port = RemoteConfig(
         autoconf_without_key=table.take("autoconf_without_key", truth, default=False),
         keyless=table.take("keyless", truth, default=False),
+        accept_rekey=table.take("accept_rekey", truth, default=True),
     )
     table.refuse_the_rest()
     return remote_port

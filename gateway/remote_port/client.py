@@ -14,7 +14,7 @@ import math
 import os
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NoReturn, final
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, final
 
 import trio
 
@@ -31,6 +31,7 @@ from protocol.link.chain_tree import NO_PORT, UNKNOWN, Alarm, Cpu, Hop, Seen, Wa
 from protocol.link.connection import Connection
 from protocol.link.handshake import Initiator, OwnNodeError, Peer, WrongKeyError, key_point
 from protocol.link.header import CutError
+from protocol.link.key_frames import KEYS, MAX_CPUS, Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.port_state import MAX_PATH
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Port
@@ -41,7 +42,7 @@ from protocol.session.send_stream import Settled
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from gateway.port.bus import Bus
     from gateway.port.device import Refusal
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from protocol.parameters.settings import RemotePort, Settings
     from protocol.session.client import ClientEvent
 
-__all__ = ["RemotePortClient"]
+__all__ = ["RemotePortClient", "TakeKey"]
 
 RESUME_WINDOW: Final = 60.0
 """Seconds for which a session waits for its next connection."""
@@ -70,6 +71,9 @@ _SHORTEST_AGE: Final = 2.0
 _REKEY: Final = 24 * 3600.0
 """Seconds after which a connection is made anew, and with it its keys."""
 
+
+TakeKey: TypeAlias = "Callable[[Rekey], Awaitable[tuple[Told, Sequence[ToldCpu]]]]"
+"""Takes a key that the server told, and carries it further down: what became of it here, and at the CPUs below."""
 
 _FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
 """Expected ends of a connection, or of an attempt at one."""
@@ -87,6 +91,7 @@ class RemotePortClient:
         settings: RemotePort,
         candidates: Candidates,
         chain: Callable[[], Chain],
+        take_key: TakeKey,
     ) -> None:
         self._bus = bus
         self._logger = PortLogger(logging.getLogger(__name__), bus.name)
@@ -112,6 +117,14 @@ class RemotePortClient:
         """The bus was told that a turn began, and not yet that it ended."""
         self.chain_link = ChainLink(self._known, chain, self._flush)
         """The link as the chain of CPUs sees it."""
+        self._take_key = take_key
+        self._taking: Rekey | None = None
+        """A key that the server told, and that is being taken ..."""
+        self._told_key: Rekey | None = None
+        """... and the last one that it told meanwhile."""
+        self._key_answer: Rekeyed | None = None
+        """What became of the last one that was taken, and until when the server waits for it."""
+        self._key_answer_due = -math.inf
         self._address = ""
         """Where a server was dialled last."""
         self._alarm: Alarm | None = None
@@ -375,6 +388,7 @@ class RemotePortClient:
         assert self.peer is not None, "the handshake came first"
         self._alarm = None
         self.chain_link.stands(self._session.inquiry, self.peer.features, self.peer.node)
+        self._answer_key()
 
     def _detach(self, link: Link) -> None:
         """Note that the connection has gone; where nobody said CLOSE, its session may go on for a while."""
@@ -406,10 +420,47 @@ class RemotePortClient:
                 self._turned(event)
             case Survey() | Picture():
                 self.chain_link.heard(event, self._session.inquiry, self._tasks)
+            case Rekey():
+                self._heard_key(event)
             case Resumed() | Port():
                 self._follow_port(event.port if isinstance(event, Resumed) else event.state)
             case Close():
                 self._closed(event.reason, opened)
+
+    def _heard_key(self, told: Rekey) -> None:
+        """Take a key that the server tells, unless it tells it once more, over another connection.
+
+        One is taken at a time; of those that come meanwhile, the last.
+        """
+        if self._key_answer is not None and told.number == self._key_answer.number:
+            self._answer_key()
+        elif self._taking is None:
+            self._taking = told
+            self._tasks.start_soon(self._take_told_keys)
+        elif told.number != self._taking.number:
+            self._told_key = told
+
+    async def _take_told_keys(self) -> None:
+        while (told := self._taking) is not None:
+            self._key_answer_due = trio.current_time() + told.patience / 1000
+            try:
+                outcome, below = await self._take_key(told)
+            except Exception:  # whatever it is, the link goes on, and the server hears of it
+                self._logger.exception("remote port: a bug: the key that the server told was not taken")
+                outcome, below = Told.FAILED, ()
+            own = ToldCpu(self._node.id, self._node.name, outcome)
+            self._key_answer = Rekeyed(told.number, (own, *below)[:MAX_CPUS])
+            self._answer_key()
+            self._taking, self._told_key = self._told_key, None
+
+    def _answer_key(self) -> None:
+        """Say what became of a key over the connection of the moment, where there is one that knows such answers."""
+        peer, answer = self.peer, self._key_answer
+        if answer is None or peer is None or not peer.features & KEYS or not self._session.resumed:
+            return
+        if trio.current_time() < self._key_answer_due:
+            self._session.inquiry.tell(answer)
+            self._flush()
 
     def _turned(self, turn: Turn) -> None:
         """Tell who asked for a turn that it began or ended, or the bus, where it has it by the owner's rule."""

@@ -23,6 +23,7 @@ from gateway.clients.connections import Connections
 from gateway.discovery.interfaces import on_own_link
 from gateway.port.log import PortLogger
 from gateway.port.rights import Right
+from gateway.remote_port.key_news import KeyLink, KeyNews
 from gateway.remote_port.keys import ServerKeys
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
@@ -34,6 +35,7 @@ from protocol.link.chain_tree import NO_PORT, Alarm, Branch, Cpu, Hop, Seen, Way
 from protocol.link.connection import Connection
 from protocol.link.handshake import Acceptor, WrongKeyError
 from protocol.link.header import CutError
+from protocol.link.key_frames import Told, ToldCpu
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close, Open
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from protocol.link.handshake import Peer
     from protocol.link.hello import Hello
     from protocol.link.identity import NodeKey
+    from protocol.link.key_frames import Rekey
     from protocol.session.register import Ended
     from protocol.session.server import ServerSession
 
@@ -145,6 +148,7 @@ class RemotePortService:
         self._connections = connections or Connections()
         self._allowed = AddressList()
         self._keys = ServerKeys()
+        self._key_news = KeyNews()
         self._old_key = old_key
         self._rights = Right(0)
         self._register = Register(SessionLimits(ring_bytes=_RING))
@@ -254,6 +258,21 @@ class RemotePortService:
             if not allowed.allows(session.address):
                 self._end(self._register.end(session.session, CloseReason.REVOKED))
         self._tell_port()
+
+    async def rekey(self, told: Rekey, seconds: float) -> list[ToldCpu]:
+        """Carry the key in force to the clients whom it is for; return what became of it, within so many seconds."""
+
+        def links() -> list[KeyLink]:
+            return [session.key_link for session in self.sessions]
+
+        cpus = await self._key_news.tell(told, self._keys.points[0], links, seconds)
+        linked = {session.session.key for session in self.sessions}
+        lost = {key: name for key, (_, name, _, _) in self._lost.items() if key not in linked}
+        return [*cpus, *(ToldCpu(node, name, Told.GONE) for (node, _), name in lost.items())]
+
+    def apart(self) -> list[ToldCpu]:
+        """Return the clients, to whom a key from above is not told: they have another one."""
+        return [ToldCpu(session.session.key[0], session.name, Told.APART) for session in self.sessions]
 
     def welcome(self, sock: socket.socket, sockaddr: Any) -> None:
         """Take a client that a listener accepted: let it prove itself where its address may, close it otherwise."""
@@ -443,7 +462,14 @@ class RemotePortService:
         if session is None:
             handle = self.handle.attenuate(self.handle.rights, name)
             session = self._sessions[admitted.session] = RemoteSession(
-                admitted.session, handle, self._logger, self._events, self._pace, self._chain, self._fail
+                admitted.session,
+                handle,
+                self._logger,
+                self._events,
+                self._pace,
+                self._chain,
+                self._key_news,
+                self._fail,
             )
             session.permit(self._granted)
             self._tasks.start_soon(self._run_session, session)

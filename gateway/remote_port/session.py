@@ -35,11 +35,13 @@ from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden
 from gateway.remote_port.chain import ChainLink
+from gateway.remote_port.key_news import KeyLink
 from gateway.remote_port.line import CHANNELS, Taken
 from gateway.remote_port.link import now_ms
 from gateway.remote_port.throughput import Throughput
 from protocol.link.chain_frames import Picture, Survey
 from protocol.link.chain_tree import NO_PORT, Cpu, Hop, Seen, Way
+from protocol.link.key_frames import Rekeyed
 from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import Reason
 from protocol.link.session_frames import Pong
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from gateway.port.log import PortLogger
     from gateway.port.router import Handle, Session
     from gateway.remote_port.chain import Chain
+    from gateway.remote_port.key_news import KeyNews
     from gateway.remote_port.link import Link
     from gateway.tasks.event_log import EventLog
     from protocol.link.frames import Frame
@@ -400,11 +403,14 @@ class RemoteSession:
         events: EventLog,
         pace: Pace,
         chain: Callable[[], Chain],
+        keys: KeyNews,
         failed: Callable[[RemoteSession], None] = lambda _: None,
     ) -> None:
         self.session = session
         self.chain_link = ChainLink(self._known, chain, self.flush)
         """The link as the chain of CPUs sees it."""
+        self.key_link = KeyLink(keys, session.key, self.flush)
+        """The link as a new key on its way down sees it."""
         self.features = 0
         """Those that both sides of its last connection know."""
         self.handle = handle
@@ -595,6 +601,7 @@ class RemoteSession:
         self._carrying.cancel()
         self.link = link
         self.chain_link.stands(self.session.inquiry, self.features, self.session.key[0])
+        self.key_link.stands(self.session.inquiry, self.features, self.name, self.point)
         number = self.session.number
 
         def say() -> Frame | None:
@@ -611,6 +618,7 @@ class RemoteSession:
             if self.link is link:
                 self.link = None
                 self.chain_link.fell()
+                self.key_link.fell()
                 self.session.detach(now_ms())
         return False
 
@@ -623,6 +631,8 @@ class RemoteSession:
                     self._writers[event.channel].post(event)
                 case Survey() | Picture():
                     self.chain_link.heard(event, self.session.inquiry, self._tasks)
+                case Rekeyed():
+                    self.key_link.heard(event)
                 case Gap():
                     self.gaps += event.count
                     reason = event.reason.name.lower()

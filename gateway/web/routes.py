@@ -59,6 +59,9 @@ _MOST_REASONS = 2000
 _LOOK_SECONDS = 0.25
 """Between looks whether the login of a request that takes long is still in force."""
 
+_MOST_NODES = 64
+"""CPUs to which a key is carried at a time; a chain has fewer."""
+_NODE = re.compile("[0-9a-f]{32}")
 _MOST_TRACES = 4
 """At a time, of the connections that the control socket has."""
 
@@ -111,6 +114,11 @@ class Backend:
     """Give the remote port server of a port another key, and take the old one for so many seconds.
 
     Return why not, or nothing.
+    """
+    carry: Callable[[int, str, int, Sequence[bytes]], Awaitable[str | list[dict[str, str]]]]
+    """Do that, and carry the key to those CPUs behind it, by their node ids.
+
+    Return what became of it at each, or why not.
     """
 
     chain: Callable[[int], Awaitable[dict[str, Any] | None]]
@@ -506,15 +514,28 @@ async def _rekey(routes: Routes, request: Request, caller: Caller) -> Response:
     seconds = [value for key, value in pairs(request.query) if key == "seconds"]
     if len(seconds) != 1 or not seconds[0].isdigit() or not 0 < int(seconds[0]) <= LONGEST:
         return explain(400, f"say for how long the old key is taken: ?seconds=N, from 1 to {LONGEST}")
+    nodes = [value.decode(errors="replace") for key, value in pairs(request.query) if key == "node"]
+    if len(nodes) > _MOST_NODES or not all(map(_NODE.fullmatch, nodes)):
+        return explain(
+            400, f"name the CPUs that the key is for: ?node=ID, 32 hexadecimal digits, at most {_MOST_NODES}"
+        )
+    key, until = request.body.decode(errors="replace"), int(seconds[0])
+    done: str | list[dict[str, str]]
     try:
-        why = await routes.backend.rekey(ports[name], request.body.decode(errors="replace"), int(seconds[0]))
+        if nodes:
+            done = await routes.backend.carry(ports[name], key, until, [bytes.fromhex(node) for node in nodes])
+        else:
+            done = await routes.backend.rekey(ports[name], key, until)
     except StoreError as exc:
         return explain(500, str(exc))
-    if why:
-        return explain(409, why)
-    what = "%s gave %s another AuthenticationKey; the old one is taken for %d s"
-    audit.info(what, caller.name, name, int(seconds[0]))
-    return Response(200, b"ok\n")
+    if isinstance(done, str) and done:
+        return explain(409, done)
+    audit.info("%s gave %s another AuthenticationKey; the old one is taken for %d s", caller.name, name, until)
+    if isinstance(done, str):
+        return Response(200, b"ok\n")
+    for cpu in done:
+        audit.info("%s: the key of %s: %s %s", caller.name, name, cpu["name"] or cpu["node"][:8], cpu["what"])
+    return Response(200, json.dumps({"cpus": done}).encode() + b"\n", "application/json")
 
 
 async def _page(_: Routes, request: Request, __: Caller) -> Response:

@@ -26,6 +26,7 @@ from protocol.link.frames import Frame, decode
 from protocol.link.handshake import Acceptor, Agreement, HandshakeError, Initiator, Peer
 from protocol.link.header import CutError, FrameDecoder, Header, Parts, RawFrame
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
+from protocol.link.key_frames import KEYS, Rekey, Rekeyed
 from protocol.link.reasons import CloseReason
 from protocol.link.secure import TAG, Opener, Sealer
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
@@ -77,8 +78,8 @@ def _stay(state: State, party: Party, *frames: type[Frame]) -> _Moves:
 
 
 _BYE: Final[_Moves] = {(_C, Close): State.CLOSED, (_S, Close): State.CLOSED}
-_DOWN: Final = (DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Survey, Picture, LineReport)
-_UP: Final = (UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Control, Look)
+_DOWN: Final = (DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Survey, Picture, Rekey, LineReport)
+_UP: Final = (UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Rekeyed, Control, Look)
 
 TRANSITIONS: Final[dict[State, _Moves]] = {
     State.HELLO: {(_C, Hello): State.REPLY},
@@ -98,6 +99,8 @@ TRANSITIONS: Final[dict[State, _Moves]] = {
 FEATURE: Final[dict[type[Frame], int]] = {
     Survey: CHAIN,
     Picture: CHAIN,
+    Rekey: KEYS,
+    Rekeyed: KEYS,
     Control: CONTROLS,
     LineReport: CONTROLS,
     Look: CONTROLS,

@@ -15,6 +15,7 @@ from protocol.link.chain_frames import Picture, Survey
 from protocol.link.control_frames import LineReport, Look
 from protocol.link.header import LIMIT
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
+from protocol.link.key_frames import Rekey, Rekeyed
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port
 from protocol.link.stream_frames import Ack, Control, Credit, DownData, Gap, Lost, Turn, UpData
 
@@ -46,6 +47,8 @@ Frame: TypeAlias = (
     | Pong
     | Survey
     | Picture
+    | Rekey
+    | Rekeyed
     | Control
     | LineReport
     | Look
@@ -72,6 +75,8 @@ FRAMES: Final = {
         Pong,
         Survey,
         Picture,
+        Rekey,
+        Rekeyed,
         Control,
         LineReport,
         Look,

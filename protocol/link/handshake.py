@@ -22,6 +22,7 @@ from protocol.link.chain_frames import CHAIN
 from protocol.link.header import CutError
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.identity import NodeKey, is_signed, node_id
+from protocol.link.key_frames import KEYS
 from protocol.link.secure import TrafficKeys, traffic_keys
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ __all__ = [
 VERSIONS: Final = (1,)
 """The wire versions that this code speaks."""
 
-FEATURES: Final = CHAIN
+FEATURES: Final = CHAIN | KEYS
 """The features that this code knows, a bit each; what only the other side knows is not used."""
 
 _UP: Final = b"daisyport remote port node up"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.chain_frames import Picture, Survey
 from protocol.link.control_frames import CONTROLS, LineReport, Look
+from protocol.link.key_frames import Rekey
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
 from protocol.link.stream_frames import Ack, Channel, Control, Credit, DownData, Gap, Lost, Turn
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientEvent", "ClientSession"]
 
-ClientEvent: TypeAlias = Resumed | DownData | Gap | Turn | Port | Settled | Close | Survey | Picture | LineReport
+ClientEvent: TypeAlias = (
+    Resumed | DownData | Gap | Turn | Port | Settled | Close | Survey | Picture | Rekey | LineReport
+)
 
 
 _UNTOLD: Final = 32
@@ -83,7 +86,7 @@ class ClientSession:
         """
         self._heartbeat = Heartbeat()
         self.inquiry = Inquiry()
-        """What is asked and answered of the chain over the connection of the moment."""
+        """What is asked and answered beside the streams over the connection of the moment."""
         self.takes_controls = False
         """The server of the last connection knows what a Control is."""
         self._look = self._look_told = False
@@ -279,7 +282,7 @@ class ClientSession:
                 events = self._resume(frame, now)
             case Close():
                 events = self._closed(frame)
-            case LineReport():
+            case LineReport() | Rekey():
                 events = [frame]
             case Survey() | Picture():
                 events = [*self.inquiry.heard(frame)]

@@ -17,6 +17,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.chain_frames import Picture, Survey
 from protocol.link.control_frames import CONTROLS, LineReport, Look
 from protocol.link.control_steps import ControlRequest
+from protocol.link.key_frames import Rekeyed
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close, Open, Opened, Ping, Pong, Port, Position, Positions
 from protocol.link.stream_frames import Ack, Channel, Control, Credit, Gap, Turn, UpData
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ServerEvent", "ServerSession"]
 
-ServerEvent: TypeAlias = Message | Gap | Close | Survey | Picture | Look
+ServerEvent: TypeAlias = Message | Gap | Close | Survey | Picture | Rekeyed | Look
 
 
 @final
@@ -105,7 +106,7 @@ class ServerSession:
         # A question of an ended connection has no answer.
         self._heartbeat = Heartbeat()
         self.inquiry = Inquiry()
-        """What is asked and answered of the chain over the connection of the moment."""
+        """What is asked and answered beside the streams over the connection of the moment."""
         self._proofs: deque[dict[Channel, int]] = deque()
         for channel, inbox in self._inboxes.items():
             sent, known = opening.positions[channel]
@@ -233,6 +234,8 @@ class ServerSession:
             case Gap():
                 self._news = True
                 self._inboxes[frame.channel].skip(frame)
+                return [frame]
+            case Rekeyed():
                 return [frame]
             case Close():
                 self.detach(now)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import trio
 
@@ -65,6 +65,10 @@ class Port:
         return self.manager.responsible(tuple(values))
 
 
+async def _no_keys(*_: object) -> NoReturn:
+    raise AssertionError("no server tells a key here")
+
+
 @contextlib.asynccontextmanager
 async def running_port(directory: Path) -> AsyncIterator[Port]:
     config = Config(
@@ -82,6 +86,7 @@ async def running_port(directory: Path) -> AsyncIterator[Port]:
         cast("Bonjour", None),
         Connections(),
         OldKeys(directory),
+        _no_keys,
     )
     port = Port(
         Manager(0, host, bus, lambda rights, holder: router.grant("P0", rights, holder), published),

@@ -343,6 +343,7 @@ ELSEWHERE = {
     "daisyport user remove": "named without its argument",
     "daisyport user add NAME --role admin": "with a name",
     "daisyport rekey P0": "named without its pipe",
+    "cat /root/new.key | daisyport rekey P0 --chain": "tests of that command, on a blade of three CPUs",
 }
 """Those that are not, and why, or who runs them."""
 

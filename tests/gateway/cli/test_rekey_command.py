@@ -15,7 +15,7 @@ from gateway.cli import main, rekey, trace
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
     """What the gateway was asked for."""
     found: list[tuple[str, bytes]] = []
-    monkeypatch.setattr(rekey, "asked", lambda _, __, target, body: found.append((target, body)))
+    monkeypatch.setattr(rekey, "asked", lambda _, __, target, body, ___: found.append((target, body)))
     return found
 
 

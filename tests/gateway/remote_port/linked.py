@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -24,15 +24,17 @@ from gateway.tasks.reconcile import Unit
 from protocol.link.chain_tree import Cpu
 from protocol.link.guesses import GuessLimit
 from protocol.link.identity import NodeKey
+from protocol.link.key_frames import Told, ToldCpu
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.settings import RemotePort, Settings
 from tests.gateway.line import ALL, NarrowTty
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from gateway.discovery.bonjour import Bonjour
     from gateway.port.router import Session
+    from protocol.link.key_frames import Rekey
     from protocol.link.reasons import Reason
     from protocol.sharing.turn_rule import TurnRule
 
@@ -134,6 +136,9 @@ class Node:
     key: NodeKey
     guesses: GuessLimit = field(default_factory=GuessLimit)
     rule: TurnRule | None = None
+    takes: Told = Told.CHANGED
+    told: list[Rekey] = field(default_factory=list)
+    below: tuple[ToldCpu, ...] = ()
 
     def __post_init__(self) -> None:
         self.handle = Router({"P0": self.bus}).grant("P0", ALL, self.name)
@@ -213,7 +218,9 @@ class Node:
 
     def dial_with(self, candidates: Candidates, settings: RemotePort, index: int = 0) -> None:
         """Chain to whichever server ``candidates`` choose."""
-        self.device = RemotePortClient(self.bus, self.key, index, settings, candidates, lambda: self.chain)
+        self.device = RemotePortClient(
+            self.bus, self.key, index, settings, candidates, lambda: self.chain, self.take_key
+        )
         self.settings = settings
         self.unit = Unit("P0 R0", lambda: None)
         self.nursery.start_soon(self.device.run, self.unit)
@@ -221,6 +228,14 @@ class Node:
     async def adjust(self, settings: RemotePort) -> None:
         """Publish other settings of RemotePort.R0."""
         assert await self.device.adjust(Settings(remote_ports=(settings,))) == ()
+
+    async def take_key(self, told: Rekey) -> tuple[Told, Sequence[ToldCpu]]:
+        """Take a key that the server tells, as long as ``takes`` says so."""
+        self.told.append(told)
+        if self.takes is Told.CHANGED:
+            self.settings = replace(self.settings, authentication_key=told.key)
+            await self.adjust(self.settings)
+        return self.takes, self.below
 
     async def up(self) -> None:
         await holds(lambda: self.bus.down is None)

@@ -148,6 +148,11 @@ class FakeGateway:
         self.rekeyed.append((index, key, seconds))
         return "" if key else "must not be empty"
 
+    async def carry(self, index: int, key: str, seconds: int, nodes: Sequence[bytes]) -> str | list[dict[str, str]]:
+        if why := await self.rekey(index, key, seconds):
+            return why
+        return [{"node": node.hex(), "name": "cpu2", "outcome": "changed", "what": "has it"} for node in nodes]
+
     async def chain(self, index: int) -> dict[str, object] | None:
         await trio.lowlevel.checkpoint()
         return {"name": f"owner of P{index}"} if index < 2 else None
@@ -156,7 +161,7 @@ class FakeGateway:
         ports = [FakePort(self, index) for index in range(len(self.settings.port_managers))]
         return Backend(
             *(CATALOGUE, self.published, self.update, ports, lambda: STATUS_SHOWN),
-            *(self.words.__getitem__, self.kick, self.rekey, self.chain),
+            *(self.words.__getitem__, self.kick, self.rekey, self.carry, self.chain),
         )
 
 
@@ -408,6 +413,31 @@ async def test_a_key_for_no_port_or_for_no_time_is_refused(
 ) -> None:
     assert (await rekey(routes, target)).status == status
     assert not fake.rekeyed
+
+
+@pytest.mark.parametrize(
+    "nodes", ["node=", "node=ab", "node=" + "g" * 32, "node=" + "a" * 33, "&".join(["node=" + "a" * 32] * 65)]
+)
+async def test_a_key_is_carried_to_cpus_by_their_whole_id_and_to_no_more_than_a_chain_has(
+    routes: Routes, fake: FakeGateway, nodes: str
+) -> None:
+    refused = await rekey(routes, f"{REKEY}&{nodes}")
+    assert (refused.status, b"name the CPUs" in refused.body) == (400, True)
+    assert not fake.rekeyed
+
+
+async def test_what_became_of_a_key_at_each_cpu_is_told_and_logged(
+    routes: Routes, fake: FakeGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = await rekey(routes, f"{REKEY}&node={'ab' * 16}")
+    cpu = {"node": "ab" * 16, "name": "cpu2", "outcome": "changed", "what": "has it"}
+    assert json.loads(answer.body) == {"cpus": [cpu]}
+    assert fake.rekeyed == [(1, "a new key", 3600)]
+    assert "user 0: the key of P1: cpu2 has it" in caplog.text
+    assert "a new key" not in caplog.text
+    refused = await rekey(routes, f"{REKEY}&node={'ab' * 16}", b"")
+    assert (refused.status, refused.body) == (409, b"409 Conflict\nmust not be empty\n")
 
 
 async def test_why_a_key_was_not_changed_is_told(routes: Routes, fake: FakeGateway) -> None:

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.chain_frames import CHAIN, Picture, Survey
-from protocol.link.connection import CHANNELS, TRANSITIONS, Connection, Party, State
-from protocol.link.control_frames import CONTROLS, LineReport, Look
+from protocol.link.connection import CHANNELS, FEATURE, TRANSITIONS, Connection, Party, State
+from protocol.link.control_frames import CONTROLS
 from protocol.link.frames import FRAMES, Frame
-from protocol.link.handshake import HandshakeError, Peer, WrongKeyError, key_point
+from protocol.link.handshake import FEATURES, HandshakeError, Peer, WrongKeyError, key_point
 from protocol.link.header import CutError, Header
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
+from protocol.link.key_frames import KEYS, Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import Sealer
 from protocol.link.session_frames import Close, Ping, Pong, Port
@@ -47,11 +48,13 @@ SAMPLES: tuple[Frame, ...] = (
     Pong(1, 2),
     Survey(1, 2),
     Picture(1, b"x"),
+    Rekey(1, 2, 3, (bytes(16),), "k"),
+    Rekeyed(1, (ToldCpu(bytes(16), "", Told.CHANGED),)),
     *(Close(reason) for reason in CloseReason if reason is not CloseReason.STOPPING),
 )
-CLIENT_FRAMES: set[type[Frame]] = {UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Close}
+CLIENT_FRAMES: set[type[Frame]] = {UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Rekeyed, Close}
 SERVER_FRAMES: set[type[Frame]] = {
-    *(DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Survey, Picture, Close),
+    *(DownData, Gap, Turn, Ack, Credit, Lost, Port, Ping, Pong, Survey, Picture, Rekey, Close),
 }
 # the answers, written down once more and by other means than the table: who may say what while what is awaited
 MAY_SAY: dict[tuple[Party, State], set[type[Frame]]] = {
@@ -172,27 +175,29 @@ def test_what_the_peer_may_not_send_we_may_not_send(sender: Party, state: State,
     assert by.state is state, "our own mistake changes nothing"
 
 
+@pytest.mark.parametrize("by_server", [False, True])
 @pytest.mark.parametrize(
-    ("frame", "feature"),
-    [
-        (Survey(1, 2), CHAIN),
-        (Picture(1, b"x"), CHAIN),
-        (Control(Channel.TCP, 0, 0, b"x"), CONTROLS),
-        (Look(wanted=True), CONTROLS),
-        (LineReport(3), CONTROLS),
-    ],
+    "frame", [frame for frame in SAMPLES if type(frame) in FEATURE], ids=lambda frame: type(frame).__name__
 )
-def test_what_is_a_feature_is_said_only_where_both_sides_know_it(frame: Frame, feature: int) -> None:
-    by, to = connections()
-    if isinstance(frame, LineReport):
-        by, to = to, by
-    assert by.peer is not None
-    assert to.peer is not None
-    to.peer = replace(to.peer, features=0xFF & ~feature)
+def test_what_is_a_feature_is_said_only_where_both_sides_know_it(frame: Frame, by_server: bool) -> None:
+    sender, hearer = reversed(connections()) if by_server else connections()
+    if not allowed(sender.party, State.READY, frame):
+        return
+    assert sender.peer is not None
+    assert hearer.peer is not None
+    without = 0xFFFF & ~FEATURE[type(frame)]
+    sender.peer, hearer.peer = replace(sender.peer, features=without), replace(hearer.peer, features=without)
     with pytest.raises(LocalProtocolError):
-        to.send(frame)
-    ((kind, _),) = events(to, by.send(frame))
+        sender.send(frame)
+    sender.peer = replace(sender.peer, features=FEATURE[type(frame)])
+    ((kind, _),) = events(hearer, sender.send(frame))
     assert issubclass(kind, RemoteProtocolError)
+
+
+def test_no_two_features_have_one_bit() -> None:
+    assert (CHAIN, KEYS, CONTROLS) == (0b0001, 0b0010, 0b0100)
+    assert set(FEATURE.values()) == {CHAIN, KEYS, CONTROLS}
+    assert FEATURES & (CHAIN | KEYS) == CHAIN | KEYS
 
 
 def test_the_table_names_every_state_and_only_frames_that_exist() -> None:

@@ -12,6 +12,7 @@ from protocol.link.control_frames import LineErrors, LineFormat, LineReport, Loo
 from protocol.link.frames import FRAMES, Frame, decode
 from protocol.link.header import LIMIT, Parts
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
+from protocol.link.key_frames import LONGEST_OLD_KEY, MAX_CPUS, Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.port_state import MAX_PATH, PortState, encode_text
 from protocol.link.reasons import CloseReason, Reason
@@ -74,6 +75,10 @@ counts = st.integers(1, MAX_DATA)
 gaps = st.builds(
     Gap, st.just(Channel.LINE), offsets, counts, st.sampled_from([Reason.OVERFLOW, Reason.RESTARTED])
 ) | st.builds(Gap, classes, offsets, counts, st.sampled_from([Reason.WITHDRAWN, Reason.TOO_OLD, Reason.INCOMPLETE]))
+nodes = st.lists(sixteen, min_size=1, max_size=4).map(tuple)
+short_texts = texts.filter(lambda text: len(text.encode()) <= 64)
+told_cpus = st.builds(ToldCpu, sixteen, short_texts, st.sampled_from(Told))
+rekeys = st.builds(Rekey, u32, u16, st.integers(1, LONGEST_OLD_KEY), nodes, short_texts.filter(bool))
 
 formats = st.builds(
     LineFormat,
@@ -90,7 +95,7 @@ frames = st.one_of(
     st.builds(Hello, shares, st.lists(u8, max_size=4).map(tuple), sixteen, u8, sixteen),
     st.builds(HelloReply, shares, u8, sixteen, u8, texts, tags),
     st.builds(Confirm, tags),
-    st.builds(Identity, shares, tags, u32, texts.filter(lambda text: len(text.encode()) <= 64)),
+    st.builds(Identity, shares, tags, u32, short_texts),
     st.builds(Close, st.sampled_from(CloseReason), positions),
     st.builds(Close, st.just(CloseReason.STALE), positions, u64),
     st.builds(Open, sixteen, u64, u32, positions),
@@ -113,7 +118,11 @@ frames = st.one_of(
         LineReport, st.integers(0, 3), formats | st.none(), st.integers(0, 63) | st.none(), u32, errors | st.none()
     ),
     st.builds(Look, st.booleans()),
+    rekeys,
+    st.builds(Rekeyed, u32, st.lists(told_cpus, min_size=1, max_size=4).map(tuple)),
 )
+REKEY = Rekey(1, 2, 3, (bytes(16),), "a key")
+REKEYED = Rekeyed(1, (ToldCpu(bytes(16), "cpu2", Told.CHANGED),))
 parts = st.builds(Parts, st.binary(max_size=200), st.integers(0, 5), st.integers(0, 3), st.integers(0, 2**64 - 1))
 
 
@@ -154,13 +163,46 @@ def test_a_frame_with_another_byte_is_another_frame_or_an_error(frame: Frame, da
 
 
 def test_every_type_has_its_number() -> None:
-    assert sorted(FRAMES) == [*range(1, 17), 0x50, 0x51, 0x54, 0x55, 0x56]
+    assert sorted(FRAMES) == [*range(1, 17), *range(0x50, 0x57)]
 
 
 @pytest.mark.parametrize("size", [0, MAX_TREE + 1])
 def test_a_tree_of_cpus_is_neither_empty_nor_longer_than_a_message(size: int) -> None:
     with pytest.raises(RemoteProtocolError, match="a tree of"):
         decode(Picture.code, Picture(1, bytes(size)).parts())
+
+
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (replace(REKEY, seconds=0), "an old key for 0 s"),
+        (replace(REKEY, seconds=LONGEST_OLD_KEY + 1), "an old key for"),
+        (replace(REKEY, nodes=()), "a key for 0 CPUs"),
+        (replace(REKEY, nodes=(bytes(16),) * (MAX_CPUS + 1)), "a key for 65 CPUs"),
+        (replace(REKEY, key=""), "a key of 0 bytes"),
+        (replace(REKEY, key="k" * 513), "a key of 513 bytes"),
+        (replace(REKEY, key="k\n"), "a key with control characters"),
+        (Rekeyed(1, ()), "0 CPUs"),
+        (Rekeyed(1, REKEYED.cpus * (MAX_CPUS + 1)), "65 CPUs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_new_key_and_its_answer_have_their_bounds(frame: Rekey | Rekeyed, why: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=why):
+        decode(frame.code, frame.parts())
+
+
+def test_a_frame_that_is_shown_in_a_log_shows_no_key() -> None:
+    assert "a key" not in repr(REKEY)
+
+
+def test_the_largest_key_and_answer_are_no_longer_than_a_message() -> None:
+    nodes = tuple(bytes([n]) * 16 for n in range(MAX_CPUS))
+    largest = Rekey(2**32 - 1, 65535, LONGEST_OLD_KEY, nodes, "\U0001f511" * 128)
+    answer = Rekeyed(1, tuple(ToldCpu(node, "n" * 64, Told.APART) for node in nodes))
+    for frame in (largest, answer):
+        assert decode(frame.code, frame.parts()) == frame
+        assert len(frame.parts().payload) <= MAX_MESSAGE
 
 
 @pytest.mark.parametrize("code", [0, 17, 0x3F])
@@ -317,6 +359,8 @@ ONE_OF_EACH = [
     (0x56, Look(wanted=True).parts()),
     (0x50, Survey(1, 2).parts()),
     (0x51, Picture(1, b"x").parts()),
+    (0x52, REKEY.parts()),
+    (0x53, REKEYED.parts()),
     (15, Pong(1, 2).parts()),
 ]
 

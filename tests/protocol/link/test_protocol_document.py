@@ -19,6 +19,7 @@ from protocol.link.connection import CHANNELS, CLOSES, TRANSITIONS, Connection, 
 from protocol.link.frames import FRAMES
 from protocol.link.handshake import VERSIONS, Acceptor, Initiator, key_point
 from protocol.link.identity import NodeKey
+from protocol.link.key_frames import Told
 from protocol.link.message_rules import MAX_WAITING
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
@@ -163,6 +164,7 @@ def table(section: str) -> list[list[str]]:
         ("### Channels", {channel.value: channel.name for channel in Channel}),
         ("### Turn status", {status.value: status.name for status in TurnStatus}),
         ("### Reply kinds", {code.value: code.name for code in ReplyCode}),
+        ("### A new key", {told.value: told.name for told in Told}),
         ("### Turn phase", {phase.value: phase.name for phase in TurnPhase}),
     ],
 )

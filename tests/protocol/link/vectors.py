@@ -22,6 +22,7 @@ from protocol.link.frames import decode
 from protocol.link.handshake import Acceptor, Initiator, WrongKeyError, key_point
 from protocol.link.header import FrameDecoder, Parts, RawFrame
 from protocol.link.identity import NodeKey
+from protocol.link.key_frames import KEYS, Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import Opener, traffic_keys
@@ -134,6 +135,19 @@ CONVERSATION: Final[tuple[tuple[Party, str, Frame], ...]] = (
     (A, "somebody wants to know of the modem lines", Look(wanted=True)),
     (B, "how the line is, and what may be asked of it", REPORT),
     (B, "nothing is known of the line but a break, and nothing may be asked", LineReport(0, breaks=1)),
+    (B, "has another key for two CPUs", Rekey(0xA1A2A3A4, 0xA5A6, 0x00010203, (b"C" * 16, b"D" * 16), "the next key")),
+    (
+        A,
+        "has it, and so has one CPU behind it; another is down",
+        Rekeyed(
+            0xA1A2A3A4,
+            (
+                ToldCpu(b"C" * 16, "cpu2", Told.CHANGED),
+                ToldCpu(b"D" * 16, "cpu3", Told.SAME),
+                ToldCpu(b"E" * 16, "", Told.GONE),
+            ),
+        ),
+    ),
     (B, "ends the session", Close(CloseReason.STOPPING, positions(0x0152535455565758))),
 )
 REFUSED: Final = Close(CloseReason.STALE, last=0x0908070605040302)
@@ -165,7 +179,7 @@ class Recorder:
     """Two connections with fixed secrets, and what each of their frames looks like."""
 
     def __init__(self, client_key: str = KEY) -> None:
-        features = CHAIN | CONTROLS
+        features = CHAIN | KEYS | CONTROLS
         self.a = Connection(Initiator(key_point(client_key), A_NODE, 7, YA, FRESH, features=features))
         self.b = Connection(Acceptor(key_point(KEY), B_NODE, 9, "blade-7", YB, features=features))
         self.vectors: list[dict[str, object]] = []

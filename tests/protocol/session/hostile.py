@@ -18,6 +18,7 @@ from protocol.link.control_steps import Break, Configure, ControlRequest, HoldBr
 from protocol.link.frames import FRAMES
 from protocol.link.handshake import Peer
 from protocol.link.header import LIMIT, Header
+from protocol.link.key_frames import Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.secure import TAG
@@ -158,7 +159,7 @@ class Liar:
 
     def of_a_feature(self, channel: Channel, offset: int) -> Frame:
         choices = self.choices
-        match choices.below(5):
+        match choices.below(7):
             case 0:
                 return Survey(choices.pick((0, 1, 2**32 - 1)), choices.pick((0, 3000, 65535)))
             case 1:
@@ -167,7 +168,11 @@ class Liar:
                 return Control(channel, offset, choices.below(3), self.request(), None, bool(choices.below(2)))
             case 3:
                 return self.report()
-        return Look(bool(choices.below(2)))
+            case 4:
+                return Look(bool(choices.below(2)))
+            case 5:
+                return Rekey(choices.below(4), 9, choices.pick((1, 86400)), (B_NODE,), choices.pick(("k", "k" * 128)))
+        return Rekeyed(choices.below(4), (ToldCpu(B_NODE, "", choices.pick(tuple(Told))),))
 
     def opening(self, clock: int, session: bytes, party: Party) -> list[Frame]:
         """What begins a connection, by the book but for now and then a number."""

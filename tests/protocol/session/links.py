@@ -11,6 +11,7 @@ from protocol.link.control_frames import CONTROLS
 from protocol.link.handshake import VERSIONS, Acceptor, Initiator, key_point
 from protocol.link.header import FrameDecoder
 from protocol.link.identity import NodeKey
+from protocol.link.key_frames import KEYS
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Pong
@@ -19,7 +20,7 @@ from protocol.session.session import NO_SESSION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FEATURES = CHAIN | CONTROLS
+FEATURES = CHAIN | KEYS | CONTROLS
 POINT = key_point("pelco123")
 A_KEY, B_KEY = NodeKey(b"a" * 32, "cpu-a"), NodeKey(b"b" * 32, "cpu-b")
 A_NODE, B_NODE = A_KEY.id, B_KEY.id

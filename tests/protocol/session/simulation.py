@@ -24,6 +24,7 @@ from protocol.link.handshake import Acceptor, Initiator, Peer, key_point
 from protocol.link.header import LIMIT, CutError
 from protocol.link.hello import Hello
 from protocol.link.identity import NodeKey
+from protocol.link.key_frames import KEYS, Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Open, Ping, Pong, Port, Position
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from protocol.session.inquiry import Inquiry
     from protocol.session.server import ServerEvent, ServerSession
 
-FEATURES = CHAIN | CONTROLS
+FEATURES = CHAIN | KEYS | CONTROLS
 LIAR = Peer(1, b"l" * 16, 0, "")
 POINT = key_point("correct horse battery staple")
 AGE = {Channel.PTZ: 2_000, Channel.TCP: 15_000, Channel.CGI: 15_000}
@@ -159,6 +160,8 @@ class Node:
                 self.world.gaps += event.count
             case Survey() | Picture():
                 self.world.surveyed(session.inquiry, event)
+            case Rekeyed():
+                self.world.rekeyed(event)
             case Close():
                 self.ended(self.register.end(session, CloseReason.STOPPING))
 
@@ -266,6 +269,8 @@ class Node:
                 self.tell(event)
             case Survey() | Picture():
                 self.world.surveyed(self.client.inquiry, event)
+            case Rekey():
+                self.client.inquiry.tell(Rekeyed(event.number, (ToldCpu(event.nodes[0], "", Told.CHANGED),)))
 
     def heard_line(self, event: DownData) -> None:
         asker = event.asker
@@ -338,6 +343,7 @@ class World:
         self.older = False  # some link was with a CPU that knows no controls
         self.gaps = 0
         self.pictures = 0
+        self.keys: dict[int, Rekey] = {}
         self.nodes = [Node(self, place, 0) for place in range(nodes)]
         self.wires: list[list[Wire]] = [[] for _ in range(nodes - 1)]
 
@@ -467,6 +473,19 @@ class World:
         assert not inquiry._stands
         self.pictures += 1
 
+    def rekey(self, link: int) -> None:
+        """Have the upper side of a link tell the lower one another key."""
+        number = self.unique()
+        told = Rekey(number, 1000, 3600, (fresh(16, number),), f"key {number}")
+        self.keys[number] = told
+        self.nodes[link].below(lambda session: session.inquiry.tell(told))
+        self.run()
+
+    def rekeyed(self, answer: Rekeyed) -> None:
+        """Have an answer judged: nobody answers what he was not told."""
+        told = self.keys.get(answer.number)
+        assert self.lies or (told is not None and answer.cpus[0].node == told.nodes[0])
+
     def restart(self, place: int) -> None:
         for link in (place - 1, place):
             for wire in self.wires[link] if 0 <= link < len(self.wires) else ():
@@ -523,7 +542,7 @@ class World:
                 self.liars[place] = node, outcome.session
         else:
             frame = Liar(choices, session._positions()).frame([0, node.now], session.id)
-            allowed = (UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Close)
+            allowed = (UpData, Gap, Ack, Credit, Ping, Pong, Survey, Picture, Rekeyed, Close)
             try:
                 if decode(frame.code, frame.parts()) is None or not isinstance(frame, allowed):
                     return

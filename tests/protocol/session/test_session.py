@@ -14,6 +14,7 @@ from protocol.link.control_frames import CONTROLS, LineReport, Look
 from protocol.link.control_steps import ControlRequest, Pause, SetLines
 from protocol.link.handshake import Peer
 from protocol.link.header import LIMIT
+from protocol.link.key_frames import KEYS, Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import NOWHERE, Close, Open, Opened, Ping, Pong, Port, Position
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from protocol.session.server import ServerEvent
 
 PTZ, TCP, CGI = Channel.PTZ, Channel.TCP, Channel.CGI
-PEER = Peer(1, A_NODE, 0, "", features=CHAIN | CONTROLS)
+PEER = Peer(1, A_NODE, 0, "", features=CHAIN | KEYS | CONTROLS)
 B_AHEAD = 1_000_000
 """B's clock shows this much more than A's."""
 
@@ -912,6 +913,24 @@ def test_an_answer_to_nothing_or_to_an_older_question_is_passed_over(pair: Pair)
     pair.server.inquiry.answer(2, b"again")
     pair.talk()
     assert [event.tree for event in pair.heard_a if isinstance(event, Picture)] == [b"in time"]
+
+
+def test_a_new_key_and_what_became_of_it_cross_the_link_each_its_own_way(pair: Pair) -> None:
+    told = Rekey(7, 1000, 3600, (A_NODE,), "the next key")
+    answer = Rekeyed(7, (ToldCpu(A_NODE, "cpu2", Told.CHANGED),))
+    pair.server.inquiry.tell(told)
+    pair.talk()
+    assert told in pair.heard_a
+    pair.client.inquiry.tell(answer)
+    pair.talk()
+    assert answer in pair.heard_b
+
+
+def test_of_two_new_keys_that_wait_the_newer_one_is_told(pair: Pair) -> None:
+    for number in (1, 2):
+        pair.server.inquiry.tell(Rekey(number, 1000, 3600, (A_NODE,), "the next key"))
+    pair.talk()
+    assert [event.number for event in pair.heard_a if isinstance(event, Rekey)] == [2]
 
 
 def test_questions_without_end_leave_one_and_answers_too(pair: Pair) -> None:

@@ -96,6 +96,10 @@ class Chain(RuleBasedStateMachine):
     def survey(self, place: int, up: bool) -> None:
         self.world.survey(self.link(place), up=up)
 
+    @rule(place=places)
+    def rekey(self, place: int) -> None:
+        self.world.rekey(self.link(place))
+
     @rule(place=places, client=sides, server=sides, flight=sides)
     def cut(self, place: int, client: bool, server: bool, flight: bool) -> None:
         self.world.cut(self.link(place), client=client, server=server, flight=flight)

@@ -1,0 +1,136 @@
+"""The two frames that carry a new AuthenticationKey down a chain: a feature, which older peers do not know.
+
+The server says Rekey, its client answers Rekeyed. The key travels sealed under keys that this connection agreed on with
+fresh shares, so whoever recorded it learns nothing of the new key by the old one. It is for the nodes that it names and
+for nobody else: a node id is proved by a signature, which the old key does not make.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, NamedTuple, final
+
+from protocol.link.header import Parts
+from protocol.link.hello import MAX_NAME
+from protocol.link.port_state import NODE_ID, decode_text, encode_text, has_controls
+
+__all__ = ["KEYS", "LONGEST_OLD_KEY", "MAX_CPUS", "Rekey", "Rekeyed", "Told", "ToldCpu"]
+
+KEYS: Final = 0b0010
+"""The feature bit of those who know both frames."""
+
+MAX_CPUS: Final = 64
+"""The most CPUs that a key is for at a time, and that an answer tells of."""
+LONGEST_OLD_KEY: Final = 30 * 86400
+"""Seconds for which the old key may be taken beside the new one."""
+
+_LONGEST: Final = 512
+"""Bytes of a key: 128 characters, as the parameter has it, in UTF-8."""
+_REKEY: Final = struct.Struct("!IHIB")
+_REKEYED: Final = struct.Struct("!IB")
+_CPU: Final = struct.Struct(f"!{NODE_ID}sB")
+
+
+@final
+class Told(enum.IntEnum):
+    """The outcome of a new key at one CPU."""
+
+    CHANGED = 0
+    """It has the key, on its disk: it dials with it from now on."""
+    SAME = 1
+    """It had the key already."""
+    REFUSED = 2
+    """It is configured to take no key from its server, or has none to be recognized by."""
+    FAILED = 3
+    """It could not take it; its log says why."""
+    SILENT = 4
+    """Its link stands, and no answer came in time."""
+    OLDER = 5
+    """Its version does not know the frame."""
+    GONE = 6
+    """Its link is down."""
+    UNNAMED = 7
+    """The key is not for it."""
+    APART = 8
+    """The CPU above it has a key of its own for those below, which stays."""
+
+
+@final
+class ToldCpu(NamedTuple):
+    """One CPU, its name for people, and what became of the key there."""
+
+    node: bytes
+    name: str
+    told: Told
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rekey:
+    """B to A: the key by which B's clients are to prove themselves from now on.
+
+    ``number`` names the change in A's answer (u32); ``patience`` is how long that is awaited, in milliseconds (u16).
+    Servers take the ``key`` that they had for ``seconds`` more (1 to LONGEST_OLD_KEY). It is for the CPUs of ``nodes``
+    (1 to MAX_CPUS node ids), whoever else is linked.
+    """
+
+    code: ClassVar[int] = 0x52
+    number: int
+    patience: int
+    seconds: int
+    nodes: tuple[bytes, ...]
+    key: str = field(repr=False)
+    """1 to 512 bytes of UTF-8, without control characters."""
+
+    def parts(self) -> Parts:
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
+        fixed = _REKEY.pack(self.number, self.patience, self.seconds, len(self.nodes))
+        return Parts(fixed + b"".join(self.nodes) + self.key.encode())
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Rekey:
+        """Read the frame back. Raises ValueError or struct.error."""
+        number, patience, seconds, count = _REKEY.unpack_from(parts.payload)
+        end = _REKEY.size + count * NODE_ID
+        nodes = tuple(parts.payload[at : at + NODE_ID] for at in range(_REKEY.size, end, NODE_ID))
+        data = parts.payload[end:]
+        if not 1 <= seconds <= LONGEST_OLD_KEY:
+            raise ValueError(f"an old key for {seconds} s: it is taken for 1 to {LONGEST_OLD_KEY}")
+        if not 1 <= count <= MAX_CPUS:
+            raise ValueError(f"a key for {count} CPUs: it is for 1 to {MAX_CPUS}")
+        if not 1 <= len(data) <= _LONGEST:
+            raise ValueError(f"a key of {len(data)} bytes: it has 1 to {_LONGEST}")
+        key = data.decode()
+        if has_controls(key):
+            raise ValueError("a key with control characters")
+        return cls(number, patience, seconds, nodes, key)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """A to B: what became of the Rekey of that ``number``, at A (the first of ``cpus``) and at the CPUs behind it."""
+
+    code: ClassVar[int] = 0x53
+    number: int
+    cpus: tuple[ToldCpu, ...]
+
+    def parts(self) -> Parts:
+        """Return the frame's own part of the wire: payload, channel, flags and offset."""
+        cpus = (_CPU.pack(cpu.node, cpu.told) + encode_text(cpu.name, MAX_NAME) for cpu in self.cpus)
+        return Parts(_REKEYED.pack(self.number, len(self.cpus)) + b"".join(cpus))
+
+    @classmethod
+    def decode(cls, parts: Parts) -> Rekeyed:
+        """Read the frame back. Raises ValueError, IndexError or struct.error."""
+        number, count = _REKEYED.unpack_from(parts.payload)
+        if not 1 <= count <= MAX_CPUS:
+            raise ValueError(f"{count} CPUs: an answer tells of 1 to {MAX_CPUS}")
+        cpus, start = [], _REKEYED.size
+        for _ in range(count):
+            node, told = _CPU.unpack_from(parts.payload, start)
+            name, start = decode_text(parts.payload, start + _CPU.size)
+            cpus.append(ToldCpu(node, name, Told(told)))
+        return cls(number, tuple(cpus))
