@@ -352,13 +352,13 @@ class RemotePortClient:
 
         def take(frame: Frame) -> None:
             nonlocal opened
-            for event in self._session.receive(number, frame, now_ms()):
+            for event in self._session.receive(number, frame, link.now):
                 if isinstance(event, Resumed):
                     opened = True
                     self._resumed(unit)
                 self._handle(event, opened)
 
-        say = functools.partial(self._next_frame, number)
+        say = functools.partial(self._next_frame, link, number)
         why = "it is renewed, for its keys are a day old or AuthenticationKey is another one"
         try:
             with trio.move_on_after(_REKEY) as self._carrying:
@@ -377,8 +377,8 @@ class RemotePortClient:
             backoff.reset()
         raise LinkCutError(why)
 
-    def _next_frame(self, number: int) -> Frame | None:
-        return self._session.next_frame(number, now_ms())
+    def _next_frame(self, link: Link, number: int) -> Frame | None:
+        return self._session.next_frame(number, link.now)
 
     def _resumed(self, unit: Unit) -> None:
         self._abandon_at = math.inf
@@ -395,7 +395,7 @@ class RemotePortClient:
         if self._session.resumed:
             if trio.current_effective_deadline() == -math.inf:  # it is we who end it
                 self._session.close(CloseReason.STOPPING)
-                link.leave(functools.partial(self._next_frame, self._session.number))
+                link.leave(functools.partial(self._next_frame, link, self._session.number))
             now = trio.current_time()
             self._abandon_at = now + RESUME_WINDOW
             self._line.away(now)

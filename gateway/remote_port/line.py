@@ -116,7 +116,7 @@ class RemoteLine:
         self._bus = bus
         self._age_limits = {channel: limit / 1000 for channel, limit in age_limits.items()}
         self._outcomes: dict[Channel, deque[Taken]] = {channel: deque() for channel in CHANNELS.values()}
-        self._owed: Counter[Claim] = Counter()
+        self._owed: dict[Claim, int] = {}
         self._asked: dict[Channel, deque[Taken]] = {
             channel: deque(maxlen=MAX_WAITING + 1) for channel in CHANNELS.values()
         }
@@ -198,7 +198,7 @@ class RemoteLine:
         size = len(taken.data)
         self._waiting[channel] += size
         self._outcomes[channel].append(taken)
-        self._owed[taken.claim] += size
+        self._owed[taken.claim] = self._owed.get(taken.claim, 0) + size
         self._flush()
 
     def settled(self, settled: Settled) -> None:
@@ -279,7 +279,7 @@ class RemoteLine:
 
     def begun(self, claim: Claim) -> int:
         """Return how many bytes of this writer have no outcome yet."""
-        return self._owed[claim]
+        return self._owed.get(claim, 0)
 
     def begin(self) -> None:
         """Take messages again: the owner's device is there."""
@@ -366,7 +366,8 @@ class RemoteLine:
         return min(portion(self._throughput.steady), MAX_MESSAGE)
 
     def _too_long_away(self, channel: Channel) -> bool:
-        return trio.current_time() - self._away_since >= self._age_limits[channel]
+        away = self._away_since
+        return away != math.inf and trio.current_time() - away >= self._age_limits[channel]
 
     def _wake(self, channels: Iterable[Channel]) -> None:
         for channel in channels:

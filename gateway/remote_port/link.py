@@ -118,6 +118,8 @@ class Link:
         self._handling = False
         """Frames are looked at; what they have us say is said once, behind them."""
         self._heard_at = self._whole_at = self._asked_at = trio.current_time()
+        self.now = now_ms()
+        """The time of the last read or flush, as ``now_ms``; one for all of its frames."""
         self._partial_since: float | None = None
         self._unanswered_since: float | None = None
         self._carrying = trio.CancelScope()
@@ -180,6 +182,7 @@ class Link:
         if self._handling and not at_once:
             return
         try:
+            self.now = now_ms()
             more = True
             while more and not self._sealed and self._room():
                 more = self._push_batch()
@@ -280,6 +283,7 @@ class Link:
         except OSError as exc:
             raise LinkCutError(exc.strerror or str(exc)) from exc
         self._heard_at = trio.current_time()
+        self.now = int(self._heard_at * 1000)
         self._connection.receive_data(data)
         return True
 

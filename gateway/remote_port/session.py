@@ -605,10 +605,10 @@ class RemoteSession:
         number = self.session.number
 
         def say() -> Frame | None:
-            return self.session.next_frame(number, now_ms())
+            return self.session.next_frame(number, link.now)
 
         def take(frame: Frame) -> None:
-            self._take(number, frame)
+            self._take(number, frame, link.now)
 
         try:
             with trio.move_on_after(most) as self._carrying:
@@ -622,10 +622,10 @@ class RemoteSession:
                 self.session.detach(now_ms())
         return False
 
-    def _take(self, number: int, frame: Frame) -> None:
+    def _take(self, number: int, frame: Frame, now: int) -> None:
         if isinstance(frame, Pong):
             self._answered.unpark_all()
-        for event in self.session.receive(number, frame, now_ms()):
+        for event in self.session.receive(number, frame, now):
             match event:
                 case Message():
                     self._writers[event.channel].post(event)

@@ -24,7 +24,7 @@ from protocol.link.chain_frames import CHAIN, Picture, Survey
 from protocol.link.control_frames import CONTROLS, LineReport, Look
 from protocol.link.frames import Frame, decode
 from protocol.link.handshake import Acceptor, Agreement, HandshakeError, Initiator, Peer
-from protocol.link.header import CutError, FrameDecoder, Header, Parts, RawFrame
+from protocol.link.header import CutError, FrameDecoder, Parts, RawFrame, encoded_header
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.key_frames import KEYS, Rekey, Rekeyed
 from protocol.link.reasons import CloseReason
@@ -273,14 +273,14 @@ class Connection:
         return None
 
     def _read(self, raw: RawFrame) -> Frame | None:
-        header, payload, opener = raw.header, raw.body, self._opener
+        payload, opener = raw.body, self._opener
         if opener is not None:
             payload = opener.open(raw.head, payload)
-        if header.version != self._version:
-            raise RemoteProtocolError(f"a frame of version {header.version} instead of {self._version}")
-        frame = decode(header.type, Parts(payload, header.channel, header.flags, header.offset))
+        if raw.version != self._version:
+            raise RemoteProtocolError(f"a frame of version {raw.version} instead of {self._version}")
+        frame = decode(raw.code, Parts(payload, raw.channel, raw.flags, raw.offset))
         if frame is None and opener is None:
-            raise HandshakeError(f"type {header.type:#04x} is no frame of the handshake")
+            raise HandshakeError(f"type {raw.code:#04x} is no frame of the handshake")
         return frame
 
     def _shake(self, frame: Handshake) -> Event | None:
@@ -332,5 +332,5 @@ class Connection:
         payload, channel, flags, offset = frame.parts()
         sealer = self._sealer
         length = len(payload) + (0 if sealer is None else TAG)
-        head = Header(self._version, frame.code, channel, flags, length, offset).encode()
+        head = encoded_header(self._version, frame.code, channel, flags, length, offset)
         return head + (payload if sealer is None else sealer.seal(head, payload))

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, final
 
 from protocol.errors import RemoteProtocolError
 
-__all__ = ["LIMIT", "MAX_LENGTH", "SIZE", "CutError", "FrameDecoder", "Header", "Parts", "RawFrame"]
+__all__ = ["LIMIT", "MAX_LENGTH", "SIZE", "CutError", "FrameDecoder", "Parts", "RawFrame", "encoded_header"]
 
 _LAYOUT: Final = struct.Struct("!BBBBIQ")
 SIZE: Final = _LAYOUT.size
@@ -32,20 +32,9 @@ class CutError(RemoteProtocolError):
     """These bytes cannot be trusted, or ended too early: the connection is over, its session stays."""
 
 
-@final
-class Header(NamedTuple):
-    """A frame's header in the order of the wire; ``length`` counts all bytes after it, the tag included."""
-
-    version: int
-    type: int
-    channel: int
-    flags: int
-    length: int
-    offset: int
-
-    def encode(self) -> bytes:
-        """Return the sixteen bytes."""
-        return _LAYOUT.pack(*self)
+def encoded_header(version: int, code: int, channel: int, flags: int, length: int, offset: int) -> bytes:
+    """Return the sixteen bytes; ``length`` counts all bytes after them, the tag included."""
+    return _LAYOUT.pack(version, code, channel, flags, length, offset)
 
 
 @final
@@ -60,9 +49,13 @@ class Parts(NamedTuple):
 
 @final
 class RawFrame(NamedTuple):
-    """One frame as it was cut from the stream: its header, the header's very bytes, and what followed."""
+    """One frame as it was cut from the stream: the fields of its header, the header's very bytes, and what followed."""
 
-    header: Header
+    version: int
+    code: int
+    channel: int
+    flags: int
+    offset: int
     head: bytes
     body: bytes
 
@@ -99,11 +92,11 @@ class FrameDecoder:
         if len(buffer) < body:
             self._buffer, self._at = buffer[start:], 0
             return None
-        header = Header._make(_LAYOUT.unpack_from(buffer, start))
-        if header.length > MAX_LENGTH:
-            raise CutError(f"a frame of {header.length} bytes: at most {MAX_LENGTH} may follow a header")
-        end = body + header.length
+        version, code, channel, flags, length, offset = _LAYOUT.unpack_from(buffer, start)
+        if length > MAX_LENGTH:
+            raise CutError(f"a frame of {length} bytes: at most {MAX_LENGTH} may follow a header")
+        end = body + length
         if len(buffer) < end:
             return None
         self._at = end
-        return RawFrame(header, buffer[start:body], buffer[body:end])
+        return RawFrame(version, code, channel, flags, offset, buffer[start:body], buffer[body:end])

@@ -64,8 +64,8 @@ class ServerSession:
             channel: Inbox(channel, first.positions[channel].reached, limits.window) for channel in CLASSES
         }
         self._down = LineStream(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
-        self._news = True
-        """An inbox may have something to tell: they are not asked behind each byte of the line."""
+        self._news = set(CLASSES)
+        """The classes whose inbox may have something to tell; the others are not asked."""
         self._closing: CloseReason | None = None
         self._port = port
         self._port_changed = False
@@ -116,7 +116,7 @@ class ServerSession:
             inbox.stream.attach(known)
         self._takes_reports = bool(features & CONTROLS)
         self._report_changed = self._report is not None
-        self._news = True
+        self._news.update(CLASSES)
         self._down.ring.rewind(opening.positions[Channel.LINE].reached)
         self.resumes += 1
         self._opening: Open | None = opening
@@ -128,17 +128,17 @@ class ServerSession:
 
     def handed(self, channel: Channel, end: int) -> None:
         """Acknowledge all before ``end``: it is in the owner's tty, or known to be lost. Raises LocalProtocolError."""
-        self._news = True
+        self._news.add(channel)
         self._inboxes[channel].stream.hand(end)
 
     def lost(self, channel: Channel, end: int, reason: Reason) -> None:
         """Tell that what is before ``end`` and not settled will never be written. Raises LocalProtocolError."""
-        self._news = True
+        self._news.add(channel)
         self._inboxes[channel].stream.lose(end, reason)
 
     def window(self, channel: Channel, size: int) -> None:
         """Let so many bytes wait for the line from now on; what is granted stays granted."""
-        self._news = True
+        self._news.add(channel)
         self._inboxes[channel].stream.window = size
 
     def line(self, data: bytes, asker: Asker | None = None) -> None:
@@ -209,9 +209,10 @@ class ServerSession:
                 return self._report
         if self._news:
             for channel in SEND_ORDER:
-                if (outcome := self._inboxes[channel].stream.next_frame()) is not None:
-                    return outcome
-            self._news = False
+                if channel in self._news:
+                    if (outcome := self._inboxes[channel].stream.next_frame()) is not None:
+                        return outcome
+                    self._news.discard(channel)
         # Behind all outcomes, since the numbers in it are final, and before the line's bytes, which could go on for
         # ever.
         if self._closing is not None:
@@ -225,14 +226,14 @@ class ServerSession:
             return []
         match frame:
             case UpData():
-                self._news = True
+                self._news.add(frame.channel)
                 if (whole := self._inboxes[frame.channel].take(frame)) is not None:
                     first, data = whole
                     accepted = self._heartbeat.clock.local(first.accepted, now)
                     control = _request(data) if isinstance(first, Control) else None
                     return [Message(frame.channel, first.offset, data, accepted, first.turn, control)]
             case Gap():
-                self._news = True
+                self._news.add(frame.channel)
                 self._inboxes[frame.channel].skip(frame)
                 return [frame]
             case Rekeyed():
@@ -252,7 +253,7 @@ class ServerSession:
                 self._heartbeat.heard(frame.clock)
             case Pong():
                 self._heartbeat.answered(frame.echo, frame.clock, now)
-                self._news = True
+                self._news.update(CLASSES)
                 # The heartbeat has refused an answer without a question, so there is a proof for each PONG.
                 for channel, told in self._proofs.popleft().items():
                     self._inboxes[channel].stream.confirm(told)

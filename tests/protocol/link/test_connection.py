@@ -14,7 +14,7 @@ from protocol.link.connection import CHANNELS, FEATURE, TRANSITIONS, Connection,
 from protocol.link.control_frames import CONTROLS
 from protocol.link.frames import FRAMES, Frame
 from protocol.link.handshake import FEATURES, HandshakeError, Peer, WrongKeyError, key_point
-from protocol.link.header import CutError, Header
+from protocol.link.header import CutError, encoded_header
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.key_frames import KEYS, Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.reasons import CloseReason, Reason
@@ -127,7 +127,7 @@ def forged(connection: Connection, frame: Frame, *, clear: bool = False) -> byte
     connection._state = State.READY
     payload, channel, flags, offset = frame.parts()
     tag = 0 if clear else 16
-    head = Header(1, frame.code, channel, flags, len(payload) + tag, offset).encode()
+    head = encoded_header(1, frame.code, channel, flags, len(payload) + tag, offset)
     return sealed(connection, head, payload) if tag else head + payload
 
 
@@ -283,18 +283,18 @@ def test_after_our_close_what_still_comes_is_not_kept() -> None:
 
 def test_types_from_0x40_up_are_passed_over_in_sealed_frames_alone() -> None:
     a, b = connections()
-    head = Header(1, 0x40, 9, 9, 16, 9).encode()
+    head = encoded_header(1, 0x40, 9, 9, 16, 9)
     unknown = sealed(a, head, b"")
     assert events(b, unknown + a.send(Ping(1))) == [Ping(1)]
     clear = Connection(acceptor())
-    ((kind, why),) = events(clear, Header(1, 0x40, 0, 0, 0, 0).encode())
+    ((kind, why),) = events(clear, encoded_header(1, 0x40, 0, 0, 0, 0))
     assert kind is HandshakeError
     assert "no frame of the handshake" in why
 
 
 def test_another_version_in_the_header_is_refused() -> None:
     a, b = connections()
-    head = Header(2, Ping.code, 0, 0, 20, 0).encode()
+    head = encoded_header(2, Ping.code, 0, 0, 20, 0)
     ((kind, why),) = events(b, sealed(a, head, bytes(4)))
     assert kind is RemoteProtocolError
     assert "version 2 instead of 1" in why
@@ -352,7 +352,7 @@ def test_random_payloads_behind_good_tags_give_events_or_remote_errors(payload: 
     for code in (*range(0x42), *FRAMES):
         a, b = connections(state)
         by, to = (a, b) if up else (b, a)
-        head = Header(1, code, code % 4, code % 2, len(payload) + 16, 7).encode()
+        head = encoded_header(1, code, code % 4, code % 2, len(payload) + 16, 7)
         events(to, sealed(by, head, payload))
 
 

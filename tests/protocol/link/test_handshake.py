@@ -21,7 +21,7 @@ from protocol.link.handshake import (
     WrongKeyError,
     key_point,
 )
-from protocol.link.header import CutError, Header
+from protocol.link.header import CutError, encoded_header
 from protocol.link.hello import Confirm, HelloReply, Identity
 from protocol.link.identity import NodeKey, is_signed
 from protocol.link.reasons import CloseReason
@@ -107,7 +107,7 @@ def test_a_signature_serves_neither_the_other_side_nor_another_run() -> None:
 def test_an_identity_that_is_not_proved_leaves_every_session_alive_and_is_told() -> None:
     client, server = connections(State.CLIENT_IDENTITY)
     lie = Identity(A_KEY.public, bytes(64), 0, "").parts().payload
-    head = Header(1, Identity.code, 0, 0, len(lie) + 16, 0).encode()
+    head = encoded_header(1, Identity.code, 0, 0, len(lie) + 16, 0)
     assert client._agreement is not None
     ((kind, why),) = events(server, head + Sealer(client._agreement.keys.up).seal(head, lie))
     assert kind is IdentityError

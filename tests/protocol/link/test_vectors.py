@@ -40,7 +40,7 @@ def test_a_sealed_frame_opens_with_its_key_and_its_number_alone(vector: dict[str
     key = bytes.fromhex(VECTORS["secrets"]["up" if vector["from"] == "A" else "down"])
     payload = Opener(key, vector["number"]).open(raw.head, raw.body)
     assert payload.hex() == vector["payload"]
-    frame = decode(raw.header.type, Parts(payload, raw.header.channel, raw.header.flags, raw.header.offset))
+    frame = decode(raw.code, Parts(payload, raw.channel, raw.flags, raw.offset))
     assert frame is not None
     assert type(frame).__name__ == vector["frame"]
 

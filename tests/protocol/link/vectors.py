@@ -213,7 +213,7 @@ class Recorder:
             payload = Opener(bytes.fromhex(key)).open(raw.head, raw.body)
             vector["number"] = self._numbers[party]
             self._numbers[party] += 1
-        frame = decode(raw.header.type, Parts(payload))
+        frame = decode(raw.code, Parts(payload))
         assert frame is not None
         vector |= {"frame": type(frame).__name__, "fields": readable(frame)}
         self.vectors.append(vector | {"payload": payload.hex(), "wire": (raw.head + raw.body).hex()})

@@ -17,7 +17,7 @@ from protocol.link.control_frames import CONTROLS, LineErrors, LineFormat, LineR
 from protocol.link.control_steps import Break, Configure, ControlRequest, HoldBreak, Pause, SetLines
 from protocol.link.frames import FRAMES
 from protocol.link.handshake import Peer
-from protocol.link.header import LIMIT, Header
+from protocol.link.header import LIMIT, encoded_header
 from protocol.link.key_frames import Rekey, Rekeyed, Told, ToldCpu
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason, Reason
@@ -190,15 +190,14 @@ class Liar:
 
 def forged(connection: Connection, frame: Frame, choices: Choices) -> bytes:
     """Seal a frame that the state table would not let out, sometimes with another byte than a frame can have."""
-    parts = frame.parts()
-    header = Header(1, frame.code, parts.channel, parts.flags, len(parts.payload) + TAG, parts.offset)
-    payload = parts.payload
+    payload, channel, flags, offset = frame.parts()
+    code = frame.code
     if not choices.below(6):
         at = choices.below(max(1, len(payload)))
         payload = payload[:at] + bytes([choices.below(256)]) + payload[at + 1 :]
         flags = choices.pick((0, 1, 2, 0x80))
-        header = header._replace(type=choices.pick((frame.code, 0x3F, 0x40)), flags=flags, length=len(payload) + TAG)
-    head = header.encode()
+        code = choices.pick((frame.code, 0x3F, 0x40))
+    head = encoded_header(1, code, channel, flags, len(payload) + TAG, offset)
     assert connection._sealer is not None
     return head + connection._sealer.seal(head, payload)
 
