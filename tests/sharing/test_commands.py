@@ -154,6 +154,31 @@ async def test_two_viewers_that_loop_write_and_read_starve_no_command(
     assert driver.sent.count(b"v") >= 3, "nor does a command starve them"
 
 
+async def test_a_read_whose_turn_ended_for_a_command_goes_on_to_its_own_end_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    driver = serial_core()
+    async with port_on(monkeypatch, driver) as port:
+        cgi, answers = port.cgi(), []
+
+        async def view() -> None:
+            answer = await cgi.perform(SerialRequest(output=b"v", read=65536, timeout=9), "a viewer")
+            answers.append((answer, trio.current_time()))
+
+        began = trio.current_time()
+        port.nursery.start_soon(view)
+        await trio.sleep(3)
+        sent = await port.send_commands(1, 0)
+        driver.say(b"late")
+        await trio.sleep(5)
+        driver.advance()
+    (delay,) = sent.delays(driver)
+    assert 1.0 < delay < 1.1
+    ((received, ended),) = answers
+    assert received == (b"late", True)
+    assert ended == pytest.approx(began + 9, abs=0.1)
+
+
 # Chained ----------------------------------------------------------------------------------------------------
 
 
