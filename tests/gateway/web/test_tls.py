@@ -87,6 +87,15 @@ def test_certificate_and_key_may_be_in_one_file_with_those_that_signed_it(tmp_pa
     assert Certificate.load(one).fingerprint == Certificate.load(*apart).fingerprint
 
 
+def test_a_certificate_that_others_signed_needs_none_of_theirs(tmp_path: Path) -> None:
+    authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    whose, by = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("cam", "our CA"))
+    signed = x509.CertificateBuilder(by, whose, key.public_key(), 7, NOW - YEAR, NOW + YEAR)
+    certificate = signed.sign(authority, hashes.SHA256()).public_bytes(Encoding.PEM)
+    one = written(tmp_path / "one.pem", certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, PLAIN))
+    assert Certificate.load(one).out_of_date == ""
+
+
 def test_what_cannot_be_used_is_named_with_its_file(tmp_path: Path, files: tuple[Path, Path]) -> None:
     certificate, key = files
     foreign = written(tmp_path / "foreign.key", pem()[1])
@@ -296,11 +305,14 @@ def trusting(tls: Tls) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(tls.certificate.path))
 
 
-async def pair(tls: Tls) -> tuple[TlsStream, trio.SSLStream[trio.SocketStream]]:
-    """Both ends of a connection, over real sockets."""
+async def pair(tls: Tls, *protocols: str) -> tuple[TlsStream, trio.SSLStream[trio.SocketStream]]:
+    """Both ends of a connection, over real sockets, of a client that offers these protocols (RFC 7301)."""
     ours, theirs = socket.socketpair()
     near, far = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in (ours, theirs))
-    client = trio.SSLStream(far, trusting(tls), server_hostname="127.0.0.1")
+    context = trusting(tls)
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    client = trio.SSLStream(far, context, server_hostname="127.0.0.1")
     made: list[TlsStream] = []
 
     async def secure() -> None:
@@ -320,6 +332,14 @@ async def test_a_client_that_trusts_our_certificate_exchanges_bytes(tls: Tls) ->
         await near.wait_send_all_might_not_block()
         await near.send_all(b"answer")
         assert await client.receive_some(100) == b"answer"
+        await near.aclose()
+        await client.aclose()
+
+
+async def test_of_the_protocols_that_a_browser_offers_http_1_is_chosen(tls: Tls) -> None:
+    with trio.fail_after(5):
+        near, client = await pair(tls, "h2", "http/1.1")
+        assert client.selected_alpn_protocol() == "http/1.1"
         await near.aclose()
         await client.aclose()
 
