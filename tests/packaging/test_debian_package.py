@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -26,43 +25,18 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed"),
 ]
 
-# What a Debian server has, and what the package asks for: the machine has no network to fetch it from.
-_SYSTEM = "systemd-sysv,python3,init-system-helpers"
-
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, as ``systemd/package/build-deb`` makes it, with no Python but Debian's in sight."""
-    command = [str(ROOT / "systemd/package/build-deb"), str(tmp_path_factory.mktemp("package"))]
-    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, text=True)
-    return Path(done.stdout.split()[-1])
-
-
-@pytest.fixture(scope="module")
-def machine(package: Path) -> Iterator[Machine]:
-    """A booted Debian of the least size, where somebody has just installed the package."""
-    suite = re.search(r"VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text())
-    assert suite is not None
-    targets = ["apt-get", "indextargets", "--format", "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"]
-    mirrors = subprocess.run(
-        [*targets, "Created-By: Packages", "Origin: Debian"], check=True, capture_output=True, text=True
-    ).stdout.splitlines()
-    folder = Path(f"/var/tmp/daisyport-package-{os.getpid()}")
-    try:
-        include = f"--include={_SYSTEM}"
-        # It need not outlive a power cut, and is thrown away.
-        quick = ["--dpkgopt=force-unsafe-io", '--aptopt=Acquire::Languages "none"']
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", *quick, include, suite[1], str(folder), *mirrors]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-        (folder / "src").mkdir()
-        shutil.copy(package, folder / "src/daisyport.deb")
-        with booted_tree(folder) as machine:
-            # A directory where apt's own user cannot read is only a warning.
-            machine.run("apt-get install -qq -y --no-install-recommends ./daisyport.deb", seconds=120)
-            yield machine
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def machine(package: Path, debian: Path, memory: Path) -> Iterator[Machine]:
+    """A booted machine, where somebody has just installed the package."""
+    root = memory / "machine"
+    subprocess.run(["cp", "-a", debian, root], check=True)
+    (root / "src").mkdir()
+    shutil.copy(package, root / "src/daisyport.deb")
+    with booted_tree(root) as machine:
+        # A directory where apt's own user cannot read is only a warning.
+        machine.run("apt-get install -qq -y --no-install-recommends ./daisyport.deb", seconds=120)
+        yield machine
 
 
 def test_the_service_is_up_after_one_command_and_after_a_restart(machine: Machine) -> None:
