@@ -54,7 +54,9 @@ _SERIAL_STRUCT: Final = 128  # more than struct serial_struct has anywhere
 _SERIAL_FLAGS: Final = struct.Struct("16xi")
 _LOW_LATENCY: Final = 1 << 13
 _TRANSMITTER_EMPTY: Final = 1
-READ_SIZE: Final = 12_288  # n_tty keeps 4 KiB, and takes more from its driver while a read goes on
+_KEPT: Final = 4095
+"""Bytes that n_tty keeps. It takes more from its driver while these are read."""
+READ_SIZE: Final = 3 * _KEPT
 _PTYS: Final = range(136, 144)  # major numbers of the slaves of ptys (Linux, devices.txt)
 
 _GONE: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBADF})
@@ -204,7 +206,19 @@ class Tty:
         return took
 
     def read(self) -> bytes | None:
-        """Return what is there: None when that is nothing, ``b""`` when the device has hung up."""
+        """Return what is there: None when that is nothing, ``b""`` when the device has hung up.
+
+        Where n_tty gave all that it keeps it is read on, until that are READ_SIZE bytes: a read costs less than another
+        wait, and a write to each client. So many may not be all.
+        """
+        received = piece = self._read()
+        with contextlib.suppress(UartError):  # which the next read meets too
+            while piece and len(piece) >= _KEPT and received and len(received) < READ_SIZE:
+                piece = self._read()
+                received += piece or b""
+        return received
+
+    def _read(self) -> bytes | None:
         try:
             return os.read(self.fd, READ_SIZE)
         except BlockingIOError:

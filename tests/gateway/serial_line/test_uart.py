@@ -5,6 +5,7 @@ Waiting is for a state or by the mock clock, and that only while no byte is on i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -213,6 +214,45 @@ async def test_a_read_that_fails_is_a_hang_up_or_a_loss(
         else:
             with pytest.raises(raised):
                 await received(port)
+
+
+@pytest.mark.parametrize(
+    ("reads", "pieces"),
+    [
+        ([10, 20], [10, 20]),
+        ([4095, 20, 30], [4115, 30]),
+        ([4095, None, 30], [4095, 30]),
+        ([4095, 4095, 4095, 4095, 1], [12285, 4096]),
+        ([12285, 7], [12285, 7]),
+        ([4095, errno.EIO], [4095]),
+        ([4095, errno.ENODEV], [4095]),
+    ],
+)
+async def test_what_fills_the_drivers_buffer_is_read_on_and_handed_over_once(
+    pty: Pty, monkeypatch: pytest.MonkeyPatch, reads: list[int | None], pieces: list[int]
+) -> None:
+    heard, read = list[int](), os.read
+
+    def scripted(fd: int, most: int) -> bytes:
+        if fd != port._tty.fd:
+            return read(fd, most)
+        count = reads.pop(0) if reads else errno.EIO
+        if count is None:
+            raise BlockingIOError
+        if count in (errno.EIO, errno.ENODEV):
+            reads.insert(0, count)
+            raise OSError(count, "gone")
+        return bytes(count)
+
+    with trio.fail_after(5):
+        async with closing(await opened(pty.path)) as port:
+            monkeypatch.setattr(os, "read", scripted)
+            os.write(pty.master, b"it is readable")
+            ended = pytest.raises(DeviceGone) if errno.ENODEV in reads else contextlib.nullcontext()
+            with ended:
+                await port.hear(lambda data: heard.append(len(data)))
+            monkeypatch.undo()
+    assert heard == pieces
 
 
 async def test_closing_wakes_who_waits_and_happens_once(pty: Pty) -> None:
