@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ssl
 from typing import TYPE_CHECKING, Any
 
+import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -14,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from tests.helpers import FarEnd
 
 NOW = datetime.datetime.now(datetime.UTC)
 YEAR = datetime.timedelta(days=365)
@@ -69,3 +73,23 @@ def client_context(certificate: Path | None = None, **versions: Any) -> ssl.SSLC
     if certificate is not None:
         context.load_cert_chain(certificate)
     return context
+
+
+async def has_the_line(line: FarEnd, port: int, certificate: Path) -> bool:
+    """Connect and write a byte; return whether the line has it, or else the client is sent away."""
+    heard = b""
+    async with trio.open_nursery() as nursery:
+
+        async def hear() -> None:
+            nonlocal heard
+            heard = await line.hear(1)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(hear)
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with trio.SSLStream(stream, client_context(certificate), server_hostname="x") as client:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await client.send_all(b"?")
+                await client.receive_some()
+        nursery.cancel_scope.cancel()
+    return heard == b"?"
