@@ -11,9 +11,9 @@ What was encrypted cannot be taken back, and the socket may take only a part of 
 
     At most one record of data waits here, and nothing is encrypted behind it.
 
-And since OpenSSL may hold bytes that were read with what came before them:
+And since more than was asked for may have been read from the socket, as behind the end of the handshake:
 
-    Whoever reads empties it, so that an unreadable socket means that there is nothing.
+    Whoever reads empties the buffer, so that a socket without bytes means that there are none.
 """
 
 from __future__ import annotations
@@ -87,8 +87,7 @@ class TlsSocketStream:
                 except ssl.SSLWantReadError:
                     pass
                 finally:
-                    self._unsent += self._to_send.read()
-                    self._flush()
+                    self._push()
             while self._unsent:
                 await trio.lowlevel.wait_writable(self._socket)
                 self._flush()
@@ -178,8 +177,8 @@ class TlsSocketStream:
         """Tell the client that nothing more comes (close_notify; RFC 8446, 6.1), where its socket takes that now."""
         with suppress(ssl.SSLError):  # it wants to read the client's own, or there was no handshake
             self._tls.unwrap()
-        self._unsent += self._to_send.read()
         with suppress(OSError):
+            self._push()
             self._flush()
 
     def _read(self) -> None:
@@ -194,31 +193,45 @@ class TlsSocketStream:
         """Return all data that has come whole, and take note of what ends it."""
         pieces = []
         try:
-            while piece := self._tls.read(_RECORD):
+            # Each call takes one record from the buffer, and one more only to find none costs as much.
+            while self._received.pending:
+                if not (piece := self._tls.read(_RECORD)):
+                    self._ended = True
+                    break
                 pieces.append(piece)
-            self._ended = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as exc:
             self._end = ConnectionError(f"TLS: {exc.reason or exc}")
-        self._unsent += self._to_send.read()  # OpenSSL may have something to say to that
-        with suppress(OSError):
-            self._flush()
-        return b"".join(pieces)
+        if self._to_send.pending:  # OpenSSL has something to say to that
+            with suppress(OSError):
+                self._push()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _send(self, data: bytes) -> int:
         """Send what the socket takes now; return how much of ``data`` is in records that it took whole."""
         took = 0
-        while True:
+        if self._unsent:
             self._flush()
             if self._unsent:
-                return took
-            took += self._sealed
-            self._sealed = 0
-            if took >= len(data):
-                return took
-            self._sealed = self._tls.write(memoryview(data)[took : took + _RECORD])
-            self._unsent += self._to_send.read()
+                return 0
+            took, self._sealed = self._sealed, 0
+        while took < len(data):
+            size = self._tls.write(memoryview(data)[took : took + _RECORD])
+            self._push()
+            if self._unsent:
+                self._sealed = size
+                break
+            took += size
+        return took
+
+    def _push(self) -> None:
+        """Send what OpenSSL says, behind what waits, as far as the socket takes it. Raises OSError."""
+        said = self._to_send.read()
+        if not self._unsent:
+            with suppress(BlockingIOError):
+                said = said[self._socket.send(said) :]
+        self._unsent += said
 
     def _flush(self) -> None:
         """Send of what waits what the socket takes. Raises OSError."""
