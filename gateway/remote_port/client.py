@@ -228,6 +228,7 @@ class RemotePortClient:
             "links_lost": self.links_lost,
             "resumes": self._resumes + self._session.resumes,
             "bytes_resent": self._resent + self._session.resent,
+            "bytes_written": self._line.written,
             "bytes_lost": {reason.name.lower(): self.losses.get(reason, 0) for reason in Reason},
         }
         if self.keyless:

@@ -129,6 +129,8 @@ class RemoteLine:
         self._allowed = frozenset(CHANNELS.values())
         self._away_since = math.inf
         self._still = trio.lowlevel.ParkingLot()
+        self.written = 0
+        """Bytes that are in the owner's tty."""
         self.losses: Counter[Reason] = Counter()
         """Bytes that were taken and not written, or perhaps not (UNCERTAIN), by reason."""
 
@@ -205,6 +207,7 @@ class RemoteLine:
         """Tell the writers what became of their bytes."""
         self._waiting[settled.channel] -= settled.count
         if settled.reason is None:
+            self.written += settled.count
             self._throughput.add(settled.count)
         else:
             self._note_loss(settled)

@@ -58,6 +58,9 @@ async def test_a_link_cut_at_random_places_costs_no_byte_either_way() -> None:
             assert (owner.tty.taken, ear.heard) == (up, down)
             await holds(lambda: client.counters.written == len(up))
             assert not far.device.losses
+            shown = far.device.status()["remote_port_client"]
+            assert isinstance(shown, dict)
+            assert shown["bytes_written"] == len(up)
             assert all(cable.joined > 10 for cable in cables)
 
 
