@@ -138,7 +138,7 @@ class Services:
         """The sessions of this port's clients, but for those of remote-port links, with their kind of service."""
         watched = ((ServiceKind.TRACE, session) for session in self._watchers.sessions)
         served = (
-            (kind, session)
+            (ServiceKind.TRACE if session.watches else kind, session)
             for kind, handle in self._handles.items()
             if kind is not ServiceKind.REMOTE_PORT
             for session in handle.sessions

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +67,13 @@ def _visit(gateway: Gateway, look: Callable[[Page], None], how: dict[str, Any]) 
     return errors
 
 
+def saved(page: Page) -> list[str]:
+    """The lines of the file that the page makes of what it shows."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    return download.value.path().read_text().splitlines()
+
+
 def shows(page: Page, selector: str, text: str) -> None:
     page.locator(selector).filter(has_text=text).first.wait_for()
 
@@ -104,6 +114,55 @@ async def test_the_line_is_shown_as_text_and_hex_and_is_written_to_with_the_keyb
 
     with trio.fail_after(60):
         async with running_gateway(tmp_path) as gateway:
+            await visit(gateway, look)
+
+
+async def test_what_every_client_writes_is_shown_with_its_name_and_time_and_saved_and_is_never_markup(
+    tmp_path: Path,
+) -> None:
+    lies = "<img src=x onerror=alert(1)>\u202e"
+
+    def look(page: Page) -> None:
+        shows(page, ".note", "P0 is up")
+        before = time.time()
+        client = in_trio(trio.open_tcp_stream, "127.0.0.1", port)
+        in_trio(client.send_all, lies.encode())
+        address = "{}:{}".format(*client.socket.getsockname())
+        written = page.locator(".row.sent").filter(has_text=address)
+        written.filter(has_text="<img src=x onerror=alert(1)>\\u{202e}").wait_for()
+        page.get_by_label("Send", exact=True).fill("mine")
+        page.keyboard.press("Enter")
+        shows(page, ".row.sent", "mine\\r")
+        assert page.locator(".row.sent").filter(has_text="mine").locator(".who").inner_text() == "admin"
+        in_trio(gateway.lines[0].say, lies.encode())
+        shows(page, ".received .text", "<img src=x onerror=alert(1)>\\u{202e}")
+        assert page.locator("#log img").count() == 0
+        when = datetime.fromisoformat(written.locator("time").get_attribute("datetime") or "")
+        assert before - 1 < when.timestamp() < time.time() + 1
+
+        page.wait_for_function("document.getElementById('to-rate').textContent !== '0 B/s'")
+        assert page.locator("#to-line").get_attribute("points")
+
+        head, *rows = saved(page)
+        assert head.startswith("# P0 of cpu1: ")
+        hexadecimal = lies.encode().hex(" ").upper()
+        stamp = written.locator("time").get_attribute("datetime")
+        assert f"{stamp} > [{address}] {hexadecimal}  <img src=x onerror=alert(1)>\\u{{202e}}" in rows
+        assert any(" - P0 is up" in row for row in rows)
+        page.get_by_role("button", name="Hex").click()
+        page.get_by_role("button", name="Written").click()
+        assert page.locator(".row .hex").first.is_hidden()
+        assert f"{stamp} > [{address}] <img src=x onerror=alert(1)>\\u{{202e}}" in saved(page)
+        in_trio(client.send_all, b"unseen")
+        assert in_trio(gateway.lines[0].hear, len(lies.encode()) + 11).endswith(b"unseen")
+        in_trio(gateway.lines[0].say, b"last\n")
+        shows(page, ".received .text", "last")
+        assert page.locator(".row").filter(has_text="unseen").count() == 0
+        in_trio(client.aclose)
+
+    with trio.fail_after(60):
+        async with running_gateway(tmp_path) as gateway:
+            port = await gateway.open_tcp()
             await visit(gateway, look)
 
 
@@ -184,6 +243,8 @@ async def test_where_the_device_has_modem_lines_they_are_shown_and_set_and_a_bre
         """Be a port whose device has what a pty lacks."""
 
         def reply(text: str | bytes) -> None:
+            if isinstance(text, bytes):
+                return
             request = json.loads(text)
             asked.append(request)
             lines.update({name: request[name] for name in lines if name in request})
@@ -195,7 +256,11 @@ async def test_where_the_device_has_modem_lines_they_are_shown_and_set_and_a_bre
 
     def look(page: Page) -> None:
         page.route_web_socket("**/daisyport/ports/P0", answer)
+        page.route_web_socket("**/daisyport/ports/P0?trace=1", lambda trace: trace.close(code=1001))
         page.reload()
+        page.get_by_label("Send", exact=True).fill("untraced")
+        page.get_by_role("button", name="Send", exact=True).click()
+        shows(page, ".sent .text", "untraced\\r")  # without a trace what is sent from here is shown all the same
         page.get_by_role("button", name="DTR", pressed=True).click()
         page.get_by_role("button", name="DTR", pressed=False).wait_for()
         shows(page, "#modem .on", "DSR")
@@ -214,13 +279,19 @@ async def test_a_viewer_reads_the_line_and_is_offered_nothing_else(tmp_path: Pat
     def look(page: Page) -> None:
         shows(page, "#reads-only", "you can read the line, not write to it")
         shows(page, "#state", "up")
+        client = in_trio(trio.open_tcp_stream, "127.0.0.1", port)
+        in_trio(client.send_all, b"secret")
+        assert in_trio(gateway.lines[0].hear, 6) == b"secret"
         in_trio(gateway.lines[0].say, b"seen")
         shows(page, ".received .text", "seen")
-        for offered in ("#send", "#break", "#settings", "#clients"):
+        assert page.locator(".row.sent").count() == 0
+        for offered in ("#send", "#break", "#settings", "#clients", "#throughput", "#chain", "#written"):
             assert page.locator(offered).is_hidden()
+        in_trio(client.aclose)
 
     with trio.fail_after(60):
         async with running_gateway(tmp_path) as gateway:
+            port = await gateway.open_tcp()
             await visit(gateway, look, user="viewer")
 
 
@@ -235,20 +306,38 @@ async def test_an_operator_sees_the_settings_which_an_admin_may_change(tmp_path:
             await visit(gateway, look, user="operator")
 
 
-async def test_a_chained_node_shows_the_line_that_another_owns_and_the_owner_shows_its_link(tmp_path: Path) -> None:
+async def test_a_chained_node_shows_the_line_that_another_owns_and_the_chain_with_the_link_that_goes_down(
+    tmp_path: Path,
+) -> None:
     def look(page: Page) -> None:
         shows(page, "#state", "up")
         shows(page, "#device", "remote port R0")
-        shows(page, "#facts", "P0 of node")
+        shows(page, "#facts", "P0 of cpu1")
+        shows(page, "#chain .here", "<b>far</b>?")
+        assert page.locator("#chain li").count() == 2
+        assert page.locator("#chain .hop.up").count() == 1
         in_trio(owner.lines[0].say, b"from afar")
         shows(page, ".received .text", "from afar")
         page.get_by_label("Send", exact=True).fill("back")
         page.keyboard.press("Enter")
         assert in_trio(owner.lines[0].hear, 5) == b"back\r"
+        shows(page, ".row.sent", "back\\r")
         shows(page, "#beside-note", "the line belongs to another CPU")
+        trio.from_thread.run_sync(owner.stop.set)
+        shows(page, "#chain .hop.down", "down")
+        shows(page, "#chain .bad", "no link to cpu1")
+        shows(page, "#chain-told", "no link to cpu1")
 
     def look_at_the_owner(page: Page) -> None:
         shows(page, "#clients", "Remote port")
+        shows(page, "#state", "up")
+        tcp = in_trio(trio.open_tcp_stream, "127.0.0.1", tcp_port)
+        in_trio(tcp.send_all, b"from the far end")
+        row = page.locator(".row.sent").filter(has_text="from the far end")
+        assert row.locator(".who").inner_text() == "via <b>far</b>? TCP"
+        assert in_trio(owner.lines[0].hear, 16) == b"from the far end"
+        assert not re.search("[0-9a-f]{32}", page.locator("body").inner_text())
+        in_trio(tcp.aclose)
 
     port, key = free_port(), "a-key-that-nobody-knows"
     server = {"Enabled": "yes", "AuthenticationKey": key, "Listener.Enabled": "yes", "Listener.Port": port}
@@ -258,11 +347,12 @@ async def test_a_chained_node_shows_the_line_that_another_owns_and_the_owner_sho
         async with running_gateway(tmp_path) as owner:
             await owner.set({f"PortManager.P0.RemotePortServer.{name}": value for name, value in server.items()})
             async with running_gateway(
-                tmp_path / "two", ports=0, managers=(ManagerHardware(remote_port=0),)
+                tmp_path / "two", ports=0, managers=(ManagerHardware(remote_port=0),), node_name="<b>far</b>\u202e"
             ) as chained:
                 await chained.set({f"RemotePort.R0.{name}": value for name, value in client.items()})
-                await visit(chained, look)
+                tcp_port = await chained.open_tcp()
                 await visit(owner, look_at_the_owner)
+                await visit(chained, look)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

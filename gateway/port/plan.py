@@ -65,7 +65,7 @@ class ServiceKind(enum.Enum):
     MODBUS_TCP = "ModbusTCP"
     """Ours, under no parameter: masters by Modbus TCP, at the host's own listeners."""
     TRACE = "Trace"
-    """Ours, under no parameter: operators of this host who watch a port, and write nothing."""
+    """Ours, under no parameter: operators who watch a port, and write nothing."""
     WEB_SOCKET = "WebSocket"
     """Ours, under no parameter: it runs as long as the port manager, and its clients have logged in."""
 

@@ -239,6 +239,11 @@ class Session:
         return self._handle.holder
 
     @property
+    def watches(self) -> bool:
+        """Whether the holder may hear what others write, and their names."""
+        return Right.WATCH in self._handle.rights
+
+    @property
     def port(self) -> str:
         """The port manager, as ``P0``."""
         return self._bus.name

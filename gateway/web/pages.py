@@ -13,11 +13,14 @@ from gateway.web.message import Response
 
 __all__ = ["PAGES", "page"]
 
+_PARTS = ("chain.js", "chart.js", "log.js", "text.js")
+
 PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/daisyport/console.css": ("console.css", "text/css; charset=utf-8"),
     "/daisyport/console.js": ("console.js", "text/javascript; charset=utf-8"),
     "/daisyport/console.svg": ("console.svg", "image/svg+xml"),
+    **{f"/daisyport/console/{name}": (name, "text/javascript; charset=utf-8") for name in _PARTS},
 }
 """By path: a file of ``console/``, and its type."""
 

@@ -24,7 +24,6 @@ from wsproto.utilities import LocalProtocolError
 from gateway.clients.relay import RESET_PATIENCE, end_when_stuck, until_gone
 from gateway.clients.streams import MESSAGE_LIMIT
 from gateway.clients.trace import Trace, now
-from gateway.port.rights import Right
 from gateway.web.control import answer, events
 from gateway.web.prefixed_stream import PrefixedStream
 from gateway.web.trace import SLICE, told
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.clients.connections import ClientConnection
     from gateway.clients.service import Service
     from gateway.clients.streams import Stream
+    from gateway.port.rights import Right
     from gateway.port.router import Handle, Session
     from gateway.tasks.watch import Cell
     from gateway.web.control import JsonObject
@@ -107,11 +107,10 @@ async def _trace(client: WebSocketStream, service: Service, _: Stream, session: 
 
     A client that reads too slowly is not ended: what there is no room for is counted, and it is told.
     """
-    assert client.handle is not None
     history = service.manner.history
     with contextlib.closing(session), contextlib.closing(client), session.scope:
         newest = b"" if history is None else history.newest
-        trace = Trace(session, writing=Right.WATCH in client.handle.rights)  # in one step: no byte comes between
+        trace = Trace(session, writing=session.watches)  # in one step: no byte comes between
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_gone, session, functools.partial(client.show, trace, newest))
             with session.pumping:
@@ -205,8 +204,7 @@ class WebSocketStream:
     async def tell(self) -> None:
         """Send the events of the port, for as long as the client lives."""
         await self._connected.wait()
-        assert self.handle is not None
-        all_told = self._session.writes or Right.WATCH in self.handle.rights
+        all_told = self._session.writes or self._session.watches
         before = None
         try:
             async for state in self._session.state.changes():

@@ -1,24 +1,14 @@
 /* The console: the ports of one node, live. Plain DOM; what the gateway says is text here, never markup. */
 
+import * as chain from "./console/chain.js";
+import * as chart from "./console/chart.js";
+import * as log from "./console/log.js";
+import { $, SERVICES, amount, element, shortName, visible } from "./console/text.js";
+
 const OPERATOR = 4;
 const MESSAGE_LIMIT = 4096;
-const ROWS = 1000;               // of the log; older ones go
-const ROW_BYTES = 128;
-const ROW_PAUSE = 200;           // milliseconds of silence that end a row
 const LOOK = 1000;               // milliseconds between looks at the status
-const SERVICES = { GenericTCPServer: "TCP", PTZServer: "PTZ", SerialCGI: "serial.cgi", WebSocket: "Browser" };
-
-const $ = (id) => document.getElementById(id);
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === true) made.setAttribute(name, "");
-    else if (value !== false && value != null) made.setAttribute(name, value);
-  }
-  made.append(...children);
-  return made;
-}
+const AGAIN = 10_000;            // milliseconds before a trace that ended is asked for again
 
 /* -- asking the gateway */
 
@@ -55,10 +45,19 @@ async function look() {
     node.ports = seen.ports;
     $("trouble").textContent = "";
     showPorts();
-    if (detailed) showClients();
+    if (detailed) {
+      showClients();
+      for (const each of seen.ports) chart.count(each.name, seen.uptime_seconds, carried(each));
+      chart.draw(port);
+    }
   } catch (error) {
     $("trouble").textContent = `The gateway does not answer; trying again. ${inShort(error)}`;
   }
+}
+
+// Of the line of another CPU, what came to its tty from here.
+function carried({ bytes_from_line: from, bytes_to_line: to, remote_port_client: link }) {
+  return [from, to ?? link?.bytes_written ?? 0];
 }
 
 function showPorts() {
@@ -80,13 +79,13 @@ function showPorts() {
 function showFacts() {
   const now = node.ports.find(({ name }) => name === port);
   if (!now || now.bytes_from_line === undefined) return;
-  $("device").textContent = now.type === "RemotePort" ? `remote port R${now.remote_port}` : now.device ?? "";
+  $("device").textContent = now.type === "RemotePort" ? `remote port R${now.remote_port}` : visible(now.device ?? "");
   const line = now.type === "Serial" && now.settings_in_force;
   const facts = {
     Line: line && lineInWords(line),
-    ...chain(now),
+    ...server(now),
     "From the line": amount(now.bytes_from_line),
-    "To the line": now.bytes_to_line !== undefined && amount(now.bytes_to_line),
+    "To the line": amount(carried(now)[1]),
     Missed: now.bytes_missed > 0 && amount(now.bytes_missed),
     Discarded: now.bytes_discarded > 0 && amount(now.bytes_discarded),
     "Turned away": now.clients_turned_away > 0 && String(now.clients_turned_away),
@@ -94,8 +93,10 @@ function showFacts() {
     ...troubled(now),
   };
   const shown = Object.entries(facts).filter(([, value]) => value);
-  $("facts").replaceChildren(...shown.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+  $("facts").replaceChildren(...shown.map(([name, value]) => {
+    const { text, title } = typeof value === "string" ? { text: value } : value;
+    return element("div", {}, element("dt", {}, name), element("dd", { title }, visible(text)));
+  }));
 }
 
 function lineInWords(line) {
@@ -104,15 +105,13 @@ function lineInWords(line) {
   return [line.PortMode, line.BaudRate, frame, ...flow].filter(Boolean).join(" ");
 }
 
-// Where the line is another CPU's: who leads to it, and over which nodes, the owner first.
-function chain({ remote_port_client: link, path }) {
+// Where the line is another CPU's: who leads to it.
+function server({ remote_port_client: link }) {
   if (!link) return {};
-  const place = `${link.server_port} of ${link.server_chassis || "node"} ${link.server_node.slice(0, 8)}`;
-  return {
-    Server: link.linked ? `${place}, ${link.round_trip_ms ?? "?"} ms away` : `${place}, not linked`,
-    Chain: path.length > 2 && path.map((id) => id.slice(0, 8)).join(" → "),
-    Warning: link.warning,
-  };
+  const place = `${link.server_port} of ${link.server_name || link.server_node.slice(0, 8)}`;
+  const text = link.linked ? `${place}, ${link.round_trip_ms ?? "?"} ms away` : `${place}, not linked`;
+  const title = [`node ${link.server_node}`, link.server_chassis && `chassis ${link.server_chassis}`].filter(Boolean).join(", ");
+  return { Server: { text, title: visible(title) }, Warning: link.warning };
 }
 
 function driverErrors(counters) {
@@ -126,32 +125,36 @@ function troubled(now) {
   return Object.fromEntries([...services, ...Object.entries(now.settings_refused ?? {})]);
 }
 
-function amount(bytes) {
-  if (bytes < 10_000) return `${bytes} B`;
-  return bytes < 10_000_000 ? `${(bytes / 1000).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-}
-
 function choose() {
   const wanted = location.hash.slice(1);
   const chosen = node.ports.find(({ name }) => name === wanted) ?? node.ports[0];
   if (!chosen || chosen.name === port) return;
   port = chosen.name;
   $("port").textContent = port;
-  document.title = `${port} · ${node.name} · Daisyport`;
-  for (const id of ["device", "facts", "clients", "log"]) $(id).replaceChildren();
-  row = null;
+  document.title = `${port} · ${visible(node.name)} · Daisyport`;
+  for (const id of ["device", "facts", "clients"]) $(id).replaceChildren();
+  log.clear();
+  chain.forget();
   noteSettings("", "");
   showPorts();
-  if (node.level >= OPERATOR) showClients();
+  if (node.level >= OPERATOR) {
+    showClients();
+    chart.draw(port);
+  }
   connect();
   loadSettings();
 }
 
-/* -- the line, live */
+/* -- the line, live
 
-let socket = null;
+   A trace tells what passes, with its times and, to operators, who wrote it; it may not write, so an operator has a second
+   WebSocket beside it. That one is opened once the trace has begun: then no byte is shown by both of them. Where a trace
+   cannot be had, the writer's own ear has to do. */
+
+let socket = null;               // writes, and hears the port's events; a viewer's is the trace
+let monitor = null;              // an operator's trace ...
+let traced = false;              // ... which has begun
 let patience = 500;              // milliseconds before the next try to connect
-let row = null;                  // the row of the log that is still filling
 
 function open(query) {
   const opened = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/daisyport/ports/${port}${query}`);
@@ -160,14 +163,42 @@ function open(query) {
 }
 
 function connect() {
-  socket?.close();
-  watch(null);
-  const mine = open("");
+  for (const old of [socket, monitor]) old?.close();
+  socket = monitor = null;
+  traced = false;
+  if (node.level < OPERATOR) join("?trace=1");
+  else watch();
+}
+
+function watch() {
+  const mine = open("?trace=1");
+  mine.onmessage = ({ data }) => {
+    if (mine !== monitor) return;
+    const message = JSON.parse(data);
+    if (message.event === "trace") {
+      traced = true;
+      log.showPieces(message);
+      if (!socket) join("");
+    } else if (message.event === "history") {
+      showHistory(message);
+    }
+  };
+  mine.onclose = () => {
+    if (mine !== monitor) return;
+    traced = false;
+    if (!socket) join("");
+    setTimeout(() => mine === monitor && watch(), AGAIN);
+  };
+  monitor = mine;
+}
+
+function join(query) {
+  const mine = open(query);
   mine.onopen = () => { patience = 500; };
   mine.onmessage = ({ data }) => {
     if (mine !== socket) return;
     if (typeof data === "string") hear(JSON.parse(data));
-    else if (monitor?.readyState !== WebSocket.OPEN) show("received", new Uint8Array(data));
+    else if (!traced) log.show("received", new Uint8Array(data));
   };
   mine.onclose = ({ reason }) => {
     if (mine !== socket) return;
@@ -178,19 +209,12 @@ function connect() {
   socket = mine;
 }
 
-// Where clients take turns, each hears the replies to itself alone; a monitor hears all of them, and may not write.
-let monitor = null;
-
-function watch(turns) {
-  monitor?.close();
-  monitor = null;
-  if (!turns || node.level < OPERATOR) return;
-  const mine = open("?monitor=1");
-  mine.onmessage = ({ data }) => {
-    if (mine === monitor && typeof data !== "string") show("received", new Uint8Array(data));
-  };
-  mine.onclose = () => setTimeout(() => mine === monitor && watch(turns), 10_000);
-  monitor = mine;
+// What the port remembers was said before anybody here could hear it, at a time that nobody knows.
+function showHistory({ data }) {
+  if (!log.isEmpty()) return;
+  log.note("Said before");
+  log.show("received", log.fromHex(data));
+  log.note("From now on");
 }
 
 function hear(message) {
@@ -199,115 +223,58 @@ function hear(message) {
     showState(up, up ? "up" : `${message.state}: ${message.reason}`);
     if (up && node.level >= OPERATOR) request({ request: "modem" });
   } else if (message.event === "line") {
-    note(`The line is set to ${message.words}`);
+    log.note(`The line is set to ${message.words}`);
     if (!changedFields().length) loadSettings();
-  } else if (message.event === "turns") {
-    watch(message.reply);
+  } else if (message.event === "trace") {
+    log.showPieces(message);
+  } else if (message.event === "history") {
+    showHistory(message);
   } else if (message.event === "cut") {
-    note(`A slow client was cut: ${message.reason}`);
+    log.note(`A slow client was cut: ${message.reason}`);
   } else if (message.event === "refused") {
-    note(message.reason);
-  } else {
+    log.note(message.reason);
+  } else if (message.event === "gap") {
+    log.note(`${message.count} bytes not shown`);
+  } else if (message.event === "break") {
+    log.note("A break came from the line");
+  } else if (message.event === "modem") {
+    log.note(`${message.by ? shortName(message.by) : "A client"} moved DTR or RTS`);
+  } else if ("answer" in message) {
     answered(message);
   }
 }
 
 function showState(up, text) {
-  if ($("state").textContent === text) return;
-  $("state").textContent = text;
+  if ($("state").textContent === visible(text)) return;
+  $("state").textContent = visible(text);
   $("state").className = up ? "up" : "down";
   for (const button of document.querySelectorAll(".writes button")) button.disabled = !up;
-  note(`${port} is ${text}`);
+  log.note(`${port} is ${text}`);
 }
 
-function show(way, bytes) {
-  if ($("pause").getAttribute("aria-pressed") === "true") return;
-  let rest = bytes;
-  while (rest.length) {
-    const fits = row?.way === way && performance.now() - row.at < ROW_PAUSE && row.bytes.length < ROW_BYTES && !row.ended;
-    if (!fits) row = newRow(way);
-    const end = lineEnd(rest, ROW_BYTES - row.bytes.length);
-    row.bytes.push(...rest.subarray(0, end));
-    row.ended = row.bytes.at(-1) === 0x0a;
-    row.at = performance.now();
-    row.text.replaceChildren(...inWords(row.bytes));
-    row.hex.textContent = row.bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(" ").toUpperCase();
-    rest = rest.subarray(end);
-  }
-}
-
-function lineEnd(bytes, most) {
-  const feed = bytes.indexOf(0x0a);
-  return Math.min(feed < 0 ? bytes.length : feed + 1, most);
-}
-
-function newRow(way) {
-  const text = element("span", { class: "text" });
-  const hex = element("span", { class: "hex" });
-  const direction = element("span", { class: "direction", title: way }, way === "received" ? "←" : "→");
-  append(element("div", { class: `row ${way}` }, now(), direction, text, hex));
-  return { way, text, hex, bytes: [], at: 0, ended: false };
-}
-
-function note(text) {
-  append(element("div", { class: "row note" }, now(), element("span"), element("span", { class: "text" }, text)));
-  row = null;
-}
-
-function append(line) {
-  const log = $("log");
-  const following = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  log.append(line);
-  while (log.childElementCount > ROWS) log.firstElementChild.remove();
-  if (following) requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });
-}
-
-function now() {
-  const date = new Date();
-  const time = date.toLocaleTimeString("en-GB", { hour12: false });
-  const text = `${time}.${String(date.getMilliseconds()).padStart(3, "0")}`;
-  return element("time", { datetime: date.toISOString() }, text);
-}
-
-// Control characters are written as escapes, paler than the text; what is no UTF-8 is a dot.
-function inWords(bytes) {
-  let text;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(new Uint8Array(bytes));
-  } catch {
-    text = String.fromCharCode(...bytes.map((byte) => (byte < 0x80 ? byte : 0xb7)));
-  }
-  return text.split(/([\u0000-\u001f\u007f]+)/).filter(Boolean).map((part) =>
-    (part < " " || part[0] === "\u007f" ? element("span", { class: "control" }, [...part].map(escaped).join("")) : part));
-}
-
-function escaped(character) {
-  return { "\t": "\\t", "\n": "\\n", "\r": "\\r" }[character]
-    ?? `\\x${character.charCodeAt().toString(16).padStart(2, "0")}`;
-}
-
-$("pause").onclick = ({ currentTarget: button }) => {
-  const pressed = button.getAttribute("aria-pressed") !== "true";
-  button.setAttribute("aria-pressed", pressed);
-  note(pressed ? "Paused: what comes now is not shown" : "Shown again");
+$("download").onclick = () => {
+  const text = log.inFile(`${port} of ${node.name}`, log.isPressed($("hex")));
+  const url = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+  const time = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+  element("a", { href: url, download: `${node.name}-${port}-${time}.txt`.replace(/[^\w.-]/g, "_") }).click();
+  setTimeout(() => URL.revokeObjectURL(url));
 };
-$("clear").onclick = () => { $("log").replaceChildren(); row = null; };
 
 /* -- sending */
 
 const sent = { lines: [], at: 0 };
 
 function toBytes(text, as, ending) {
-  const body = as === "hex" ? fromHex(text) : new TextEncoder().encode(text);
-  return Uint8Array.from([...body, ...(as === "hex" ? [] : fromHex(ending))]);
+  const body = as === "hex" ? fromTyped(text) : new TextEncoder().encode(text);
+  return Uint8Array.from([...body, ...(as === "hex" ? [] : log.fromHex(ending))]);
 }
 
-function fromHex(text) {
+function fromTyped(text) {
   const digits = text.replace(/0x|[\s,:]/gi, "");
   const wrong = digits.match(/[^0-9a-f]/i);
   if (wrong) throw new Error(`“${wrong[0]}” is not a hexadecimal digit.`);
   if (digits.length % 2) throw new Error("Each byte must have two hexadecimal digits.");
-  return (digits.match(/../g) ?? []).map((pair) => parseInt(pair, 16));
+  return [...log.fromHex(digits)];
 }
 
 $("send").onsubmit = (event) => {
@@ -320,9 +287,7 @@ $("send").onsubmit = (event) => {
     if (bytes.length > MESSAGE_LIMIT) throw new Error(`That is ${bytes.length} bytes; one message has at most ${MESSAGE_LIMIT}.`);
     if (socket.readyState !== WebSocket.OPEN) throw new Error("Not connected: nothing was sent.");
     socket.send(bytes);
-    row = null;
-    show("sent", bytes);
-    row = null;
+    if (!traced) log.showSent(bytes);
   } catch (error) {
     complain(error.message);
     return;
@@ -360,7 +325,7 @@ $("break").onsubmit = (event) => {
 
 function answered(message) {
   if (message.answer === "break") {
-    note(message.error ? `No break: ${message.error}` : `A break of ${message.milliseconds} ms was sent`);
+    log.note(message.error ? `No break: ${message.error}` : `A break of ${message.milliseconds} ms was sent`);
     return;
   }
   const modem = $("modem");
@@ -385,12 +350,18 @@ function answered(message) {
 
 /* -- clients */
 
+// The port, where other CPUs may share its line.
+function chained() {
+  const now = node.ports.find(({ name }) => name === port);
+  return now?.type === "RemotePort" || now?.remote_port_server ? port : null;
+}
+
 function showClients() {
   const now = node.ports.find(({ name }) => name === port);
   const links = now?.remote_port_server?.links ?? [];
   const rows = [...(now?.clients ?? []), ...links].map((client) => {
     const cells = [
-      ["Client", client.holder],
+      ["Client", clientInWords(client)],
       ["By", client.linked === false ? "Remote port, not linked" : SERVICES[client.service] ?? "Remote port"],
       ["Since", client.since === undefined ? "" : timeOf(new Date(client.since * 1000))],
       ["In", amount(client.bytes_in), "number"],
@@ -399,10 +370,15 @@ function showClients() {
       ["Dropped", amount(client.dropped), "number"],
     ];
     return element("tr", {}, ...cells.map(([label, text, kind]) =>
-      element("td", { "data-label": label, class: kind }, text)));
+      element("td", { "data-label": label, class: kind, title: label === "Client" && client.node && `node ${client.node}` }, text)));
   });
   const nobody = element("tr", {}, element("td", { class: "none", colspan: 7 }, "Nobody is connected."));
   $("clients").replaceChildren(...(rows.length ? rows : [nobody]));
+}
+
+// A link's holder has the id of its CPU, which is for the title.
+function clientInWords({ holder, node: id, name, remote_port: remote }) {
+  return visible(id ? `${name || id.slice(0, 8)} (${remote}) at ${holder.split(" ")[0]}` : holder);
 }
 
 function timeOf(date) {
@@ -596,10 +572,10 @@ async function begin() {
   try {
     const { node: name, user, role, level, ports } = await (await ask("/daisyport/ports")).json();
     Object.assign(node, { name, level, ports });
-    $("node").textContent = name;
+    $("node").textContent = visible(name);
     $("user").textContent = user === role ? user : `${user} (${role})`;
     document.querySelector("main").classList.toggle("viewer", level < OPERATOR);
-    for (const id of ["clients-section", "settings-section"]) $(id).hidden = level < OPERATOR;
+    for (const id of ["clients-section", "settings-section", "throughput", "written"]) $(id).hidden = level < OPERATOR;
     for (const writes of document.querySelectorAll(".writes")) writes.hidden = level < OPERATOR;
     $("reads-only").hidden = level >= OPERATOR;
     await look();
@@ -610,6 +586,7 @@ async function begin() {
   document.querySelector("main").hidden = false;
   addEventListener("hashchange", choose);
   choose();
+  if (node.level >= OPERATOR) chain.follow(ask, chained);
   setInterval(() => {
     if (document.visibilityState !== "visible") return;
     look();

@@ -663,7 +663,9 @@ async def test_the_status_shows_who_traces_which_takes_no_place_of_a_client_and_
         await writer.send(b"mine")
         (piece,) = await traced(page, 4, "to line")
         assert piece["data"] == b"mine".hex()
-        shown = {client["holder"]: client["writes"] for client in (await gateway.status())["clients"]}
+        clients = (await gateway.status())["clients"]
+        assert {client["service"] for client in clients} == {"Trace", "WebSocket"}
+        shown = {client["holder"]: client["writes"] for client in clients}
         (trace,) = (holder for holder in shown if holder.startswith("trace of operator at 127.0.0.1:"))
         assert shown == {trace: False, piece["text"]: True}
         query = trace.replace(" ", "%20")
