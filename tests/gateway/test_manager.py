@@ -326,8 +326,8 @@ async def test_each_line_of_the_log_of_a_unit_names_its_port(tmp_path: Path, cap
     assert [record.__dict__["port"] for record in told] == ["P0"]
 
 
-MAY_ALL = Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE
-"""What an admin may do in a browser; each session has less by its role."""
+MAY_ALL = Right.READ | Right.TCP | Right.WATCH | Right.LINES | Right.CONFIGURE
+"""What an admin may do in a browser; each session has less, by its role and by what it asked for."""
 
 
 async def test_no_right_of_a_service_goes_beyond_its_kind(tmp_path: Path) -> None:

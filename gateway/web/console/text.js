@@ -59,7 +59,7 @@ export function inHex(bytes) {
 // The services as the status names them, in fewer letters.
 export const SERVICES = {
   GenericTCPServer: "TCP", ListenOnly: "TCP, listening", PTZServer: "PTZ", SerialCGI: "serial.cgi", WebSocket: "Browser",
-  Tty: "tty", RFC2217: "RFC 2217", ModbusTCP: "Modbus TCP", Trace: "Trace",
+  TLS: "TLS", Tty: "tty", RFC2217: "RFC 2217", ModbusTCP: "Modbus TCP", Trace: "Trace",
 };
 
 export function amount(bytes) {
