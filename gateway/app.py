@@ -18,6 +18,7 @@ import trio
 
 from gateway.clients.listeners import listen_unix
 from gateway.composition import compose
+from gateway.host.descriptor_store import DescriptorStore
 from gateway.host.reload import Reload
 from gateway.state import atomic_file
 from gateway.status import in_words
@@ -59,20 +60,23 @@ async def run(
     reloads: Cell[Reload] | None = None,
     sockets: Sequence[socket.socket] = (),
     presets: Sequence[tuple[str, str]] = (),
+    descriptors: DescriptorStore | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the gateway until ``stop`` is set, then end it within 4 s.
 
     ``reloads`` brings the configuration again at each SIGHUP. ``sockets`` are listening ones of the HTTP server, which
-    replace ``[http] listen``. ``presets`` are parameters that are set first. ``task_status`` is told once every
+    replace ``[http] listen``. ``presets`` are parameters that are set first. ``descriptors`` are those that the process
+    before had kept for this one, and are closed. ``task_status`` is told once every
     listener is bound and every device is open, or known to be retrying. Raises StartError, StoreError or UserError
     where the runtime or the state directory cannot be used.
     """
     _make_runtime_dir(config.runtime_dir)
     reloads = reloads or Cell(Reload(config))
-    parts = compose(config)
-    with contextlib.closing(parts.store):
+    descriptors = DescriptorStore(notifier) if descriptors is None else descriptors
+    parts = compose(config, descriptors)
+    with contextlib.closing(parts.store), contextlib.closing(descriptors):
         if presets:
             await parts.store.update(presets, Role.ADMIN)
         # Three nurseries, since they end at different times: the front door at once, the ports after what they have

@@ -16,6 +16,7 @@ from gateway.clients.drivers import Drivers
 from gateway.clients.peer import Members
 from gateway.discovery.bonjour import Bonjour
 from gateway.health import Health
+from gateway.host.descriptor_store import tty_name
 from gateway.manager import Manager
 from gateway.port.bus import Bus
 from gateway.port.router import Router
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from gateway.certificates import TlsLogins
     from gateway.host.config import Config, PtzConfig
+    from gateway.host.descriptor_store import DescriptorStore
     from protocol.link.key_frames import Rekey, Told, ToldCpu
 
 __all__ = ["Composition", "compose", "control_members"]
@@ -57,10 +59,11 @@ class Composition(NamedTuple):
     tls_logins: Mapping[int, TlsLogins]
 
 
-def compose(config: Config) -> Composition:
+def compose(config: Config, descriptors: DescriptorStore) -> Composition:
     """Put a gateway together; its store holds the state directory until it is closed.
 
-    Raises StoreError or UserError.
+    Of ``descriptors`` that were kept for this process those go on that have a place in the configuration. Raises
+    StoreError or UserError.
     """
     tls_logins = _tls_logins(config)
     catalogue = Catalogue(config.hardware)
@@ -76,7 +79,20 @@ def compose(config: Config) -> Composition:
     async def take_key(index: int, remote: int, told: Rekey) -> tuple[Told, Sequence[ToldCpu]]:
         return await key_changes.take(index, remote, told)  # made last, for it changes what the managers follow
 
-    host = Host(config, node, _drivers(config.ptz), GuessLimit(), bonjour, connections, old_keys, take_key, tls_logins)
+    ports = range(len(config.managers))
+    descriptors.retain({tty_name(f"P{index}", path) for index in ports for path in config.port(index).tty.paths})
+    host = Host(
+        config=config,
+        node=node,
+        drivers=_drivers(config.ptz),
+        guesses=GuessLimit(),
+        bonjour=bonjour,
+        connections=connections,
+        old_keys=old_keys,
+        take_key=take_key,
+        descriptors=descriptors,
+        tls_logins=tls_logins,
+    )
     managers = _managers(host, store)
     changes = Changes(catalogue, store, managers)
     key_changes = KeyChanges(

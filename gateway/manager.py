@@ -22,6 +22,7 @@ import trio
 from gateway.clients.dial import dial
 from gateway.clients.listeners import listen_tcp, listen_unix
 from gateway.devices import make_device
+from gateway.host.descriptor_store import tty_name
 from gateway.host.upgrade import UPGRADE_WAITS, UpgradeWaits
 from gateway.port.device import Refusal
 from gateway.port.history import History
@@ -331,7 +332,8 @@ class Manager:
                 programs = self.services.tty
                 assert programs is not None, "the service stands beside each tty"
                 with unit.scope:
-                    await serve_programs(spec, programs, unit, lambda: self.services.stopping)
+                    name, descriptors = tty_name(self.bus.name, spec.path), self._host.descriptors
+                    await serve_programs(spec, programs, unit, lambda: self.services.stopping, descriptors, name)
             case Announce():
                 await self._run_announce(spec, unit)
             case Dial():

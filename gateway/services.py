@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
     from gateway.host.config import Config
+    from gateway.host.descriptor_store import DescriptorStore
     from gateway.port.history import History
     from gateway.port.router import Handle, Session
     from gateway.remote_port.chain import Chain
@@ -76,6 +77,7 @@ class Host(NamedTuple):
     old_keys: OldKeys
     take_key: Callable[[int, int, Rekey], Awaitable[tuple[Told, Sequence[ToldCpu]]]]
     """Takes a key that the server of a port's remote port tells, by their indexes; see ``rekey.KeyChanges.take``."""
+    descriptors: DescriptorStore
     tls_logins: Mapping[int, TlsLogins] = MappingProxyType({})
     """Of each port that is reached over TLS, who may come there."""
 

@@ -112,13 +112,15 @@ async def _run_until_signalled(
     import trio
 
     from gateway.app import hold_runtime_dir, run
+    from gateway.host.descriptor_store import DescriptorStore
     from gateway.host.sdnotify import Notifier
     from gateway.host.stacks import Stacks
     from gateway.tasks.watch import Cell
 
     await clock.begin()
     stop, reloads = trio.Event(), Cell(Reload(config))
-    sockets = inherited(os.environ).get(HTTP, [])
+    given = inherited(os.environ)
+    sockets = given.sockets.get(HTTP, [])
     if sockets and "listen" in cast("dict[str, object]", config.written.get("http", {})):
         logger.warning("[http] listen is not used: the service manager's sockets replace it")
     with (
@@ -129,7 +131,7 @@ async def _run_until_signalled(
         async with trio.open_nursery() as nursery:
             at_hang_up = functools.partial(reload, path, config)
             await nursery.start(_obey_signals, stop, reloads, at_hang_up, stacks)
-            await run(config, stop, notifier, reloads, sockets, presets)
+            await run(config, stop, notifier, reloads, sockets, presets, DescriptorStore(notifier, given.kept))
             nursery.cancel_scope.cancel()
 
 

@@ -34,6 +34,7 @@ NEVER: Final = ("modem lines", "breaks", "5 to 7 data bits", "parity")
 """The words for what a program cannot reach through a pty, whoever is at its other end."""
 
 _READ_SIZE: Final = 65536
+_MOST_STALE: Final = 1 << 20
 _EXTPROC: Final = 0o200000  # Linux; Python's termios leaves it out
 _TIOCPKT_IOCTL: Final = 0x40
 _TIOCGPTN: Final = 0x80045430  # the numbers of asm-generic (x86, ARM, RISC-V), as those of serial_line.tty
@@ -108,6 +109,10 @@ class Pty:
         """The settings that the program made last, or was shown since."""
         self.undecided = False
         """The line has neither taken nor refused what the program set: it is shown until then."""
+        self.was_set = False
+        """The settings are those that a program made, which still has it open, before this pty was taken."""
+        self.stale = 0
+        """Bytes that a program wrote while nobody read them, and that were thrown away."""
 
     @classmethod
     def made(cls) -> Pty:
@@ -126,6 +131,23 @@ class Pty:
             raise
         finally:
             os.close(slave)
+
+    @classmethod
+    def taken(cls, master: int) -> Pty:
+        """Take one that was ``made``, and left while a program may have it open. Raises OSError where it is no pty.
+
+        What the program wrote meanwhile is thrown away: nobody knows how old it is.
+        """
+        try:
+            pty = cls(master)
+        except OSError:
+            os.close(master)
+            raise
+        pty.was_set = pty.undecided = pty.is_open()
+        with contextlib.suppress(OSError):  # there is no more
+            while pty.stale < _MOST_STALE:  # who writes on and on is read by his session
+                pty.stale += len(pty.read().data)
+        return pty
 
     def close(self) -> None:
         """Close the master. To be called once."""
@@ -173,8 +195,10 @@ class Pty:
         self.seen = self.settings()
 
     def forget(self, wanted: PtySettings | None) -> None:
-        """Let the next program see these settings, whatever the last one made: nobody has it open."""
-        self.seen, self.undecided = self.settings(), False
+        """Let the next program see these settings, though the last one made others; it may be there already."""
+        self.undecided = self.was_set = False
+        if not self.is_open():
+            self.seen = self.settings()
         self.show(wanted)
 
     def _termios2(self) -> tuple[int, int, int, int, int, bytes, int, int]:

@@ -1,7 +1,8 @@
 """A tty for programs that can open nothing else: a pty under a name that stays, with the port at its other end.
 
 A program that has it open is a client of the port like any other, with a session of its own (``clients.tty_stream``).
-The pty is ours: the line may be unplugged, and a link be cut, and the program's descriptor goes on.
+The pty is ours: the line may be unplugged, and a link be cut, and the program's descriptor goes on. It also goes on
+while the service is restarted, where the service manager keeps the master (``host.descriptor_store``).
 
 inotify tells that the slave is opened or closed; whether it is open *now*, poll does, and that is asked
 (``clients.pty``). Events are only a reason to ask again, so it does not matter how many of them came together.
@@ -14,7 +15,7 @@ import ctypes
 import errno
 import grp
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -40,14 +41,41 @@ _OPENED_OR_CLOSED: Final = 0x08 | 0x10 | 0x20
 _NO_GROUP: Final = "the daemon must be in it, and its unit needs SystemCallFilter=@chown, to give the tty the group"
 
 
-async def serve_programs(spec: ProgramTty, service: Service, unit: Unit, stopping: Callable[[], bool]) -> None:
+class Descriptors(Protocol):
+    """The place where a pty outlives its server, by name."""
+
+    def take(self, name: str) -> int | None:
+        """Return the descriptor that was left, which is the caller's then."""
+
+    def keep(self, name: str, fd: int) -> None:
+        """Have a copy of ``fd`` kept for another process."""
+
+    def forget(self, name: str) -> None:
+        """Have it kept no more."""
+
+    def leave(self, name: str, fd: int) -> None:
+        """Leave ``fd`` to the next who takes it."""
+
+
+async def serve_programs(
+    spec: ProgramTty,
+    service: Service,
+    unit: Unit,
+    stopping: Callable[[], bool],
+    descriptors: Descriptors,
+    name: str,
+) -> None:
     """Keep a tty under the name that ``spec`` gives until cancelled, and serve whoever opens it.
 
-    Where the gateway is ``stopping`` nobody new is served, and who is there may still take what waits for it.
+    Where the gateway is ``stopping`` nobody new is served, and who is there may still take what waits for it. The pty
+    is one that was left among ``descriptors`` under ``name``, if there is one, and is left there in the end.
     """
     configures = Right.CONFIGURE in service.handle.rights
     kept: list[Pty] = []
     """The pty, which goes on while its name cannot be had."""
+    if (left := descriptors.take(name)) is not None:
+        with contextlib.suppress(OSError):
+            kept.append(Pty.taken(left))
 
     def in_force() -> PtySettings | None:
         return PtySettings.of(service.handle.state.value.known_settings) if configures else None
@@ -55,6 +83,7 @@ async def serve_programs(spec: ProgramTty, service: Service, unit: Unit, stoppin
     async def live(backoff: Backoff) -> None:
         if not kept:
             kept.append(Pty.made())
+            descriptors.keep(name, kept[0].master)
         pty = kept[0]
         pty.show(in_force())
         with _named(spec, pty.slave), _watched(pty.slave) as openings:
@@ -62,7 +91,7 @@ async def serve_programs(spec: ProgramTty, service: Service, unit: Unit, stoppin
             backoff.reset()
             while True:
                 # Who has closed it by now may have written before that.
-                await _wait(openings, lambda: pty.is_open() or pty.unread() > 0)
+                await _wait(openings, lambda: pty.is_open() or pty.unread() > 0 or pty.stale > 0)
                 if stopping():
                     await trio.sleep_forever()
                 stream, ended = TtyStream(pty, configures=configures), trio.Event()
@@ -78,10 +107,10 @@ async def serve_programs(spec: ProgramTty, service: Service, unit: Unit, stoppin
                     pty.drop_unread()
                 if not pty.drop_unheard() and not pty.is_open():
                     kept.remove(pty)
+                    descriptors.forget(name)
                     pty.close()
                     return
-                if configures and not pty.is_open():
-                    pty.forget(in_force())
+                pty.forget(in_force())
 
     async def show() -> None:
         """Let the tty show what is in force, also while nobody has it open: the next to open it looks at that."""
@@ -98,7 +127,7 @@ async def serve_programs(spec: ProgramTty, service: Service, unit: Unit, stoppin
             await supervise(live, (OSError,), unit.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
     finally:
         for pty in kept:
-            pty.close()
+            descriptors.leave(name, pty.master)
 
 
 @contextlib.contextmanager

@@ -98,6 +98,11 @@ class TtyStream:
     def begin(self, session: Session, nursery: trio.Nursery, deeds: select.epoll) -> None:
         """Be the stream of this session, and hear at once what the program does, while ``nursery`` runs."""
         self._session, self._nursery = session, nursery
+        if stale := self._pty.stale:
+            self._pty.stale = 0
+            session.discard(stale)
+            what = "%s: %d bytes that it wrote while nobody read them are dropped"
+            session.events.log(logging.WARNING, "stale bytes", what, session.holder, stale)
         deeds.register(self._pty.master, select.EPOLLPRI | select.EPOLLET)
         nursery.start_soon(self._hear_deeds, deeds)
         nursery.start_soon(self._ask_when_back)
@@ -152,7 +157,7 @@ class TtyStream:
                         self._ahead -= len(told)
                         return told
                     self._ask(told)
-                elif self._wants and self._line_is_there:
+                elif self._is_owed:
                     self._ask(control.Configure(()))
                 else:
                     await trio.lowlevel.wait_readable(self._pty.master)
@@ -232,6 +237,11 @@ class TtyStream:
     def _line_is_there(self) -> bool:
         return self._session.state.value.down is None
 
+    @property
+    def _is_owed(self) -> bool:
+        """The line is there, and was not asked for something that the program wants, and may."""
+        return self._line_is_there and (bool(self._wants) or (self._configures and self._pty.was_set))
+
     def _ask(self, step: control.Step) -> None:
         self._asked = trio.Event()
         self._nursery.start_soon(self._carry_out, step, self._asked)
@@ -249,6 +259,10 @@ class TtyStream:
 
     async def _configure(self) -> None:
         """Ask the line for all that the program wants, and let it see what is in force then."""
+        if self._pty.was_set and self._line_is_there:
+            self._pty.was_set = False
+            stored = PtySettings.of(self._session.state.value.known_settings)
+            self._wants = ({} if stored is None else self._pty.settings().since(stored)) | self._wants
         wanted = tuple(self._wants.items())
         try:
             await self._session.control(control.Configure(wanted))
@@ -272,5 +286,5 @@ class TtyStream:
     async def _ask_when_back(self) -> None:
         """Ask for what the program wants when the line is back, though it writes nothing then."""
         async for _ in self._session.state.changes():
-            if self._wants and self._line_is_there and (self._asked is None or self._asked.is_set()):
+            if self._is_owed and (self._asked is None or self._asked.is_set()):
                 self._ask(control.Configure(()))

@@ -1,7 +1,9 @@
-"""Tell the service manager how the daemon is, by sd_notify(3): ready, stopping, a status, still alive."""
+"""Tell the service manager how the daemon is, by sd_notify(3): ready, stopping, a status, still alive; and let it keep
+descriptors for the next process."""
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import logging
@@ -62,24 +64,43 @@ class Notifier:
         """Show one line in ``systemctl status``; what would break the line is shown as a question mark."""
         self._tell("STATUS", "".join(c if c.isprintable() else "?" for c in text[:STATUS_LENGTH]))
 
+    def keep(self, name: str, fd: int) -> None:
+        """Have the manager keep a copy of ``fd`` for the next process, under ``name``.
+
+        Also while its other end has hung up (FDPOLL=0): the master of a pty does that whenever nobody has the slave
+        open.
+        """
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fd)
+
+    def forget(self, name: str) -> None:
+        """Have the manager close what it keeps under ``name``."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
     def _tell(self, key: str, value: str) -> None:
         if self._address is None:
             return
-        self._open()
         # What a full socket did not take goes along next time: without READY the start would be killed as too slow.
         self._untold[key] = value
-        message = "\n".join(f"{key}={value}" for key, value in self._untold.items())
+        if self._send("\n".join(f"{key}={value}" for key, value in self._untold.items())):
+            self._untold.clear()
+
+    def _send(self, message: str, *fds: int) -> bool:
+        """Send a message with copies of descriptors; return whether it went, or log once that it did not."""
+        if self._address is None:
+            return False
+        self._open()
+        copies = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             if self._socket is None:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            self._socket.sendto(message.encode(), _name(self._address))
+            self._socket.sendmsg([message.encode()], copies, 0, _name(self._address))
         except OSError as exc:
             if not self._failed:
                 logger.warning("the service manager's socket %.120r takes nothing: %s", self._address, exc.strerror)
             self._failed = True
         else:
-            self._untold.clear()
             self._failed = False
+        return not self._failed
 
     def close(self) -> None:
         """Close the socket. Idempotent; telling more opens it again."""

@@ -1,4 +1,6 @@
-"""Take the sockets that the service manager bound for this process: socket activation, sd_listen_fds(3).
+"""Take the descriptors that the service manager has for this process: sd_listen_fds(3).
+
+They are sockets that it bound (socket activation), and what a process before this one had it keep.
 
 A daemon without capabilities cannot bind a port below 1024; its socket unit can.
 """
@@ -7,27 +9,43 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["HTTP", "inherited"]
+__all__ = ["HTTP", "Inherited", "inherited"]
 
 HTTP: Final = "http"
 """The name of the HTTP server's sockets (``FileDescriptorName=http``)."""
 _FIRST: Final = 3
 
 
-def inherited(environ: MutableMapping[str, str]) -> dict[str, list[socket.socket]]:
-    """Return the listening sockets by their names, and remove the variables, which are not for child processes."""
+@final
+class Inherited(NamedTuple):
+    """What the service manager had for this process, by name."""
+
+    sockets: dict[str, list[socket.socket]]
+    """The listening sockets."""
+    kept: dict[str, int]
+    """What is no socket: see ``host.descriptor_store``."""
+
+
+def inherited(environ: MutableMapping[str, str]) -> Inherited:
+    """Take what there is, and remove the variables, which are not for child processes."""
     process, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
-    found: dict[str, list[socket.socket]] = {}
+    found = Inherited({}, {})
     if process != str(os.getpid()) or not count.isdecimal():
         return found
     for fd, name in zip(range(_FIRST, _FIRST + int(count)), names.split(":"), strict=False):
         os.set_inheritable(fd, False)
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            if (other := found.kept.pop(name, None)) is not None:
+                os.close(other)  # of two the newer one, as a process leaves them that was killed between two requests
+            found.kept[name] = fd
+            continue
         listener = socket.socket(fileno=fd)
         listener.setblocking(False)
-        found.setdefault(name, []).append(listener)
+        found.sockets.setdefault(name, []).append(listener)
     return found

@@ -13,6 +13,8 @@ import trio.testing
 from gateway import changes
 from gateway.composition import compose
 from gateway.host.config import SerialConfig
+from gateway.host.descriptor_store import DescriptorStore
+from gateway.host.sdnotify import Notifier
 from gateway.port.device import Refusal
 from gateway.serial_line.device import SerialDevice
 from protocol.parameters.hardware import ManagerHardware, PortMode, SerialHardware
@@ -34,7 +36,7 @@ async def updated(directory: Path, hardware: SerialHardware, *requests: Sequence
     """What became of these requests, one after another, on a port with ``hardware``."""
     with lines(directory, 1) as ends, trio.fail_after(10):
         config = configuration(directory, ends, 0, serial=(SerialConfig(str(ends[0].path), hardware),))
-        parts = compose(config)
+        parts = compose(config, DescriptorStore(Notifier(None)))
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             for manager in parts.managers:
@@ -79,7 +81,8 @@ async def on(adapter: Adapter, directory: Path) -> AsyncIterator[Composition]:
     """A gateway whose only port is on this adapter."""
     serial = (SerialConfig(adapter.config.device, BOTH),)
     (directory / "run").mkdir()
-    parts = compose(configuration(directory, (), 0, serial=serial, managers=(ManagerHardware(serial=1),)))
+    config = configuration(directory, (), 0, serial=serial, managers=(ManagerHardware(serial=1),))
+    parts = compose(config, DescriptorStore(Notifier(None)))
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         for manager in parts.managers:

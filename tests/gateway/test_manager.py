@@ -14,6 +14,8 @@ from gateway import manager as module
 from gateway.clients.connections import Connections
 from gateway.clients.drivers import Drivers
 from gateway.host.config import Config
+from gateway.host.descriptor_store import DescriptorStore
+from gateway.host.sdnotify import Notifier
 from gateway.manager import Manager
 from gateway.port.bus import Bus
 from gateway.port.device import Refusal
@@ -87,6 +89,7 @@ async def running_port(directory: Path) -> AsyncIterator[Port]:
         Connections(),
         OldKeys(directory),
         _no_keys,
+        DescriptorStore(Notifier(None)),
     )
     port = Port(
         Manager(0, host, bus, lambda rights, holder: router.grant("P0", rights, holder), published),

@@ -272,6 +272,63 @@ def test_a_tty_gets_a_group_of_the_services_own_where_a_drop_in_lets_it(service:
     assert service.says(f"{member} bash -c '{SAY}'") == "hello"
 
 
+PROGRAM = f"""
+import os, sys, termios
+tty = os.open("{TTY}", os.O_RDWR | os.O_NOCTTY)
+settings = termios.tcgetattr(tty)
+settings[4] = settings[5] = termios.B19200
+termios.tcsetattr(tty, termios.TCSANOW, settings)
+os.mkfifo("/run/ask")
+os.mkfifo("/run/answer")
+while True:
+    with open("/run/ask", "rb") as asked:
+        data = asked.read()
+    os.write(tty, data)
+    answer = b""
+    while len(answer) < len(data) and data != b"stale":
+        if not (heard := os.read(tty, 100)):
+            sys.exit()
+        answer += heard
+    with open("/run/answer", "wb") as answered:
+        answered.write(answer + b" over")
+"""
+
+
+def test_a_program_keeps_its_tty_over_a_restart_and_a_kill_until_the_configuration_has_it_no_more(
+    service: Machine,
+) -> None:
+    held = f'{LINE}[[port_manager]]\nserial = 1\n[port_manager.tty]\npath = "{TTY}"\nconfigure = true\n'
+    service.write(CONFIG, held)
+    service.run("systemctl restart daisyport")
+    service.until(f"test -L {TTY} && echo yes", bool)
+    service.write("/run/program.py", PROGRAM)
+    service.run("rm -f /run/ask /run/answer; systemd-run --quiet --unit=program python3 /run/program.py")
+    service.until("test -p /run/answer && echo yes", bool)
+
+    def said(what: str) -> str:
+        return service.says(f"printf {what} > /run/ask; timeout 10 cat /run/answer")
+
+    assert said("hello") == "hello over"
+    slave = service.says(f"readlink {TTY}")
+    service.run("systemctl restart daisyport")
+    assert service.says(f"readlink {TTY}") == slave
+    assert said("again") == "again over"
+    assert status(service)["ports"][0]["settings_in_force"]["BaudRate"] == 19200
+    # What is written while nobody reads is not said to the line later, and counted.
+    process = main_process(service)
+    service.run(f"kill -STOP {process}")
+    assert said("stale") == "over"
+    service.run(f"kill -KILL {process}; systemctl restart daisyport")
+    assert said("fresh") == "fresh over"
+    (client,) = (client for client in status(service)["ports"][0]["clients"] if client["service"] == "Tty")
+    assert (client["dropped"], client["written"]) == (5, 5)
+    assert service.says("systemctl show -p NFileDescriptorStore --value daisyport") == "1"
+    service.write(CONFIG, LINE)
+    service.run("systemctl restart daisyport; rm -f /run/ask")
+    service.until("systemctl show -p NFileDescriptorStore --value daisyport", lambda count: count == "0")
+    service.run("systemctl stop program", check=False)
+
+
 LOG = "/var/log/daisyport/P0.log"
 
 

@@ -22,6 +22,8 @@ from gateway.clients.relay import Manner
 from gateway.clients.service import Service
 from gateway.clients.tty import serve_programs
 from gateway.clients.tty_stream import serve
+from gateway.host.descriptor_store import DescriptorStore
+from gateway.host.sdnotify import Notifier
 from gateway.port.plan import ProgramTty
 from gateway.port.rights import Right
 from gateway.port.router import Router
@@ -78,8 +80,14 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(
-    bus: Bus, spec: ProgramTty, *, up: bool = True, rights: Right = Right.READ | Right.TCP | Right.LINES
+    bus: Bus,
+    spec: ProgramTty,
+    *,
+    up: bool = True,
+    rights: Right = Right.READ | Right.TCP | Right.LINES,
+    kept: DescriptorStore | None = None,
 ) -> AsyncIterator[Served]:
+    descriptors = DescriptorStore(Notifier(None)) if kept is None else kept
     handle = Router({"P0": bus}).grant("P0", rights, "Tty")
     unit = Unit(str(spec), lambda: None)
     with trio.fail_after(20):
@@ -89,13 +97,17 @@ async def served(
 
             async def run() -> None:
                 with unit.scope:
-                    await serve_programs(spec, service, unit, lambda: service.handle.revoked is not None)
+                    await serve_programs(
+                        spec, service, unit, lambda: service.handle.revoked is not None, descriptors, "tty"
+                    )
 
             units.start_soon(run)
             await (unit.is_up if up else unit.settled).wait()
             yield Served(service, unit, Path(spec.path))
             unit.scope.cancel()
             clients.cancel_scope.cancel()
+    if kept is None:
+        descriptors.close()
     assert handle.children == ()
 
 

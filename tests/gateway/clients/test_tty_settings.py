@@ -106,7 +106,7 @@ async def test_what_a_program_sets_is_in_force_while_it_has_the_tty_open_and_is_
         await here.until("StopBits", 1)
         await here.tty.settled(clients=0)
         with here.tty.opened() as fd:
-            assert termios.tcgetattr(fd)[5] == termios.B9600
+            await shown(fd, termios.B9600)
 
 
 async def test_settings_that_a_program_reads_and_writes_back_are_no_wish(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ async def test_what_the_last_program_was_refused_is_not_asked_for_the_next(tmp_p
         with trio.fail_after(5):
             await trio.testing.wait_all_tasks_blocked(0.02)
         with here.tty.opened() as fd:
-            assert termios.tcgetattr(fd)[5] == termios.B9600
+            await shown(fd, termios.B9600)
             await here.tty.settled(clients=1)
             os.write(fd, b"x")
             assert await here.end.hear(1) == b"x"
