@@ -76,7 +76,8 @@ async def chain(
 ) -> AsyncIterator[tuple[list[Gateway], list[Cable]]]:
     """An owner and ``hops`` CPUs, each chained to the one before it by a cable."""
     async with AsyncExitStack() as stack:
-        owner = await stack.enter_async_context(running_gateway(_made(directory / "owner")))
+        sharing = (PortConfig(tty=TtyConfig((str(tty_of(directory, -1)),))),)
+        owner = await stack.enter_async_context(running_gateway(_made(directory / "owner"), sharing=sharing))
         gateways, cables = [owner], []
         for hop in range(hops):
             cable = await stack.enter_async_context(
@@ -99,8 +100,8 @@ async def chain(
 
 
 def tty_of(directory: Path, hop: int) -> Path:
-    """The tty for programs at the CPU so many hops, counted from 0, away from the owner."""
-    return directory / f"cpu{hop}" / "tty-P0"
+    """The tty for programs at the CPU so many hops, counted from 0, away from the owner; -1 is the owner itself."""
+    return directory / (f"cpu{hop}" if hop >= 0 else "owner") / "tty-P0"
 
 
 def _made(directory: Path) -> Path:
