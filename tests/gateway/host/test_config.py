@@ -549,7 +549,10 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
         ('[ptz]\nowner = "x"', "ptz.owner: no such key; the keys are users, groups"),
         ("[http]\nstrange = 1", "http.strange: no such key; the keys are listen, "),
         ("[tcp]\nstrange = 1", "tcp.strange: no such key; the keys are bind, max_clients"),
-        ("[remote_port]\nstrange = 1", "remote_port.strange: no such key; the keys are autoconf_without_key, keyless"),
+        (
+            "[remote_port]\nstrange = 1",
+            "remote_port.strange: no such key; the keys are autoconf_without_key, keyless, accept_rekey",
+        ),
         ("[video]\nstrange = 1", "video.strange: no such key; the keys are sources"),
         (
             "[[port_manager]]\nstrange = 1",
