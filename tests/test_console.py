@@ -122,6 +122,14 @@ async def test_what_every_client_writes_is_shown_with_its_name_and_time_and_save
 ) -> None:
     lies = "<img src=x onerror=alert(1)>\u202e"
 
+    def tell(trace: WebSocketRoute) -> None:
+        """Be a port that remembers, whose clock is another, and who has not been read for a while."""
+        time = 1764116000123456
+        written = {"time": time, "way": "to line", "text": "anna\u202e at 192.0.2.7:40000", "data": "6c730a"}
+        missing = {"time": time, "way": "note", "text": "512 bytes not shown", "data": ""}
+        trace.send(json.dumps({"event": "history", "data": b"login: ".hex()}))
+        trace.send(json.dumps({"event": "trace", "time": time, "pieces": [written, missing]}))
+
     def look(page: Page) -> None:
         shows(page, ".note", "P0 is up")
         before = time.time()
@@ -140,7 +148,7 @@ async def test_what_every_client_writes_is_shown_with_its_name_and_time_and_save
         when = datetime.fromisoformat(written.locator("time").get_attribute("datetime") or "")
         assert before - 1 < when.timestamp() < time.time() + 1
 
-        page.wait_for_function("document.getElementById('to-rate').textContent !== '0 B/s'")
+        page.get_by_role("img", name=re.compile("to the line at most [1-9]")).wait_for()
         assert page.locator("#to-line").get_attribute("points")
 
         head, *rows = saved(page)
@@ -159,6 +167,14 @@ async def test_what_every_client_writes_is_shown_with_its_name_and_time_and_save
         shows(page, ".received .text", "last")
         assert page.locator(".row").filter(has_text="unseen").count() == 0
         in_trio(client.aclose)
+
+        page.route_web_socket("**/daisyport/ports/P0?trace=1", tell)
+        page.reload()
+        shows(page, ".received .text", "login: ")
+        shows(page, ".note", "512 bytes not shown")
+        row = page.locator(".row.sent").filter(has_text="ls\\n")
+        assert row.locator(".who").inner_text() == "anna\\u{202e}"
+        assert row.locator("time").get_attribute("datetime") == "2025-11-26T00:13:20.123456Z"
 
     with trio.fail_after(60):
         async with running_gateway(tmp_path) as gateway:
@@ -396,8 +412,10 @@ async def test_a_page_that_offers_binary_gets_it_and_every_byte_both_ways(tmp_pa
             window.line = new WebSocket(url.replace("http", "ws"), ["wsSerial", "binary"]);
             window.line.binaryType = "arraybuffer";
             window.heard = [];
-            window.line.onmessage = event => window.heard.push(
-                ...(event.data instanceof ArrayBuffer ? new Uint8Array(event.data) : [event.data]));
+            window.line.onmessage = event => {
+                window.heard.push(...(event.data instanceof ArrayBuffer ? new Uint8Array(event.data) : [event.data]));
+                document.body.dataset.heard = window.heard.length;
+            };
             window.line.onopen = () => resolve(window.line.protocol);
             window.line.onerror = () => reject(new Error("refused"));
         })"""
@@ -405,7 +423,8 @@ async def test_a_page_that_offers_binary_gets_it_and_every_byte_both_ways(tmp_pa
         page.evaluate("() => line.send(new Uint8Array(Array.from({length: 256}, (_, value) => value)))")
         assert in_trio(gateway.lines[0].hear, 256) == every
         in_trio(gateway.lines[0].say, every)
-        page.wait_for_function("heard.length >= 256")
+        # Not by wait_for_function, whose second look is an eval, which the page's policy forbids.
+        page.locator('body[data-heard="256"]').wait_for()
         assert page.evaluate("heard") == list(every)  # bytes, and no JSON beside them
         page.evaluate("() => line.send('gr\\u00f6\\u00dfe\\r')")
         assert in_trio(gateway.lines[0].hear, 8) == "größe\r".encode()
