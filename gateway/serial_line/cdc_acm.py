@@ -7,7 +7,8 @@ order, the last pieces are those that wait. That is exact but for the piece on i
 the adapter has. Hence they are short, which also shows sooner that a line moves; and of whole packets, so the adapter
 sees no other packets than it would.
 
-No call tells the block. It is what the driver counts of a first piece that has nothing before it.
+No call tells the block. It is what the driver counts of a first piece that has nothing before it, unless that is no
+block at all: an XOFF that the kernel sends for itself is a transfer too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ __all__ = ["MAJOR", "Transfers"]
 
 MAJOR: Final = 166
 """The number of its devices, ``ttyACM`` (Linux, devices.txt)."""
+_MOST: Final = 16  # transfers that the driver can have (ACM_NW)
 _PACKETS: Final = 20
+_BLOCKS: Final = frozenset(_PACKETS * size for size in (8, 16, 32, 64, 512, 1024))
+"""The packets of bulk endpoints: USB 2.0, 5.8.3; USB 3.2, 9.6.6."""
 _FIRST: Final = 128  # before the block is known: the smallest is that of 8-byte packets, 160 bytes
 _PIECE: Final = 256  # or a packet, where that is longer
 
@@ -32,7 +36,7 @@ class Transfers:
         self.longest = _FIRST
         """The most bytes to write at once."""
         self._block = 0
-        self._pieces: deque[int] = deque()
+        self._pieces: deque[int] = deque(maxlen=_MOST)
 
     @property
     def is_known(self) -> bool:
@@ -48,10 +52,10 @@ class Transfers:
         if not counted:
             self._pieces.clear()
         elif not self._block:
-            if len(self._pieces) != 1:
+            if len(self._pieces) != 1 or counted not in _BLOCKS:
                 return counted
             self._block = counted
-            packet = counted // _PACKETS or 1
+            packet = counted // _PACKETS
             self.longest = min(packet * max(_PIECE // packet, 1), counted)
         while len(self._pieces) * self._block > counted:
             self._pieces.popleft()

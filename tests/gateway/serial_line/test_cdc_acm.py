@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from gateway.serial_line.cdc_acm import Transfers
 
 PACKETS = st.sampled_from((8, 16, 32, 64, 512, 1024))
-"""The sizes that bulk endpoints have: USB 2.0, 5.8.3, and USB 3."""
 
 
 @pytest.mark.parametrize(("packet", "longest"), [(8, 160), (16, 256), (64, 256), (512, 512), (1024, 1024)])
@@ -29,6 +28,14 @@ def test_a_block_is_learned_from_a_piece_that_has_nothing_before_it() -> None:
     assert transfers.waiting(2560) == 2560  # twice 1280, or less of a larger one: nobody knows yet
     assert transfers.waiting(0) == 0
     transfers.wrote(10)
+    assert transfers.waiting(1280) == 10
+
+
+def test_what_is_no_block_teaches_nothing() -> None:
+    transfers = Transfers()
+    transfers.wrote(10)
+    assert transfers.waiting(2 * 1280) == 2 * 1280  # an XOFF of the kernel's own is beside it
+    assert not transfers.is_known
     assert transfers.waiting(1280) == 10
 
 
