@@ -121,7 +121,7 @@ async def test_a_slow_line_refuses_a_change_within_two_seconds_and_holds_up_noth
             answers: list[Update] = []
 
             async def change() -> None:
-                answers.append(await set_to(parts, StopBits="2"))
+                answers.append(await set_to(parts, PortMode="RS485", StopBits="2"))
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(change)
@@ -131,8 +131,13 @@ async def test_a_slow_line_refuses_a_change_within_two_seconds_and_holds_up_noth
                 assert (tmp_path / "run/ptz-P0.sock").exists()
                 assert not answers
             assert trio.current_time() - began < 2
-            assert told(answers[0]) == {"StopBits": "line busy: 1000 bytes"}
-            assert parts.store.published.value.settings.serial.ports[0].stop_bits == 1
+            assert told(answers[0]) == dict.fromkeys(("PortMode", "StopBits"), "line busy: 1000 bytes")
+            line = parts.store.published.value.settings.serial.ports[0]
+            assert (line.port_mode, line.stop_bits) == (PortMode.RS232, 1)
+            stored = (tmp_path / "state/parameters").read_text()
+            assert "Ser1.BaudRate=300" in stored
+            assert "RS485" not in stored
+            assert "StopBits=2" not in stored
             assert parts.managers[0].not_in_force() == {}
             adapter.queue = b""
 

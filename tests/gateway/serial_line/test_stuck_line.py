@@ -894,3 +894,10 @@ async def test_any_adapter_is_taken_where_the_host_says_so(adapter: Adapter) -> 
     uart = await Uart.open(config, LINE, known=other)
     assert uart.adapter == FTDI
     await uart.close()
+
+
+async def test_a_device_that_has_no_identity_any_more_is_taken(adapter: Adapter) -> None:
+    adapter.identity = None
+    uart = await Uart.open(adapter.config, LINE, known=FTDI)
+    assert uart.adapter is None
+    await uart.close()
