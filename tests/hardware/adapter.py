@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Chip", "Errors", "ModemInputs", "Uart"]
 
 FULL_SPEED: Final = 2
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 60.0
+"""Seconds out here, where a busy machine makes twenty of one in the guest."""
 
 
 @final

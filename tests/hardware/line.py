@@ -9,7 +9,8 @@ from typing import Final, final
 
 __all__ = ["Line"]
 
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 60.0
+"""Seconds out here, where a busy machine makes twenty of one in the guest."""
 
 
 @final

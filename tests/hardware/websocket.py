@@ -12,7 +12,8 @@ from wsproto.events import AcceptConnection, BytesMessage, Message, Ping, Reques
 
 __all__ = ["WebSocket"]
 
-_PATIENCE: Final = 20.0
+_PATIENCE: Final = 60.0
+"""Seconds out here, where a busy machine makes twenty of one in the guest."""
 
 
 @final
