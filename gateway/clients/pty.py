@@ -96,15 +96,18 @@ class Happened(NamedTuple):
 
 @final
 class Pty:
-    """The master of a pty. ``close`` ends it for whoever has the slave open; it raises OSError otherwise than noted."""
+    """The master of a pty: ``made``, or ``taken`` from whoever had it before. Its methods raise OSError."""
 
     def __init__(self, master: int) -> None:
         self.master = master
         (number,) = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))
         self.slave = f"/dev/pts/{number}"
         """The name under which a program opens it."""
+        self.deeds = select.epoll()
+        """Readable after the program did something beside writing, until it is polled."""
         os.set_blocking(master, False)
         fcntl.ioctl(master, termios.TIOCPKT, struct.pack("i", 1))
+        self.deeds.register(master, select.EPOLLPRI | select.EPOLLET)
         self.seen = self.settings()
         """The settings that the program made last, or was shown since."""
         self.undecided = False
@@ -125,12 +128,18 @@ class Pty:
             termios.tcsetattr(
                 slave, termios.TCSANOW, [iflag, oflag & ~termios.OPOST, cflag, lflag | _EXTPROC, *speeds, characters]
             )
+            return cls._of(master)
+        finally:
+            os.close(slave)
+
+    @classmethod
+    def _of(cls, master: int) -> Pty:
+        """Return that of a master, which is closed where that fails."""
+        try:
             return cls(master)
         except BaseException:
             os.close(master)
             raise
-        finally:
-            os.close(slave)
 
     @classmethod
     def taken(cls, master: int) -> Pty:
@@ -138,20 +147,21 @@ class Pty:
 
         What the program wrote meanwhile is thrown away: nobody knows how old it is.
         """
-        try:
-            pty = cls(master)
-        except OSError:
-            os.close(master)
-            raise
+        pty = cls._of(master)
         pty.was_set = pty.undecided = pty.is_open()
         with contextlib.suppress(OSError):  # there is no more
             while pty.stale < _MOST_STALE:  # who writes on and on is read by his session
                 pty.stale += len(pty.read().data)
         return pty
 
-    def close(self) -> None:
-        """Close the master. To be called once."""
-        os.close(self.master)
+    def detach(self) -> int:
+        """Return the master, for a pty that is ``taken`` of it, or to be closed; this one is of no use then."""
+        self.deeds.close()
+        return self.master
+
+    def did_something(self) -> bool:
+        """Return whether the program did something beside writing since this was asked last."""
+        return any(events & select.EPOLLPRI for _, events in self.deeds.poll(0))
 
     def read(self) -> Happened:
         """Return what there is. Raises BlockingIOError where that is nothing, OSError once nobody has it open."""

@@ -108,7 +108,7 @@ async def serve_programs(
                 if not pty.drop_unheard() and not pty.is_open():
                     kept.remove(pty)
                     descriptors.forget(name)
-                    pty.close()
+                    os.close(pty.detach())
                     return
                 pty.forget(in_force())
 
@@ -127,7 +127,7 @@ async def serve_programs(
             await supervise(live, (OSError,), unit.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
     finally:
         for pty in kept:
-            descriptors.leave(name, pty.master)
+            descriptors.leave(name, pty.detach())
 
 
 @contextlib.contextmanager

@@ -26,7 +26,6 @@ import contextlib
 import errno
 import logging
 import os
-import select
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
@@ -56,12 +55,11 @@ _GONE: Final = "the program closed it"
 async def serve(stream: Stream, session: Session, idle_limit: Cell[int], manner: Manner) -> None:
     """Serve a program until it has closed the tty, or the session is ended; closes both."""
     assert isinstance(stream, TtyStream), "no other service has it"
-    with contextlib.closing(select.epoll(1)) as deeds:
-        async with trio.open_nursery() as nursery:
-            stream.begin(session, nursery, deeds)
-            await relay(stream, session, idle_limit, manner)
-            stream.discard_ahead()
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        stream.begin(session, nursery)
+        await relay(stream, session, idle_limit, manner)
+        stream.discard_ahead()
+        nursery.cancel_scope.cancel()
 
 
 @final
@@ -95,7 +93,7 @@ class TtyStream:
         self._flushes = 0
         """Times that the program threw away what waits for it."""
 
-    def begin(self, session: Session, nursery: trio.Nursery, deeds: select.epoll) -> None:
+    def begin(self, session: Session, nursery: trio.Nursery) -> None:
         """Be the stream of this session, and hear at once what the program does, while ``nursery`` runs."""
         self._session, self._nursery = session, nursery
         if stale := self._pty.stale:
@@ -103,8 +101,7 @@ class TtyStream:
             session.discard(stale)
             what = "%s: %d bytes that it wrote while nobody read them are dropped"
             session.events.log(logging.WARNING, "stale bytes", what, session.holder, stale)
-        deeds.register(self._pty.master, select.EPOLLPRI | select.EPOLLET)
-        nursery.start_soon(self._hear_deeds, deeds)
+        nursery.start_soon(self._hear_deeds)
         nursery.start_soon(self._ask_when_back)
 
     # -- what the line says
@@ -185,12 +182,11 @@ class TtyStream:
         session = self._session
         return not (self._receiving or self.was_left or session.ended or session.pumping.cancel_called)
 
-    async def _hear_deeds(self, deeds: select.epoll) -> None:
+    async def _hear_deeds(self) -> None:
         """Read what waits whenever the program did something while the pump is at work: that goes before it."""
         while True:
-            await trio.lowlevel.wait_readable(deeds.fileno())
-            did_something = any(events & select.EPOLLPRI for _, events in deeds.poll(0))
-            has_set = False
+            await trio.lowlevel.wait_readable(self._pty.deeds.fileno())
+            did_something, has_set = self._pty.did_something(), False
             while did_something and self._is_at_work and self._ahead < _AHEAD:
                 try:
                     happened = self._pty.read()
