@@ -91,7 +91,7 @@ async def run(
 
                 logins = tuple(parts.tls_logins.values())
                 for each in logins:
-                    each.tls.load()  # before anybody can come
+                    await each.read()  # before anybody can come
                 root.start_soon(contain, "certificates of ports", functools.partial(follow, logins, reloads))
             for manager in parts.managers:
                 if manager.log is not None:  # to the last byte of the line

@@ -12,6 +12,7 @@ import trio
 from gateway.clients.tls import NotAdmitted
 from gateway.port.rights import Right
 from gateway.tasks.audit import FirstLogins
+from gateway.tasks.watch import Cell
 from gateway.web.tls import Tls
 from protocol.parameters.roles import Role
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from gateway.host.config import Config
     from gateway.host.reload import Reload
     from gateway.state.users import User, Users
-    from gateway.tasks.watch import Cell
 
 __all__ = ["TlsLogins", "follow", "own_certificate"]
 
@@ -52,11 +52,18 @@ class TlsLogins:
         self._users = users
         self._seen = FirstLogins()
         self.tls = tls
+        self.trouble = Cell("")
+        """Why nobody is served; empty while users are."""
 
     @property
     def context(self) -> ssl.SSLContext | None:
         """See Logins."""
         return None if self.tls.certificate is None else self.tls.certificate.context
+
+    async def read(self) -> None:
+        """Read the certificates; they count from the next connection on."""
+        await trio.to_thread.run_sync(self.tls.load)
+        self.trouble.set("" if self.tls.certificate else f"no client is served: {self.tls.error}")
 
     def rights(self, user: str, network: str) -> Right:
         """See Logins."""
@@ -87,9 +94,9 @@ class TlsLogins:
 
 
 async def follow(logins: Iterable[TlsLogins], reloads: Cell[Reload]) -> None:
-    """Read the certificates again at each SIGHUP; they count from the next connection on."""
+    """Read the certificates again at each SIGHUP."""
     async for reload in reloads.changes():
         if reload.count:
             for each in logins:
                 each.tls.path, each.tls.key = reload.config.http.tls_certificate, reload.config.http.tls_key
-                await trio.to_thread.run_sync(each.tls.load)
+                await each.read()

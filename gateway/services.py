@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gateway.remote_port.server import RemotePortService
     from gateway.state.old_keys import OldKeys
     from gateway.tasks.reconcile import Unit
+    from gateway.tasks.watch import Cell
     from protocol.link.guesses import GuessLimit
     from protocol.link.identity import NodeKey
     from protocol.link.key_frames import Rekey, Told, ToldCpu
@@ -99,6 +100,15 @@ def _names(holder: str) -> tuple[str, ...]:
     """
     user, _, where = holder.rpartition(" at ")
     return tuple(filter(None, (holder, user, where.partition(" ")[0] if ":" in where else "")))
+
+
+async def _tell(trouble: Cell[str], unit: Unit) -> None:
+    """Keep ``unit`` up while there is no trouble, and have it say else what that is."""
+    async for why in trouble.changes():
+        if why:
+            unit.failing(why)
+        else:
+            unit.up()
 
 
 @final
@@ -232,10 +242,14 @@ class Services:
         self._handles[kind] = handle
         self.update_policies(settings())
         unit.began()
-        unit.up()
         try:
             with unit.scope:
-                await service.run()
+                async with trio.open_nursery() as beside:
+                    if kind is ServiceKind.TLS:
+                        beside.start_soon(_tell, self._host.tls_logins[self._index].trouble, unit)
+                    else:
+                        unit.up()
+                    await service.run()
         finally:
             del self._services[kind], self._handles[kind]
             why = f"PortManager.P{self._index}.{kind.value}.Enabled is no"

@@ -58,10 +58,11 @@ class Cabinet:
     async def stranger(self, source: str = "127.0.0.1") -> trio.SocketStream:
         """Connect from an address of loopback, and say nothing."""
         sock = trio.socket.socket()
-        self.streams.append(trio.SocketStream(sock))
+        stream = trio.SocketStream(sock)
+        self.streams.append(stream)
         await sock.bind((source, 0))
         await sock.connect(("127.0.0.1", self.port))
-        return self.streams[-1]
+        return stream
 
     async def connected(self, certificate: Path | None, source: str = "127.0.0.1", **versions: Any) -> Tls:
         stream = await self.stranger(source)
@@ -366,10 +367,12 @@ async def test_a_port_without_its_file_of_authorities_serves_nobody_until_it_has
                 await here.connected(here.certificate("admin"))
             assert f"P0 TLS: {clients} cannot be read: No such file or directory; no client is served" in caplog.text
             assert "refused: TLS has no certificate that can be used" in caplog.text
+            why = f"no client is served: {clients} cannot be read: No such file or directory"
+            assert (await gateway.status())["services"]["service TLS"] == why
             clients.write_bytes(authority.pem)
             await hang_up(here)
-            while not await here.is_welcome(here.certificate("admin")):
-                pass
+            await gateway.until(lambda status: status["services"]["service TLS"] == "up")
+            assert await here.is_welcome(here.certificate("admin"))
             for stream in here.streams:
                 await stream.aclose()
             gateway.stop.set()
@@ -511,6 +514,41 @@ async def test_a_handshake_that_never_ends_is_ended_and_a_half_one_is_no_client(
         await client.send_all(b"hello")
         assert await here.gateway.lines[0].hear(5) == b"hello"
     assert "refused: no handshake in 0.5 s" in caplog.text
+
+
+class Passes(trio.abc.Instrument):
+    """Counts the work of the server's handshakes in each pass of the scheduler."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = self.all = 0
+        work = ssl.SSLObject.do_handshake
+
+        def counted(side: ssl.SSLObject) -> None:
+            if side.server_side:
+                self.now += 1
+                self.all += 1
+                self.most = max(self.most, self.now)
+            work(side)
+
+        monkeypatch.setattr(ssl.SSLObject, "do_handshake", counted)
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.now = 0
+
+
+async def test_a_pass_of_the_scheduler_works_at_one_handshake_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cabinet(tmp_path) as here:
+        passes = Passes(monkeypatch)
+        trio.lowlevel.add_instrument(passes)
+        certificate = here.certificate("operator")
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(here.connected, certificate)
+        trio.lowlevel.remove_instrument(passes)
+        assert passes.all > 20
+        assert passes.most == 1
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", bytes(64), b"\x16\x03\x01\x40\x00" + bytes(20_000), b""])
