@@ -8,7 +8,7 @@ import trio
 
 from protocol.link.advert import Advert
 from protocol.link.handshake import VERSIONS
-from protocol.link.hello import MAX_NAME
+from protocol.link.identity import MAX_NAME
 from protocol.link.port_state import encode_text
 
 if TYPE_CHECKING:

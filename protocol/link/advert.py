@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TYPE_CHECKING, Final, final
 
-from protocol.link.hello import MAX_NAME
+from protocol.link.identity import MAX_NAME
 from protocol.link.port_state import has_controls
 
 if TYPE_CHECKING:

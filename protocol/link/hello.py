@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
 from protocol.link.header import Parts
+from protocol.link.identity import MAX_NAME
 from protocol.link.port_state import NODE_ID, decode_text, encode_text
 
-__all__ = ["MAX_NAME", "Confirm", "Hello", "HelloReply", "Identity"]
+__all__ = ["Confirm", "Hello", "HelloReply", "Identity"]
 
-MAX_NAME: Final = 64
-"""The most bytes of a node's name in UTF-8."""
 
 _SHARE: Final = 32
 _FRESH: Final = 16

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from protocol.link.port_state import NODE_ID
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["NodeKey", "is_signed", "node_id"]
+__all__ = ["MAX_NAME", "NodeKey", "is_signed", "node_id"]
+
+MAX_NAME: Final = 64
+"""The most bytes of a node's name in UTF-8."""
 
 
 def node_id(public: bytes) -> bytes:

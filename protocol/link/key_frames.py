@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final, NamedTuple, final
 
 from protocol.link.header import Parts
-from protocol.link.hello import MAX_NAME
+from protocol.link.identity import MAX_NAME
 from protocol.link.port_state import NODE_ID, decode_text, encode_text, has_controls
 
 __all__ = ["KEYS", "LONGEST_OLD_KEY", "MAX_CPUS", "Rekey", "Rekeyed", "Told", "ToldCpu"]

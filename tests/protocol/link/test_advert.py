@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.link.advert import MAX_CHASSIS, Advert, Candidate, on_link, order
-from protocol.link.hello import MAX_NAME
+from protocol.link.identity import MAX_NAME
 from protocol.link.port_state import has_controls
 
 OWNER = Advert(bytes(range(16)), 0, "blade-7", 0, keyed=True, versions=(1,))
