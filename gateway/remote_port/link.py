@@ -181,8 +181,11 @@ class Link:
         """
         if self._handling and not at_once:
             return
+        self.now = now_ms()
+        self._flush()
+
+    def _flush(self) -> None:
         try:
-            self.now = now_ms()
             more = True
             while more and not self._sealed and self._room():
                 more = self._push_batch()
@@ -242,6 +245,7 @@ class Link:
             while then is not _Then.END:
                 if then is _Then.GO_ON:
                     await trio.lowlevel.checkpoint()
+                    self.now = now_ms()
                     then = self._handle(take)
                 else:
                     then = await when_readable(self._socket.fileno(), read)
@@ -266,7 +270,7 @@ class Link:
                     return _Then.END
         finally:
             self._handling = False
-        self.flush()
+        self._flush()
         return then
 
     async def _next_event(self) -> Event:
