@@ -49,6 +49,8 @@ __all__ = ["TtyStream", "serve"]
 
 _AHEAD: Final = 131_072
 """Bytes, more than a pty holds, that are read while the pump is at work: a change keeps its place behind them."""
+_MOST_TOLD: Final = 256
+"""Pieces and requests that are kept so; what is told beyond that is told again, by the kernel, when it is read."""
 _GONE: Final = "the program closed it"
 
 
@@ -187,7 +189,7 @@ class TtyStream:
         while True:
             await trio.lowlevel.wait_readable(self._pty.deeds.fileno())
             did_something, has_set = self._pty.did_something(), False
-            while did_something and self._is_at_work and self._ahead < _AHEAD:
+            while did_something and self._is_at_work and self._ahead < _AHEAD and len(self._told) < _MOST_TOLD:
                 try:
                     happened = self._pty.read()
                 except OSError:  # that is all; or it has left, which the pump finds out
@@ -211,7 +213,7 @@ class TtyStream:
                 self._session.reader.purge()
         if happened.threw_away_output:
             self.discard_ahead()
-            self._told.append(control.Purge())
+            self._tell(control.Purge())
 
     def discard_ahead(self) -> None:
         """Count as dropped what was read and did not come to be received."""
@@ -225,7 +227,15 @@ class TtyStream:
         before, self._pty.seen = self._pty.seen, self._pty.settings()
         if self._pty.seen != before:
             self._pty.undecided = True
-            self._told.append(control.Configure(tuple(self._pty.seen.since(before).items())))
+            self._tell(control.Configure(tuple(self._pty.seen.since(before).items())))
+
+    def _tell(self, step: control.Step) -> None:
+        """Have a step asked of the line behind what was read; one that follows its like is one with it."""
+        last = self._told[-1] if self._told else None
+        if isinstance(last, control.Configure) and isinstance(step, control.Configure):
+            self._told[-1] = control.Configure(tuple({**dict(last.values), **dict(step.values)}.items()))
+        elif last != step:
+            self._told.append(step)
 
     # -- what is asked of the line
 

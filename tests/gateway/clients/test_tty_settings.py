@@ -390,6 +390,23 @@ async def test_what_is_written_without_end_does_not_grow_here_behind_a_change(tm
             assert written < 300_000
 
 
+async def test_what_is_set_again_and_again_while_the_line_is_stuck_is_asked_of_it_once(tmp_path: Path) -> None:
+    async with stuck(tmp_path) as (tty, tty_):
+        with tty_.opened() as fd:
+            await tty_.settled(clients=1)
+            os.write(fd, b"first ")
+            await received(tty_, 6)
+            for speed in (termios.B19200, termios.B38400) * 20:
+                set_rate(fd, speed)
+                await trio.testing.wait_all_tasks_blocked()
+            for _ in range(20):
+                termios.tcflush(fd, termios.TCOFLUSH)
+                await trio.testing.wait_all_tasks_blocked()
+            tty.make_room(1000)
+            os.write(fd, b"last")
+            await taken(tty, b"first <38400><purge>last")
+
+
 # -- flushes
 
 
