@@ -457,7 +457,8 @@ def _rights(role: Role, *, traces: bool, monitors: bool) -> Right:
 async def _trace(routes: Routes, request: Request, caller: Caller) -> Response | Handover:
     if request.local is None:
         return explain(
-            403, "A trace shows what everybody writes, passwords too: it is given at the control socket only."
+            403,
+            "This trace is given at the control socket only; over the network, ask /daisyport/ports/P# with ?trace=1.",
         )
     name = request.path.rpartition("/")[2]
     ports = {f"P{index}": port for index, port in enumerate(routes.backend.ports)}

@@ -52,6 +52,9 @@ PONG_SECONDS = 20.0
 LOOK_SECONDS = 0.25
 """Between looks whether the login still holds, and the client is there."""
 
+_TRACE_PAUSE = 0.05
+"""Seconds between what a trace tells: the pieces have their times, and nobody reads faster."""
+
 _GONE = (ConnectionClosed, LocalProtocolError)
 """Raised by the library where the client is gone, or is going and the library has not noticed yet."""
 _HANDSHAKE_SECONDS = 5.0
@@ -224,6 +227,8 @@ class WebSocketStream:
             for start in range(0, len(pieces), SLICE):
                 shown = [told(piece) for piece in pieces[start : start + SLICE]]
                 await self._say({"event": "trace", "time": now(), "pieces": shown})
+            # What comes meanwhile goes together: a message for each read would cost a busy line more than its bytes do.
+            await trio.sleep(_TRACE_PAUSE)
 
     async def keep(self) -> None:
         """Ping the client, and end its session where no answer comes."""

@@ -459,7 +459,7 @@ async def test_a_trace_is_given_to_admins_of_this_host_only(routes: Routes) -> N
     assert (await ask(routes, "/daisyport/trace/P0", "operator")).status == 401
     refused = await ask(routes, "/daisyport/trace/P0")
     assert refused.status == 403
-    assert b"passwords too: it is given at the control socket only" in refused.body
+    assert b"This trace is given at the control socket only" in refused.body
 
 
 async def test_a_trace_of_no_port_and_one_too_many_are_refused(routes: Routes) -> None:

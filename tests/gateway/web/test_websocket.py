@@ -721,28 +721,34 @@ async def greeted(bus: Bus) -> AsyncIterator[tuple[Browser, Service]]:
         await ws.aclose()
 
 
-async def test_a_page_that_reads_its_trace_too_slowly_is_told_what_is_missing_and_keeps_nobody_waiting() -> None:
-    bus, turns = narrow_port(NarrowTty(room=9))
+@asynccontextmanager
+async def tracing(bus: Bus) -> AsyncIterator[tuple[Browser, trio.testing.MemorySendStream, Service]]:
+    """A page whose trace has begun, what the gateway sends to it by, and the service."""
     near, far = memory_stream_pair()
     rights = Right.READ | Right.WATCH
+    async with trio.open_nursery() as nursery:
+        service = Service("P0", Router({"P0": bus}).grant("P0", rights, "WebSocket"), Right(0), nursery)
+        serve = partial(websocket.serve, near, b"", service, rights, "trace of anna", lambda: None, traces=True)
+        nursery.start_soon(serve)
+        ws = await wrap_client_stream(nursery, cast("trio.SocketStream", far), "host", "/")
+        page = Browser(ws)
+        assert (await page.told("trace"))["pieces"] == []
+        yield page, near.send_stream, service
+        await ws.aclose()
+
+
+async def test_a_page_that_reads_its_trace_too_slowly_is_told_what_is_missing_and_keeps_nobody_waiting() -> None:
+    bus, turns = narrow_port(NarrowTty(room=9))
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            service = Service("P0", Router({"P0": bus}).grant("P0", BOTH | Right.WATCH, "WebSocket"), BOTH, nursery)
-            nursery.start_soon(
-                partial(websocket.serve, near, b"", service, rights, "trace of anna", lambda: None, traces=True)
-            )
-            ws = await wrap_client_stream(nursery, cast("trio.SocketStream", far), "host", "/")
-            page = Browser(ws)
-            assert (await page.told("trace"))["pieces"] == []
-            reads = trio.Event()
-            passes_on = near.send_stream.send_all_hook
+        async with tracing(bus) as (page, sending, service):
+            reads, passes_on = trio.Event(), sending.send_all_hook
 
             async def pass_on_late() -> None:
                 await reads.wait()
                 assert passes_on is not None
                 await passes_on()
 
-            near.send_stream.send_all_hook = pass_on_late
+            sending.send_all_hook = pass_on_late
             for _ in range(1024):
                 turns.heard(b"z" * 1024)
                 bus.wrote(b"w" * 1024, "192.0.2.7:40000")
@@ -759,8 +765,28 @@ async def test_a_page_that_reads_its_trace_too_slowly_is_told_what_is_missing_an
             assert pieces[-1]["text"] == f"{2 * 1024 * 1024 - shown} bytes not shown"
             turns.heard(b"now")
             assert (await traced(page, 3, "from line"))[0]["data"] == b"now".hex()
-            await ws.aclose()
-            nursery.cancel_scope.cancel()
+
+
+async def test_a_busy_line_costs_a_trace_some_messages_a_second_and_not_one_for_each_read(
+    autojump_clock: MockClock,
+) -> None:
+    bus, turns = narrow_port(NarrowTty(room=9))
+    messages = heard = 0
+    with trio.fail_after(60):
+        async with tracing(bus) as (page, _, _), trio.open_nursery() as nursery:
+
+            async def speak() -> None:
+                for _ in range(200):
+                    turns.heard(b"z")
+                    await trio.sleep(0.001)
+
+            nursery.start_soon(speak)
+            while heard < 200:
+                pieces = (await page.told("trace"))["pieces"]
+                heard += sum(len(piece["data"]) // 2 for piece in pieces)
+                messages += 1
+    assert heard == 200
+    assert messages <= 12  # two of 32 pieces at most in 50 ms
 
 
 async def test_an_idle_page_that_answers_pings_stays(autojump_clock: MockClock) -> None:
