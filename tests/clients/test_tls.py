@@ -28,17 +28,19 @@ pytestmark = [needs_curl, pytest.mark.clients]
 
 PAGE = (Path(__file__).parents[2] / "docs/clients.md").read_text()
 SECTION = PAGE.partition("\n## TLS\n")[2].partition("\n## ")[0]
-COMMANDS = re.findall(r"(?m)^\$ (.+)$", SECTION)
+COMMANDS = re.findall(r"(?m)^ *\$ (.+)$", SECTION)
+MADE, REVOKED = (slice(0, 3), slice(-3, None))
+"""The commands that make an authority and a certificate, and those that take it back."""
 (SCRIPT,) = re.findall(r"(?s)```python\n(.+?)```", SECTION)
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[tuple[Gateway, int]]:
-    """A port that is open to anna, with her files beside the authority's in ``directory``."""
+async def serving(directory: Path, *more: str) -> AsyncIterator[tuple[Gateway, int]]:
+    """A port that is open to anna, with her files beside the authority's in ``directory``; ``more`` is done there."""
     port = free_port()
-    for command in COMMANDS[:3]:
-        assert command.startswith("openssl ")
-        await trio.run_process(shlex.split(command), cwd=directory, capture_stderr=True)
+    for command in (*COMMANDS[MADE], *more):
+        assert "openssl " in command or "ca.cnf" in command
+        await trio.run_process(command, shell=True, cwd=directory, capture_stderr=True)
     sharing = PortConfig(tls=TlsConfig((("127.0.0.1", port),), directory / "clients.pem"))
     with trio.fail_after(50):
         async with running_gateway(directory, sharing=(sharing,)) as gateway:
@@ -74,7 +76,7 @@ async def answers(gateway: Gateway, command: list[str], stdin: bytes, directory:
     [
         pytest.param(each, marks=needs(program), id=program)
         for program in ("socat", "openssl", "gnutls-cli")
-        for each in COMMANDS[4:]
+        for each in COMMANDS[4:-3]
         if program in each.partition("127.0.0.1")[0]
     ],
 )
@@ -93,7 +95,19 @@ async def test_the_script_of_the_page_talks_to_the_line(tmp_path: Path) -> None:
 @needs("openssl")
 async def test_a_client_without_a_certificate_is_told_so(tmp_path: Path) -> None:
     async with serving(tmp_path) as (gateway, port):
-        command = ["openssl", "s_client", "-quiet", "-connect", f"127.0.0.1:{port}"]
-        done = await trio.run_process(command, stdin=b"", capture_stdout=True, capture_stderr=True, check=False)
-        assert b"alert certificate required" in done.stderr
-        assert (await gateway.status())["clients_turned_away_by_service"]["TLS"] == 1
+        assert b"alert certificate required" in await told(gateway, port)
+
+
+@needs("openssl")
+async def test_a_certificate_that_was_taken_back_as_the_page_says_is_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path, *COMMANDS[REVOKED]) as (gateway, port):
+        certificate = ("-cert", f"{tmp_path}/anna.crt", "-key", f"{tmp_path}/anna.key")
+        assert b"alert certificate revoked" in await told(gateway, port, *certificate)
+
+
+async def told(gateway: Gateway, port: int, *more: str) -> bytes:
+    """What a client that is refused prints."""
+    command = ["openssl", "s_client", "-quiet", "-connect", f"127.0.0.1:{port}", *more]
+    done = await trio.run_process(command, stdin=b"", capture_stdout=True, capture_stderr=True, check=False)
+    assert (await gateway.status())["clients_turned_away_by_service"]["TLS"] == 1
+    return done.stderr
