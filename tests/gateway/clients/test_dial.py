@@ -49,12 +49,14 @@ async def open_service(bus: Bus, patience: float = 5) -> AsyncIterator[Service]:
 async def dialling(
     host: str, port: int, bus: Bus | None = None, patience: float = 5
 ) -> AsyncIterator[tuple[Unit, Service, trio.CancelScope]]:
-    unit = Unit("P0 connect", lambda: None)
+    begun = trio.Event()
+    unit = Unit("P0 connect", begun.set)
     async with (
         open_service(bus or narrow_port(NarrowTty(1000))[0], patience) as service,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(dial, Dial(host, port), service, unit, lambda: False)
+        await begun.wait()
         yield unit, service, nursery.cancel_scope
         nursery.cancel_scope.cancel()
 
@@ -124,6 +126,7 @@ async def test_a_peer_that_does_not_answer_is_given_up_after_a_while(
         mock_clock.jump(9.9)
         await blocked()
         assert unit.state == "starting"
+        assert unit.settled.is_set()  # nobody's update waits for it
         mock_clock.jump(0.2)
         await state(unit, "no answer within 10 s")
 
