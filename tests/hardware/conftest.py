@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,12 +29,7 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(scope="session")
 def tools() -> None:
     """Require what builds and runs a guest. In CI it has to be there."""
-    if not image.MISSING:
-        return
-    why = f"not installed: {', '.join(image.MISSING)}"
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
+    image.require_tools(image.MISSING)
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +52,14 @@ def one_at_a_time(tools: None) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def guest(project: Path, one_at_a_time: int) -> Iterator[Guest]:
-    """Run an amd64 guest for all tests of a worker."""
+def guest(project: Path, one_at_a_time: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """Run an amd64 guest for all tests of a worker. It has an empty disk."""
+    disk = tmp_path_factory.mktemp("guest") / "disk"
+    disk.write_bytes(b"")
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", str(disk), "64M"], check=True)
     fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
     try:
-        with Guest(AMD64, image.built(AMD64), project, (HTTP, USB_PORT, *TCP)) as running:
+        with Guest(AMD64, image.built(AMD64), project, (HTTP, USB_PORT, *TCP), disk) as running:
             yield running
     finally:
         fcntl.flock(one_at_a_time, fcntl.LOCK_UN)

@@ -12,10 +12,14 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.hardware.guest import Machine
 
-__all__ = ["CACHE", "MISSING", "built", "project"]
+__all__ = ["CACHE", "MISSING", "built", "project", "require_tools"]
 
 _HERE: Final = Path(__file__).parent
 _PROJECT: Final = _HERE.parent.parent
@@ -24,6 +28,14 @@ _TOOLS: Final = ("qemu-system-x86_64", "qemu-system-aarch64", "mmdebstrap", "cpi
 _PATH: Final = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 MISSING: Final = tuple(tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None)
 """The programs that this host lacks."""
+
+
+def require_tools(missing: Sequence[str]) -> None:
+    """Skip a test where something is missing. In CI, that is a failure."""
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"not installed: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
 
 
 def built(machine: Machine) -> Path:

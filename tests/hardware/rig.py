@@ -39,6 +39,9 @@ _LOG: Final = "/tmp/daisyport.log"
 _CONFIG: Final = "/etc/daisyport.toml"
 _START: Final = 60.0
 _PATIENCE: Final = 20.0
+"""Seconds by the guest's clock ..."""
+_OUT_HERE: Final = 60.0
+"""... and by this machine's, which may make twenty of one there when it is busy."""
 _SILENCE: Final = 1.0
 """Seconds for which no port may be silent, whatever another one's device does."""
 
@@ -60,10 +63,10 @@ class Client:
 
     def say(self, data: bytes) -> None:
         """Send ``data``, however long it takes the port to read it."""
-        self._socket.settimeout(_PATIENCE)
+        self._socket.settimeout(_OUT_HERE)
         self._socket.sendall(data)
 
-    def hear(self, count: int, seconds: float = _PATIENCE) -> bytes:
+    def hear(self, count: int, seconds: float = _OUT_HERE) -> bytes:
         """Return what came, once it is ``count`` bytes or the time is over."""
         heard, until = b"", time.monotonic() + seconds
         while len(heard) < count and (left := until - time.monotonic()) > 0:
@@ -98,7 +101,7 @@ class Rig:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._cleanup, contextlib.suppress(GuestError):  # its power may be cut
+        with self._cleanup, contextlib.suppress(GuestError):  # it may be another since its power was cut
             if self._daemon is not None:
                 self.guest.call("ended", self._daemon, SIGKILL, 40)
             print(self.log())  # pytest shows it where the test failed
@@ -169,6 +172,11 @@ class Rig:
         self.guest.call("ended", self._daemon, SIGKILL, 40)
         self._daemon = None
 
+    def cut_power(self) -> None:
+        """Cut the guest's power, and boot it again; see ``Guest``."""
+        self._daemon = None
+        self.guest.cut_power()
+
     def log(self) -> str:
         """Return what the daemon logged."""
         return str(self.guest.call("read", _LOG))
@@ -177,7 +185,7 @@ class Rig:
 
     def get(self, target: str) -> tuple[http.client.HTTPResponse, str]:
         """GET ``target`` as the admin."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.guest.ports[HTTP], timeout=_PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.guest.ports[HTTP], timeout=_OUT_HERE)
         with contextlib.closing(connection):
             connection.request("GET", target, headers={"Authorization": _LOGIN})
             response = connection.getresponse()
@@ -256,7 +264,7 @@ class Rig:
 
     def client(self, port: int = 0) -> Client:
         """Connect to a port's TCP server, and wait until the port has noticed."""
-        sock = socket.create_connection(("127.0.0.1", self.guest.ports[TCP[port]]), timeout=_PATIENCE)
+        sock = socket.create_connection(("127.0.0.1", self.guest.ports[TCP[port]]), timeout=_OUT_HERE)
         self._cleanup.callback(sock.close)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.until(lambda: any(each["service"] == "GenericTCPServer" for each in self.status(port)["clients"]))
