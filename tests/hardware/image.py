@@ -52,12 +52,12 @@ def built(machine: Machine) -> Path:
 
 
 def project(directory: Path, state: Path) -> Path:
-    """Pack what changes between two runs: the daemon, its first state, and the agent; return the archive.
+    """Pack what changes between two runs: the daemon, its benchmark, its first state, and the agent.
 
-    The kernel unpacks it over the image.
+    Return the archive, which the kernel unpacks over the image.
     """
     root = directory / "root"
-    for package in ("gateway", "protocol"):
+    for package in ("gateway", "protocol", "tests/benchmarks"):
         shutil.copytree(_PROJECT / package, root / "opt/site" / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(state, root / "opt/state")
     shutil.copy(_HERE / "agent.py", root / "opt")
