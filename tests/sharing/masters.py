@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -140,11 +140,6 @@ class Shared:
 
     def _written(self, since: float, until: float) -> list[tuple[float, bytes]]:
         return [(time, request) for time, request in self.wire.written if since <= time < until]
-
-    async def turns(self) -> dict[str, Any]:
-        """Return what the owner's status says of turns."""
-        found: dict[str, Any] = (await self.owner.status())["ports"][0]["turns"]
-        return found
 
 
 @contextlib.asynccontextmanager

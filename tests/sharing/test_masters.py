@@ -30,6 +30,9 @@ SECONDS = pytest.mark.parametrize(
     ids=["short", "whole"],
 )
 
+IMPATIENT = 2 * REPLY_TIMEOUT + 0.2
+"""Seconds after which a master gives up what nobody answers: when the turn of it, and its quarantine, are over."""
+
 
 def assert_answered(tallies: list[Tally]) -> None:
     """Nobody was answered wrongly, nor in vain."""
@@ -71,7 +74,7 @@ async def test_a_dead_unit_costs_who_asks_it_and_the_other_gets_no_wrong_answer(
     with trio.fail_after(seconds + 30):
         async with shared(tmp_path, monkeypatch, ModbusUnits(), 9600, MODBUS) as line:
             healthy, asks_the_dead = await line.poll(
-                seconds, master(line.ports[0], 100), master(line.ports[0], 200, units=(1, 9))
+                seconds, master(line.ports[0], 100), master(line.ports[0], 200, IMPATIENT, units=(1, 9))
             )
     assert (healthy.wrong, healthy.timeouts, healthy.exceptions) == (0, 0, 0)
     assert asks_the_dead.wrong == 0
@@ -90,8 +93,8 @@ async def test_a_unit_that_answers_after_the_timeout_is_heard_by_nobody_as_anoth
         async with shared(tmp_path, monkeypatch, units, 9600, MODBUS) as line:
             tallies = await line.poll(
                 seconds,
-                master(line.ports[0], 100, units=(1, 2, 7)),
-                master(line.ports[0], 200, units=(1, 7)),
+                master(line.ports[0], 100, IMPATIENT, units=(1, 2, 7)),
+                master(line.ports[0], 200, IMPATIENT, units=(1, 7)),
             )
     for tally in tallies:
         assert tally.wrong == 0
@@ -151,7 +154,7 @@ async def test_without_turns_two_masters_destroy_each_others_answers(
     with trio.fail_after(60):
         async with shared(tmp_path, monkeypatch, ModbusUnits(), rate, None, chained) as line:
             (alone,) = await line.masters(4.0, line.ports[0])
-            tallies = await line.masters(10.0, line.ports[0], line.ports[-1])
+            tallies = await line.masters(10.0, line.ports[0], line.ports[-1], patience=0.5)
     assert (alone.wrong, alone.timeouts) == (0, 0)
     assert line.wire.collisions + line.wire.unanswered > 5
     assert sum(tally.wrong + tally.timeouts for tally in tallies) > 5
