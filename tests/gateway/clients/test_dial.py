@@ -135,17 +135,20 @@ async def test_a_connection_that_lasted_is_dialled_again_at_once_and_a_short_one
     mock_clock: trio.testing.MockClock,
 ) -> None:
     async with server() as host, dialling("127.0.0.1", port_of(host), patience=60) as (unit, service, _):
-        for seconds, at_once in ((1, False), (16, True)):
+        for seconds, at_once in ((1, False), (16, True), (1, False)):
             peer = await host.accept()
             await state(unit, "up")
             mock_clock.jump(seconds)
             service.handle.children[0].revoke("the peer left")
             await state(unit, "the connection ended: the peer left")
             await peer.aclose()
-            await blocked()
-            if not at_once:
+            if at_once:
+                await state(unit, "up")  # no time has passed
+            else:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert unit.state != "up"
                 mock_clock.jump(0.1)
-        async with await host.accept():  # no time has passed
+        async with await host.accept():
             await state(unit, "up")
 
 

@@ -415,14 +415,20 @@ async def test_a_path_that_is_too_long_is_a_state(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "groups"), [({54321}, set()), (set(), {54321}), ({os.getuid()}, {os.getgid(), 54321})]
+    ("users", "groups", "mode"),
+    [
+        ({54321}, set(), 0o666),
+        (set(), {54321}, 0o666),
+        ({os.getuid()}, {os.getgid(), 54321}, 0o666),
+        ({os.getuid()}, {os.getgid()}, 0o660),
+    ],
 )
 async def test_who_is_named_can_reach_the_socket_though_the_daemon_is_no_such_user(
-    folder: Path, users: set[int], groups: set[int]
+    folder: Path, users: set[int], groups: set[int], mode: int
 ) -> None:
     path = folder / "ptz-P0.sock"
     async with sockets(path, Drivers(frozenset(users), frozenset(groups))):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+        assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 KNOCK = """
