@@ -54,7 +54,10 @@ async def mbpoll_reads_a_register(tty: Path, line: FarEnd) -> None:
     found: list[str] = []
 
     async def poll() -> None:
-        found.append(await said("mbpoll", "-m", "rtu", "-a", "1", "-r", "1", "-1", "-b", "9600", "-P", "none", tty))
+        slow = ("-o", "10")  # seconds, of which this machine may need some
+        found.append(
+            await said("mbpoll", "-m", "rtu", "-a", "1", "-r", "1", "-1", "-b", "9600", "-P", "none", *slow, tty)
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poll)
