@@ -326,6 +326,9 @@ async def test_a_chained_node_shows_the_line_that_another_owns_and_the_chain_wit
     tmp_path: Path,
 ) -> None:
     def look(page: Page) -> None:
+        page.goto(f"http://127.0.0.1:{owner.http_port}/")
+        look_at_the_owner(page)
+        page.goto("/")
         shows(page, "#state", "up")
         shows(page, "#device", "remote port R0")
         shows(page, "#facts", "P0 of cpu1")
@@ -367,7 +370,6 @@ async def test_a_chained_node_shows_the_line_that_another_owns_and_the_chain_wit
             ) as chained:
                 await chained.set({f"RemotePort.R0.{name}": value for name, value in client.items()})
                 tcp_port = await chained.open_tcp()
-                await visit(owner, look_at_the_owner)
                 await visit(chained, look)
 
 
