@@ -14,7 +14,8 @@ The order
     What it did comes ahead of what it wrote before (``clients.pty``), and must not overtake that on the line. So a
     second descriptor (epoll, EPOLLPRI) tells at once that it did something, though the pump is at work and reads
     nothing: what waits in the pty then was written before, and goes first. Where the pump was waiting for the program,
-    both came in one instant, and the change goes first: programs set a tty, and then write.
+    both came in one instant, and the change goes first: programs set a tty, and then write. While the line is asked
+    for something all is read as it comes, for the same reason.
 
 A request of the line runs in a task of its own, for ``receive`` is cancelled at every deadline of the pump; the next
 ``receive`` waits for it first.
@@ -148,7 +149,7 @@ class TtyStream:
         try:
             while True:
                 if self._asked is not None:
-                    await self._asked.wait()
+                    await self._answered(self._asked)
                     self._asked = None
                 if self._told:
                     told = self._told.popleft()
@@ -163,6 +164,23 @@ class TtyStream:
                     self._read()
         finally:
             self._receiving = False
+
+    async def _answered(self, asked: trio.Event) -> None:
+        """Wait for the line's answer, maybe from over a link, and read on: what is read as it comes has its order."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_on)
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _read_on(self) -> None:
+        with contextlib.suppress(OSError):  # it has left, which is found out behind what was read
+            while self._has_room:
+                await trio.lowlevel.wait_readable(self._pty.master)
+                self._read()
+
+    @property
+    def _has_room(self) -> bool:
+        return self._ahead < _AHEAD and len(self._told) < _MOST_TOLD
 
     def _read(self) -> None:
         """Read once; what the program did goes before its data. Raises OSError where it has left."""
@@ -189,7 +207,7 @@ class TtyStream:
         while True:
             await trio.lowlevel.wait_readable(self._pty.deeds.fileno())
             did_something, has_set = self._pty.did_something(), False
-            while did_something and self._is_at_work and self._ahead < _AHEAD and len(self._told) < _MOST_TOLD:
+            while did_something and self._is_at_work and self._has_room:
                 try:
                     happened = self._pty.read()
                 except OSError:  # that is all; or it has left, which the pump finds out

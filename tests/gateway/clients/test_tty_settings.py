@@ -306,9 +306,11 @@ class Stuck(Modem):
     def __init__(self) -> None:
         super().__init__()
         self.room = 0
+        self.answers = trio.Event()
+        self.answers.set()
 
     async def configure(self, _claim: Claim, values: Mapping[str, str]) -> None:
-        await trio.lowlevel.checkpoint()
+        await self.answers.wait()
         self.taken += f"<{values['BaudRate']}>".encode()
 
     async def purge(self) -> int:
@@ -373,6 +375,40 @@ async def test_a_change_goes_ahead_of_what_is_written_at_once_behind_it(tmp_path
             set_rate(fd, termios.B19200)
             os.write(fd, b"AT")
             await taken(tty, b"<19200>AT")
+
+
+async def test_what_comes_while_the_line_is_asked_for_something_keeps_its_order(tmp_path: Path) -> None:
+    async with stuck(tmp_path) as (tty, tty_):
+        tty.make_room(1000)
+        tty.answers = trio.Event()
+        with tty_.opened() as fd:
+            await tty_.settled(clients=1)
+            set_rate(fd, termios.B4800)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            os.write(fd, b"break ")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            set_rate(fd, termios.B19200)
+            os.write(fd, b"frame")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            tty.answers.set()
+            await taken(tty, b"<4800>break <19200>frame")
+        await tty_.settled(clients=0)
+
+
+async def test_a_program_that_leaves_while_the_line_is_asked_for_something_has_its_bytes_written(
+    tmp_path: Path,
+) -> None:
+    async with stuck(tmp_path) as (tty, tty_):
+        tty.make_room(1000)
+        tty.answers = trio.Event()
+        with tty_.opened() as fd:
+            await tty_.settled(clients=1)
+            set_rate(fd, termios.B4800)
+            os.write(fd, b"last words")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        tty.answers.set()
+        await taken(tty, b"<4800>last words")
+        await tty_.settled(clients=0)
 
 
 async def test_what_is_written_without_end_does_not_grow_here_behind_a_change(tmp_path: Path) -> None:
