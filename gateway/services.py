@@ -16,6 +16,7 @@ from gateway.clients.relay import Manner
 from gateway.clients.roster import Roster
 from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
+from gateway.host.config import ChainedConfig
 from gateway.port.plan import ServiceKind
 from gateway.port.rights import Right
 from protocol.parameters.hardware import PortType
@@ -54,7 +55,7 @@ _RIGHTS: Final = {
     ServiceKind.RFC2217: Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE,
     ServiceKind.TLS: Right.READ | Right.TCP,
     ServiceKind.WEB_SOCKET: Right.READ | Right.TCP | Right.WATCH | Right.LINES | Right.CONFIGURE,
-    ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI,
+    ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI | Right.LINES | Right.CONFIGURE,
 }
 """The rights of each kind of service; its clients get no more."""
 
@@ -343,7 +344,11 @@ class Services:
             server = manager.remote_port_server
             # Of a line that another CPU owns, that one says whether PTZ commands may be written.
             ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
-            self.remote_port.update_policy(server.allowed_ip_addresses, server.authentication_key, ptz)
+            remote = manager.port_type is PortType.REMOTE
+            # Of such a line that one also says what chained clients may do beside writing.
+            may = ChainedConfig(lines=True, configure=True) if remote else self._host.config.port(self._index).remote
+            controls = (Right.LINES if may.lines else Right(0)) | (Right.CONFIGURE if may.configure else Right(0))
+            self.remote_port.update_policy(server.allowed_ip_addresses, server.authentication_key, ptz, controls)
 
     def kick(self, who: str, why: str) -> list[str]:
         """End each client that is ``who``, and each link of a CPU of that name; return their holders."""

@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from gateway.clients.relay import Manner
     from gateway.clients.streams import Stream
     from gateway.port.bus import PortStatus
+    from gateway.port.line import ModemLines
     from gateway.port.router import Session
     from gateway.tasks.watch import Cell
+    from protocol.link.control_frames import LineErrors
     from protocol.telnet.server import Event
 
 __all__ = ["serve"]
 
 _BREAK: Final = 0.25
 """Seconds of telnet's BRK, whose length is left to us."""
-_LOOK: Final = 0.1
-"""Seconds between two looks at the modem lines: no driver says when they change without keeping a thread."""
 _UNSENT: Final = 65_536
 """Bytes of answers that a client may leave unread before nothing more is read from it."""
 
@@ -63,6 +63,8 @@ _LINES: Final = {
     Control.RTS_ON: control.SetLines(rts=True),
     Control.RTS_OFF: control.SetLines(rts=False),
 }
+_ERRORS: Final = (LineState.OVERRUN, LineState.PARITY, LineState.FRAMING)
+"""In the order in which they are counted."""
 _INBOUND: Final = range(Control.ASK_FLOW_IN, Control.RTS_CTS_IN + 1)
 """Requests about flow control of what the line says, which is that of the other way here."""
 _NAMES: Final = {
@@ -110,6 +112,8 @@ class _Telnet:
         self._dtr = self._rts = True
         """What was asked of these lines last, where the device has none."""
         self._in_break = False
+        self._errors: LineErrors | None = None
+        """The errors that the client was told of, or that were before it wanted to know."""
 
     # -- as a Stream: what the line says
 
@@ -154,7 +158,10 @@ class _Telnet:
                     await self._moved.park()
                 if not (data := await self._stream.receive()):
                     return b""
+                if not self._server.wants_modem:
+                    self._tell_of_lines()  # of which it may ask now
                 self._events.extend(self._server.receive(data))
+                self._have_looked()
                 continue
             match event := self._events.popleft():
                 case Data():
@@ -252,7 +259,6 @@ class _Telnet:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_gone, self._session, self._send_rest)
             nursery.start_soon(self._tell_of_the_port)
-            nursery.start_soon(self._watch_lines)
 
     async def _send_rest(self) -> None:
         """Raises OSError, as the stream."""
@@ -264,7 +270,7 @@ class _Telnet:
             self._moved.unpark_all()
 
     async def _tell_of_the_port(self) -> None:
-        """Tell the client of breaks, and of its settings that an admin has changed.
+        """Tell the client of breaks, errors and modem lines, and of its settings that an admin has changed.
 
         A client takes any such notice for an answer, and one that has just asked for another value would give up: so it
         is told of nothing that it has not set.
@@ -274,6 +280,9 @@ class _Telnet:
             if state.breaks != breaks:
                 breaks = state.breaks
                 self._send(self._server.line(LineState.BREAK))
+            self._tell_of_errors(state.line_errors)
+            if state.modem_lines is not None:
+                self._send(self._server.modem(_modem_state(state.modem_lines)))
             if self._asked is None:
                 self._tell_of_settings()
 
@@ -283,15 +292,33 @@ class _Telnet:
                 del self._held[command]
                 self._send(self._server.answer(Request(command), value))
 
-    async def _watch_lines(self) -> None:
-        """Tell the client of the modem lines while it wants to know, where there are any."""
-        while True:
-            with contextlib.suppress(LineError, PortDown):
-                lines = self._session.modem_lines()
-                asserted = {"CTS": lines.cts, "DSR": lines.dsr, "RI": lines.ri, "DCD": lines.dcd}
-                state = sum(ModemState[name] for name, on in asserted.items() if on)
-                self._send(self._server.modem(ModemState(state)))
-            await trio.sleep(_LOOK)
+    def _have_looked(self) -> None:
+        """Have the port look at the modem lines and errors while the client wants to know: for nobody it does not."""
+        wanted = self._server.wants_modem or self._server.wants_errors
+        self._session.watch_lines(wanted)
+        if not wanted:
+            self._errors = None
+
+    def _tell_of_lines(self) -> None:
+        """Take the modem lines as they are now, where there are any."""
+        with contextlib.suppress(LineError, PortDown):
+            self._send(self._server.modem(_modem_state(self._session.modem_lines())))
+
+    def _tell_of_errors(self, counted: LineErrors | None) -> None:
+        """Tell the client of the errors since it was told last, or since it wants to know."""
+        before, self._errors = self._errors, counted
+        if before is None or counted is None:
+            return
+        events = LineState(0)
+        for event, then, now in zip(_ERRORS, before, counted, strict=True):
+            if 0 < (now - then) % 2**32 < 2**31:  # it counts from 0 again where another device came
+                events |= event
+        self._send(self._server.line(events))
+
+
+def _modem_state(lines: ModemLines) -> ModemState:
+    asserted = {"CTS": lines.cts, "DSR": lines.dsr, "RI": lines.ri, "DCD": lines.dcd}
+    return ModemState(sum(ModemState[name] for name, on in asserted.items() if on))
 
 
 def _in_force(state: PortStatus) -> dict[SubCommand, int]:

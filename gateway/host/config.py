@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BonjourConfig",
+    "ChainedConfig",
     "Config",
     "ControlConfig",
     "HttpConfig",
@@ -198,6 +199,17 @@ class TlsConfig:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ChainedConfig:
+    """What clients at other CPUs may do on this CPU's line beside reading and writing."""
+
+    lines: bool = False
+    """Move DTR and RTS, send breaks, purge."""
+    configure: bool = False
+    """Hold other settings of the line while they are connected."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class PortConfig:
     """How the clients of one port, by TCP or WebSocket, share it, beside its ManagerHardware."""
 
@@ -224,6 +236,7 @@ class PortConfig:
     modbus_tcp: ModbusTcpConfig = field(default_factory=ModbusTcpConfig)
     rfc2217: Rfc2217Config = field(default_factory=Rfc2217Config)
     tls: TlsConfig = field(default_factory=TlsConfig)
+    remote: ChainedConfig = field(default_factory=ChainedConfig)
 
 
 @final

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.host.config import (
+    ChainedConfig,
     LogConfig,
     ModbusTcpConfig,
     PortConfig,
@@ -43,7 +44,7 @@ MOST_LINGER = 60_000
 MOST_CHAR_GAP = 100
 MOST_HISTORY = 65_536  # far less than a client may leave unread, or its first bytes would cut it
 MOST_LOG = 4096  # MiB
-_OF_THE_OWNER = ("char_gap_ms", "message_end", "message_gap_ms", "turn")
+_OF_THE_OWNER = ("char_gap_ms", "message_end", "message_gap_ms", "remote", "turn")
 """What the CPU that has the line says; those that are chained to it learn it over their links."""
 
 
@@ -109,6 +110,7 @@ def _port(table: Table) -> PortConfig:
         modbus_tcp=_modbus_tcp(table.table("modbus_tcp")),
         rfc2217=_rfc2217(table.table("rfc2217")),
         tls=_tls(table.table("tls")),
+        remote=_remote(table.table("remote")),
     )
     if port.turn is not None and port.turn.has_requests and port.message is not None:
         key = "message_end" if "message_end" in table else "message_gap_ms"
@@ -226,6 +228,15 @@ def _tls(table: Table) -> TlsConfig:
         table.add_error("listen", "requires client_ca, whose certificates vouch for the clients' own")
     table.refuse_the_rest()
     return tls
+
+
+def _remote(table: Table) -> ChainedConfig:
+    remote = ChainedConfig(
+        lines=table.take("lines", truth, default=False),
+        configure=table.take("configure", truth, default=False),
+    )
+    table.refuse_the_rest()
+    return remote
 
 
 def _message(table: Table) -> MessageRule | None:

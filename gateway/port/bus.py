@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
@@ -24,13 +25,15 @@ import trio
 
 from gateway.port.line import PortDown
 from gateway.port.log import PortLogger
+from gateway.port.rights import Right
 from gateway.tasks.event_log import EventLog
 from gateway.tasks.watch import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from gateway.port.line import Asker, Line
+    from gateway.port.line import Asker, Line, ModemLines
+    from protocol.link.control_frames import LineErrors
     from protocol.link.reasons import Reason
     from protocol.sharing.exchange import Ending
     from protocol.sharing.message_rule import MessageRule
@@ -58,7 +61,7 @@ class PortStatus:
     down: str | None
     """The reason why the port cannot be used, or None while it can."""
     in_force: Mapping[str, object] | None = None
-    """The settings that the driver keeps, or kept last, by the contract's names; None where the line is remote."""
+    """The settings that the driver keeps, or kept last, by the contract's names; None where nobody tells them."""
     rate: int = 0
     """The line's rate in bits a second; 0 where that was never known."""
     settings: str = ""
@@ -71,8 +74,14 @@ class PortStatus:
     """Readers that were cut because they were too slow."""
     last_cut: str = ""
     """The reader that was cut last, and why."""
+    control_rights: Right = Right.LINES | Right.CONFIGURE
+    """What the owner of a remote line lets chained clients do beside writing."""
     breaks: int = 0
     """Breaks that came from the line."""
+    modem_lines: ModemLines | None = None
+    """The lines beside the data, as long as anybody wants to know of them; None where there are none."""
+    line_errors: LineErrors | None = None
+    """What the driver has counted, as long as anybody wants to know of it; None where it counts nothing."""
     controls: int = 0
     """Requests that moved DTR or RTS ..."""
     controlled_by: str = ""
@@ -141,8 +150,8 @@ class Bus:
         self._turn_readers: tuple[Callable[[Asker | None, Ending | None], None], ...] = ()
         self.watchers: tuple[Callable[[bytes, str], None], ...] = ()
         """Those who are told what is written. A line that finds none says nothing, so that it costs nothing."""
-        self.writers: set[object] = set()
-        """The sessions that may write."""
+        self.writers = Counter[object]()
+        """The clients that may write, each with the number of its sessions."""
         self.is_reply = False
         """Whether the bytes that are handed out just now are for ``asker`` and monitors alone."""
         self.asker: Asker | None = None
@@ -155,6 +164,8 @@ class Bus:
         self._line: Line | None = None
         self.needs = Cell(0)
         """The sessions that need the device open: those that may write, and links."""
+        self.lookers = Cell(0)
+        """The sessions that want to know of the modem lines and the errors: nobody looks at them for nobody."""
         self.state = Cell(PortStatus("the port has not been opened yet"))
         """Changes when the device comes or goes, its settings change, a reader is cut, or a break comes."""
 
@@ -288,6 +299,28 @@ class Bus:
         """Take note that this holder has moved DTR or RTS, for all who show them."""
         now = self.state.value
         self.state.set(replace(now, controls=now.controls + 1, controlled_by=holder))
+
+    def begin_to_write(self, client: object) -> None:
+        """Count a session of this client among those that may write."""
+        self.writers[client] += 1
+
+    def end_to_write(self, client: object) -> None:
+        """Count it no more."""
+        self.writers[client] -= 1
+        if not self.writers[client]:
+            del self.writers[client]
+
+    def look(self, change: int) -> None:
+        """Have the modem lines and the errors looked at for one more (1), or one less (-1)."""
+        self.lookers.set(self.lookers.value + change)
+
+    def beside(self, modem_lines: ModemLines | None, line_errors: LineErrors | None) -> None:
+        """Take note of what is beside the line's bytes."""
+        self.state.set(replace(self.state.value, modem_lines=modem_lines, line_errors=line_errors))
+
+    def permit_controls(self, rights: Right) -> None:
+        """Take note of what the owner of a remote line lets chained clients do beside writing."""
+        self.state.set(replace(self.state.value, control_rights=rights))
 
     def _fail(self, reader: R, detach: Callable[[R], None]) -> None:
         """Detach a reader that raised, and end its session: a client that hears only a part must not go on."""

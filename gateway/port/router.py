@@ -114,15 +114,17 @@ class Handle:
         self._children[child] = None
         return child
 
-    def open(self, write: Right, *, needs: bool | None = None) -> Session:
+    def open(self, write: Right, *, needs: bool | None = None, kin: object = None) -> Session:
         """Begin a session that hears the line, and writes in the class ``write`` (``Right(0)``: not at all).
+
+        Sessions with the same ``kin`` count as one client where it matters whether others write.
 
         A device that is open on demand is open while a session ``needs`` it; by default, one that may write.
         Raises Forbidden or Revoked.
         """
         self.require(write | Right.READ)
         assert self._session is None, "rule 4: a second session needs a handle of its own"
-        self._session = Session(self, self._bus, write, needs=bool(write) if needs is None else needs)
+        self._session = Session(self, self._bus, write, needs=bool(write) if needs is None else needs, kin=kin)
         return self._session
 
     def revoke(self, why: str) -> None:
@@ -184,7 +186,7 @@ class Session:
     It is the Claim of every message that it writes, one after the other.
     """
 
-    def __init__(self, handle: Handle, bus: Bus, write: Right, *, needs: bool) -> None:
+    def __init__(self, handle: Handle, bus: Bus, write: Right, *, needs: bool, kin: object = None) -> None:
         self._handle = handle
         self._bus = bus
         self.traffic = write
@@ -202,6 +204,8 @@ class Session:
         """
         self.party: object = self
         """Those who hear a reply to the holder; serial.cgi's requests and its receive buffer are one."""
+        self.kin: object = self if kin is None else kin
+        """Whose the session is: a client's, or those of a link are all its own."""
         self.is_mixed = False
         """Whether the holder is a link, which writes the messages of several clients."""
         self.is_monitor = not write
@@ -220,11 +224,13 @@ class Session:
         self._hearing = contextlib.ExitStack()
         """What must be detached from the bus, or given back to the line, when it ends."""
         if write:
-            bus.writers.add(self)
-            self._hearing.callback(bus.writers.discard, self)
+            bus.begin_to_write(self.kin)
+            self._hearing.callback(bus.end_to_write, self.kin)
         if needs:
             bus.need()
             self._hearing.callback(bus.release)
+        self._watches_lines = False
+        self._hearing.callback(self.watch_lines, False)
         self.age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
         """Seconds after which a message that has not begun is stale."""
         self._active_at = trio.current_time()
@@ -390,8 +396,8 @@ class Session:
                 logging.WARNING, "rubbish", "%s: %d bytes that are in no request are dropped", self.holder, count
             )
 
-    async def control(self, *steps: Step) -> None:
-        """Carry out what is asked beside the bytes, behind those that were written before.
+    async def control(self, *steps: Step, accepted: float | None = None) -> None:
+        """Carry out what is asked beside the bytes, now or at ``accepted``, behind those that were written before.
 
         Raises Forbidden, PortDown or LineError, when the steps before have been carried out, or ValueError as
         ``checked``. What it holds (settings, a break) is given back when the session ends.
@@ -399,18 +405,24 @@ class Session:
         steps = checked(steps)
         line = self._accept(b"")
         self._handle.require(rights(steps))
-        if self._bus.writers != {self}:
+        if self._bus.writers.keys() != {self.kin}:
             steps = tuple(step for step in steps if not isinstance(step, Purge))
         if line is not self._controlled:
             self._controlled = line
             self._hearing.callback(line.let_go, self)
-        await line.control(steps, self, self._active_at)
+        await line.control(steps, self, self._active_at if accepted is None else accepted)
         if any(isinstance(step, SetLines) for step in steps):
             self._bus.set_lines(self.holder)
 
     def modem_lines(self) -> ModemLines:
         """Return the lines beside the data as they are now. Raises PortDown or LineError."""
         return self._bus.line.modem_lines()
+
+    def watch_lines(self, wanted: bool) -> None:
+        """Have the modem lines and the errors shown in ``state``, or not any more; not beyond the session's end."""
+        if wanted is not self._watches_lines:
+            self._watches_lines = wanted
+            self._bus.look(1 if wanted else -1)
 
     def _accept(self, data: bytes, done: int = 0) -> Line:
         if done:  # it was accepted when it was begun; the bus may have another line by now

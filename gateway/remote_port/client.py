@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, final
 import trio
 
 from gateway.port.log import PortLogger
+from gateway.port.rights import Right
+from gateway.remote_port import controls
 from gateway.remote_port.candidates import NobodyError
 from gateway.remote_port.chain import ChainLink
 from gateway.remote_port.line import ENDINGS, RemoteLine
@@ -29,6 +31,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.link.chain_frames import Picture, Survey
 from protocol.link.chain_tree import NO_PORT, UNKNOWN, Alarm, Cpu, Hop, Seen, Way
 from protocol.link.connection import Connection
+from protocol.link.control_frames import LineReport
 from protocol.link.handshake import Initiator, OwnNodeError, Peer, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.link.key_frames import KEYS, MAX_CPUS, Rekey, Rekeyed, Told, ToldCpu
@@ -113,6 +116,8 @@ class RemotePortClient:
         self._expiry = trio.Event()
         self._wake_at = math.inf
         self._abandon_at = math.inf
+        self._told: tuple[bytes, LineReport] | None = None
+        """What the server has reported of the line last, and in which session."""
         self._in_turn = False
         """The bus was told that a turn began, and not yet that it ended."""
         self.chain_link = ChainLink(self._known, chain, self._flush)
@@ -149,6 +154,7 @@ class RemotePortClient:
             async with trio.open_nursery() as self._tasks:
                 self._tasks.start_soon(self._keep_time)
                 self._tasks.start_soon(self._keep_linked, unit)
+                self._tasks.start_soon(self._have_looked)
                 with unit.scope:
                     await trio.sleep_forever()
                 await self._retire()
@@ -164,6 +170,12 @@ class RemotePortClient:
                 await supervise(live, _FAILURES, functools.partial(self._down, unit, backoff), backoff)
             self._give_up(Reason.CLOSED, f"the settings of RemotePort.R{self._index} changed")
             backoff.reset()
+
+    async def _have_looked(self) -> None:
+        """Have the owner look at the modem lines while anybody here wants to know of them."""
+        async for lookers in self._bus.lookers.changes():
+            self._session.look(lookers > 0)
+            self._flush()
 
     async def _retire(self) -> None:
         self._bus.disconnect(self._closing)
@@ -346,7 +358,7 @@ class RemotePortClient:
     async def _carry(self, link: Link, unit: Unit, backoff: Backoff) -> None:
         """Carry frames of a new connection until it ends. Raises LinkCutError or RemoteProtocolError."""
         assert self.peer is not None, "the handshake came first"
-        number = self._session.attach(self.peer.node)
+        number = self._session.attach(self.peer.node, self.peer.features)
         self._link = link
         since = trio.current_time()
         opened = False
@@ -387,6 +399,11 @@ class RemotePortClient:
         self._candidates.worked()
         unit.up()
         assert self.peer is not None, "the handshake came first"
+        if not self._session.takes_controls:
+            self._told = None
+            self._line.follow(Right(0), None)
+            self._bus.permit_controls(Right(0))
+            self._bus.beside(None, None)
         self._alarm = None
         self.chain_link.stands(self._session.inquiry, self.peer.features, self.peer.node)
         self._answer_key()
@@ -423,6 +440,8 @@ class RemotePortClient:
                 self.chain_link.heard(event, self._session.inquiry, self._tasks)
             case Rekey():
                 self._heard_key(event)
+            case LineReport():
+                self._follow_line(event)
             case Resumed() | Port():
                 self._follow_port(event.port if isinstance(event, Resumed) else event.state)
             case Close():
@@ -484,7 +503,8 @@ class RemotePortClient:
     def _follow_port(self, port: PortState) -> None:
         self._line.set_rate(port.rate)
         self._line.permit(port.rights)
-        self._bus.adjusted(port.rate, port.line)
+        told = None if self._told is None else controls.in_force(self._told[1])
+        self._bus.adjusted(port.rate, port.line, told)
         self._bus.share(port.turn, port.message)
         self._line.set_rule(port.turn)
         path = (*port.path, self._node.id) if port.path else ()
@@ -495,6 +515,18 @@ class RemotePortClient:
         elif self._bus.down is not None:
             self._line.begin()
             self._bus.connect(self._line)
+
+    def _follow_line(self, report: LineReport) -> None:
+        """Take up how the line is, and what may be asked of it. Only what was counted within a session is news."""
+        before, self._told = self._told, (self._session.id, report)
+        lines = controls.modem_lines(report)
+        self._line.follow(controls.rights_of(report), lines)
+        self._bus.permit_controls(controls.rights_of(report))
+        self._bus.beside(lines, report.errors)
+        now = self._bus.state.value
+        self._bus.adjusted(now.rate, now.settings, controls.in_force(report))
+        if before is not None and before[0] == self._session.id:
+            self._bus.broke((report.breaks - before[1].breaks) % 2**32)
 
     def _closed(self, reason: CloseReason, opened: bool) -> NoReturn:
         """End the connection: the peer said CLOSE, or the path is a loop, of which the peer is still to be told.
@@ -514,6 +546,7 @@ class RemotePortClient:
         """End the session: each of its bytes has its outcome now, and writes are refused."""
         self._abandon_at = math.inf
         self._line.away(math.inf)
+        self._line.let_all_go()
         for settled in self._session.abandon(reason):
             self._line.settled(settled)
         self._end_turn(TurnStatus.ABORTED)
@@ -525,6 +558,7 @@ class RemotePortClient:
         self._resumes += self._session.resumes
         self._resent += self._session.resent
         self._session = ClientSession(self._node.id, self._limits)
+        self._session.look(self._bus.lookers.value > 0)
         self._session.number = number  # so that nothing of a connection before is taken for one of this session
         self._line.abandon(self._session)
         self._end_turn(TurnStatus.ABORTED)

@@ -9,22 +9,29 @@ the session has room for it; from then on these hold, for each class:
   outcome, which is what ``begun`` and ``still`` tell.
 - ``_waiting`` counts them by class: no more is taken than the line writes within ``_AHEAD`` seconds.
 
+What a writer asks beside its bytes is a message of its stream, too (``control``), and none of it is counted as bytes of
+the line. At the owner each writer has a number, under which it holds what it set. Who has left is told there, again
+where that was lost, until it is known, or the session is over and with it all that was held.
+
 A reply names the message that it answers, by channel and offset. ``_asked`` finds that message again: it holds those
 that may have their reply yet, of each class the last one that had, and all behind it.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final, NoReturn, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
+from gateway.port.control import Purge, rights
 from gateway.port.line import LineError, PortDown
 from gateway.port.rights import Right
 from gateway.remote_port.throughput import Throughput
+from protocol.link.control_steps import ControlRequest
 from protocol.link.message_rules import MAX_MESSAGE, MAX_WAITING, message_limit, portion
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
 
     from gateway.port.bus import Bus
     from gateway.port.control import Step
-    from gateway.port.line import Claim, Reply
+    from gateway.port.line import Claim, ModemLines, Reply
     from gateway.port.receive_buffer import ReceiveBuffer
     from protocol.link.stream_frames import Turn
     from protocol.session.client import ClientSession
@@ -68,7 +75,8 @@ _AHEAD: Final = 0.5
 
 What waits here in front of a message cannot be overtaken by it, and neither can it grow stale in front of the line.
 """
-_NOT_HERE: Final = "the line belongs to another CPU: its modem lines and breaks can be used only there"
+_NOT_HERE: Final = "the line belongs to another CPU, whose version takes no controls over a link"
+_NOT_ALLOWED: Final = "the line belongs to another CPU, where [port_manager.remote] does not let others do that"
 _GRACE: Final = 2.0
 """Seconds that the way back may add to a reply's time."""
 
@@ -80,7 +88,11 @@ class Taken:
     ``by_rule`` says that it has its turn by the owner's rule, if there is one, and not by parameters of its own.
     """
 
-    def __init__(self, offset: int, data: bytes, claim: Claim, *, by_rule: bool) -> None:
+    def __init__(
+        self, offset: int, data: bytes, claim: Claim, *, by_rule: bool, request: ControlRequest | None = None
+    ) -> None:
+        self.request = request
+        """What it asks of the line, where it is no message for it."""
         self.progress = Progress(offset, offset + len(data))
         self.data = data
         """Its bytes, while they have no outcome."""
@@ -128,6 +140,16 @@ class RemoteLine:
         self._throughput = Throughput(0.0)
         self._allowed = frozenset(CHANNELS.values())
         self._away_since = math.inf
+        self._may = Right(0)
+        """What the owner lets our writers do beside writing."""
+        self._modem_lines: ModemLines | None = None
+        self._numbers: dict[Claim, int] = {}
+        """How the owner knows the writers that may hold anything there ..."""
+        self._leaving: dict[int, Claim] = {}
+        """... and those who have left, of whom it is not known yet whether the owner knows ..."""
+        self._unsaid: list[int] = []
+        """... and those of them for whom there is no room at the moment."""
+        self._count = itertools.count(1)
         self._still = trio.lowlevel.ParkingLot()
         self.written = 0
         """Bytes that are in the owner's tty."""
@@ -137,7 +159,7 @@ class RemoteLine:
     @property
     def is_ready(self) -> bool:
         """Return whether nothing that was taken waits for its outcome."""
-        return not self._owed
+        return not any(self._outcomes.values())
 
     def write_nowait(self, data: bytes, claim: Claim, accepted: float, *, whole: bool) -> int:
         """Take a message at once, or a piece that is no longer than one, where there is room for it: whole, or not.
@@ -178,19 +200,26 @@ class RemoteLine:
         claim.check(accepted)
         return RemoteTurn(self, claim, accepted, message, reply)
 
-    async def put(self, data: bytes, claim: Claim, accepted: float, turn: TurnParameters | None) -> Taken:
-        """Wait for room, and take one message."""
+    async def put(
+        self,
+        data: bytes,
+        claim: Claim,
+        accepted: float,
+        turn: TurnParameters | None,
+        request: ControlRequest | None = None,
+    ) -> Taken:
+        """Wait for room, and take one message, or a request that has these bytes."""
         channel = CHANNELS[claim.traffic]
         writers = self._writers[channel]
         try:
             if writers:
                 await writers.park()
-            while (offset := self._begin(channel, data, claim, accepted, turn)) is None:
+            while (offset := self._begin(channel, data, claim, accepted, turn, request)) is None:
                 await writers.park()
         finally:
             writers.unpark()  # there may be room for the next as well
-        taken = Taken(offset, data, claim, by_rule=turn is None)
-        if self._rule is not None:
+        taken = Taken(offset, data, claim, by_rule=turn is None and request is None, request=request)
+        if self._rule is not None and request is None:
             self._asked[channel].append(taken)
         self._have(channel, taken)
         return taken
@@ -200,21 +229,22 @@ class RemoteLine:
         size = len(taken.data)
         self._waiting[channel] += size
         self._outcomes[channel].append(taken)
-        self._owed[taken.claim] = self._owed.get(taken.claim, 0) + size
+        if taken.request is None:
+            self._owed[taken.claim] = self._owed.get(taken.claim, 0) + size
         self._flush()
 
     def settled(self, settled: Settled) -> None:
         """Tell the writers what became of their bytes."""
         self._waiting[settled.channel] -= settled.count
-        if settled.reason is None:
-            self.written += settled.count
-            self._throughput.add(settled.count)
-        else:
-            self._note_loss(settled)
+        of_the_line = 0
         outcomes = self._outcomes[settled.channel]
         while outcomes and outcomes[0].progress.position < settled.end:
             outcome = outcomes[0]
             count = outcome.progress.settle_to(settled.end)
+            if outcome.request is not None:
+                self._settle_control(outcome, settled)
+                continue
+            of_the_line += count
             self._owed[outcome.claim] -= count
             if settled.reason is None:
                 if self._bus.watchers:
@@ -230,13 +260,38 @@ class RemoteLine:
                 outcome.known.set()
                 if not self._owed[outcome.claim]:
                     del self._owed[outcome.claim]
+        if of_the_line and settled.reason is None:
+            self.written += of_the_line
+            self._throughput.add(of_the_line)
+        elif of_the_line:
+            self._note_loss(settled, of_the_line)
+        unsaid, self._unsaid = self._unsaid, []
+        for number in unsaid:
+            self._say_left(number)
         self._writers[settled.channel].unpark()
-        if not self._owed:
+        if self.is_ready:
             self._still.unpark_all()
+
+    def _settle_control(self, control: Taken, settled: Settled) -> None:
+        """Note what became of a request, of which a part may have no outcome yet."""
+        control.lost = settled.reason or control.lost
+        if control.progress.left:
+            return
+        self._outcomes[settled.channel].popleft()
+        control.known.set()
+        assert control.request is not None
+        number = control.request.client
+        if control.request.steps or number not in self._leaving:
+            return
+        if control.lost is None:
+            del self._leaving[number]
+        else:
+            self._say_left(number)
 
     def abandon(self, session: ClientSession) -> None:
         """Go over to another session, since the state of the present one cannot be trusted: all is UNCERTAIN."""
         self._session = session
+        self.let_all_go()
         for channel, outcomes in self._outcomes.items():
             while outcomes:
                 first = outcomes[0].progress
@@ -316,7 +371,7 @@ class RemoteLine:
 
     async def still(self) -> None:
         """Wait until everything that was taken has its outcome."""
-        while self._owed:
+        while not self.is_ready:
             await self._still.park()
 
     def set_rate(self, bits_per_second: int) -> None:
@@ -327,17 +382,74 @@ class RemoteLine:
         """Take up the rule by which the owner has writers take turns."""
         self._rule = rule
 
-    def modem_lines(self) -> NoReturn:
-        """Raise LineError: the modem lines are the owner's."""
-        raise LineError(_NOT_HERE)
+    def modem_lines(self) -> ModemLines:
+        """Return the lines as the owner told them last. Raises LineError where it told none."""
+        if self._modem_lines is None:
+            raise LineError(_NOT_HERE if not self._session.takes_controls else "the line has no modem lines")
+        return self._modem_lines
 
-    async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> NoReturn:
-        """Raise LineError: what is beside the bytes is the owner's."""
+    def follow(self, may: Right, modem_lines: ModemLines | None) -> None:
+        """Take up what the owner lets our writers do beside writing, and how its modem lines are."""
+        self._may, self._modem_lines = may, modem_lines
+
+    async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> None:
+        """Have the owner carry out ``steps`` in one turn, behind this writer's bytes; return when it has.
+
+        Raises LineError, PortDown, or what the claim says.
+        """
         await trio.lowlevel.checkpoint()
-        raise LineError(_NOT_HERE)
+        claim.check(accepted)
+        if not self._session.takes_controls:
+            raise LineError(_NOT_HERE)
+        if rights(steps) not in self._may:
+            raise LineError(_NOT_ALLOWED)
+        channel = CHANNELS[claim.traffic]
+        if any(isinstance(step, Purge) for step in steps):
+            self._purge(channel, claim)
+        if claim not in self._numbers:
+            self._numbers[claim] = next(self._count)
+        request = ControlRequest(self._numbers[claim], tuple(steps))
+        taken = await self.put(request.encode(), claim, accepted, None, request)
+        try:
+            await taken.known.wait()
+        finally:
+            if not taken.known.is_set():
+                self.withdraw(channel, taken.progress.start)
+        if taken.lost is Reason.INCOMPLETE:
+            raise LineError("the owner of the line did not carry it out")
+        if taken.lost is not None:
+            raise PortDown(lost_text(taken.lost), taken.lost)
+
+    def _purge(self, channel: Channel, claim: Claim) -> None:
+        """Do not send what is not sent yet of this writer."""
+        for taken in tuple(self._outcomes[channel]):
+            if taken.claim is claim and taken.request is None:
+                self.withdraw(channel, taken.progress.start)
 
     def let_go(self, claim: Claim) -> None:
-        """Let go of nothing: nothing is held from here."""
+        """Have the owner end what this writer's steps hold, behind all that it wrote and asked."""
+        if (number := self._numbers.pop(claim, None)) is not None:
+            self._leaving[number] = claim
+            self._say_left(number)
+
+    def let_all_go(self) -> None:
+        """Forget who may hold anything at the owner: the session is over, and so is that."""
+        self._numbers.clear()
+        self._leaving.clear()
+        self._unsaid.clear()
+
+    def _say_left(self, number: int) -> None:
+        """Tell the owner that a writer has left, if there is room for it, and it would know what that means."""
+        claim, request = self._leaving[number], ControlRequest(number)
+        if not self._session.takes_controls:
+            del self._leaving[number]
+            return
+        channel = CHANNELS[claim.traffic]
+        offset = self._session.control(channel, request, int(trio.current_time() * 1000))
+        if offset is None:
+            self._unsaid.append(number)
+        else:
+            self._have(channel, Taken(offset, request.encode(), claim, by_rule=False, request=request))
 
     def ask(self, turn: RemoteTurn, channel: Channel, offset: int) -> None:
         """Tell ``turn`` when the owner begins and ends it."""
@@ -350,7 +462,13 @@ class RemoteLine:
             self.settled(settled)
 
     def _begin(
-        self, channel: Channel, data: bytes, claim: Claim, accepted: float, turn: TurnParameters | None
+        self,
+        channel: Channel,
+        data: bytes,
+        claim: Claim,
+        accepted: float,
+        turn: TurnParameters | None,
+        request: ControlRequest | None = None,
     ) -> int | None:
         if self._down is not None:
             raise PortDown(self._down)
@@ -361,6 +479,8 @@ class RemoteLine:
         claim.check(accepted)
         if self._waiting[channel] and self._waiting[channel] + len(data) > self._throughput.bytes_per_second * _AHEAD:
             return None
+        if request is not None:
+            return self._session.control(channel, request, int(accepted * 1000))
         return self._session.write(channel, data, int(accepted * 1000), turn)
 
     @property
@@ -376,14 +496,14 @@ class RemoteLine:
         for channel in channels:
             self._writers[channel].unpark_all()
 
-    def _note_loss(self, settled: Settled) -> None:
+    def _note_loss(self, settled: Settled, count: int) -> None:
         reason = settled.reason
         assert reason is not None
-        self.losses[reason] += settled.count
+        self.losses[reason] += count
         level = logging.WARNING if reason is Reason.UNCERTAIN else logging.INFO
         channel = settled.channel.name
         message = "remote port: %d %s bytes sent: %s"
-        self._bus.events.log(level, f"remote port: {reason.name}", message, settled.count, channel, lost_text(reason))
+        self._bus.events.log(level, f"remote port: {reason.name}", message, count, channel, lost_text(reason))
 
 
 @final

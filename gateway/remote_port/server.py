@@ -82,6 +82,7 @@ _OLDEST_KEYS: Final = 25 * 3600.0
 _RING: Final = 1 << 20
 """Bytes of the line that are kept for a client that is away or slow; what is more becomes a gap."""
 _CLASSES: Final = Right.PTZ | Right.TCP | Right.CGI
+_NOTHING: Final = Right(0)
 _GUESSED: Final = "too many wrong keys came from there"
 _LOST: Final = 16
 """Clients that went for good and are still told of in the chain, so that an operator finds the hop that is down."""
@@ -150,7 +151,7 @@ class RemotePortService:
         self._keys = ServerKeys()
         self._key_news = KeyNews()
         self._old_key = old_key
-        self._rights = Right(0)
+        self._rights = self._controls = Right(0)
         self._register = Register(SessionLimits(ring_bytes=_RING))
         self._sessions: dict[ServerSession, RemoteSession] = {}
         self._handshakes: list[_Handshake] = []
@@ -241,14 +242,17 @@ class RemotePortService:
     def _granted(self) -> Right:
         """Return the classes that links may write: those that we let them, as far as the line's owner lets us."""
         owner = self._port.state.value.rights
-        return Right(sum(right.value for right, channel in CHANNELS.items() if owner >> channel & 1)) & self._rights
+        classes = Right(sum(right.value for right, channel in CHANNELS.items() if owner >> channel & 1))
+        return classes & self._rights | self._port.state.value.control_rights & self._controls
 
-    def update_policy(self, allowed: AddressList, key: str, ptz: bool) -> None:
+    def update_policy(self, allowed: AddressList, key: str, ptz: bool, controls: Right = _NOTHING) -> None:
         """Take up new settings: another key ends all sessions, another list ends those that it does not allow.
 
-        ``ptz`` tells whether links may write PTZ commands; the other classes have no switch of their own.
+        ``ptz`` tells whether links may write PTZ commands; the other classes have no switch of their own. ``controls``
+        are the rights that their clients have beside writing.
         """
         self._allowed = allowed
+        self._controls = controls
         self._rights = _CLASSES if ptz else _CLASSES & ~Right.PTZ
         if self._keys.change(key, self._old_key()):
             self._end_those_without_a_key()

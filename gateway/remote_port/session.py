@@ -35,12 +35,14 @@ from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden
 from gateway.remote_port.chain import ChainLink
+from gateway.remote_port.controls import LinkControls
 from gateway.remote_port.key_news import KeyLink
 from gateway.remote_port.line import CHANNELS, Taken
 from gateway.remote_port.link import now_ms
 from gateway.remote_port.throughput import Throughput
 from protocol.link.chain_frames import Picture, Survey
 from protocol.link.chain_tree import NO_PORT, Cpu, Hop, Seen, Way
+from protocol.link.control_frames import Look
 from protocol.link.key_frames import Rekeyed
 from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import Reason
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from gateway.remote_port.key_news import KeyNews
     from gateway.remote_port.link import Link
     from gateway.tasks.event_log import EventLog
+    from protocol.link.control_steps import ControlRequest
     from protocol.link.frames import Frame
     from protocol.link.port_state import PortState
     from protocol.link.turn_parameters import TurnParameters
@@ -82,6 +85,7 @@ _STATUSES: Final = {
     Ending.TIME: TurnStatus.TIME,
     Ending.ABORTED: TurnStatus.ABORTED,
 }
+_TRAFFIC: Final = {channel: right for right, channel in CHANNELS.items()}
 _MOST_WINDOW: Final = 65536
 _AT_A_TIME: Final = 0.002
 """Seconds of writing, for all sessions of a port together, before other tasks get their turn."""
@@ -152,6 +156,7 @@ class _Writer:
         session: ServerSession,
         channel: Channel,
         reply: _ReplyBuffer,
+        controls: LinkControls,
         pace: Pace,
         flush: Callable[[], None],
         failed: Callable[[Exception], None],
@@ -159,6 +164,7 @@ class _Writer:
         self._session = session
         self._channel = channel
         self._reply = reply
+        self._controls = controls
         self._pace = pace
         self._flush = flush
         self._failed = failed
@@ -195,7 +201,14 @@ class _Writer:
     def _write_nowait(self, message: Message) -> bool:
         """Write what waits for nobody, in the step that brought it, as a client's own; return whether it was begun."""
         line = self.line
-        if line is None or message.turn is not None or not self._is_idle or self._inbox or self._retired:
+        if (
+            line is None
+            or message.turn is not None
+            or message.control is not None
+            or not self._is_idle
+            or self._inbox
+            or self._retired
+        ):
             return False
         if self._begun is not None or self._pace.is_over:
             return False
@@ -237,9 +250,12 @@ class _Writer:
                     return
                 # The right may be withdrawn while we wait for the line; it is then judged by this session of it.
                 message, line = self._inbox.popleft(), self.line
+                self._under_way.append(Progress(message.offset, message.end))
+                if message.control is not None:
+                    await self._carry_out(message, message.control)
+                    continue
                 self._current = message
                 self.received += len(message.data)
-                self._under_way.append(Progress(message.offset, message.end))
             began = trio.current_time()
             try:
                 await self._write(message, line, done)
@@ -347,6 +363,22 @@ class _Writer:
             return
         raise Forbidden(line.ended or "the session ended")
 
+    async def _carry_out(self, message: Message, request: ControlRequest) -> None:
+        """Do what is asked beside the bytes, in its place among them, and tell its outcome."""
+        self._taken = message.end  # it may be done, though nobody is told any more
+        reason = await self._controls.carry_out(request, _TRAFFIC[self._channel], message.accepted / 1000)
+        while len(self._under_way) > 1:
+            await self._settled.park()
+        if not self._under_way:
+            return  # the session is over, and was told so
+        if reason is None:
+            self._session.handed(self._channel, message.end)
+        else:
+            self._session.lost(self._channel, message.end, reason)
+        self._under_way.clear()
+        self._settled.unpark_all()
+        self._flush()
+
     async def _converse(self, message: Message, parameters: TurnParameters, line: Session) -> None:
         """Write in a turn, and hold it until the reply is over."""
         reply = Reply(parameters.length or math.inf, parameters.end or None, parameters.time / 1000)
@@ -434,10 +466,12 @@ class RemoteSession:
         self._events = events
         self._failed = failed
         self._reply = reply = _ReplyBuffer()
-        self._writers = {
-            channel: _Writer(session, channel, reply, pace, self.flush, self.fail) for channel in CHANNELS.values()
-        }
         self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0), needs=True)
+        self._controls = controls = LinkControls(session, handle, self._line, self)
+        self._writers = {
+            channel: _Writer(session, channel, reply, controls, pace, self.flush, self.fail)
+            for channel in CHANNELS.values()
+        }
         self._line.listen(self)
         self._line.listen_for_gaps(self.missed)
         self._line.listen_for_turns(self.turned)
@@ -515,12 +549,13 @@ class RemoteSession:
             self.link.flush()
 
     def permit(self, rights: Right) -> None:
-        """Let the classes in ``rights`` write, and the others no longer."""
+        """Let the classes in ``rights`` write, and the others no longer; and what clients may ask beside."""
+        self._controls.permit(rights)
         for right, channel in CHANNELS.items():
             writer = self._writers[channel]
             if right in rights and writer.line is None:
                 writer.line = self.handle.attenuate(right | Right.READ, f"{self.handle.holder} {right.name}").open(
-                    right
+                    right, kin=self
                 )
                 writer.line.outcome = writer.settle
                 writer.line.is_mixed = True
@@ -533,6 +568,7 @@ class RemoteSession:
         """Tell the client the port's state."""
         self._set_rate(port.rate)
         self.session.port(port)
+        self._controls.report()
         self.flush()
 
     def _set_rate(self, bits_per_second: int) -> None:
@@ -600,6 +636,8 @@ class RemoteSession:
         """
         self._carrying.cancel()
         self.link = link
+        self._controls.look(wanted=False)  # as a connection begins; its client says otherwise
+        self._controls.report()
         self.chain_link.stands(self.session.inquiry, self.features, self.session.key[0])
         self.key_link.stands(self.session.inquiry, self.features, self.name, self.point)
         number = self.session.number
@@ -629,6 +667,8 @@ class RemoteSession:
             match event:
                 case Message():
                     self._writers[event.channel].post(event)
+                case Look():
+                    self._controls.look(event.wanted)
                 case Survey() | Picture():
                     self.chain_link.heard(event, self.session.inquiry, self._tasks)
                 case Rekeyed():

@@ -30,6 +30,7 @@ from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.serial_line import settings as line_settings
 from gateway.serial_line.arbiter import Arbiter
+from gateway.serial_line.beside import look_beside
 from gateway.serial_line.controls import Controls
 from gateway.serial_line.held_settings import HeldSettings
 from gateway.serial_line.settings_in_force import SettingRefusal, SettingsRefused
@@ -325,11 +326,12 @@ class SerialDevice:
         controls = Controls(uart, self._hold_settings, self._release_settings)
         turns = Arbiter(uart, self._bus, self._sharing, self._logger, controls)
         self._open = uart, turns
-        watch = trio.CancelScope()
+        watch, beside = trio.CancelScope(), trio.CancelScope()
         try:
             finishers.start_soon(turns.run)
             finishers.start_soon(self._watch, uart, turns)
             finishers.start_soon(controls.run)
+            finishers.start_soon(look_beside, uart, self._bus, beside)
             # What was set while the driver opened it; a refusal is told by ``not_in_force``.
             if uart.settings.wanted != self._line:
                 await self._bring_into_force()
@@ -347,6 +349,7 @@ class SerialDevice:
             raise
         finally:
             watch.cancel()
+            beside.cancel()
         if needed.cancelled_caught:
             await self._drain()
         await self._close()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from protocol.link import cpace
 from protocol.link.chain_frames import CHAIN
+from protocol.link.control_frames import CONTROLS
 from protocol.link.header import CutError
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
 from protocol.link.identity import NodeKey, is_signed, node_id
@@ -46,7 +47,7 @@ __all__ = [
 VERSIONS: Final = (1,)
 """The wire versions that this code speaks."""
 
-FEATURES: Final = CHAIN | KEYS
+FEATURES: Final = CHAIN | KEYS | CONTROLS
 """The features that this code knows, a bit each; what only the other side knows is not used."""
 
 _UP: Final = b"daisyport remote port node up"

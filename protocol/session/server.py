@@ -157,7 +157,8 @@ class ServerSession:
 
     def port(self, state: PortState) -> None:
         """Tell the port's state."""
-        self._port, self._port_changed = state, True
+        if state != self._port:
+            self._port, self._port_changed = state, True
 
     def report(self, report: LineReport) -> None:
         """Tell the state of the line beside its bytes, where the client knows what that is, and it is not the last."""

@@ -30,6 +30,8 @@ __all__ = ["Answer", "Break", "Event", "Flow", "TelnetServer"]
 _HERE: Final = b"\r\n[yes]\r\n"
 """The visible sign of life that ARE YOU THERE asks for (RFC 854)."""
 
+_ERRORS: Final = LineState.OVERRUN | LineState.PARITY | LineState.FRAMING
+
 
 @final
 class Answer(NamedTuple):
@@ -136,6 +138,16 @@ class TelnetServer:
             case _:
                 return [request]
         return [Answer(encoded(request.command, answer))]
+
+    @property
+    def wants_modem(self) -> bool:
+        """Return whether the client is to be told of any modem line that changes."""
+        return self.has_com_port and self._notices.modem_mask != 0
+
+    @property
+    def wants_errors(self) -> bool:
+        """Return whether the client is to be told of bytes that came in wrong, or not at all."""
+        return self.has_com_port and bool(self._notices.line_mask & _ERRORS)
 
     def data(self, data: bytes) -> bytes:
         """Return bytes of the line as they are sent."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.discovery.bonjour import Bonjour
     from gateway.port.router import Session
+    from gateway.serial_line.controls import Controls
     from protocol.link.key_frames import Rekey
     from protocol.link.reasons import Reason
     from protocol.sharing.turn_rule import TurnRule
@@ -139,6 +140,8 @@ class Node:
     takes: Told = Told.CHANGED
     told: list[Rekey] = field(default_factory=list)
     below: tuple[ToldCpu, ...] = ()
+    controls: Right = Right.LINES | Right.CONFIGURE
+    """What those who chain to it may do beside writing, as far as the owner of the line lets them."""
 
     def __post_init__(self) -> None:
         self.handle = Router({"P0": self.bus}).grant("P0", ALL, self.name)
@@ -150,6 +153,10 @@ class Node:
     def connect(self, right: Right) -> Session:
         """Return the session of a local client that may write in that class."""
         return self.handle.attenuate(Right.READ | right, f"{self.name}'s {right.name}").open(right)
+
+    def control(self, name: str = "a client") -> Session:
+        """Return the session of a local client that may do all that RFC 2217 knows of."""
+        return self.handle.attenuate(ALL, f"{self.name}'s {name}").open(Right.TCP)
 
     def listen(self) -> Ear:
         ear = Ear()
@@ -174,10 +181,10 @@ class Node:
         if hasattr(self, "service"):
             yield from (session.chain_link for session in self.service.sessions)
 
-    def own(self, room: int = 1 << 20) -> None:
-        """Own a line with a tty that takes ``room`` bytes."""
-        self.tty = NarrowTty(room)
-        self.turns = Arbiter(self.tty.as_uart, self.bus, Sharing(self.rule))
+    def own(self, room: int = 1 << 20, tty: NarrowTty | None = None, controls: Controls | None = None) -> None:
+        """Own a line with a tty that takes ``room`` bytes, or with ``tty``."""
+        self.tty = NarrowTty(room) if tty is None else tty
+        self.turns = Arbiter(self.tty.as_uart, self.bus, Sharing(self.rule), controls=controls)
         self.bus.connect(self.turns)
         self.bus.adjusted(9600, "9600 8N1")
         self.bus.share(self.rule, None)
@@ -201,7 +208,7 @@ class Node:
         self.service = RemotePortService(
             0, self.key, "chassis", handle, self.clients, self.guesses, chain=lambda: self.chain, keyless=keyless
         )
-        self.service.update_policy(AddressList(), key, ptz)
+        self.service.update_policy(AddressList(), key, ptz, self.controls)
         self.clients.start_soon(self.service.run)
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -265,13 +272,17 @@ def node(nursery: trio.Nursery, name: str) -> Node:
 
 @contextlib.asynccontextmanager
 async def chained(
-    hops: int = 1, room: int = 1 << 20, rule: TurnRule | None = None
+    hops: int = 1,
+    room: int = 1 << 20,
+    rule: TurnRule | None = None,
+    tty: NarrowTty | None = None,
+    controls: Controls | None = None,
 ) -> AsyncIterator[tuple[list[Node], list[Cable]]]:
     """An owner and ``hops`` CPUs behind it, each linked to the one before."""
     async with trio.open_nursery() as nursery:
         owner = node(nursery, "owner")
         owner.rule = rule
-        owner.own(room)
+        owner.own(room, tty, controls)
         nodes, cables = [owner], []
         for hop in range(hops):
             cables.append(await nodes[-1].serve())

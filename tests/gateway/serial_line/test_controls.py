@@ -18,8 +18,10 @@ from gateway.port.line import ModemLines, PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden, Revoked, Router
 from gateway.serial_line.arbiter import Arbiter
+from gateway.serial_line.beside import look_beside
 from gateway.serial_line.controls import Controls
 from gateway.serial_line.device import SerialDevice
+from gateway.serial_line.uart import UartError
 from gateway.tasks.reconcile import Unit
 from protocol.parameters.hardware import SerialHardware
 from protocol.parameters.settings import Serial, SerialPort, Settings
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.port.control import Step
     from gateway.port.router import Session
+    from gateway.serial_line.tty import Counters
 
 
 class Modem(NarrowTty):
@@ -41,6 +44,9 @@ class Modem(NarrowTty):
         super().__init__(1 << 20)
         self.log: list[tuple[str, float]] = []
         self.lines = ModemLines(dtr=True, rts=True, cts=False, dsr=False, ri=False, dcd=False)
+        self.counted: Counters | None = None
+        self.looks = 0
+        self.takes_breaks = True
 
     def _note(self, what: str) -> None:
         self.log.append((what, round(trio.current_time(), 3)))
@@ -52,13 +58,19 @@ class Modem(NarrowTty):
 
     async def begin_break(self) -> None:
         await trio.lowlevel.checkpoint()
+        if not self.takes_breaks:
+            raise UartError("no break was sent, for the line does not take what was written before")
         self._note("break")
 
     def end_break(self) -> None:
         self._note("no break")
 
     def modem_lines(self) -> ModemLines:
+        self.looks += 1
         return self.lines
+
+    def counters(self) -> Counters | None:
+        return self.counted
 
     def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
         self._note(f"dtr {dtr} rts {rts}")
@@ -80,6 +92,7 @@ async def port() -> AsyncIterator[tuple[Modem, Router]]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.run)
         nursery.start_soon(controls.run)
+        nursery.start_soon(look_beside, tty.as_uart, bus, trio.CancelScope())
         yield tty, Router({"P0": bus})
         nursery.cancel_scope.cancel()
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from gateway.discovery.mdns import SERVICE
-from gateway.remote_port import candidates, chain, link
+from gateway.remote_port import candidates, chain, controls, link
 from gateway.remote_port import client as remote_device
 from gateway.remote_port import server as remote_service
 from gateway.remote_port import session as remote_session
+from gateway.serial_line import beside
 from protocol.errors import RemoteProtocolError
 from protocol.link import cpace, guesses
 from protocol.link.advert import Advert
@@ -96,6 +97,10 @@ VALUES = {
     "of it, kept for the way back at each hop": f"{chain._WAY_BACK:g} s",
     "a PICTURE serves all who ask for": f"{chain._FRESH:g} s",
     "between two PICTUREs to one link, at least": f"{chain._PAUSE:g} s",
+    "between two looks at the modem lines": f"{beside._PAUSE:g} s",
+    "controls of a link at once": f"{controls._BURST}",
+    "then one control each": f"{controls._PAUSE:g} s",
+    "clients of a link that may hold anything": f"{controls._MOST_CLIENTS}",
 }
 """What the document says of times and limits, in the words of its table."""
 
