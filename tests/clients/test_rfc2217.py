@@ -17,15 +17,17 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from gateway.host.config import PortConfig, Rfc2217Config
+from gateway.host.config import ChainedConfig, PortConfig, Rfc2217Config
 from gateway.port.line import ModemLines
 from gateway.serial_line.uart import Uart
-from tests.helpers import free_port, needs_curl, running_gateway
+from protocol.parameters.hardware import ManagerHardware
+from tests.helpers import free_port, laid_cable, needs_curl, running_gateway
+from tests.test_chain import chain_to, serve_remotely, up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,6 +54,9 @@ class LoopPlug:
     moves: list[tuple[float, bool, bool]] = field(default_factory=list)
     """When which lines were set, and how they are since: DTR, RTS."""
 
+    breaks: list[bool] = field(default_factory=list)
+    """Breaks that began and ended."""
+
     def lines(self, _uart: Uart) -> ModemLines:
         return ModemLines(self.dtr, self.rts, self.rts, self.dtr, ri=False, dcd=False)
 
@@ -59,6 +64,17 @@ class LoopPlug:
         self.dtr = self.dtr if dtr is None else dtr
         self.rts = self.rts if rts is None else rts
         self.moves.append((trio.current_time(), self.dtr, self.rts))
+
+    async def begin_break(self, _uart: Uart) -> None:
+        await trio.lowlevel.checkpoint()
+        self.breaks.append(True)
+
+    def wired(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have the lines of this process's devices be these."""
+        monkeypatch.setattr(Uart, "modem_lines", lambda uart: self.lines(uart))
+        monkeypatch.setattr(Uart, "set_modem_lines", lambda uart, dtr, rts: self.move(uart, dtr, rts))
+        monkeypatch.setattr(Uart, "begin_break", lambda uart: self.begin_break(uart))
+        monkeypatch.setattr(Uart, "end_break", lambda _uart: self.breaks.append(False))
 
 
 @dataclass
@@ -90,8 +106,7 @@ class Looped:
 @contextlib.asynccontextmanager
 async def looped(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Looped]:
     plug, port = LoopPlug(), free_port()
-    monkeypatch.setattr(Uart, "modem_lines", lambda uart: plug.lines(uart))
-    monkeypatch.setattr(Uart, "set_modem_lines", lambda uart, dtr, rts: plug.move(uart, dtr, rts))
+    plug.wired(monkeypatch)
     sharing = PortConfig(rfc2217=Rfc2217Config((("127.0.0.1", port),), configure=True))
     async with running_gateway(directory, sharing=(sharing,)) as gateway, trio.open_nursery() as nursery:
         tcp = await gateway.open_tcp()
@@ -236,3 +251,81 @@ port.close()
                 assert (dtr if value in (8, 9) else rts) == (value in (8, 11))
             for a, b in itertools.pairwise(zip(asked, moves, strict=True)):
                 assert b[1][0] - a[1][0] == pytest.approx(b[0][0] - a[0][0], abs=0.03)
+
+
+# -- two links away ----------------------------------------------------------------------------------------------------
+
+FAR = """
+import serial, sys, time
+
+def soon(what):
+    for _ in range(500):
+        if what():
+            return
+        time.sleep(0.01)
+    raise SystemExit("never")
+
+port = serial.serial_for_url(f"rfc2217://127.0.0.1:{sys.argv[1]}", baudrate=19200, stopbits=2, timeout=5)
+port.write(b"ask" + bytes([255, 0]))
+assert port.read(5) == b"ask" + bytes([255, 0])
+assert port.cts and port.dsr
+port.rts = False
+soon(lambda: not port.cts)
+assert port.dsr
+port.break_condition = True
+port.break_condition = False
+port.baudrate = 38400
+print("open", flush=True)
+sys.stdin.readline()
+port.write(b"again")
+assert port.read(5) == b"again"
+print(port.baudrate, flush=True)
+sys.stdin.readline()
+port.close()
+"""
+
+
+async def test_pyserial_two_links_away_finds_the_line_as_its_owner_does_while_a_link_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug, port = LoopPlug(), free_port()
+    plug.wired(monkeypatch)
+    owned = PortConfig(remote=ChainedConfig(lines=True, configure=True))
+    listening = PortConfig(rfc2217=Rfc2217Config((("127.0.0.1", port),), configure=True))
+    with trio.fail_after(40):
+        async with contextlib.AsyncExitStack() as stack:
+            gateways: list[Gateway] = []
+            for name, sharing in (("owner", owned), ("middle", PortConfig()), ("far", listening)):
+                (tmp_path / name).mkdir()
+                more: dict[str, Any] = (
+                    {} if name == "owner" else {"ports": 0, "managers": (ManagerHardware(remote_port=0),)}
+                )
+                gateway = await stack.enter_async_context(
+                    running_gateway(tmp_path / name, sharing=(sharing,), node_name=name, **more)
+                )
+                if gateways:
+                    cable = await stack.enter_async_context(laid_cable(await serve_remotely(gateways[-1])))
+                    await chain_to(gateway, cable.port)
+                    await up(gateway)
+                gateways.append(gateway)
+            owner, line = gateways[0], gateways[0].lines[0]
+            listener = f"listen 127.0.0.1:{port} for RFC 2217"
+            await gateways[-1].until(lambda status: status["services"].get(listener) == "up")
+            program = await trio.lowlevel.open_process(
+                [sys.executable, "-c", FAR, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert program.stdin is not None
+            assert program.stdout is not None
+            await line.say(await line.hear(5))
+            assert await program.stdout.receive_some() == b"open\n"
+            status = await owner.status()
+            assert status["settings_in_force"]["BaudRate"] == 38400
+            assert status["settings_held"]["holder"].endswith(" client 1")
+            assert (plug.rts, plug.breaks) == (False, [True, False])
+            cable.cut()
+            await program.stdin.send_all(b"go on\n")
+            await line.say(await line.hear(5))
+            assert await program.stdout.receive_some() == b"38400\n"
+            await program.stdin.send_all(b"leave\n")
+            assert await program.wait() == 0
+            await owner.until(lambda status: status["settings_in_force"]["BaudRate"] == 9600)

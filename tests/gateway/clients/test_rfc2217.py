@@ -16,8 +16,10 @@ from gateway.clients.relay import Manner
 from gateway.clients.rfc2217 import serve
 from gateway.clients.streams import SocketStream
 from gateway.host.config import PortConfig, Rfc2217Config
+from gateway.serial_line.tty import Counters
 from gateway.tasks.watch import Cell
 from protocol.sharing.turn_rule import TurnRule
+from tests.gateway.remote_port.linked import holds
 from tests.gateway.serial_line.test_controls import port as modem_port
 from tests.gateway.serial_line.test_controls import session
 from tests.helpers import free_port, needs_curl, running_gateway
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from gateway.port.router import Session
+    from tests.gateway.serial_line.test_controls import Modem
     from tests.helpers import Gateway
 
 pytestmark = needs_curl
@@ -252,6 +256,61 @@ async def test_the_lines_of_a_device_move_in_order_as_soon_as_they_are_asked_for
         "dtr False rts None",
     ]
     assert told[5:] == ["break", "no break", "purge"]
+
+
+@asynccontextmanager
+async def on_a_modem() -> AsyncIterator[tuple[Client, Modem, Session]]:
+    """A client of a line with modem lines, whose driver counts errors."""
+    ours, theirs = socket.socketpair()
+    with trio.fail_after(20):
+        async with modem_port() as (tty, router), trio.open_nursery() as nursery:
+            held = session(router)
+            nursery.start_soon(functools.partial(serve, SocketStream(ours), held, Cell(0), Manner(), "P0"))
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as stream:
+                yield Client(stream), tty, held
+            nursery.cancel_scope.cancel()
+
+
+async def test_errors_are_told_of_where_the_client_wants_to_know_each_kind_by_its_bit() -> None:
+    async with on_a_modem() as (mine, tty, held):
+        tty.counted = Counters(0, 0, framing=7, overrun=7, parity=7, breaks=0, buffer_overrun=0)
+        await mine.ask(WILL_COM_PORT, com_port(11, 0), com_port(10, 0x0E))
+        await mine.until(answered(10, 0x0E))
+        await holds(lambda: held.state.value.line_errors is not None)
+        for change, told in (
+            ({"parity": 9}, 0x04),
+            ({"buffer_overrun": 1}, 0x02),
+            ({"framing": 8, "overrun": 8}, 0x0A),
+            ({"framing": 0, "overrun": 0, "parity": 0}, None),  # another device
+            ({"parity": 1}, 0x04),
+        ):
+            before = held.state.value.line_errors
+            tty.counted = replace(tty.counted, **change)
+            if told is None:
+                while held.state.value.line_errors == before:
+                    await trio.lowlevel.checkpoint()
+            else:
+                assert await mine.until(answered(6, told)) == b""
+
+
+async def test_nobody_looks_at_the_lines_for_a_client_that_wants_to_know_of_nothing() -> None:
+    async with on_a_modem() as (mine, tty, held):
+        await mine.ask(b"data of plain telnet", WILL_COM_PORT)
+        await holds(lambda: held.state.value.modem_lines == tty.lines)
+        await mine.ask(com_port(11, 0))
+        await mine.until(answered(11, 0))
+        await holds(lambda: held.state.value.modem_lines is None)
+        before = tty.looks
+        await trio.sleep(0.35)
+        assert tty.looks == before
+        tty.lines = replace(tty.lines, cts=True)
+        await mine.ask(com_port(7))  # who asks is told all the same
+        await mine.until(answered(7, 0x10))
+        assert tty.looks == before + 1
+        await mine.ask(com_port(11, 0x40))
+        await mine.until(answered(11, 0x40))
+        tty.lines = replace(tty.lines, ri=True)
+        await mine.until(answered(7, 0x40))
 
 
 async def test_addresses_are_those_of_the_generic_tcp_server(tmp_path: Path) -> None:
