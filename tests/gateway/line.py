@@ -14,11 +14,11 @@ import trio.testing
 
 from gateway.host.config import SerialConfig
 from gateway.port.bus import Bus
-from gateway.port.line import PortDown
+from gateway.port.line import ModemLines, PortDown
 from gateway.port.rights import Right
 from gateway.port.router import Router
 from gateway.serial_line.arbiter import Arbiter
-from gateway.serial_line.uart import DeviceGone, Uart
+from gateway.serial_line.uart import DeviceGone, Uart, UartError
 from protocol.parameters.settings import SerialPort
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ class NarrowTty:
             await self._waiting.park()
             if self.closed:
                 raise trio.ClosedResourceError
+
+    def modem_lines(self) -> ModemLines:
+        raise UartError("it has no modem lines")
 
     def make_room(self, count: int) -> None:
         self.room += count

@@ -13,6 +13,7 @@ from gateway import __version__
 from gateway.clients.relay import LINGER
 from gateway.host import config_file
 from gateway.host.config import (
+    ChainedConfig,
     Config,
     HttpConfig,
     LogConfig,
@@ -107,6 +108,10 @@ listen = ["[::1]:2217"]
 lines = false
 configure = true
 
+[port_manager.remote]
+lines = true
+configure = true
+
 [port_manager.tls]
 listen = ["0.0.0.0:4443"]
 client_ca = "/etc/daisyport/../clients.pem"
@@ -186,6 +191,7 @@ def test_every_key_of_a_whole_file_is_read() -> None:
                 MASTERS,
                 Rfc2217Config((("::1", 2217),), lines=False, configure=True),
                 TlsConfig((("0.0.0.0", 4443),), Path("/etc/clients.pem")),
+                ChainedConfig(lines=True, configure=True),
             ),
             PortConfig(),
         ),
@@ -274,7 +280,7 @@ def test_the_example_names_every_key_that_there_is() -> None:
 LINES = MessageRule(b"\r\n", 0.02)
 HEX = '1 to 16 bytes in hexadecimal digits, for example "0d0a"'
 KEYS_OF_A_PORT = "serial, remote_port, turn, writers, max_clients, listen_only, linger_ms, slow_reader, "
-KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, log, tty, modbus_tcp, rfc2217, tls"
+KEYS_OF_A_PORT += "history_bytes, char_gap_ms, message_end, message_gap_ms, log, tty, modbus_tcp, rfc2217, tls, remote"
 TTY = '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\n'
 SERIAL = '[[serial]]\ndevice = "/dev/ttyS0"\n'
 OWNER = f"{SERIAL}[[port_manager]]\nserial = 1\n"
@@ -463,6 +469,14 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
             "port_manager[0].turn: requires serial, for the CPU that has the line says it to the others",
         ),
         *((OWNER + table, f"port_manager[0].{error}") for table, error in WRONG_TURNS),
+        (
+            "[[port_manager]]\n[port_manager.remote]\nlines = true",
+            "port_manager[0].remote: requires serial, for the CPU that has the line says it to the others",
+        ),
+        (
+            OWNER + "[port_manager.remote]\nconfigure = 1",
+            "port_manager[0].remote.configure: 1 is not true or false",
+        ),
         (
             '[[port_manager]]\nmessage_end = "ff"',
             "port_manager[0].message_end: requires serial, for the CPU that has the line says it to the others",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.port.bus import Bus
 from gateway.port.control import Break, SetLines
-from gateway.port.line import PortDown, Reply
+from gateway.port.line import ModemLines, PortDown, Reply
 from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.serial_line.arbiter import Arbiter
 from protocol.link.reasons import Reason
@@ -238,15 +238,14 @@ async def test_what_is_beside_the_data_is_asked_of_the_device() -> None:
         def set_modem_lines(self, dtr: bool | None, rts: bool | None) -> None:
             self.asked.append((dtr, rts))
 
-        def modem_lines(self) -> str:
-            return "as they are"
+        def modem_lines(self) -> ModemLines:
+            return ModemLines(*[True] * 6)
 
     tty = Modem()
     turns = Arbiter(tty.as_uart, Bus("P0"))
     await turns.control((Break(0.25), SetLines(True, None)), Writer(), trio.current_time())
     assert tty.asked == [0.25, (True, None)]
-    shown: object = turns.modem_lines()
-    assert shown == "as they are"
+    assert turns.modem_lines() == ModemLines(*[True] * 6)
 
 
 async def test_idle_waits_until_nobody_has_the_turn() -> None:
