@@ -298,6 +298,8 @@ class Uart:
             kept = self._tty.queued()
             if kept:
                 await self._reopen(kept)
+            else:
+                self.queue.look()  # what is written next has not stood still for as long as this had
         except BaseException as error:
             if self._tty.fd < 0:
                 self._state = _State.CLOSED if self._closing_ended() else _State.GIVEN_UP

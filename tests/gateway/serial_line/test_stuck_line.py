@@ -304,6 +304,26 @@ async def test_a_queue_that_has_stood_still_for_long_is_held_however_late_the_ch
         assert uart.discarded == 700
 
 
+async def test_a_line_that_moves_again_after_a_purge_is_slow_and_not_held(
+    adapter: Adapter, autojump_clock: MockClock
+) -> None:
+    adapter.flushes, adapter.stopped, adapter.block = True, True, 256
+    slow = replace(XOFF, baud_rate=300)
+    async with port(adapter, slow) as uart:
+        uart.send_nowait(bytes(100))
+        for _ in range(60):
+            uart.queue.look()
+            await trio.sleep(0.25)
+        await uart.reconfigure(replace(slow, stop_bits=2))
+        assert uart.discarded == 100
+        adapter.stopped = False
+        uart.send_nowait(bytes(300))
+        with pytest.raises(LineBusy):
+            await uart.reconfigure(slow)
+        assert uart.discarded == 100
+        adapter.queue = b""
+
+
 @pytest.mark.parametrize("identity", [FTDI, None], ids=["an adapter", "a UART"])
 async def test_a_low_cts_holds_even_what_a_slow_line_could_not_have_carried_yet(
     adapter: Adapter, autojump_clock: MockClock, identity: Identity | None
