@@ -350,15 +350,18 @@ def test_a_client_at_full_speed_starves_neither_other_clients_nor_other_tasks(dr
                     await peer.send(flood)
 
             async def front_door() -> float:
-                """Return the longest time that an answer over a socket of trio's takes."""
+                """Return the longest that an answer over a socket of trio's takes, in processor time of this process.
+
+                What others do with the machine meanwhile starves nobody here.
+                """
                 ours, theirs = trio.socket.socketpair()
                 longest = 0.0
                 with ours, theirs:
                     for _ in range(50):
-                        began = time.monotonic()
+                        began = time.process_time()
                         await theirs.send(b"?")
                         assert await ours.recv(1) == b"?"
-                        longest = max(longest, time.monotonic() - began)
+                        longest = max(longest, time.process_time() - began)
                 return longest
 
             async with trio.open_nursery() as nursery:

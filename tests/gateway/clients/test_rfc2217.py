@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import socket
 import sys
 from contextlib import asynccontextmanager
@@ -236,12 +237,14 @@ async def test_the_lines_of_a_device_move_in_order_as_soon_as_they_are_asked_for
         async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as stream:
             mine = Client(stream)
             await mine.ask(WILL_COM_PORT)
-            began = trio.current_time()
             # The reset of esptool: RTS resets the chip, DTR holds its boot pin.
+            moments = [trio.current_time()]
             for asked in (9, 11, 8, 12, 9):
                 await mine.ask(com_port(5, asked))
                 await mine.until(answered(5, asked))
-            assert trio.current_time() - began < 0.5
+                moments.append(trio.current_time())
+            # A busy machine makes some of them late, and whoever looked only now and then would make all.
+            assert min(after - before for before, after in itertools.pairwise(moments)) < 0.05
             tty.lines = replace(tty.lines, cts=True, dcd=True)
             await mine.until(answered(7, 0x99))
             await mine.ask(BRK, com_port(12, 2), com_port(12, 1))

@@ -154,7 +154,7 @@ async def test_a_device_that_does_not_flush_is_closed_at_once_and_nothing_of_it_
         assert uart.send_nowait(bytes(5000)) == 4608
         began = time.monotonic()
         await uart.close()
-        assert time.monotonic() - began < 0.4
+        assert time.monotonic() - began < 2.5  # the adapter would wait for 3 s, and fail
         assert uart.discarded == 4608
     adapter.cts = True
     adapter.advance()
