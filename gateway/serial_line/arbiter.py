@@ -326,7 +326,7 @@ class Arbiter:
                 end = done + 1 if self._char_gap else min(end, len(data))
                 took = self._send(data[done:end], claim, accepted)
                 done += took
-                if took:
+                if took and paced:
                     progress = trio.current_time()
                 if took == 0 or (done < len(data) and (self._char_gap or (paced and done % portion))):
                     await self._room(max(end - done, 1) if took else 0, progress)
@@ -469,11 +469,13 @@ class Arbiter:
             took = self._uart.send_nowait(data)
         except UartError as exc:
             raise PortDown(str(exc)) from exc
+        if not took:  # every other call for a pty in bulk, so it costs no more than that
+            return 0
         self.written += took
         self._pace.wrote(took)
-        if took and claim.traffic is Right.PTZ:
+        if claim.traffic is Right.PTZ:
             self._pace.wrote_command(accepted)
-        if took and self._bus.watchers:
+        if self._bus.watchers:
             self._bus.wrote(bytes(data[:took]), claim.holder)
         # The bytes are in the tty, so whatever its claim does about it, they count as done: or they would be written
         # a second time.
