@@ -57,7 +57,7 @@ class Schedule:
 
 
 FULL = Schedule(rounds=15, bulk_rounds=5, block=0.05, ports=64, idle=3.0)
-QUICK = Schedule(rounds=3, bulk_rounds=1, block=0.03, ports=64, idle=1.0)
+QUICK = Schedule(rounds=3, bulk_rounds=3, block=0.03, ports=64, idle=1.0)
 
 
 @final
