@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import termios
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from gateway.host.config import PortConfig, RemoteConfig, TtyConfig
+from gateway.host.config import ChainedConfig, PortConfig, RemoteConfig, TtyConfig
 from gateway.port.rights import Right
 from gateway.remote_port.link import Link, LinkCutError
 from protocol.link.connection import Connection
@@ -72,12 +73,21 @@ async def up(gateway: Gateway) -> None:
 
 @asynccontextmanager
 async def chain(
-    directory: Path, hops: int = 1, remote_port: RemoteConfig | None = None, **more: str
+    directory: Path,
+    hops: int = 1,
+    remote_port: RemoteConfig | None = None,
+    owned: ChainedConfig | None = None,
+    **more: str,
 ) -> AsyncIterator[tuple[list[Gateway], list[Cable]]]:
-    """An owner and ``hops`` CPUs, each chained to the one before it by a cable."""
+    """An owner and ``hops`` CPUs, each chained to the one before it by a cable.
+
+    Each has a tty for programs, which may set the line; ``owned`` is what the owner's host lets chained clients do.
+    """
     async with AsyncExitStack() as stack:
-        sharing = (PortConfig(tty=TtyConfig((str(tty_of(directory, -1)),))),)
-        owner = await stack.enter_async_context(running_gateway(_made(directory / "owner"), sharing=sharing))
+        sharing = PortConfig(
+            tty=TtyConfig((str(tty_of(directory, -1)),), configure=True), remote=owned or ChainedConfig()
+        )
+        owner = await stack.enter_async_context(running_gateway(_made(directory / "owner"), sharing=(sharing,)))
         gateways, cables = [owner], []
         for hop in range(hops):
             cable = await stack.enter_async_context(
@@ -87,7 +97,7 @@ async def chain(
                 "managers": (ManagerHardware(remote_port=0),),
                 "node_name": f"cpu{hop}",
                 "remote_port": remote_port or RemoteConfig(),
-                "sharing": (PortConfig(tty=TtyConfig((str(tty_of(directory, hop)),))),),
+                "sharing": (PortConfig(tty=TtyConfig((str(tty_of(directory, hop)),), configure=True)),),
             }
             gateway = await stack.enter_async_context(
                 running_gateway(_made(directory / f"cpu{hop}"), ports=0, **more_of_it)
@@ -171,6 +181,36 @@ async def test_a_program_on_a_tty_two_links_away_goes_on_while_a_link_is_cut(tmp
                 assert (client["service"], client["dropped"], client["missed"]) == ("Tty", 0, 0)
             finally:
                 os.close(program)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_a_program_two_links_away_sets_the_line_where_its_owners_host_lets_it(
+    tmp_path: Path, *, allowed: bool
+) -> None:
+    with trio.fail_after(30):
+        async with chain(tmp_path, 2, owned=ChainedConfig(configure=allowed)) as (gateways, cables):
+            owner, far = gateways[0], gateways[-1]
+            with open(tty_of(tmp_path, 1), "r+b", buffering=0, opener=_no_control) as program:  # noqa: ASYNC230
+                await far.until(lambda status: len(status["clients"]) == 1)
+                attributes = termios.tcgetattr(program)
+                assert attributes[5] == termios.B9600, "it shows what is in force at the owner's"
+                attributes[4] = attributes[5] = termios.B19200
+                termios.tcsetattr(program, termios.TCSANOW, attributes)
+                program.write(b"x")
+                assert await owner.lines[0].hear(1) == b"x"
+                assert (await owner.status())["settings_in_force"]["BaudRate"] == (19200 if allowed else 9600)
+                wanted = termios.B19200 if allowed else termios.B9600
+                while termios.tcgetattr(program)[5] != wanted:
+                    await trio.lowlevel.checkpoint()
+                cables[0].cut()
+                program.write(b"y")
+                assert await owner.lines[0].hear(1) == b"y"
+                assert (await owner.status())["settings_in_force"]["BaudRate"] == (19200 if allowed else 9600)
+            await owner.until(lambda status: status["settings_in_force"]["BaudRate"] == 9600)
+
+
+def _no_control(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOCTTY)
 
 
 @pytest.mark.parametrize("hops", [1, 2])

@@ -407,6 +407,8 @@ class Session:
         self._handle.require(rights(steps))
         if self._bus.writers.keys() != {self.kin}:
             steps = tuple(step for step in steps if not isinstance(step, Purge))
+            if not steps:
+                return  # a turn for nothing would let others in before what it writes next
         if line is not self._controlled:
             self._controlled = line
             self._hearing.callback(line.let_go, self)

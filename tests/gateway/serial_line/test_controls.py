@@ -187,6 +187,17 @@ async def test_the_driver_is_purged_only_for_a_client_that_is_alone(autojump_clo
     assert [what for what, _ in tty.log] == ["purge", "purge"]
 
 
+async def test_a_purge_that_is_left_out_waits_for_no_turn(autojump_clock: MockClock) -> None:
+    async with port() as (_, router):
+        mine, other = session(router), session(router, "b")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.control, Pause(2))
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            await mine.control(Purge())
+            assert trio.current_time() == began
+
+
 async def test_who_moved_the_lines_last_is_told_to_all(autojump_clock: MockClock) -> None:
     async with port() as (_, router):
         first, second = session(router, "first"), session(router, "second")
