@@ -341,7 +341,7 @@ async def test_a_chained_node_shows_the_line_that_another_owns_and_the_chain_wit
         page.keyboard.press("Enter")
         assert in_trio(owner.lines[0].hear, 5) == b"back\r"
         shows(page, ".row.sent", "back\\r")
-        shows(page, "#beside-note", "the line belongs to another CPU")
+        shows(page, "#beside-note", "the line has no modem lines")
         trio.from_thread.run_sync(owner.stop.set)
         shows(page, "#chain .hop.down", "down")
         shows(page, "#chain .bad", "no link to cpu1")

@@ -70,6 +70,6 @@ export function amount(bytes) {
 // A trace names writers in full: "anna at 192.0.2.7:40000", "192.0.2.7:40000 (cpu2 64646464, R0) PTZ". What came from
 // another CPU is "via" it, since a CPU chooses its name itself, and could take that of a user.
 export function shortName(holder) {
-  const node = holder.match(/ \((.*?) ?([0-9a-f]{8}), R\d+\)( \w+)?$/);
+  const node = holder.match(/ \((.*?) ?([0-9a-f]{8}), R\d+\)( [\w ]+)?$/);
   return visible(node ? `via ${node[1] || node[2]}${node[3] ?? ""}` : holder.replace(/ at \S+$/, ""));
 }
