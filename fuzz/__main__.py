@@ -39,6 +39,7 @@ TARGETS: Mapping[str, str] = {
     "modbus": (
         "tests.protocol.sharing.test_request_splitter:test_any_bytes_in_any_cuts_are_requests_in_order_and_rubbish"
     ),
+    "pairing": "tests.protocol.link.test_pairing:test_any_bytes_are_a_run_or_a_pairing_error",
     "parameter_file": (
         "tests.protocol.parameters.test_catalogue:test_any_file_gives_a_whole_state_and_errors_of_one_line"
     ),

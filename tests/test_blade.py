@@ -16,6 +16,8 @@ import trio
 
 from tests.helpers import FarEnd, lines
 from tests.netns import needs_network, network
+from tests.test_chain import receive_exactly
+from tests.test_pair import running
 
 if TYPE_CHECKING:
     import subprocess
@@ -214,6 +216,44 @@ async def test_one_command_changes_the_key_of_a_blade_under_traffic_without_a_by
                 assert "R0.AuthenticationKey=the next key" in (tmp_path / name / "state" / "parameters").read_text()
             for stream in clients.values():
                 await stream.aclose()
+
+
+async def test_a_blade_is_paired_from_one_cpu_and_shares_its_line(tmp_path: Path) -> None:
+    def command(host: Host, name: str, *words: str) -> list[str]:
+        config = str(tmp_path / name / "daisyport.toml")
+        return host.command(sys.executable, "-u", "-m", "gateway", "pair", *words, "--config", config)
+
+    client = {name: value for name, value in CLIENT.items() if "RemotePort" not in name}
+    with network(3) as (owner, *others), lines(tmp_path, 1) as (end,), trio.fail_after(90):
+        async with (
+            cpu(owner, tmp_path / "owner", f'[[serial]]\ndevice = "{end.path}"', {}, 'node_name = "owner"'),
+            cpu(others[0], tmp_path / "one", "[[port_manager]]", client, 'node_name = "one"') as log_one,
+            cpu(others[1], tmp_path / "two", "[[port_manager]]", client, 'node_name = "two"') as log_two,
+        ):
+            logs = {"one": log_one, "two": log_two}
+            for name in ("owner", "one", "two"):
+                while not (tmp_path / name / "run" / "control" / "http.sock").exists():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            async with running(command(owner, "owner")) as at_owner:
+                await at_owner.until("Ctrl-C ends this")
+                for host, (name, log) in zip(others, logs.items(), strict=True):
+                    async with running(command(host, name, "--join", owner.address)) as at_other:
+                        digits = await at_other.digits()
+                        await at_owner.until(f"{name}, at {host.address}: both sides show six digits")
+                        await at_owner.until(digits)
+                        await at_other.say("y")
+                        await at_owner.say("y")
+                        assert (await at_other.ended())[0] == 0
+                    await at_owner.until(f"{name} has joined")
+                    await until_logged(log, "P0 R0: up")
+                clients = {"A": await connected(others[0], 3000), "B": await connected(others[1], 3000)}
+                for letter, stream in clients.items():
+                    await stream.send_all(record(letter, 1))
+                    assert await end.hear(RECORD) == record(letter, 1)
+                await end.say(record("L", 1))
+                for stream in clients.values():
+                    assert await receive_exactly(stream, RECORD) == record("L", 1)
+                    await stream.aclose()
 
 
 async def chain_at(host: Host, directory: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         "gateway.cli": (
             "gateway gateway.demo gateway.host gateway.remote_port gateway.serial_line gateway.state gateway.tasks"
-            " gateway.web protocol.parameters"
+            " gateway.web protocol.parameters protocol.link"
         ),
     }.items()
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.command import CommandError, configuration
@@ -11,9 +12,9 @@ from gateway.cli.command import CommandError, configuration
 if TYPE_CHECKING:
     import argparse
     import http.client
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["asked", "asked_for_json", "asked_for_lines"]
+__all__ = ["asked", "asked_for_json", "asked_for_lines", "parameters", "update"]
 
 _TIMEOUT = 5.0
 
@@ -32,6 +33,23 @@ def asked(
         return answer.read()
 
 
+def parameters(arguments: argparse.Namespace, group: str) -> dict[str, str]:
+    """Return the parameters of a group by their names, as param.cgi lists them to an admin. Raises CommandError."""
+    listed = asked(arguments, "GET", f"/axis-cgi/param.cgi?action=list&group={group}").decode()
+    lines = (line.removeprefix("root.").partition("=") for line in listed.splitlines() if "=" in line)
+    return {name: value for name, _, value in lines}
+
+
+def update(arguments: argparse.Namespace, assignments: Mapping[str, str]) -> None:
+    """Set parameters as an admin does by param.cgi. Raises CommandError with the lines of what was refused."""
+    body = urllib.parse.urlencode({"action": "update", **assignments}).encode()
+    form = "application/x-www-form-urlencoded"
+    with _answer(arguments, "POST", "/axis-cgi/param.cgi", body, media_type=form) as answer:
+        said, why = answer.read().decode(errors="replace").strip(), answer.headers.get("Daisyport-Refused")
+    if said != "OK":
+        raise CommandError(why or said.replace("\n", ": "))
+
+
 def asked_for_lines(arguments: argparse.Namespace, target: str) -> Iterator[bytes]:
     """Yield the lines that the gateway of ``--config`` answers to a GET, as they come. Raises CommandError."""
     with _answer(arguments, "GET", target, for_ever=True) as answer:
@@ -47,6 +65,7 @@ def _answer(
     body: bytes | None = None,
     *,
     seconds: float = _TIMEOUT,
+    media_type: str = "",
     for_ever: bool = False,
 ) -> Iterator[http.client.HTTPResponse]:
     """Have an answer that the gateway gives with success; with ``for_ever``, its body may come when it likes."""
@@ -60,7 +79,7 @@ def _answer(
         connection.sock = sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(_TIMEOUT)
         sock.connect(str(path))
-        connection.request(method, target, body)
+        connection.request(method, target, body, {"Content-Type": media_type} if media_type else {})
         sock.settimeout(seconds)
         answer = connection.getresponse()
         if answer.status != http.client.OK:

@@ -22,6 +22,7 @@ from gateway.cli import (
     import_ser2net,
     keygen,
     kick,
+    pair,
     ports,
     rekey,
     run,
@@ -93,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     operators = (status, chain, health, ports, devices, kick, trace, connect)
-    for command in (run, check, *operators, backup, import_ser2net, demo, keygen, rekey, user):
+    for command in (run, check, *operators, backup, import_ser2net, demo, keygen, rekey, pair, user):
         command.add_to(commands)
     # An error in a command's arguments shows the usage of that command, and not of all.
     for each in commands.choices.values():

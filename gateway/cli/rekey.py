@@ -76,10 +76,9 @@ def _agreed_on(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         raise CommandError(f"no CPU is chained to {arguments.port} here; without --chain it is given the key alone")
     print(f"The new key of {arguments.port} goes to these CPUs, over their links, and to no other:")
     for cpu in cpus:
-        state = (
-            "" if cpu["answer"] == "told" else f"  ({'its link is down' if cpu['answer'] == 'gone' else cpu['answer']})"
-        )
-        print(f"  {_name(cpu)}  {cpu['node'][:8]}  {(cpu['link'] or {}).get('address', '')}{state}".rstrip())
+        state = {"told": "", "gone": "(its link is down)"}.get(cpu["answer"], f"({cpu['answer']})")
+        address = (cpu["link"] or {}).get("address", "")
+        print("  " + "  ".join(filter(None, (cpu["name"], cpu["node"][:8], address, state))))
     if not arguments.yes:
         try:
             with _TERMINAL.open() as terminal:  # the key may come from a pipe, in the place of the terminal

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
@@ -146,6 +146,32 @@ class Users:
             users[name] = self._user(name, known.role, password, known.ports)
 
         self._change(change)
+
+    def shared(self) -> str:
+        """Return all users, with the hashes of their passwords, for ``adopt`` at another CPU."""
+        file = self._current()
+        return _written(_UserFile(file.realm), dict(file.users)).decode()
+
+    def adopt(self, text: str) -> tuple[str, ...]:
+        """Add the users that another CPU shares, but those whose name is taken here; return the names of who is new.
+
+        The passwords are hashed with that CPU's realm, so it becomes the realm here. Raise UserError where this host
+        has users of another one, or for what cannot be read.
+        """
+        given = _parsed(text, "")
+        if given.errors or not given.fixed or not _is_realm(f"realm:{given.realm}"):
+            raise UserError("the users that the other CPU gave cannot be read")
+        with _explained(self._path), atomic_file.turn(self._path.parent):
+            own = self._read()
+            if own.users and own.realm != given.realm:
+                raise UserError(
+                    f"this host has users of the realm {own.realm!a:.80}, and those of the other CPU are of "
+                    f"{given.realm!a:.80}: remove the ones here first, or add the others one by one"
+                )
+            new = tuple(sorted(given.users.keys() - own.users.keys()))
+            self._file = replace(own, realm=given.realm, users=dict(given.users) | dict(own.users))
+            atomic_file.replace(self._path, _written(self._file, dict(self._file.users)))
+        return new
 
     def _user(self, name: str, role: Role, password: str, ports: frozenset[int] | None) -> User:
         if not password or not password.isprintable() or len(password) > LONGEST_PASSWORD:

@@ -105,6 +105,7 @@ class AccessControl:
                 told = f"Nobody can log in now, since the file of the users cannot be read: {why}. Try again."
                 raise DeniedError(explain(503, told, ("Retry-After", "1")))
             raise DeniedError(explain(403, _NO_USERS))
+        self._authenticator.realm = self._users.realm  # another one, where this CPU took over the users of a blade
         user = self._authenticated(request)
         caller = Caller(user.name, user.role, user)
         self.require_role(request, caller, role)

@@ -379,6 +379,9 @@ RUN = {
 """The commands of the pages that are run here, in this order, and a part of what each prints."""
 
 ELSEWHERE = {
+    "daisyport pair": "tests/test_pair.py, at two CPUs",
+    "daisyport pair --join cpu1": "the same",
+    "daisyport pair P1": "named with another port",
     "apt install ./daisyport_VERSION_ARCH.deb": "the Debian package",
     "apt install ./daisyport_VERSION_ARCH.deb && systemctl stop daisyport": "the Debian package",
     "apt install --allow-downgrades ./daisyport_OLDER_amd64.deb": "the Debian package",

@@ -251,3 +251,36 @@ def test_a_file_from_before_ports_is_read_and_its_heading_replaced(tmp_path: Pat
 def test_ports_that_cannot_be_read_leave_the_user_out(tmp_path: Path, ports: str) -> None:
     (tmp_path / "users").write_text(f"realm:R\nanna:admin:R:{'0' * 32}:{'1' * 64}:{ports}\n")
     assert Users(tmp_path, "R").everyone == ()  # not let in everywhere
+
+
+def test_users_of_another_cpu_log_in_here_by_the_same_passwords(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    there, here = Users(tmp_path, "cpu1"), Users(tmp_path / "here", "cpu2")
+    there.add("alice", "admin", "a")
+    there.add("bob", "viewer", "b", frozenset({1}))
+    assert here.adopt(there.shared()) == ("alice", "bob")
+    assert (here.realm, here.everyone) == ("cpu1", there.everyone)
+    assert Users(tmp_path / "here", "cpu2").everyone == there.everyone
+    there.set_password("alice", "another")
+    assert here.adopt(there.shared()) == (), "nobody's password is changed by another CPU"
+    assert here.find("alice") != there.find("alice")
+
+
+def test_users_of_another_realm_are_not_mixed_with_those_that_are_here(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    there, here = Users(tmp_path, "cpu1"), Users(tmp_path / "here", "cpu2")
+    there.add("alice", "admin", "a")
+    here.add("bob", "viewer", "b")
+    with pytest.raises(UserError, match="users of the realm 'cpu2', and those of the other CPU are of 'cpu1'"):
+        here.adopt(there.shared())
+    assert [user.name for user in here.everyone] == ["bob"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no line of users", "realm:cpu1\nalice:admin", "alice:admin:cpu1:x", "realm:a\\b\n", "realm:\x07\n"]
+)
+def test_what_is_no_users_file_is_not_taken_over(tmp_path: Path, text: str) -> None:
+    users = Users(tmp_path, "cpu2")
+    with pytest.raises(UserError, match="cannot be read"):
+        users.adopt(text)
+    assert (users.realm, users.everyone) == ("cpu2", ())

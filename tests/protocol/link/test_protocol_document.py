@@ -14,7 +14,7 @@ from gateway.remote_port import server as remote_service
 from gateway.remote_port import session as remote_session
 from gateway.serial_line import beside
 from protocol.errors import RemoteProtocolError
-from protocol.link import cpace, guesses
+from protocol.link import cpace, guesses, pairing
 from protocol.link.advert import Advert
 from protocol.link.connection import CHANNELS, CLOSES, TRANSITIONS, Connection, State
 from protocol.link.frames import FRAMES
@@ -170,6 +170,7 @@ def table(section: str) -> list[list[str]]:
         ("### Turn status", {status.value: status.name for status in TurnStatus}),
         ("### Reply kinds", {code.value: code.name for code in ReplyCode}),
         ("### A new key", {told.value: told.name for told in Told}),
+        ("## 8. Pairing", {kind.value: kind.name for kind in pairing._Type}),
         ("### Turn phase", {phase.value: phase.name for phase in TurnPhase}),
     ],
 )
