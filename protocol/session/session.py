@@ -30,6 +30,7 @@ Errors
 
 A client writes
     offset = client.write(channel, data, accepted, turn)    None: no room now, try again after a Settled
+    offset = client.control(channel, request, accepted)     the same for what is asked of the line beside its bytes
     settled = client.withdraw(channel, offset)              whoever asked has gone
     settled = client.expire(now); client.next_expiry(now)   what is too old and not on its way is dropped
     settled = client.abandon(reason)                        the resume window is over, the key is wrong
@@ -42,17 +43,20 @@ A client hears
     ``Resumed`` (a session goes on, or a new one began), ``DownData`` (to the bus: where it names an asker, to the
     writer of that message and to monitors alone; OTHERS is nobody here), ``Gap`` in its place
     among them (reason RESTARTED: at least ``count`` bytes, nobody knows how many), ``Turn``, ``Port``,
-    ``Settled``, ``Close`` (the session is over; by the peer's word, or by ours after a LOOP was found).
+    ``LineReport`` (before the outcome of whatever it tells of), ``Settled``, ``Close`` (the session is over; by the
+    peer's word, or by ours after a LOOP was found).
 
 A server hears
     ``Message``, whole, to be written in one turn of the owner's bus, unless it is older by then than its class may
     be. Then ``session.handed(channel, end)`` as far as the tty took it, ``session.lost(channel, message.end,
     reason)`` for what it will not take. Both move one position for each channel, in order. ``Gap``: what
-    the client will not send after all (to be counted). ``Close``: the session is over.
+    the client will not send after all (to be counted). ``Look``: whether anybody below wants to know of the modem
+    lines. ``Close``: the session is over. A Message with a ``control`` is carried out in place of written, and settled
+    whole.
 
 A server says
-    ``line(data, asker)``, ``gap(count, reason)``, ``turn(channel, offset, phase, status)``, ``port(state)``; and for
-    itself ``window(channel, size)``.
+    ``line(data, asker)``, ``gap(count, reason)``, ``turn(channel, offset, phase, status)``, ``port(state)``,
+    ``report(report)``; and for itself ``window(channel, size)``.
 
 A CPU in the middle
     has a ServerSession for each link below it and one ClientSession above. Message -> ``client.write`` with

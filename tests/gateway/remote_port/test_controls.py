@@ -184,6 +184,30 @@ async def test_a_step_that_fails_is_told_to_who_asked() -> None:
             await line.far.control().control(Break(0.1))
 
 
+async def test_who_waits_for_the_line_is_told_that_he_may_not_any_more_or_that_it_has_gone() -> None:
+    async with blade() as line:
+        mine = line.far.control()
+        turn = await line.owner.turns.turn(Writer(), trio.current_time(), b"a question")
+
+        async def refused(reason: Reason) -> None:
+            with pytest.raises(PortDown) as caught:
+                await mine.control(SetLines(dtr=False))
+            assert caught.value.reason is reason
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, Reason.FORBIDDEN)
+            await holds(lambda: line.owner.turns._waiting)
+            line.owner.service.update_policy(AddressList(), KEY, ptz=True)
+        line.owner.service.update_policy(AddressList(), KEY, ptz=True, controls=Right.LINES)
+        await holds(lambda: line.far.bus.state.value.control_rights == Right.LINES)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, Reason.PORT_DOWN)
+            await holds(lambda: line.owner.turns._waiting)
+            line.owner.turns.end("the cable is out")
+        turn.close()
+        assert line.done == []
+
+
 async def test_modem_lines_breaks_and_errors_come_down_while_anybody_wants_to_know() -> None:
     async with blade() as line:
         mine, other = line.far.control(), line.far.control("other")
