@@ -14,10 +14,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from protocol.link.chain_frames import CHAIN
+from protocol.link.control_frames import CONTROLS
 from protocol.link.stream_frames import Channel
 from protocol.session.session import CLASSES
-from tests.protocol.session.simulation import World
+from tests.protocol.session.simulation import FEATURES, World
 
 places = st.integers(0, 7)
 sides = st.booleans()
@@ -116,7 +116,7 @@ class Chain(RuleBasedStateMachine):
             case "connect":
                 self.world.connect(self.link(place))
             case "older":
-                self.world.connect(self.link(place), CHAIN)
+                self.world.connect(self.link(place), FEATURES & ~CONTROLS)
             case "flip":
                 self.world.flip(self.link(place), up=up, place=place * 37)
             case "restart":
