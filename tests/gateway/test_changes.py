@@ -276,8 +276,11 @@ async def test_a_caller_that_goes_away_leaves_nothing_behind_that_a_port_refused
         async with on(adapter, tmp_path) as parts:
             async with trio.open_nursery() as caller:
                 caller.start_soon(lambda: set_to(parts, BaudRate="19200"))
+                # The store writes in a thread, which takes its time on a busy machine.
+                await parts.store.published.wait_for(
+                    lambda published: published.settings.serial.ports[0].baud_rate == 19200
+                )
                 await trio.testing.wait_all_tasks_blocked(0.02)
-                assert parts.store.published.value.settings.serial.ports[0].baud_rate == 19200
                 caller.cancel_scope.cancel()
             assert parts.store.published.value.settings.serial.ports[0].baud_rate == 9600
 
