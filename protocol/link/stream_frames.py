@@ -57,6 +57,10 @@ _CHANNELS: Final = tuple(Channel)
 """The channels by their numbers: to ask the class takes as long as to open a frame."""
 
 
+def _channel(number: int) -> Channel:
+    return _CHANNELS[number] if number < len(_CHANNELS) else Channel(number)  # which refuses it
+
+
 def _check_end(end: int) -> None:
     """Raise ValueError where a range that was decoded goes too far.
 
@@ -104,7 +108,7 @@ class UpData(_Message):
         if not 0 < len(parts.payload) - start <= MAX_MESSAGE:
             raise ValueError(f"a message has 1 to {MAX_MESSAGE} bytes, at most {MAX_MESSAGE}")
         turn = TurnParameters.decode(parts.payload[_UP.size : start]) if length else None
-        channel, more = _CHANNELS[parts.channel], bool(parts.flags)
+        channel, more = _channel(parts.channel), bool(parts.flags)
         frame = cls(channel, parts.offset, accepted, parts.payload[start:], turn, more)
         if parts.flags & ~_MORE or (turn is not None and turn.encode() != parts.payload[_UP.size : start]):
             raise ValueError(_OTHER_FORM)
@@ -200,10 +204,10 @@ class _Mark(NamedTuple):
 
     @classmethod
     def decode(cls, parts: Parts) -> Self:
-        """Read the frame back. Raises ValueError or IndexError."""
+        """Read the frame back. Raises ValueError."""
         if parts.payload or parts.flags:
             raise ValueError(_OTHER_FORM)
-        return cls(_CHANNELS[parts.channel], parts.offset)
+        return cls(_channel(parts.channel), parts.offset)
 
 
 @final
