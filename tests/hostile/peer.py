@@ -34,6 +34,8 @@ STOPPING, STALE, PROTOCOL, NOT_PROVED = 1, 6, 12, 15
 SURVEY, PICTURE = 80, 81
 CHAIN = 1
 """The feature of those who know both."""
+FEATURES = 0b0111
+"""Those of today: the chain, its keys, and controls of the line."""
 NO_SESSION = bytes(16)
 
 _HEADER = struct.Struct("!BBBBIQ")
@@ -139,7 +141,7 @@ def check_identity(payload: bytes, node: bytes, way: bytes, run: Run) -> None:
     assert hashlib.sha256(public).digest()[:16] == node
     signed = b"daisyport remote port node " + way + run.output
     Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)
-    assert payload[96:100] == struct.pack("!I", CHAIN)
+    assert payload[96:100] == struct.pack("!I", FEATURES)
     assert len(payload) == 101 + payload[100] <= 101 + 64
 
 

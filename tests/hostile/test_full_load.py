@@ -130,10 +130,11 @@ async def test_beside_a_client_at_full_speed_seven_others_a_link_and_the_front_d
                     async with trio.open_nursery() as talking:
                         for letter, client in zip("abcdefg", clients, strict=True):
                             talking.start_soon(talk, client, letter)
+                    while min(answers.values()) < 5:  # noqa: ASYNC110 -- they are counted elsewhere
+                        await trio.sleep(0.01)
                 beside.cancel_scope.cancel()
             print(longest, answers)
             assert all(longest[who] < patience for who, patience in PATIENCE.items()), longest
-            assert all(answers.values()), answers
 
 
 async def test_while_eight_clients_flood_the_watchdog_is_fed_and_sigterm_ends_it_in_time(short_path: Path) -> None:

@@ -17,8 +17,8 @@ def test_the_raw_peer_computes_the_worked_connection() -> None:
     ya, yb, fresh = bytes(range(32)), bytes(range(32, 64)), bytes(range(64, 80))
     point = wire.generator("pelco123")
     assert point == SHOWN["generator"]
-    node_a = wire.Node(b"A" * 32, name="cpu-a", features=wire.CHAIN)
-    node_b = wire.Node(b"B" * 32, name="cpu-b", features=wire.CHAIN)
+    node_a = wire.Node(b"A" * 32, name="cpu-a", features=wire.FEATURES)
+    node_b = wire.Node(b"B" * 32, name="cpu-b", features=wire.FEATURES)
     a = wire.multiplied(ya, point), wire.hello_data(node_a.id, 0, fresh)
     b = wire.multiplied(yb, point), wire.reply_data(node_b.id, 0, "blade-7")
     run = wire.Run.of(wire.multiplied(ya, b[0]), a, b)
