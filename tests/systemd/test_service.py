@@ -402,6 +402,7 @@ ELSEWHERE = {
     "daisyport user add": "named without its arguments",
     "daisyport user remove": "named without its argument",
     "daisyport user add NAME --role admin": "with a name",
+    "daisyport user add NAME --role operator": "the same",
     "daisyport rekey P0": "named without its pipe",
     "cat /root/new.key | daisyport rekey P0 --chain": "tests of that command, on a blade of three CPUs",
 }
