@@ -13,7 +13,7 @@ from gateway.state.users import Users
 from tests.hardware import image
 from tests.hardware.agent import USB_PORT
 from tests.hardware.guest import AMD64, Guest
-from tests.hardware.rig import HTTP, PASSWORD, TCP, USER, Rig
+from tests.hardware.rig import HTTP, PASSWORD, RFC2217, TCP, USER, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def guest(project: Path, one_at_a_time: int, tmp_path_factory: pytest.TempPathFa
     subprocess.run(["mke2fs", "-q", "-t", "ext4", str(disk), "64M"], check=True)
     fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
     try:
-        with Guest(AMD64, image.built(AMD64), project, (HTTP, USB_PORT, *TCP), disk) as running:
+        with Guest(AMD64, image.built(AMD64), project, (HTTP, RFC2217, USB_PORT, *TCP), disk) as running:
             yield running
     finally:
         fcntl.flock(one_at_a_time, fcntl.LOCK_UN)

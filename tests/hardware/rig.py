@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from tests.hardware.adapter import Chip
     from tests.hardware.guest import Guest
 
-__all__ = ["HTTP", "PASSWORD", "SETTLED", "STOPPED", "TCP", "USER", "Answer", "Client", "Rig"]
+__all__ = ["HTTP", "PASSWORD", "RFC2217", "SETTLED", "STOPPED", "TCP", "USER", "Answer", "Client", "Rig"]
 
 USER, PASSWORD = "admin", "correct horse"
 HTTP: Final = 8080
+RFC2217: Final = 2217
 TCP: Final = (3000, 3001, 3002)
 """The ports in the guest of the TCP servers of P0, P1 and P2."""
 SETTLED: Final = 2.2
