@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.cli.main import make_parser
 from gateway.host.reload import AT_ONCE
+from tests.systemd.test_service import ELSEWHERE, RUN
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs/operating"
@@ -30,6 +31,21 @@ def test_each_key_of_the_configuration_has_its_row_and_says_when_it_counts() -> 
     rows = dict(re.findall(r"(?m)^\| `([\w.]+)` \| (at once|at the next start) \|$", PAGE))
     assert rows.keys() == keys_of_the_example()
     assert {key for key, counts in rows.items() if counts == "at once"} == AT_ONCE
+
+
+def commands() -> set[str]:
+    """Every command of a block or in a sentence."""
+    fenced = r"(?ms)^```(\w*)\n(.*?)^```$"
+    blocks = [block for language, block in re.findall(fenced, PAGES) if not language]
+    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    sentences = re.sub(fenced, "", PAGES)
+    programs = "daisyport|systemctl|journalctl|kill|curl|apt|/opt/daisyport/bin/pip"
+    words = re.findall(rf"`((?:{programs}) [^`]*)`", sentences)
+    return {re.sub(r"\s+", " ", line.partition(" # ")[0]).strip() for line in [*lines, *words]}
+
+
+def test_each_command_is_run_on_a_real_systemd_or_has_its_reason() -> None:
+    assert commands() == RUN.keys() | ELSEWHERE.keys()
 
 
 def test_each_file_that_the_page_names_is_there() -> None:

@@ -343,8 +343,6 @@ def test_a_log_of_the_line_is_kept_within_the_sandbox(service: Machine) -> None:
 
 # The pages of docs/operating -----------------------------------------------------------------------------------
 
-PAGES = "\n".join(page.read_text() for page in sorted((ROOT / "docs/operating").glob("*.md")))
-
 RUN = {
     "systemctl status daisyport": "1 of 1 ports up",
     "daisyport status": "P0   up     /dev/ttyV0",
@@ -407,21 +405,6 @@ ELSEWHERE = {
     "cat /root/new.key | daisyport rekey P0 --chain": "tests of that command, on a blade of three CPUs",
 }
 """Those that are not, and why, or who runs them."""
-
-
-def commands_of_the_pages() -> set[str]:
-    """Every command of a block or in a sentence."""
-    fenced = r"(?ms)^```(\w*)\n(.*?)^```$"
-    blocks = [block for language, block in re.findall(fenced, PAGES) if not language]
-    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
-    sentences = re.sub(fenced, "", PAGES)
-    programs = "daisyport|systemctl|journalctl|kill|curl|apt|/opt/daisyport/bin/pip"
-    words = re.findall(rf"`((?:{programs}) [^`]*)`", sentences)
-    return {re.sub(r"\s+", " ", line.partition(" # ")[0]).strip() for line in [*lines, *words]}
-
-
-def test_each_command_of_the_operating_pages_is_run_or_has_its_reason() -> None:
-    assert commands_of_the_pages() == RUN.keys() | ELSEWHERE.keys()
 
 
 def test_the_commands_of_the_operating_pages_do_what_these_say(service: Machine) -> None:
