@@ -202,6 +202,7 @@ def _clients_of_links(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
             [_seconds(link["round_trip_ms"]) for _, link in ours],
         ),
         ("links_lost", "counter", "Connections to the server that ended.", [link["links_lost"] for _, link in ours]),
+        *_resumed([link for _, link in ours]),
     ):
         yield f"daisyport_remote_client_{name}", kind, told, list(zip(labels, values, strict=True))
     lost: Samples = [
@@ -245,8 +246,16 @@ def _servers_of_links(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
             "Bytes of the line that the client will never have.",
             [link["bytes_never_sent"] for _, link in links],
         ),
+        *_resumed([link for _, link in links]),
     ):
         yield f"daisyport_remote_server_{name}", kind, told, list(zip(labels, values, strict=True))
+
+
+def _resumed(links: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, list[float]]]:
+    """Tell how often sessions went on over a new connection, and what that cost; both ends of a link count it."""
+    yield "resumes", "counter", "Connections over which the session went on.", [link["resumes"] for link in links]
+    told = "Bytes that were sent once more over a new connection."
+    yield "resent_bytes", "counter", told, [link["bytes_resent"] for link in links]
 
 
 def _seconds(milliseconds: float | None) -> float | None:
