@@ -81,7 +81,8 @@ async def chain(
 ) -> AsyncIterator[tuple[list[Gateway], list[Cable]]]:
     """An owner and ``hops`` CPUs, each chained to the one before it by a cable.
 
-    Each has a tty for programs, which may set the line; ``owned`` is what the owner's host lets chained clients do.
+    They are called cpu1, which is the owner, cpu2 and so on. Each has a tty for programs, which may set the line;
+    ``owned`` is what the owner's host lets chained clients do.
     """
     async with AsyncExitStack() as stack:
         sharing = PortConfig(
@@ -95,7 +96,7 @@ async def chain(
             )
             more_of_it: dict[str, Any] = {
                 "managers": (ManagerHardware(remote_port=0),),
-                "node_name": f"cpu{hop}",
+                "node_name": f"cpu{hop + 2}",
                 "remote_port": remote_port or RemoteConfig(),
                 "sharing": (PortConfig(tty=TtyConfig((str(tty_of(directory, hop)),), configure=True)),),
             }

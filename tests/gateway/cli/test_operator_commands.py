@@ -85,7 +85,7 @@ async def test_a_kicked_client_is_gone_and_the_others_stay(short_path: Path) -> 
 async def test_a_kicked_link_comes_back_by_itself_with_another_session(short_path: Path) -> None:
     with trio.fail_after(30):
         async with chain(short_path) as ((owner, far), _):
-            done = await ran(owner, "kick", "cpu1")
+            done = await ran(owner, "kick", "cpu2")
             assert done.stdout.startswith(b"ended: 127.0.0.1:")
             await far.until(lambda status: status["state"] == "up" and status["gaps"] == 1)
             assert len((await owner.status())["remote_port_server"]["links"]) == 1

@@ -78,7 +78,7 @@ async def test_a_port_of_another_cpu_is_shown_with_its_links_and_who_may_be_dial
             cable.unplug()
             await far.until(lambda port: bool(port.get("remote_port_candidates", [{}])[0].get("last_answer")))
             cut = (await asked(far, "P0")).stdout.decode()
-    assert re.search(r"^link from cpu1 R0: up(, round trip \d+ ms)?$", near, re.MULTILINE)
+    assert re.search(r"^link from cpu2 R0: up(, round trip \d+ ms)?$", near, re.MULTILINE)
     assert re.search(r"^link to cpu1 P0: up(, round trip \d+ ms)?, 0 lost so far$", here, re.MULTILINE)
     assert "\nrequests  0 superseded, 0 bytes rubbish\n" in here
     assert "candidate" not in here
