@@ -63,10 +63,8 @@ class TurnParameters:
         return _LAYOUT.pack(self.length, self.time) + self.end
 
     @classmethod
-    def decode(cls, options: bytes) -> TurnParameters | None:
-        """Read the options of a DATA frame. Raises ValueError, or struct.error where they are too short."""
-        if not options:
-            return None
+    def decode(cls, options: bytes) -> TurnParameters:
+        """Read the options of a DATA frame that has some. Raises ValueError, or struct.error where they are short."""
         length, time = _LAYOUT.unpack_from(options)
         if time > MAX_TURN_TIME:
             raise ValueError(f"a turn of {time} ms: it may last {MAX_TURN_TIME} ms")
