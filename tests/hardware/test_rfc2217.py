@@ -15,7 +15,10 @@ from tests.hardware.test_settings import frame_of_16550a
 if TYPE_CHECKING:
     from tests.hardware.rig import Rig
 
-pytestmark = pytest.mark.hardware
+pytestmark = [
+    pytest.mark.hardware,
+    pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning"),  # of pyserial's own thread
+]
 
 SERVICE = f'[[port_manager]]\nserial = 1\n[port_manager.rfc2217]\nlisten = ["0.0.0.0:{RFC2217}"]\nconfigure = true\n'
 PATIENCE = 60
