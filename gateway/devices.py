@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gateway.port.device import PortDevice
     from gateway.port.plan import Device
     from gateway.remote_port.chain import Chain
-    from gateway.remote_port.client import TakeKey
+    from gateway.remote_port.told_keys import TakeKey
     from protocol.link.identity import NodeKey
     from protocol.parameters.settings import Settings
 

@@ -14,7 +14,7 @@ import math
 import os
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, final
+from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
 
@@ -25,6 +25,7 @@ from gateway.remote_port.candidates import NobodyError
 from gateway.remote_port.chain import ChainLink
 from gateway.remote_port.line import ENDINGS, RemoteLine
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
+from gateway.remote_port.told_keys import ToldKeys
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
 from protocol.errors import RemoteProtocolError
@@ -34,7 +35,7 @@ from protocol.link.connection import Connection
 from protocol.link.control_frames import LineReport
 from protocol.link.handshake import Initiator, OwnNodeError, Peer, WrongKeyError, key_point
 from protocol.link.header import CutError
-from protocol.link.key_frames import KEYS, MAX_CPUS, Rekey, Rekeyed, Told, ToldCpu
+from protocol.link.key_frames import KEYS, Rekey
 from protocol.link.port_state import MAX_PATH
 from protocol.link.reasons import CloseReason, Reason
 from protocol.link.session_frames import Close, Port
@@ -45,20 +46,22 @@ from protocol.session.send_stream import Settled
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping
 
     from gateway.port.bus import Bus
     from gateway.port.device import Refusal
     from gateway.remote_port.candidates import Candidates, Target
     from gateway.remote_port.chain import Chain
+    from gateway.remote_port.told_keys import TakeKey
     from gateway.tasks.reconcile import Unit
     from protocol.link.frames import Frame
     from protocol.link.identity import NodeKey
+    from protocol.link.key_frames import Rekeyed
     from protocol.link.port_state import PortState
     from protocol.parameters.settings import RemotePort, Settings
     from protocol.session.client import ClientEvent
 
-__all__ = ["RemotePortClient", "TakeKey"]
+__all__ = ["RemotePortClient"]
 
 RESUME_WINDOW: Final = 60.0
 """Seconds for which a session waits for its next connection."""
@@ -73,11 +76,6 @@ _SHORTEST_AGE: Final = 2.0
 """Seconds until the earliest moment at which something taken now may be too old."""
 _REKEY: Final = 24 * 3600.0
 """Seconds after which a connection is made anew, and with it its keys."""
-
-
-TakeKey: TypeAlias = "Callable[[Rekey], Awaitable[tuple[Told, Sequence[ToldCpu]]]]"
-"""Takes a key that the server told, and carries it further down: what became of it here, and at the CPUs below."""
-
 _FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
 """Expected ends of a connection, or of an attempt at one."""
 
@@ -122,14 +120,8 @@ class RemotePortClient:
         """The bus was told that a turn began, and not yet that it ended."""
         self.chain_link = ChainLink(self._known, chain, self._flush)
         """The link as the chain of CPUs sees it."""
-        self._take_key = take_key
-        self._taking: Rekey | None = None
-        """A key that the server told, and that is being taken ..."""
-        self._told_key: Rekey | None = None
-        """... and the last one that it told meanwhile."""
-        self._key_answer: Rekeyed | None = None
-        """What became of the last one that was taken, and until when the server waits for it."""
-        self._key_answer_due = -math.inf
+        self.told_keys = ToldKeys(node, take_key, self._say_key, self._logger)
+        """The keys that the server tells."""
         self._address = ""
         """Where a server was dialled last."""
         self._alarm: Alarm | None = None
@@ -406,7 +398,7 @@ class RemotePortClient:
             self._bus.beside(None, None)
         self._alarm = None
         self.chain_link.stands(self._session.inquiry, self.peer.features, self.peer.node)
-        self._answer_key()
+        self.told_keys.answer()
 
     def _detach(self, link: Link) -> None:
         """Note that the connection has gone; where nobody said CLOSE, its session may go on for a while."""
@@ -439,7 +431,7 @@ class RemotePortClient:
             case Survey() | Picture():
                 self.chain_link.heard(event, self._session.inquiry, self._tasks)
             case Rekey():
-                self._heard_key(event)
+                self.told_keys.heard(event, self._tasks)
             case LineReport():
                 self._follow_line(event)
             case Resumed() | Port():
@@ -447,38 +439,9 @@ class RemotePortClient:
             case Close():
                 self._closed(event.reason, opened)
 
-    def _heard_key(self, told: Rekey) -> None:
-        """Take a key that the server tells, unless it tells it once more, over another connection.
-
-        One is taken at a time; of those that come meanwhile, the last.
-        """
-        if self._key_answer is not None and told.number == self._key_answer.number:
-            self._answer_key()
-        elif self._taking is None:
-            self._taking = told
-            self._tasks.start_soon(self._take_told_keys)
-        elif told.number != self._taking.number:
-            self._told_key = told
-
-    async def _take_told_keys(self) -> None:
-        while (told := self._taking) is not None:
-            self._key_answer_due = trio.current_time() + told.patience / 1000
-            try:
-                outcome, below = await self._take_key(told)
-            except Exception:  # whatever it is, the link goes on, and the server hears of it
-                self._logger.exception("remote port: a bug: the key that the server told was not taken")
-                outcome, below = Told.FAILED, ()
-            own = ToldCpu(self._node.id, self._node.name, outcome)
-            self._key_answer = Rekeyed(told.number, (own, *below)[:MAX_CPUS])
-            self._answer_key()
-            self._taking, self._told_key = self._told_key, None
-
-    def _answer_key(self) -> None:
+    def _say_key(self, answer: Rekeyed) -> None:
         """Say what became of a key over the connection of the moment, where there is one that knows such answers."""
-        peer, answer = self.peer, self._key_answer
-        if answer is None or peer is None or not peer.features & KEYS or not self._session.resumed:
-            return
-        if trio.current_time() < self._key_answer_due:
+        if self.peer is not None and self.peer.features & KEYS and self._session.resumed:
             self._session.inquiry.tell(answer)
             self._flush()
 

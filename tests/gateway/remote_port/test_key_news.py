@@ -75,7 +75,7 @@ async def test_who_refuses_is_named_and_not_waited_for() -> None:
 async def test_a_bug_of_the_client_costs_it_the_key_and_not_the_link(caplog: pytest.LogCaptureFixture) -> None:
     with trio.fail_after(10):
         async with chained(1) as ((owner, leaf), _):
-            leaf.device._take_key = None  # type: ignore[assignment]
+            leaf.device.told_keys._take = None  # type: ignore[assignment]
             assert await carry(owner, change(owner, leaf)) == {"cpu1": Told.FAILED}
             assert leaf.device.linked
             assert "a bug: the key that the server told was not taken" in caplog.text
@@ -156,7 +156,7 @@ async def test_an_answer_in_another_name_or_to_another_key_is_passed_over() -> N
             async def ask() -> None:
                 assert await carry(owner, change(owner, leaf)) == {"cpu1": Told.REFUSED}
 
-            leaf.device._take_key = slow
+            leaf.device.told_keys._take = slow
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
                 await asked.wait()
@@ -180,15 +180,16 @@ async def test_of_keys_that_come_while_one_is_taken_the_last_is_taken_next() -> 
                 await go_on.wait()
                 return Told.SAME, ()
 
-            leaf.device._take_key = slow
+            keys, tasks = leaf.device.told_keys, leaf.device._tasks
+            keys._take = slow
             for number in (1, 1, 2, 3):
-                leaf.device._heard_key(Rekey(number, 1000, 1, (leaf.node,), NEW))
+                keys.heard(Rekey(number, 1000, 1, (leaf.node,), NEW), tasks)
                 await entered.wait()
             go_on.set()
-            await holds(lambda: leaf.device._taking is None)
+            await holds(lambda: keys.taking is None)
             assert [told.number for told in leaf.told] == [1, 3]
-            leaf.device._heard_key(Rekey(3, 1000, 1, (leaf.node,), NEW))
-            assert leaf.device._taking is None, "what was answered is not taken once more"
+            keys.heard(Rekey(3, 1000, 1, (leaf.node,), NEW), tasks)
+            assert keys.taking is None, "what was answered is not taken once more"
 
 
 async def test_a_server_of_another_key_names_its_clients_and_tells_them_nothing() -> None:
