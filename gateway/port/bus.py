@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import trio
 
-from gateway.port.line import PortDown
+from gateway.port.line import PortDown, settings_by_name
 from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.tasks.event_log import EventLog
@@ -50,7 +50,6 @@ EVERY_CLASS = 0b1110
 
 _WORDS: Final = re.compile(r"(\d+) ([5-8])([NOEMS])([12])(?: (.*))?$")
 """The settings in words, ``9600 8N1 RTS/CTS``: all that is known of another CPU's line."""
-_PARITIES: Final = {name[0]: name for name in ("None", "Odd", "Even", "Mark", "Space")}
 
 
 @final
@@ -109,14 +108,9 @@ class PortStatus:
         if (words := _WORDS.search(self.settings)) is None:
             return {}
         rate, data_bits, parity, stop_bits, flow = words.groups("")
-        return {
-            "BaudRate": int(rate),
-            "DataBits": int(data_bits),
-            "Parity": _PARITIES[parity],
-            "StopBits": int(stop_bits),
-            "FlowControlXONXOFF": "XON/XOFF" in flow,
-            "FlowControlRTSCTS": "RTS/CTS" in flow,
-        }
+        return settings_by_name(
+            int(rate), int(data_bits), parity, int(stop_bits), "XON/XOFF" in flow, "RTS/CTS" in flow
+        )
 
 
 @final

@@ -7,7 +7,7 @@ of another. A writer cannot tell which it has, but for what only a tty can do: m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
 from protocol.link.reasons import Reason
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.port.receive_buffer import ReceiveBuffer
     from gateway.port.rights import Right
 
-__all__ = ["Claim", "Hold", "Line", "LineError", "ModemLines", "PortDown", "Reply"]
+__all__ = ["Claim", "Hold", "Line", "LineError", "ModemLines", "PortDown", "Reply", "settings_by_name"]
 
 
 class LineError(Exception):
@@ -36,6 +36,23 @@ class ModemLines:
     dsr: bool
     ri: bool
     dcd: bool
+
+
+_PARITIES: Final = {name[0]: name for name in ("None", "Odd", "Even", "Mark", "Space")}
+
+
+def settings_by_name(
+    rate: int, data_bits: int, parity: str, stop_bits: int, xon_xoff: bool, rts_cts: bool
+) -> dict[str, object]:
+    """Return settings of a line by the contract's names; ``parity`` is the first letter of its name there."""
+    return {
+        "BaudRate": rate,
+        "DataBits": data_bits,
+        "Parity": _PARITIES[parity],
+        "StopBits": stop_bits,
+        "FlowControlXONXOFF": xon_xoff,
+        "FlowControlRTSCTS": rts_cts,
+    }
 
 
 @final

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from gateway.port.control import rights
-from gateway.port.line import LineError, ModemLines, PortDown
+from gateway.port.line import LineError, ModemLines, PortDown, settings_by_name
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden
 from protocol.link.control_frames import CONFIGURE, LINES, LineFormat, LineReport
@@ -37,7 +37,6 @@ _BURST: Final = 64
 _PAUSE: Final = 0.02
 """Seconds in which a link may ask once more, when it has asked that often at once."""
 
-_PARITIES: Final = {name[0]: name for name in ("None", "Odd", "Even", "Mark", "Space")}
 _MODEM: Final = ("dtr", "rts", "cts", "dsr", "ri", "dcd")
 """The lines in the order of their bits."""
 
@@ -133,16 +132,7 @@ def modem_lines(report: LineReport) -> ModemLines | None:
 
 def in_force(report: LineReport) -> dict[str, object] | None:
     """Return the settings as a report tells them, by the contract's names."""
-    if (line := report.format) is None:
-        return None
-    return {
-        "BaudRate": line.rate,
-        "DataBits": line.data_bits,
-        "Parity": _PARITIES[line.parity],
-        "StopBits": line.stop_bits,
-        "FlowControlXONXOFF": line.xon_xoff,
-        "FlowControlRTSCTS": line.rts_cts,
-    }
+    return None if report.format is None else settings_by_name(*report.format)
 
 
 def _format(known: Mapping[str, object]) -> LineFormat:
