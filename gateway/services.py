@@ -16,7 +16,6 @@ from gateway.clients.relay import Manner
 from gateway.clients.roster import Roster
 from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
-from gateway.host.config import ChainedConfig
 from gateway.port.plan import ServiceKind
 from gateway.port.rights import Right
 from protocol.parameters.hardware import PortType
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.clients.connections import Connections
     from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
-    from gateway.host.config import Config
+    from gateway.host.config import ChainedConfig, Config, Rfc2217Config
     from gateway.host.descriptor_store import DescriptorStore
     from gateway.port.history import History
     from gateway.port.router import Handle, Session
@@ -58,6 +57,8 @@ _RIGHTS: Final = {
     ServiceKind.REMOTE_PORT: Right.READ | Right.PTZ | Right.TCP | Right.CGI | Right.LINES | Right.CONFIGURE,
 }
 """The rights of each kind of service; its clients get no more."""
+_BESIDE: Final = Right.LINES | Right.CONFIGURE
+"""The rights beside those to read and write."""
 
 _TTY_LIMIT: Final = 65_536
 """Bytes of the line that are kept for a program that has a tty open and does not read."""
@@ -92,6 +93,11 @@ class _PortService(Protocol):
 
     def revoke(self, why: str) -> None:
         """End all that its clients do."""
+
+
+def _beside(may: Rfc2217Config | ChainedConfig) -> Right:
+    """Return the rights beside those to read and write, as the host's configuration gives them."""
+    return (Right.LINES if may.lines else Right(0)) | (Right.CONFIGURE if may.configure else Right(0))
 
 
 def _names(holder: str) -> tuple[str, ...]:
@@ -260,8 +266,7 @@ class Services:
         """Return the rights of a kind of service at this port."""
         rights, port = _RIGHTS[kind], self._host.config.port(self._index)
         if kind is ServiceKind.RFC2217:
-            may = port.rfc2217
-            rights &= ~((Right(0) if may.lines else Right.LINES) | (Right(0) if may.configure else Right.CONFIGURE))
+            rights = rights & ~_BESIDE | _beside(port.rfc2217)
         elif kind is ServiceKind.TTY and not port.tty.configure:
             rights &= ~Right.CONFIGURE  # LINES stays, for a flush is a purge: a pty reaches nothing else of it
         return rights
@@ -342,12 +347,11 @@ class Services:
                 service.update_policy(tcp.allowed_ip_addresses, tcp.timeout)
         if self.remote_port is not None:
             server = manager.remote_port_server
-            # Of a line that another CPU owns, that one says whether PTZ commands may be written.
-            ptz = manager.ptz_server.enabled or manager.port_type is PortType.REMOTE
             remote = manager.port_type is PortType.REMOTE
+            # Of a line that another CPU owns, that one says whether PTZ commands may be written.
+            ptz = manager.ptz_server.enabled or remote
             # Of such a line that one also says what chained clients may do beside writing.
-            may = ChainedConfig(lines=True, configure=True) if remote else self._host.config.port(self._index).remote
-            controls = (Right.LINES if may.lines else Right(0)) | (Right.CONFIGURE if may.configure else Right(0))
+            controls = _BESIDE if remote else _beside(self._host.config.port(self._index).remote)
             self.remote_port.update_policy(server.allowed_ip_addresses, server.authentication_key, ptz, controls)
 
     def kick(self, who: str, why: str) -> list[str]:
