@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from gateway.remote_port.chain import Chain
     from gateway.services import Host
     from gateway.state.store import Published
-    from protocol.link.key_frames import Rekey, Told, ToldCpu
     from protocol.parameters.settings import PortManager, Settings
 
 __all__ = ["Manager", "NoAnswer"]
@@ -345,10 +344,7 @@ class Manager:
     def _make_device(self, spec: Device) -> PortDevice:
         host = self._host
         settings = self._published.value.settings
-
-        async def take_key(told: Rekey) -> tuple[Told, Sequence[ToldCpu]]:
-            return await host.take_key(self.index, spec.number, told)
-
+        take_key = functools.partial(host.take_key, self.index, spec.number)
         return make_device(
             spec, self.bus, settings, host.config, host.node, host.bonjour, self._port, lambda: self.chain, take_key
         )
