@@ -205,7 +205,7 @@ class Session:
         self.party: object = self
         """Those who hear a reply to the holder; serial.cgi's requests and its receive buffer are one."""
         self.kin: object = self if kin is None else kin
-        """Whose the session is: a client's, or those of a link are all its own."""
+        """The owner of the session: a client has one, and a link, as one owner, those of all its classes."""
         self.is_mixed = False
         """Whether the holder is a link, which writes the messages of several clients."""
         self.is_monitor = not write
@@ -246,7 +246,7 @@ class Session:
 
     @property
     def watches(self) -> bool:
-        """Whether the holder may hear what others write, and their names."""
+        """Return whether the holder may hear what others write, and their names."""
         return Right.WATCH in self._handle.rights
 
     @property

@@ -40,7 +40,7 @@ class Transfers:
 
     @property
     def is_known(self) -> bool:
-        """Whether the block is known; otherwise the driver is to be asked after a write to an empty queue."""
+        """Return whether the block is known; otherwise the driver is to be asked after a write to an empty queue."""
         return self._block > 0
 
     def wrote(self, count: int) -> None:

@@ -207,7 +207,7 @@ def test_a_step_that_revokes_another_client_keeps_its_bytes_out_of_the_same_roun
                             client.handle.revoke("gone")
                     return len(data)
 
-                tty.send_nowait = revoke_the_others  # type: ignore[method-assign]
+                tty.send_nowait = revoke_the_others  # type: ignore[method-assign]  # it does more within the step
                 for index, client in enumerate(clients):
                     client.say(b"%d" % index)
                 await served()
@@ -234,7 +234,7 @@ def test_a_message_taken_in_part_is_whole_though_its_client_is_revoked_in_that_s
                     client.handle.revoke("gone")
                     return took
 
-                tty.send_nowait = send_and_revoke  # type: ignore[method-assign]
+                tty.send_nowait = send_and_revoke  # type: ignore[method-assign]  # it does more within the step
                 client.say(b"pan left")
                 await served()
                 assert tty.taken == b"pan"
@@ -317,7 +317,7 @@ def test_a_rule_that_comes_between_the_step_and_its_task_cuts_no_message_that_ha
                     bus.share(None, MessageRule(end=b"\r"))
                     return sent(data)
 
-                tty.send_nowait = send  # type: ignore[method-assign]
+                tty.send_nowait = send  # type: ignore[method-assign]  # it does more within the step
                 client.say(b"pan left")
                 await served()
                 tty.make_room(100)
@@ -423,7 +423,7 @@ def test_a_step_with_a_bug_ends_its_own_client_and_no_other(drive: Drive, caplog
             def fail(*_: object, **__: object) -> int:
                 raise RuntimeError("a bug in one step")
 
-            one.session.write_nowait = fail  # type: ignore[method-assign]
+            one.session.write_nowait = fail  # type: ignore[method-assign]  # a bug that only one client meets
             pairs[0][1].send(b"lost")
             pairs[1][1].send(b"kept")
             assert await line.hear(4) == b"kept"
