@@ -68,6 +68,17 @@ async def connected(bus: Bus, *, packets: bool = False) -> AsyncIterator[Connect
             nursery.cancel_scope.cancel()
 
 
+@contextlib.asynccontextmanager
+async def narrow_line(room: int) -> AsyncIterator[tuple[NarrowTty, Bus]]:
+    """A line whose tty has so much room, and the bus of its port."""
+    tty = NarrowTty(room)
+    bus, turns = narrow_port(tty)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.run)
+        yield tty, bus
+        nursery.cancel_scope.cancel()
+
+
 async def served(seconds: float = 0.02) -> None:
     """Let the steps and the tasks that are due run."""
     await trio.sleep(seconds)
@@ -107,28 +118,27 @@ def test_a_message_wakes_no_task_on_its_way_to_the_tty(packets: bool) -> None:
 def test_a_message_is_whole_however_little_the_tty_takes_at_once(drive: Drive, packets: bool) -> None:
     async def main() -> None:
         for room in range(1, 10):
-            tty = NarrowTty(2 if not packets else 0)
-            bus, turns = narrow_port(tty)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(turns.run)
-                async with connected(bus, packets=packets) as one, connected(bus, packets=packets) as other:
-                    tty.taken = b""
-                    for _ in range(3):
-                        one.say(b"pan left")
-                        other.say(b"TILT UP!")
-                        await served(0.005)
-                    with trio.fail_after(5):
-                        while len(tty.taken) < 48:
-                            if not tty.room:
-                                tty.make_room(room)
-                            await served(0.001)
-                    messages = {tty.taken[start : start + 8] for start in range(0, 48, 8)}
-                    joined = tty.taken.replace(b"pan left", b"").replace(b"TILT UP!", b"")
-                    assert messages <= {b"pan left", b"TILT UP!"}
-                    assert joined == b""
-                    for client in (one, other):
-                        assert client.session.counters.pending == client.session.counters.dropped == 0
-                nursery.cancel_scope.cancel()
+            async with (
+                narrow_line(2 if not packets else 0) as (tty, bus),
+                connected(bus, packets=packets) as one,
+                connected(bus, packets=packets) as other,
+            ):
+                tty.taken = b""
+                for _ in range(3):
+                    one.say(b"pan left")
+                    other.say(b"TILT UP!")
+                    await served(0.005)
+                with trio.fail_after(5):
+                    while len(tty.taken) < 48:
+                        if not tty.room:
+                            tty.make_room(room)
+                        await served(0.001)
+                messages = {tty.taken[start : start + 8] for start in range(0, 48, 8)}
+                joined = tty.taken.replace(b"pan left", b"").replace(b"TILT UP!", b"")
+                assert messages <= {b"pan left", b"TILT UP!"}
+                assert joined == b""
+                for client in (one, other):
+                    assert client.session.counters.pending == client.session.counters.dropped == 0
 
     drive(main)
 
@@ -136,10 +146,7 @@ def test_a_message_is_whole_however_little_the_tty_takes_at_once(drive: Drive, p
 @DRIVERS
 def test_what_the_tty_took_in_part_keeps_the_line_until_its_task_runs(drive: Drive) -> None:
     async def main() -> None:
-        tty = NarrowTty(2)
-        bus, turns = narrow_port(tty)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(turns.run)
+        async with narrow_line(2) as (tty, bus):
             async with connected(bus) as one, connected(bus) as other:
                 tty.taken, tty.room = b"", 3
                 assert one.session.write_nowait(b"pan left", whole=True) == 3
@@ -152,7 +159,6 @@ def test_what_the_tty_took_in_part_keeps_the_line_until_its_task_runs(drive: Dri
                 await one.session.write(b"pan left", done=3)
                 assert other.session.write_nowait(b"next", whole=True) == 4
             assert tty.taken == b"pan leftnext"
-            nursery.cancel_scope.cancel()
 
     drive(main)
 
@@ -164,27 +170,22 @@ def test_no_byte_passes_once_a_client_is_revoked(drive: Drive) -> None:
     async def main() -> None:
         for passes in range(8):
             for room in (0, 3, 100):
-                tty = NarrowTty(100)
-                bus, turns = narrow_port(tty)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(turns.run)
-                    async with connected(bus) as client:
-                        tty.taken, tty.room = b"", room
-                        client.say(b"evil")
-                        for _ in range(passes):
-                            await trio.lowlevel.checkpoint()
-                        client.handle.revoke("gone")
-                        before = tty.taken
-                        tty.make_room(100)
-                        with trio.fail_after(5):
-                            while client.session.counters.pending:
-                                await served(0.001)
-                        await served(0.005)
-                        # A message that had begun is finished, for a part of it would be another message.
-                        assert tty.taken in ((b"", b"evil") if not before else (b"evil",))
-                        assert before or not tty.taken
-                        assert client.session.counters.pending == 0
-                    nursery.cancel_scope.cancel()
+                async with narrow_line(100) as (tty, bus), connected(bus) as client:
+                    tty.taken, tty.room = b"", room
+                    client.say(b"evil")
+                    for _ in range(passes):
+                        await trio.lowlevel.checkpoint()
+                    client.handle.revoke("gone")
+                    before = tty.taken
+                    tty.make_room(100)
+                    with trio.fail_after(5):
+                        while client.session.counters.pending:
+                            await served(0.001)
+                    await served(0.005)
+                    # A message that had begun is finished, for a part of it would be another message.
+                    assert tty.taken in ((b"", b"evil") if not before else (b"evil",))
+                    assert before or not tty.taken
+                    assert client.session.counters.pending == 0
 
     drive(main)
 
@@ -219,33 +220,28 @@ def test_a_step_that_revokes_another_client_keeps_its_bytes_out_of_the_same_roun
 @DRIVERS
 def test_a_message_taken_in_part_is_whole_though_its_client_is_revoked_in_that_step(drive: Drive) -> None:
     async def main() -> None:
-        tty = NarrowTty(1)
-        bus, turns = narrow_port(tty)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(turns.run)
-            async with connected(bus) as client, connected(bus) as other:
-                tty.make_room(1)
-                await served()
-                tty.taken, tty.room = b"", 3
-                sent = tty.send_nowait
+        async with narrow_line(1) as (tty, bus), connected(bus) as client, connected(bus) as other:
+            tty.make_room(1)
+            await served()
+            tty.taken, tty.room = b"", 3
+            sent = tty.send_nowait
 
-                def send_and_revoke(data: memoryview) -> int:
-                    took = sent(data)
-                    client.handle.revoke("gone")
-                    return took
+            def send_and_revoke(data: memoryview) -> int:
+                took = sent(data)
+                client.handle.revoke("gone")
+                return took
 
-                tty.send_nowait = send_and_revoke  # type: ignore[method-assign]  # it does more within the step
-                client.say(b"pan left")
-                await served()
-                assert tty.taken == b"pan"
-                tty.make_room(5)
-                await served()
-                assert (tty.taken, client.session.counters.pending) == (b"pan left", 0)
-                tty.make_room(100)
-                other.say(b"|next")
-                await served()
-                assert tty.taken == b"pan left|next"
-            nursery.cancel_scope.cancel()
+            tty.send_nowait = send_and_revoke  # type: ignore[method-assign]  # it does more within the step
+            client.say(b"pan left")
+            await served()
+            assert tty.taken == b"pan"
+            tty.make_room(5)
+            await served()
+            assert (tty.taken, client.session.counters.pending) == (b"pan left", 0)
+            tty.make_room(100)
+            other.say(b"|next")
+            await served()
+            assert tty.taken == b"pan left|next"
 
     drive(main)
 
@@ -305,28 +301,23 @@ def test_cancelled_at_any_step_a_clients_message_is_whole_or_absent_and_the_line
 @DRIVERS
 def test_a_rule_that_comes_between_the_step_and_its_task_cuts_no_message_that_has_begun(drive: Drive) -> None:
     async def main() -> None:
-        tty = NarrowTty(1)
-        bus, turns = narrow_port(tty)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(turns.run)
-            async with connected(bus) as client:
-                tty.taken, tty.room = b"", 3
-                sent = tty.send_nowait
+        async with narrow_line(1) as (tty, bus), connected(bus) as client:
+            tty.taken, tty.room = b"", 3
+            sent = tty.send_nowait
 
-                def send(data: memoryview) -> int:
-                    bus.share(None, MessageRule(end=b"\r"))
-                    return sent(data)
+            def send(data: memoryview) -> int:
+                bus.share(None, MessageRule(end=b"\r"))
+                return sent(data)
 
-                tty.send_nowait = send  # type: ignore[method-assign]  # it does more within the step
-                client.say(b"pan left")
-                await served()
-                tty.make_room(100)
-                await served()
-                assert tty.taken == b"pan left"
-                client.say(b"one\rtwo\r")
-                await served()
-                assert tty.taken == b"pan leftone\rtwo\r"
-            nursery.cancel_scope.cancel()
+            tty.send_nowait = send  # type: ignore[method-assign]  # it does more within the step
+            client.say(b"pan left")
+            await served()
+            tty.make_room(100)
+            await served()
+            assert tty.taken == b"pan left"
+            client.say(b"one\rtwo\r")
+            await served()
+            assert tty.taken == b"pan leftone\rtwo\r"
 
     drive(main)
 
@@ -386,19 +377,14 @@ def test_a_client_at_full_speed_starves_neither_other_clients_nor_other_tasks(dr
 @DRIVERS
 def test_a_client_that_hangs_up_while_the_line_is_stuck_costs_no_processor_time(drive: Drive) -> None:
     async def main() -> None:
-        tty = NarrowTty(1)
-        bus, turns = narrow_port(tty)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(turns.run)
-            async with connected(bus) as client:
-                client.say(b"stuck")
-                await served()
-                client.say(b"behind")
-                client.far.shutdown(socket.SHUT_RDWR)
-                used = time.process_time()
-                await trio.sleep(0.3)
-                assert time.process_time() - used < 0.1
-            nursery.cancel_scope.cancel()
+        async with narrow_line(1) as (_, bus), connected(bus) as client:
+            client.say(b"stuck")
+            await served()
+            client.say(b"behind")
+            client.far.shutdown(socket.SHUT_RDWR)
+            used = time.process_time()
+            await trio.sleep(0.3)
+            assert time.process_time() - used < 0.1
 
     drive(main)
 
