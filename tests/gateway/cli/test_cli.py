@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import pty
+import re
 import signal
 import stat
 import subprocess
@@ -288,6 +289,27 @@ async def test_it_runs_until_sigterm_and_a_hang_up_does_not_end_it(config: Path)
             await started(process, b"SHA-256 fingerprint")  # read again
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
+
+
+async def test_what_the_start_has_made_is_left_out_of_garbage_collections(config: Path, tmp_path: Path) -> None:
+    watched = tmp_path / "watched.py"
+    watched.write_text(
+        "import atexit, gc, sys\n"
+        "from gateway.cli.main import main\n"
+        "def count():\n"
+        "    print('frozen', gc.get_freeze_count(), 'left', len(gc.get_objects()), file=sys.stderr)\n"
+        "atexit.register(count)\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    run = functools.partial(trio.run_process, stderr=subprocess.PIPE, check=False)
+    with lines(config.parent, 1), trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            process = await nursery.start(run, [sys.executable, str(watched), "run", "--config", str(config)])
+            await started(process, b"P0 Ser1: up")
+            process.send_signal(signal.SIGTERM)
+            said = b"".join([piece async for piece in process.stderr])
+    frozen, left = (int(number) for number in re.findall(rb"frozen (\d+) left (\d+)", said)[0])
+    assert left < 3000 < frozen
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
