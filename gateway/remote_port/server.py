@@ -23,11 +23,12 @@ from gateway.clients.connections import Connections
 from gateway.discovery.interfaces import on_own_link
 from gateway.port.log import PortLogger
 from gateway.port.rights import Right
+from gateway.remote_port.class_writer import Pace
 from gateway.remote_port.key_news import KeyLink, KeyNews
 from gateway.remote_port.keys import ServerKeys
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
-from gateway.remote_port.session import Pace, RemoteSession
+from gateway.remote_port.session import RemoteSession
 from gateway.tasks.root_cause import root_cause
 from protocol.endpoint import Endpoint
 from protocol.errors import RemoteProtocolError

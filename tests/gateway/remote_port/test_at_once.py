@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from gateway.port.rights import Right
-from gateway.remote_port import session as sessions
+from gateway.remote_port.class_writer import ClassWriter
 from protocol.link.reasons import Reason
 from protocol.link.stream_frames import Channel
 from tests.gateway.remote_port.linked import Ear, chained, holds
@@ -34,7 +34,7 @@ async def test_a_message_that_waits_for_nobody_wakes_no_writer_at_any_hop(
     with trio.fail_after(5):
         async with chained(hops) as ((owner, *_, far), _):
             client = far.connect(Right.TCP)
-            monkeypatch.setattr(sessions._Writer, "_write", fail)
+            monkeypatch.setattr(ClassWriter, "_write", fail)
             for number in range(20):
                 assert client.write_nowait(b"%03d " % number, whole=True) == 4
                 await holds(lambda: client.counters.written == client.counters.received)

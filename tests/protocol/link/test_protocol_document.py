@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from gateway.discovery.mdns import SERVICE
-from gateway.remote_port import candidates, chain, controls, link
+from gateway.remote_port import candidates, chain, class_writer, controls, link
 from gateway.remote_port import client as remote_device
 from gateway.remote_port import server as remote_service
-from gateway.remote_port import session as remote_session
 from gateway.serial_line import beside
 from protocol.errors import RemoteProtocolError
 from protocol.link import cpace, guesses, pairing
@@ -86,8 +85,8 @@ VALUES = {
     "guesses at once, an IPv6 /48": f"{guesses._WIDER[48]:g}",
     "guesses at once, all strangers together": f"{guesses._WORLD_BURST:g}",
     "their regain of a guess": f"{guesses._WORLD_PAUSE:g} s",
-    "least window up": str(remote_session._LEAST_WINDOW),
-    "largest window up": str(remote_session._MOST_WINDOW),
+    "least window up": str(class_writer._LEAST_WINDOW),
+    "largest window up": str(class_writer._MOST_WINDOW),
     "window down": str(remote_device._WINDOW),
     "ring down": str(remote_service._RING),
     "ring up, a class": str(SessionLimits().ring_bytes),
