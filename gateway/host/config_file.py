@@ -45,11 +45,13 @@ from protocol.parameters.hardware import PortMode, SerialHardware
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ConfigError", "load", "parse"]
+__all__ = ["RATES", "ConfigError", "load", "parse"]
 
 LARGEST_FILE = 1 << 20
 LONGEST_RUNTIME_DIR = 90  # a Unix socket's address holds 107 bytes, and ours end in /ptz-P000.sock
 MOST_CLOSE_AFTER = 3_600_000
+RATES = (50, 20_000_000)
+"""The lowest and the highest rate that a line may have."""
 RS485_MODES = frozenset({PortMode.RS485, PortMode.RS485_4, PortMode.RS422})
 
 
@@ -236,7 +238,7 @@ def _serial(table: Table) -> SerialConfig:
         rts_cts=table.take("rts_cts", truth, default=True),
         termination=table.take("termination", truth, default=False),
         bias=bool(bias),
-        rates=table.take("rates", listed(whole(50, 20_000_000)), ()),
+        rates=table.take("rates", listed(whole(*RATES)), ()),
         data_bits=table.take("data_bits", listed(whole(5, 8)), ()),
     )
     automatic = table.take("rs485", one_of("driver", "automatic"), "driver") == "automatic"

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
+from gateway.host.config_file import RATES
 from protocol.endpoint import Endpoint
-from protocol.parameters.settings import DATA_BITS, FAST_RATES, SLOW_RATES
+from protocol.parameters.settings import DATA_BITS, FAST_RATES, SECONDS, SLOW_RATES, TCP_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Carried", "Ser2netError", "carried"]
 
 _LARGEST: Final = 1 << 20
+_LONGEST: Final = 4096
+"""Characters of one text with what is defined put in: a few definitions, each of the one before, come to any number."""
 _DEEPEST: Final = 20
-_SPEED: Final = re.compile(r"([0-9]+)(?:([NEOMSneoms])([5-8])?([12])?)?")
+_SPEED: Final = re.compile(r"([0-9]{1,9})(?:([NEOMSneoms])([5-8])?([12])?)?")
+_PORT: Final = re.compile("0*([0-9]{1,5})")
 _PARITIES: Final = {"n": "None", "e": "Even", "o": "Odd"}
 _ABOUT_BYTES: Final = ("ssl", "certauth", "mux", "conacc", "kiss", "msgdelim", "relpkt", "perf", "trace")
 """The protocols that a ser2net stacks on a connection, of which none is spoken here."""
@@ -79,6 +84,10 @@ class Carried:
     certificate: tuple[str, str] | None = None
     """The files of the certificate by which TLS was spoken, and of its key; the first, where there are several."""
 
+    def leave(self, what: str) -> None:
+        """Name what is not carried over: one line, for it stands as a comment in the file that is made of this."""
+        self.left.append("".join(character if character.isprintable() else "?" for character in what))
+
     @property
     def configuration(self) -> Iterator[str]:
         """The lines of daisyport.toml."""
@@ -131,7 +140,7 @@ def carried(text: str) -> Carried:
             case "connection":
                 _take_connection(value, words, defaults, known, result)
             case _:
-                result.left.append(f"{key} {value.anchor or value.text}".strip() + ": there is nothing like it here")
+                result.leave(f"{key} {value.anchor or value.text}".strip() + ": there is nothing like it here")
     return result
 
 
@@ -140,7 +149,7 @@ def _take_default(value: Value, defaults: dict[str, str], result: Carried) -> No
     if said.get("name") in defaults and said.get("class", "serialdev") == "serialdev":
         defaults[said["name"]] = said.get("value", "")
     else:
-        result.left.append(f"default {said.get('name', '')}: there is nothing like it here")
+        result.leave(f"default {said.get('name', '')}: there is nothing like it here")
 
 
 def _take_connection(
@@ -152,15 +161,15 @@ def _take_connection(
     accepter = _expanded(_text(said, "accepter"), words)
     kind, _, rest = _expanded(_text(said, "connector"), words).partition(",")
     if kind.strip() not in ("serialdev", "sdev"):
-        result.left.append(f"{who}: the connector {kind.strip()} is no serial device")
+        result.leave(f"{who}: the connector {kind.strip()} is no serial device")
         return
     device, *options = [word for word in re.split(r"[,\s]+", rest) if word] or [""]
-    if not (device.startswith("/") and device.isprintable()):
-        result.left.append(f"{who}: {device!a:.60} is no device")
+    if not _is_path(device):
+        result.leave(f"{who}: {device!a:.60} is no device")
         return
     if (first := known.get(device)) is not None:
         port = dict(first.parameters).get("GenericTCPServer.Listener.Port", "none")
-        result.left.append(f"{who}: {device} has a listener already ({port}); a port has one, at one rate")
+        result.leave(f"{who}: {device} has a listener already ({port}); a port has one, at one rate")
         return
     line = known[device] = _Line(device, {}, [])
     result.lines.append(line)
@@ -171,13 +180,17 @@ def _take_connection(
     line.parameters += [(f"{server}.Enabled", "yes"), (f"{server}.Listener.Enabled", "yes" if enabled else "no")]
     for key, each in value.pairs:
         if key == "timeout":
-            line.parameters.append((f"{server}.Timeout", each.text if re.fullmatch("[0-9]{1,5}", each.text) else "0"))
+            seconds = int(each.text) if re.fullmatch("[0-9]{1,9}", each.text) else SECONDS.maximum + 1
+            if seconds > SECONDS.maximum:
+                result.leave(f"{who}: the timeout {each.text}: 0 to {SECONDS.maximum} seconds are one")
+                seconds = 0
+            line.parameters.append((f"{server}.Timeout", str(seconds)))
         elif key == "options":
             for option, given in each.pairs:
                 if given.text.lower() not in ("", "false"):
-                    result.left.append(f"{who}: the option {option}")
+                    result.leave(f"{who}: the option {option}")
         elif key not in ("accepter", "connector", "enable"):
-            result.left.append(f"{who}: {key}")
+            result.leave(f"{who}: {key}")
 
 
 def _set_line(who: str, line: _Line, options: list[str], defaults: dict[str, str], result: Carried) -> None:
@@ -193,16 +206,16 @@ def _set_line(who: str, line: _Line, options: list[str], defaults: dict[str, str
         elif name.startswith("-") and name[1:] in switches:
             switches[name[1:]] = False
         else:
-            result.left.append(f"{who}: the line's option {option}")
+            result.leave(f"{who}: the line's option {option}")
     if not switches["local"]:
-        result.left.append(f"{who}: modem control (no `local`): the line is used whatever DCD says")
+        result.leave(f"{who}: modem control (no `local`): the line is used whatever DCD says")
     found = _SPEED.fullmatch(speed)
-    if found is None:
-        result.left.append(f"{who}: the speed {speed}")
+    if found is None or not RATES[0] <= int(found[1]) <= RATES[1]:
+        result.leave(f"{who}: the speed {speed}")
         return
     rate, parity, bits, stop = int(found[1]), (found[2] or "n").lower(), int(found[3] or 8), found[4] or "1"
     if parity not in _PARITIES:
-        result.left.append(f"{who}: the parity {'mark' if parity == 'm' else 'space'}")
+        result.leave(f"{who}: the parity {'mark' if parity == 'm' else 'space'}")
         parity = "n"
     if rate not in SLOW_RATES + FAST_RATES:
         line.rates.append(rate)
@@ -224,30 +237,37 @@ def _set_listener(who: str, line: _Line, accepter: str, result: Carried, *, want
     if tls is not None:
         parts.pop(0)
     while parts and parts[0].partition("(")[0] in _ABOUT_BYTES:
-        result.left.append(f"{who}: {parts[0]}: clients of this port find raw bytes over TCP")
+        result.leave(f"{who}: {parts[0]}: clients of this port find raw bytes over TCP")
         parts.pop(0)
-    if not parts or parts[0].partition("(")[0] != "tcp" or not parts[-1].isdecimal():
-        result.left.append(f"{who}: the accepter {accepter}: only TCP can be listened on")
+    number = _PORT.fullmatch(parts[-1]) if parts and parts[0].partition("(")[0] == "tcp" else None
+    if number is None or not 1 <= int(number[1]) <= TCP_PORT.maximum:
+        result.leave(f"{who}: the accepter {accepter}: only TCP can be listened on")
         return False
+    port = int(number[1])
     host = parts[1] if len(parts) == 3 else ""
     host = "127.0.0.1" if host == "localhost" else host
     if telnet or tls is not None:
         hosts = [host] if host not in ("", "::") else ["0.0.0.0", "::"]
-        listen = tuple(str(Endpoint(each, int(parts[-1]))) for each in hosts)
-        if not wanted:
+        listen = tuple(str(Endpoint(each, port)) for each in hosts)
+        if not all(_is_address(each) for each in hosts):
+            result.leave(f"{who}: the address {host}: only an IP address can be listened on; nothing is opened")
+        elif not wanted:
             what = f"{telnet}: it is disabled, so nothing is listened on by telnet" if telnet else "ssl: it is disabled"
-            result.left.append(f"{who}: {what}")
+            result.leave(f"{who}: {what}")
         elif tls is not None:
             _set_tls(who, line, listen, tls, result)
         else:
             line.rfc2217, line.telnet = "rfc2217" in telnet, listen
         return False
+    if port < TCP_PORT.minimum:
+        result.leave(f"{who}: the port {port}: a listener has one of {TCP_PORT.minimum} to {TCP_PORT.maximum}")
+        return False
     result.hosts.add(host)
-    line.parameters.append(("GenericTCPServer.Listener.Port", parts[-1]))
+    line.parameters.append(("GenericTCPServer.Listener.Port", str(port)))
     if host == "127.0.0.1":
         line.parameters.append(("GenericTCPServer.AllowedIPAddresses", host))
     elif host not in ("", "0.0.0.0", "::"):
-        result.left.append(f"{who}: the address {host}: [tcp] bind is for all ports; the listener is left closed")
+        result.leave(f"{who}: the address {host}: [tcp] bind is for all ports; the listener is left closed")
         return False
     return True
 
@@ -263,22 +283,32 @@ def _clients_prove_themselves(part: str) -> dict[str, str] | None:
 def _set_tls(who: str, line: _Line, listen: tuple[str, ...], options: dict[str, str], result: Carried) -> None:
     """Have a line served over TLS to the users that certificates name. The gateway has one certificate for all."""
     authorities, certificate = options["CA"], options.get("cert", options.get("key", ""))
-    if not authorities.startswith("/") or authorities.endswith("/"):
-        result.left.append(
-            f"{who}: ssl: CA={authorities}: client_ca is the absolute path of one file; nothing is opened"
-        )
+    if not _is_path(authorities) or authorities.endswith("/"):
+        result.leave(f"{who}: ssl: CA={authorities}: client_ca is the absolute path of one file; nothing is opened")
         return
     line.tls, line.client_ca = listen, authorities
-    result.left.append(f"{who}: ssl: the common name (CN) of each client's certificate has to be a user's here")
+    result.leave(f"{who}: ssl: the common name (CN) of each client's certificate has to be a user's here")
     own = certificate, options.get("key", certificate)
-    if not all(path.startswith("/") for path in own) or result.certificate not in (None, own):
-        result.left.append(f"{who}: ssl: its certificate {certificate}: [http] tls_certificate is for all ports")
+    if not all(map(_is_path, own)) or result.certificate not in (None, own):
+        result.leave(f"{who}: ssl: its certificate {certificate}: [http] tls_certificate is for all ports")
     else:
         result.certificate = own
 
 
+def _is_path(text: str) -> bool:
+    return text.startswith("/") and text.isprintable()
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return text.isprintable()
+
+
 def _quoted(text: str) -> str:
-    """Write a TOML string."""
+    """Write a TOML string of printable characters."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -287,8 +317,12 @@ def _text(said: dict[str, Value], key: str) -> str:
 
 
 def _expanded(text: str, words: dict[str, str]) -> str:
-    """Put in what was defined for ``*(name)``."""
-    return re.sub(r"\*\(([^()]*)\)", lambda found: words.get(found[1], found[0]), text)
+    """Put in what was defined for ``*(name)``. Raises Ser2netError."""
+    if len(text) <= _LONGEST:
+        text = re.sub(r"\*\(([^()]*)\)", lambda found: words.get(found[1], found[0]), text)
+    if len(text) > _LONGEST:
+        raise Ser2netError(f"{text[:20]!a}... comes to more than {_LONGEST} characters")
+    return text
 
 
 # YAML ------------------------------------------------------------------------------------------------------------
@@ -301,11 +335,14 @@ def _pairs(text: str) -> Iterator[tuple[str, Value]]:
     if len(text) > _LARGEST:
         raise Ser2netError("larger than 1 MiB: this cannot be a configuration file")
     try:
-        events = iter([event for event in yaml.parse(text, Loader=yaml.SafeLoader) if not _is_frame(event)])
+        # One by one: the scanner takes time by the square of the depth, and depth is refused where it is met.
+        events = (event for event in yaml.parse(text, Loader=yaml.SafeLoader) if not _is_frame(event))
         first = next(events, None)
         if not isinstance(first, yaml.MappingStartEvent):
             raise Ser2netError("it is no configuration of ser2net 4: it has no `connection:`")
         found = _read(first, events, {}, 0)
+        if (more := next(events, None)) is not None:
+            raise Ser2netError(f"line {more.start_mark.line + 1}: a second document begins; make one of them")
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""

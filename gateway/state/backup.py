@@ -125,6 +125,8 @@ def unpack(data: bytes) -> Backup:
                     raise BackupError(f"it has more than {_MOST} members")
                 name = _judged(member, members)  # before anything of it is read
                 members[name] = _content(archive, member)
+    except RecursionError:  # a header may stand for the next one, and that for the next
+        raise BackupError("it is no backup of Daisyport: its headers are nested too deep") from None
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as exc:
         raise BackupError(f"it is no backup of Daisyport: {exc}") from None
     return Backup(_about(members.pop(_ABOUT, b"")), members)

@@ -129,6 +129,8 @@ def large(name: str) -> tarfile.TarInfo:
             "its about.json cannot be read",
         ),
         (gzip.compress(bytes(20 << 20)), "it is too large for a backup of Daisyport"),
+        (gzip.compress(link("x", b"L").tobuf(tarfile.GNU_FORMAT) * 3000), "its headers are nested too deep"),
+        (gzip.compress(link("x", tarfile.XHDTYPE).tobuf(tarfile.GNU_FORMAT) * 3000), "its headers are nested too deep"),
     ],
     # An archive holds the time at which it was made, and a test is to have one name.
     ids=lambda value: "archive" if isinstance(value, bytes) else value,
