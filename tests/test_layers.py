@@ -36,7 +36,9 @@ MAY_IMPORT: dict[str, set[str]] = {
             "gateway.port gateway.tasks gateway.clients gateway.discovery protocol.parameters protocol.link"
             " protocol.session protocol.sharing"
         ),
-        "gateway.web": ("gateway.port gateway.tasks gateway.clients gateway.state protocol.parameters protocol.http"),
+        "gateway.web": (
+            "gateway.port gateway.tasks gateway.clients gateway.state protocol.parameters protocol.http protocol.link"
+        ),
         "gateway": (
             "gateway.cli gateway.port gateway.tasks gateway.clients gateway.serial_line gateway.remote_port gateway.web"
             " gateway.discovery gateway.host gateway.state protocol.parameters protocol.link"

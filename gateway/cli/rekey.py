@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli.command import CommandError, add_config_option
 from gateway.cli.control import asked, asked_for_json
+from protocol.link.key_rules import LONGEST_OLD_KEY
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-_LONGEST: Final = 720
+_LONGEST: Final = LONGEST_OLD_KEY // 3600
 """Hours."""
 _PATIENCE: Final = 50.0
 """Seconds for a key to reach all of a chain, behind one that is on its way already."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
 
-from protocol.link.key_frames import MAX_CPUS, Rekey, Rekeyed, Told, ToldCpu
+from protocol.link.key_frames import Rekey, Rekeyed, Told, ToldCpu
+from protocol.link.key_rules import MAX_CPUS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

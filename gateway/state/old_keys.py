@@ -15,16 +15,15 @@ import trio
 
 from gateway.state import atomic_file
 from gateway.state.store import StoreError
+from protocol.link.key_rules import LONGEST_OLD_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LONGEST", "OldKeys"]
+__all__ = ["OldKeys"]
 
 logger = logging.getLogger(__name__)
 
-LONGEST: Final = 30 * 86400
-"""Seconds for which an old key may be taken: a clock that was wrong must not keep one for ever."""
 _FILE: Final = "old_keys"
 _FIELDS: Final = ("port", "key", "beside", "until")
 
@@ -40,7 +39,7 @@ class OldKeys:
     def of(self, index: int) -> tuple[str, str, float] | None:
         """Return the old key of a port's server, the one that it is taken beside, and for how many seconds."""
         key, beside, until = self._kept.get(index, ("", "", 0.0))
-        left = min(until - time.time(), LONGEST)
+        left = min(until - time.time(), LONGEST_OLD_KEY)
         return (key, beside, left) if left > 0 else None
 
     async def keep(self, index: int, old: tuple[str, str, float] | None) -> None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 import trio
 
 from gateway.port.rights import Right
-from gateway.state.old_keys import LONGEST
 from gateway.state.store import StoreError
 from gateway.tasks.audit import audit
 from gateway.web.auth import AccessControl, Caller, DeniedError
@@ -39,6 +38,7 @@ from protocol.http.param_cgi import (
     update_answer,
 )
 from protocol.http.serial_cgi import UNBIND, CgiError, SerialRequest, error_answer, serial_answer, serial_request
+from protocol.link.key_rules import LONGEST_OLD_KEY, MAX_CPUS
 from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ _MOST_REASONS = 2000
 _LOOK_SECONDS = 0.25
 """Between looks whether the login of a request that takes long is still in force."""
 
-_MOST_NODES = 64
-"""CPUs to which a key is carried at a time; a chain has fewer."""
 _NODE = re.compile("[0-9a-f]{32}")
 _MOST_TRACES = 4
 """At a time, of the connections that the control socket has."""
@@ -513,13 +511,11 @@ async def _rekey(routes: Routes, request: Request, caller: Caller) -> Response:
     if name not in ports:
         return explain(404, f"no such port; ports: {', '.join(ports)}")
     seconds = [value for key, value in pairs(request.query) if key == "seconds"]
-    if len(seconds) != 1 or not seconds[0].isdigit() or not 0 < int(seconds[0]) <= LONGEST:
-        return explain(400, f"say for how long the old key is taken: ?seconds=N, from 1 to {LONGEST}")
+    if len(seconds) != 1 or not seconds[0].isdigit() or not 0 < int(seconds[0]) <= LONGEST_OLD_KEY:
+        return explain(400, f"say for how long the old key is taken: ?seconds=N, from 1 to {LONGEST_OLD_KEY}")
     nodes = [value.decode(errors="replace") for key, value in pairs(request.query) if key == "node"]
-    if len(nodes) > _MOST_NODES or not all(map(_NODE.fullmatch, nodes)):
-        return explain(
-            400, f"name the CPUs that the key is for: ?node=ID, 32 hexadecimal digits, at most {_MOST_NODES}"
-        )
+    if len(nodes) > MAX_CPUS or not all(map(_NODE.fullmatch, nodes)):
+        return explain(400, f"name the CPUs that the key is for: ?node=ID, 32 hexadecimal digits, at most {MAX_CPUS}")
     key, until = request.body.decode(errors="replace"), int(seconds[0])
     done: str | list[dict[str, str]]
     try:

@@ -14,17 +14,13 @@ from typing import ClassVar, Final, NamedTuple, final
 
 from protocol.link.header import Parts
 from protocol.link.identity import MAX_NAME
+from protocol.link.key_rules import LONGEST_OLD_KEY, MAX_CPUS
 from protocol.link.port_state import NODE_ID, decode_text, encode_text, has_controls
 
-__all__ = ["KEYS", "LONGEST_OLD_KEY", "MAX_CPUS", "Rekey", "Rekeyed", "Told", "ToldCpu"]
+__all__ = ["KEYS", "Rekey", "Rekeyed", "Told", "ToldCpu"]
 
 KEYS: Final = 0b0010
 """The feature bit of those who know both frames."""
-
-MAX_CPUS: Final = 64
-"""The most CPUs that a key is for at a time, and that an answer tells of."""
-LONGEST_OLD_KEY: Final = 30 * 86400
-"""Seconds for which the old key may be taken beside the new one."""
 
 _LONGEST: Final = 512
 """Bytes of a key: 128 characters, as the parameter has it, in UTF-8."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.state.old_keys import LONGEST, OldKeys
+from gateway.state.old_keys import OldKeys
 from gateway.state.store import StoreError
+from protocol.link.key_rules import LONGEST_OLD_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ async def test_an_old_key_is_kept_for_its_time(tmp_path: Path) -> None:
 
 def test_a_clock_that_was_wrong_keeps_no_key_for_ever(tmp_path: Path) -> None:
     (tmp_path / "old_keys").write_text(json.dumps([{"port": 0, "key": "x", "beside": "y", "until": time.time() * 2}]))
-    assert OldKeys(tmp_path).of(0) == ("x", "y", LONGEST)
+    assert OldKeys(tmp_path).of(0) == ("x", "y", LONGEST_OLD_KEY)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"port": 0}]', '[{"port": "x", "key": "secret"}]'])

@@ -12,7 +12,8 @@ from protocol.link.control_frames import LineErrors, LineFormat, LineReport, Loo
 from protocol.link.frames import FRAMES, Frame, decode
 from protocol.link.header import LIMIT, Parts
 from protocol.link.hello import Confirm, Hello, HelloReply, Identity
-from protocol.link.key_frames import LONGEST_OLD_KEY, MAX_CPUS, Rekey, Rekeyed, Told, ToldCpu
+from protocol.link.key_frames import Rekey, Rekeyed, Told, ToldCpu
+from protocol.link.key_rules import LONGEST_OLD_KEY, MAX_CPUS
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.port_state import MAX_PATH, PortState, encode_text
 from protocol.link.reasons import CloseReason, Reason
