@@ -272,12 +272,15 @@ class Services:
         return rights
 
     def _made(self, kind: ServiceKind, handle: Handle) -> _PortService:
-        host = self._host
+        """Make the service of one kind. Modules that few ports need are loaded here, because they cost a start."""
+        host, port = self._host, self._host.config.port(self._index)
+        share = host.config.tcp.max_clients
+        write = _RIGHTS[kind] & (Right.PTZ | Right.TCP)
+        made = functools.partial(Service, f"P{self._index}", handle, write, self.clients, host.connections)
         match kind:
             case ServiceKind.SERIAL_CGI:
                 return SerialCgi(handle)
             case ServiceKind.REMOTE_PORT:
-                # Loaded only where it is used: its cryptography costs every daemon memory and a slow start.
                 from gateway.remote_port.server import RemotePortService
 
                 return RemotePortService(
@@ -293,51 +296,29 @@ class Services:
                     old_key=functools.partial(host.old_keys.of, self._index),
                 )
             case ServiceKind.MODBUS_TCP:
-                # Loaded only where it is used.
                 from gateway.clients.modbus_tcp import converse
 
-                carry = functools.partial(converse, units=host.config.port(self._index).modbus_tcp.units)
-                name, share = f"P{self._index}", host.config.tcp.max_clients
-                return Service(name, handle, Right.TCP, self.clients, host.connections, share, carry=carry)
+                return made(share, carry=functools.partial(converse, units=port.modbus_tcp.units))
             case ServiceKind.RFC2217:
-                # Loaded only where it is used.
                 from gateway.clients.rfc2217 import serve
 
-                name = f"P{self._index}"
-                carry = functools.partial(serve, manner=self._manner, signature=f"Daisyport {name}")
-                share = host.config.tcp.max_clients
-                return Service(
-                    name, handle, Right.TCP, self.clients, host.connections, share, self._roster, carry=carry
-                )
+                signature = f"Daisyport P{self._index}"
+                carry = functools.partial(serve, manner=self._manner, signature=signature)
+                return made(share, self._roster, carry=carry)
             case ServiceKind.TTY:
-                # Loaded only where it is used.
                 from gateway.clients.tty_stream import serve as serve_program
 
-                carry = functools.partial(serve_program, manner=Manner(drop_oldest=True, limit=_TTY_LIMIT))
-                return Service(f"P{self._index}", handle, Right.TCP, self.clients, host.connections, carry=carry)
+                return made(carry=functools.partial(serve_program, manner=Manner(drop_oldest=True, limit=_TTY_LIMIT)))
             case ServiceKind.TLS:
-                # Loaded only where it is used.
                 from gateway.clients.tls import TlsHandshakes
 
                 handshakes = TlsHandshakes(host.tls_logins[self._index], self._manner)
-                share = host.config.tcp.max_clients
-                return Service(
-                    f"P{self._index}",
-                    handle,
-                    Right.TCP,
-                    self.clients,
-                    host.connections,
-                    share,
-                    self._roster,
-                    carry=handshakes.carry,
-                    handshakes=handshakes,
-                )
+                return made(share, self._roster, carry=handshakes.carry, handshakes=handshakes)
+            case ServiceKind.PTZ:
+                # Drivers take turns whoever else is connected, and their answers are never from before they came.
+                return made(share)
             case _:
-                share = host.config.tcp.max_clients
-                write = _RIGHTS[kind] & (Right.PTZ | Right.TCP)
-                # A driver's commands take their turns whoever is there, and its answers are to be new ones.
-                roster, manner = (None, Manner()) if kind is ServiceKind.PTZ else (self._roster, self._manner)
-                return Service(f"P{self._index}", handle, write, self.clients, host.connections, share, roster, manner)
+                return made(share, self._roster, self._manner)
 
     def update_policies(self, manager: PortManager) -> None:
         """Hand on what the services take up in place: allowed addresses, idle limits, the key."""

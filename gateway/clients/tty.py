@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import grp
 import os
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 import trio
 
@@ -65,69 +66,92 @@ async def serve_programs(
     descriptors: Descriptors,
     name: str,
 ) -> None:
-    """Keep a tty under the name that ``spec`` gives until cancelled, and serve whoever opens it.
+    """Keep a tty under the name that ``spec`` gives until cancelled, and serve the programs that open it.
 
-    Where the gateway is ``stopping`` nobody new is served, and who is there may still take what waits for it. The pty
-    is one that was left among ``descriptors`` under ``name``, if there is one, and is left there in the end.
+    While the gateway is ``stopping`` no new program is served, and one that is there may still take what waits for it.
+    The pty is the one that was left among ``descriptors`` under ``name``, if any, and is left there in the end.
     """
-    configures = Right.CONFIGURE in service.handle.rights
-    kept: list[Pty] = []
-    """The pty, which goes on while its name cannot be had."""
-    if (left := descriptors.take(name)) is not None:
-        with contextlib.suppress(OSError):
-            kept.append(Pty.taken(left))
+    unit.began()
+    unit.settled.set()  # a folder that is not there is no reason to refuse the settings
+    tty = _Tty(spec, service, descriptors, name)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tty.follow_settings)
+            live = functools.partial(tty.live, unit, stopping)
+            await supervise(live, (OSError,), unit.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
+    finally:
+        tty.leave()
 
-    def in_force() -> PtySettings | None:
-        return PtySettings.of(service.handle.state.value.known_settings) if configures else None
 
-    async def live(backoff: Backoff) -> None:
-        if not kept:
-            kept.append(Pty.made())
-            descriptors.keep(name, kept[0].master)
-        pty = kept[0]
-        pty.show(in_force())
-        with _named(spec, pty.slave), _watched(pty.slave) as openings:
+@final
+class _Tty:
+    """The pty behind one name, and the programs that open it, one after the other."""
+
+    def __init__(self, spec: ProgramTty, service: Service, descriptors: Descriptors, name: str) -> None:
+        self._spec = spec
+        self._service = service
+        self._descriptors = descriptors
+        self._name = name
+        self._configures = Right.CONFIGURE in service.handle.rights
+        self._pty: Pty | None = None
+        """It outlives each ``live``: a program keeps it open while its name cannot be had."""
+        if (left := descriptors.take(name)) is not None:
+            with contextlib.suppress(OSError):
+                self._pty = Pty.taken(left)
+
+    def leave(self) -> None:
+        """Leave the pty to the next server of this name."""
+        if self._pty is not None:
+            self._descriptors.leave(self._name, self._pty.detach())
+
+    async def follow_settings(self) -> None:
+        """Show the settings in force, also while nobody has the tty open: a program looks at them when it opens it."""
+        if not self._configures:
+            return
+        async for _ in self._service.handle.state.changes():
+            if self._pty is not None:
+                self._pty.show(self._in_force)
+
+    async def live(self, unit: Unit, stopping: Callable[[], bool], backoff: Backoff) -> None:
+        """Serve programs under the name until the pty has to be replaced. Raises OSError."""
+        if self._pty is None:
+            self._pty = Pty.made()
+            self._descriptors.keep(self._name, self._pty.master)
+        pty = self._pty
+        pty.show(self._in_force)
+        with _named(self._spec, pty.slave), _watched(pty.slave) as openings:
             unit.up()
             backoff.reset()
             while True:
-                # Who has closed it by now may have written before that.
+                # A program that has closed it by now may have written before that.
                 await _wait(openings, lambda: pty.is_open() or pty.unread() > 0 or pty.stale > 0)
                 if stopping():
                     await trio.sleep_forever()
-                stream, ended = TtyStream(pty, configures=configures), trio.Event()
-                client = service.serve(stream, str(spec), ended)
-                if client is not None:
-                    try:
-                        await ended.wait()
-                    finally:
-                        client.revoke("the tty is closed")
-                if not stream.was_left:
-                    # Who was refused, or ended from this side, has it open still: the next to open it is served.
-                    await _wait(openings, lambda: not pty.is_open())
-                    pty.drop_unread()
+                await self._serve_one(pty, openings)
                 if not pty.drop_unheard() and not pty.is_open():
-                    kept.remove(pty)
-                    descriptors.forget(name)
+                    self._pty = None
+                    self._descriptors.forget(self._name)
                     os.close(pty.detach())
                     return
-                pty.forget(in_force())
+                pty.forget(self._in_force)
 
-    async def show() -> None:
-        """Let the tty show what is in force, also while nobody has it open: the next to open it looks at that."""
-        async for _ in service.handle.state.changes():
-            for pty in kept:
-                pty.show(in_force())
+    async def _serve_one(self, pty: Pty, openings: int) -> None:
+        """Serve the program that has the tty open, until it is closed."""
+        stream, ended = TtyStream(pty, configures=self._configures), trio.Event()
+        client = self._service.serve(stream, str(self._spec), ended)
+        if client is not None:
+            try:
+                await ended.wait()
+            finally:
+                client.revoke("the tty is closed")
+        if not stream.was_left:
+            # A program that was refused, or ended from this side, still has it open. The next to open it is served.
+            await _wait(openings, lambda: not pty.is_open())
+            pty.drop_unread()
 
-    unit.began()
-    unit.settled.set()  # a folder that is not there is no reason to refuse the settings
-    try:
-        async with trio.open_nursery() as nursery:
-            if configures:
-                nursery.start_soon(show)
-            await supervise(live, (OSError,), unit.failing, Backoff(_FIRST_RETRY, _LAST_RETRY))
-    finally:
-        for pty in kept:
-            descriptors.leave(name, pty.detach())
+    @property
+    def _in_force(self) -> PtySettings | None:
+        return PtySettings.of(self._service.handle.state.value.known_settings) if self._configures else None
 
 
 @contextlib.contextmanager
