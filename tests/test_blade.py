@@ -237,7 +237,9 @@ async def test_a_blade_is_paired_from_one_cpu_and_shares_its_line(tmp_path: Path
             async with running(command(owner, "owner")) as at_owner:
                 await at_owner.until("Ctrl-C ends this")
                 for host, (name, log) in zip(others, logs.items(), strict=True):
-                    async with running(command(host, name, "--join", owner.address)) as at_other:
+                    async with running(command(host, name, "--join")) as at_other:
+                        # Nobody types an address: it is found.
+                        await at_other.until(f"1  owner, at {owner.address}, P0, blade-7\n")
                         digits = await at_other.digits()
                         await at_owner.until(f"{name}, at {host.address}: both sides show six digits")
                         await at_owner.until(digits)
@@ -254,6 +256,57 @@ async def test_a_blade_is_paired_from_one_cpu_and_shares_its_line(tmp_path: Path
                 for stream in clients.values():
                     assert await receive_exactly(stream, RECORD) == record("L", 1)
                     await stream.aclose()
+
+
+async def test_of_several_cpus_that_wait_one_is_picked_by_its_name_and_address(tmp_path: Path) -> None:
+    def command(host: Host, name: str, *words: str) -> list[str]:
+        config = str(tmp_path / name / "daisyport.toml")
+        return host.command(sys.executable, "-u", "-m", "gateway", "pair", *words, "--config", config)
+
+    names = ["owner", "other", "far"]
+    with network(3) as hosts, trio.fail_after(90):
+        async with contextlib.AsyncExitStack() as stack:
+            for name, host in zip(names, hosts, strict=True):
+                top = f'node_name = "{name}"' + ("\nbonjour.name = false" if name == "other" else "")
+                await stack.enter_async_context(cpu(host, tmp_path / name, "[[port_manager]]", {}, top))
+                while not (tmp_path / name / "run" / "control" / "http.sock").exists():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            # Another port than the usual one, and nobody tells the one that joins.
+            words = {"owner": (), "other": ("--tcp-port", "5555")}
+            waiting = {}
+            for name, host in zip(names[:2], hosts[:2], strict=True):
+                waiting[name] = await stack.enter_async_context(running(command(host, name, *words[name])))
+                await waiting[name].until("Ctrl-C ends this")
+            joins = await stack.enter_async_context(running(command(hosts[2], "far", "--join")))
+            await joins.until(f"[12]  owner, at {hosts[0].address}, P0, blade-7\n")
+            number = await joins.until(f"([12])  a CPU without a name, at {hosts[1].address}, P0, blade-7\n")
+            for nonsense in ("3", "other", "0"):
+                await joins.until(r"Which one is to be joined\? \[1-2\] ")
+                joins.shown = ""
+                await joins.say(nonsense)
+            await joins.say(number)
+            assert await joins.digits() == await waiting["other"].digits()
+            assert "six digits" not in waiting["owner"].shown
+            nobody = await stack.enter_async_context(running(command(hosts[2], "far", "--join")))
+            await nobody.until("Which one")
+            await nobody.say("")
+            assert await nobody.ended() == (1, " ".join(nobody.shown.split()))
+            assert "none was chosen, and nothing was changed" in nobody.shown
+
+
+async def test_where_no_cpu_waits_the_command_says_what_to_do(tmp_path: Path) -> None:
+    with network(1) as (host,), trio.fail_after(60):
+        async with cpu(host, tmp_path / "far", "[[port_manager]]", {}):
+            while not (tmp_path / "far" / "run" / "control" / "http.sock").exists():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            config = str(tmp_path / "far" / "daisyport.toml")
+            host.unplug()
+            async with running(
+                host.command(sys.executable, "-m", "gateway", "pair", "--join", "--config", config)
+            ) as command:
+                status, said = await command.ended()
+            assert (status, "none is seen (Bonjour: no network link is up that does multicast)" in said) == (1, True)
+            assert "start daisyport pair at the CPU with the line" in said
 
 
 async def chain_at(host: Host, directory: Path) -> dict[str, Any]:

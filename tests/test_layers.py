@@ -48,8 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
             "gateway gateway.demo.camera gateway.host gateway.remote_port gateway.state protocol.parameters"
         ),
         "gateway.cli": (
-            "gateway gateway.demo gateway.host gateway.remote_port gateway.serial_line gateway.state gateway.tasks"
-            " gateway.web protocol.parameters protocol.link"
+            "gateway gateway.demo gateway.discovery gateway.host gateway.remote_port gateway.serial_line gateway.state"
+            " gateway.tasks gateway.web protocol.parameters protocol.link"
         ),
     }.items()
 }

@@ -203,6 +203,7 @@ async def test_what_cannot_be_paired_says_so_before_anybody_waits(tmp_path: Path
         async with two(tmp_path) as (owner, _):
             for words, why in (
                 (("P7",), "no such port; ports: P0"),
+                (("--join", "P0"), "--join takes a host; for the port: daisyport pair P0 --join"),
                 (("--minutes", "0"), "--minutes must be from 1 to 60"),
                 (("--join", "127.0.0.1", "--tcp-port", "1"), "127.0.0.1 port 1: Connection refused"),
             ):

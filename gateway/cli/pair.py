@@ -1,8 +1,8 @@
 """``daisyport pair``: chain CPUs to a port of this one, or this one to another, confirmed by six digits on both sides.
 
-The command itself listens, and only while it runs. Nothing is set before both sides have agreed, and then by the
-parameters, as an admin sets them. Once digits were shown, whatever does not end in agreement ends the command: an
-attacker has one try, and somebody saw it.
+The command itself listens, and is announced by Bonjour, only while it runs. Nothing is set before both sides have
+agreed, and then by the parameters, as an admin sets them. Once digits were shown, whatever does not end in agreement
+ends the command: an attacker has one try, and somebody saw it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import socket
 import time
@@ -20,11 +21,12 @@ from gateway.cli.control import parameters, update
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gateway.cli.command import Commands
     from gateway.host.config import Config
     from gateway.state.users import Users
+    from protocol.link.advert import Candidate
     from protocol.link.pairing import Event, Pairing, Side
 
 __all__ = ["add_to"]
@@ -54,11 +56,17 @@ def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("pair", help="chain other CPUs to a port of this one, confirmed by six digits")
     parser.add_argument("port", nargs="?", default="P0", metavar="PORT", help="the port, here or there (default: P0)")
-    parser.add_argument("--join", metavar="HOST", help="join the CPU at this name or address, where the command waits")
+    parser.add_argument(
+        "--join",
+        nargs="?",
+        const="",
+        metavar="HOST",
+        help="join a CPU where the command waits: one that Bonjour finds, or the one at this name or address",
+    )
     parser.add_argument("--users", action="store_true", help="give, or take, the users who may log in; both must ask")
     parser.add_argument("--minutes", metavar="N", type=int, default=10, help="for how long to wait (default: 10)")
     parser.add_argument(
-        "--tcp-port", metavar="N", type=int, default=_PORT, help=f"where to wait, or to join (default: {_PORT})"
+        "--tcp-port", metavar="N", type=int, default=_PORT, help=f"where to wait, or HOST does (default: {_PORT})"
     )
     add_config_option(parser)
     parser.set_defaults(command=_pair)
@@ -71,6 +79,8 @@ def _pair(arguments: argparse.Namespace) -> int:
     names = [f"P{index}" for index in range(len(config.managers))]
     if arguments.port not in names:
         raise CommandError(f"no such port; ports: {', '.join(names) or 'none'}")
+    if arguments.join in names:
+        arguments.parser.error(f"--join takes a host; for the port: daisyport pair {arguments.join} --join")
     index = names.index(arguments.port)
     try:
         return _wait(arguments, config, index) if arguments.join is None else _join(arguments, config, index)
@@ -83,15 +93,21 @@ def _pair(arguments: argparse.Namespace) -> int:
 
 def _wait(arguments: argparse.Namespace, config: Config, index: int) -> int:
     """Let CPUs join, one after the other, until the time is over; return whether one did."""
+    from gateway.discovery.pairing import announced
+
     parameters(arguments, f"PortManager.P{index}.RemotePortServer")  # no gateway, no pairing: before anybody waits
     joined = strangers = 0
     until = time.monotonic() + arguments.minutes * 60
-    with _listeners(config, arguments.tcp_port) as listeners:
+    name = config.node_name if config.bonjour.name else ""
+    with contextlib.ExitStack() as stack:
+        listeners = stack.enter_context(_listeners(config, arguments.tcp_port))
         port = listeners[0].getsockname()[1]
+        stack.enter_context(announced(config.tcp.bind, config.chassis, name, index, port))
         where = "" if port == _PORT else f" --tcp-port {port}"
         print(f"{config.node_name} waits for {arguments.minutes} min. On each CPU that is to join it:", flush=True)
-        print(f"  daisyport pair --join {config.node_name}{where}", flush=True)
-        print("with its address where the name is not known there. Ctrl-C ends this.", flush=True)
+        print("  daisyport pair --join", flush=True)
+        print("or, where that does not find it, with its name or address:", flush=True)
+        print(f"  daisyport pair --join {config.node_name}{where}\nCtrl-C ends this.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while (left := until - time.monotonic()) > 0:
                 ready, _, _ = select.select(listeners, [], [], left)
@@ -153,28 +169,29 @@ def _be_joined(arguments: argparse.Namespace, config: Config, index: int, sock: 
 
 
 def _join(arguments: argparse.Namespace, config: Config, index: int) -> int:
-    """Join the CPU at ``--join``, and set what it gives."""
+    """Join the CPU at ``--join``, or one that is found, and set what it gives."""
     from protocol.link.pairing import Given, Side
 
     number = config.managers[index].remote_port
     if number is None:
         raise CommandError(f"P{index} of this host has no remote port, so it cannot use the line of another CPU")
     parameters(arguments, f"RemotePort.R{number}")  # as above
-    try:
-        sock = socket.create_connection((arguments.join, arguments.tcp_port), _HANDSHAKE)
-    except OSError as exc:
-        raise CommandError(f"{arguments.join} port {arguments.tcp_port}: {exc.strerror or exc}") from None
+    if arguments.join:
+        host, sock = _dialled((arguments.join,), arguments.tcp_port)
+    else:
+        chosen = _chosen(config, index)
+        host, sock = _dialled(chosen.addresses, chosen.port)
     with sock:
         pairing = _made(Side.JOINS, config)
         _say(sock, pairing)
         try:
-            name = _agreed(sock, pairing, arguments.join)
+            name = _agreed(sock, pairing, host)
         except _Cut as exc:
-            raise CommandError(f"{arguments.join}: {exc}") from None
+            raise CommandError(f"{host}: {exc}; where it is pairing with another CPU, try again then") from None
         gift = _read(_next(sock, pairing, _WORK, Given).data)
         done = False
         try:
-            said = _set(arguments, config, index, number, gift)
+            said = _set(arguments, config, index, number, host, gift)
             done = True
         finally:
             pairing.give(json.dumps({"done": done}).encode())
@@ -185,15 +202,54 @@ def _join(arguments: argparse.Namespace, config: Config, index: int) -> int:
     return 0
 
 
-def _set(arguments: argparse.Namespace, config: Config, index: int, number: int, gift: Any) -> str:
-    """Set what the other CPU gave; return what became of its users, in words."""
+def _chosen(config: Config, index: int) -> Candidate:
+    """Return the CPU to join, of those that wait: the only one, or the one that is picked. Raises CommandError."""
+    from gateway.discovery.pairing import find
+
+    print("Looking for CPUs that wait to be joined.", flush=True)
+    seen, state = find(config.chassis, index)
+    if not seen:
+        why = "" if state == "up" else f" (Bonjour: {state})"
+        raise CommandError(
+            f"none is seen{why}: start daisyport pair at the CPU with the line, on this network, or name it: "
+            "daisyport pair --join HOST"
+        )
+    for number, candidate in enumerate(seen, start=1):
+        advert = candidate.advert
+        name = advert.name or "a CPU without a name"
+        print(f"{number:3}  {name}, at {candidate.addresses[0]}, P{advert.index}, {advert.chassis or 'no chassis'}")
+    if len(seen) == 1:
+        return seen[0]  # whether it is the right one is what the digits are for
+    while True:
+        try:
+            said = input(f"Which one is to be joined? [1-{len(seen)}] ").strip()
+        except (EOFError, UnicodeDecodeError):
+            said = ""
+        if not said:
+            raise CommandError("none was chosen, and nothing was changed")
+        if re.fullmatch(r"[0-9]{1,4}", said) and 0 < int(said) <= len(seen):
+            return seen[int(said) - 1]
+
+
+def _dialled(addresses: Sequence[str], port: int) -> tuple[str, socket.socket]:
+    """Connect to the first of the addresses that can be, and return which. Raises CommandError of the last."""
+    for host in addresses:
+        try:
+            return host, socket.create_connection((host, port), _HANDSHAKE)
+        except OSError as exc:
+            why = CommandError(f"{host} port {port}: {exc.strerror or exc}")
+    raise why
+
+
+def _set(arguments: argparse.Namespace, config: Config, index: int, number: int, host: str, gift: Any) -> str:
+    """Set what the other CPU gave, which is at ``host``; return what became of its users, in words."""
     from gateway.state.users import UserError
 
     known = gift if isinstance(gift, dict) else {}
     key, port, users = known.get("key"), known.get("port"), known.get("users")
     if not isinstance(key, str) or not key or type(port) is not int or not isinstance(users, str | None):
         raise CommandError("the other CPU gave what cannot be used; nothing was changed")
-    remote = {"AutoConf": "no", "Host": arguments.join, "Port": str(port), "AuthenticationKey": key}
+    remote = {"AutoConf": "no", "Host": host, "Port": str(port), "AuthenticationKey": key}
     wanted = {f"RemotePort.R{number}.{name}": value for name, value in remote.items()}
     wanted |= {f"PortManager.P{index}.PortType": "RemotePort", f"PortManager.P{index}.PortEnabled": "yes"}
     update(arguments, wanted)

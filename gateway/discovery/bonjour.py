@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar, fin
 import trio
 
 from gateway.discovery import interfaces as interfaces
-from gateway.discovery.mdns import MdnsError, Responder, ServiceRecord
+from gateway.discovery.mdns import SERVICE, MdnsError, Responder, ServiceRecord
 from gateway.discovery.resolver import Resolver
 from gateway.tasks.event_log import EventLog
 from gateway.tasks.root_cause import root_cause
@@ -118,10 +118,12 @@ class Bonjour:
     """This host's voice and ear, while ``run()`` runs; ``node`` is our own node id.
 
     ``bind`` are the addresses that remote port servers listen on: only addresses that these cover are announced.
+    ``service`` is the type of what is announced and looked for.
     """
 
-    def __init__(self, node: bytes, bind: Sequence[str]) -> None:
+    def __init__(self, node: bytes, bind: Sequence[str], service: str = SERVICE) -> None:
         self._node = node
+        self._service = service
         self._events = EventLog(logger)
         self._bind = tuple(map(ipaddress.ip_address, bind))
         self._situation = Cell(_Situation())
@@ -266,7 +268,7 @@ class Bonjour:
             self._publish()
 
     async def _converse(self, voice: _Voice, link: _Link, backoff: Backoff) -> None:
-        responder = await trio.to_thread.run_sync(Responder, _device(voice), voice.address)
+        responder = await trio.to_thread.run_sync(Responder, _device(voice), voice.address, self._service)
         try:
             link.state = _UP
             self._publish()

@@ -45,14 +45,17 @@ class ServiceRecord:
 class Responder:
     """Speaks and listens on the link ``device`` from ``address``, one of this host's there. Raises MdnsError.
 
+    It announces and finds services of the type ``service``.
+
     Every method may block for about half a second, and raises MdnsError.
     """
 
-    def __init__(self, device: str, address: str) -> None:
+    def __init__(self, device: str, address: str, service: str = SERVICE) -> None:
         from zeroconf import Zeroconf
 
         # It warns, with tracebacks, of malformed packets and of links that went: nothing that an operator could mend.
         logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
+        self._service = service
         self._announced: dict[str, ServiceInfo] = {}
         with _translated():
             self._zeroconf = Zeroconf(interfaces=[address])
@@ -77,8 +80,8 @@ class Responder:
         from zeroconf import ServiceInfo
 
         info = ServiceInfo(
-            SERVICE,
-            f"{service.name}.{SERVICE}",
+            self._service,
+            f"{service.name}.{self._service}",
             port=service.port,
             properties=service.text,
             server=f"{service.host}.local.",
@@ -109,12 +112,12 @@ class Responder:
             told(name, state_change is not Change.Removed)
 
         with _translated():
-            return ServiceBrowser(self._zeroconf, SERVICE, handlers=[changed]).cancel
+            return ServiceBrowser(self._zeroconf, self._service, handlers=[changed]).cancel
 
     def resolve(self, name: str, seconds: float) -> ServiceRecord | None:
         """Ask where the service with this full name is; None if nobody says so in time. Most have said it already."""
         with _translated():
-            info = self._zeroconf.get_service_info(SERVICE, name, int(seconds * 1000))
+            info = self._zeroconf.get_service_info(self._service, name, int(seconds * 1000))
         if info is None:
             return None
         addresses = tuple(info.parsed_scoped_addresses())

@@ -303,7 +303,7 @@ class Neighbourhood:
         self.closing = threading.Event()
         self.closing.set()
 
-    def __call__(self, device: str, address: str) -> Neighbourhood:
+    def __call__(self, device: str, address: str, service: str) -> Neighbourhood:
         self.opened += 1
         self.spoken_from.append(address)
         self._fail("open")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.discovery.mdns import SERVICE
+from gateway.discovery.pairing import PAIRING
 from gateway.remote_port import candidates, chain, class_writer, controls, link
 from gateway.remote_port import client as remote_device
 from gateway.remote_port import server as remote_service
@@ -253,7 +254,8 @@ def test_the_document_shows_the_record_that_is_announced() -> None:
     strings = [line.encode() for line in shown[1].splitlines()]
     text = b"".join(bytes([len(string)]) + string for string in strings)
     assert text == Advert(bytes([0x42]) * 16, 0, "blade-7", 1, True, VERSIONS, "cpu2").encode()
-    assert f"`{SERVICE.removesuffix('.local.')}`" in DOCUMENT
+    for service in (SERVICE, PAIRING):
+        assert f"`{service.removesuffix('.local.')}`" in DOCUMENT
 
 
 def test_a_recorded_handshake_does_not_open_a_second_connection() -> None:
