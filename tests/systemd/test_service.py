@@ -378,6 +378,7 @@ RUN = {
 
 ELSEWHERE = {
     "daisyport pair": "tests/test_pair.py, at two CPUs",
+    "daisyport pair --join": "the same",
     "daisyport pair --join cpu1": "the same",
     "daisyport pair P1": "named with another port",
     "apt install ./daisyport_VERSION_ARCH.deb": "the Debian package",
