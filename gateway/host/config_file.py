@@ -92,7 +92,7 @@ def parse(data: bytes, environ: Mapping[str, str] | None = None) -> Config:
 
 def _toml(data: bytes) -> dict[str, object]:
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))  # some editors put a byte order mark in front
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         raise ConfigError([f"line {line}: a byte that is not UTF-8; save the file as UTF-8"]) from exc

@@ -31,6 +31,9 @@ __all__ = ["Published", "Store", "StoreError"]
 
 logger = logging.getLogger(__name__)
 
+_MOST_TOLD = 20
+"""Lines that cannot be used, of which each gets a line in the log; of the others their number is told."""
+
 
 @final
 class StoreError(Exception):
@@ -51,7 +54,7 @@ class Store:
     """The parameters kept in ``directory``, which is made if need be and locked until ``close``.
 
     Raises StoreError where it cannot be used; then nothing was changed. Lines of the parameter file that cannot be
-    used are logged one by one and left out.
+    used are logged, the first of them one by one, and left out.
     """
 
     def __init__(self, directory: Path, catalogue: Catalogue) -> None:
@@ -114,8 +117,10 @@ class Store:
         # A byte that is not UTF-8 becomes U+FFFD, which no parameter takes.
         restored = self._catalogue.restored((content or b"").decode(errors="replace"))
         unknown = dict(restored.unknown)
-        for line, why in restored.errors:
+        for line, why in restored.errors[:_MOST_TOLD]:
             logger.warning("%s line %d: %s; %s", self._path, line, why, "kept" if line in unknown else "left out")
+        if (more := len(restored.errors) - _MOST_TOLD) > 0:
+            logger.warning("%s: %d more lines cannot be used", self._path, more)
         self._unknown = "".join(f"{line}\n" for line in unknown.values())
         self._before = content
         return restored.settings

@@ -34,8 +34,12 @@ HEADER = (
 OLD_HEADERS = ("# name:role:realm:MD5:SHA-256, made by `daisyport user add`; the hashes are as good as the passwords.",)
 STORED = (Algorithm.MD5, Algorithm.SHA256)  # in the order of the line's fields
 HASH = re.compile(r"([0-9a-f]{32}:[0-9a-f]{64})(?::(P[0-9]{1,3}(?:,P[0-9]{1,3})*))?")
+LONGEST_REALM = 255
+REALM = re.compile(rf"realm:[ !#-9;-\[\]-~]{{1,{LONGEST_REALM}}}")  # no character that would have to be quoted
 LONGEST_NAME = 64
 LONGEST_PASSWORD = 1024
+MOST_TOLD = 20
+"""Lines that cannot be used, of which each gets a line in the log; of the others their number is told."""
 
 
 @final
@@ -78,7 +82,7 @@ class Users:
     def __init__(self, directory: Path, realm: str = "Daisyport") -> None:
         self._path = directory / "users"
         # A character that would have to be quoted in the file or in a challenge becomes a dash.
-        self._file = _UserFile(re.sub(r'[^ -~]|[:"\\]', "-", realm))
+        self._file = _UserFile(re.sub(r'[^ -~]|[:"\\]', "-", realm)[:LONGEST_REALM])
         self._seen: object = None
         self.unreadable: str | None = None
         """Why the file cannot be read now, so that nobody can log in; None while it can."""
@@ -223,8 +227,10 @@ class Users:
         if content is None:
             return _UserFile(self._file.realm)
         file = _parsed(content.decode(errors="surrogateescape"), self._file.realm)
-        for line, why in file.errors:
+        for line, why in file.errors[:MOST_TOLD]:
             logger.warning("%s line %d: %s; left out", self._path, line, why)
+        if (more := len(file.errors) - MOST_TOLD) > 0:
+            logger.warning("%s: %d more lines are left out", self._path, more)
         return file
 
 
@@ -285,7 +291,8 @@ def _parsed(text: str, realm: str) -> _UserFile:
 
 
 def _is_realm(line: str) -> bool:
-    return re.fullmatch(r'realm:[^:"\\]+', line) is not None and line.isprintable()
+    # In printable ASCII, for it stands in the header of a challenge.
+    return REALM.fullmatch(line) is not None
 
 
 def _user(line: str, realm: str) -> User:

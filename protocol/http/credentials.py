@@ -166,7 +166,7 @@ def _name(given: Mapping[str, str]) -> str:
     """Return the user's name, which RFC 7616 lets a client write as ``username*=UTF-8''J%C3%A4rvi`` too."""
     if "username" in given:
         return given["username"]
-    charset, _, encoded = given["username*"].partition("''")
+    charset, _language, encoded = given["username*"].split("'", 2)
     if charset.upper() != "UTF-8":
         raise ValueError(charset)
     return unquote(encoded)

@@ -619,6 +619,10 @@ def test_what_is_not_toml_is_named_with_its_line(data: bytes, error: str) -> Non
     assert caught.value.messages == (error,)
 
 
+def test_a_byte_order_mark_and_the_ends_of_lines_of_windows_are_no_errors() -> None:
+    assert config_file.parse(b'\xef\xbb\xbfnode_name = "a"\r\n[http]\r\nlisten = []\r\n').node_name == "a"
+
+
 def test_a_number_with_too_many_digits_is_an_error() -> None:
     (told,) = errors("x = " + "9" * 5000)
     assert told.startswith("not TOML: ")

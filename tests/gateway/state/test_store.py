@@ -234,6 +234,15 @@ def test_a_file_edited_by_hand_is_read_and_its_bad_lines_are_named(
     assert "caf" not in caplog.text
 
 
+def test_of_many_bad_lines_the_first_are_named_and_the_others_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "parameters").write_text("nonsense\n" * 5000)
+    with store_in(tmp_path):
+        assert len(caplog.messages) < 30
+        assert caplog.messages[-1] == f"{tmp_path}/parameters: 4980 more lines cannot be used"
+
+
 def test_what_a_killed_daemon_left_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / "parameters.new").write_text("root.Serial.Ser1.Bau")
     with store_in(tmp_path) as store:

@@ -79,6 +79,21 @@ def test_a_realm_is_rid_of_what_would_have_to_be_quoted(tmp_path: Path) -> None:
     assert Users(tmp_path, 'a:b"c\\d\ne\u00fc').realm == "a-b-c-d-e-"
 
 
+def test_a_realm_that_no_header_can_hold_is_none_and_another_one_is_fixed(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("realm:caf\u00e9\n")
+    assert Users(tmp_path, "n" * 300).realm == "n" * 255
+    assert Users(tmp_path, "another").realm == "n" * 255
+
+
+def test_of_many_bad_lines_the_first_are_named_and_the_others_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "users").write_text("realm:R\n" + "nonsense\n" * 5000)
+    Users(tmp_path)
+    assert len(caplog.messages) < 30
+    assert caplog.messages[-1] == f"{tmp_path}/users: 4980 more lines are left out"
+
+
 @pytest.mark.parametrize("name", ["", "a:b", "a\nb", "\x00", "#a", " a", "a" * 65, "\ud800"])
 def test_a_name_that_the_file_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
     users = Users(tmp_path)
@@ -277,7 +292,17 @@ def test_users_of_another_realm_are_not_mixed_with_those_that_are_here(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no line of users", "realm:cpu1\nalice:admin", "alice:admin:cpu1:x", "realm:a\\b\n", "realm:\x07\n"]
+    "text",
+    [
+        "",
+        "no line of users",
+        "realm:cpu1\nalice:admin",
+        "alice:admin:cpu1:x",
+        "realm:a\\b\n",
+        "realm:\x07\n",
+        "realm:caf\u00e9\n",
+        "realm:" + "r" * 300,
+    ],
 )
 def test_what_is_no_users_file_is_not_taken_over(tmp_path: Path, text: str) -> None:
     users = Users(tmp_path, "cpu2")

@@ -388,9 +388,10 @@ def test_a_header_is_read_in_every_legal_spelling() -> None:
     assert parse_credentials(spelled) == DigestCredentials('a"b', "n", "/", "abc", Algorithm.SHA256, None, None)
 
 
-def test_a_name_may_be_percent_encoded() -> None:
+@pytest.mark.parametrize("language", ["", "fi"])
+def test_a_name_may_be_percent_encoded_in_a_language(language: str) -> None:
     name = quote("Järvi")
-    given = parse_credentials(f"Digest username*=UTF-8''{name}, nonce=n, uri=/, response=x".encode())
+    given = parse_credentials(f"Digest username*=UTF-8'{language}'{name}, nonce=n, uri=/, response=x".encode())
     assert given is not None
     assert given.name == "Järvi"
 
@@ -410,6 +411,7 @@ def test_a_name_may_be_percent_encoded() -> None:
         b"Digest username=a, nonce=n, uri=/, response=x rubbish",
         b'Digest username="a, nonce=n, uri=/, response=x',
         b"Digest username*=latin-1''a, nonce=n, uri=/, response=x",
+        b"Digest username*=UTF-8'a, nonce=n, uri=/, response=x",
         b"Digest username=a, nonce=n, uri=/, response=x, algorithm=MD5-sess",
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth-int, nc=00000001, cnonce=c",
         b"Digest username=a, nonce=n, uri=/, response=x, qop=auth, nc=, cnonce=c",
