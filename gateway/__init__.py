@@ -1,4 +1,4 @@
 """The trio half of Daisyport: the daemon that owns the serial line and shares it."""
 
-# Written here alone: the packaging reads it, for asking importlib.metadata would slow down every start.
+# The only place of the version. The packaging reads it here, since asking importlib.metadata slows down every start.
 __version__ = "0.1.0"

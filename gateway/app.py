@@ -1,8 +1,8 @@
 """Run the gateway: open the root nursery, start the parts, and stop them in order.
 
-The watch over the port managers and Bonjour start first and end last; the ports end by themselves when they are told
-to stop, within a deadline; the HTTP server ends at once. Each part contains its own bugs: a port manager restarts its
-own tree, the HTTP server is started again, and the process goes on.
+The watch over the port managers and Bonjour start first and end last. The ports end by themselves when they are told to
+stop, within a deadline. The HTTP server ends at once. Each part contains its own bugs: a port manager restarts its own
+tree, the HTTP server is started again, and the process goes on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["StartError", "hold_runtime_dir", "run"]
 logger = logging.getLogger(__name__)
 
 _STOP = 3.6
-"""Seconds that everything has to stop in; 4 s is promised."""
+"""Seconds for everything to stop; 4 s is promised."""
 _FIRST_ATTEMPT = 5.0
 """Seconds that the HTTP server's listeners have to bind before the start is over without them."""
 
@@ -66,11 +66,11 @@ async def run(
 ) -> None:
     """Run the gateway until ``stop`` is set, then end it within 4 s.
 
-    ``reloads`` brings the configuration again at each SIGHUP. ``sockets`` are listening ones of the HTTP server, which
-    replace ``[http] listen``. ``presets`` are parameters that are set first. ``descriptors`` are those that the process
-    before had kept for this one, and are closed. ``task_status`` is told once every
-    listener is bound and every device is open, or known to be retrying. Raises StartError, StoreError or UserError
-    where the runtime or the state directory cannot be used.
+    ``reloads`` brings the configuration again at each SIGHUP. ``sockets`` are listening sockets of the HTTP server,
+    which replace ``[http] listen``. ``presets`` are parameters that are set first. ``descriptors`` are those that the
+    previous process kept for this one; they are closed at the end. ``task_status`` is told once every listener is bound
+    and every device is open, or known to be retrying. Raises StartError, StoreError or UserError where the runtime or
+    the state directory cannot be used.
     """
     _make_runtime_dir(config.runtime_dir)
     reloads = reloads or Cell(Reload(config))
@@ -79,7 +79,7 @@ async def run(
     with contextlib.closing(parts.store), contextlib.closing(descriptors):
         if presets:
             await parts.store.update(presets, Role.ADMIN)
-        # Three nurseries, since they end at different times: the front door at once, the ports after what they have
+        # Three nurseries, since they end at different times: HTTP at once, the ports after the messages that they have
         # begun, and what both need (the watch, Bonjour's goodbyes) last.
         async with trio.open_nursery() as root:
             root.start_soon(parts.bonjour.run)
@@ -91,10 +91,10 @@ async def run(
 
                 logins = tuple(parts.tls_logins.values())
                 for each in logins:
-                    await each.read()  # before anybody can come
+                    await each.read()  # before the first client can connect
                 root.start_soon(contain, "certificates of ports", functools.partial(follow, logins, reloads))
             for manager in parts.managers:
-                if manager.log is not None:  # to the last byte of the line
+                if manager.log is not None:  # in the root, so that it hears the line to its last byte
                     root.start_soon(contain, f"{manager.bus.name} log", manager.log.run)
             async with trio.open_nursery() as ports, trio.open_nursery() as front:
                 http = functools.cache(functools.partial(_http_service, parts, reloads))
@@ -117,14 +117,14 @@ async def run(
 def hold_runtime_dir(path: Path) -> int:
     """Make the directory of the PTZ sockets, and lock it until the returned descriptor is closed.
 
-    Two daemons with one such directory would take each other's sockets away. Raises StartError where another has it.
+    Two daemons with the same directory would take each other's sockets away. Raises StartError where another has it.
     """
     _make_runtime_dir(path)
     try:
         return atomic_file.claim(path / "runtime.lock")  # not "lock": both directories may be one
     except BlockingIOError:
         raise StartError(f"runtime_dir {path} is in use by another daisyport: give this one its own") from None
-    except OSError as exc:  # a full or read-only file system: a state, which the sockets will tell of too
+    except OSError as exc:  # a full or read-only file system: a state that the sockets report too
         logger.error("runtime_dir %s cannot be locked: %s", path, exc.strerror)  # noqa: TRY400
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -147,11 +147,11 @@ def _http_service(parts: Composition, reloads: Cell[Reload]) -> HttpService:
 
 
 async def _listen_control(config: Config, http: Callable[[], HttpService], clients: trio.Nursery) -> None:
-    """Serve the control socket, which HTTP is loaded for at the first connection if it does not serve anybody else."""
+    """Serve the control socket. HTTP is loaded at the first connection, unless it serves the network already."""
     folder = config.runtime_dir / "control"
-    # Where others than root and our own user are named, they have to reach it; their credentials tell them apart.
+    # Users named in [control] must be able to reach the socket; their credentials tell them from strangers.
     shared = bool(config.control.admins or config.control.viewers)
-    with contextlib.suppress(OSError):  # a folder that cannot be made is a state of the socket
+    with contextlib.suppress(OSError):  # listen_unix reports a folder that cannot be made
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755 if shared else 0o750)
 

@@ -29,7 +29,7 @@ __all__ = ["TlsLogins", "follow", "own_certificate"]
 
 
 def own_certificate(config: Config, port: str = "", client_ca: Path | None = None) -> Tls:
-    """Name this host's certificate; a self-signed one is for every name that the host listens under.
+    """Return this host's certificate; a self-signed one is made for every name that the host listens under.
 
     At ``port`` (``P0``) clients prove who they are by certificates for which the file ``client_ca`` vouches.
     """
@@ -42,7 +42,7 @@ def own_certificate(config: Config, port: str = "", client_ca: Path | None = Non
 
 @final
 class TlsLogins:
-    """Whom port manager ``index`` serves over TLS: the users that certificates name, as far as their roles go.
+    """The users that port manager ``index`` serves over TLS: those that certificates name, as far as their roles go.
 
     A viewer hears the line, an operator and an admin write to it too, as over a WebSocket.
     """
@@ -53,7 +53,7 @@ class TlsLogins:
         self._seen = FirstLogins()
         self.tls = tls
         self.trouble = Cell("")
-        """Why nobody is served; empty while users are."""
+        """Why no user can be served; empty while users can."""
 
     @property
     def context(self) -> ssl.SSLContext | None:

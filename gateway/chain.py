@@ -1,4 +1,4 @@
-"""The chain of a port: how this CPU describes itself in it, and how an operator is shown it, from the owner down.
+"""The chain of a port: how this CPU describes itself in it, and how it is shown to an operator, from the owner down.
 
 Loaded when somebody asks.
 """
@@ -42,7 +42,7 @@ _TO_DO: Final = {
     ),
     Alarm.NO_KEY: "no AuthenticationKey, so anybody may be at the other end ({}). Set one with daisyport keygen",
 }
-"""What an alarm means, and what to do."""
+"""The meaning of each alarm, and what to do about it."""
 
 
 def chain_of(index: int, bus: Bus, devices: Mapping[PortType, PortDevice], services: Services, node: NodeKey) -> Chain:
@@ -78,9 +78,9 @@ def chain_of(index: int, bus: Bus, devices: Mapping[PortType, PortDevice], servi
 
 
 def shown(tree: Branch) -> dict[str, Any]:
-    """Return the chain as JSON can hold it, from the owner of the line down: each CPU with those ``below`` it.
+    """Return the chain for JSON, from the owner of the line down: each CPU with those ``below`` it.
 
-    ``tree`` has the CPU that was asked as its root, and what is told there of its way up is put above it.
+    ``tree`` has the CPU that was asked as its root; the CPUs that it reports on its way up are put above it.
     """
     root, here = _placed(tree)
     here["here"] = True

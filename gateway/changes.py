@@ -1,13 +1,13 @@
 """Commit an update of the parameters, let the ports settle, and put back what they could not do.
 
 So a script may connect as soon as it has its ``OK``, and what a driver or the host refuses is an error line of the
-answer. The answer is final within two seconds: what is not in force by then is put back, whoever asked for it.
+answer. The answer is final within two seconds: what is not in force by then is put back.
 
 Updates are committed one after the other, and settle side by side: one that waits for a slow line holds up no other.
-So a parameter may be set again before it is known whether its value can be. Two rules keep that true:
+So a parameter may be set again before it is known whether its last value holds. Two rules keep the answers true:
 
 1. An update puts back only what still has the value that it gave.
-2. It puts back the value that last stood its test (``_stood``), which need not be the one that it found.
+2. It puts back the value that last proved to hold (``_stood``), which need not be the one that it found.
 """
 
 from __future__ import annotations
@@ -49,17 +49,18 @@ class Changes:
         self._managers = managers
         self._one_at_a_time = trio.Lock()
         self._stood: dict[str, str] = {}
-        """The value of each parameter that was set which last stood its test."""
+        """For each parameter that was set, the last value that proved to hold."""
 
     async def update(self, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None) -> Update:
         """Set parameters as ``role``, bound to ``ports``; see Catalogue.updated.
 
         Raises StoreError where the disk does not take them.
 
-        A value that a parameter has already is refused where it is not in force: it is tried once more first.
+        A value that a parameter has already is tried once more where it is not in force, and refused if that fails
+        again.
         """
         # A caller that goes away must not leave behind what a port refused. The shield is bounded by what is in it: a
-        # commit, which no one could interrupt anyway, and the settling, which has its deadline.
+        # commit, which runs in a thread and cannot be interrupted anyway, and the settling, which has its deadline.
         with trio.CancelScope(shield=True):
             async with self._one_at_a_time:
                 before = self._store.published.value.settings
@@ -82,7 +83,7 @@ class Changes:
         return self._not_in_force(update, same)
 
     async def _put_back(self, update: Update, version: int, deadline: float) -> Update:
-        """Put back what a port refused of this update, as errors of the update; the rest of it stays."""
+        """Put back what a port refused of this update, and report it as errors of the update; the rest stays."""
         why = {
             refusal.name: refusal.why
             for manager in self._managers
@@ -92,12 +93,12 @@ class Changes:
         async with self._one_at_a_time:
             mine = {name: self._catalogue.text(update.settings, name) for name in update.changed}
             back = await self._store.update(self._old(why, mine), Role.ADMIN)
-            # What stays of the request cannot be without what was refused: then nothing of it stays.
+            # The rest of the request is not allowed without the refused part, so nothing of it stays.
             if back.refused:
                 why |= dict.fromkeys(update.changed, "it requires another parameter, which was refused") | why
                 back = await self._store.update(self._old(why, mine), Role.ADMIN)
             version = self._store.published.value.version
-            # Also where somebody has set it again, who now has this to come back to.
+            # Also for parameters that were set again since: a refusal of that later update comes back to this value.
             self._stood |= {name: text for name, text in mine.items() if name not in why}
         if not why:
             return update
@@ -114,7 +115,7 @@ class Changes:
         )
 
     def _old(self, names: Iterable[str], mine: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return what these parameters come back to, but for those that somebody has set again since."""
+        """Return what these parameters come back to, except those that were set again since."""
         return [(name, self._stood[name]) for name in names if self._is(name, mine[name])]
 
     def _is(self, name: str, text: str) -> bool:

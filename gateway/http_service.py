@@ -1,4 +1,4 @@
-"""Put the HTTP server together from the parts of the gateway, and have it take up a changed configuration.
+"""Put the HTTP server together from the parts of the gateway, and apply a changed configuration to it.
 
 Loaded only where it listens: HTTP and its logins cost memory and time at the start.
 """
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 async def _chain(managers: Sequence[Manager], index: int) -> dict[str, Any] | None:
-    """Look at the chain of one port; None where no other CPU has to do with it."""
+    """Return the chain of one port for JSON; None where it is not shared with other CPUs."""
     port = managers[index]
     if port.services.remote_port is None and PortType.REMOTE not in port.devices:
         return None
@@ -61,14 +61,14 @@ async def _chain(managers: Sequence[Manager], index: int) -> dict[str, Any] | No
 async def _carry(
     keys: KeyChanges, index: int, key: str, seconds: int, nodes: Sequence[bytes]
 ) -> str | list[dict[str, str]]:
-    """Give a server another key and carry it down; return what became of it at each CPU, or why not, as a text."""
+    """Give a server another key and carry it down; return the outcome at each CPU, or the reason of a refusal."""
     cpus = await keys.carry(index, key, seconds, nodes)
     return cpus if isinstance(cpus, str) else shown(cpus, nodes)
 
 
 @final
 class HttpService:
-    """The HTTP server of a gateway; ``reloads`` brings the configuration, and then the changed ones."""
+    """The HTTP server of a gateway; ``reloads`` has the configuration, and brings changed ones."""
 
     def __init__(self, parts: Composition, reloads: Cell[Reload]) -> None:
         self._config = reloads.value.config
@@ -120,7 +120,7 @@ class HttpService:
             control_members(control.admins),
             control_members(control.viewers),
         )
-        """Serves users of this host, whether or not anything else is served."""
+        """The control socket, which serves users of this host even while nothing else is served."""
 
     def serve(self, clients: trio.Nursery, sockets: Sequence[socket.socket]) -> tuple[Unit, ...]:
         """Serve in tasks of ``clients``, on ``sockets`` or else on every address of the configuration.
@@ -153,7 +153,7 @@ class HttpService:
         return Routes(self._backend, self._access, site)
 
     async def _follow(self) -> None:
-        """Take up what a SIGHUP changed, from the next connection on."""
+        """Apply what a SIGHUP changed, from the next connection on."""
         async for reload in self._reloads.changes():
             if reload.count:
                 http = reload.config.http

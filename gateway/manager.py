@@ -1,11 +1,12 @@
 """One port manager (PortManager.P#): its device, its services and its clients.
 
-It follows the settings: it plans what they call for, starts and stops what differs, and hands new values to what goes
-on. A service's clients live in a nursery outside the units, so that a listener or a device may come and go under them.
+It follows the settings: it plans what they call for, starts and stops what differs, and hands new values to what stays.
+The clients of services live in a nursery outside the units, so that they survive when a listener or a device comes and
+goes.
 
-A bug ends the whole tree of one port and no other's. The tree is started again, at once and then after growing
-pauses; a port that goes on failing is *parked*: down, with the reason in the status and in the answers of param.cgi,
-and tried again each minute, or as soon as somebody changes a parameter, which may mend it.
+A bug ends the whole tree of one port, and of no other. The tree is started again, first at once and then after growing
+pauses. A port that goes on failing is *parked*: it is down, with the reason in the status and in the answers of
+param.cgi, and it is tried again each minute, and whenever a parameter changes, because that may mend it.
 """
 
 from __future__ import annotations
@@ -64,16 +65,16 @@ __all__ = ["Manager", "NoAnswer"]
 
 _PACKAGE: Final = f"{Path(__file__).parent}/"
 _PAUSES: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before each new start after a bug; a port that fails once more is parked."""
+"""Seconds before each restart after a bug; a port that fails once more is parked."""
 _BEAT: Final = 1.0
 """Seconds between two heartbeats."""
 _PARKED: Final = 60.0
-"""Seconds after which a parked port is tried again. A port that ran for so long has recovered."""
+"""Seconds after which a parked port is tried again. A port that has run for this time has recovered."""
 
 
 @final
 class NoAnswer(Exception):
-    """The port manager stopped to answer, and was ended for that; the message says where it waited."""
+    """The port manager did not answer any more, and was ended for that; the message says where it waited."""
 
 
 @final
@@ -91,8 +92,8 @@ class Manager:
         self.index = index
         self.bus = bus
         self.devices: dict[PortType, PortDevice] = {}
-        """The serial port where this manager has one, for its counters outlive the times that it is open; and the
-        remote port client while PortType is RemotePort."""
+        """The serial port, if this manager has one, also while it is closed, because its counters go on; and the remote
+        port client while PortType is RemotePort."""
         self.failure = ""
         """Why the port manager is down or parked, while a bug keeps it so; else empty."""
         self.beats = 0
@@ -101,10 +102,10 @@ class Manager:
         self._port = host.config.port(index)
         history = History(self._port.history_bytes) if self._port.history_bytes else None
         if history is not None:
-            bus.attach(history.deliver, party=history)  # nobody asks in its name: it keeps what everybody hears
+            bus.attach(history.deliver, party=history)  # a party that never asks, so it keeps only what everybody hears
         self.services = Services(index, host, grant, lambda: self.chain, history)
         self.log: LineLog | None = None
-        """The log of what the line says; None where the host wants none."""
+        """The log of what the line says; None where the host has none."""
         if (file := self._port.log.file) is not None:
             # Loaded only where it is used.
             from gateway.clients.line_log import LineLog
@@ -121,12 +122,12 @@ class Manager:
         listeners = [Listen(*where, kind) for kind, listen in own.items() for where in listen]
         served += [Serve(kind) for kind, listen in own.items() if listen]
         self._always: frozenset[Spec] = frozenset((Serve(ServiceKind.WEB_SOCKET), *served, *ttys, *listeners))
-        """The specs that no parameter has to do with."""
+        """The specs that depend on no parameter."""
         self._published = published
         self._followed = Cell(-1)
         """The version of the settings whose units run ..."""
         self._adjusted = Cell(-1)
-        """... and the one that the devices have taken up, or refused: they may have to wait for their line first."""
+        """... and the version that the devices have taken up, or refused: they may have to wait for their line."""
         self._units: Units[Spec] | None = None
         self._refused: tuple[Refusal, ...] = ()
         self._tree = trio.CancelScope()
@@ -139,7 +140,7 @@ class Manager:
 
     @functools.cached_property
     def chain(self) -> Chain:
-        """The CPUs that share this port's line. It is made when somebody asks."""
+        """The CPUs that share this port's line. Made at the first request."""
         from gateway.chain import chain_of
 
         return chain_of(self.index, self.bus, self.devices, self.services, self._host.node)
@@ -152,8 +153,8 @@ class Manager:
     async def settled(self, version: int, changed: Sequence[str] = ()) -> None:
         """Wait until the port does what version ``version`` of the settings says, or is known not to.
 
-        Where one of its devices has to do with the ``changed`` parameters, it is waited for too. The caller bounds the
-        wait; ``responsible`` tells what became of it.
+        If one of its devices depends on the ``changed`` parameters, wait for the device too. The caller bounds the
+        wait; ``responsible`` tells the outcome.
         """
         await self._followed.wait_for(lambda followed: followed >= version)
         if self._units is not None:
@@ -162,7 +163,7 @@ class Manager:
             await self._adjusted.wait_for(lambda adjusted: adjusted >= version)
 
     async def insist(self, names: Collection[str]) -> None:
-        """Try once more to bring into force what is wanted and is not; clients hold these parameters no more."""
+        """Try once more to bring the wanted settings into force; end every hold of clients on these parameters."""
         for device in tuple(self.devices.values()):
             await device.insist(names)
 
@@ -173,9 +174,9 @@ class Manager:
         }
 
     def responsible(self, changed: Sequence[str], version: int = -1) -> tuple[Refusal, ...]:
-        """Return which of the ``changed`` parameters brought about what the port cannot do, and why it cannot.
+        """Return which of the ``changed`` parameters are to blame for what the port cannot do, and why it cannot.
 
-        What it has not done of ``version`` by now, it cannot.
+        What it has not done of ``version`` by now counts as impossible.
         """
         if self.failure:
             return tuple(Refusal(name, self.failure) for name in changed if name.startswith(self._prefixes))
@@ -208,7 +209,7 @@ class Manager:
                     await self._run_tree(stop)
                 if self._no_answer is not None and not stop.is_set():
                     raise self._no_answer
-            except Exception as exc:  # noqa: BLE001 -- whatever it is, the tree is gone and has to be started again
+            except Exception as exc:  # noqa: BLE001 -- whatever it was, the tree is gone and has to be started again
                 self._log.exception("a bug ended the port manager")
                 failures = 1 if trio.current_time() - started >= _PARKED else failures + 1
                 await self._recover(exc, failures, stop)
@@ -227,7 +228,7 @@ class Manager:
         self._log.error("%s", self.failure)
         self.bus.route()
         self.bus.disconnect(self.failure)
-        # Whoever waits for these settings to be in force is told now that they are not.
+        # An update that waits for these settings learns now that they are not in force.
         seen = self._published.value.version
         self._followed.set(seen)
         self._adjusted.set(seen)
@@ -239,7 +240,7 @@ class Manager:
                 nursery.cancel_scope.cancel()
 
     async def _beat_on(self) -> None:
-        """Count heartbeats: a port that waits to be started again is down, and known to be."""
+        """Count heartbeats: a port that waits for its restart is down, but does not hang."""
         while True:
             self.beats += 1
             await trio.sleep(_BEAT)
@@ -277,10 +278,10 @@ class Manager:
         self._followed.set(published.version)
 
     async def _adjust_devices(self) -> None:
-        """Keep the devices set as the settings say, beside everything else: one may have to wait for its line."""
+        """Keep the devices as the settings say, in its own task, because a device may have to wait for its line."""
         async for published in self._published.changes():
-            # A device that this version calls for is there by then, and open or known not to be; and the serial port
-            # takes up its settings while the line is one of another CPU too, or the port is closed.
+            # By then a device that this version calls for has been started, and is open or known not to be. The serial
+            # port takes up its settings also while the port is closed, or uses another CPU's line.
             await self._followed.wait_for(functools.partial(operator.le, published.version))
             for spec, unit in self._running:
                 if isinstance(spec, Device):
@@ -298,7 +299,7 @@ class Manager:
     # -- the units
 
     async def _run(self, spec: Spec, unit: Unit) -> None:
-        """Run a unit; one that would load files of another version waits for the restart, and all others go on."""
+        """Run a unit. One that would have to load files of another version waits for a restart; the others go on."""
         try:
             await self._run_spec(spec, unit)
         except UpgradeWaits as exc:
@@ -314,7 +315,7 @@ class Manager:
             case Serve(kind):
                 await self.services.run(kind, unit, self._newest)
             case Listen():
-                # Services start before their listeners. One that waits for a restart is not there.
+                # Services start before their listeners, so a missing one waits for a restart.
                 if spec.kind not in self.services:
                     raise UpgradeWaits(f"{spec.kind.value}: {UPGRADE_WAITS}")
                 with unit.scope:
@@ -351,7 +352,7 @@ class Manager:
 
     async def _run_device(self, spec: Device, unit: Unit) -> None:
         if spec.type is PortType.SERIAL:
-            self.bus.share(self._port.turn, self._port.message)  # of a line of another CPU, that one tells them
+            self.bus.share(self._port.turn, self._port.message)  # for another CPU's line, that CPU sends the rules
             await self.devices[spec.type].run(unit)
             return
         device = self.devices[spec.type] = self._make_device(spec)
@@ -414,7 +415,7 @@ async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 def _waits_in(task: trio.lowlevel.Task) -> str:
-    """Return the innermost function of this package that a task waits in, with its file and line."""
+    """Return the innermost function of this package in which a task waits, with its file and line."""
     frames = [(frame.f_code, line) for frame, line in task.iter_await_frames()]
     code, line = [each for each in frames if each[0].co_filename.startswith(_PACKAGE)][-1]
     return f"{code.co_qualname} ({code.co_filename.removeprefix(_PACKAGE)}, line {line})"

@@ -65,12 +65,12 @@ def _restore(arguments: argparse.Namespace) -> int:
         raise CommandError(f"{arguments.file}: {exc.strerror}") from None
     except BackupError as exc:
         raise CommandError(f"{arguments.file}: {exc}") from None
-    # The configuration in the backup counts where it is asked for, or where there is none here.
+    # The configuration in the backup is used where the user asks for it, or where this host has none.
     path = arguments.config or DEFAULT_CONFIG
     written = backup.files.get(CONFIGURATION)
     takes_configuration = written is not None and (arguments.configuration or not path.exists())
     config = _parsed(written) if takes_configuration and written is not None else configuration(arguments.config)
-    # What chassis this is, the host says by its own file, and not the backup.
+    # The host's own file says which chassis this is, never the backup.
     here = _about(configuration(arguments.config) if path.exists() else replace(config, chassis=""))
     files, left = backup.for_machine(here, identity=arguments.identity, keys=arguments.keys)
     if written is not None and not takes_configuration and written != _configuration_file(arguments):
@@ -123,7 +123,7 @@ def _parsed(written: bytes) -> Config:
 
 
 def _check(config: Config, files: dict[str, bytes]) -> None:
-    """Have the files read by those who will read them. Raises CommandError; parameters that are unknown are told."""
+    """Read the files as the gateway will. Raises CommandError; warn of unknown parameters."""
     import tempfile
 
     from gateway.state.backup import PARAMETERS, USERS

@@ -1,7 +1,7 @@
 """``daisyport check``: read the configuration and all that it names, and print what is wrong with it.
 
-Errors keep something from working, so the command fails, and with it a reload of the service. Warnings are worth a
-look. Of a gateway that runs on this configuration, its own locks and sockets are no errors.
+An error keeps something from working, so the command fails, and with it a reload of the service. A warning is worth a
+look. The locks and sockets of a gateway that already runs on this configuration are not errors.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _REQUEST = 16
-"""Bytes of a request as most are; those of Modbus that write many registers are longer, and their replies short."""
+"""Bytes of a typical request; Modbus requests that write many registers are longer, but have short replies."""
 _LONGEST_TURN = 1.5
-"""Seconds of a turn behind which a PTZ command is still sent in time, whoever else comes before it."""
+"""The longest turn, in seconds, after which a waiting PTZ command is still sent in time."""
 
 
 def add_to(commands: Commands) -> None:
@@ -94,7 +94,7 @@ def _runs(config: Config) -> bool:
             os.close(atomic_file.claim(lock))
     except BlockingIOError:
         return True
-    except OSError:  # not ours to look into: nothing is known
+    except OSError:  # this user may not look into it, so nothing is known
         pass
     return False
 
@@ -105,7 +105,7 @@ def _directories(config: Config, found: _Findings) -> None:
         if not nearest.is_dir():
             found.errors.append(f"{key}: {nearest} is no directory")
         elif not os.access(nearest, os.W_OK | os.X_OK):
-            # A unit makes them for its user, who need not be the one who checks.
+            # A systemd unit makes them for its user, and another user may run this check.
             found.warnings.append(f"{key}: {nearest} is not writable for this user")
     for index, port in enumerate(config.sharing):
         if port.log.file is not None and not port.log.file.parent.is_dir():
@@ -113,13 +113,14 @@ def _directories(config: Config, found: _Findings) -> None:
 
 
 def _is_passed_over(path: Path, config: Config, found: _Findings) -> bool:
-    """Return whether this user may not read a file of the gateway's user, and note that; it says nothing of the file.
+    """Return whether to skip a file that only the gateway's user may read, and warn of that.
 
-    Who is the gateway's user, and may not read it, goes on: the gateway may not either, and that is an error.
+    A check by the gateway's own user goes on: if that user may not read the file, the gateway cannot, which is an
+    error.
     """
     try:
         closed = path.exists() and not os.access(path, os.R_OK, effective_ids=True)
-    except PermissionError:  # nor look into its folder
+    except PermissionError:  # its folder is closed too
         closed = True
     if not closed or (config.state_dir.exists() and config.state_dir.stat().st_uid == os.geteuid()):
         return False
@@ -143,7 +144,7 @@ def _certificate(config: Config, found: _Findings) -> None:
 
 
 def _client_authorities(config: Config, found: _Findings) -> None:
-    """Read what vouches for the clients of ports that are reached over TLS."""
+    """Read the certificates that vouch for clients of ports over TLS."""
     for index, port in enumerate(config.sharing):
         path = port.tls.client_ca
         if not port.tls.listen or path is None or _is_passed_over(path, config, found):
@@ -162,7 +163,7 @@ def _client_authorities(config: Config, found: _Findings) -> None:
 
 
 def _out_of_date(pem: bytes) -> Iterator[str]:
-    """Say what in the file of ``client_ca`` is too old to let anybody in. Nothing else loads a library for that."""
+    """Report what in the file of ``client_ca`` is out of date, so that no client would be let in."""
     from cryptography import x509
 
     now = datetime.datetime.now(datetime.UTC)
@@ -207,7 +208,7 @@ def _users(config: Config, found: _Findings) -> None:
 
 
 def _parameters(config: Config, found: _Findings) -> None:
-    """Read what is stored, and look at what the file makes of it."""
+    """Read the stored parameters, and check them together with the configuration."""
     from protocol.parameters.catalogue import Catalogue
 
     path = config.state_dir / "parameters"
@@ -255,7 +256,7 @@ def _devices(config: Config, found: _Findings) -> None:
 
 
 def _addresses(config: Config, found: _Findings, *, running: bool) -> None:
-    """Bind each address for a moment. One that is not there may come later; one that is taken will not work."""
+    """Bind each address for a moment. A missing address may come later: a warning. An address in use is an error."""
     wanted = [("http.listen", host, port) for host, port in config.http.listen]
     wanted += [("tcp.bind", address, 0) for address in config.tcp.bind]
     for index, manager in enumerate(config.sharing):

@@ -66,7 +66,7 @@ def configuration(path: Path | None, devices: Sequence[str] | None = None) -> Co
 
 
 def built_in_uarts(root: Path = Path("/")) -> list[str]:
-    """Return the UARTs of the board that a driver found; of those that it did not, the type in sysfs is 0."""
+    """Return the board's UARTs that a driver found; sysfs gives the others the type 0."""
     found = []
     for folder in (root / "sys/class/tty").iterdir():
         if re.fullmatch(r"tty(S|AMA)[0-9]+", folder.name):

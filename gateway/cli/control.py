@@ -28,7 +28,7 @@ def asked_for_json(arguments: argparse.Namespace, path: str) -> dict[str, Any]:
 def asked(
     arguments: argparse.Namespace, method: str, target: str, body: bytes | None = None, seconds: float = _TIMEOUT
 ) -> bytes:
-    """Return the body that the gateway of ``--config`` answers with success, in that time. Raises CommandError."""
+    """Return the body of a successful answer of the gateway of ``--config``. Raises CommandError after ``seconds``."""
     with _answer(arguments, method, target, body, seconds=seconds) as answer:
         return answer.read()
 
@@ -41,7 +41,7 @@ def parameters(arguments: argparse.Namespace, group: str) -> dict[str, str]:
 
 
 def update(arguments: argparse.Namespace, assignments: Mapping[str, str]) -> None:
-    """Set parameters as an admin does by param.cgi. Raises CommandError with the lines of what was refused."""
+    """Set parameters as an admin does by param.cgi. Raises CommandError with the refused lines."""
     body = urllib.parse.urlencode({"action": "update", **assignments}).encode()
     form = "application/x-www-form-urlencoded"
     with _answer(arguments, "POST", "/axis-cgi/param.cgi", body, media_type=form) as answer:
@@ -68,7 +68,7 @@ def _answer(
     media_type: str = "",
     for_ever: bool = False,
 ) -> Iterator[http.client.HTTPResponse]:
-    """Have an answer that the gateway gives with success; with ``for_ever``, its body may come when it likes."""
+    """Open a successful answer of the gateway; with ``for_ever``, its body may take any time. Raises CommandError."""
     import http.client  # only here: it takes longer to load than any other command takes to run
     import socket
 

@@ -31,7 +31,7 @@ def _devices(arguments: argparse.Namespace) -> int:
     try:
         lines = [line.device for line in configuration(arguments.config).serial]
     except ConfigError:
-        lines = []  # whoever writes a file asks here what to put into it
+        lines = []  # the file may still be in the making: its author asks here what to put into it
     configured = {os.path.realpath(device): f"Ser{number}" for number, device in enumerate(lines, start=1)}
     found = serial_devices()
     if not found:
@@ -44,7 +44,7 @@ def _devices(arguments: argparse.Namespace) -> int:
 
 
 def _described(device: Found, line: str | None) -> Iterator[str]:
-    """Describe a device in comments, and in lines to paste where the configuration does not have it."""
+    """Describe a device in comments, followed by lines to paste where the configuration does not name it."""
     yield f"# {device.path}: {line or 'not in the configuration'}; driver {device.driver}; {device.mode}"
     if device.adapter is not None:
         yield f"#   {device.adapter}"

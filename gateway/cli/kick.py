@@ -1,4 +1,4 @@
-"""``daisyport kick``: end a client or a link of the running gateway; whoever is let in may come back."""
+"""``daisyport kick``: end a client or a link of the running gateway; it may connect again."""
 
 from __future__ import annotations
 

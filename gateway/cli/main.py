@@ -66,16 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_descriptors() -> None:
-    """Open /dev/null for each of descriptors 0 to 2 that whoever started this process had closed.
+    """Open /dev/null for each of descriptors 0 to 2 that was closed when this process was started.
 
-    A socket or a tty of ours would get that number otherwise, and with it what anything prints.
+    A socket or a tty of ours would get that number otherwise, and everything that is printed would go there.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free: this one
-    # Python itself found them closed, and has no streams for them.
+    # Python found them closed at its start, and made no streams for them.
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 -- it is the process's for as long as it runs
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 -- it is the process's for as long as it runs
 

@@ -1,8 +1,8 @@
 """``daisyport pair``: chain CPUs to a port of this one, or this one to another, confirmed by six digits on both sides.
 
 The command itself listens, and is announced by Bonjour, only while it runs. Nothing is set before both sides have
-agreed, and then by the parameters, as an admin sets them. Once digits were shown, whatever does not end in agreement
-ends the command: an attacker has one try, and somebody saw it.
+agreed; then the parameters are set as an admin sets them. Once digits were shown, any other end than an agreement ends
+the command, so that an attacker has one try, and a person sees it.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ __all__ = ["add_to"]
 
 _PORT: Final = 5554
 _LONGEST: Final = 60
-"""Minutes."""
+"""The longest wait, in minutes."""
 _HANDSHAKE: Final = 10.0
-"""Seconds until there are digits."""
+"""Seconds from the connection to the digits."""
 _PERSON: Final = 120.0
-"""Seconds that the other side's person has to compare them, behind ours."""
+"""Seconds for the person at the other side to compare the digits after ours has."""
 _WORK: Final = 30.0
-"""Seconds that the other side has to set what it was given."""
+"""Seconds for the other side to set what it was given."""
 _STRANGERS: Final = 20
-"""Connections that are no pairing, after which the command ends: what it prints is to be read."""
+"""Connections without a pairing after which the command ends, so that a flood does not scroll away what it prints."""
 _FAREWELL: Final = 1.0
-"""Seconds for the other side to hear that we refused."""
+"""Seconds for the other side to receive our refusal."""
 _READ_SIZE: Final = 65536
 _Event = TypeVar("_Event", bound="Event")
 
 
 class _Cut(Exception):
-    """The connection ended, or said what is no pairing; no digits were shown yet."""
+    """The connection ended, or broke the protocol of pairing, before any digits were shown."""
 
 
 def add_to(commands: Commands) -> None:
@@ -95,7 +95,7 @@ def _wait(arguments: argparse.Namespace, config: Config, index: int) -> int:
     """Let CPUs join, one after the other, until the time is over; return whether one did."""
     from gateway.discovery.pairing import announced
 
-    parameters(arguments, f"PortManager.P{index}.RemotePortServer")  # no gateway, no pairing: before anybody waits
+    parameters(arguments, f"PortManager.P{index}.RemotePortServer")  # fails at once where no gateway runs
     joined = strangers = 0
     until = time.monotonic() + arguments.minutes * 60
     name = config.node_name if config.bonjour.name else ""
@@ -175,7 +175,7 @@ def _join(arguments: argparse.Namespace, config: Config, index: int) -> int:
     number = config.managers[index].remote_port
     if number is None:
         raise CommandError(f"P{index} of this host has no remote port, so it cannot use the line of another CPU")
-    parameters(arguments, f"RemotePort.R{number}")  # as above
+    parameters(arguments, f"RemotePort.R{number}")  # fails at once where no gateway runs
     if arguments.join:
         host, sock = _dialled((arguments.join,), arguments.tcp_port)
     else:
@@ -274,7 +274,7 @@ def _made(side: Side, config: Config) -> Pairing:
 
 
 def _agreed(sock: socket.socket, pairing: Pairing, where: str) -> str:
-    """Have the digits compared here and there; return the other CPU's name. Raises _Cut or CommandError."""
+    """Have people compare the digits on both sides; return the other CPU's name. Raises _Cut or CommandError."""
     from protocol.link.pairing import Agreed, Compare
 
     try:
@@ -291,7 +291,7 @@ def _agreed(sock: socket.socket, pairing: Pairing, where: str) -> str:
     if said not in ("y", "yes"):
         pairing.refuse()
         _say(sock, pairing)
-        # A socket that is closed with bytes unread takes back what it has said.
+        # Closing a socket with unread bytes sends a reset, which would destroy the refusal on its way.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
             sock.settimeout(_FAREWELL)
@@ -310,14 +310,14 @@ def _agreed(sock: socket.socket, pairing: Pairing, where: str) -> str:
 
 
 def _say(sock: socket.socket, pairing: Pairing) -> None:
-    """Send what there is to say; where that cannot be, the other side may have said why, which is read next."""
+    """Send what is due. An error is left to the next read, which may bring the other side's reason first."""
     if data := pairing.data_to_send():
         with contextlib.suppress(OSError):
             sock.sendall(data)
 
 
 def _next(sock: socket.socket, pairing: Pairing, seconds: float, wanted: type[_Event]) -> _Event:
-    """Return the next event, which is to be ``wanted``, and send what is to be said before it. Raises CommandError."""
+    """Return the next event, which must be ``wanted``; send what is due meanwhile. Raises CommandError."""
     from protocol.link.pairing import PairingError
 
     until = time.monotonic() + seconds

@@ -24,7 +24,7 @@ __all__ = ["add_to"]
 _LONGEST: Final = LONGEST_OLD_KEY // 3600
 """Hours."""
 _PATIENCE: Final = 50.0
-"""Seconds for a key to reach all of a chain, behind one that is on its way already."""
+"""Seconds for a key to reach a whole chain, after an earlier key that is still on its way."""
 _WIDTH: Final = 80
 _HAVE_IT: Final = ("changed", "same")
 _TERMINAL: Final = Path("/dev/tty")
@@ -65,9 +65,9 @@ def _rekey(arguments: argparse.Namespace) -> int:
 
 
 def _agreed_on(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the CPUs that the key goes to: those below this one in its chain, once somebody has agreed to them.
+    """Return the CPUs that get the key: those below this one in its chain, once the operator has agreed to them.
 
-    A key that leaked may have linked somebody who does not belong there, and who is not to have the next one.
+    If the old key leaked, a stranger may be linked by it, and must not get the new one.
     """
     chains = asked_for_json(arguments, "/daisyport/chain")["ports"]
     chain = next((each["chain"] for each in chains if each["port"] == arguments.port), None)
@@ -82,7 +82,7 @@ def _agreed_on(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         print("  " + "  ".join(filter(None, (cpu["name"], cpu["node"][:8], address, state))))
     if not arguments.yes:
         try:
-            with _TERMINAL.open() as terminal:  # the key may come from a pipe, in the place of the terminal
+            with _TERMINAL.open() as terminal:  # standard input may be the pipe that the key comes from
                 print("Are they all yours? [y/N] ", end="", flush=True)
                 agreed = terminal.readline().strip().lower() in ("y", "yes")
         except OSError:
@@ -100,7 +100,7 @@ def _below_here(cpu: dict[str, Any], *, is_below: bool) -> Iterator[dict[str, An
 
 
 def _told(cpus: Sequence[dict[str, str]], below: Sequence[dict[str, Any]]) -> int:
-    """Print what became of the key at each CPU; return the exit status, which tells whether all have it."""
+    """Print the outcome at each CPU; return the exit status: 0 where all have the key."""
     names = {cpu["node"]: _name(cpu) for cpu in below}
     for cpu in cpus:
         name = cpu["name"] or names.get(cpu["node"]) or cpu["node"][:8]

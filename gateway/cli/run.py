@@ -77,8 +77,8 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("--device is for a machine without a configuration file; leave out --config")
     made_up = arguments.device is not None or is_made_up(arguments.config)
     config = configuration(arguments.config, [os.path.abspath(arguments.device)] if arguments.device else None)
-    # Before the log and the loop, which open the first descriptors; and the log before the imports are guarded, for
-    # their guard has something to say.
+    # Before the log and the loop, which open the first descriptors. The log starts before the imports are guarded,
+    # because the guard logs.
     raise_limit()
     log = Log.start(logging.DEBUG if arguments.verbose else logging.INFO, arguments.log_format)
     guard_imports()
@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         with contextlib.closing(ReadyClock()) as clock:
             trio.run(_run_until_signalled, config, path, presets, clock, clock=clock, instruments=[clock])
     except Exception as exc:
-        # trio wraps errors in groups. Those that the user can mend become one line, unless a bug came with them.
+        # trio wraps errors in groups. An error that the user can mend becomes one line, unless a bug came with it.
         _, bugs = ExceptionGroup("", [exc]).split((StartError, StoreError, UserError))
         if bugs is None:
             raise CommandError(str(root_cause(exc))) from None
@@ -139,9 +139,9 @@ async def _run_until_signalled(
 
 @final
 class _Started:
-    """Leave what the start has made out of garbage collections: it stays until the end.
+    """Exclude what the start has made from garbage collections: it stays until the end.
 
-    A full collection would look at each object of it, and no byte moves meanwhile: 20 ms on a desktop's processor, a
+    A full collection would visit each of these objects, and no byte moves meanwhile: 20 ms on a desktop's processor, a
     quarter of a second on a slow one.
     """
 
@@ -165,7 +165,7 @@ async def _obey_signals(
     if not hang_up_is_ignored():
         wanted.append(signal.SIGHUP)
     with trio.open_signal_receiver(*wanted) as signals:
-        # Within the receiver, whose handler it calls after its own: the stacks are written even where the loop hangs.
+        # Inside the receiver, whose handler is called after this one: the stacks are written even where the loop hangs.
         stacks.write_at_sigusr1()
         task_status.started()
         async for number in signals:

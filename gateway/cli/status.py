@@ -103,7 +103,7 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
 
 
 def _sharing(sharing: dict[str, Any], asked: str) -> Iterator[str]:
-    """Describe who has the line, and what became of its turns; ``asked`` tells of what its clients asked."""
+    """Describe the holder of the line, and how its turns ended; ``asked`` counts its clients' requests."""
     held = "" if sharing.get("holder") is None else f"{sharing['holder']} for {sharing['held_ms']} ms, "
     yield f"turn      {held}{sharing.get('waiting', 0)} waiting, longest wait {sharing['longest_wait_ms']} ms"[:_WIDTH]
     if sharing["rule"] is not None:
@@ -117,7 +117,7 @@ def _sharing(sharing: dict[str, Any], asked: str) -> Iterator[str]:
 
 
 def _links(port: dict[str, Any]) -> Iterator[str]:
-    """Describe the link to the CPU that is nearer to the line, who may be dialled while it is down, and all others."""
+    """Describe the link towards the line, the servers to dial while it is down, and the links from below."""
     if (link := port.get("remote_port_client")) is not None:
         who = f"{link['server_name'] or link['server_node'][:8]} {link['server_port']}"
         yield f"link to {who}: {_state_of(link)}, {link['links_lost']} lost so far"

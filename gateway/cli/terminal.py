@@ -1,7 +1,7 @@
 """Be a terminal on a port of the running gateway, over its control socket.
 
-What is typed goes to the line as it is, Ctrl-C too; one key, Ctrl-], is for this program. Behind it is the WebSocket
-that the console page uses: bytes are binary messages, and the menu's requests are JSON.
+Keys go to the line as they are typed, Ctrl-C too; only Ctrl-] is for this program. It speaks over the WebSocket that
+the console page uses: bytes are binary messages, and the menu's requests are JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MENU: Final = "b break  d DTR  r RTS  l lines  s rate  h hex view  q quit  Ctrl
 _READ_SIZE: Final = 4096
 """Bytes; the largest message that the gateway writes whole."""
 _MOST_UNSENT: Final = 1 << 20
-"""Bytes that wait for the gateway, above which no more is read from the terminal."""
+"""The most bytes that wait for the gateway; then nothing more is read from the terminal."""
 _LONGEST_RATE: Final = 8
 _TIMEOUT: Final = 5.0
 
@@ -84,16 +84,16 @@ class _Terminal:
         self._ws = WSConnection(ConnectionType.CLIENT)
         self._unsent = bytearray()
         self._lines: dict[str, bool] = {}
-        """The lines beside the data, as the gateway told them last."""
+        """The modem lines as the gateway last reported them."""
         self._toggled = ""
-        """The line that the next answer about them is to turn over."""
+        """The modem line to toggle once the next answer says how it is."""
         self._state = "typing"
         """``typing``, ``menu`` (the next key is a choice) or ``rate`` (digits are awaited)."""
         self._rate = ""
         self._has_keys = os.isatty(0)
         self._newline = b"\r\n" if self._has_keys else b"\n"
         self._column = False
-        """Something stands in the line that the cursor is in."""
+        """True while the cursor is behind some text, and not at the start of a row."""
 
     def shake_hands(self) -> None:
         """Open the WebSocket. Raises CommandError where the gateway refuses, or OSError."""
@@ -184,7 +184,7 @@ class _Terminal:
     # -- what the user types
 
     def _typed(self, keys: bytes) -> bool:
-        """Carry out what was typed; return whether the user quits, or has gone with the terminal."""
+        """Handle what was typed; return whether the user quits, or the terminal has gone."""
         start = 0
         for at, key in enumerate(keys):
             if self._state == "typing":
@@ -203,7 +203,7 @@ class _Terminal:
         return not keys
 
     def _chosen(self, key: int) -> bool:
-        """Do what a key of the menu stands for; return whether that is to quit."""
+        """Carry out a key of the menu; return whether it quits."""
         self._state = "typing"
         match chr(key).lower():
             case "q":
@@ -259,7 +259,7 @@ class _Terminal:
     # -- the screen
 
     def note(self, text: str) -> None:
-        """Print a line that is not of the port."""
+        """Print a row of our own, marked so that it is not taken for bytes of the port."""
         self._begin_line()
         if text:
             self._print(f"-- {text}".encode() + self._newline)
@@ -279,7 +279,7 @@ class _Terminal:
 
 
 def word_of(message: dict[str, Any]) -> str | None:
-    """Return an event in words; None for one that says nothing to somebody at a terminal."""
+    """Return an event in words; None where it means nothing to a user at a terminal."""
     match message.get("event"):
         case "port":
             reason = f": {message['reason']}" if message["reason"] else ""
@@ -300,7 +300,7 @@ def word_of(message: dict[str, Any]) -> str | None:
 
 @contextlib.contextmanager
 def _raw() -> Iterator[None]:
-    """Let every key come as it is typed, and put the terminal back in any case, also when told to end."""
+    """Read every key as it is typed, and restore the terminal in any case, also after SIGTERM and SIGHUP."""
 
     def end(number: int, _: object) -> NoReturn:
         sys.exit(128 + number)

@@ -1,7 +1,7 @@
 """``daisyport status --watch``: show the gateway again and again, with rates, until Ctrl-C.
 
 What is shown is made as plain tables first (``screen``), then drawn: with rich where it is installed and there is a
-terminal, else as columns of text. A gateway that restarts meanwhile is a line of the picture, and no end of it.
+terminal, else as columns of text. While a gateway restarts, the picture says so and goes on.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def screen(status: Status, before: Status | None, seconds: float, clock: float) 
 
 
 def _turns(port: Status) -> Iterator[list[str]]:
-    """Tell how a line of our own is set by the parameters, and who has it."""
+    """Describe how the parameters set a line of our own, and who holds it."""
     if (sharing := port.get("sharing")) is None:
         return
     holder = sharing.get("holder")
@@ -126,7 +126,7 @@ def _clients(port: Status, old: Status, seconds: float, clock: float) -> Iterato
 
 
 def _links(port: Status) -> Iterator[list[str]]:
-    """Tell of the links; lost are bytes towards the line, and gaps in the line are places above us, bytes below."""
+    """Describe the links. LOST are bytes towards the line; GAPS are places in the line above us, but bytes below us."""
     if (link := port.get("remote_port_client")) is not None:
         who = f"to {link['server_name'] or link['server_node'][:8]} {link['server_port']}"
         lost = _short(sum(link["bytes_lost"].values()))
@@ -180,7 +180,7 @@ def _age(seconds: float) -> str:
 
 
 def _console() -> Console | None:
-    """Return what draws on the terminal; None without one, or without rich."""
+    """Return rich's console; None without a terminal, or without rich."""
     try:
         from rich.console import Console
     except ImportError:
@@ -209,7 +209,7 @@ def _drawn(heading: str, tables: Sequence[Table]) -> Group:
         for name, width in zip(table.headings, table.widths, strict=True):
             drawing.add_column(name, justify="left" if width > 0 else "right", no_wrap=True, max_width=abs(width))
         for row in table.rows:
-            # As Text: what a peer calls itself is no markup.
+            # As Text, since a peer's name must not be read as markup.
             drawing.add_row(*map(Text, row), style="bold red" if "down" in row else "")
         drawings.append(drawing)
     return Group(Text(heading, style="bold"), *drawings)

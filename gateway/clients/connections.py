@@ -1,19 +1,18 @@
-"""The connections of all clients of the process: what they may take of its descriptors, and which of them are broken.
+"""The connections of all clients of the process: how many descriptors they may use, and which of them are broken.
 
-Each connection costs a descriptor, and a process has only so many. What must never fail needs some too, at any time: a
-tty that is plugged in again, the file of the parameters, the bias command. The administrator has to get in at HTTP
-when everything else is taken, and another CPU with its link. So:
+Each connection costs a descriptor, and the number of a process's descriptors is limited. Some are needed at any time
+for what must never fail: a tty that is plugged in again, the file of the parameters, the bias command. The
+administrator must get in at HTTP when everything else is taken, and so must another CPU with its link. So:
 
     No client of a port holds a descriptor whose number is ``most`` or higher.
 
-The kernel gives out the lowest number that is free. So an accepted socket's own number tells whether everything below
-it is taken, whoever took it: Bonjour's sockets and a command's pipes count by themselves, and no count of ours could
-drift. The numbers above are for us, for links and for requests; these two bound themselves, the handshakes of links
-(``remote_port.server``) and the places of HTTP (``web.places``), whatever numbers they get.
+The kernel gives out the lowest number that is free. So the number of an accepted socket tells whether everything below
+it is taken. Bonjour's sockets and a command's pipes count without being counted, and no count of ours can drift. The
+higher numbers are for ourselves, for links and for requests. Links and requests have bounds of their own: the
+handshakes (``remote_port.server``) and the places of HTTP (``web.places``).
 
-A connection that its client reset shows that at its socket, in the same way for all kinds of clients, while nobody
-reads from it because the line is busy. ``run`` waits for it with an epoll of its own: one that asks for nothing else,
-so bytes that wait to be read do not wake it.
+While the line is busy nobody reads from a client, so a reset of its connection would go unnoticed. ``run`` waits for
+resets of all clients with an epoll of its own, which asks for nothing else, so that unread bytes do not wake it.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ class ClientConnection:
         self.number = number
         """Its descriptor."""
         self.network = network
-        """Where it comes from, as shares count it: an IPv4 address, an IPv6 /64, or a user of this host."""
+        """Its origin, for the shares of networks: an IPv4 address, an IPv6 /64, or a user of this host."""
         self.broken = trio.Event()
-        """Set once the client is gone, though nobody reads: it reset the connection, or closed a Unix socket."""
+        """Set once the client is gone, even while nobody reads: it reset the connection, or closed a Unix socket."""
         self.was_reset = False
-        """With ``broken``: the client took back what it sent."""
+        """With ``broken``: a reset, which destroyed what the client had sent and nobody had read."""
 
     def refusal(self) -> str | None:
         """Return why it cannot belong to a client of a port; None where it can."""
@@ -53,17 +52,17 @@ class ClientConnection:
 
     @property
     def has_ended_sending(self) -> bool:
-        """Return whether the client has, though what it sent before may wait to be read."""
+        """Return whether the client has ended its sending; earlier bytes may still wait to be read."""
         poll = select.poll()
         poll.register(self.number, select.POLLRDHUP)
         return bool(poll.poll(0))
 
     def rename(self, network: str) -> None:
-        """Count it as another network's: behind a trusted proxy a connection is its client's."""
+        """Count it for another network: behind a trusted proxy that is the network of the proxy's client."""
         self._connections.rename(self, network)
 
     def close(self) -> None:
-        """Count it no more. Idempotent."""
+        """Stop counting it. Idempotent."""
         self._connections.forget(self)
 
 
@@ -76,12 +75,12 @@ class Connections:
         self.limit = limit or (1 << 20 if soft == resource.RLIM_INFINITY else soft)
         """Descriptors that the process may have."""
         self.requests = max(2, min(64, self.limit // 16))
-        """Connections that HTTP may have in work; as many may linger, and as many be refused."""
+        """Connections that HTTP serves at once; the same number may linger, and the same number be refused."""
         self._ports = ports
         self.reserve = 3 * self.requests + min(_OWN, self.limit // 8) + 2 * ports
         """Descriptors that are kept from the clients of ports."""
         self.refused = 0
-        """Clients that were refused for want of descriptors, or because their network has most of them."""
+        """Clients that were refused because descriptors were short, or their network had most of them."""
         self._held: Counter[str] = Counter()
         self._open: dict[int, ClientConnection] = {}
         self._epoll: select.epoll | None = None
@@ -99,7 +98,7 @@ class Connections:
     def refusal(self, number: int, network: str) -> str | None:
         """Return why a client of a port from ``network`` cannot have the descriptor ``number``; None where it can.
 
-        A quarter of those for clients is not for a network that has the other three.
+        One network gets at most three quarters of the clients' descriptors.
         """
         ours = number - self.count
         if number >= self.most:
@@ -118,7 +117,7 @@ class Connections:
     def open(self, number: int, network: str) -> ClientConnection:
         """Count the connection whose accepted socket has the descriptor ``number``."""
         connection = ClientConnection(self, number, network)
-        if (stale := self._open.get(connection.number)) is not None:  # its socket was closed before it was forgotten
+        if (stale := self._open.get(connection.number)) is not None:  # its socket was closed without ``forget``
             self.forget(stale)
         self._open[connection.number] = connection
         self._held[network] += 1
@@ -126,8 +125,8 @@ class Connections:
         return connection
 
     def forget(self, connection: ClientConnection) -> None:
-        """Count a connection no more. Idempotent."""
-        # Its number may be another connection's by now, where its socket was closed from elsewhere.
+        """Stop counting a connection. Idempotent."""
+        # Where its socket was closed elsewhere, another connection may have its number by now.
         if self._open.get(connection.number) is not connection:
             return
         del self._open[connection.number]
@@ -163,7 +162,8 @@ class Connections:
 
     def _watch(self, connection: ClientConnection) -> None:
         if self._epoll is not None:
-            # EPOLLERR and EPOLLHUP are always told; edge-triggered, or one that stays open would be told for ever.
+            # EPOLLERR and EPOLLHUP are always reported. Edge-triggered, or a broken socket that stays open would wake
+            # us for ever.
             with contextlib.suppress(OSError):
                 self._epoll.register(connection.number, select.EPOLLET)
 

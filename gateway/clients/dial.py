@@ -1,7 +1,7 @@
 """Connect to another host as a generic TCP client, and again whenever the connection is lost.
 
-Once connected, the peer is a client of the generic TCP server like any other. But its address is not looked for
-in AllowedIPAddresses, for it was us who chose it.
+Once connected, the peer is a client of the generic TCP server like any other. But AllowedIPAddresses does not apply to
+it, because the administrator chose its address.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 __all__ = ["dial"]
 
 _CONNECT = 10.0
-"""Seconds that one try may take."""
+"""Seconds for one attempt."""
 _FIRST_RETRY = 0.1
 _LAST_RETRY = 15.0
 _LASTING = 15.0
-"""Seconds after which a connection counts as one that works. A peer that hangs up sooner is dialled more rarely."""
+"""Seconds after which a connection counts as working. A peer that hangs up sooner is dialled less and less often."""
 
 
 async def dial(spec: Dial, service: Service, unit: Unit, stopping: Callable[[], bool]) -> None:
     """Keep a connection to the host that ``spec`` names until cancelled, and end it then.
 
-    Where the gateway is ``stopping`` it is left alone, so that the peer may still take what waits for it.
+    While the gateway is ``stopping`` the connection is left open, so that the peer may still take what waits for it.
     """
 
     async def connect(backoff: Backoff) -> None:

@@ -1,4 +1,4 @@
-"""Connect PTZ drivers, programs of this host, by the credentials that the kernel vouches for."""
+"""Connect PTZ drivers (programs of this host) by the credentials that the kernel vouches for."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Drivers:
     def mode(self) -> int:
         """The mode of the sockets.
 
-        A mode has room for the daemon's own user and group. Where others are named too, everybody may connect, and
-        ``identify`` tells them from strangers.
+        A mode can name only the daemon's own user and group. Where the configuration names others too, everybody may
+        connect, and ``identify`` tells them from strangers.
         """
         ours = self._members.users <= {0, os.getuid()} and self._members.groups <= {os.getgid()}
         return 0o660 if ours else 0o666
 
     def identify(self, sock: socket.socket) -> tuple[str, int, bool]:
-        """Return the name of who is at the other end of a Unix socket, its user, and whether it may use the port."""
+        """Return the name of the process at the other end of a Unix socket, its user, and whether it may connect."""
         peer = Peer.of(sock)
         return f"process {peer.process} of user {peer.user}", peer.user, self._members.include(peer)
 

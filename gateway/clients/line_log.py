@@ -1,8 +1,8 @@
-"""Keep a log of what a line said in a file, as of a console: each line of text with the time at which it began.
+"""Log what a line says in a file, such as the output of a console: each line of text with the time when it began.
 
-What clients write is not in it: that may be passwords, and a console echoes the rest. The disk may be slow, full or
-stuck, so a thread writes, one piece of work at a time; what the line says meanwhile waits in a bounded trace. The file
-is opened for each write, so that it may be moved away, or its file system come back.
+What clients write is left out: it may be passwords, and a console echoes the rest. The disk may be slow, full or stuck,
+so a thread writes, one piece of work at a time; what the line says meanwhile waits in a bounded trace. The file is
+opened for each write, so that it may be moved away, and that a file system which was away is used when it is back.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["KEPT", "LineLog"]
 
 KEPT: Final = 4
-"""Full files that are kept."""
+"""The number of full files to keep."""
 _PAUSE: Final = 0.2
 """Seconds between two writes: each costs a thread's start and an open file."""
 _RETRY: Final = 1.0
@@ -39,7 +39,7 @@ _RETRY: Final = 1.0
 _FLUSH: Final = 0.5
 """Seconds that the last bytes have at the end."""
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
-"""What must not reach a terminal that shows the file; a carriage return is left out before."""
+"""Bytes that must not reach a terminal which shows the file; carriage returns are removed before."""
 
 
 @final
@@ -56,7 +56,7 @@ class LineLog:
         """The next byte begins a line of the file."""
 
     async def run(self) -> None:
-        """Write what the line says, until cancelled or the session is ended for a bug."""
+        """Write what the line says, until cancelled, or until a bug ends the session."""
         handle = self._grant()
         session = handle.open(Right(0))
         trace = Trace(session, writing=False)
@@ -101,7 +101,7 @@ class LineLog:
         return b"", ""
 
     def _lines(self, piece: Piece) -> bytes:
-        """Return a piece as lines of text; the last of them may go on with the next piece."""
+        """Return a piece as lines of text; the last line may continue with the next piece."""
         moment = datetime.datetime.fromtimestamp(piece.microseconds / 1_000_000).astimezone()
         when = moment.isoformat(sep=" ", timespec="milliseconds").encode() + b" "
         if piece.way is Way.NOTE:
@@ -118,7 +118,7 @@ class LineLog:
         return first + when.join(lines)
 
     def _turn_over(self, more: int) -> None:
-        """Begin a new file where this one has no room for so many bytes more."""
+        """Begin a new file where this one has no room for ``more`` bytes."""
         with contextlib.suppress(FileNotFoundError):
             size = self._path.stat().st_size
             if not size or size + more <= self._most:

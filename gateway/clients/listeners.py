@@ -1,11 +1,11 @@
-"""Listen where clients connect, and hand each of them to a ``welcome``: TCP and Unix sockets.
+"""Listen on TCP and Unix sockets, and hand each client that connects to a ``welcome``.
 
-A listener never gives up. One that cannot bind goes on trying, since addresses come and go, and two ports may swap
-theirs in one update. The unit tells how it is.
+A listener never gives up. If it cannot bind it goes on trying, since addresses come and go, and two ports may swap
+theirs in one update. Its unit reports the state.
 
-``clients.connections`` keeps descriptors from clients, so a listener hardly ever finds none. Where it does, it gives up
-a spare one for as long as it takes to accept a client and let ``welcome`` refuse it: a client in the backlog would
-wait for nobody knows how long, and everybody behind it too. Each time it pauses, for its socket stays readable.
+``clients.connections`` reserves descriptors, so a listener hardly ever runs out of them. If it does, it gives up a
+spare descriptor to accept the client and let ``welcome`` refuse it. Otherwise that client and all those after it would
+wait in the backlog for an unknown time. It pauses each time, because its socket stays readable.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ logger = logging.getLogger(__name__)
 _BACKLOG = 1024
 """Clients that may wait to be accepted; the kernel may have a lower limit (net.core.somaxconn)."""
 _SWAP_TIME = 1.0
-"""Seconds for which a port that is taken is tried again before that is a refusal: another may just be leaving it."""
+"""Seconds for which a port in use is tried again before it is refused: another listener may be about to leave it."""
 _SWAP_PAUSE = 0.02
 _RETRY = 1.0
 _LOOK = 2.0
-"""Seconds of silence after which a Unix socket is looked for under its name."""
+"""Seconds without a client after which the listener checks that its Unix socket still has its name."""
 _OUT_OF_DESCRIPTORS_PAUSE = 0.1
 _FIRST_FREE_PORT = 1024
-"""Ports below this one take a capability to bind, which the service has not."""
+"""Lower ports need a capability that the service does not have."""
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 _TAKEN = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
 
 Welcome: TypeAlias = "Callable[[socket.socket, Any], None]"
-"""Takes an accepted socket and its peer's address, and owns it then. It may raise OSError."""
+"""Takes an accepted socket and its peer's address, and owns the socket from then on. It may raise OSError."""
 
 
 async def listen_tcp(address: str, port: int, welcome: Welcome, unit: Unit) -> None:
@@ -57,7 +57,7 @@ async def listen_tcp(address: str, port: int, welcome: Welcome, unit: Unit) -> N
 async def listen_unix(path: Path, kind: socket.SocketKind, mode: int, welcome: Welcome, unit: Unit) -> None:
     """Accept clients on the Unix socket ``path``, made with ``mode``, until cancelled; remove it then.
 
-    One that somebody removed is made again, within some seconds: nothing tells the process that its name is gone.
+    A socket that was removed is made again within seconds: nothing tells the process that its name is gone.
     """
     made = (0, 0)
 
@@ -79,8 +79,8 @@ async def accept_clients(
 ) -> None:
     """Hand every client of a listening socket to ``welcome``, until cancelled; then its backlog, and close it.
 
-    It also ends when ``is_there``, which is asked now and then, says that clients cannot find the socket any more.
-    Where the process or the host has no descriptor left the client is told so, and ``unit`` tells of it once.
+    It also ends when ``is_there``, which is called every few seconds, says that clients cannot find the socket any
+    more. Where the process or the host has no descriptor left, the client is told so, and ``unit`` reports it once.
     """
     unit.up()
     spare = _spare()
@@ -96,7 +96,7 @@ async def accept_clients(
             try:
                 _accept(listener, welcome)
                 unit.up()
-            except OSError as exc:  # also where the kernel has no memory for it: then there is nothing but to wait
+            except OSError as exc:  # the kernel may also be out of memory: nothing helps but to wait
                 unit.failing(f"cannot accept a client: {exc.strerror}")
                 if spare is not None and exc.errno in _NO_DESCRIPTOR:
                     os.close(spare)
@@ -107,16 +107,16 @@ async def accept_clients(
     finally:
         if spare is not None:
             os.close(spare)
-        # These clients connected before the listener moved: to their kernels, they are connected.
+        # These clients connected before the listener moved, and believe that they are being served.
         with contextlib.suppress(OSError):
-            for _ in range(_BACKLOG):  # bounded, for more may go on connecting meanwhile
+            for _ in range(_BACKLOG):  # bounded, since others may go on connecting meanwhile
                 if not _accept(listener, welcome):
                     break
         listener.close()
 
 
 def _spare() -> int | None:
-    """Take a descriptor to give up when there is no other; None where there is none."""
+    """Open a descriptor that can be given up when no other is free; None where even this one cannot be had."""
     try:
         return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -133,8 +133,8 @@ def _accept(listener: socket.socket, welcome: Welcome) -> bool:
         try:
             welcome(sock, peer)
         except OSError:
-            sock.close()  # it has left already, so its socket takes no options
-        except Exception:  # a listener outlives whatever goes wrong with one client
+            sock.close()  # the client has left already: its socket takes no options
+        except Exception:  # whatever goes wrong with one client must not end the listener
             logger.exception("a bug: a client could not be welcomed")
             sock.close()
     return True
@@ -143,7 +143,7 @@ def _accept(listener: socket.socket, welcome: Welcome) -> bool:
 async def _listen(
     unit: Unit, bind: Callable[[], socket.socket], welcome: Welcome, is_there: Callable[[], bool] | None = None
 ) -> None:
-    """Bind, however long that takes, and accept; a port that stays taken is a refusal, all else a passing state."""
+    """Bind, however long that takes, and accept. A port that stays in use is a refusal; other errors may pass."""
     unit.began()
     patience = trio.current_time() + _SWAP_TIME
     while True:
@@ -184,14 +184,14 @@ def _bind_unix(path: Path, kind: socket.SocketKind, mode: int) -> socket.socket:
     with contextlib.ExitStack() as undo:
         sock = undo.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK))
         sock.bind(str(path))
-        path.chmod(mode)  # nobody can have connected: it does not listen yet
+        path.chmod(mode)  # before it listens, so that no client gets in with another mode
         sock.listen(_BACKLOG)
         undo.pop_all()
         return sock
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Return which file ``path`` names; zeros for none."""
+    """Return the device and inode of ``path``; zeros where there is no file."""
     try:
         found = path.lstat()
     except OSError:

@@ -1,16 +1,16 @@
 """Serve Modbus TCP on a line of Modbus RTU: each request is one turn of the line, and its reply the answer.
 
-A client's requests are asked one after the other, in their order. What becomes of each is known by one of these, and
-the last of them bounds it:
+A client's requests are asked one after the other, in their order. One of these events ends each request; the last one
+bounds it:
 
     The port refuses it: it is down, or the request waited for too long.
-    Its bytes are lost on their way to the CPU that owns the line.
-    Its turn ends. What the line said in it is the reply, or none.
-    ``_patience`` is over: the end of the turn was lost with a link.
+    Its bytes were lost on their way to the CPU that owns the line.
+    Its turn has ended. What the line said in that turn is the reply, or is none.
+    ``_patience`` is over, because the end of the turn was lost with a link.
 
-Nothing that a unit says can be taken for the reply to another request: what is heard counts from the beginning of the
-request's own turn to its end, and must be of the same unit and function with a right CRC. The exceptions that this
-gateway says of its own are those of ``protocol.sharing.modbus_tcp``.
+A reply is never taken for that to another request: only what is heard within the request's own turn counts, and it must
+have the same unit and function and a right CRC. The exceptions that this gateway itself answers with are in
+``protocol.sharing.modbus_tcp``.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ _BITS: Final = 11
 _SLOWEST: Final = 300
 """Bits a second of the slowest line, where the rate is not known."""
 _LINKS: Final = 2.0
-"""Seconds that the links of a chain may add to a turn."""
+"""Seconds that the links of a chain may add to a turn, at most."""
 
 
 async def converse(stream: Stream, session: Session, idle_limit: Cell[int], units: Collection[int] = ()) -> None:
     """Answer a client's requests until it leaves, the session is ended, or it was idle for ``idle_limit`` seconds.
 
-    Requests to other ``units`` are answered with NO_PATH; without any, none is. Closes the session and the stream.
+    Requests to any unit but these ``units`` are answered with NO_PATH; empty means all units. Closes the session and
+    the stream.
     """
     client = _Client(stream, session, units)
     session.listen(client)
@@ -86,17 +87,17 @@ class _Client:
         self.sent = 0
         """As a Reader: bytes of answers that the client took."""
         self._asked: Asker | None = None
-        """How another CPU's line names the request that is asked; None where it is by the session."""
+        """The name that another CPU's line gave to the request being asked; None on a line of our own."""
         self._in_turn = False
-        """The line has the turn of our request."""
+        """Whether the turn of our request has begun, and not ended."""
         self._heard = bytearray()
-        """What it said in that turn."""
+        """What the line said in that turn."""
         self._ending: Ending | None = None
         self._lost: Reason | None = None
         self._over = trio.Event()
-        """Set when either is known."""
+        """Set when either of the two is known."""
         self._refused = ""
-        """The last reason why the port could not be used, which is logged once."""
+        """The last reason why the port could not be used; it is logged once."""
 
     async def run(self) -> None:
         """Answer request by request until the client ends its sending. Raises OSError, as the stream."""
@@ -120,7 +121,7 @@ class _Client:
     # -- a request
 
     async def _answer(self, request: TcpRequest, accepted: float) -> bytes:
-        """Ask the line, and return what to answer: nothing to a broadcast. Raises Revoked."""
+        """Ask the line, and return the answer; it is empty for a broadcast. Raises Revoked."""
         fault = request.fault
         if fault is None and self._units and request.unit not in self._units:
             fault = ModbusException.NO_PATH
@@ -167,7 +168,7 @@ class _Client:
             self._heard += data
 
     def turned(self, asker: Asker | None, ending: Ending | None) -> None:
-        """Take note that a turn begins or ends."""
+        """Note that a turn begins or ends."""
         if ending is None:
             self._in_turn = asker is not None and asker is (self._asked or self._session)
         elif self._in_turn:
@@ -176,7 +177,7 @@ class _Client:
             self._over.set()
 
     def settled(self, _: int, lost: Reason | None) -> None:
-        """Take note of what became of the bytes of our request."""
+        """Note the outcome of the bytes of our request."""
         if lost is not None:
             self._lost = lost
             self._over.set()
@@ -191,12 +192,12 @@ def _unfit(state: PortStatus) -> str | None:
 
 
 def _exception(reason: Reason) -> ModbusException:
-    """Return what a refusal of the port is to a master: one that may try again later, or one that need not."""
+    """Return the exception for a refusal of the port: it tells the master whether trying again later makes sense."""
     return ModbusException.BUSY if reason is Reason.TOO_OLD else ModbusException.NO_PATH
 
 
 def _patience(rule: TurnRule, rate: int) -> float:
-    """Return the seconds after which the end of a request's turn will not be told any more."""
+    """Return the seconds after which the end of a request's turn will not be reported any more."""
     character = _BITS / (rate or _SLOWEST)
-    # The quarantine behind a turn without a reply lasts for one more timeout.
+    # The quarantine after a turn without a reply lasts for one more timeout.
     return rule.max_wait + rule.longest_course(MAX_FRAME, character) + rule.reply_timeout + _LINKS

@@ -10,7 +10,7 @@ __all__ = ["Members", "Peer"]
 
 _SO_PEERGROUPS = 59
 _MOST_GROUPS = 1024
-"""Bytes of group numbers that Python's getsockopt has room for: 256 groups."""
+"""The largest buffer of Python's getsockopt, in bytes: 256 group numbers."""
 
 
 @final
@@ -45,6 +45,6 @@ class Members(NamedTuple):
 def _supplementary_groups(sock: socket.socket) -> tuple[int, ...]:
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS)
-    except OSError:  # it has more than there is room for; its user and its first group have to do
+    except OSError:  # more groups than fit: go by its user and its first group
         return ()
     return struct.unpack(f"{len(raw) // 4}I", raw)

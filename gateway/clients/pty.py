@@ -1,18 +1,18 @@
-"""A pty whose master is ours, raw and in packet mode: what passes, what the program at its slave sets, who is there.
+"""A pty whose master is ours, raw and in packet mode: its bytes, the settings that a program makes, who has it open.
 
-The facts that this file is built on (Linux)
-    Nobody there  A master whose slave nobody has open polls HUP, at once and for ever: it must not be waited for then.
-    The rest      What a program left unread stays in the slave, for whoever opens it next: it is flushed there.
-    Settings      They belong to the slave too, and stay. Raw from the start, or the line's own words would be echoed
-                  into it. With EXTPROC the kernel leaves lines and echo to us, who do neither, and tells the master
-                  in its packet mode (TIOCPKT) of each change, our own too; without it, of none. A program that clears
-                  EXTPROC has it put back.
-    Packets       A read of the master returns a byte that says what the program did, or that and data. What it did
-                  comes first, though it wrote before it did that: nothing tells which was first (``clients.tty``).
-    A drain       returns at once on a slave, with TCSADRAIN too: the program believes that all is on the line.
-    TIOCEXCL      outlives the last close of a slave, and shuts out all who come. Such a pty is replaced by a new one.
-    Never         A pty has no modem lines and sends no break, and it is always 8 bits without parity: the kernel takes
-                  the rest of what is set with them, and drops these without a word.
+What this file has to cope with (Linux)
+    Nobody there  While nobody has the slave open its master polls HUP, at once and for ever: do not wait for it then.
+    Leftovers     What a program left unread stays in the slave for the next program. So it is flushed there.
+    Settings      They belong to the slave and stay too. It is raw from the start, or the line's own words would be
+                  echoed into it. EXTPROC leaves line editing and echo to the master, which does neither, and makes
+                  packet mode (TIOCPKT) report each change of settings, our own too; without it, none is reported. It
+                  is set again where a program clears it.
+    Packets       A read of the master returns one byte that says what the program did, alone or with data. A report
+                  comes before the data, even if the program wrote first: the order is lost (``clients.tty_stream``).
+    Draining      tcdrain and TCSADRAIN return at once on a slave: the program believes that all is on the line.
+    TIOCEXCL      It outlives the last close of a slave, and shuts out every later program. Such a pty is replaced.
+    Never         A pty has no modem lines and sends no break, and it is always 8 bits without parity. The kernel drops
+                  such settings without an error, and takes those that were made with them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["CARRIED", "NEVER", "Happened", "Pty", "PtySettings"]
 
 NEVER: Final = ("modem lines", "breaks", "5 to 7 data bits", "parity")
-"""The words for what a program cannot reach through a pty, whoever is at its other end."""
+"""What a program can never do through a pty, in the words of the status."""
 
 _READ_SIZE: Final = 65536
 _MOST_STALE: Final = 1 << 20
@@ -52,7 +52,7 @@ _XON_XOFF: Final = termios.IXON | termios.IXOFF
 
 @final
 class PtySettings(NamedTuple):
-    """The settings of a line that a pty can show, under their names in the contract."""
+    """The line settings that a pty can show, by their names in the contract."""
 
     BaudRate: int
     StopBits: int
@@ -61,7 +61,7 @@ class PtySettings(NamedTuple):
 
     @classmethod
     def of(cls, known: Mapping[str, object]) -> PtySettings | None:
-        """Return them of a line of which these settings are ``known``; None where they are not."""
+        """Return the settings of a line of which these are ``known``; None where they are unknown."""
         if not known:
             return None
         xon_xoff, rts_cts = bool(known["FlowControlXONXOFF"]), bool(known["FlowControlRTSCTS"])
@@ -73,14 +73,14 @@ class PtySettings(NamedTuple):
         return dict(zip(self._fields, (str(self.BaudRate), str(self.StopBits), *flow), strict=True))
 
     def since(self, before: PtySettings) -> dict[str, str]:
-        """Return, as texts, what is otherwise than it was. A rate of 0 is none: it hangs up, and no pty does."""
+        """Return, as texts, the settings that differ from ``before``. A rate of 0 is left out: it means to hang up."""
         was = before.texts()
         changed = {name: value for name, value in self.texts().items() if value != was[name]}
         return {name: value for name, value in changed.items() if self.BaudRate or name != "BaudRate"}
 
 
 CARRIED: Final = PtySettings._fields
-"""The settings that a program can reach, where the host allows it."""
+"""The settings that a program can change, where the host allows it."""
 
 
 @final
@@ -89,14 +89,14 @@ class Happened(NamedTuple):
 
     data: bytes = b""
     set: bool = False
-    """It set the tty, maybe as it was."""
+    """It set the tty, perhaps to the same settings as before."""
     threw_away_input: bool = False
     threw_away_output: bool = False
 
 
 @final
 class Pty:
-    """The master of a pty: ``made``, or ``taken`` from whoever had it before. Its methods raise OSError."""
+    """The master of a pty: newly ``made``, or ``taken`` from the previous server. Its methods raise OSError."""
 
     def __init__(self, master: int) -> None:
         self.master = master
@@ -109,11 +109,11 @@ class Pty:
         fcntl.ioctl(master, termios.TIOCPKT, struct.pack("i", 1))
         self.deeds.register(master, select.EPOLLPRI | select.EPOLLET)
         self.seen = self.settings()
-        """The settings that the program made last, or was shown since."""
+        """The last settings that the program made, or was shown."""
         self.undecided = False
-        """The line has neither taken nor refused what the program set: it is shown until then."""
+        """The line has neither taken nor refused what the program set; until then the tty shows that."""
         self.was_set = False
-        """The settings are those that a program made, which still has it open, before this pty was taken."""
+        """A program made the settings before this pty was taken, and still has it open."""
         self.stale = 0
         """Bytes that a program wrote while nobody read them, and that were thrown away."""
 
@@ -134,7 +134,7 @@ class Pty:
 
     @classmethod
     def _of(cls, master: int) -> Pty:
-        """Return that of a master, which is closed where that fails."""
+        """Return the pty of ``master``, or close the master where that fails."""
         try:
             return cls(master)
         except BaseException:
@@ -143,28 +143,29 @@ class Pty:
 
     @classmethod
     def taken(cls, master: int) -> Pty:
-        """Take one that was ``made``, and left while a program may have it open. Raises OSError where it is no pty.
+        """Take over a pty that was ``made`` before, and that a program may have open. Raises OSError where it is no
+        pty.
 
-        What the program wrote meanwhile is thrown away: nobody knows how old it is.
+        What the program wrote meanwhile is thrown away, because its age is unknown.
         """
         pty = cls._of(master)
         pty.was_set = pty.undecided = pty.is_open()
         with contextlib.suppress(OSError):  # there is no more
-            while pty.stale < _MOST_STALE:  # who writes on and on is read by his session
+            while pty.stale < _MOST_STALE:  # the session reads a program that never stops writing
                 pty.stale += len(pty.read().data)
         return pty
 
     def detach(self) -> int:
-        """Return the master, for a pty that is ``taken`` of it, or to be closed; this one is of no use then."""
+        """Return the master, to be ``taken`` again or closed. This object must not be used after that."""
         self.deeds.close()
         return self.master
 
     def did_something(self) -> bool:
-        """Return whether the program did something beside writing since this was asked last."""
+        """Return whether the program did something beside writing since the last call."""
         return any(events & select.EPOLLPRI for _, events in self.deeds.poll(0))
 
     def read(self) -> Happened:
-        """Return what there is. Raises BlockingIOError where that is nothing, OSError once nobody has it open."""
+        """Read once. Raises BlockingIOError where nothing has come, OSError once nobody has the slave open."""
         packet = os.read(self.master, _READ_SIZE)
         told = packet[0]
         if told & _TIOCPKT_IOCTL:
@@ -177,7 +178,7 @@ class Pty:
         )
 
     def _leave_it_raw(self) -> None:
-        """Put EXTPROC back where a program has cleared it; everything else is the program's own."""
+        """Set EXTPROC again where a program has cleared it; everything else is the program's own business."""
         iflag, oflag, cflag, lflag, *rest = termios.tcgetattr(self.master)
         if not lflag & _EXTPROC:
             termios.tcsetattr(self.master, termios.TCSANOW, [iflag, oflag, cflag, lflag | _EXTPROC, *rest])
@@ -191,7 +192,7 @@ class Pty:
         return PtySettings(rate, stop_bits, iflag & _XON_XOFF == _XON_XOFF, bool(cflag & termios.CRTSCTS))
 
     def show(self, wanted: PtySettings | None) -> None:
-        """Let the program see these settings, but not in the place of such as it has just made."""
+        """Show these settings to the program, unless it has just made others that are undecided."""
         if wanted is None or wanted == self.seen or self.undecided or self.settings() != self.seen:
             return
         iflag, oflag, cflag, lflag, discipline, characters, *_ = self._termios2()
@@ -205,7 +206,7 @@ class Pty:
         self.seen = self.settings()
 
     def forget(self, wanted: PtySettings | None) -> None:
-        """Let the next program see these settings, though the last one made others; it may be there already."""
+        """Show these settings to the next program, whatever the last one made; it may have opened the tty already."""
         self.undecided = self.was_set = False
         if not self.is_open():
             self.seen = self.settings()
@@ -225,8 +226,8 @@ class Pty:
     def unread(self) -> int:
         """Return how many bytes wait that were written to the slave.
 
-        Not by poll, which also tells of packets without data: our own flush makes one. But poll has the kernel move
-        what was written to where it is counted.
+        Poll alone cannot tell, since it also reports packets without data, such as that of our own flush. But poll
+        makes the kernel move what was written to where it is counted.
         """
         self.is_open()
         count: int = struct.unpack("i", fcntl.ioctl(self.master, termios.FIONREAD, bytes(4)))[0]
@@ -237,7 +238,7 @@ class Pty:
         termios.tcflush(self.master, termios.TCIFLUSH)
 
     def drop_unheard(self) -> bool:
-        """Throw away what the last program left unread; return false where nobody can open the slave any more."""
+        """Throw away what the last program left unread; return False where the slave can never be opened again."""
         try:
             fd = os.open(self.slave, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:

@@ -1,7 +1,7 @@
-"""The configuration of this host: its serial lines, what they can do, what to bind, and where to keep the state.
+"""The configuration of this host: its serial lines and their hardware, what to bind, and where to keep the state.
 
-It is read once, at the start (``config_file``), or made up for a machine that has no configuration file. Nothing is
-opened here: a device or an address that is named need not be there yet.
+It is read once, at the start (``config_file``), or made up for a machine without a configuration file. Nothing is
+opened here: a device or an address need not exist yet.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class HttpConfig:
     trusted_proxies: AddressList = field(default_factory=AddressList)
     """Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; without items, none."""
     metrics_token: Path | None = None
-    """The file of the token that opens /metrics; None where only a login does."""
+    """The file of the token that opens /metrics; None where only a login opens it."""
 
 
 @final
@@ -72,7 +72,7 @@ class TcpConfig:
 
     bind: tuple[str, ...] = ("0.0.0.0", "::")
     max_clients: int = 192
-    """Clients of one address that each service of a port serves at once; of the 256 in all, the rest is for others."""
+    """The most clients of one address that each service of a port serves at once, of 256 in all."""
 
 
 @final
@@ -87,9 +87,9 @@ class PtzConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """The users and groups of this host, by name, that may use the control socket, and what they may.
+    """The users and groups of this host, by name, that may use the control socket, as admins or as viewers.
 
-    Root and the daemon's own user are always admins. Nobody else is by default, and least of all who may use the PTZ
+    Root and the daemon's own user are always admins. By default nobody else may use it, not even the users of the PTZ
     sockets.
     """
 
@@ -100,11 +100,11 @@ class ControlConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class RemoteConfig:
-    """Remote ports without a key, and with another one.
+    """The policy for remote ports: without a key, and when a server gives a new key.
 
-    ``autoconf_without_key`` lets AutoConf dial servers although nobody can prove to be the right one. ``keyless`` lets
-    a server without a key admit clients from beyond its own links. ``accept_rekey`` lets the server that a remote port
-    client is linked to, and proved the key, give it another one.
+    ``autoconf_without_key`` lets AutoConf dial although without a key no server can prove that it is the right one.
+    ``keyless`` lets a server without a key admit clients from beyond its own links. ``accept_rekey`` lets a remote port
+    client take a new key from the server that it is linked to by the present one.
     """
 
     autoconf_without_key: bool = False
@@ -115,7 +115,7 @@ class RemoteConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class BonjourConfig:
-    """The words that neighbours hear of us: ``name`` tells them the node's name beside its id."""
+    """What our announcements contain: with ``name`` also the node's name, beside its id."""
 
     name: bool = True
 
@@ -132,15 +132,15 @@ class SerialConfig:
     hardware: SerialHardware = field(default_factory=SerialHardware)
     bias: tuple[str, ...] = ()
     rs485_automatic: bool = False
-    """The adapter switches between sending and receiving by itself: the mode is the wiring's, and not the driver's."""
+    """The adapter switches between sending and receiving by itself, so the driver knows nothing of the mode."""
     low_latency: bool = True
-    """Ask the driver to hand over bytes at once."""
+    """Ask the driver to hand over received bytes at once."""
     paced: bool = True
-    """It carries at the rate that is set; native USB, which is no UART, takes whatever it can."""
+    """The device sends at the rate that is set. False for native USB without a UART, which takes what it can."""
     any_device: bool = False
-    """Take whatever adapter is behind the name, and not only the one that was there first."""
+    """Open any adapter behind the name, and not only the one that was there first."""
     on_demand: bool = False
-    """Open it only while somebody needs it, so that local tools can have it in between ..."""
+    """Open it only while a client needs it, so that local tools can use it in between ..."""
     close_after: float = 2.0
     """... and for so many seconds more."""
 
@@ -153,15 +153,15 @@ class TtyConfig:
     paths: tuple[str, ...] = ()
     mode: int = 0o600
     group: str | None = None
-    """A group that the daemon's user is in; None for the one that the kernel gives to a pty."""
+    """The group of the tty, which the daemon's user must be in; None for the kernel's default."""
     configure: bool = False
-    """What a program sets on it holds for the line while the program has it open."""
+    """A program's settings of the tty also hold for the line, while the program has it open."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """The file that keeps what the line said, and the bytes after which a new one is begun; None for no file."""
+    """The file that logs what the line says (None: none), and the size in bytes at which a new file is begun."""
 
     file: Path | None = None
     rotate: int = 16 << 20
@@ -170,7 +170,7 @@ class LogConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class ModbusTcpConfig:
-    """Where masters by Modbus TCP reach a port, and the ``units`` that they may ask there; all of them where empty."""
+    """Where Modbus TCP masters reach a port, and the ``units`` that they may ask there; empty means all units."""
 
     listen: tuple[tuple[str, int], ...] = ()
     units: tuple[int, ...] = ()
@@ -179,7 +179,7 @@ class ModbusTcpConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class Rfc2217Config:
-    """Where RFC 2217 clients reach a port, and what they may do there beside reading and writing."""
+    """Where RFC 2217 clients reach a port, and their rights beside reading and writing."""
 
     listen: tuple[tuple[str, int], ...] = ()
     lines: bool = True
@@ -200,7 +200,7 @@ class TlsConfig:
 @final
 @dataclass(frozen=True, slots=True)
 class ChainedConfig:
-    """What clients at other CPUs may do on this CPU's line beside reading and writing."""
+    """The rights of clients at other CPUs on this CPU's line, beside reading and writing."""
 
     lines: bool = False
     """Move DTR and RTS, send breaks, purge."""
@@ -220,17 +220,17 @@ class PortConfig:
     listen_only: tuple[tuple[str, int], ...] = ()
     """Addresses and TCP ports whose clients may not write."""
     linger: float = 2.0
-    """Seconds of silence after which a client that ended its sending is left."""
+    """Seconds of silence after which a client that ended its sending is done."""
     slow_reader: Literal["cut", "drop_oldest"] = "cut"
-    """The end of a client that reads too slowly, or of the oldest bytes that wait for it."""
+    """For a client that reads too slowly: cut it, or drop the oldest bytes that wait for it."""
     history_bytes: int = 0
     """The newest bytes of the line that a client hears first."""
     char_gap: float = 0.0
-    """Seconds of quiet behind each character that is written, for a device that takes them no faster."""
+    """Seconds of quiet after each written character, for a slow device."""
     turn: TurnRule | None = None
-    """The rule of the line's turns; None where everybody may write at any time."""
+    """The rule of the line's turns; None where every client may write at any time."""
     message: MessageRule | None = None
-    """The end of a message on the byte streams of the line's clients, chained ones too; None for what a read brings."""
+    """The rule for where a message ends in a client's byte stream, at chained CPUs too; None for one message a read."""
     log: LogConfig = field(default_factory=LogConfig)
     tty: TtyConfig = field(default_factory=TtyConfig)
     modbus_tcp: ModbusTcpConfig = field(default_factory=ModbusTcpConfig)
@@ -258,9 +258,9 @@ class Config:
     serial: tuple[SerialConfig, ...] = ()
     managers: tuple[ManagerHardware, ...] = ()
     sharing: tuple[PortConfig, ...] = ()
-    """How each of the ``managers`` is shared; empty where all are as by default."""
+    """How each of the ``managers`` is shared; empty where all have the defaults."""
     written: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
-    """The file's tables as they are written; empty where there is no file."""
+    """The tables of the file as they are written; empty without a file."""
 
     @property
     def hardware(self) -> Hardware:

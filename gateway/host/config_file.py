@@ -1,8 +1,8 @@
 """Read the configuration file of the host: TOML in; a Config, or all errors of the file at once, out.
 
-Each error names the key, the value found, and what is allowed there. All are reported together, because a host is
-often set up by somebody who can try again only after a visit to the cabinet: so a function that finds an error adds it
-to the table's list and goes on with the default, and only ``parse`` raises.
+Each error names the key, the value found, and what is allowed there. All are reported together, because the next try
+may need another visit to the cabinet. So a function that finds an error adds it to the table's list and goes on with
+the default, and only ``parse`` raises.
 """
 
 from __future__ import annotations

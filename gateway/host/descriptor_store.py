@@ -1,8 +1,8 @@
 """Descriptors that outlive this process: the service manager keeps a copy over a restart (systemd's descriptor store).
 
-The master of a tty for programs is one, so that a program's descriptor goes on while the service is restarted, or
-killed. What the service manager keeps belongs to names that the configuration of then gave; whatever has no place in
-that of now is given up at the start.
+The master of a tty for programs is kept here, so that a program's descriptor survives when the service is restarted or
+killed. Names come from the configuration. A descriptor whose name is not in the present configuration is given up at
+the start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DescriptorStore", "tty_name"]
 
 _LONGEST_NAME: Final = 255
-"""Characters of a name, which are those of ASCII without controls and colon (sd_pid_notify_with_fds(3), FDNAME)."""
+"""The longest name, in ASCII characters without controls and colon (sd_pid_notify_with_fds(3), FDNAME)."""
 
 
 def tty_name(port: str, path: str) -> str:
@@ -31,36 +31,36 @@ def tty_name(port: str, path: str) -> str:
 
 @final
 class DescriptorStore:
-    """The descriptors that were kept for this process, and those that it has kept for the next one."""
+    """The descriptors that were kept for this process, and those that are kept for the next one."""
 
     def __init__(self, notifier: Notifier, kept: Mapping[str, int] | None = None) -> None:
         self._notifier = notifier
         self._free = dict(kept or {})
-        """Descriptors that nobody uses now, by name."""
+        """The unused descriptors, by name."""
 
     def retain(self, names: Collection[str]) -> None:
-        """Give up all that has none of these names."""
+        """Give up all descriptors with other names than these."""
         for name in self._free.keys() - names:
             os.close(self._free.pop(name))
             self._notifier.forget(name)
 
     def take(self, name: str) -> int | None:
-        """Return the descriptor of that name, which is the caller's then; None where there is none."""
+        """Return the descriptor of that name, and give it to the caller; None where there is none."""
         return self._free.pop(name, None)
 
     def keep(self, name: str, fd: int) -> None:
-        """Have a copy of ``fd`` kept for the next process."""
+        """Let the service manager keep a copy of ``fd`` for the next process."""
         self._notifier.keep(name, fd)
 
     def forget(self, name: str) -> None:
-        """Have the copy of that name kept no more."""
+        """Let the service manager close its copy of that name."""
         self._notifier.forget(name)
 
     def leave(self, name: str, fd: int) -> None:
-        """Let the next who takes it have ``fd``, whose user ends while the process goes on, or ends too."""
+        """Give ``fd`` back, for the next ``take`` of this process or of the next one."""
         self._free[name] = fd
 
     def close(self) -> None:
-        """Close what nobody uses; the service manager has its copies. Idempotent."""
+        """Close the unused descriptors; the service manager has its copies. Idempotent."""
         while self._free:
             os.close(self._free.popitem()[1])

@@ -1,14 +1,14 @@
-"""Write lines to a descriptor from a thread, so that whoever logs never waits for a reader.
+"""Write lines to a descriptor from a thread, so that logging never waits for a reader.
 
 A pipe that nobody reads, a terminal stopped with Ctrl-S and a stopped journal all make write(2) wait. The event loop
-must not: every port would wait with it. So a line goes to a queue, which takes it at once or counts it as lost, and
-only the thread waits. These rules hold:
+must not wait, because every port would wait with it. So a line goes to a queue, which takes it at once or counts it as
+lost, and only the thread waits. These rules hold:
 
-* One queue keeps all lines in their order. Ordinary lines and urgent ones (errors, audit) each have a share of it of
-  their own: a flood of the ordinary never costs an error its line.
+* One queue keeps all lines in their order. Ordinary lines and urgent ones (errors, audit) each have their own share of
+  it, so that a flood of ordinary lines never displaces an error.
 * Where lines were lost, a line says how many, in the place of the lost ones.
-* The thread owns a duplicate of the descriptor, and changes no flags: flags belong to the open file, which the shell
-  shares. Where somebody made that non-blocking, the thread waits with poll(2).
+* The thread owns a duplicate of the descriptor, and changes no flags, because flags belong to the open file, which the
+  shell shares. If another program made the file non-blocking, the thread waits with poll(2).
 * The thread is a daemon thread and no part of ``logging``'s own shutdown. Both would wait for it without a bound, and
   a write to an unread pipe has none. ``close`` waits, for as long as the caller says.
 """
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["LogWriter"]
 
 _SHARE: Final = 1 << 18
-"""Bytes that wait for the thread at most, of ordinary and of urgent lines each: some thousand lines."""
+"""The most bytes that wait for the thread, each for ordinary and for urgent lines: some thousand lines."""
 _BATCH: Final = 1 << 14
-"""Bytes for one write: so much is in the thread's hands, and may be lost at the end, beside the queue."""
+"""The most bytes of one write: so many may be lost at the end, beside the queue."""
 
 
 @final
 class _Line(NamedTuple):
-    """A line in the queue; if it is lost, ``lost`` lines are."""
+    """A line in the queue, or a text that stands for ``lost`` lines."""
 
     text: bytes
     urgent: bool
@@ -87,7 +87,7 @@ class LogWriter:
         while batch := self._take():
             try:
                 self._write_all(b"".join(line.text for line in batch))
-            except OSError:  # its reader is gone, or the disk of its file is full: later lines may pass again
+            except OSError:  # the reader is gone, or the disk is full: later lines may pass again
                 with self._changed:
                     self._lost += sum(line.lost for line in batch)
             else:

@@ -24,7 +24,7 @@ __all__ = ["Format", "Log", "for_the_journal", "journal_reads"]
 _STDERR: Final = 2
 _FORMATTER: Final = logging.Formatter()
 _CLOSE: Final = 0.5
-"""Seconds that the last lines have at the end of the process."""
+"""Seconds for the last lines at the end of the process."""
 
 
 @final
@@ -65,7 +65,7 @@ class Log(logging.Handler):
     def start(cls, level: int, kind: Format | None = None) -> Log:
         """Log to standard error from ``level`` up; without ``kind`` for the journal where it reads, else as text.
 
-        What Python itself would write to standard error goes to the log too, because that write might wait.
+        Python's own messages to standard error go to the log too, because that write might wait.
         """
         if kind is None:
             kind = Format.JOURNAL if journal_reads(_STDERR, os.environ) else Format.TEXT

@@ -45,11 +45,11 @@ MOST_CHAR_GAP = 100
 MOST_HISTORY = 65_536  # far less than a client may leave unread, or its first bytes would cut it
 MOST_LOG = 4096  # MiB
 _OF_THE_OWNER = ("char_gap_ms", "message_end", "message_gap_ms", "remote", "turn")
-"""What the CPU that has the line says; those that are chained to it learn it over their links."""
+"""Keys that only the CPU with the line has; chained CPUs learn them over their links."""
 
 
 def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerHardware, ...], tuple[PortConfig, ...]]:
-    """Return the port managers of a host with so many lines, and how each is shared; empty where no table says."""
+    """Return the port managers of a host with ``serials`` lines, and how each is shared; empty without any table."""
     managers = tuple(_manager(table, index, serials) for index, table in enumerate(tables))
     ports = tuple(_port(table) for table in tables)
     refuse_duplicates(tables, "serial", [manager.serial for manager in managers])
@@ -198,7 +198,7 @@ def _turn(table: Table) -> TurnRule | None:
         table.add_error("reply_length", 'the length of a reply belongs to reply = "length", and to no other')
         return None
     if (reply == "line" and not end) or (reply == "length" and not length):
-        return None  # it is wrong, and told
+        return None  # the error was added to the table's list
     return TurnRule(reply, end, length, timeout, silence, gap, longest_wait, reply_to, echo)
 
 

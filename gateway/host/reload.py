@@ -1,7 +1,7 @@
-"""Take up a changed configuration file at SIGHUP: some keys now, the others at the next start.
+"""Apply a changed configuration file at SIGHUP: some keys at once, the others at the next start.
 
-A daemon in a cabinet must not end because somebody mistyped a key: a file with errors leaves what is in force, and
-the status says so until a better one is read.
+A daemon in a cabinet must not end because of a typo: after a file with errors the old configuration stays in force, and
+the status says so until a good file is read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AT_ONCE: Final = frozenset(
         "http.metrics_token",
     }
 )
-"""The keys that a running gateway takes up; every other waits for the next start. docs/operating lists them all."""
+"""The keys that a running gateway applies; all others wait for the next start. docs/operating lists them all."""
 
 
 @final
@@ -43,7 +43,7 @@ class Reload:
     config: Config
     count: int = 0
     errors: tuple[str, ...] = ()
-    """The errors of the file, where the newest one has some."""
+    """The errors of the newest file, if it has some."""
     waiting: tuple[str, ...] = ()
     """The keys that wait for the next start."""
 
@@ -54,9 +54,9 @@ class Reload:
 
 
 def reload(path: Path | None, running: Config, last: Reload) -> Reload:
-    """Read the file again, and log what that means; ``running`` is the configuration of the start.
+    """Read the file again, and log the result; ``running`` is the configuration of the start.
 
-    Without a file there is nothing but the TLS certificate to be read again.
+    Without a file only the TLS certificate is read again.
     """
     count = last.count + 1
     if path is None:
@@ -80,7 +80,8 @@ def reload(path: Path | None, running: Config, last: Reload) -> Reload:
 def changed_keys(before: Mapping[str, object], after: Mapping[str, object]) -> tuple[str, ...]:
     """Return the keys that differ between two files as they are written, as ``http.origins`` or ``serial[0].device``.
 
-    One that is left out in one of them and has its default in the other differs too: nothing here knows the defaults.
+    A key that is left out in one file and has its default value in the other differs too: the defaults are not known
+    here.
     """
     one, other = dict(_keys(before)), dict(_keys(after))
     return tuple(key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key))

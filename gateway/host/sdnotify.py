@@ -1,4 +1,4 @@
-"""Tell the service manager how the daemon is, by sd_notify(3): ready, stopping, a status, still alive; and let it keep
+"""Report to the service manager by sd_notify(3): ready, stopping, a status, still alive; and let it keep
 descriptors for the next process."""
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ STATUS_LENGTH = 256  # `systemctl status` shows no more
 class Notifier:
     """Sends datagrams to the service manager's socket. Never waits and never raises: the lines work without one.
 
-    Its own socket is made at the start and kept: when clients have taken every descriptor, a daemon that could not
-    make one to feed the watchdog would be killed for being alive.
+    Its socket is made at the start and kept: if clients have taken every descriptor, a daemon that had to make one to
+    feed the watchdog would be killed although it works.
 
     ``address`` is a path, or ``@name`` for a socket in the abstract namespace; without one nothing is sent.
-    ``watchdog_seconds`` is the time of silence after which the manager kills the daemon; None where it does not.
+    ``watchdog_seconds`` is the time of silence after which the manager kills the daemon; None where it never does.
     """
 
     def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
@@ -61,25 +61,24 @@ class Notifier:
         self._tell("WATCHDOG", "1")
 
     def status(self, text: str) -> None:
-        """Show one line in ``systemctl status``; what would break the line is shown as a question mark."""
+        """Show one line in ``systemctl status``; characters that would break the line become question marks."""
         self._tell("STATUS", "".join(c if c.isprintable() else "?" for c in text[:STATUS_LENGTH]))
 
     def keep(self, name: str, fd: int) -> None:
-        """Have the manager keep a copy of ``fd`` for the next process, under ``name``.
+        """Let the manager keep a copy of ``fd`` for the next process, under ``name``.
 
-        Also while its other end has hung up (FDPOLL=0): the master of a pty does that whenever nobody has the slave
-        open.
+        It is kept even while it polls HUP (FDPOLL=0), as the master of a pty does whenever nobody has the slave open.
         """
         self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fd)
 
     def forget(self, name: str) -> None:
-        """Have the manager close what it keeps under ``name``."""
+        """Let the manager close what it keeps under ``name``."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def _tell(self, key: str, value: str) -> None:
         if self._address is None:
             return
-        # What a full socket did not take goes along next time: without READY the start would be killed as too slow.
+        # A message that a full socket did not take is sent with the next one: without READY the start would be killed.
         self._untold[key] = value
         if self._send("\n".join(f"{key}={value}" for key, value in self._untold.items())):
             self._untold.clear()

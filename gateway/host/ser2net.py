@@ -1,10 +1,10 @@
-"""Read a configuration of ser2net 4, and say it in ours: a pure function from its text to lines of two files.
+"""Translate a configuration of ser2net 4 into ours: a pure function from its text to lines of two files.
 
 Its YAML repeats the key ``connection`` for each connection, which a mapping cannot hold; so the file is read as YAML's
 events, and every pair is kept in its order. Aliases stand for text (``*name`` as a value, ``*(name)`` within one).
 
-What there is no word for here is named, with its connection, and never dropped in silence: raw bytes where TLS was
-spoken are something that somebody has to know of.
+What has no equivalent here is reported with its connection, and never dropped in silence: the operator has to know of
+raw bytes where TLS was spoken.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SPEED: Final = re.compile(r"([0-9]{1,9})(?:([NEOMSneoms])([5-8])?([12])?)?")
 _PORT: Final = re.compile("0*([0-9]{1,5})")
 _PARITIES: Final = {"n": "None", "e": "Even", "o": "Odd"}
 _ABOUT_BYTES: Final = ("ssl", "certauth", "mux", "conacc", "kiss", "msgdelim", "relpkt", "perf", "trace")
-"""The protocols that a ser2net stacks on a connection, of which none is spoken here."""
+"""Protocols that ser2net can stack on a connection, and that are not spoken here."""
 
 Pairs: TypeAlias = "list[tuple[str, Value]]"
 
@@ -63,19 +63,19 @@ class _Line:
     rates: list[int] = field(default_factory=list)
     data_bits: list[int] = field(default_factory=list)
     telnet: tuple[str, ...] = ()
-    """Where its clients speak telnet ..."""
+    """Where clients reach it by telnet ..."""
     rfc2217: bool = False
-    """... and may set the line by RFC 2217."""
+    """... and whether they may set the line by RFC 2217."""
     tls: tuple[str, ...] = ()
-    """Where its clients speak TLS ..."""
+    """Where clients reach it by TLS ..."""
     client_ca: str = ""
-    """... and the file of the authorities of their certificates."""
+    """... and the file of the authorities for their certificates."""
 
 
 @final
 @dataclass
 class Carried:
-    """The configuration and the parameters that a file of ser2net came to, and what of it is not carried over."""
+    """The configuration and the parameters for a file of ser2net, and what of it could not be carried over."""
 
     hosts: set[str] = field(default_factory=set)
     """The addresses that its accepters name; empty text for all of them."""
@@ -126,7 +126,7 @@ class Carried:
 
 
 def carried(text: str) -> Carried:
-    """Return what a configuration of ser2net comes to. Raises Ser2netError."""
+    """Translate a configuration of ser2net. Raises Ser2netError."""
     result = Carried()
     words: dict[str, str] = {}
     defaults = {"speed": "9600n81", "local": "false", "rtscts": "false", "xonxoff": "false"}
@@ -155,7 +155,7 @@ def _take_default(value: Value, defaults: dict[str, str], result: Carried) -> No
 def _take_connection(
     value: Value, words: dict[str, str], defaults: dict[str, str], known: dict[str, _Line], result: Carried
 ) -> None:
-    """Make a line of a connection to a serial device, the first to that; say of all else why it is left out."""
+    """Make a line of the first connection to a serial device; note why any other connection is left out."""
     who = value.anchor or "a connection without a name"
     said = dict(value.pairs)
     accepter = _expanded(_text(said, "accepter"), words)
@@ -227,9 +227,9 @@ def _set_line(who: str, line: _Line, options: list[str], defaults: dict[str, str
 
 
 def _set_listener(who: str, line: _Line, accepter: str, result: Carried, *, wanted: bool) -> bool:
-    """Take the port of TCP at the bottom of an accepter, and name the protocols above it.
+    """Take the TCP port from the innermost part of an accepter, and the protocols above it.
 
-    Return whether it may be opened: never to more of the network than it was.
+    Return whether it may be opened: never to more addresses than before.
     """
     parts = [part.strip() for part in re.split(r",(?![^()]*\))", accepter)]
     telnet = parts.pop(0) if parts[0].partition("(")[0] == "telnet" else ""

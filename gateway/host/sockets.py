@@ -1,6 +1,6 @@
-"""Take the descriptors that the service manager has for this process: sd_listen_fds(3).
+"""Take the descriptors that the service manager passed to this process: sd_listen_fds(3).
 
-They are sockets that it bound (socket activation), and what a process before this one had it keep.
+They are sockets that it bound (socket activation), and descriptors that it kept for the process before this one.
 
 A daemon without capabilities cannot bind a port below 1024; its socket unit can.
 """
@@ -24,16 +24,16 @@ _FIRST: Final = 3
 
 @final
 class Inherited(NamedTuple):
-    """What the service manager had for this process, by name."""
+    """What the service manager passed, by name."""
 
     sockets: dict[str, list[socket.socket]]
     """The listening sockets."""
     kept: dict[str, int]
-    """What is no socket: see ``host.descriptor_store``."""
+    """The descriptors that are no sockets: see ``host.descriptor_store``."""
 
 
 def inherited(environ: MutableMapping[str, str]) -> Inherited:
-    """Take what there is, and remove the variables, which are not for child processes."""
+    """Take all descriptors, and remove the variables, so that no child process believes them."""
     process, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     found = Inherited({}, {})
     if process != str(os.getpid()) or not count.isdecimal():
@@ -42,7 +42,7 @@ def inherited(environ: MutableMapping[str, str]) -> Inherited:
         os.set_inheritable(fd, False)
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             if (other := found.kept.pop(name, None)) is not None:
-                os.close(other)  # of two the newer one, as a process leaves them that was killed between two requests
+                os.close(other)  # keep the newer of two: a process that was killed between two requests leaves both
             found.kept[name] = fd
             continue
         listener = socket.socket(fileno=fd)

@@ -1,8 +1,8 @@
 """Write the stacks of all threads when a fault, the watchdog's SIGABRT or an operator's SIGUSR1 asks for them.
 
-``faulthandler`` writes them from the signal handler itself, so it works while the event loop is stuck, and needs a
-file that is open already. They go on to the log when there is a loop again: at once after a SIGUSR1, and at the next
-start after the process died. They hold names of files and functions, and no values.
+``faulthandler`` writes them from the signal handler itself, so it works while the event loop is stuck, and needs a file
+that is already open. The stacks are copied to the log when a loop runs again: at once after a SIGUSR1, and at the next
+start after the process died. They hold names of files and functions, but no values.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Stacks:
         faulthandler.enable(self._file)
 
     def write_at_sigusr1(self) -> None:
-        """Write them at each SIGUSR1, and then call the handler that is installed now."""
+        """Write them at each SIGUSR1, then call the handler that is installed now."""
         faulthandler.register(signal.SIGUSR1, self._file, chain=True)
 
     def log(self, title: str) -> None:
@@ -52,7 +52,7 @@ class Stacks:
             logger.error("%s:\n%s", title, stacks)
 
     def close(self) -> None:
-        """Leave signals and faults to their defaults, and remove the file: it ended by itself."""
+        """Restore the default handling of signals and faults, and remove the file: the process ends regularly."""
         faulthandler.unregister(signal.SIGUSR1)
         faulthandler.disable()
         self._file.close()

@@ -45,12 +45,12 @@ class Wrong(Exception):
 
     @classmethod
     def found(cls, found: object, right: str) -> Wrong:
-        """Return the error that ``found`` is not ``right``, a noun with its article."""
+        """Return the error that ``found`` is not ``right``, which is a noun with its article."""
         return cls(("", f"{shown(found)} is not {right}"))
 
 
 def shown(found: object) -> str:
-    """Write a value as it stands in the file, as far as that is short and printable."""
+    """Write a value as it stands in the file, shortened, and without unprintable characters."""
     match found:
         case bool():
             return str(found).lower()
@@ -137,8 +137,8 @@ def listed(rule: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
 class Table:
     """One table of the file, and its errors.
 
-    A key is known once it has been asked for; ``refuse_the_rest`` then reports all others, so that a mistyped key is
-    never silently ignored. ``where`` is the path of the table in the file.
+    A key is known once it was asked for. ``refuse_the_rest`` reports all other keys, so that a mistyped key is never
+    ignored. ``where`` is the path of the table in the file.
     """
 
     def __init__(self, found: Mapping[str, object], errors: list[str], where: str = "") -> None:
@@ -176,7 +176,7 @@ class Table:
         self._errors.append(f"{self._path(key)}: {why}")
 
     def refuse_the_rest(self) -> None:
-        """Report every key that was not asked for, with the nearest one that was."""
+        """Report every unknown key, with the most similar known one."""
         for key in [key for key in self._found if key not in self._known]:
             import difflib  # a file without errors need not pay for it
 
@@ -222,7 +222,7 @@ def listen_address(found: object) -> tuple[str, int]:
 
 
 def refuse_duplicates(tables: Sequence[Table], key: str, values: Sequence[K | None]) -> None:
-    """Report each value of a key that a table before has too; None is none."""
+    """Report each value of a key that an earlier table has too; None is no value."""
     for index, (table, value) in enumerate(zip(tables, values, strict=True)):
         first = values.index(value)
         if value is not None and first < index:

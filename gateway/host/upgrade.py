@@ -1,8 +1,8 @@
 """Refuse to load files of another version into a running process.
 
-Modules that only some configurations need are loaded when they are needed first, which may be months after the start.
-Where an upgrade has replaced the files meanwhile, that would mix two versions, and end in errors that nobody can
-explain. So the version that is installed is compared first.
+Modules that only some configurations need are loaded at their first use, which may be months after the start. If an
+upgrade has replaced the files meanwhile, that would mix two versions, and cause errors that nobody can explain. So the
+installed version is compared first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _VERSION: Final = re.compile(r'^__version__ = "(.*)"$', re.MULTILINE)
 
 @final
 class UpgradeWaits(ImportError):
-    """Another version is installed than the one that runs; the message says what to do."""
+    """The installed version is not the one that runs; the message says what to do."""
 
 
 def installed_version() -> str:
@@ -41,9 +41,9 @@ def installed_version() -> str:
 
 @final
 class _Guard:
-    """A finder that finds nothing itself: it only looks before the others do.
+    """A finder that finds nothing itself: it only checks the version before the others look.
 
-    It is no importlib.abc.MetaPathFinder: that would load two dozen modules at each start, for nothing.
+    It is not derived from importlib.abc.MetaPathFinder, which would load two dozen modules at each start.
     """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -55,5 +55,5 @@ class _Guard:
 
 
 def guard_imports() -> None:
-    """Look at the installed version before each module of ours that is loaded from now on."""
+    """Check the installed version before each module of ours that is loaded from now on."""
     sys.meta_path.insert(0, _Guard())

@@ -1,16 +1,16 @@
-"""Hand what one line says to every reader, and show each writer the line.
+"""Hand the bytes of one line to every reader, and give writers access to the line.
 
 The bus outlives its device: clients stay connected while a cable is out, and meet the next device on the same bus.
-Readers are called one after the other in the device's own task, so the time of each is time of all the others. That
-is why a reader never waits: what its client does not take at once, it queues (``clients.relay``).
+Readers are called one after the other in the device's own task, so each delays all the others. That is why a reader
+never waits: it queues what its client does not take at once (``clients.relay``).
 
-It is also why a reader that raises is contained here: it is detached and its session ended, and all other readers
-still get the very bytes that it failed on. The device's task never sees it. An exception costs nothing where there is
-none: ``deliver`` is one plain loop, and after a failure the same iterator goes on with the next reader.
+It is also why a reader's exception is contained here: that reader is detached and its session ended, and all other
+readers still get the same bytes. The device's task never sees the exception. This costs nothing without an exception:
+``deliver`` is one plain loop, and after a failure the same iterator goes on with the next reader.
 
-On a line with a turn rule, what is heard in a turn belongs to the asker: readers of his *party* hear it, and monitors,
-which hear everything. A reader without a party is a monitor. Readers of turns are told where one begins and ends, in
-its place among the bytes, for a link has to tell its CPU whose they are.
+On a line with a turn rule, what is heard in a turn belongs to the asker: only readers of the asker's *party* hear it,
+and monitors, which hear everything. A reader without a party is a monitor. Readers of turns are told where a turn
+begins and ends, in its place among the bytes, because a link must tell its CPU whose bytes they are.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ EVERY_CLASS = 0b1110
 """The rights to all traffic classes, as the wire writes them: bit ``1 << channel`` for PTZ, TCP and CGI."""
 
 _WORDS: Final = re.compile(r"(\d+) ([5-8])([NOEMS])([12])(?: (.*))?$")
-"""The settings in words, ``9600 8N1 RTS/CTS``: all that is known of another CPU's line."""
+"""The settings in words, ``9600 8N1 RTS/CTS``, which may be all that is known of another CPU's line."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class PortStatus:
-    """The state of a port: all that changes seldom, as one value that others follow."""
+    """The state of a port: everything that changes seldom, as one value to follow."""
 
     down: str | None
     """The reason why the port cannot be used, or None while it can."""
     in_force: Mapping[str, object] | None = None
-    """The settings that the driver keeps, or kept last, by the contract's names; None where nobody tells them."""
+    """The settings that the driver keeps, or kept last, by the contract's names; None where they are unknown."""
     rate: int = 0
-    """The line's rate in bits a second; 0 where that was never known."""
+    """The line's rate in bits a second; 0 while it was never known."""
     settings: str = ""
     """The line's settings in words."""
     path: tuple[bytes, ...] = ()
@@ -74,34 +74,34 @@ class PortStatus:
     last_cut: str = ""
     """The reader that was cut last, and why."""
     control_rights: Right = Right.LINES | Right.CONFIGURE
-    """What the owner of a remote line lets chained clients do beside writing."""
+    """The rights beside writing that the owner of a remote line gives to chained clients."""
     breaks: int = 0
     """Breaks that came from the line."""
     modem_lines: ModemLines | None = None
-    """The lines beside the data, as long as anybody wants to know of them; None where there are none."""
+    """The modem lines, while a client wants to know of them; None where the device has none."""
     line_errors: LineErrors | None = None
-    """What the driver has counted, as long as anybody wants to know of it; None where it counts nothing."""
+    """The driver's error counters, while a client wants to know of them; None where it counts nothing."""
     controls: int = 0
     """Requests that moved DTR or RTS ..."""
     controlled_by: str = ""
-    """... and whose the last of them was."""
+    """... and the holder of the last of them."""
     turn_rule: TurnRule | None = None
     """The rule by which the line's owner has writers take turns; None where it has none."""
     message_rule: MessageRule | None = None
     """The rule by which a client's byte stream is cut to messages; None where a message is what one read returned."""
     asleep: bool = False
-    """The device is closed until somebody needs it, or is just being opened for somebody; ``down`` says so too."""
+    """The device is closed until a client needs it, or is being opened for one; ``down`` says so too."""
 
     @property
     def word(self) -> str:
-        """Return ``up``, ``closed`` (until somebody needs it) or ``down``, as the status says it."""
+        """Return the word of the status: ``up``, ``closed`` (until a client needs the device) or ``down``."""
         return "up" if self.down is None else "closed" if self.asleep else "down"
 
     @property
     def known_settings(self) -> Mapping[str, object]:
-        """Return the line's settings by the contract's names; empty where nobody knows them.
+        """Return the line's settings by the contract's names; empty while they are unknown.
 
-        They are the driver's, or what the owner of the line says in words.
+        They come from the driver, or from the words of the line's owner.
         """
         if self.in_force is not None:
             return self.in_force
@@ -128,47 +128,47 @@ class Bus:
         self.heard_at = trio.current_time()
         """When the last of them came, in seconds of trio's clock."""
         self.missed = 0
-        """Bytes of the line that never reached this node, as far as their number is known."""
+        """Bytes of the line that never reached this node, where their number is known."""
         self.gaps = 0
-        """Places in the line where bytes are missing, those of unknown size too."""
+        """Places in the line where bytes are missing, including gaps of unknown size."""
         self.dropped = 0
-        """Bytes that clients sent, those who have left since too, and that will not reach the line."""
+        """Bytes from clients, also from those who have left, that will not reach the line."""
         self.rubbish = 0
-        """Those of them that were in no request, where a turn rule says what one looks like."""
+        """Of them, bytes that were in no request, on a line with a turn rule that knows requests."""
         self.superseded = 0
-        """Requests whose sender, a client of this CPU, sent another before they were known to have begun."""
+        """Requests of this CPU's clients that were replaced by newer ones before they were known to have begun."""
         self._readers: tuple[Callable[[bytes], None], ...] = ()
         self._parties: dict[object, object] = {}
         """The party of each reader that has one."""
         self._gap_readers: tuple[Callable[[int, Reason], None], ...] = ()
         self._turn_readers: tuple[Callable[[Asker | None, Ending | None], None], ...] = ()
         self.watchers: tuple[Callable[[bytes, str], None], ...] = ()
-        """Those who are told what is written. A line that finds none says nothing, so that it costs nothing."""
+        """Called with what is written. While it is empty a line skips the call, so that it costs nothing."""
         self.writers = Counter[object]()
         """The clients that may write, each with the number of its sessions."""
         self.is_reply = False
-        """Whether the bytes that are handed out just now are for ``asker`` and monitors alone."""
+        """True while the bytes being handed out are for ``asker`` and monitors alone."""
         self.asker: Asker | None = None
-        """Whom they are for; None: for nobody at this CPU."""
+        """The asker that they are for; None for nobody at this CPU."""
         self._ends: dict[object, Callable[[str], None] | None] = {}
         """How to end the session of a reader that fails."""
         self._logger = PortLogger(logger, name)
         self.events = EventLog(self._logger)
-        """The log of events at this port that a client or a peer can repeat at will."""
+        """The log of events at this port that a client or a peer can repeat at will, with a limit."""
         self._line: Line | None = None
         self.needs = Cell(0)
         """The sessions that need the device open: those that may write, and links."""
         self.lookers = Cell(0)
-        """The sessions that want to know of the modem lines and the errors: nobody looks at them for nobody."""
+        """The number of sessions that want to know of the modem lines and errors: without any, nobody looks."""
         self.state = Cell(PortStatus("the port has not been opened yet"))
-        """Changes when the device comes or goes, its settings change, a reader is cut, or a break comes."""
+        """The port's state: it changes when the device comes or goes, is set, a reader is cut, or a break comes."""
 
     def attach(
         self, reader: Callable[[bytes], None], end: Callable[[str], None] | None = None, party: object = None
     ) -> None:
-        """Hand ``reader`` every byte from now on; where it raises, detach it and call ``end`` with a reason.
+        """Hand ``reader`` every byte from now on. If it raises, detach it and call ``end`` with a reason.
 
-        With a ``party`` it hears of the replies on a line with a turn rule only those to its own.
+        With a ``party`` it hears only the replies to its own party, on a line with a turn rule.
         """
         self._readers = (*self._readers, reader)
         self._ends[reader] = end
@@ -177,13 +177,13 @@ class Bus:
 
     def detach(self, reader: Callable[[bytes], None]) -> None:
         """Hand ``reader`` nothing more, from this instant. Idempotent."""
-        # By equality: each access to a method makes another bound-method object.
+        # ``!=``, not ``is not``: each access to a method makes another bound-method object.
         self._readers = tuple(other for other in self._readers if other != reader)
         self._ends.pop(reader, None)
         self._parties.pop(reader, None)
 
     def attach_for_gaps(self, reader: Callable[[int, Reason], None], end: Callable[[str], None] | None = None) -> None:
-        """Tell ``reader``, in its place among the bytes, where some of them are missing, from now on; as ``attach``."""
+        """Tell ``reader`` from now on where bytes are missing, in the place of the gap; otherwise as ``attach``."""
         self._gap_readers = (*self._gap_readers, reader)
         self._ends[reader] = end
 
@@ -195,9 +195,9 @@ class Bus:
     def attach_for_turns(
         self, reader: Callable[[Asker | None, Ending | None], None], end: Callable[[str], None] | None = None
     ) -> None:
-        """Tell ``reader`` of the turns of a rule from now on: the asker at the beginning, the ending at the end.
+        """Tell ``reader`` of the turns of a rule from now on: the asker when one begins, the ending when it ends.
 
-        The asker is None where the bytes up to the end are nobody's. Otherwise as ``attach``.
+        The asker is None where the bytes of the turn belong to nobody here. Otherwise as ``attach``.
         """
         self._turn_readers = (*self._turn_readers, reader)
         self._ends[reader] = end
@@ -220,20 +220,20 @@ class Bus:
         self._ends.pop(watcher, None)
 
     def wrote(self, data: bytes, holder: str) -> None:
-        """Tell the watchers what the tty took, its owner's where that is another CPU, and of whom."""
+        """Tell the watchers what the tty of the line's owner took, and the name of its writer."""
         for watcher in self.watchers:
             try:
                 watcher(data, holder)
-            except Exception:  # as in deliver(): a writer must not pay for who watches it
+            except Exception:  # as in deliver(): a watcher's bug must not hit the writer
                 self._logger.exception("a bug: a reader of what is written failed, and is detached")
                 self._fail(watcher, self.detach_for_writing)
 
     def turn_begins(self, asker: Asker | None) -> None:
-        """Say that what comes next is for the asker and monitors, until ``turn_ends``; None: for monitors alone."""
+        """Begin a turn: what comes next is for the asker and monitors, until ``turn_ends``; None: monitors alone."""
         self._tell_turn(asker, None)
 
     def turn_ends(self, ending: Ending) -> None:
-        """Say that what comes next is for everybody again."""
+        """End the turn: what comes next is for everybody again."""
         self._tell_turn(None, ending)
 
     def _tell_turn(self, asker: Asker | None, ending: Ending | None) -> None:
@@ -253,7 +253,7 @@ class Bus:
         self.is_reply, self.asker = False, None
 
     def deliver(self, data: bytes) -> None:
-        """Hand ``data``, which the line said, to every reader: one bytes object for all."""
+        """Hand ``data`` of the line to every reader: the same bytes object to all."""
         self._deliver(data, self._readers)
 
     def _deliver(self, data: bytes, among: Iterable[Callable[[bytes], None]]) -> None:
@@ -264,14 +264,14 @@ class Bus:
             try:
                 for reader in readers:
                     reader(data)
-            except Exception:  # whatever one reader has wrong, the others get the line's bytes
+            except Exception:  # an error in one reader must not cost the others the line's bytes
                 self._logger.exception("a bug: a reader of the line failed, and is detached")
                 self._fail(reader, self.detach)
             else:
                 return
 
     def miss(self, count: int, reason: Reason) -> None:
-        """Take note that ``count`` bytes of the line never came (0: nobody knows how many)."""
+        """Note that ``count`` bytes of the line never came (0: an unknown number)."""
         self.missed += count
         self.gaps += 1
         size = f"{count} bytes" if count else "an unknown number of bytes"
@@ -290,7 +290,7 @@ class Bus:
                 return
 
     def set_lines(self, holder: str) -> None:
-        """Take note that this holder has moved DTR or RTS, for all who show them."""
+        """Note that this holder has moved DTR or RTS, for the clients that show them."""
         now = self.state.value
         self.state.set(replace(now, controls=now.controls + 1, controlled_by=holder))
 
@@ -299,79 +299,79 @@ class Bus:
         self.writers[client] += 1
 
     def end_to_write(self, client: object) -> None:
-        """Count it no more."""
+        """Stop counting it."""
         self.writers[client] -= 1
         if not self.writers[client]:
             del self.writers[client]
 
     def look(self, change: int) -> None:
-        """Have the modem lines and the errors looked at for one more (1), or one less (-1)."""
+        """Count one session more (1) or less (-1) that wants to know of the modem lines and errors."""
         self.lookers.set(self.lookers.value + change)
 
     def beside(self, modem_lines: ModemLines | None, line_errors: LineErrors | None) -> None:
-        """Take note of what is beside the line's bytes."""
+        """Note the modem lines and errors of the line."""
         self.state.set(replace(self.state.value, modem_lines=modem_lines, line_errors=line_errors))
 
     def permit_controls(self, rights: Right) -> None:
-        """Take note of what the owner of a remote line lets chained clients do beside writing."""
+        """Note the rights beside writing that the owner of a remote line gives to chained clients."""
         self.state.set(replace(self.state.value, control_rights=rights))
 
     def _fail(self, reader: R, detach: Callable[[R], None]) -> None:
-        """Detach a reader that raised, and end its session: a client that hears only a part must not go on."""
+        """Detach a reader that raised, and end its session, because its client would miss bytes without knowing."""
         end = self._ends.get(reader)
         detach(reader)
         if end is not None:
             end("a bug ended it")
 
     def connect(self, line: Line) -> None:
-        """Take ``line`` as the way to write: the device is there."""
+        """Take ``line`` for writing: the device is there."""
         self._line = line
         self.state.set(replace(self.state.value, down=None, asleep=False))
 
     def disconnect(self, why: str) -> None:
-        """Refuse all who wait to write, and all who come: the device is gone."""
+        """Refuse all writers, also those that wait: the device is gone."""
         self._leave(why, asleep=False)
 
     def sleep(self, why: str) -> None:
-        """Do without a device until somebody needs it: see ``Session.woken``."""
+        """Do without a device until a client needs it: see ``Session.woken``."""
         self._leave(why, asleep=True)
 
     def _leave(self, why: str, *, asleep: bool) -> None:
         line, self._line = self._line, None
-        # The state first: whoever is refused by ``end`` looks here for the reason.
+        # The state first, because a writer that ``end`` refuses looks here for the reason.
         self.state.set(replace(self.state.value, down=why, asleep=asleep))
         if line is not None:
             line.end(why)
 
     def need(self) -> None:
-        """Have the device opened, if it sleeps, and kept open until ``release`` is called as often."""
+        """Open the device if it sleeps, and keep it open until ``release`` is called as often as this."""
         self.needs.set(self.needs.value + 1)
 
     def release(self) -> None:
-        """Let the device sleep for one that needed it."""
+        """End one ``need``; the device may sleep after the last."""
         self.needs.set(self.needs.value - 1)
 
     def route(self, *path: bytes, rights: int = EVERY_CLASS) -> None:
-        """Take note of the nodes from the owner of the line to this one; none where there is no way to a line.
+        """Note the nodes from the owner of the line to this one; none where there is no way to a line.
 
         ``rights`` is what the owner lets links write.
         """
         self.state.set(replace(self.state.value, path=path, rights=rights))
 
     def share(self, turn_rule: TurnRule | None, message_rule: MessageRule | None) -> None:
-        """Take note of the rules by which the line's owner has writers share it."""
+        """Note the rules by which writers share the line, as its owner has them."""
         self.state.set(replace(self.state.value, turn_rule=turn_rule, message_rule=message_rule))
 
     def adjusted(self, rate: int, settings: str, in_force: Mapping[str, object] | None = None) -> None:
-        """Take note of the line's settings: in words, and where it is our own as the driver keeps them."""
+        """Note the line's settings: in words and, for our own line, as the driver keeps them."""
         self.state.set(replace(self.state.value, rate=rate, settings=settings, in_force=in_force))
 
     def cut(self, who: str) -> None:
-        """Take note of a reader that was too slow."""
+        """Note a reader that was too slow."""
         self.state.set(replace(self.state.value, cuts=self.state.value.cuts + 1, last_cut=who))
 
     def broke(self, count: int) -> None:
-        """Take note of ``count`` breaks that came from the line, which are no bytes of it."""
+        """Note ``count`` breaks that came from the line; they are no bytes of it."""
         self.state.set(replace(self.state.value, breaks=self.state.value.breaks + count))
 
     @property

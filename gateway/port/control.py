@@ -1,10 +1,10 @@
-"""What a client may ask of a line beside its bytes: a request is a row of steps, carried out as one.
+"""What a client may ask of a line beside its bytes: a request is a list of steps, carried out as one.
 
-It has the line from its first step to its last, behind what its sender wrote before and ahead of what it writes next,
-and nobody writes in between: so ``esptool``'s reset, which moves two lines and waits between, meets no other client.
-A step that fails ends the request; those before it have been carried out.
+A request holds the line from its first step to its last, after what its sender wrote before and ahead of what it writes
+next. Nobody writes in between, so that no other client disturbs ``esptool``'s reset, which moves two lines and waits
+between them. A step that fails ends the request; the steps before it have been carried out.
 
-The steps themselves are ``protocol.link.control_steps``, for a link carries them to the line's owner.
+The steps are defined in ``protocol.link.control_steps``, because a link carries them to the line's owner.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Count what becomes of the bytes that one client sends."""
+"""Count the bytes that one client sends, by their outcome."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ __all__ = ["Counters"]
 @final
 @dataclass(slots=True)
 class Counters:
-    """Bytes of one client, towards the line.
+    """Bytes of one client towards the line.
 
-    At any instant ``received == written + dropped + pending``: the line has a byte, never will, or has charge of it.
+    At any instant ``received == written + dropped + pending``: each byte is on the line, will never be, or is on its
+    way.
     """
 
     received: int = 0
@@ -25,5 +26,5 @@ class Counters:
 
     @property
     def pending(self) -> int:
-        """Bytes of these that wait for their turn or for the tty, though the client may have left."""
+        """Bytes of these that wait for their turn or for the tty, even if the client has left."""
         return self.received - self.written - self.dropped

@@ -1,7 +1,7 @@
 """The device behind a port, as its manager runs it: a tty of this CPU, or the way to a line of another.
 
 Both meet their clients on the port's bus, so a manager need not know which kind it has. ``serial_line.device`` and
-``remote_port.client`` implement the protocol; ``gateway.devices`` makes one by its PortType.
+``remote_port.client`` implement the protocol; ``gateway.devices`` makes a device by its PortType.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ class Refusal(NamedTuple):
 
 
 class PortDevice(Protocol):
-    """A device that can be opened, kept open and closed, any number of times one after the other."""
+    """A device that can be opened, kept open and closed again, any number of times."""
 
     async def run(self, unit: Unit) -> None:
-        """Keep the device open until ``unit.scope`` is cancelled, then close it in its own time, which is bounded.
+        """Keep the device open until ``unit.scope`` is cancelled, then close it within a bounded time.
 
         A device that is away is a state that ``unit`` reports, and is tried again; only a bug raises.
         """
 
     async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
-        """Bring this device's part of ``settings`` into force in place, and return what it refused of that.
+        """Bring this device's part of ``settings`` into force in place; return what it refused.
 
         Equal settings change nothing. A device that is away takes them up when it is back, and refuses nothing now.
         """
 
     async def insist(self, names: Collection[str]) -> None:
-        """Try once more to bring into force what is wanted and is not; no client holds these parameters any more."""
+        """Try once more to bring the wanted settings into force; end every hold of clients on these parameters."""
 
     def not_in_force(self) -> tuple[Refusal, ...]:
-        """Return what is wanted and not in force now, as the device says when it is asked; nothing while it is away."""
+        """Ask the device, and return the wanted settings that are not in force; nothing while it is away."""
 
     def status(self) -> dict[str, object]:
         """Return what ``/daisyport/status`` shows of the device, by the keys of the port."""

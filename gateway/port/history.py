@@ -11,8 +11,7 @@ __all__ = ["History"]
 class History:
     """The newest ``size`` bytes that every reader of a bus was given.
 
-    It is attached as a reader like any other, so it never holds what a client without a special right would not have
-    heard.
+    It is attached as a reader like any other, so it never holds what an ordinary client would not have heard.
     """
 
     def __init__(self, size: int) -> None:
@@ -27,6 +26,6 @@ class History:
     def deliver(self, data: bytes) -> None:
         """Remember ``data``. Never waits, never raises."""
         self._data += data
-        # To move the rest for each byte of a line would cost more than the line does.
+        # Trim seldom: moving the rest for each byte would cost more than the line itself.
         if len(self._data) > 2 * self._size:
             del self._data[: -self._size]

@@ -13,7 +13,7 @@ __all__ = ["PortLogger"]
 
 @final
 class PortLogger(logging.LoggerAdapter[logging.Logger]):
-    """A module's logger as one port manager, ``port`` (``P0``), uses it."""
+    """A module's logger for one port manager, ``port`` (``P0``)."""
 
     def __init__(self, logger: logging.Logger, port: str) -> None:
         super().__init__(logger, {"port": port})
