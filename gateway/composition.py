@@ -62,7 +62,7 @@ class Composition(NamedTuple):
 def compose(config: Config, descriptors: DescriptorStore) -> Composition:
     """Put a gateway together; its store holds the state directory until it is closed.
 
-    Of ``descriptors`` that were kept for this process those go on that have a place in the configuration. Raises
+    Of the ``descriptors`` that were kept for this process, only those with a place in the configuration stay. Raises
     StoreError or UserError.
     """
     tls_logins = _tls_logins(config)
@@ -77,7 +77,7 @@ def compose(config: Config, descriptors: DescriptorStore) -> Composition:
     old_keys = OldKeys(config.state_dir)
 
     async def take_key(index: int, remote: int, told: Rekey) -> tuple[Told, Sequence[ToldCpu]]:
-        return await key_changes.take(index, remote, told)  # made last, for it changes what the managers follow
+        return await key_changes.take(index, remote, told)  # made last, because it needs the managers
 
     ports = range(len(config.managers))
     descriptors.retain({tty_name(f"P{index}", path) for index in ports for path in config.port(index).tty.paths})
@@ -117,7 +117,7 @@ def compose(config: Config, descriptors: DescriptorStore) -> Composition:
 
 
 def _tls_logins(config: Config) -> dict[int, TlsLogins]:
-    """Find who may come over TLS, port by port. Raises UserError."""
+    """Return the logins of each port that is reached over TLS. Raises UserError."""
     served = {index: port.tls for index, port in enumerate(config.sharing) if port.tls.listen}
     if not served:
         return {}
@@ -148,7 +148,7 @@ def _managers(host: Host, store: Store) -> tuple[Manager, ...]:
 
 
 def _drivers(ptz: PtzConfig) -> Drivers:
-    """Find the users and groups that may connect as PTZ drivers; log and leave out a name that is unknown here."""
+    """Look up the users and groups that may connect as PTZ drivers; log and leave out unknown names."""
     users, groups = _known(ptz.users, _user), _known(ptz.groups, _group)
     for kind, names, known in (("user", ptz.users, users), ("group", ptz.groups, groups)):
         for name in names:
@@ -158,7 +158,7 @@ def _drivers(ptz: PtzConfig) -> Drivers:
 
 
 def control_members(names: Sequence[str]) -> Members:
-    """Find the users and groups of these names, each of which may be either; log a name that is unknown here."""
+    """Look up these names, each of a user or a group; log and leave out unknown names."""
     users, groups = _known(names, _user), _known(names, _group)
     for name in names:
         if name not in users and name not in groups:

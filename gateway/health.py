@@ -1,11 +1,11 @@
-"""Watch the port managers: restart one that no longer answers, and tell the service manager how they all are.
+"""Watch the port managers: restart one that no longer answers, and report to the service manager how they all are.
 
-The event loop may turn although a port does nothing any more, so a watchdog that only the loop feeds proves little.
-Each manager counts its heartbeats (``Manager.beats``) where it follows the settings: a held turn, a drain and a slow
-driver go on beside that and are no failure, and whatever it waits for there is bounded, by less than 5 s.
+The event loop may run although a port does nothing any more, so a watchdog that only the loop feeds proves little. Each
+manager counts its heartbeats (``Manager.beats``) where it follows the settings. A held turn, a drain and a slow driver
+happen in other tasks and are no failure. Every wait of the manager itself takes less than 5 s.
 
-Time is counted in looks, not in seconds of a clock: a process that was stopped for a while, or a machine that slept,
-finds every heartbeat old, and none of its managers at fault.
+Time is counted in looks, not in seconds of a clock: after a process was stopped for a while, or a machine slept, every
+heartbeat is old, and no manager is at fault.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _LOOK: Final = 1.0
 """Seconds between two looks; a manager's heartbeats are as far apart."""
 _HANGING: Final = 6
-"""Looks in a row without a heartbeat after which a manager is restarted: the last one was more than 5 s ago."""
+"""Looks in a row without a heartbeat after which a manager is restarted: the last beat was more than 5 s ago."""
 _LOST: Final = 11
 """Looks without a heartbeat after which a restart did not help either."""
 
@@ -70,8 +70,8 @@ class Health:
     async def keep_watch(self, notifier: Notifier, words: Callable[[], str], stop: trio.Event) -> None:
         """Look at the managers each second until cancelled; ``words`` is the state of the gateway in one line.
 
-        The watchdog is fed while at least one manager answers, and none is beyond restarting: only a new process ends
-        what ignores its cancellation. From ``stop`` on, nobody is judged any more.
+        The watchdog is fed while at least one manager answers and no restart has failed: a manager that ignores its
+        cancellation can only be ended with the process. From ``stop`` on no manager is restarted.
         """
         beats = [manager.beats for manager in self._managers]
         missed = self._missed
@@ -79,22 +79,21 @@ class Health:
         fed = float("-inf")
         while True:
             for index, manager in enumerate(self._managers):
-                # Any other number of beats is a sign of life: what a look asks is whether there was one since the last.
+                # Any change is a sign of life: all that counts is a beat since the last look.
                 missed[index] = 0 if manager.beats != beats[index] else missed[index] + 1
                 beats[index] = manager.beats
-                # By equality, so once for each silence: a second cancellation of one tree would do nothing that the
-                # first did not.
+                # ``==``, so once for each silence: a second cancellation of the same tree would do nothing more.
                 if missed[index] == _HANGING and not stop.is_set():
                     manager.restart("it did not answer for 5 s")
                 elif missed[index] == _LOST and not stop.is_set():
                     logger.critical(
                         "port manager %s cannot be ended; the watchdog is not fed any more", manager.bus.name
                     )
-            # One port that hangs is mended by its restart, and the process's would take down the others. So the
-            # watchdog is starved only where all hang, or where a manager does not even end.
+            # A port that hangs is restarted alone; a restart of the process would take down the other ports too. So the
+            # watchdog is starved only when all ports hang, or one does not even end.
             alive = stop.is_set() or (self.any_answers and max(missed, default=0) < _LOST)
             now = trio.current_time()
-            # Half of the watchdog's time, as systemd advises; less a look, for the next one would come after that half.
+            # Half of the watchdog's time, as systemd advises, less one look, because the next look would be too late.
             if alive and notifier.watchdog_seconds is not None and now - fed >= notifier.watchdog_seconds / 2 - _LOOK:
                 notifier.watchdog()
                 fed = now

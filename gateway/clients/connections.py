@@ -68,7 +68,7 @@ class ClientConnection:
 
 @final
 class Connections:
-    """Counts the connections of a process with so many ``ports`` and descriptors (``limit``; the soft limit)."""
+    """Counts the connections of a process with ``ports`` ports and ``limit`` descriptors (default: the soft limit)."""
 
     def __init__(self, ports: int = 1, limit: int | None = None) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -89,7 +89,7 @@ class _Client:
         self._asked: Asker | None = None
         """The name that another CPU's line gave to the request being asked; None on a line of our own."""
         self._in_turn = False
-        """Whether the turn of our request has begun, and not ended."""
+        """True from the beginning of our request's turn to its end."""
         self._heard = bytearray()
         """What the line said in that turn."""
         self._ending: Ending | None = None

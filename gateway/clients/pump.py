@@ -1,25 +1,25 @@
 """Carry what one client sends to the line: read it, cut it by the rules of the port, and write piece by piece.
 
 A byte stream has no messages of its own. Without a rule a piece is what one read returned. With one, the stream is cut
-here, where its client is connected, to the messages or requests that the line's owner means (``protocol.sharing``), so
-that a message is one to the line however TCP brought it. What is no request is dropped, and counted.
+here, where its client is connected, by the line owner's rules (``protocol.sharing``) into messages or requests, so that
+each is one message on the line however TCP delivered it. Bytes that belong to no request are dropped and counted.
 
 Nothing is read ahead of the line, so that the client's own TCP window closes while the line is busy, with two
 exceptions:
 
-    A packet of a PTZ driver has its own time and grows stale by that, so up to AHEAD of them wait here, and not in the
-    kernel, where nobody knows how old they are.
+    A PTZ driver's packet grows stale from when it was read. So up to AHEAD packets wait here with their times, and not
+    in the kernel, where their age would be unknown.
 
-    Under a turn rule one read is made while a request waits, for a newer request may take its place in the queue.
+    Under a turn rule one read is made while a request waits, because a newer request may take its place in the queue.
 
-Only these have a task beside the reader, and only while something waits.
+Only these two need a second task, and only while something waits.
 
-The shortest way is that of a stream that is a descriptor (``streams.Direct``), has no rule, and waits for nobody: a
-step reads, and has the bytes in the tty before anybody else runs; no task is woken for it. Whatever else there is to
-do, the step leaves to the task: what it read, and how much of that the line has already.
+The shortest way is for a stream that is a descriptor (``streams.Direct``), has no rule, and does not have to wait: a
+step reads, and has the bytes in the tty before any task runs. In all other cases the step leaves the rest to the task:
+what it read, and how much of that the line has taken already.
 
-Every byte that was read is told to the
-session as written, or dropped: also those that wait here when the client's session ends.
+Every byte that was read is reported to the session as written or dropped, also those that wait here when the session
+ends.
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ class Pump:
         self._direct = stream if isinstance(stream, Direct) else None
         self._session = session
         self._state: PortStatus | None = None
-        """The state of the port by which the stream is cut now."""
+        """The state of the port whose rules cut the stream now."""
         self._cut: MessageJoiner | RequestSplitter | None = None
         self._rubbish = 0
-        """Rubbish of ``_cut`` that was told."""
+        """Rubbish of ``_cut`` that was reported."""
         self._begun = 0
-        """Bytes of the piece at hand that the line took in the step that read it."""
+        """Bytes of the current piece that the line took in the step that read it."""
         self._waiting: deque[Piece] = deque()
-        """Pieces for the task beside, behind the one that it writes."""
+        """Pieces that wait for the second task, after the one that it writes."""
         self._is_writing = False
-        """The task beside writes, or is about to."""
+        """The second task writes, or is about to."""
         self._moved = trio.Event()
-        """Set when the task beside takes the next piece, or ends."""
+        """Set when the second task takes the next piece, or ends."""
         self._refused = False
-        """The last piece was refused: that is logged once, or a client that goes on sending fills the log."""
+        """The last piece was refused. That is logged once, or a client that goes on sending would fill the log."""
 
     async def run(self) -> None:
         """Carry bytes until the client ends its sending, or the session has ended. Raises OSError, as the stream."""
@@ -93,7 +93,7 @@ class Pump:
                     while pieces:
                         await self._put(pieces.popleft(), beside)
                 except OSError as exc:
-                    gone = exc  # outside, or the nursery would wrap it; what it sent before is written all the same
+                    gone = exc  # raised outside, or the nursery would wrap it; what was read before is still written
                 except Revoked:
                     pass
         finally:
@@ -105,7 +105,7 @@ class Pump:
     # -- reading
 
     async def _read(self) -> list[Piece] | None:
-        """Return the pieces that the next read, or a pause, completes; None once the client ended its sending."""
+        """Return the pieces that the next read, or a pause, completes; None once the client has ended its sending."""
         deadline = None if self._cut is None else self._cut.deadline
         data = None
         try:
@@ -138,11 +138,11 @@ class Pump:
         return pieces
 
     async def _receive(self) -> bytes:
-        """Return the next piece that the task has to look after."""
+        """Return the next piece that is left to the task."""
         return await (self._stream.receive() if self._direct is None else self._direct.when_readable(self._step))
 
     def _step(self) -> bytes | None:
-        """Read once, and write that where it waits for nobody; return what is left to the task, ``b""`` at the end."""
+        """Read once, and write at once where possible; return what is left to the task, ``b""`` at the end."""
         assert self._direct is not None
         data, exact = self._direct.receive_nowait(), self._stream.exact
         if not data or self._is_writing or not (exact or (self._cut is None and self._is_followed)):
@@ -156,11 +156,11 @@ class Pump:
 
     @property
     def _is_followed(self) -> bool:
-        """The stream is cut by the rules that are in force now."""
+        """True while the stream is cut by the rules that are in force now."""
         return self._session.state.value is self._state
 
     def _follow(self) -> list[Piece]:
-        """Cut by the rules that are in force now; return what the ones before leave."""
+        """Change to the rules that are in force now; return the pieces that the old ones leave."""
         before, state = self._state, self._session.state.value
         self._state = state
         rules = state.turn_rule, state.message_rule
@@ -175,7 +175,7 @@ class Pump:
         return left
 
     def _finished(self) -> list[Piece]:
-        """Return what is left of a stream that is cut no more."""
+        """Return the rest of a stream when its cutting ends."""
         if self._cut is None:
             return []
         pieces = self._cut.finish()
@@ -190,10 +190,10 @@ class Pump:
     # -- writing
 
     async def _put(self, piece: Piece, beside: trio.Nursery) -> None:
-        """Write a piece, here or in the task beside. Raises Revoked."""
+        """Write a piece, here or in the second task. Raises Revoked."""
         session = self._session
         if self._begun or (not self._is_writing and session.is_ready):
-            await self._write(piece)  # nobody is to be waited for, so no task beside is worth a step
+            await self._write(piece)  # it need not wait, so a second task would only cost a scheduler step
             return
         if session.state.value.turn_rule is not None:
             room = 0
@@ -213,20 +213,20 @@ class Pump:
             await self._moved.wait()
 
     async def _write_all(self) -> None:
-        """Write what waits, one piece after the other."""
+        """Write the waiting pieces, one after the other."""
         try:
             while self._waiting:
                 piece = self._waiting.popleft()
                 self._moved.set()
                 await self._write(piece)
         except Revoked:
-            pass  # and so will the reader's next piece be
+            pass  # the reader meets the same with its next piece
         finally:
             self._is_writing = False
             self._moved.set()
 
     async def _write(self, piece: Piece) -> None:
-        """Write one piece; one that is refused is dropped, and the next may be taken. Raises Revoked."""
+        """Write one piece. If it is refused it is dropped, and the next one is tried. Raises Revoked."""
         write = self._session.write if piece.whole else self._session.transfer
         begun, self._begun = self._begun, 0
         try:
@@ -242,6 +242,6 @@ class Pump:
             connection = self._stream.connection
             stale = isinstance(exc, PortDown) and exc.reason is Reason.TOO_OLD
             if stale and connection is not None and connection.has_ended_sending:
-                # All that it sent waits as long already. Whose transfer the line has begun does not come here: it goes
-                # on as soon as the line moves, as a printer that is out of paper wants it.
+                # Everything else that it sent waits as long already. A transfer that has begun does not come here: it
+                # goes on as soon as the line moves, as a printer that was out of paper needs it.
                 self._session.end("it ended its sending, and the line was busy for too long")

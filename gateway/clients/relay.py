@@ -1,20 +1,21 @@
 """Carry one client's bytes both ways, between a stream and a session, until either of them ends.
 
-Up, towards the line, is a pump (``clients.pump``): it reads, and writes in its turn. While the line is busy it reads no
-more, so the client's own TCP window closes.
+Towards the line a pump reads, and writes in its turn (``clients.pump``). While the line is busy it reads no more, so
+the client's own TCP window closes.
 
-Down is an Outbox, a reader on the bus: it sends each piece at once, in the line's own task, and queues only what the
-client does not take, for ``drain`` to send. Two writers to one socket must not change the order, so:
+Towards the client an Outbox, a reader of the bus, sends each piece at once, in the line's own task. It queues only what
+the client does not take, for ``drain`` to send. Two writers to one socket must not change the order, so:
 
     While anything is queued, nothing is sent but the head of the queue, and only by ``drain``.
 
-A client may end its sending and still wait for answers (``printf ... | nc``). It hears the line until that was silent
-for a while, by default two seconds: a modem or a scale may take longer, so the port's owner can say how long.
+A client may end its sending and still wait for answers (``printf ... | nc``). It hears the line until the line has been
+silent for two seconds; the port's owner can set another time, since a modem or a scale may take longer.
 
-A client that takes nothing is cut when its queue is full, for one that is slow must cost neither memory nor the others.
-Where the owner prefers a client with a gap to none, the oldest bytes of the queue go instead, all but its head:
+A client that takes nothing is cut when its queue is full, because a slow client must not cost memory, nor delay the
+others. Where the owner prefers a gap to a cut client, the oldest bytes of the queue are dropped instead, except its
+head:
 
-    At most one gap is in the queue, and it is right behind the head.
+    The queue has at most one gap, and that is right after the head.
 """
 
 from __future__ import annotations
@@ -52,30 +53,30 @@ __all__ = [
 ]
 
 QUEUE_LIMIT = 1 << 20
-"""Bytes of the line that one client may leave unread before it is cut."""
+"""Bytes of the line that a client may leave unread before it is cut."""
 
 _PIECE = 4096
-"""Bytes up to which small pieces that wait are put together, for each costs memory of its own."""
+"""Bytes up to which small waiting pieces are joined, because each piece costs memory of its own."""
 
 LINGER = 2.0
-"""Seconds of silence after which a client that ended its sending expects nothing more, unless its port says so."""
+"""Seconds of silence after which a client that ended its sending is done, unless its port sets another time."""
 _LINGERS = 4
-"""Times as long as that may take in all: a line that is never silent would keep the client for ever."""
+"""The most times of that for the whole wait: a line that is never silent would keep the client for ever."""
 
 RESET_PATIENCE = 0.5
-"""Seconds for which the line may take nothing of what a client sent that then reset its connection."""
+"""Seconds without progress after which the bytes of a client that reset its connection are given up."""
 
 _FLUSH = 1.5
-"""Seconds that a client has, at the end, to take what waits for it."""
+"""Seconds for a client to take what waits for it at the end."""
 
 
 @final
 class Manner(NamedTuple):
     """How the clients of a port are served, as its owner wants it.
 
-    ``linger`` is how many seconds of silence end a client that ended its sending. With ``drop_oldest`` a client that
-    reads too slowly loses the oldest bytes of its queue, and not its connection. ``history`` is what a client hears
-    first; None for nothing.
+    ``linger`` is the seconds of silence after which a client that ended its sending is done. With ``drop_oldest`` a
+    client that reads too slowly loses the oldest bytes of its queue, and not its connection. ``history`` holds what a
+    client hears first; None for nothing.
     """
 
     linger: float = LINGER
@@ -90,9 +91,9 @@ _PLAIN = Manner()
 
 @final
 class Outbox:
-    """The bytes that the line said and one client has not taken yet: at most ``limit``.
+    """The bytes of the line that one client has not taken yet, at most ``limit``.
 
-    ``overflow`` is called where there would be more. It may ``drop_oldest``, or end the client.
+    ``overflow`` is called when there would be more. It may ``drop_oldest``, or end the client.
     """
 
     def __init__(self, stream: Stream, overflow: Callable[[], None], limit: int = QUEUE_LIMIT) -> None:
@@ -103,7 +104,7 @@ class Outbox:
         self._filled = trio.Event()
         self._emptied = trio.Event()
         self._gap = 0
-        """Bytes that were dropped behind the head."""
+        """Bytes that were dropped right after the head."""
         self.size = 0
         """Bytes waiting."""
         self.sent = 0
@@ -117,7 +118,7 @@ class Outbox:
             if took == len(data):
                 return
             data = data[took:]
-        # Never joined to the head, which ``drain`` may be sending.
+        # Never joined to the head, because ``drain`` may be sending that.
         if len(self._chunks) > 1 and len(self._chunks[-1]) + len(data) <= _PIECE:
             self._chunks[-1] += data
         else:
@@ -128,7 +129,7 @@ class Outbox:
             self._overflow()
 
     def drop_oldest(self) -> int:
-        """Drop the oldest bytes that no send has begun, until half of the limit is left; return how many those are.
+        """Drop the oldest bytes that are not being sent until half of the limit is left; return their number.
 
         Half, so that a client that stays slow has few gaps, and not one for each piece of the line.
         """
@@ -140,7 +141,7 @@ class Outbox:
         return before - self.size
 
     def purge(self) -> None:
-        """Drop all that no send has begun, as the client wants."""
+        """Drop everything that is not being sent, at the client's request."""
         while len(self._chunks) > 1:
             self.size -= len(self._chunks.pop())
 
@@ -151,7 +152,7 @@ class Outbox:
             while self._chunks:
                 # It stays at the head while it is sent, so that nothing newer is sent past it.
                 at_gap = self._took(await self._stream.send(self._chunks[0]))
-                # A socket that has room has it for many small pieces, and each wait costs a scheduler pass.
+                # A socket with room takes many small pieces, and each wait would cost a scheduler pass.
                 while self._chunks and not at_gap and (took := self._stream.send_nowait(self._chunks[0])):
                     at_gap = self._took(took)
                 if at_gap:
@@ -162,7 +163,7 @@ class Outbox:
             self._emptied = trio.Event()
 
     def _took(self, count: int) -> bool:
-        """Forget what the client took of the head; return whether that was all of it, and a gap comes next."""
+        """Remove what the client took of the head; return whether the head is done and a gap comes next."""
         self.size -= count
         self.sent += count
         if rest := self._chunks.popleft()[count:]:
@@ -170,13 +171,14 @@ class Outbox:
         return not rest and self._gap > 0
 
     async def empty(self) -> None:
-        """Wait until nothing waits."""
+        """Wait until the queue is empty."""
         while self._chunks:
             await self._emptied.wait()
 
 
 async def relay(stream: Stream, session: Session, idle_limit: Cell[int], manner: Manner = _PLAIN) -> None:
-    """Carry bytes until the client leaves, the session is ended, or none went for ``idle_limit`` seconds (0: no limit).
+    """Carry bytes until the client leaves, the session is ended, or it is idle for ``idle_limit`` seconds (0: no
+    limit).
 
     Closes the session and the stream.
     """
@@ -191,7 +193,7 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int], manner:
 
     outbox = Outbox(stream, overflow, manner.limit)
     if manner.history is not None and (newest := manner.history.newest):
-        outbox.deliver(newest)  # in one step with what follows, so that no byte comes between
+        outbox.deliver(newest)  # without a checkpoint before ``listen``, so that no byte comes between
     session.listen(outbox)
     try:
         with session.scope:
@@ -204,7 +206,7 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int], manner:
                     await session.woken()
                     await until_gone(session, Pump(stream, session).run)
                     await _linger(session, manner.linger)
-                # Here because the client ended its sending, or because the gateway stops: both may take what waits.
+                # The client ended its sending, or the gateway stops: in both cases the client may take what waits.
                 with trio.move_on_after(_FLUSH):
                     await outbox.empty()
                 nursery.cancel_scope.cancel()
@@ -214,16 +216,16 @@ async def relay(stream: Stream, session: Session, idle_limit: Cell[int], manner:
 
 
 async def _linger(session: Session, seconds: float) -> None:
-    """Wait until the line was silent for so long, at most ``_LINGERS`` times."""
+    """Wait until the line has been silent for ``seconds``, but at most ``_LINGERS`` times that."""
     ended = trio.current_time()
     with trio.move_on_after(_LINGERS * seconds):
-        # Each byte moves the end of the wait, and wakes nobody for that.
+        # Each byte moves the end of the wait, without waking this task.
         while (silent := max(session.active_at, ended) + seconds) > trio.current_time():  # noqa: ASYNC110
             await trio.sleep_until(silent)
 
 
 async def until_gone(session: Session, carry: Callable[[], Awaitable[object]]) -> None:
-    """Run ``carry``; where the client turns out to be gone, that ends the session."""
+    """Run ``carry``; end the session where it finds the client gone."""
     try:
         await carry()
     except OSError as exc:
@@ -231,7 +233,7 @@ async def until_gone(session: Session, carry: Callable[[], Awaitable[object]]) -
 
 
 async def watch_connection(session: Session, connection: ClientConnection) -> None:
-    """End the session when its client is gone, though the pump does not see it, as it waits for the line."""
+    """End the session when its client is gone, which the pump does not notice while it waits for the line."""
     await connection.broken.wait()
     if connection.was_reset:
         await end_when_stuck(session, "it reset the connection", RESET_PATIENCE)
@@ -242,7 +244,8 @@ async def watch_connection(session: Session, connection: ClientConnection) -> No
 async def end_when_stuck(session: Session, why: str, patience: float) -> None:
     """End the session of a client that is gone once the line has taken nothing of it for ``patience`` seconds.
 
-    What it sent before it left is written as long as the line moves; its place is free soon where the line is stuck.
+    What it sent before it left is written as long as the line moves. Where the line is stuck, its place must not stay
+    taken.
     """
     written = -1
     while session.counters.written != written:
@@ -252,7 +255,7 @@ async def end_when_stuck(session: Session, why: str, patience: float) -> None:
 
 
 async def watch_idle(session: Session, idle_limit: Cell[int]) -> None:
-    """End the session when it is idle. It sleeps until that can be, so that the bytes need not wake it."""
+    """End the session when it is idle. Sleep until the earliest time for that, so that no byte wakes this task."""
     while True:
         seconds = idle_limit.value
         deadline = session.active_at + seconds if seconds else math.inf

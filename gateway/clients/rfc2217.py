@@ -1,17 +1,16 @@
 """Serve RFC 2217 clients: telnet with the COM port option, over the same relay as every other client's bytes.
 
-``relay`` is given a stream that speaks telnet underneath. What the client sends as data is what ``receive`` returns;
-what it asks is carried out there, in its place among the bytes: a request is begun only when the line has had the data
-before it, and nothing behind it is read before it is answered. It waits for its turn of the line as a message does, and
-so splits no reply.
+``relay`` is given a stream that speaks telnet underneath. ``receive`` returns the client's data, and carries out its
+requests in their place among the data: a request begins only when the line has taken the data before it, and nothing
+after it is read until it is answered. It waits for its turn of the line as a message does, so it never splits a reply.
 
-Every request is answered with what is in force, after it was tried. Where the client may not change it, another session
-holds it, the rules or the driver refuse it, the answer is what was there before; RFC 2217 has no other way to say no. A
-device without modem lines (a pty) answers for DTR, RTS and a break what was asked last, since nothing is there to be
-different, and clients give up where they are told otherwise.
+Every request is tried, and then answered with what is in force. If the client may not change a setting, another session
+holds it, or the rules or the driver refuse it, the answer is the old value: RFC 2217 has no other way to say no. For a
+device without modem lines (a pty) the answer for DTR, RTS and a break is what was last asked for. Such a device has no
+other state, and clients give up when the answer is not what they asked for.
 
-A request runs in a task of its own, for ``receive`` is cancelled at every deadline of the pump; the next ``receive``
-waits for it first.
+A request runs in a task of its own, because ``receive`` is cancelled at every deadline of the pump; the next
+``receive`` waits for it first.
 """
 
 from __future__ import annotations
@@ -44,19 +43,19 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _BREAK: Final = 0.25
-"""Seconds of telnet's BRK, whose length is left to us."""
+"""The length of telnet's BRK in seconds, which is left to the server."""
 _UNSENT: Final = 65_536
-"""Bytes of answers that a client may leave unread before nothing more is read from it."""
+"""Bytes of unread answers above which nothing more is read from a client."""
 
 _PARITIES: Final = {parity.name.title(): parity for parity in Parity}
-"""RFC 2217's numbers by the contract's words."""
+"""RFC 2217's numbers for the contract's words."""
 
 _FLOWS: Final = {
     Control.NO_FLOW: (False, False),
     Control.XON_XOFF: (True, False),
     Control.RTS_CTS: (False, True),
 }
-"""XON/XOFF and RTS/CTS by what asks for them."""
+"""Each control that asks for flow control, and the settings (XON/XOFF, RTS/CTS) that it means."""
 _LINES: Final = {
     Control.DTR_ON: control.SetLines(dtr=True),
     Control.DTR_OFF: control.SetLines(dtr=False),
@@ -64,9 +63,9 @@ _LINES: Final = {
     Control.RTS_OFF: control.SetLines(rts=False),
 }
 _ERRORS: Final = (LineState.OVERRUN, LineState.PARITY, LineState.FRAMING)
-"""In the order in which they are counted."""
+"""In the order of the driver's counters."""
 _INBOUND: Final = range(Control.ASK_FLOW_IN, Control.RTS_CTS_IN + 1)
-"""Requests about flow control of what the line says, which is that of the other way here."""
+"""Requests about inbound flow control, which is always the same as outbound flow control here."""
 _NAMES: Final = {
     SubCommand.RATE: "BaudRate",
     SubCommand.DATA_BITS: "DataBits",
@@ -79,8 +78,9 @@ _NAMES: Final = {
 async def serve(stream: Stream, session: Session, idle_limit: Cell[int], manner: Manner, signature: str) -> None:
     """Serve a client until it leaves, the session is ended, or it was idle for ``idle_limit`` seconds; closes both.
 
-    ``signature`` is told to a client that asks who we are. One that ended its sending is left at once: it asks nothing
-    more, and what it holds would keep the next client, maybe its own next connection, from setting the line.
+    ``signature`` is the answer to a client that asks who we are. The session of a client that ended its sending ends at
+    once: it asks nothing more, and what it holds would keep the next client, maybe its own next connection, from
+    setting the line.
     """
     async with trio.open_nursery() as nursery:
         telnet = _Telnet(stream, session, nursery, signature)
@@ -91,7 +91,7 @@ async def serve(stream: Stream, session: Session, idle_limit: Cell[int], manner:
 
 @final
 class _Telnet:
-    """One client's telnet connection, as the Stream of its bytes; ``run`` sends what does not go at once."""
+    """One client's telnet connection, as the Stream of its bytes; ``run`` sends what the socket does not take."""
 
     exact = False
 
@@ -103,17 +103,17 @@ class _Telnet:
         self._server = TelnetServer(signature)
         self._events: deque[Event] = deque()
         self._asked: trio.Event | None = None
-        """Set when the request that is carried out is answered; None while there is none."""
+        """Set when the current request is answered; None while there is none."""
         self._unsent = bytearray(self._server.start())
         self._moved = trio.lowlevel.ParkingLot()
-        """Whoever waits for a change of what is unsent, or for the client to take data again."""
+        """Tasks that wait for unsent bytes to change, or for the client to accept data again."""
         self._held: dict[SubCommand, int] = {}
-        """What the client has set, and was told to be in force."""
+        """The settings that the client made, and the values it was told."""
         self._dtr = self._rts = True
-        """What was asked of these lines last, where the device has none."""
+        """The last request for each of these lines, for a device without them."""
         self._in_break = False
         self._errors: LineErrors | None = None
-        """The errors that the client was told of, or that were before it wanted to know."""
+        """The counters up to which the client has been told of errors, or at which it began to ask."""
 
     # -- as a Stream: what the line says
 
@@ -135,7 +135,7 @@ class _Telnet:
         await self._stream.skip(count)
 
     def _send(self, data: bytes) -> None:
-        """Send ``data`` behind what waits, at once where nothing does."""
+        """Send ``data`` after what waits; at once where nothing waits."""
         if not self._unsent:
             data = data[self._stream.send_nowait(data) :]
         self._unsent += data
@@ -148,7 +148,7 @@ class _Telnet:
     # -- what the client says
 
     async def receive(self) -> bytes:
-        """See Stream: the next data, when all that was asked before it is answered."""
+        """See Stream: return the next data, once every request before it is answered."""
         while True:
             if self._asked is not None:
                 await self._asked.wait()
@@ -159,7 +159,7 @@ class _Telnet:
                 if not (data := await self._stream.receive()):
                     return b""
                 if not self._server.wants_modem:
-                    self._tell_of_lines()  # of which it may ask now
+                    self._tell_of_lines()  # it may ask for them from now on
                 self._events.extend(self._server.receive(data))
                 self._have_looked()
                 continue
@@ -180,12 +180,12 @@ class _Telnet:
                 await self._try(control.Break(_BREAK))
             else:
                 self._send(self._server.answer(asked, await self._tried(asked)))
-            self._tell_of_settings()  # what came meanwhile
+            self._tell_of_settings()  # what changed meanwhile
         finally:
             answered.set()
 
     async def _tried(self, asked: Request) -> int:
-        """Do what is asked, as far as it may be done; return what is in force then, in RFC 2217's numbers."""
+        """Try what is asked; return what is in force then, in RFC 2217's numbers."""
         match asked.command:
             case SubCommand.CONTROL:
                 assert asked.value is not None, "the server answers no other"
@@ -246,7 +246,7 @@ class _Telnet:
             await self._try(control.Purge())
 
     async def _try(self, *steps: control.Step) -> bool:
-        """Ask the line for it; return whether it was done. What is not is told by the answer."""
+        """Ask the line for these steps; return whether it did them. A failure shows in the answer to the client."""
         with contextlib.suppress(LineError, PortDown, Forbidden):
             await self._session.control(*steps)
             return True
@@ -255,13 +255,13 @@ class _Telnet:
     # -- what happens beside the bytes
 
     async def run(self) -> None:
-        """Send what did not go at once, and tell of what changes, until cancelled."""
+        """Send what the socket did not take at once, and report changes, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_gone, self._session, self._send_rest)
             nursery.start_soon(self._tell_of_the_port)
 
     async def _send_rest(self) -> None:
-        """Raises OSError, as the stream."""
+        """Send the unsent bytes whenever there are some. Raises OSError, as the stream."""
         while True:
             while not self._unsent:
                 await self._moved.park()
@@ -272,8 +272,8 @@ class _Telnet:
     async def _tell_of_the_port(self) -> None:
         """Tell the client of breaks, errors and modem lines, and of its settings that an admin has changed.
 
-        A client takes any such notice for an answer, and one that has just asked for another value would give up: so it
-        is told of nothing that it has not set.
+        A client takes any such notice for the answer to its own request, and would give up where the value is another.
+        So it is told only of settings that it has made.
         """
         breaks = self._session.state.value.breaks
         async for state in self._session.state.changes():
@@ -293,25 +293,25 @@ class _Telnet:
                 self._send(self._server.answer(Request(command), value))
 
     def _have_looked(self) -> None:
-        """Have the port look at the modem lines and errors while the client wants to know: for nobody it does not."""
+        """Have the port look at the modem lines and errors only while the client wants to know of them."""
         wanted = self._server.wants_modem or self._server.wants_errors
         self._session.watch_lines(wanted)
         if not wanted:
             self._errors = None
 
     def _tell_of_lines(self) -> None:
-        """Take the modem lines as they are now, where there are any."""
+        """Send the modem lines as they are now, where the device has any."""
         with contextlib.suppress(LineError, PortDown):
             self._send(self._server.modem(_modem_state(self._session.modem_lines())))
 
     def _tell_of_errors(self, counted: LineErrors | None) -> None:
-        """Tell the client of the errors since it was told last, or since it wants to know."""
+        """Send the errors since the last notice, or since the client asked for notices."""
         before, self._errors = self._errors, counted
         if before is None or counted is None:
             return
         events = LineState(0)
         for event, then, now in zip(_ERRORS, before, counted, strict=True):
-            if 0 < (now - then) % 2**32 < 2**31:  # it counts from 0 again where another device came
+            if 0 < (now - then) % 2**32 < 2**31:  # the count starts from 0 again when another device comes
                 events |= event
         self._send(self._server.line(events))
 

@@ -1,9 +1,9 @@
-"""Who is connected to a port by TCP or WebSocket, in the order in which they came: how many, and which of them writes.
+"""The TCP and WebSocket clients of a port, in the order in which they came: how many may come, and which of them
+writes.
 
-Sharing is what this product is for, so everybody may write unless the port's owner says otherwise. On a console or a
-modem that confuses: there, of those who may write, the one that came first or last does, and the others listen until
-it leaves. Messages that take their turns stand beside this order: those of PTZ drivers, of serial.cgi, and of chained
-CPUs.
+Every client may write unless the port's owner says otherwise. On a console or a modem several writers confuse each
+other: there only the client that came first (or last) writes, and the others listen until it leaves. Messages that take
+turns are not subject to this order: those of PTZ drivers, of serial.cgi, and of chained CPUs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Writers: TypeAlias = Literal["all", "first", "last"]
 
 @final
 class Roster:
-    """The clients of one port, at most ``most`` (None: no limit but that of each service).
+    """The clients of one port, at most ``most`` (None: only each service's own limit).
 
-    Under "last" a client that may write takes the place of the oldest where there is no other.
+    Under "last" a client that may write takes the place of the oldest one when all places are taken.
     """
 
     def __init__(self, writers: Writers = "all", most: int | None = None) -> None:
@@ -44,7 +44,7 @@ class Roster:
         return f"{self._most} clients are connected to this port already"
 
     def join(self, client: Handle) -> None:
-        """Take in a client that is not refused; the oldest makes room for it where none is left."""
+        """Add a client that was not refused; where no place is left, the oldest client is ended for it."""
         if self._full:
             oldest = next(iter(self._clients))
             del self._clients[oldest]
@@ -59,7 +59,7 @@ class Roster:
             self.choose()
 
     def choose(self) -> None:
-        """Let the session of the client that writes write, and no other; called again once one is opened."""
+        """Let the one client that writes write, and silence the others. Call it again when a session is opened."""
         able = [client for client in self._clients if client.rights & ~Right.READ]
         if self._writers == "all" or not able:
             return

@@ -1,13 +1,13 @@
 """Serve serial.cgi on one port: a receive buffer that outlives requests, and write-then-read as one turn.
 
-A caller polls: it writes, goes away, and reads in another request what came meanwhile. So one buffer hears the line
-all the time, and every request reads from it. During a write-then-read the line belongs to that request until its
-reply is over, so what the line says then is the reply, and goes into a buffer of that request alone; what its caller
-did not ask for is put into the common buffer at the end.
+A caller polls: it writes, goes away, and reads in another request what came meanwhile. So one common buffer always
+hears the line, and every request reads from it. During a write-then-read the line belongs to that request until its
+reply is over. What the line says then is the reply, and goes into a buffer of that request alone; what its caller did
+not ask for is put into the common buffer at the end.
 
-A turn that lasts ends early for a PTZ command, and its read goes on: the line then belongs to others, and what it says
-is heard by this request and by those that have it meanwhile. On a line with a turn rule, all requests and the common
-buffer are one party: they hear what any of them asked, and what nobody asked.
+A long turn ends early for a PTZ command, but its read goes on. The line then belongs to others, and this request hears
+what it says as well as they do. On a line with a turn rule, all requests and the common buffer are one party: they hear
+the replies to any of them, and what is no reply.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["Received", "SerialCgi"]
 
 _PATIENCE = 15.0
-"""Seconds that the line has to take what a request writes, its turn included."""
+"""Seconds for the line to take what a request writes, including the wait for its turn."""
 
 
 @final
 class Received(NamedTuple):
-    """The answer to a request that reads; ``ended_early`` says that the line went on to a command before."""
+    """The answer to a request that reads; ``ended_early``: its turn ended before the read, for a PTZ command."""
 
     data: bytes
     ended_early: bool = False
@@ -52,7 +52,7 @@ class SerialCgi:
         self._handle = handle
         self._buffer = ReceiveBuffer()
         self._replies: list[ReceiveBuffer] = []
-        """The buffers of the requests that wait for a reply: one, but for those whose turn ended early."""
+        """The buffers of the requests that wait for a reply: one, and those whose turn ended early."""
         self.sent = 0
         """As a Reader: bytes that requests read."""
 
@@ -62,7 +62,7 @@ class SerialCgi:
         return sum(buffer.size for buffer in self._hearing)
 
     def deliver(self, data: bytes) -> None:
-        """As a Reader: keep ``data``, in the buffers whose turn it is."""
+        """As a Reader: keep ``data`` in the buffers of the requests that wait, or else in the common one."""
         for buffer in self._hearing:
             buffer.deliver(data)
 
@@ -76,13 +76,13 @@ class SerialCgi:
             listener = self._open("serial.cgi's receive buffer", needs=False)
             listener.listen(self)
             try:
-                with listener.scope:  # a bug may end it; all other requests shall hear the line
+                with listener.scope:  # a bug may end it, and the next requests must hear the line again
                     await trio.sleep_forever()
             finally:
                 listener.close()
 
     def revoke(self, why: str) -> None:
-        """End every request that is at the line, and the receive buffer with them."""
+        """End every request that uses the line, and the receive buffer."""
         self._handle.revoke(why)
 
     def _open(self, holder: str, *, needs: bool) -> Session:
@@ -93,7 +93,7 @@ class SerialCgi:
     async def perform(self, request: SerialRequest, holder: str) -> Received | None:
         """Do what ``request`` asks, in the order flush, write, read; return what was read, None if no read was asked.
 
-        Cancel it where the caller goes away: the line is free at once, or under a turn rule when the turn is over.
+        Cancel it when the caller goes away: then the line is free at once, or under a turn rule when the turn is over.
         Raises CgiError.
         """
         try:
@@ -111,7 +111,7 @@ class SerialCgi:
         if session.ended is not None:
             raise CgiError(session.ended)
         if answer is not None and not answer.data and (down := session.state.value.down) is not None:
-            raise CgiError(down)  # a device that is away is not a silent one
+            raise CgiError(down)  # an absent device must not look like a silent one
         return answer
 
     async def _perform(self, request: SerialRequest, session: Session) -> Received | None:
@@ -141,9 +141,10 @@ class SerialCgi:
 
     @contextlib.contextmanager
     def _reply(self, request: SerialRequest) -> Iterator[ReceiveBuffer]:
-        """Hear only what comes from now on; what is left of it in the end is there for the next read.
+        """Hear only what comes from now on; leave the rest of it to the next read.
 
-        Requests that write take turns on the line, so at most one is in here, but for those whose turn ended early.
+        Requests that write take turns on the line, so only one is in here at a time, except those whose turn ended
+        early.
         """
         self._buffer.clear()
         if request.read is None:
@@ -173,5 +174,5 @@ class SerialCgi:
 
 
 def _reply(request: SerialRequest) -> Reply | None:
-    """Return the end of the read that follows the write, if there is one."""
+    """Return how the read after the write ends; None without a read."""
     return None if request.read is None else Reply(request.read, request.until, request.timeout)

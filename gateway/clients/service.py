@@ -1,10 +1,10 @@
 """Serve the clients of one way into a port: admit or refuse them, and end them when they may not stay.
 
-A service exists as long as its parameter says so, whatever listeners come and go before it. It is given a handle on
-the port and narrows it for each client, so that revoking the service's handle ends all its clients, and revoking a
-client's ends that one.
+A service exists as long as its parameter says so, while listeners in front of it come and go. It has a handle on the
+port and narrows it for each client. So revoking the service's handle ends all its clients, and revoking a client's
+handle ends that client.
 
-This is the first ring of containment: whatever a client, or the code that serves it, does wrong ends that client.
+This is the first ring of containment: an error of a client, or of the code that serves it, ends that client alone.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ __all__ = ["DEAD_CLIENT", "NOT_ALLOWED", "Carry", "Handshakes", "Service"]
 logger = logging.getLogger(__name__)
 
 DEAD_CLIENT = 30.0
-"""Seconds after which a TCP client that answers nothing is given up; less would cut a paused terminal."""
+"""Seconds after which a TCP client that does not answer is given up; less would cut a paused terminal."""
 
 _CLIENTS = 256
-"""Clients of one service at a time, for each may cost a descriptor and a queue."""
+"""The most clients of one service at a time, because each may cost a descriptor and a queue."""
 SHARE = 192
-"""Of these, clients of one network (or user of this host), so that it cannot keep out the others."""
+"""The most of them from one network (or user of this host), so that it cannot keep out the others."""
 Carry: TypeAlias = "Callable[[Stream, Session, Cell[int]], Awaitable[None]]"
-"""Serves a client until it leaves, its session is ended, or it was idle for so many seconds; closes both."""
+"""Serves a client until it leaves, its session is ended, or it is idle for the seconds in the cell; closes both."""
 
 NOT_ALLOWED = "its address is not among AllowedIPAddresses"
 _LOOP = "it is this port's own connection, and would feed the line with its own echo"
 
 
 class Handshakes(Protocol):
-    """What has TCP clients prove who they are, before a service may ``admit`` them."""
+    """Makes TCP clients prove who they are before a service admits them."""
 
     def begin(self, sock: socket.socket, connection: ClientConnection, peer: Endpoint) -> None:
         """Take a client that a listener accepted."""
@@ -65,10 +65,10 @@ class Handshakes(Protocol):
 class Service:
     """A service of ``port`` (``P0``) that is open; its clients are tasks of the nursery ``clients``, which outlives it.
 
-    ``handle`` has all rights of its clients, ``write`` those of them to write. ``connections`` are counted with all
-    others of the process, and at most ``share`` of one network are served here. ``roster`` counts them with those of
-    the port's other services, and ``manner`` is how each is served; ``carry`` serves those that are served otherwise
-    than by ``relay``. With ``handshakes`` those who come by TCP speak TLS, and prove who they are before they are here.
+    ``handle`` has all rights of its clients, ``write`` those of them that write. ``connections`` counts the clients'
+    connections with all others of the process, and at most ``share`` of one network are served. ``roster`` has the
+    clients of the port's other services too. ``manner`` says how ``relay`` serves each client; ``carry`` replaces
+    ``relay``. With ``handshakes`` TCP clients speak TLS, and prove who they are before they are admitted.
     """
 
     def __init__(
@@ -134,15 +134,15 @@ class Service:
             self._handshakes.begin(sock, connection, peer)
 
     def admit(self, stream: Stream, holder: str, address: str, rights: Right | None = None) -> bool:
-        """Serve a client that came by TCP from the IP address ``address``; return whether it may be.
+        """Serve a client that came by TCP from the IP address ``address``; return whether it is served.
 
-        Otherwise it is refused. ``holder`` is its endpoint, or has it behind its user's name; for ``rights`` see
+        If not, it has been refused. ``holder`` is its endpoint, or its user's name and its endpoint; for ``rights`` see
         ``serve``.
         """
         if not self.allows(address):
             self.refuse(stream, holder, NOT_ALLOWED)
             return False
-        # The port's own Dial may reach its own listener. Either end may be seen first: here, or in ``dialled``.
+        # The port's own Dial may have reached its own listener. Either end may be seen first: here, or in ``dialled``.
         if (dialled := self._dialled.get(holder)) is not None:
             self.refuse(stream, holder, _LOOP)
             dialled.revoke(_LOOP)
@@ -173,10 +173,11 @@ class Service:
         rights: Right | None = None,
         carry: Carry | None = None,
     ) -> Handle | None:
-        """Serve a client whose permission is beyond doubt, in a task of its own; None where it is refused.
+        """Serve a client that is known to be allowed, in a task of its own; return None where it is refused.
 
-        ``ended`` is set when it is gone. ``rights`` are those that it gets; by default all that the service has. Who
-        watches the others takes no place among them. ``carry`` serves it otherwise than the service's other clients.
+        ``ended`` is set when it is gone. ``rights`` are those that it gets; by default all of the service. A client
+        that watches others takes no place among them. ``carry`` serves this client in another way than the service's
+        others.
         """
         rights = self.handle.rights if rights is None else rights
         watches = Right.WATCH in rights
@@ -203,18 +204,18 @@ class Service:
         return client
 
     def _too_many(self, connection: ClientConnection) -> str | None:
-        """Return why one more client with this connection is too many; None where it is not."""
+        """Return why a client with this connection would be one too many; None where it is not."""
         if sum(network == connection.network for network in self._networks.values()) >= self._share:
             return f"{self._share} clients from {connection.network} are connected already"
         return connection.refusal()
 
     def refuse(self, stream: Stream, holder: str, why: str) -> None:
-        """Close the connection of a client that is not to be served."""
+        """Refuse a client: close its connection, and log why."""
         self.count_refusal(holder, why)
         stream.close()
 
     def count_refusal(self, holder: str, why: str) -> None:
-        """Take note of a client that is not to be served."""
+        """Count and log a client that was refused."""
         self.refused += 1
         self.handle.events.log(logging.WARNING, "clients refused", "%s refused: %s", holder, why)
 
@@ -235,7 +236,7 @@ class Service:
             why = _why_gone(session)
         except Revoked as exc:
             why = str(exc)
-        except Exception:  # the first ring: what goes wrong with one client ends that client
+        except Exception:  # the first ring: an error in one client ends that client alone
             why = "a bug ended it"
             self._logger.exception("%s: a bug", client.holder)
         finally:

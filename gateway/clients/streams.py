@@ -1,9 +1,9 @@
 """Wrap clients' sockets as streams with one verb more than trio's: ``send_nowait``, which never waits.
 
-With it the line's task hands bytes to a client itself, and no second task has to be woken for that. trio's own
-SocketStream also costs one more scheduler pass for every read: it tries to read, and then waits; these wait for the
-descriptor first, and read once. They are Direct: whoever reads from one may have a step of his own called where there
-is something to read, and move the bytes in that (``tasks.ready``).
+With it the line's task hands bytes to a client itself, and no second task has to be woken. trio's own SocketStream also
+costs one more scheduler pass for every read: it tries to read, and then waits. These wait for the descriptor first, and
+read once. They are Direct: a reader may pass a step of its own, which is called whenever there is something to read,
+and moves the bytes there and then (``tasks.ready``).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CREDENTIALS_SPACE = socket.CMSG_SPACE(12)
 
 @final
 class TooLong(Exception):
-    """A packet was longer than MESSAGE_LIMIT; nothing of it may be used."""
+    """A packet was longer than MESSAGE_LIMIT, so no part of it may be used."""
 
 
 class Stream(Protocol):
@@ -51,7 +51,7 @@ class Stream(Protocol):
     exact: bool
     """Whether each piece that ``receive()`` returns is a whole message, never to be split."""
     connection: ClientConnection | None
-    """What it came over, as it is counted; None where nobody counts it."""
+    """The connection behind it, for counting; None where it is not counted."""
 
     def send_nowait(self, data: bytes) -> int:
         """Send what the peer takes now, and return how many bytes that was. Never waits, never raises."""
@@ -60,7 +60,7 @@ class Stream(Protocol):
         """Wait until the peer takes some of it, and return how much. Raises OSError when the peer is gone."""
 
     async def skip(self, count: int) -> None:
-        """Tell the peer, where its protocol can, that ``count`` bytes of the line are missing here; as ``send``."""
+        """Tell the peer, if its protocol can, that ``count`` bytes of the line are missing here; as ``send``."""
 
     async def receive(self) -> bytes:
         """Return the next piece, ``b""`` at the end. Raises OSError when the peer is gone."""
@@ -74,7 +74,7 @@ class Direct(Protocol):
     """A stream that is a descriptor, without anything between it and the client's bytes."""
 
     def receive_nowait(self) -> bytes | None:
-        """Return the next piece as ``receive``, or None where there is nothing."""
+        """Return the next piece as ``receive`` does, or None where nothing has come."""
 
     async def when_readable(self, step: Callable[[], T | None]) -> T:
         """Call ``step`` whenever there may be something to receive, until it returns something; return that."""
@@ -138,7 +138,7 @@ class PacketStream:
     def __init__(self, sock: socket.socket, connection: ClientConnection | None = None) -> None:
         self.connection = connection
         sock.setblocking(False)
-        # With credentials on every packet, an empty one (which has them) is told from the end (which has none).
+        # With credentials on every packet, an empty packet (with them) differs from the end (without).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket = sock
 
@@ -181,7 +181,7 @@ class PacketStream:
 
 
 def close_socket(sock: socket.socket, connection: ClientConnection | None) -> None:
-    """Close a client's socket, which nobody waits for then, and count its connection no more. Idempotent."""
+    """Close a client's socket, wake whoever waits for it, and stop counting its connection. Idempotent."""
     if connection is not None:
         connection.close()
     if sock.fileno() >= 0:
@@ -201,8 +201,8 @@ async def _send(sock: socket.socket, data: bytes) -> int:
 def keep_alive(sock: socket.socket, dead_after: float) -> None:
     """Send small pieces at once, and give the peer up after ``dead_after`` seconds without an answer.
 
-    Keepalive finds an idle peer that has gone, TCP_USER_TIMEOUT one that leaves data unacknowledged: each is blind
-    to what the other sees.
+    Keepalive finds an idle peer that has gone, and TCP_USER_TIMEOUT one that leaves data unacknowledged. Neither sees
+    the other case.
     """
     probes = 3
     pause = max(1, int(dead_after / (probes + 1)))

@@ -1,17 +1,17 @@
-"""Bring TCP clients to a service by TLS, as the users that their certificates name.
+"""Admit TCP clients to a service over TLS, as the users that their certificates name.
 
-A certificate is the whole login: a byte stream has no place for a password. The user is the one common name (CN) of its
-subject, written as `daisyport user` has it, as PostgreSQL, Mosquitto and nginx take it. Alternative names say where a
-host is to be found, or how a person gets mail, and there is no agreed one of them for a user.
+The certificate is the whole login, because a byte stream has no place for a password. The user is the one common name
+(CN) of its subject, spelled as in `daisyport user`; PostgreSQL, Mosquitto and nginx do the same. Alternative names are
+for hosts and mail addresses, and no kind of them is agreed on for users.
 
-Before a certificate is proved its client is a stranger, and what strangers cost is bounded: it is no client of the
-service yet, and takes nobody's place there; its handshake has ten seconds and one of a few places, and the work of all
-of them is done one piece a pass of the scheduler, so that the lines go on in between. Whoever finds no place takes that
-of the oldest handshake, of its own network where that has its share, else of the network that has most. An honest one
-lasts for two round trips, so it is hardly ever the oldest.
+Until its certificate is proved a client is a stranger, and strangers must not cost much. A stranger takes no place
+among the clients of the service. Its handshake has ten seconds and one of a few places, and all handshakes together do
+one piece of work in each pass of the scheduler, so that the lines go on in between. If there is no place for a new
+handshake, the oldest one ends: of the same network if that has its share, else of the network with the most handshakes.
+An honest handshake takes two round trips, so it is hardly ever the oldest.
 
-A client stays for as long as its user may come, and no longer: that is looked at four times a second. Its certificate
-counts when it connects.
+A client may stay only as long as its user may connect, which is checked four times a second. Its certificate is checked
+only when it connects.
 """
 
 from __future__ import annotations
@@ -46,50 +46,50 @@ __all__ = ["Logins", "NotAdmitted", "TlsHandshakes", "common_name"]
 logger = logging.getLogger(__name__)
 
 _HANDSHAKES: Final = 32
-"""Handshakes at once: each costs a signature."""
+"""The most handshakes at once: each costs a signature."""
 _SHARE: Final = 24
-"""Handshakes at once from one network, so that there are places left for others."""
+"""The most handshakes at once from one network, so that places are left for others."""
 _SECONDS: Final = 10.0
-"""For a whole handshake."""
+"""Seconds for a whole handshake."""
 _LINGER: Final = 1.0
-"""Seconds that a client that is refused has to read why."""
+"""Seconds for a refused client to read the reason."""
 _LOOK: Final = 0.25
-"""Seconds between two looks whether users still may be here."""
+"""Seconds between two checks that the users may stay."""
 
 
 @final
 class NotAdmitted(Exception):
-    """Nobody may come with this certificate; the message says why."""
+    """A certificate that admits nobody; the message says why."""
 
 
 class Logins(Protocol):
-    """Says which users may come to the port, and by which certificate this host proves itself to them."""
+    """The users that may come to a port, and the certificate by which this host proves itself to them."""
 
     @property
     def context(self) -> ssl.SSLContext | None:
         """The context of a new connection; None while there is no certificate that can be used."""
 
     def rights(self, user: str, network: str) -> Right:
-        """Return what a user who comes from there may do at the port. Raises NotAdmitted."""
+        """Return the rights of a user who connects from this network. Raises NotAdmitted."""
 
     def revoked(self, user: str, rights: Right) -> str | None:
-        """Return why a user who came with these rights may not stay; None while he may."""
+        """Return why a user who was admitted with these rights may not stay; None while the user may."""
 
 
 @final
 class _Handshake:
-    """A client that has not proved who it is; ``scope`` ends it."""
+    """A client that has not proved yet who it is; ``scope`` ends it."""
 
     def __init__(self, peer: Endpoint) -> None:
         self.peer = peer
         self.scope = trio.CancelScope(deadline=trio.current_time() + _SECONDS)
         self.gave_way = False
-        """Another one took its place."""
+        """A newer handshake took its place."""
 
 
 @final
 class TlsHandshakes:
-    """The TLS handshakes of one service, whose clients come as users; each is served in this ``manner``."""
+    """The TLS handshakes of one service, which serves each client in this ``manner`` afterwards."""
 
     def __init__(self, logins: Logins, manner: Manner) -> None:
         self._logins = logins
@@ -99,12 +99,12 @@ class TlsHandshakes:
         self._turn = trio.Lock()
         self._users: dict[Session, str] = {}
         self._came = trio.Event()
-        """Set when a user is here."""
+        """Set when a user is connected."""
         self._service: Service
         self._tasks: trio.Nursery
 
     async def run(self, service: Service) -> None:
-        """Bring clients to ``service``, and end those whose users may not stay, until cancelled."""
+        """Do the handshakes of ``service``, and end clients whose users may not stay, until cancelled."""
         self._service = service
         async with trio.open_nursery() as self._tasks:
             while True:
@@ -117,7 +117,7 @@ class TlsHandshakes:
                         session.end(why)
 
     def begin(self, sock: socket.socket, connection: ClientConnection, peer: Endpoint) -> None:
-        """Begin the handshake with a client that was accepted; one that may not come gets none."""
+        """Begin the handshake with an accepted client, or refuse one that may not come anyway."""
         context = self._logins.context
         why = None if self._service.allows(peer.address) else NOT_ALLOWED
         why = why or connection.refusal()
@@ -141,7 +141,7 @@ class TlsHandshakes:
             del self._users[session]
 
     def _make_room(self, network: str) -> None:
-        """Have the oldest handshake give way where a new one from ``network`` would be one too many."""
+        """End the oldest handshake where one more from ``network`` would be too many."""
         crowds = Counter(other.peer.network for other in self._under_way)
         if crowds[network] < _SHARE:
             if len(self._under_way) < _HANDSHAKES:
@@ -153,7 +153,7 @@ class TlsHandshakes:
         oldest.scope.cancel()
 
     async def _meet(self, stream: TlsSocketStream, handshake: _Handshake) -> None:
-        """Do a handshake, and bring its client to the service, or refuse it. Never raises."""
+        """Do a handshake, then admit its client to the service or refuse it. Never raises."""
         peer, why = handshake.peer, ""
         is_here = False
         try:
@@ -179,7 +179,7 @@ class TlsHandshakes:
                 late = f"no handshake in {_SECONDS:g} s"
                 why = "another handshake took the place of its own" if handshake.gave_way else late
                 self._service.count_refusal(str(peer), why)
-        except Exception:  # the first ring: what goes wrong with one client ends that client
+        except Exception:  # the first ring: an error in one client ends that client alone
             logger.exception("%s: a bug ended its handshake", peer)
         finally:
             if handshake in self._under_way:
@@ -189,10 +189,10 @@ class TlsHandshakes:
 
 
 def common_name(certificate: Mapping[str, Any]) -> str:
-    """Return the user whom a certificate names, which is of the form that ssl.SSLSocket.getpeercert has.
+    """Return the user that a certificate names; it has the form of ssl.SSLSocket.getpeercert.
 
-    Raises NotAdmitted where it names none, or is out of date: a session that is resumed (TLS 1.2) is as old as its
-    ticket, and OpenSSL does not look at its certificate again.
+    Raises NotAdmitted where it names none or several, or has expired. OpenSSL checks the dates too, but not when a
+    session is resumed (TLS 1.2), which may be long after the first handshake.
     """
     if ssl.cert_time_to_seconds(certificate["notAfter"]) < time.time():
         raise NotAdmitted("its certificate: certificate has expired")

@@ -1,19 +1,18 @@
 """TLS over a client's socket, as a Stream: OpenSSL on two buffers in memory, and the socket beside them.
 
-trio's SSLStream can only wait, and so every byte of the line would go through a client's queue and task. Here a piece
-is encrypted and sent by the line's own task, and read by the step of whoever waits for the socket (``streams.Direct``),
-as on a plain socket.
+trio's SSLStream can only wait, so every byte of the line would go through a client's queue and task. Here the line's
+own task encrypts and sends a piece, and a step of the reader decrypts it (``streams.Direct``), as on a plain socket.
 
-What was encrypted cannot be taken back, and the socket may take only a part of it. So, as in OpenSSL's own SSL_write:
+Encrypted bytes cannot be taken back, and the socket may take only a part of them. So, as in OpenSSL's own SSL_write:
 
-    The bytes of a record that the socket has not taken whole are not reported as taken, and have to come again, first,
-    with the next call. An Outbox does that: its head stays until it is taken.
+    If the socket has not taken a record whole, its bytes are not reported as taken, and the next call must begin with
+    them. An Outbox does that: its head stays until it is taken.
 
-    At most one record of data waits here, and nothing is encrypted behind it.
+    At most one record of data waits here, and nothing is encrypted after it.
 
-And since more than was asked for may have been read from the socket, as behind the end of the handshake:
+A read of the socket may bring more than it was for, such as data after the end of the handshake. So:
 
-    Whoever reads empties the buffer, so that a socket without bytes means that there are none.
+    A reader always empties the buffer, so that nothing is left when the socket has no bytes.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ T = TypeVar("T")
 
 _READ_SIZE: Final = 65536
 _RECORD: Final = 16384
-"""Bytes of data in one record, at most (RFC 8446, 5.1)."""
+"""The most bytes of data in one record (RFC 8446, 5.1)."""
 _UNSENT: Final = 65536
-"""Bytes that may wait for the client: it can make TLS itself answer, again and again, and read nothing."""
+"""The most unsent bytes: a client could make TLS itself answer again and again, and read nothing."""
 
 
 @final
@@ -57,29 +56,31 @@ class TlsSocketStream:
         self._socket = sock
         self.connection = connection
         self.user = ""
-        """The user whom the client's certificate names, once that is known."""
+        """The user that the client's certificate names; empty until that is known."""
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
         self._unsent = bytearray()
-        """Records that wait for the socket."""
+        """Encrypted bytes that wait for the socket."""
         self._sealed = 0
-        """Bytes of data in the last of them, which have not been reported as taken."""
+        """Bytes of data in its last record, which have not been reported as taken."""
         self._end: ConnectionError | None = None
-        """Why nothing more is to be read, behind all that was."""
+        """The error to raise after everything that was decrypted has been read."""
         self._ended = False
-        """The client ended its sending, as TLS does that (close_notify)."""
+        """The client ended its sending by close_notify."""
 
     # -- the handshake
 
     async def do_handshake(self, turn: trio.Lock) -> None:
-        """Do the handshake, each piece of work in a ``turn``; the caller bounds it. Raises OSError where it breaks.
+        """Do the handshake, each piece of work in a ``turn``. The caller bounds its time. Raises OSError where it
+        fails.
 
-        Where that is an ssl.SSLError the two do not agree, and the client has been told why.
+        If the error is an ssl.SSLError, the two sides do not agree, and the client has been told why.
         """
         done = False
         while not done:
             async with turn:
-                # The next one is woken by the release, and so works in a later pass: the lines go on in between.
+                # Releasing the turn wakes the next handshake, which so works in a later pass: the lines go on in
+                # between.
                 await trio.lowlevel.checkpoint()
                 try:
                     self._tls.do_handshake()
@@ -97,7 +98,7 @@ class TlsSocketStream:
                     self._read()
 
     async def linger(self) -> None:
-        """Close the sending half, and read until the client has done so too: else a reset may destroy what was said."""
+        """Close the sending half, and read until the client closes too, or a reset may destroy our last words."""
         self._say_end()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -119,7 +120,7 @@ class TlsSocketStream:
         try:
             return self._send(data)
         except OSError:
-            return 0  # gone: send() meets the same error where it can be told
+            return 0  # gone: send() meets the same error, and may raise it
 
     async def send(self, data: bytes) -> int:
         """See Stream."""
@@ -137,7 +138,7 @@ class TlsSocketStream:
         return await self.when_readable(self.receive_nowait)
 
     async def when_readable(self, step: Callable[[], T | None]) -> T:
-        """See Direct: also called where the bytes were read already, with the handshake or before the end."""
+        """See Direct. The step is also called for bytes that were read with the handshake, and for the end."""
         if self._received.pending or self._ended or self._end is not None:
             await trio.lowlevel.checkpoint()
             if (result := step()) is not None:
@@ -165,7 +166,7 @@ class TlsSocketStream:
         return b"" if self._ended else None
 
     def close(self) -> None:
-        """See Stream. The client is told that this is the end, where its socket takes that now."""
+        """See Stream. Send close_notify if the socket takes it now."""
         if self._socket.fileno() < 0:
             return
         self._say_end()
@@ -174,26 +175,26 @@ class TlsSocketStream:
     # -- between OpenSSL and the socket
 
     def _say_end(self) -> None:
-        """Tell the client that nothing more comes (close_notify; RFC 8446, 6.1), where its socket takes that now."""
-        with suppress(ssl.SSLError):  # it wants to read the client's own, or there was no handshake
+        """Send close_notify (RFC 8446, 6.1) if the socket takes it now."""
+        with suppress(ssl.SSLError):  # raised while the client's own has not come, and before the handshake
             self._tls.unwrap()
         with suppress(OSError):
             self._push()
             self._flush()
 
     def _read(self) -> None:
-        """Give OpenSSL what has come. Raises OSError, BlockingIOError where nothing has."""
+        """Give OpenSSL what the socket has. Raises OSError; BlockingIOError where that is nothing."""
         data = self._socket.recv(_READ_SIZE)
         if not data:
-            # Its system may have ended the connection, or somebody on the way, and not the client.
+            # The connection may have been cut by anybody on the way: only close_notify proves that the client ended it.
             raise ConnectionError("its connection ended without the end of TLS (close_notify)")
         self._received.write(data)
 
     def _decrypted(self) -> bytes:
-        """Return all data that has come whole, and take note of what ends it."""
+        """Return the data of all whole records, and note an end or an error after it."""
         pieces = []
         try:
-            # Each call takes one record from the buffer, and one more only to find none costs as much.
+            # Each call takes one record. A last call that finds nothing would cost as much as one that does.
             while self._received.pending:
                 if not (piece := self._tls.read(_RECORD)):
                     self._ended = True
@@ -203,13 +204,13 @@ class TlsSocketStream:
             pass
         except ssl.SSLError as exc:
             self._end = ConnectionError(f"TLS: {exc.reason or exc}")
-        if self._to_send.pending:  # OpenSSL has something to say to that
+        if self._to_send.pending:  # OpenSSL answers, for example to a key update
             with suppress(OSError):
                 self._push()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _send(self, data: bytes) -> int:
-        """Send what the socket takes now; return how much of ``data`` is in records that it took whole."""
+        """Send what the socket takes now; return how many bytes of ``data`` are in records that it took whole."""
         took = 0
         if self._unsent:
             self._flush()
@@ -226,7 +227,7 @@ class TlsSocketStream:
         return took
 
     def _push(self) -> None:
-        """Send what OpenSSL says, behind what waits, as far as the socket takes it. Raises OSError."""
+        """Send OpenSSL's output after what waits, as far as the socket takes it. Raises OSError."""
         said = self._to_send.read()
         if not self._unsent:
             with suppress(BlockingIOError):
@@ -234,7 +235,7 @@ class TlsSocketStream:
         self._unsent += said
 
     def _flush(self) -> None:
-        """Send of what waits what the socket takes. Raises OSError."""
+        """Send waiting bytes as far as the socket takes them. Raises OSError."""
         with suppress(BlockingIOError):
             while self._unsent:
                 del self._unsent[: self._socket.send(self._unsent)]

@@ -1,10 +1,10 @@
-"""Watch one port: what its line says, what is written to it and by whom, and how the port is, each with its time.
+"""Watch one port: what its line says, what is written and by whom, and how the port is, each with its time.
 
-A trace is a reader of the bus like any client, so it is asked in the line's own task, and must never wait. What
-whoever watches has not taken yet is bounded: beyond it nothing more is kept until all of that is taken, and a note
-stands in the place of what is missing. So there is never more than one hole, and it is at the end:
+A trace is a reader of the bus like any client, so it is called in the line's own task, and must never wait. It keeps a
+bounded amount for the operator who watches. When it is full, nothing more is kept until all of that is taken, and a
+note stands for what is missing. So there is at most one hole, and it is at the end:
 
-    While ``_hidden`` is not 0, nothing is kept behind it.
+    While ``_hidden`` is not 0, nothing is kept after it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["LIMIT", "Piece", "Trace", "Way", "now"]
 
 LIMIT = 1 << 18
-"""Bytes that wait for whoever watches, at most."""
+"""The most bytes that wait for the operator."""
 _PIECE = 64
-"""Bytes that a piece costs beside its data, about."""
+"""The approximate cost of a piece in bytes, beside its data."""
 
 
 @final
@@ -38,12 +38,12 @@ class Way(enum.Enum):
     FROM_LINE = "from line"
     TO_LINE = "to line"
     NOTE = "note"
-    """No bytes, but something to know of those around it."""
+    """No bytes, but information on those around it."""
 
 
 @final
 class Piece(NamedTuple):
-    """What one read brought, one write took, or a note says."""
+    """The bytes of one read or one write, or the text of a note."""
 
     microseconds: int
     """The time, since 1970."""
@@ -55,7 +55,7 @@ class Piece(NamedTuple):
 
 @final
 class Trace:
-    """What passes at a port from now on. It is a Reader of ``session``; with ``writing`` it is told who writes, too.
+    """What passes at a port from now on. It is a Reader of ``session``; with ``writing`` it hears the writers too.
 
     Raises Forbidden where the session may not watch writers.
     """
@@ -65,10 +65,10 @@ class Trace:
         self._limit = limit
         self._pieces: list[Piece] = []
         self._hidden = 0
-        """Bytes that came since there was no room."""
+        """Bytes that came while there was no room."""
         self._filled = trio.Event()
         self.size = 0
-        """As a Reader: bytes that wait for whoever watches."""
+        """As a Reader: bytes that wait for the operator."""
         self.sent = 0
         """As a Reader: bytes that were taken."""
         if writing:
@@ -88,11 +88,11 @@ class Trace:
         self.note(f"{size} of the line are missing: {reason.name.lower().replace('_', ' ')}")
 
     def note(self, text: str) -> None:
-        """Keep something to know of the bytes around it."""
+        """Keep a note on the bytes around it."""
         self._keep(Way.NOTE, text, b"")
 
     def hide(self, count: int) -> None:
-        """Have a note say that ``count`` bytes more are not shown: whoever took them could not show them."""
+        """Let a note say that ``count`` more bytes are missing: they were taken, but could not be shown."""
         self._hidden += count
         self._filled.set()
 
@@ -121,7 +121,7 @@ class Trace:
         return pieces
 
     async def run(self, show: Callable[[list[Piece]], Awaitable[None]]) -> None:
-        """Have ``show`` show all that there is, until the session is ended; then close the session."""
+        """Pass every piece to ``show`` until the session is ended; then close the session."""
         with contextlib.closing(self._session), self._session.scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow_port)
@@ -141,5 +141,5 @@ class Trace:
 
 
 def now() -> int:
-    """Return the time as pieces have it."""
+    """Return the time in microseconds since 1970."""
     return time.time_ns() // 1000

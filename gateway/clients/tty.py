@@ -1,11 +1,11 @@
-"""A tty for programs that can open nothing else: a pty under a name that stays, with the port at its other end.
+"""A tty for programs that can open nothing else: a pty under a fixed name, with the port at its other end.
 
 A program that has it open is a client of the port like any other, with a session of its own (``clients.tty_stream``).
-The pty is ours: the line may be unplugged, and a link be cut, and the program's descriptor goes on. It also goes on
-while the service is restarted, where the service manager keeps the master (``host.descriptor_store``).
+The pty belongs to us, so a program's descriptor survives when the line is unplugged or a link is cut. It also survives
+a restart of the service, where the service manager keeps the master (``host.descriptor_store``).
 
-inotify tells that the slave is opened or closed; whether it is open *now*, poll does, and that is asked
-(``clients.pty``). Events are only a reason to ask again, so it does not matter how many of them came together.
+inotify reports that the slave was opened or closed, but only poll tells whether it is open *now* (``clients.pty``). So
+an event is only a reason to poll, and it does not matter how many events came together.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ _NO_GROUP: Final = "the daemon must be in it, and its unit needs SystemCallFilte
 
 
 class Descriptors(Protocol):
-    """The place where a pty outlives its server, by name."""
+    """A store in which a pty outlives its server, by name."""
 
     def take(self, name: str) -> int | None:
-        """Return the descriptor that was left, which is the caller's then."""
+        """Return the descriptor that was left, and give it to the caller."""
 
     def keep(self, name: str, fd: int) -> None:
-        """Have a copy of ``fd`` kept for another process."""
+        """Keep a copy of ``fd`` for the next process."""
 
     def forget(self, name: str) -> None:
-        """Have it kept no more."""
+        """Stop keeping it."""
 
     def leave(self, name: str, fd: int) -> None:
-        """Leave ``fd`` to the next who takes it."""
+        """Leave ``fd`` to the next caller of ``take``."""
 
 
 async def serve_programs(
@@ -156,9 +156,9 @@ class _Tty:
 
 @contextlib.contextmanager
 def _named(spec: ProgramTty, slave: str) -> Iterator[None]:
-    """Let the link of ``spec`` lead to the slave, whose mode and group are set before anybody can find it there.
+    """Let the symbolic link of ``spec`` lead to the slave, after the slave's mode and group are set.
 
-    Raises OSError, also where something else than a link has that name: it is not ours to remove.
+    Raises OSError, also where a file that is no symbolic link has that name: it is not ours to remove.
     """
     os.chmod(slave, spec.mode)
     if spec.group is not None:
@@ -170,7 +170,7 @@ def _named(spec: ProgramTty, slave: str) -> Iterator[None]:
             raise OSError(exc.errno, f"{_NO_GROUP} {spec.group!r}") from exc
     if os.path.lexists(spec.path) and not os.path.islink(spec.path):
         raise OSError(errno.EEXIST, f"{spec.path} is there, and is no link")
-    # Made beside it and moved onto it: at any time the name leads somewhere.
+    # Made beside it and renamed over it, so that the name always leads somewhere.
     new = f"{spec.path}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new)

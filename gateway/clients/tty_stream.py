@@ -1,24 +1,25 @@
-"""Serve the program that has a pty's slave open: its bytes, and what it does to the tty beside writing.
+"""Serve the program that has a pty's slave open: carry its bytes, and what it does to the tty beside writing.
 
 What it sets
     Where the host allows it (``configures``), a change of the rate, the stop bits or the flow control is asked of the
-    line, as a session's hold (``port.control``), and over when the program closes the tty. The tty shows what is in
-    force: what the line refused is put back before the program's eyes. While the line is away nobody can say no, so
-    the wish stays, and is asked when the line is back.
+    line as a session's hold (``port.control``), which ends when the program closes the tty. The tty shows what is in
+    force: a setting that the line refused changes back. While the line is away it cannot refuse, so the setting stays,
+    and is asked for when the line is back.
 
 What it throws away (tcflush)
-    What waits for it here, or what it wrote and the line has not. What it writes after that may be there already, and
-    is never taken for it.
+    Either what waits for it here, or what it wrote and the line has not taken. Bytes that it wrote after the flush may
+    have arrived by the time we see it, and are never thrown away.
 
 The order
-    What it did comes ahead of what it wrote before (``clients.pty``), and must not overtake that on the line. So a
-    second descriptor (epoll, EPOLLPRI) tells at once that it did something, though the pump is at work and reads
-    nothing: what waits in the pty then was written before, and goes first. Where the pump was waiting for the program,
-    both came in one instant, and the change goes first: programs set a tty, and then write. While the line is asked
-    for something all is read as it comes, for the same reason.
+    The pty reports what the program did ahead of what it wrote before that (``clients.pty``), and on the line the
+    change must not overtake those bytes. So a second descriptor (epoll, EPOLLPRI) reports a change at once, even while
+    the pump is busy and does not read: everything that is in the pty at that moment was written before, and goes first.
+    If the pump was waiting for the program, change and bytes came together, and the change goes first, because programs
+    set a tty and then write. While a request of the line is being answered everything is read as it comes, for the same
+    reason.
 
-A request of the line runs in a task of its own, for ``receive`` is cancelled at every deadline of the pump; the next
-``receive`` waits for it first.
+A request of the line runs in a task of its own, because ``receive`` is cancelled at every deadline of the pump; the
+next ``receive`` waits for it first.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ if TYPE_CHECKING:
 __all__ = ["TtyStream", "serve"]
 
 _AHEAD: Final = 131_072
-"""Bytes, more than a pty holds, that are read while the pump is at work: a change keeps its place behind them."""
+"""The most bytes to read ahead while the pump is busy; a pty holds fewer, so a change keeps its place after them."""
 _MOST_TOLD: Final = 256
-"""Pieces and requests that are kept so; what is told beyond that is told again, by the kernel, when it is read."""
+"""The most pieces and requests that are kept in order; beyond that nothing is read, and the kernel keeps the rest."""
 _GONE: Final = "the program closed it"
 
 
@@ -77,27 +78,27 @@ class TtyStream:
     def __init__(self, pty: Pty, *, configures: bool = False) -> None:
         self.connection: ClientConnection | None = None
         self.was_left = False
-        """The program has closed it, and all that it wrote was received."""
+        """The program has closed it, and everything that it wrote was received."""
         self._pty = pty
         self._configures = configures
         self._closed = False
         self._session: Session
         self._nursery: trio.Nursery
         self._receiving = False
-        """The pump waits for the program, or for the line's answer to what it asked."""
+        """The pump waits in ``receive``: for the program, or for the line's answer to its request."""
         self._told: deque[bytes | control.Step] = deque()
-        """What was read, in order: data, and what is to be asked of the line."""
+        """What was read, in order: data, and requests to the line."""
         self._ahead = 0
-        """Bytes of data in it."""
+        """The bytes of data in it."""
         self._wants: dict[str, str] = {}
-        """The settings that the program made, and that the line has neither taken nor refused."""
+        """The settings that the program made and that the line has neither taken nor refused."""
         self._asked: trio.Event | None = None
-        """Set when the request that is carried out is answered; None while there is none."""
+        """Set when the current request is answered; None while there is none."""
         self._flushes = 0
-        """Times that the program threw away what waits for it."""
+        """How often the program threw away what waits for it."""
 
     def begin(self, session: Session, nursery: trio.Nursery) -> None:
-        """Be the stream of this session, and hear at once what the program does, while ``nursery`` runs."""
+        """Become the stream of this session, and notice at once what the program does, while ``nursery`` runs."""
         self._session, self._nursery = session, nursery
         if stale := self._pty.stale:
             self._pty.stale = 0
@@ -124,13 +125,13 @@ class TtyStream:
         while True:
             await trio.lowlevel.wait_writable(self._pty.master)
             if self._flushes != flushes:
-                return len(data)  # it is among what the program threw away
+                return len(data)  # the program has thrown it away
             try:
                 return os.write(self._pty.master, data)
             except BlockingIOError:
                 if not self._pty.is_open():
-                    # Nobody will read it, and to wait here would be to wait for nothing, again and again: the
-                    # session lasts until what the program wrote before it left is on the line.
+                    # The program has left and nobody will read this. Waiting would be in vain, and the session may last
+                    # a while: until what the program wrote before it left is on the line.
                     return len(data)
 
     async def skip(self, count: int) -> None:
@@ -166,14 +167,14 @@ class TtyStream:
             self._receiving = False
 
     async def _answered(self, asked: trio.Event) -> None:
-        """Wait for the line's answer, maybe from over a link, and read on: what is read as it comes has its order."""
+        """Wait for the line's answer, maybe over a link, and read on meanwhile, so that the order is kept."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_on)
             await asked.wait()
             nursery.cancel_scope.cancel()
 
     async def _read_on(self) -> None:
-        with contextlib.suppress(OSError):  # it has left, which is found out behind what was read
+        with contextlib.suppress(OSError):  # the program has left, which ``receive`` meets after what was read
             while self._has_room:
                 await trio.lowlevel.wait_readable(self._pty.master)
                 self._read()
@@ -183,7 +184,7 @@ class TtyStream:
         return self._ahead < _AHEAD and len(self._told) < _MOST_TOLD
 
     def _read(self) -> None:
-        """Read once; what the program did goes before its data. Raises OSError where it has left."""
+        """Read once; put what the program did before its data. Raises OSError where it has left."""
         try:
             happened = self._pty.read()
         except BlockingIOError:
@@ -198,19 +199,19 @@ class TtyStream:
 
     @property
     def _is_at_work(self) -> bool:
-        """The pump writes what it received, and will receive again: what is read for it now is not lost."""
+        """True while the pump writes and will receive again, so that what is read for it now is not lost."""
         session = self._session
         return not (self._receiving or self.was_left or session.ended or session.pumping.cancel_called)
 
     async def _hear_deeds(self) -> None:
-        """Read what waits whenever the program did something while the pump is at work: that goes before it."""
+        """Whenever the program does something while the pump is busy, read first what it wrote before that."""
         while True:
             await trio.lowlevel.wait_readable(self._pty.deeds.fileno())
             did_something, has_set = self._pty.did_something(), False
             while did_something and self._is_at_work and self._has_room:
                 try:
                     happened = self._pty.read()
-                except OSError:  # that is all; or it has left, which the pump finds out
+                except OSError:  # nothing is left; or the program has left, which the pump meets
                     break
                 self._note_flush(happened)
                 self._note_data(happened)
@@ -224,7 +225,7 @@ class TtyStream:
             self._ahead += len(happened.data)
 
     def _note_flush(self, happened: Happened) -> None:
-        """Throw away what the program does not want, at once: its next bytes, or the answer to them, are not of it."""
+        """Carry out a flush at once, because it must not hit the program's next bytes, or the answer to them."""
         if happened.threw_away_input:
             self._flushes += 1
             if isinstance(self._session.reader, Outbox):
@@ -234,7 +235,7 @@ class TtyStream:
             self._tell(control.Purge())
 
     def discard_ahead(self) -> None:
-        """Count as dropped what was read and did not come to be received."""
+        """Count as dropped what was read and never received by the pump."""
         self._session.discard(self._ahead)
         self._told = deque(told for told in self._told if not isinstance(told, bytes))
         self._ahead = 0
@@ -248,7 +249,7 @@ class TtyStream:
             self._tell(control.Configure(tuple(self._pty.seen.since(before).items())))
 
     def _tell(self, step: control.Step) -> None:
-        """Have a step asked of the line behind what was read; one that follows its like is one with it."""
+        """Queue a step for the line after what was read; join it with the last step where both are of one kind."""
         last = self._told[-1] if self._told else None
         if isinstance(last, control.Configure) and isinstance(step, control.Configure):
             self._told[-1] = control.Configure(tuple({**dict(last.values), **dict(step.values)}.items()))
@@ -263,7 +264,7 @@ class TtyStream:
 
     @property
     def _is_owed(self) -> bool:
-        """The line is there, and was not asked for something that the program wants, and may."""
+        """True while the line is there and has not been asked for a setting that the program made and may make."""
         return self._line_is_there and (bool(self._wants) or (self._configures and self._pty.was_set))
 
     def _ask(self, step: control.Step) -> None:
@@ -282,7 +283,7 @@ class TtyStream:
             answered.set()
 
     async def _configure(self) -> None:
-        """Ask the line for all that the program wants, and let it see what is in force then."""
+        """Ask the line for all settings that the program made, and show it what is in force then."""
         if self._pty.was_set and self._line_is_there:
             self._pty.was_set = False
             stored = PtySettings.of(self._session.state.value.known_settings)
@@ -292,9 +293,9 @@ class TtyStream:
             await self._session.control(control.Configure(wanted))
         except PortDown:
             if not self._line_is_there:
-                return  # it is asked when the line is back
+                return  # _ask_when_back asks again
         except (LineError, Forbidden):
-            pass  # as what the line refuses without a word
+            pass  # shown below, as a setting that the line refuses silently
         self._wants.clear()
         self._pty.undecided = any(isinstance(told, control.Configure) for told in self._told)
         in_force = PtySettings.of(self._session.state.value.known_settings)
@@ -308,7 +309,7 @@ class TtyStream:
         self._pty.show(in_force)
 
     async def _ask_when_back(self) -> None:
-        """Ask for what the program wants when the line is back, though it writes nothing then."""
+        """Ask for the program's settings when the line comes back, even if the program writes nothing then."""
         async for _ in self._session.state.changes():
             if self._is_owed and (self._asked is None or self._asked.is_set()):
                 self._ask(control.Configure(()))

@@ -1,1 +1,1 @@
-"""Bonjour: which servers the neighbours announce, and which of ours are announced to them."""
+"""Bonjour: see the servers that the neighbours announce, and announce ours to them."""

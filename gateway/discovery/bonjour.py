@@ -1,13 +1,13 @@
 """Bonjour for remote ports: announce our servers to the neighbours, and see theirs.
 
-What cannot be done now (no network, no multicast, an address that went) is a state with a reason, and tried again. What
-is seen is hearsay: a peer is judged by connecting to it.
+A failure (no network, no multicast, an address that has gone) is a state with a reason, and is tried again. What the
+neighbours announce may be forged: a peer is judged by connecting to it.
 
-Everything hangs on one cell, the ``_Situation``: what is wanted, and what the host has for it. Each link (``_Voice``)
-has a responder of its own, so that it is told the addresses of that link and no other (RFC 6762, section 6.2), and so
-that a link that fails or flickers disturbs no other one. What a link says of itself (its state, what is announced and
-seen there) is kept by its voice; a link that went and came back is another voice, so the old one, which may still be
-saying goodbye, cannot spoil what the new one says.
+Everything follows from one cell, the ``_Situation``: what is wanted, and which links the host has. Each link
+(``_Voice``) has a responder of its own. So it announces the addresses of that link and no other (RFC 6762, section
+6.2), and a link that fails or flickers disturbs no other. The state of a link, and what is announced and seen there, is
+kept by its voice. A link that went and came back is another voice, so that the old one, which may still be saying
+goodbye, cannot spoil the state of the new one.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ logger = logging.getLogger(__name__)
 _FIRST_RETRY: Final = 1.0
 _LAST_RETRY: Final = 60.0
 _GOODBYE: Final = 1.0
-"""Seconds that a goodbye may take; a neighbour that does not hear it finds out by connecting."""
+"""Seconds for a goodbye; a neighbour that does not hear it finds out by connecting."""
 _LOOK: Final = 2.0
-"""Seconds that a look at the network has before another may begin: whoever refuses us fast must not end it."""
+"""The least seconds for one look at the network: a server that refuses us at once must not cut it short."""
 _UP: Final = "up"
 
 K = TypeVar("K")
@@ -55,7 +55,7 @@ K = TypeVar("K")
 
 @final
 class _Voice(NamedTuple):
-    """A link that we speak on: its interface index, how often its carrier came, and our address there."""
+    """A link that we announce on: its interface index, how often its carrier came, and our address there."""
 
     interface: int
     ups: int
@@ -65,7 +65,7 @@ class _Voice(NamedTuple):
 @final
 @dataclass(frozen=True, slots=True)
 class _Situation:
-    """The wishes of our ports, and the means that the host has. ``looks`` grows with every wish to look anew."""
+    """What our ports want, and the links that the host has. ``looks`` counts the requests to look again."""
 
     adverts: tuple[tuple[Advert, int], ...] = ()
     browsers: int = 0
@@ -83,7 +83,7 @@ class _Situation:
         """Return the links to speak on; None while they are not known."""
         if self.interfaces is None:
             return None
-        # IPv6 only where there is no IPv4: its addresses come seconds later, and would start everything over again.
+        # IPv6 only on a link without IPv4: its addresses come seconds later, and would restart everything.
         return frozenset(
             _Voice(link.index, link.ups, str(min(link.addresses, key=_family).ip)) for link in self.interfaces
         )
@@ -93,7 +93,7 @@ class _Situation:
         return next((link.addresses for link in self.interfaces or () if link.index == voice.interface), ())
 
     def view(self, voice: _Voice) -> tuple[object, ...] | None:
-        """Return what a look on that link depends on; None if nobody looks."""
+        """Return the facts that a look on this link depends on; None if nobody looks."""
         return (self.looks, self.addresses(voice)) if self.browsers else None
 
 
@@ -103,21 +103,21 @@ class _Link:
     """A link that we speak on, as far as it is known."""
 
     state: str = ""
-    """``up``, or why it cannot be; nothing before that is known."""
+    """``up``, or why not; empty while that is unknown."""
     announced: frozenset[str] | None = None
     """The names that neighbours there can see; None before they have been told any."""
     found: dict[str, Candidate] = field(default_factory=dict)
     """The servers there, by the names of their services."""
     looked_from: tuple[IPv4Interface | IPv6Interface, ...] = ()
-    """Our addresses when they were found: another network has other servers."""
+    """Our addresses when they were found: after a move to another network they are worth nothing."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 @final
 class Bonjour:
-    """This host's voice and ear, while ``run()`` runs; ``node`` is our own node id.
+    """Announces and sees servers while ``run()`` runs; ``node`` is our own node id.
 
-    ``bind`` are the addresses that remote port servers listen on: only addresses that these cover are announced.
+    ``bind`` are the addresses that remote port servers listen on: only addresses covered by these are announced.
     ``service`` is the type of what is announced and looked for.
     """
 
@@ -130,15 +130,15 @@ class Bonjour:
         self._looked_at = -math.inf
         self._links: dict[_Voice, _Link] = {}
         self.state = Cell("off")
-        """``off`` while nothing is wanted, ``up``, or why it cannot be."""
+        """``off`` while nothing is wanted, ``up``, or why it is not up."""
         self.announced: Cell[frozenset[str]] = Cell(frozenset())
         """The names of the services that neighbours can see."""
         self._seen: Cell[tuple[Candidate, ...]] = Cell(())
 
     async def announce(self, advert: Advert, port: int) -> NoReturn:
-        """Announce a server that listens on TCP ``port``, until cancelled; the goodbye follows at once, unawaited.
+        """Announce a server that listens on TCP ``port``, until cancelled; the goodbye follows without waiting for it.
 
-        For one node and index at a time. A change of what it says is another call, better begun before the first ends.
+        One call at a time for each node and index, except that a changed advert should begin before the old one ends.
         """
         mine = (advert, port)
         self._change(adverts=(*self._situation.value.adverts, mine))
@@ -151,9 +151,9 @@ class Bonjour:
 
     @contextlib.contextmanager
     def browse(self) -> Iterator[Cell[tuple[Candidate, ...]]]:
-        """Look for servers while the block runs: all that are seen now, in no order, with on-link addresses only.
+        """Look for servers while the block runs. The cell has those seen now, in no order, with on-link addresses only.
 
-        Our own are left out. One that is not seen may live, and one that is seen may be long dead, or a lie.
+        Our own are left out. A server that is not seen may live, and one that is seen may be long dead, or forged.
         """
         self._looked_at = trio.current_time()
         self._change(browsers=self._situation.value.browsers + 1)
@@ -163,18 +163,19 @@ class Bonjour:
             self._change(browsers=self._situation.value.browsers - 1)
 
     def look_again(self) -> None:
-        """Ask the network anew, since no server that was seen works: by itself it asks ever more rarely.
+        """Ask the network again, because no server that was seen works: a look by itself asks less and less often.
 
-        A look that has just begun is as good, and is left to come to its end.
+        A look that has just begun serves as well, and is not restarted.
         """
         if trio.current_time() - self._looked_at >= _LOOK:
             self._looked_at = trio.current_time()
             self._change(looks=self._situation.value.looks + 1)
 
     async def run(self) -> NoReturn:
-        """Do what is wanted, until cancelled; then say goodbye, which takes a third of a second, two at the worst.
+        """Announce and look as wanted, until cancelled; then say goodbye, which takes a third of a second, at worst
+        two.
 
-        An exception that nobody expected is logged, and everything begins anew: no port needs Bonjour to live.
+        An unexpected exception is logged and everything is started again, because no port depends on Bonjour.
         """
         backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
         while True:
@@ -197,26 +198,25 @@ class Bonjour:
         self.state.set(state)
 
     def _publish(self) -> None:
-        """Tell what all links together say."""
+        """Publish what all links together announce and see."""
         links = tuple(self._links.values())
         self.announced.set(frozenset().union(*(link.announced or () for link in links)))
         merged: dict[str, Candidate] = {}
         for name, candidate in (item for link in links for item in link.found.items()):
-            if (before := merged.get(name)) is not None:  # it is seen on two links: both ways lead to it
+            if (before := merged.get(name)) is not None:  # seen on two links: keep the addresses of both
                 addresses = tuple(dict.fromkeys((*before.addresses, *candidate.addresses)))
                 candidate = replace(candidate, addresses=addresses)
             merged[name] = candidate
         self._seen.set(tuple(merged.values()))
         states = [link.state for link in links if link.state]
-        # The worst that is true is told. A link that speaks makes up for others that cannot: an unplugged cable is no
-        # outage.
+        # One link that is up is enough: an unplugged cable is no outage. Otherwise the status names a reason.
         if self._situation.value.voices == frozenset():
             self._tell("no network link is up that does multicast")
         elif _UP not in states:
             if states:
                 self._tell(states[0])
-        # It speaks, but of nothing: without this word, an operator who bound the port to one address would look for a
-        # fault in the network.
+        # Up, but with nothing to announce. Without this state, an operator who bound the port to one address would look
+        # for a fault in the network.
         elif (now := self._situation.value).adverts and not any(
             True for voice in self._links for _ in self._services(now, voice)
         ):
@@ -308,8 +308,8 @@ class Bonjour:
                 addresses.append(str(plain))
         for advert, port in situation.adverts if addresses else ():
             node = advert.node.hex()
-            # The node id makes the names unique, so they need no probing; two nodes with one id are a cloned image,
-            # which the handshake tells.
+            # The node id makes the names unique, so they need no probing. Two nodes with one id come from a cloned
+            # image, which the handshake detects.
             yield ServiceRecord(
                 f"Daisyport {node} P{advert.index}", f"daisyport-{node}", port, advert.encode(), tuple(addresses)
             )
@@ -338,7 +338,7 @@ class Bonjour:
             await _finish(stop)
 
     def _judged(self, addresses: tuple[IPv4Interface | IPv6Interface, ...], service: ServiceRecord) -> Candidate | None:
-        """Return what to make of a service that was heard where we have ``addresses``, None if nobody to dial."""
+        """Return a service that was seen, as a candidate; None if it is not to be dialled from our ``addresses``."""
         try:
             advert = Advert.decode(service.text)
         except ValueError as exc:
@@ -367,7 +367,7 @@ def _differs(key: Callable[[_Situation], K], now: K, situation: _Situation) -> b
 
 
 async def _finish(stop: Callable[[], None]) -> None:
-    """Call ``stop`` on a thread, even where we are cancelled, but wait no longer than a goodbye may take."""
+    """Call ``stop`` in a thread, even after a cancellation, but wait no longer than a goodbye may take."""
     deadline = trio.current_time() + _GOODBYE
     with trio.CancelScope(deadline=deadline, shield=True), contextlib.suppress(MdnsError):
         await trio.to_thread.run_sync(stop, abandon_on_cancel=True)

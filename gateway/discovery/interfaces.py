@@ -1,7 +1,7 @@
 """The network links of this host that others can be found on, and their changes, from the kernel by rtnetlink(7).
 
-The kernel tells that something changed, without a timer; it is then asked for everything anew, so that a message that
-is lost or odd does no harm.
+The kernel reports that something changed. It is then asked for everything again, so that a lost or strange message does
+no harm.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 class Interface:
     """An interface that has a carrier and does multicast, and is not the loopback.
 
-    ``ups`` counts how often its carrier came: a link that went and came back between two looks is another value.
+    ``ups`` counts how often its carrier came, so that a link that went and came back between two looks differs.
     Link-local IPv6 addresses have ``index`` as their zone.
     """
 
@@ -72,19 +72,19 @@ def on_own_link(address: str) -> bool:
         return True
     try:
         return any(ip in own.network for link in interfaces() for own in link.addresses)
-    except OSError:  # nobody can tell
+    except OSError:  # unknown, so not on a link of ours
         return False
 
 
 async def watch(tell: Callable[[tuple[Interface, ...]], None]) -> NoReturn:
-    """Tell the links now, and again whenever anything about them may have changed. Raises OSError."""
+    """Call ``tell`` with the links now, and again whenever they may have changed. Raises OSError."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as news:
         news.bind((0, _GROUPS))  # before the first look, so that no change falls between the two
         while True:
             tell(interfaces())
             await trio.lowlevel.wait_readable(news)
-            # EAGAIN: nothing is left. ENOBUFS: messages were lost; everything is asked anew then too.
+            # EAGAIN: nothing is left. ENOBUFS: messages were lost, but everything is asked again anyway.
             with contextlib.suppress(OSError):
                 while True:
                     news.recv(65536)

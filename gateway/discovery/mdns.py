@@ -1,7 +1,7 @@
-"""Multicast DNS by the zeroconf package: calls that block, to be made on a thread of the caller's.
+"""Multicast DNS by the zeroconf package: blocking calls, for a thread of the caller.
 
-The package costs 5 MB and a tenth of a second, so it is imported at its first use. What is heard is told on a thread of
-the package's own.
+The package costs 5 MB and a tenth of a second, so it is imported at its first use. It reports what it hears on a thread
+of its own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Responder:
     def __init__(self, device: str, address: str, service: str = SERVICE) -> None:
         from zeroconf import Zeroconf
 
-        # It warns, with tracebacks, of malformed packets and of links that went: nothing that an operator could mend.
+        # It logs malformed packets and lost links with tracebacks: nothing that an operator could mend.
         logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
         self._service = service
         self._announced: dict[str, ServiceInfo] = {}
@@ -62,7 +62,7 @@ class Responder:
         self._bind(device)
 
     def _bind(self, device: str) -> None:
-        """Hear nothing of other links, or questions that came there would be answered with addresses of this one.
+        """Bind the sockets to this link, or questions from other links would be answered with addresses of this one.
 
         A socket that listens on port 5353 hears every link on which any process of the host has joined the group.
         """
@@ -75,7 +75,7 @@ class Responder:
     def announce(self, service: ServiceRecord) -> None:
         """Announce a service, or what is new about it.
 
-        The name must be unique by its making: it is not probed for, which would take more than a second.
+        The name must be unique by construction, because it is not probed for: that would take more than a second.
         """
         from zeroconf import ServiceInfo
 
@@ -102,8 +102,8 @@ class Responder:
     def look(self, told: Callable[[str, bool], None]) -> Callable[[], None]:
         """Ask for services until the function that is returned is called, which waits for its thread.
 
-        ``told`` is given, on that thread, the full name of a service and whether it is there, as often as that may
-        have changed. That it is gone is only a rumour, and so is that it is there.
+        ``told`` is called on that thread with the full name of a service and whether it is there, whenever that may
+        have changed. Neither is certain.
         """
         from zeroconf import ServiceBrowser
         from zeroconf import ServiceStateChange as Change
@@ -135,6 +135,6 @@ def _translated() -> Iterator[None]:
 
     try:
         yield
-    # RuntimeError: no thread, no interface, a loop that has ended. None of these is a reason to end the gateway.
+    # RuntimeError: no thread, no interface, a loop that has ended. None of these may end the gateway.
     except (Error, OSError, RuntimeError) as exc:
         raise MdnsError(f"multicast DNS: {str(exc) or type(exc).__name__}") from exc

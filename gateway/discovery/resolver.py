@@ -1,13 +1,13 @@
-"""Asks where each service is that was heard of, and keeps the candidates that come of the answers.
+"""Ask where each announced service is, and keep the candidates that the answers give.
 
-An answer may be older than the newest news of its service, for asking takes up to three seconds on a thread. So each
-piece of news has a number, and an answer counts only while no newer news of that service came.
+An answer may be older than the newest news of its service, because asking takes up to three seconds on a thread. So
+each piece of news has a number, and an answer counts only if no newer news of its service has come.
 
-Anybody can announce services that are not there. So each is asked for shortly at first, which is enough for one that is
-there, since its answer comes with the news; those that stay silent are asked once more by tasks of their own, and delay
-nobody. And of one address only so many are kept, so that a crowd of forged ones leaves room for others.
+Anybody can announce services that do not exist. So the first question is short, which is enough for a real service,
+whose answer comes with the news. Silent ones are asked once more by other tasks, so that they delay no real one. And
+only a limited number of one address is kept, so that a crowd of forged ones leaves room for others.
 
-What an earlier look found is kept: it is only forgotten where this look has not heard of it within some seconds.
+What an earlier look found is kept, and forgotten only if this look has not heard of it within some seconds.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["Resolver"]
 
 _MOST: Final = 256
-"""Services remembered: a network full of forged ones must not fill the memory."""
+"""The most services to remember: a network full of forged ones must not fill the memory."""
 _OF_ADDRESS: Final = 32
-"""Those of one address."""
+"""The most of them from one address."""
 _SHORT: Final = 0.3
 _LONG: Final = 3.0
-"""Seconds that a service has to say where it is, when it is asked first and again."""
+"""Seconds for a service to say where it is, when it is asked first and again."""
 _AT_ONCE: Final = 4
-"""Threads that ask for the first time, and as many that ask again."""
+"""Threads that ask for the first time, and the same number that ask again."""
 _CONFIRM: Final = 5.0
 """Seconds for which a service that an earlier look found is kept until this one hears of it."""
 
@@ -56,12 +56,12 @@ class Resolver:
         self._found = found
         self._changed = changed
         self._news: dict[str, int] = {}
-        """For each service that is there the number of its newest news."""
+        """The number of the newest news of each service that is there."""
         self._count = 0
         self._ended = False
         self._new: dict[str, None] = {}
         self._silent: dict[str, None] = {}
-        """The services that are still to be asked for, and those that did not answer; in order."""
+        """The services still to be asked for, and those that did not answer, in order."""
         self._more = trio.lowlevel.ParkingLot()
 
     def told(self, name: str, there: bool) -> None:
@@ -79,7 +79,7 @@ class Resolver:
             self._more.unpark_all()
 
     def end(self) -> None:
-        """Take no more news: what still comes of this look must not spoil what the next one finds."""
+        """Ignore further news: late results of this look must not spoil those of the next."""
         self._ended = True
 
     async def run(self) -> None:
