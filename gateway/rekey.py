@@ -1,12 +1,12 @@
 """Give a remote port server another key while its clients may still use the old one, and carry it down a chain.
 
-So a chain is not cut while it changes its keys. What must hold, whatever ends the process at any instant:
+So a chain is not cut while it changes its keys. What must hold, at whatever instant the process ends:
 
-1. A server has written down its old key before the new one is in force, and has both on its disk before any client is
-   told. So no client is shut out.
-2. A CPU in the middle takes the key for its client and, where that had the same key as before, for its server in one
-   step. So no half of it is left behind.
-3. A key is told to those alone whom an operator named. Whoever else is linked by the old key learns nothing.
+1. A server stores its old key before the new one is in force, and has both on its disk before any client is told. So no
+   client is shut out.
+2. A CPU in the middle sets the new key for its remote port client and, if both had the same key, for its own server in
+   one step. So a crash never leaves one of the two changed.
+3. A key is sent only to the CPUs that an operator named. Any other CPU that is linked by the old key learns nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["KeyChanges", "shown"]
 logger = logging.getLogger(__name__)
 
 _LEAST_PAUSE: Final = 10.0
-"""Seconds between two keys from a server: each costs the disk a write, and the link a new connection."""
+"""The least seconds between two keys from a server: each costs a write to the disk, and a new connection."""
 
 _BY_HAND: Final = "set RemotePort.R#.AuthenticationKey there"
 _WORDS: Final = {
@@ -51,15 +51,15 @@ _WORDS: Final = {
     "APART": "the CPU above it has another key for those below, and that stays",
     "MISSED": "was not reached: mend what is said of the CPU above it, and run this again",
 }
-"""The outcomes of a key at a CPU, and what to do, by the names of ``protocol.link.key_frames.Told`` and one more."""
+"""Each outcome of a key at a CPU, and what to do, by the names of ``protocol.link.key_frames.Told`` and MISSED."""
 
 
 @final
 class KeyChanges:
-    """Changes keys by ``changes``, and keeps those from before in ``old_keys``.
+    """Changes keys by ``changes``, and keeps the old ones in ``old_keys``.
 
-    ``server`` gives the remote port server of a port, where it runs; ``accepts`` tells whether a key that our own
-    server tells is taken at all.
+    ``server`` returns the remote port server of a port, if it runs; ``accepts`` says whether a key from the server
+    above is taken at all.
     """
 
     def __init__(
@@ -77,25 +77,25 @@ class KeyChanges:
         self._server = server
         self._accepts = accepts
         self._turns = [trio.Lock() for _ in published.value.settings.port_managers]
-        """A port's key is changed by one at a time."""
+        """One change at a time for each port."""
         self._taken_at: dict[int, float] = {}
-        """When a port was last given another key by its server."""
+        """When each port last took a key from the server above."""
 
     async def change(self, index: int, key: str, seconds: float) -> str:
-        """Give the server of port manager ``index`` another key, and take the present one for so many seconds.
+        """Give the server of port manager ``index`` another key, and accept the present one for ``seconds`` more.
 
-        Return why not, without a key in it, or nothing. Raises StoreError where the disk does not take it.
+        Return the reason of a refusal, which contains no key, or an empty text. Raises StoreError if the disk fails.
         """
         async with self._turns[index]:
             return await self._change(index, key, seconds)
 
     async def carry(self, index: int, key: str, seconds: int, nodes: Sequence[bytes]) -> str | list[ToldCpu]:
-        """Do that, and carry the key to those CPUs behind the server that ``nodes`` names; return what became of it.
+        """Change the key, and carry it to the CPUs below that ``nodes`` names; return the outcome at each.
 
-        Where the server has the key already, go on with those that have not. Return why not, as a text. Raises
-        StoreError.
+        If the server has the key already, only carry it to those that do not have it. Return the reason of a refusal as
+        a text. Raises StoreError.
         """
-        # Loaded where a key is carried.
+        # Loaded only here, because a start does not need it.
         from gateway.remote_port.key_news import PATIENCE
         from protocol.link.key_frames import Rekey
         from protocol.link.port_state import has_controls
@@ -111,9 +111,9 @@ class KeyChanges:
             return await server.rekey(told, PATIENCE)
 
     async def take(self, index: int, remote: int, told: Rekey) -> tuple[Told, Sequence[ToldCpu]]:
-        """Take a key that the server of RemotePort.R``remote`` tells, port ``index``'s, and carry it further down.
+        """Take a key from the server of RemotePort.R``remote``, which port ``index`` uses, and carry it further down.
 
-        Return what became of it here, and at the CPUs below.
+        Return the outcome here, and at the CPUs below.
         """
         from gateway.remote_port.key_news import PATIENCE, WAY_BACK
         from protocol.link.key_frames import Told
@@ -133,7 +133,7 @@ class KeyChanges:
             return outcome, await server.rekey(told, max(0.0, deadline - trio.current_time()))
 
     async def _take(self, index: int, remote: int, told: Rekey, *, is_servers: bool) -> Told:
-        """Set a key that was told, for our own server too where that had the one from before."""
+        """Set the key for the client, and for our own server too if that had the same key before."""
         from protocol.link.key_frames import Told
 
         if trio.current_time() - self._taken_at.get(index, -math.inf) < _LEAST_PAUSE:
@@ -173,7 +173,7 @@ class KeyChanges:
 
 
 def shown(cpus: Sequence[ToldCpu], nodes: Sequence[bytes]) -> list[dict[str, str]]:
-    """Return what became of a key at those CPUs, and at those of ``nodes`` that are not told of, for JSON."""
+    """Return the outcome of a key at these CPUs, and at those of ``nodes`` that did not report, for JSON."""
     told = {cpu.node for cpu in cpus}
     found = [(cpu.node, cpu.name, cpu.told.name) for cpu in cpus]
     found += [(node, "", "MISSED") for node in nodes if node not in told]

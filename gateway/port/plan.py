@@ -4,16 +4,16 @@ The plan is a set of Specs, each the whole description of one unit. ``tasks.reco
 equal specs run on undisturbed, specs that are gone stop, new ones start. So what stands in a Spec decides what a
 change of settings disturbs, and the rule is:
 
-    A Spec holds what its unit cannot take up while it runs, and nothing else.
+    A Spec holds exactly what its unit cannot change while it runs.
 
-A listen address is in it, for a bound socket cannot move. Allowed addresses, idle limits and line settings are not:
-a running service or device takes these up in place. A listener is a unit of its own beside the service whose clients
-it accepts, so that moving the listener leaves the clients alone. Put a new parameter on the side of that rule where
-it belongs, and nothing else has to be written.
+A listen address is in it, because a bound socket cannot move. Allowed addresses, idle limits and line settings are not:
+a running service or device takes these up in place. A listener is a unit of its own beside the service whose clients it
+accepts, so that moving the listener leaves the clients alone. Put a new parameter on the right side of that rule, and
+nothing else has to be written.
 
-The order of the kinds is the order of starting, and backwards that of stopping (``order``): a device before the
-services that write to it, a service before its listeners, a listener before its announcement. A client is thus never
-accepted for a service that is not there, and none connects to one that is about to go.
+Units start in the order of their kinds, and stop in the reverse order (``order``): a device before the services that
+write to it, a service before its listeners, a listener before its announcement. So a client is never accepted for a
+service that is not there, and none connects to a service that is about to stop.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ _ORDER = (Device, Serve, Listen, PtzSocket, ProgramTty, Dial, Announce)
 
 
 def order(spec: Spec) -> int:
-    """Return the rank of ``spec`` among what starts; units stop the other way round."""
+    """Return the rank of ``spec`` at the start; units stop in the reverse order."""
     return _ORDER.index(type(spec))
 
 
@@ -180,7 +180,7 @@ def plan(
     bind: Sequence[str],
     listen_only: Sequence[tuple[str, int]] = (),
 ) -> frozenset[Spec]:
-    """Return all that port manager ``port`` should run.
+    """Return everything that port manager ``port`` should run.
 
     ``numbers`` are its Ser number and its R index, where it has them; ``bind`` the host's addresses to listen on, and
     ``listen_only`` those, with their TCP ports, whose clients may not write.
@@ -219,10 +219,10 @@ def _listeners(manager: PortManager, bind: Sequence[str]) -> Iterator[Spec]:
 
 
 def responsible(spec: Spec, port: int, changed: Sequence[str]) -> tuple[str, ...]:
-    """Name the parameters, among those that a request changed, that brought about a ``spec`` that cannot be.
+    """Return the parameters, among those that a request changed, that are to blame for a ``spec`` that cannot run.
 
-    They are put back together: with only its number put back, a listener that was just enabled would open a port
-    that nobody asked for. Where none of the listener's own was changed, its server was just enabled.
+    They are put back together: if only the number were put back, a listener that was just enabled would open a port
+    that nobody asked for. If none of the listener's own parameters was changed, its server was just enabled.
     """
     if isinstance(spec, Device):
         device = (f"PortManager.P{port}.PortType", f"PortManager.P{port}.PortEnabled")

@@ -1,4 +1,4 @@
-"""Keep what a line says until somebody reads it: the newest 4096 bytes, and more while a read waits for more."""
+"""Keep what a line says until a request reads it: the newest 4096 bytes, and more while a read waits for more."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import trio
 __all__ = ["ReceiveBuffer"]
 
 _KEPT = 4096
-"""Bytes that are kept while nobody asks for them; of more, the newest."""
+"""The newest bytes that are kept while no read waits."""
 
 
 @final
 class ReceiveBuffer:
-    """The bytes that the line said and no read has taken out yet."""
+    """The bytes of the line that no read has taken yet."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -30,7 +30,7 @@ class ReceiveBuffer:
     def deliver(self, data: bytes) -> None:
         """Add ``data``, and forget the oldest bytes beyond the limit."""
         self._data += data
-        # A waiting read raises the limit by its length, or a long reply would lose its beginning while it comes in.
+        # A waiting read raises the limit by its length, or a long reply would lose its beginning while it arrives.
         del self._data[: -(_KEPT + self._wanted)]
         self._readers.unpark_all()
 

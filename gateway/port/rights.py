@@ -10,7 +10,7 @@ __all__ = ["Right"]
 
 @final
 class Right(enum.Flag):
-    """Something that the holder of a handle may do on the port; combined with ``|``."""
+    """A right of a handle's holder on the port; rights are combined with ``|``."""
 
     READ = enum.auto()
     """Hear what the line says."""
@@ -19,10 +19,10 @@ class Right(enum.Flag):
     TCP = enum.auto()
     """Write what generic TCP clients send."""
     CGI = enum.auto()
-    """Write what callers of serial.cgi ask it to."""
+    """Write what callers of serial.cgi send."""
     WATCH = enum.auto()
     """Hear what others write, and their names."""
     LINES = enum.auto()
     """Move DTR and RTS, send breaks, purge."""
     CONFIGURE = enum.auto()
-    """Hold other settings of the line than those that are stored."""
+    """Hold line settings that differ from the stored ones."""

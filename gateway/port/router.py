@@ -1,23 +1,22 @@
 """Grant access to ports: a Handle is the permission to use one, and a Session is that permission in use.
 
-An object capability. Whoever holds a Handle may do what its rights say, and nobody else can: there is no table of
-users to ask, and no way to a bus but through a handle. These rules hold:
+A Handle is an object capability: its holder may do what its rights say, and nobody else can. There is no table of users
+to ask, and no way to a bus except through a handle. These rules hold:
 
 1. Rights only shrink. ``attenuate`` makes a child with at most its parent's rights, and nothing makes a parent.
-2. ``open`` is the single check of rights. What is opened may use them until it ends; all that is asked again, at each
-   turn on the line, is whether it has ended, or somebody else is the one who writes now (``Session.check``).
+2. ``open`` is the single check of rights. A session may use them until it ends. At each turn on the line only two facts
+   are checked again: that it has not ended, and that no other client is the one who writes now (``Session.check``).
 3. Revoking is synchronous and reaches everything below. When ``revoke`` returns, no byte passes any more in either
-   direction: the reader is detached from the bus, and a writer that was woken before, but has not run yet, meets
-   the check of rule 2. That is why a turn asks once more, although ``revoke`` has cancelled the writer's task:
-   trio delivers a cancellation only to a task that waits.
+   direction: the reader is detached from the bus, and a writer that was woken before but has not run yet meets the
+   check of rule 2. That is why a turn checks again although ``revoke`` has cancelled the writer's task: trio delivers a
+   cancellation only to a task that waits.
 4. A handle is opened once. Revoking ends one session, so a second one on the same handle would escape it.
 
 How a byte passes. The client's task calls ``Session.write`` or ``transfer``, or a step of ``tasks.ready`` calls
-``write_nowait``, and the bus names the line at that instant. The line asks the session back, as a Claim: ``check``
-before the message begins and after each wait, for the world may have changed meanwhile; ``wrote`` or ``lost`` for what
-became of its bytes. These may come after the session has closed, since a message that was begun is finished without its
-writer (see ``serial_line.arbiter``). Where nobody waits, these three calls are one step. Counting is arithmetic on
-``Counters``.
+``write_nowait``, and the bus gives the line of that instant. The line calls the session back, as a Claim: ``check``
+before the message begins and after each wait, because things may have changed meanwhile; then ``wrote`` or ``lost`` for
+each byte. These may come after the session has closed, since a message that was begun is finished without its writer
+(see ``serial_line.arbiter``). If the message need not wait, all this is one step. ``Counters`` does the counting.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
-    """The ear of one client: it takes what the line says."""
+    """The receiver of the line's bytes for one client."""
 
     @property
     def size(self) -> int:
@@ -69,19 +68,19 @@ class Reader(Protocol):
 
 
 class Forbidden(Exception):
-    """The handle does not carry that right."""
+    """The handle does not have that right."""
 
 
 @final
 class Revoked(Forbidden):
-    """The handle carried it, and was revoked; the message says why."""
+    """The handle had the right, and was revoked; the message says why."""
 
 
 @final
 class Router:
     """Grants the first handle on each port; all others are narrowed from these.
 
-    Only the composition root sees it, for whoever does may use every port.
+    Only the composition root sees it, because whoever has it may use every port.
     """
 
     def __init__(self, buses: Mapping[str, Bus]) -> None:
@@ -103,9 +102,9 @@ class Handle:
         self._session: Session | None = None
         self.rights = rights
         self.holder = holder
-        """The name of the service or client that has it, for logs and status."""
+        """The name of the service or client that holds it, for logs and status."""
         self.revoked: str | None = None
-        """Why it may not be used any more, or None."""
+        """Why it was revoked, or None."""
 
     def attenuate(self, rights: Right, holder: str) -> Handle:
         """Return a handle with these rights for ``holder``. Raises Forbidden if this one has fewer, or Revoked."""
@@ -115,12 +114,12 @@ class Handle:
         return child
 
     def open(self, write: Right, *, needs: bool | None = None, kin: object = None) -> Session:
-        """Begin a session that hears the line, and writes in the class ``write`` (``Right(0)``: not at all).
+        """Begin a session that hears the line, and writes messages of the class ``write`` (``Right(0)``: none).
 
-        Sessions with the same ``kin`` count as one client where it matters whether others write.
+        Sessions with the same ``kin`` count as one client where it matters whether other clients write.
 
-        A device that is open on demand is open while a session ``needs`` it; by default, one that may write.
-        Raises Forbidden or Revoked.
+        A device on demand is open while any session ``needs`` it; by default a session that may write does. Raises
+        Forbidden or Revoked.
         """
         self.require(write | Right.READ)
         assert self._session is None, "rule 4: a second session needs a handle of its own"
@@ -128,7 +127,7 @@ class Handle:
         return self._session
 
     def revoke(self, why: str) -> None:
-        """End its session and those of all handles below it; no byte passes any more when this returns."""
+        """End its session and those of all handles below it. No byte passes any more when this returns."""
         for child in tuple(self._children):
             child.revoke(why)
         self.revoked = why
@@ -137,9 +136,9 @@ class Handle:
         self.drop()
 
     def drop(self) -> None:
-        """Give the handle up when its holder has left. It is of no use then.
+        """Give the handle up when its holder has left. It cannot be used after that.
 
-        A handle that its parent has forgotten is out of reach of the parent's ``revoke``, so it must not work.
+        Its parent forgets it and could not revoke it any more, so it must not work any more.
         """
         self.revoked = self.revoked or "its holder left"
         if self._parent is not None:

@@ -22,7 +22,7 @@ __all__ = ["announce"]
 async def announce(
     bonjour: Bonjour, state: Cell[PortStatus], index: int, chassis: str, name: str, keyed: bool, port: int
 ) -> None:
-    """Announce port manager ``index`` on TCP ``port`` until cancelled; an empty ``name`` is not said."""
+    """Announce port manager ``index`` on TCP ``port`` until cancelled, without a ``name`` where that is empty."""
     told: tuple[bytes, ...] = ()
     label = encode_text(name, MAX_NAME)[1:].decode()  # cut as the handshake cuts it
     async with trio.open_nursery() as nursery:
@@ -42,6 +42,6 @@ async def announce(
 async def _announce(
     bonjour: Bonjour, advert: Advert, port: int, ended: trio.CancelScope, *, task_status: trio.TaskStatus[None]
 ) -> None:
-    task_status.started()  # it reaches ``announce`` before whoever started it wakes
+    task_status.started()  # ``bonjour.announce`` is reached before the starter wakes
     with ended:
         await bonjour.announce(advert, port)

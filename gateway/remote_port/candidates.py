@@ -1,16 +1,15 @@
-"""The choice of the server that a remote port client dials: a host by name, or with AutoConf one that Bonjour found.
+"""Choose the server that a remote port client dials: a host by name or, with AutoConf, one that Bonjour found.
 
-What Bonjour says is hearsay that anybody on the network can forge: it tells where to dial, never whom to trust nor
-which key to prove. So the order is made so that forgers cannot hide the real server for long:
+Anybody on the network can forge what Bonjour finds: it says where to dial, never whom to trust nor which key to prove.
+So the order of the dials keeps forgers from hiding the real server for long:
 
-- The server that proved the key last is remembered, also over restarts, and for a while after the start it is the only
-  one that is dialled: it needs time to start itself, and each other dial would show a wrong key to an innocent CPU.
-- Otherwise the one that was dialled least often comes first, of all that are seen; among equals the order of adverts
-  decides. So the real server comes behind each forged one at most once.
+- The server that proved the key last is remembered, also over restarts. For a while after the start only that one is
+  dialled: it may need time to start itself, and a dial to another CPU would show that one a wrong key.
+- Otherwise the server that was dialled least often comes first, of all that are seen; among equals the order of adverts
+  decides. So the real server has to wait for each forged one at most once.
 - A wrong key pauses that server, and the next one is dialled at once.
-- Who is dialled is decided at the moment of the dial. A forger answers within milliseconds, and the real server may be
-  seen a moment later, so no wait is ever promised to anybody; and an address from which wrong keys come spends only a
-  few dials, then it is dialled slowly.
+- The server is chosen at the moment of the dial, not before the wait: a forger answers within milliseconds, and the
+  real server may be seen a moment later. An address from which wrong keys come is soon dialled only slowly.
 """
 
 from __future__ import annotations
@@ -47,28 +46,28 @@ _STRANGER_PAUSE: Final = 60.0
 """The same for a server that Bonjour found."""
 _DIALS: Final = 24.0
 _PAUSE: Final = 10.0
-"""Each dial gives a stranger one guess at the key: so many at once, then one each so many seconds."""
+"""Each dial gives a stranger one guess at the key: _BURST at once, then one in _PAUSE seconds."""
 _OF_ADDRESS: Final = 4
 _BREATH: Final = 2.0
-"""So many wrong keys from one address at once, whatever is announced there, then one each so many seconds."""
+"""Dials after wrong keys from one address, whatever it announces: a few at once, then one in _BREATH seconds."""
 _LOYALTY: Final = 30.0
-"""Seconds for which nobody but the remembered server is dialled."""
+"""Seconds after the start for which only the remembered server is dialled."""
 _MOST_ANSWERS: Final = 64
-"""Servers whose last answers are remembered ..."""
+"""The most servers whose last answers are remembered ..."""
 _MOST_SHOWN: Final = 32
-"""... and that the status shows, of all that anybody may announce."""
+"""... and the most that the status shows, because anybody may announce any number."""
 _MOST_TRIED: Final = 1024
 """Servers whose dials are counted."""
 
 
 @final
 class NobodyError(Exception):
-    """There is nobody to dial; the message says why."""
+    """There is no server to dial; the message says why."""
 
 
 @final
 class Target(NamedTuple):
-    """Where to dial, and who should answer there: the node id and the port index, where they are known."""
+    """Where to dial, and the node id and port index that should answer there, if they are known."""
 
     host: str
     port: int
@@ -82,7 +81,7 @@ class Memory(Protocol):
         """Return the content, None where there is none."""
 
     def replace(self, content: bytes) -> None:
-        """Put other content in its place."""
+        """Replace the content."""
 
 
 @final
@@ -107,13 +106,13 @@ class Candidates:
         self._paused: dict[Target, float] = {}
         self._wrong: Counter[str] = Counter()
         self._slow: dict[str, float] = {}
-        """For each address how many wrong keys came from there, and until when it is not dialled for them."""
+        """For each address the number of wrong keys from there, and until when it is not dialled for them."""
         self._last: Target | None = None
         self._answers: dict[Target, tuple[float, str]] = {}
-        """What became of the last dial of each, and when."""
+        """The time and the outcome of the last dial to each."""
         self._dials = TokenBucket(_DIALS, _PAUSE, trio.current_time())
         self._charged = False
-        """Whether the last dial was taken for a guess of whoever answers."""
+        """True if the last dial counted as a guess of the server that answers."""
 
     @contextlib.contextmanager
     def looking(self, settings: RemotePort) -> Iterator[None]:
@@ -152,15 +151,15 @@ class Candidates:
         if resuming and self._last is not None:
             return self._last
         while True:
-            # Chosen anew after every wait: the true server may be seen a moment after a forged one, and should win
+            # Choose again after every wait: the real server may be seen a moment after a forged one, and should win
             # then.
             target, again = self._choose(seen := self._seen.value)
             again = max(again, trio.current_time() + self._dials.wait(trio.current_time()))
             if target is not None and again <= trio.current_time():
                 break
             with trio.move_on_at(again):
-                await self._seen.wait_for(lambda now: now != seen)  # it is awaited here
-        # Paid only now that the dial is certain: one who waits and is cancelled has tested no key.
+                await self._seen.wait_for(lambda now: now != seen)
+        # Charged only now that the dial is certain: a dial that was cancelled while it waited has tested no key.
         self._dials.take(trio.current_time())
         self._charged = True
         self._count(target)
@@ -168,7 +167,7 @@ class Candidates:
         return target
 
     def answered(self, identity: tuple[bytes, int]) -> bytes | None:
-        """Note that the last target proved the key; return what ``keep`` should be given, if anything."""
+        """Note that the last target proved the key; return the content for ``keep``, if there is any to write."""
         self.no_guess()
         if self._seen is None or self._last is None:
             return None
@@ -179,7 +178,7 @@ class Candidates:
         return _written(known)
 
     def keep(self, content: bytes) -> None:
-        """Write down the server that proved the key; blocks. What cannot be written is a pity, and no more."""
+        """Store the server that proved the key. It blocks. A failure is only logged."""
         if self._memory is not None:
             try:
                 self._memory.replace(content)
@@ -201,18 +200,18 @@ class Candidates:
             self._remembered = None
 
     def no_guess(self) -> None:
-        """Note that at the last target nobody could test a key: it could not be connected to, or has the key."""
+        """Note that the last dial was no guess: nothing could be connected to, or the target has the key."""
         if self._charged:
             self._charged = False
             self._dials.put_back()
 
     def worked(self) -> None:
-        """Note that the last target is the right one: it has the key, and lets us in."""
+        """Note that the last target is the right one: it has the key, and admitted us."""
         self._tried.clear()
         self._wrong.clear()
 
     def failed(self) -> bool:
-        """Look for others, since the last target did not work; return whether one is there that was not tried yet."""
+        """Look for other servers, because the last target did not work; return whether an untried one is there."""
         if self._seen is None:
             return False
         self._bonjour.look_again()
@@ -220,7 +219,7 @@ class Candidates:
         return target is not None and self._tries(target) == 0
 
     def note(self, answer: str) -> None:
-        """Note what became of the dial of the last target, for the status."""
+        """Note the outcome of the dial to the last target, for the status."""
         if self._last is not None:
             self._answers.pop(self._last, None)
             self._answers[self._last] = trio.current_time(), answer
@@ -260,7 +259,7 @@ class Candidates:
         }
 
     def _choose(self, seen: tuple[Candidate, ...]) -> tuple[Target | None, float]:
-        """Return the best of those that are seen or remembered and may be dialled now, None while there is none.
+        """Return the best server, of those seen or remembered, that may be dialled now; None while there is none.
 
         With it goes the time at which one of the others may be dialled.
         """
@@ -273,10 +272,10 @@ class Candidates:
             for each in order(spoken, self._chassis, self._index)
         ]
         if (good := self._remembered) is not None:
-            # It may have moved since, so what is seen of its identity comes next; forged or not, it costs one dial.
+            # It may have moved, so adverts with its identity come next; forged ones cost one dial each.
             others = [target for target in targets if target != good]
             moved = [target for target in others if target.identity == good.identity]
-            # For a while after the start, nobody but the server that is known: a forger may be heard before it is.
+            # For a while after the start only the known server: a forger may be seen before it.
             loyal = now < self._loyal_until
             targets = [good, *moved, *(() if loyal else (each for each in others if each not in moved))]
         free = [target for target in targets if target not in self._paused and target.host not in self._slow]
@@ -290,7 +289,7 @@ class Candidates:
             self._tried = Counter(dict(self._tried.most_common(_MOST_TRIED // 2)))
 
     def _tries(self, target: Target) -> int:
-        # An address counts as well as the identity that is announced there, for a forger has identities without end.
+        # The address counts as well as the announced identity, because a forger can make up any number of identities.
         return self._tried[target.identity] + self._tried[target.host]
 
 
@@ -301,7 +300,7 @@ def _written(target: Target) -> bytes:
 
 
 def _recall(memory: Memory | None) -> Target | None:
-    """Read the server that proved the key last; what cannot be read is as good as nothing."""
+    """Read the server that proved the key last; None where it cannot be read."""
     try:
         content = None if memory is None else memory.read()
         if content is None:

@@ -1,14 +1,13 @@
-"""What the chain looks like from this CPU: its own port, and what the CPUs at its links tell of theirs.
+"""The chain as this CPU sees it: its own port, and what the CPUs at its links report of theirs.
 
-A CPU is asked by its links and by its own operators, and asks on. What must hold, whoever asks how often:
+A CPU is asked by its links and by its own operators, and asks the next CPUs. What must hold, however often it is asked:
 
-- A link is asked at most once in ``_FRESH`` seconds, and answers at most once in ``_PAUSE``; between, all who ask are
-  given the picture that is there. So what a flood of questions costs ends at the first CPU.
-- A question is given less time at each hop than it had (``_WAY_BACK``), so it ends where its time does, and who is
-  nearest to a CPU that is silent is the one that says so.
-- An answer is judged where it comes in. One that is none ends its own link, as any broken rule; of one that is too
-  large, or false, nothing reaches beyond its own branch.
-- Nothing runs, and nothing is kept but the last answer of each link, while nobody asks.
+- A link is asked at most once in ``_FRESH`` seconds, and is answered at most once in ``_PAUSE``. Questions in between
+  get the last picture. So a flood of questions ends at the first CPU.
+- A question gets less time at each hop (``_WAY_BACK``). So the CPU next to a silent one is the one that reports it.
+- An answer is judged where it arrives. A malformed one ends its own link, as any broken rule does. One that is too
+  large, or false, affects only its own branch.
+- While nobody asks nothing runs, and only the last answer of each link is kept.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ logger = logging.getLogger(__name__)
 PATIENCE: Final = 3.0
 """Seconds that an operator waits for a picture, and the most that a peer's question is given."""
 _WAY_BACK: Final = 0.15
-"""Seconds of a question that stay for the way back, at each hop."""
+"""Seconds of a question's time that each hop keeps for the way back."""
 _FRESH: Final = 1.0
-"""Seconds for which an answer is as good as a new one."""
+"""Seconds for which an answer counts as new."""
 _PAUSE: Final = 0.25
 """Seconds between two answers to one link, and the least age of an answer before its CPU is asked again."""
 
 
 @final
 class ChainLink:
-    """One link as the chain sees it: whether it stands, what its CPU told last, and its questions to us.
+    """One link as the chain sees it: whether it is up, the last report of its CPU, and that CPU's questions.
 
-    ``known`` describes the link and the CPU at its other end, which has told as much as is ``Seen``; ``flush`` has the
-    link look for what there is to say.
+    ``known`` describes the link and the CPU at its other end, as far as that is ``Seen``; ``flush`` makes the link send
+    what is due.
     """
 
     def __init__(
@@ -57,12 +56,12 @@ class ChainLink:
         self._chain = chain
         self._flush = flush
         self._inquiry: Inquiry | None = None
-        """Of the connection that stands; None while there is none, or the peer knows no such questions."""
+        """That of the present connection; None without one, or if the peer does not know the feature."""
         self._stands = False
         self._node = b""
         self._since = trio.current_time()
         self.why = ""
-        """Why the link fell, or cannot be had."""
+        """Why the link is down."""
         self._told: Branch | None = None
         self._told_at = self._asked_at = -math.inf
         self._asked_for = 0.0
@@ -72,11 +71,11 @@ class ChainLink:
 
     @property
     def seconds(self) -> int:
-        """Return for how long the link has stood, or been down."""
+        """Return for how many seconds the link has been up, or down."""
         return int(trio.current_time() - self._since)
 
     def stands(self, inquiry: Inquiry, features: int, node: bytes) -> None:
-        """Note that a connection carries the session, to the CPU ``node``, with these features."""
+        """Note a new connection to the CPU ``node``, with these features."""
         self._inquiry = inquiry if features & CHAIN else None
         self._node = node
         if not self._stands:
@@ -93,9 +92,9 @@ class ChainLink:
     # -- asking
 
     async def update(self, patience: float) -> None:
-        """Wait until the CPU has told what there is behind it, unless it just did; the caller bounds it by that time.
+        """Wait until the CPU has reported its side of the chain, unless it just did; the caller bounds the wait.
 
-        Returns at once where it cannot be asked.
+        Return at once if it cannot be asked.
         """
         now = trio.current_time()
         inquiry, age = self._inquiry, now - self._told_at
@@ -125,7 +124,7 @@ class ChainLink:
     # -- what comes in
 
     def heard(self, frame: Survey | Picture, inquiry: Inquiry, tasks: trio.Nursery) -> None:
-        """Take an answer, or see to it in ``tasks`` that a question is answered. Raises RemoteProtocolError."""
+        """Take an answer, or answer a question in ``tasks``. Raises RemoteProtocolError."""
         if isinstance(frame, Picture):
             told = decode_tree(frame.tree)
             if Cpu.decode(told.cpu)[0].node != self._node:
@@ -133,13 +132,13 @@ class ChainLink:
             self._told, self._told_at = told, trio.current_time()
             self._answered.unpark_all()
             return
-        self._question = frame, inquiry  # in the place of one that waits
+        self._question = frame, inquiry  # replaces one that waits
         if not self._answering:
             self._answering = True
             tasks.start_soon(self._answer)
 
     async def _answer(self) -> None:
-        """Answer the newest question, and those that come meanwhile, each after a pause."""
+        """Answer the newest question, then those that come meanwhile, each after a pause."""
         try:
             while self._question is not None:
                 (question, inquiry), self._question = self._question, None
@@ -147,7 +146,7 @@ class ChainLink:
                 inquiry.answer(question.number, await self._chain().picture(patience, self))
                 self._flush()
                 await trio.sleep(_PAUSE)
-        except Exception:  # no answer is no harm, and whoever runs this task carries bytes
+        except Exception:  # a missing answer does no harm, but an exception would end the link that runs this task
             logger.exception("a bug, or an upgrade that waits for the restart: a question has no answer")
         finally:
             self._answering = False
@@ -155,7 +154,7 @@ class ChainLink:
 
 @final
 class Chain:
-    """The chain of one port: ``own`` describes it, ``links`` are its links, and ``lost`` those that went for good."""
+    """The chain of one port: ``own`` describes it, ``links`` are its links, ``lost`` those that are gone for good."""
 
     def __init__(
         self,
@@ -168,7 +167,7 @@ class Chain:
         self._lost = lost
 
     async def look(self, patience: float = PATIENCE, asker: ChainLink | None = None) -> Branch:
-        """Return the chain with this CPU as its root, but for what is behind ``asker``, within so many seconds."""
+        """Return the chain with this CPU as its root, without the branch of ``asker``, within ``patience`` seconds."""
         links = [link for link in self._links() if link is not asker]
         with trio.move_on_after(patience - _WAY_BACK / 2):
             async with trio.open_nursery() as asking:
@@ -177,5 +176,5 @@ class Chain:
         return Branch(b"", self._own().encode(), (*(link.branch() for link in links), *self._lost())).fitted()
 
     async def picture(self, patience: float, asker: ChainLink) -> bytes:
-        """Return the same as it is told to ``asker``."""
+        """Return the same in the form that is sent to ``asker``."""
         return (await self.look(patience, asker)).encode()

@@ -1,7 +1,8 @@
-"""A new key on its way from a remote port server to its clients: who is told it, and what became of it there.
+"""A new key on its way from a remote port server to its clients: which clients get it, and the outcome at each.
 
-One key is on its way at a time. A client is told it over each connection that it makes until it has answered, since it
-makes a new one for the key itself. It has the key when a handshake has proved that, whatever it says.
+One key is on its way at a time. It is sent to a client over each of the client's connections until the client has
+answered, because the client makes a new connection with the key itself. Only a handshake proves that a client has the
+key, whatever its answer says.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ if TYPE_CHECKING:
 __all__ = ["PATIENCE", "WAY_BACK", "KeyLink", "KeyNews"]
 
 PATIENCE: Final = 20.0
-"""Seconds in which a new key is to reach all of a chain."""
+"""Seconds for a new key to reach a whole chain."""
 WAY_BACK: Final = 0.5
-"""Seconds of them that stay for the way back, at each hop."""
+"""Seconds of them that each hop keeps for the way back."""
 
 _HAVE_IT: Final = (Told.CHANGED, Told.SAME)
 
 
 @final
 class KeyLink:
-    """A client as news of a key sees it: ``key`` is its node id and remote port; ``flush`` has its link look again."""
+    """A client that may get a new key: ``key`` is its node id and remote port; ``flush`` makes its link send."""
 
     def __init__(self, news: KeyNews, key: tuple[bytes, int], flush: Callable[[], None]) -> None:
         self.key = key
         self._news = news
         self._flush = flush
         self.inquiry: Inquiry | None = None
-        """Of the connection that stands, if one does."""
+        """That of the present connection; None without one."""
         self.features = 0
-        """Those that both sides of its last connection know ..."""
+        """The features that both sides of its last connection know ..."""
         self.name = ""
         """... the name that it gave itself there ..."""
         self.point = b""
         """... and the key that it proved, as a point."""
 
     def stands(self, inquiry: Inquiry, features: int, name: str, point: bytes) -> None:
-        """Note that a connection carries the session."""
+        """Note a new connection of the session."""
         self.inquiry, self.features, self.name, self.point = inquiry, features, name, point
         self._news.linked(self)
 
@@ -55,11 +56,11 @@ class KeyLink:
         self.inquiry = None
 
     def heard(self, answer: Rekeyed) -> None:
-        """Take what the client says became of a key."""
+        """Take the client's answer to a key."""
         self._news.heard(self, answer)
 
     def tell(self, told: Rekey) -> None:
-        """Have the key told over the connection that stands."""
+        """Send the key over the present connection."""
         assert self.inquiry is not None, "only such are told"
         self.inquiry.tell(told)
         self._flush()
@@ -67,7 +68,7 @@ class KeyLink:
 
 @final
 class KeyNews:
-    """What the clients of one server are told, and answer."""
+    """The present key of one server on its way, and the clients' answers."""
 
     def __init__(self) -> None:
         self._told: Rekey | None = None
@@ -75,13 +76,13 @@ class KeyNews:
         self._changed = trio.lowlevel.ParkingLot()
 
     def linked(self, client: KeyLink) -> None:
-        """Tell a client that has made a connection what it is still to be told."""
+        """Send the key to a client that has just connected, if it is for that client and unanswered."""
         if self._told is not None and self._is_for(client, self._told):
             client.tell(self._told)
         self._changed.unpark_all()
 
     def heard(self, client: KeyLink, answer: Rekeyed) -> None:
-        """Take an answer; one to another key than the last, or in another CPU's name, is passed over."""
+        """Take an answer; ignore one to an earlier key, or in another CPU's name."""
         if self._told is not None and answer.number == self._told.number and answer.cpus[0].node == client.key[0]:
             self._answers[client.key] = answer.cpus
             self._changed.unpark_all()
@@ -89,10 +90,10 @@ class KeyNews:
     async def tell(
         self, told: Rekey, point: bytes, clients: Callable[[], Iterable[KeyLink]], seconds: float
     ) -> list[ToldCpu]:
-        """Tell those of the ``clients`` whom it is for the key, whose point is ``point``; return what became of it.
+        """Send a key, whose point is ``point``, to those ``clients`` that it is for; return the outcome at each.
 
-        Wait until all that are linked now have proved the key or refused it, for so many seconds at most. Behind each
-        client are the CPUs of which it tells.
+        Wait until all that are linked now have proved the key or refused it, at most ``seconds``. Each client is
+        followed by the CPUs below it that it reports.
         """
         self._told, self._answers = told, {}
         try:
@@ -108,12 +109,12 @@ class KeyNews:
             self._told = None
 
     def _is_for(self, client: KeyLink, told: Rekey) -> bool:
-        """Return whether a client is to be told over the connection that it has."""
+        """Return whether to send the key to a client over its present connection."""
         is_asked = client.inquiry is not None and bool(client.features & KEYS) and client.key not in self._answers
         return is_asked and client.key[0] in told.nodes
 
     def _is_settled(self, key: tuple[bytes, int], point: bytes, clients: Iterable[KeyLink]) -> bool:
-        """Return whether a client has answered, and has proved the key where it says that it has it."""
+        """Return whether a client has answered and, if it says that it has the key, has proved that."""
         answer = self._answers.get(key)
         if answer is None or answer[0].told not in _HAVE_IT:
             return answer is not None

@@ -8,7 +8,7 @@ from typing import Final
 __all__ = ["ALPHABET", "strong_key"]
 
 ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
-"""Lower case and digits without those that are taken for each other: 0 and o, 1 and i and l."""
+"""Digits and lower case letters without those that are easily confused: 0 and o; 1, i and l."""
 _GROUPS: Final = 6
 _GROUP: Final = 5
 

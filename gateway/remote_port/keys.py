@@ -1,11 +1,11 @@
-"""The keys that a remote port server takes: the one in force and, while its clients change theirs, the one before it.
+"""The keys that a remote port server accepts: the one in force and, for a time after a change, the one before it.
 
-A handshake tests one key, which the server has to choose before its client has proved anything (CPace). It chooses the
-one that the client proved last, else the newer one. Where that was wrong, the client says so and dials again at once,
-and is judged by the other key: so each change of a key costs one connection, and a guess still tests one key.
+A handshake tests one key, which the server must choose before its client has proved anything (CPace). It chooses the
+key that the client proved last, or else the newer one. If that was wrong the client dials again at once, and is judged
+by the other key. So each change of a key costs a client one connection, and a guess still tests only one key.
 
-Who a client is, is hearsay at that time: whoever gives another's node id from the same address has its next handshake
-fail once, and no more.
+At that time a client's node id is not proved. A stranger that gives another's node id from the same address can only
+make that one's next handshake fail, once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ __all__ = ["OldKey", "ServerKeys"]
 _MOST_CLIENTS: Final = 256
 
 OldKey: TypeAlias = tuple[str, str, float]
-"""A key from before, the one that it is taken beside, and for how many seconds."""
+"""An old key, the key beside which it is accepted, and for how many seconds."""
 Client: TypeAlias = tuple[bytes, int, str]
-"""The node id and the remote port that a client gives, and the address that it comes from."""
+"""The node id and remote port that a client gives, and its address."""
 
 
 @final
@@ -37,9 +37,9 @@ class ServerKeys:
         self._point = b""
         self._old_point = b""
         self.old_until: Cell[float] = Cell(-math.inf)
-        """When the old key is taken no longer, in seconds of trio's clock; there is none after that."""
+        """When the old key ends, in seconds of trio's clock; there is no old key after that."""
         self._tries: dict[Client, tuple[bytes, bool]] = {}
-        """The key by which each client is judged next, and whether it failed by the other one just before."""
+        """The key by which each client is judged next, and whether it has just failed by the other one."""
 
     @property
     def is_empty(self) -> bool:
@@ -48,22 +48,23 @@ class ServerKeys:
 
     @property
     def has_old(self) -> bool:
-        """Return whether the key from before is taken too."""
+        """Return whether the old key is accepted too."""
         return trio.current_time() < self.old_until.value
 
     @property
     def points(self) -> tuple[bytes, ...]:
-        """Return the points of the keys that are taken, the newer one first."""
+        """Return the points of the accepted keys, the newer one first."""
         return (self._point, self._old_point) if self.has_old else (self._point,)
 
     def change(self, key: str, old: OldKey | None) -> bool:
-        """Take up ``key``, and the ``old`` one where that is the key from before; return whether it is another."""
+        """Take up ``key``, and ``old`` if that is the key before it; return whether the key has changed."""
         if key == self._key:
             return False
         before, self._key = self._key, key
         self._point = key_point(key)
         self._tries.clear()
-        # A key that somebody set since, without a word, is to keep out whoever has any other; after a restart, too.
+        # If the key was set once more since, without time for the old one, that must shut out all others; also if this
+        # happened before a restart.
         if old is not None and old[1] == key and before in (None, old[0]):
             self._old_point = key_point(old[0])
             self.old_until.set(trio.current_time() + old[2])
@@ -81,7 +82,7 @@ class ServerKeys:
         self._note(client, point, is_second=False)
 
     def failed(self, client: Client, point: bytes) -> bool:
-        """Note that a client does not have that key; return whether it was judged by each that is taken."""
+        """Note that a client does not have that key; return whether it has failed by every accepted key."""
         _, is_second = self._tries.pop(client, (b"", False))
         other = next((each for each in self.points if each != point), None)
         if other is None:

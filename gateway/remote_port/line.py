@@ -1,20 +1,20 @@
-"""The line as a chained CPU has it: a ``Line`` for the writers of its bus, over the session of a remote-port link.
+"""The line of a chained CPU: a ``Line`` for the writers of its bus, over the session of a remote-port link.
 
-There is a queue for each traffic class and no lock, for turns belong to the owner alone. A message is taken as soon as
-the session has room for it; from then on these hold, for each class:
+There is a queue for each traffic class and no lock, because turns are given by the owner alone. A message is taken as
+soon as the session has room for it. From then on these hold, for each class:
 
 - ``_outcomes`` holds the messages that were taken and are not settled, in the order of their offsets, without a hole.
-  The owner settles in that order, so one ``Settled`` concerns the first of them, and may reach into several.
+  The owner settles in that order, so a ``Settled`` begins with the first of them, and may cover several.
 - ``_owed`` counts the bytes of those messages by writer. It is 0 for a writer exactly when each of its bytes has its
   outcome, which is what ``begun`` and ``still`` tell.
 - ``_waiting`` counts them by class: no more is taken than the line writes within ``_AHEAD`` seconds.
 
-What a writer asks beside its bytes is a message of its stream, too (``control``), and none of it is counted as bytes of
-the line. At the owner each writer has a number, under which it holds what it set. Who has left is told there, again
-where that was lost, until it is known, or the session is over and with it all that was held.
+A writer's request beside its bytes is a message of its stream too (``control``), but is not counted as bytes of the
+line. At the owner each writer has a number, under which it holds what it set. When a writer leaves, the owner is told,
+and told again if that was lost, until it knows; or until the session ends, and all holds with it.
 
-A reply names the message that it answers, by channel and offset. ``_asked`` finds that message again: it holds those
-that may have their reply yet, of each class the last one that had, and all behind it.
+A reply names the message that it answers, by channel and offset. ``_asked`` finds that message again: for each class it
+holds the last message that had a reply, and all after it.
 """
 
 from __future__ import annotations
@@ -64,45 +64,45 @@ ENDINGS: Final = {
     TurnStatus.TIME: Ending.TIME,
     TurnStatus.ABORTED: Ending.ABORTED,
 }
-"""What an END of the wire says of a turn."""
+"""The ending of a turn for each status of an END frame."""
 
 _LONGEST_LENGTH: Final = 65535
 _LONGEST_END: Final = 249
 _BITS: Final = 10
-"""Bits of a character, more or less."""
+"""The approximate bits of a character."""
 _AHEAD: Final = 0.5
 """Seconds of line that a class may take before they are written: enough to keep a line busy over a slow link.
 
-What waits here in front of a message cannot be overtaken by it, and neither can it grow stale in front of the line.
+A message cannot overtake what waits here before it, and must not grow stale behind it.
 """
 _NOT_HERE: Final = "the line belongs to another CPU, whose version takes no controls over a link"
 _NOT_ALLOWED: Final = "the line belongs to another CPU, where [port_manager.remote] does not let others do that"
 _GRACE: Final = 2.0
-"""Seconds that the way back may add to a reply's time."""
+"""The most seconds that the way back adds to a reply's time."""
 
 
 @final
 class Taken:
-    """A message of ``claim`` that was taken, until it is known what became of all its bytes; as Asker, of its reply.
+    """A message of ``claim`` that was taken, until all its bytes have an outcome; and the Asker of its reply.
 
-    ``by_rule`` says that it has its turn by the owner's rule, if there is one, and not by parameters of its own.
+    ``by_rule``: it has its turn by the owner's rule, if there is one, and not by parameters of its own.
     """
 
     def __init__(
         self, offset: int, data: bytes, claim: Claim, *, by_rule: bool, request: ControlRequest | None = None
     ) -> None:
         self.request = request
-        """What it asks of the line, where it is no message for it."""
+        """The request, where it is no message for the line."""
         self.progress = Progress(offset, offset + len(data))
         self.data = data
-        """Its bytes, while they have no outcome."""
+        """Its bytes, until they have an outcome."""
         self.claim = claim
         self.by_rule = by_rule
         self.known = trio.Event()
         self.lost: Reason | None = None
-        """Why bytes of it were lost, if any were: the last reason."""
+        """The last reason for which bytes of it were lost, if any were."""
         self.given_up = False
-        """Its writer has sent another in its place, and waits for no reply to this one."""
+        """Its writer has replaced it, and waits for no reply to it."""
 
     @property
     def holder(self) -> str:
@@ -111,15 +111,15 @@ class Taken:
 
     @property
     def party(self) -> object:
-        """Those who hear the reply: but for monitors nobody, once it is given up."""
+        """The party that hears the reply; once it is given up, only monitors."""
         return self if self.given_up else self.claim.party
 
 
 @final
 class RemoteLine:
-    """The writing half of a remote port; ``flush`` has the link look at the session again.
+    """The writing half of a remote port; ``flush`` makes the link send what the session has.
 
-    ``age_limits`` tells for how long a class may be without a link before its writers are refused.
+    ``age_limits`` are the times for which each class may be without a link before its writers are refused.
     """
 
     def __init__(self, session: ClientSession, flush: Callable[[], None], age_limits: AgeLimits, bus: Bus) -> None:
@@ -141,28 +141,28 @@ class RemoteLine:
         self._allowed = frozenset(CHANNELS.values())
         self._away_since = math.inf
         self._may = Right(0)
-        """What the owner lets our writers do beside writing."""
+        """The rights beside writing that the owner gives to our writers."""
         self._modem_lines: ModemLines | None = None
         self._numbers: dict[Claim, int] = {}
-        """How the owner knows the writers that may hold anything there ..."""
+        """The owner's number for each writer that may hold anything there ..."""
         self._leaving: dict[int, Claim] = {}
-        """... and those who have left, of whom it is not known yet whether the owner knows ..."""
+        """... the writers that have left, while the owner may not know that ..."""
         self._unsaid: list[int] = []
-        """... and those of them for whom there is no room at the moment."""
+        """... and those of them that could not be reported yet, for lack of room."""
         self._count = itertools.count(1)
         self._still = trio.lowlevel.ParkingLot()
         self.written = 0
         """Bytes that are in the owner's tty."""
         self.losses: Counter[Reason] = Counter()
-        """Bytes that were taken and not written, or perhaps not (UNCERTAIN), by reason."""
+        """Bytes that were taken and not written, or may not have been (UNCERTAIN), by reason."""
 
     @property
     def is_ready(self) -> bool:
-        """Return whether nothing that was taken waits for its outcome."""
+        """Return whether everything that was taken has its outcome."""
         return not any(self._outcomes.values())
 
     def write_nowait(self, data: bytes, claim: Claim, accepted: float, *, whole: bool) -> int:
-        """Take a message at once, or a piece that is no longer than one, where there is room for it: whole, or not.
+        """Take a message, or a piece no longer than one, if there is room for all of it now; otherwise nothing.
 
         Raises PortDown, or what the claim says.
         """
@@ -192,7 +192,7 @@ class RemoteLine:
             end = start + (limit if len(data) <= limit or self._rule is not None else self._portion)
             await self.put(data[start:end], claim, accepted, None)
             start = end
-            accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of the line
+            accepted = trio.current_time()  # the transfer moves, if slowly, so its rest must not count as stale
 
     async def turn(self, claim: Claim, accepted: float, message: bytes, reply: Reply | None) -> RemoteTurn:
         """Prepare a turn of the owner's line for one message."""
@@ -225,7 +225,7 @@ class RemoteLine:
         return taken
 
     def _have(self, channel: Channel, taken: Taken) -> None:
-        """Have the link send what was taken, and await its outcome."""
+        """Make the link send what was taken, and expect its outcome."""
         size = len(taken.data)
         self._waiting[channel] += size
         self._outcomes[channel].append(taken)
@@ -256,7 +256,7 @@ class RemoteLine:
                 outcome.claim.lost(count, settled.reason)
             if not outcome.progress.left:
                 outcomes.popleft()
-                outcome.data = b""  # its reply may be awaited for long
+                outcome.data = b""  # the reply may take long, and the bytes are not needed any more
                 outcome.known.set()
                 if not self._owed[outcome.claim]:
                     del self._owed[outcome.claim]
@@ -273,7 +273,7 @@ class RemoteLine:
             self._still.unpark_all()
 
     def _settle_control(self, control: Taken, settled: Settled) -> None:
-        """Note what became of a request, of which a part may have no outcome yet."""
+        """Note the outcome of a request, a part of which may have no outcome yet."""
         control.lost = settled.reason or control.lost
         if control.progress.left:
             return
@@ -289,20 +289,20 @@ class RemoteLine:
             self._say_left(number)
 
     def abandon(self, session: ClientSession) -> None:
-        """Go over to another session, since the state of the present one cannot be trusted: all is UNCERTAIN."""
+        """Change to another session, because the state of the present one cannot be trusted: all is UNCERTAIN."""
         self._session = session
         self.let_all_go()
         for channel, outcomes in self._outcomes.items():
             while outcomes:
                 first = outcomes[0].progress
                 self.settled(Settled(channel, first.position, first.left, Reason.UNCERTAIN))
-            self._asked[channel].clear()  # offsets begin anew
+            self._asked[channel].clear()  # offsets start again
 
     def supersede(self, claim: Claim, data: bytes) -> int:
-        """Give up this writer's last request, which is not known to have begun, if ``data`` takes its place. Return 0.
+        """Give up this writer's last request, if it is not known to have begun and ``data`` replaces it. Return 0.
 
-        It is withdrawn while none of it was sent. What was sent stands in the owner's queue, where nobody can tell the
-        clients of a link apart: it has its turn there, and its reply is nobody's.
+        It is withdrawn if nothing of it was sent. What was sent stands in the owner's queue, where the clients of a
+        link cannot be told apart: it has its turn there, and its reply is nobody's.
         """
         if self._rule is None or claim.is_mixed:
             return 0
@@ -318,9 +318,9 @@ class RemoteLine:
         return 0
 
     def asker(self, channel: Channel, offset: int) -> Taken | None:
-        """Return the message at ``offset`` that a reply is for; None where it is nobody's here.
+        """Return the message at ``offset`` that a reply is for; None where nobody here asked.
 
-        A class has one turn after the other, so what is before it has had its own.
+        A class has one turn after the other, so the messages before it have had theirs.
         """
         asked = self._asked.get(channel)
         if asked is None:
@@ -330,7 +330,7 @@ class RemoteLine:
         return asked[0] if asked and asked[0].progress.start == offset else None
 
     def turned(self, turn: Turn) -> None:
-        """Tell whoever asked for a turn that it began or ended at the owner."""
+        """Tell the asker of a turn that it began or ended at the owner."""
         asker = self._turns.get((turn.channel, turn.offset))
         if asker is not None:
             asker.turned(turn.phase)
@@ -344,12 +344,12 @@ class RemoteLine:
         self._down = None
 
     def end(self, why: str) -> None:
-        """Refuse every writer, those that wait for room too; what was taken is settled all the same."""
+        """Refuse every writer, also those that wait for room. What was taken is still settled."""
         self._down = why
         self._wake(self._writers)
 
     def away(self, since: float) -> None:
-        """Note that there is no link since then (infinity: there is one)."""
+        """Note since when there has been no link (infinity: there is one)."""
         self._away_since = since
 
     def next_refusal(self, now: float) -> float:
@@ -358,14 +358,14 @@ class RemoteLine:
         return min((moment for moment in moments if moment > now), default=math.inf)
 
     def refuse_stale(self) -> None:
-        """Refuse the writers of each class that has been without a link for longer than its age limit.
+        """Refuse the writers of each class for which there has been no link for longer than its age limit.
 
-        What their clients sent meanwhile waits in sockets, where nobody knows its age: it must be read and dropped.
+        What their clients send meanwhile must be read and dropped: in the sockets its age would be unknown.
         """
         self._wake([channel for channel in self._writers if self._too_long_away(channel)])
 
     def permit(self, rights: int) -> None:
-        """Let the classes write that the owner allows, bit ``1 << channel`` for each; refuse the others at once."""
+        """Let the classes write that the owner allows (bit ``1 << channel`` for each); refuse the others at once."""
         self._allowed = frozenset(channel for channel in self._writers if rights >> channel & 1)
         self._wake(self._writers.keys() - self._allowed)
 
@@ -389,11 +389,11 @@ class RemoteLine:
         return self._modem_lines
 
     def follow(self, may: Right, modem_lines: ModemLines | None) -> None:
-        """Take up what the owner lets our writers do beside writing, and how its modem lines are."""
+        """Take up the rights beside writing that the owner gives to our writers, and its modem lines."""
         self._may, self._modem_lines = may, modem_lines
 
     async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> None:
-        """Have the owner carry out ``steps`` in one turn, behind this writer's bytes; return when it has.
+        """Have the owner carry out ``steps`` in one turn, after this writer's bytes; return when it has.
 
         Raises LineError, PortDown, or what the claim says.
         """
@@ -421,25 +421,25 @@ class RemoteLine:
             raise PortDown(lost_text(taken.lost), taken.lost)
 
     def _purge(self, channel: Channel, claim: Claim) -> None:
-        """Do not send what is not sent yet of this writer."""
+        """Withdraw what is not sent yet of this writer."""
         for taken in tuple(self._outcomes[channel]):
             if taken.claim is claim and taken.request is None:
                 self.withdraw(channel, taken.progress.start)
 
     def let_go(self, claim: Claim) -> None:
-        """Have the owner end what this writer's steps hold, behind all that it wrote and asked."""
+        """Have the owner end what this writer's steps hold, after everything that it wrote and asked."""
         if (number := self._numbers.pop(claim, None)) is not None:
             self._leaving[number] = claim
             self._say_left(number)
 
     def let_all_go(self) -> None:
-        """Forget who may hold anything at the owner: the session is over, and so is that."""
+        """Forget the writers that may hold anything at the owner: the session is over, and their holds with it."""
         self._numbers.clear()
         self._leaving.clear()
         self._unsaid.clear()
 
     def _say_left(self, number: int) -> None:
-        """Tell the owner that a writer has left, if there is room for it, and it would know what that means."""
+        """Tell the owner that a writer has left, if there is room for it, and the owner knows the feature."""
         claim, request = self._leaving[number], ControlRequest(number)
         if not self._session.takes_controls:
             del self._leaving[number]
@@ -456,7 +456,7 @@ class RemoteLine:
         self._turns[channel, offset] = turn
 
     def withdraw(self, channel: Channel, offset: int) -> None:
-        """Forget a turn whose asker has gone: its message is not sent, unless it is on its way."""
+        """Forget a turn whose asker has gone, and withdraw its message unless that is on its way."""
         self._turns.pop((channel, offset), None)
         for settled in self._session.withdraw(channel, offset):
             self.settled(settled)
@@ -520,10 +520,10 @@ class RemoteTurn:
         self._began: Callable[[], None] = _nothing
         self._over = trio.Event()
         self.ended_early = False
-        """Never known here: the owner ends a turn early, and its reply goes on to come."""
+        """Never True here: if the owner ends a turn early, the reply still comes."""
 
     async def write(self, began: Callable[[], None]) -> None:
-        """Have the message written; return when it is in the owner's tty. Raises PortDown, or what the claim says.
+        """Write the message; return when it is in the owner's tty. Raises PortDown, or what the claim raises.
 
         ``began`` is called when the turn begins, before the first byte that answers it is heard.
         """
@@ -551,7 +551,7 @@ class RemoteTurn:
             self._over.set()
 
     def close(self) -> None:
-        """Withdraw the message if it was not sent, and listen for no edge of the turn any more. Idempotent."""
+        """Withdraw the message if it was not sent, and stop listening for the turn. Idempotent."""
         if self._place is not None:
             self._line.withdraw(*self._place)
             self._place = None
@@ -565,7 +565,7 @@ def lost_text(reason: Reason) -> str:
 
 
 def _parameters(reply: Reply) -> TurnParameters:
-    """Return a reply in the wire's terms; a delimiter too long for it is left to our own ear."""
+    """Return a reply in the wire's terms, without a delimiter that is too long for it: we find that one here."""
     length = int(min(reply.length, _LONGEST_LENGTH))
     end = reply.until if reply.until is not None and len(reply.until) <= _LONGEST_END else b""
     return TurnParameters(length, end, min(int(reply.seconds * 1000), MAX_TURN_TIME))

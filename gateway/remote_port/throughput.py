@@ -1,4 +1,4 @@
-"""How fast bytes really go, measured while they do: ptys and USB adapters ignore the rate that was set."""
+"""Measure how fast bytes really go, because ptys and USB adapters ignore the rate that was set."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import trio
 __all__ = ["Throughput"]
 
 _SPAN: Final = 0.25
-"""Seconds over which it is measured."""
+"""Seconds of one measurement."""
 
 
 @final
 class Throughput:
-    """Bytes a second, at least ``floor`` (that of the line's rate)."""
+    """The measured bytes a second, at least ``floor`` (the line's rate)."""
 
     def __init__(self, floor: float) -> None:
         self.floor = floor
@@ -25,12 +25,12 @@ class Throughput:
 
     @property
     def bytes_per_second(self) -> float:
-        """Return the throughput as it was measured last, or the floor where that is more."""
+        """Return the last measured throughput, or the floor if that is more."""
         return max(self._measured, self.floor)
 
     @property
     def steady(self) -> float:
-        """Return the lower one of the last two whole spans, or the floor.
+        """Return the lower throughput of the last two whole spans, or the floor if that is more.
 
         A burst into an empty buffer fills one span and not the next, so it does not pass for the line's throughput.
         """

@@ -1,7 +1,7 @@
-"""The keys that a remote port server tells its client on their way down a chain, and what the client answers.
+"""The keys that a remote port client gets from its server, on their way down a chain, and the client's answers.
 
-One is taken at a time; of those that come meanwhile, the last. The connection ends by the new key, so the server may
-tell it once more over the next one, and hears there what became of it.
+One key is taken at a time, then the last of those that came meanwhile. Taking a key ends the connection, so the server
+may send the key again over the next one, and gets its answer there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["TakeKey", "ToldKeys"]
 
 TakeKey: TypeAlias = "Callable[[Rekey], Awaitable[tuple[Told, Sequence[ToldCpu]]]]"
-"""Takes a key that the server told, and carries it further down: what became of it here, and at the CPUs below."""
+"""Takes a key from the server, and carries it further down; returns the outcome here, and at the CPUs below."""
 
 
 @final
 class ToldKeys:
-    """What ``node`` is told: each key goes to ``take``, and ``say`` tells the server, if it can be told now."""
+    """The keys for ``node``: each goes to ``take``, and ``say`` sends the answer if there is a connection."""
 
     def __init__(self, node: NodeKey, take: TakeKey, say: Callable[[Rekeyed], None], logger: PortLogger) -> None:
         self._node = node
@@ -36,16 +36,16 @@ class ToldKeys:
         self._say = say
         self._logger = logger
         self.taking: Rekey | None = None
-        """The one that is being taken ..."""
+        """The key that is being taken ..."""
         self._next: Rekey | None = None
-        """... and the last that was told meanwhile."""
+        """... and the last one that came meanwhile."""
         self._answer: Rekeyed | None = None
-        """What became of the last that was taken ..."""
+        """The answer to the last key that was taken ..."""
         self._due = -math.inf
-        """... and until when the server waits for it."""
+        """... and until when the server waits for it, in seconds of trio's clock."""
 
     def heard(self, told: Rekey, tasks: trio.Nursery) -> None:
-        """Take a key in ``tasks``, unless it is one that was answered, told once more over another connection."""
+        """Take a key in ``tasks``; if it was answered already and comes again, only answer it again."""
         if self._answer is not None and told.number == self._answer.number:
             self.answer()
         elif self.taking is None:
@@ -55,7 +55,7 @@ class ToldKeys:
             self._next = told
 
     def answer(self) -> None:
-        """Say what became of the last key, while the server waits for that."""
+        """Send the answer to the last key, while the server waits for it."""
         if self._answer is not None and trio.current_time() < self._due:
             self._say(self._answer)
 
@@ -64,7 +64,7 @@ class ToldKeys:
             self._due = trio.current_time() + told.patience / 1000
             try:
                 outcome, below = await self._take(told)
-            except Exception:  # whatever it is, the link goes on, and the server hears of it
+            except Exception:  # a bug here must not end the link, and the server gets an answer
                 self._logger.exception("remote port: a bug: the key that the server told was not taken")
                 outcome, below = Told.FAILED, ()
             own = ToldCpu(self._node.id, self._node.name, outcome)
