@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from gateway.cli.main import main
 from protocol.link.pairing import Pairing, Side
 from protocol.parameters.hardware import ManagerHardware
 from tests.helpers import needs_curl, running_gateway
@@ -177,7 +177,8 @@ async def test_what_a_cpu_gives_is_judged_before_it_is_set(tmp_path: Path) -> No
             before = stored(far)
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
             port = str(listener.socket.getsockname()[1])
-            for gift in (b"{", b"[]", json.dumps({"key": "", "port": 1}).encode(), b'{"key": "k", "port": "1"}'):
+            keys = (b'{"key": "", "port": 1}', b'{"key": "\\ud800", "port": 1}', b'{"key": "k", "port": "1"}')
+            for gift in (b"{", b"[" * 9000, *keys):
                 async with pair(far, "--join", "127.0.0.1", "--tcp-port", port) as at_far:
                     stream = await listener.accept()
                     liar = Pairing(Side.GIVES, "liar", os.urandom(32), os.urandom(32))
@@ -192,7 +193,7 @@ async def test_what_a_cpu_gives_is_judged_before_it_is_set(tmp_path: Path) -> No
                     liar.give(gift)
                     await stream.send_all(liar.data_to_send())
                     status, said = await at_far.ended()
-                    assert (status, "the other CPU" in said) == (1, True), said
+                    assert (status, "the other CPU" in said, "Traceback" in said) == (1, True, False), said
                     await stream.aclose()
             await listener.aclose()
             assert stored(far) == before
@@ -204,7 +205,7 @@ async def test_what_cannot_be_paired_says_so_before_anybody_waits(tmp_path: Path
             for words, why in (
                 (("P7",), "no such port; ports: P0"),
                 (("--join", "P0"), "--join takes a host; for the port: daisyport pair P0 --join"),
-                (("--minutes", "0"), "--minutes must be from 1 to 60"),
+                (("--join", "a..b"), "a..b port 5554: no such name"),
                 (("--join", "127.0.0.1", "--tcp-port", "1"), "127.0.0.1 port 1: Connection refused"),
             ):
                 async with pair(owner, *words) as command:
@@ -213,3 +214,19 @@ async def test_what_cannot_be_paired_says_so_before_anybody_waits(tmp_path: Path
     async with pair(owner) as command:
         status, said = await command.ended()
         assert (status, "is it running?" in said) == (1, True), said
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--minutes", "0"), "--minutes must be from 1 to 60"),
+        (("--tcp-port", "65536"), "--tcp-port must be from 1 to 65535"),
+        (("--tcp-port", "-1"), "--tcp-port must be from 1 to 65535"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_at_once(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], why: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["pair", *words])
+    assert why in capsys.readouterr().err

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import http.client
     from collections.abc import Iterator, Mapping
 
-__all__ = ["asked", "asked_for_json", "asked_for_lines", "parameters", "update"]
+__all__ = ["asked", "asked_for_json", "asked_for_lines", "parameters", "quoted", "update"]
 
 _TIMEOUT = 5.0
 
@@ -31,6 +31,11 @@ def asked(
     """Return the body of a successful answer of the gateway of ``--config``. Raises CommandError after ``seconds``."""
     with _answer(arguments, method, target, body, seconds=seconds) as answer:
         return answer.read()
+
+
+def quoted(word: str) -> str:
+    """Return a word of the command line as a part of a target; one that is no text is another word."""
+    return urllib.parse.quote(word, safe="", errors="replace")
 
 
 def parameters(arguments: argparse.Namespace, group: str) -> dict[str, str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from gateway.cli.command import add_config_option
-from gateway.cli.control import asked
+from gateway.cli.control import asked, quoted
 
 if TYPE_CHECKING:
     import argparse
@@ -29,5 +28,5 @@ def add_to(commands: Commands) -> None:
 
 
 def _kick(arguments: argparse.Namespace) -> int:
-    print(asked(arguments, "POST", f"/daisyport/kick?holder={quote(arguments.holder, safe='')}").decode(), end="")
+    print(asked(arguments, "POST", f"/daisyport/kick?holder={quoted(arguments.holder)}").decode(), end="")
     return 0

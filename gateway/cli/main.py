@@ -6,6 +6,7 @@ A command imports the modules that it needs when it runs, so that each command s
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -54,15 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help()
         return 2  # as for any other arguments that cannot be parsed
+    status = 1
     try:
-        return int(arguments.command(arguments))
-    except CommandError as exc:
-        _print_error(f"daisyport: {exc}")
-    except ConfigError as exc:
-        for message in exc.messages:
-            _print_error(f"{arguments.config or DEFAULT_CONFIG}: {message}")
-        return os.EX_CONFIG  # the unit file has systemd not restart after this status: the same error would come back
-    return 1
+        try:
+            status = int(arguments.command(arguments))
+        except CommandError as exc:
+            _print_error(f"daisyport: {exc}")
+        except ConfigError as exc:
+            for message in exc.messages:
+                _print_error(f"{arguments.config or DEFAULT_CONFIG}: {message}")
+            status = os.EX_CONFIG  # the unit has systemd not restart after it: the same error would come back
+        sys.stdout.flush()
+    except OSError as exc:
+        if exc.filename is not None or exc.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # It was printed: into a pipe whose reader has seen enough (`| head`), or onto a full disk.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails again
+        if exc.errno == errno.ENOSPC:
+            _print_error(f"daisyport: standard output: {exc.strerror}")
+            status = status or 1
+    return status
 
 
 def _open_standard_descriptors() -> None:

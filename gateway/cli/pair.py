@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _PORT: Final = 5554
+_HIGHEST_PORT: Final = 65535
 _LONGEST: Final = 60
 """The longest wait, in minutes."""
 _HANDSHAKE: Final = 10.0
@@ -75,6 +76,8 @@ def add_to(commands: Commands) -> None:
 def _pair(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.minutes <= _LONGEST:
         arguments.parser.error(f"--minutes must be from 1 to {_LONGEST}")
+    if not 0 <= arguments.tcp_port <= _HIGHEST_PORT:
+        arguments.parser.error(f"--tcp-port must be from 1 to {_HIGHEST_PORT}")
     config = configuration(arguments.config)
     names = [f"P{index}" for index in range(len(config.managers))]
     if arguments.port not in names:
@@ -236,8 +239,9 @@ def _dialled(addresses: Sequence[str], port: int) -> tuple[str, socket.socket]:
     for host in addresses:
         try:
             return host, socket.create_connection((host, port), _HANDSHAKE)
-        except OSError as exc:
-            why = CommandError(f"{host} port {port}: {exc.strerror or exc}")
+        except (OSError, UnicodeError) as exc:  # the latter of a name that no name can be, as a..b
+            told = "no such name" if isinstance(exc, UnicodeError) else exc.strerror or exc
+            why = CommandError(f"{host} port {port}: {told}")
     raise why
 
 
@@ -248,6 +252,8 @@ def _set(arguments: argparse.Namespace, config: Config, index: int, number: int,
     known = gift if isinstance(gift, dict) else {}
     key, port, users = known.get("key"), known.get("port"), known.get("users")
     if not isinstance(key, str) or not key or type(port) is not int or not isinstance(users, str | None):
+        raise CommandError("the other CPU gave what cannot be used; nothing was changed")
+    if not key.isprintable():  # half of a character among them, which cannot be sent
         raise CommandError("the other CPU gave what cannot be used; nothing was changed")
     remote = {"AutoConf": "no", "Host": host, "Port": str(port), "AuthenticationKey": key}
     wanted = {f"RemotePort.R{number}.{name}": value for name, value in remote.items()}
@@ -344,7 +350,7 @@ def _next(sock: socket.socket, pairing: Pairing, seconds: float, wanted: type[_E
 def _read(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CommandError("the other CPU said what cannot be read") from None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli.command import CommandError, add_config_option
-from gateway.cli.control import asked, asked_for_json
+from gateway.cli.control import asked, asked_for_json, quoted
 from protocol.link.key_rules import LONGEST_OLD_KEY
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _rekey(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.hours <= _LONGEST:
         arguments.parser.error(f"--hours must be from 1 to {_LONGEST}")
     below = _agreed_on(arguments) if arguments.chain else []
-    target = f"/daisyport/rekey/{arguments.port}?seconds={arguments.hours * 3600}"
+    target = f"/daisyport/rekey/{quoted(arguments.port)}?seconds={arguments.hours * 3600}"
     target += "".join(f"&node={cpu['node']}" for cpu in below)
     answer = asked(arguments, "POST", target, _key().encode(), _PATIENCE)
     print(f"{arguments.port} has the new key, and takes the old one too for {arguments.hours} h.")

@@ -84,7 +84,8 @@ def _run(arguments: argparse.Namespace) -> int:
     guard_imports()
     path = None if made_up else arguments.config or DEFAULT_CONFIG
     if made_up:
-        describe(config, adapters=arguments.device is None)
+        with contextlib.suppress(OSError):  # nobody reads it, or the disk is full: no reason not to run
+            describe(config, adapters=arguments.device is None)
     presets = [] if arguments.tcp is None else [(name, str(value)) for name, value in _tcp_server(arguments.tcp)]
     try:
         with contextlib.closing(ReadyClock()) as clock:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.command import CommandError, add_config_option
-from gateway.cli.control import asked_for_lines
+from gateway.cli.control import asked_for_lines, quoted
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +46,7 @@ def _trace(arguments: argparse.Namespace) -> int:
     for name in ("rotate", "keep"):
         if getattr(arguments, name) < 1:
             arguments.parser.error(f"--{name} must be 1 or more")
-    pieces = map(json.loads, asked_for_lines(arguments, f"/daisyport/trace/{arguments.port}"))
+    pieces = map(json.loads, asked_for_lines(arguments, f"/daisyport/trace/{quoted(arguments.port)}"))
     try:
         if arguments.pcapng is None:
             for piece in pieces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import pty
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from gateway.cli.control import quoted
+from gateway.cli.main import main
 from tests.helpers import free_port, lines, own_the_terminal
 
 if TYPE_CHECKING:
@@ -83,6 +86,34 @@ def test_keygen_prints_another_key_each_time() -> None:
     assert one.returncode == 0
     assert len(one.stdout.splitlines()) == 1
     assert one.stdout != another.stdout
+
+
+def test_a_reader_who_has_seen_enough_is_no_error_and_a_full_disk_is_one_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    for descriptor, status, told in (
+        (write, 0, ""),
+        (os.open("/dev/full", os.O_WRONLY), 1, "daisyport: standard output: No space left on device\n"),
+    ):
+        with open(descriptor, "w") as stdout, monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stdout)
+            assert main(["keygen"]) == status
+        assert capfd.readouterr().err == told
+
+
+def test_what_fails_otherwise_is_not_taken_for_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "/etc/shadow")
+
+    monkeypatch.setattr("gateway.cli.keygen._keygen", fails)
+    with pytest.raises(PermissionError):
+        main(["keygen"])
+
+
+def test_a_word_that_is_no_text_is_a_part_of_a_target_all_the_same() -> None:
+    assert quoted("P0/ \u00e9\udcff?") == "P0%2F%20%C3%A9%3F%3F"
 
 
 def test_check_tells_what_the_configuration_means(config: Path) -> None:
