@@ -46,10 +46,10 @@ _STRANGER_PAUSE: Final = 60.0
 """The same for a server that Bonjour found."""
 _DIALS: Final = 24.0
 _PAUSE: Final = 10.0
-"""Each dial gives a stranger one guess at the key: _BURST at once, then one in _PAUSE seconds."""
+"""Each dial gives a stranger one guess at the key: so _DIALS at once, then one in _PAUSE seconds."""
 _OF_ADDRESS: Final = 4
 _BREATH: Final = 2.0
-"""Dials after wrong keys from one address, whatever it announces: a few at once, then one in _BREATH seconds."""
+"""After _OF_ADDRESS wrong keys from one address, whatever it announces, it is dialled once in _BREATH seconds."""
 _LOYALTY: Final = 30.0
 """Seconds after the start for which only the remembered server is dialled."""
 _MOST_ANSWERS: Final = 64

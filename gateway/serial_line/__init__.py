@@ -1,1 +1,1 @@
-"""The serial lines of this CPU: the tty, its settings, and the turns that its writers take."""
+"""The serial lines of this CPU: the tty, its settings, and the turns of its writers."""

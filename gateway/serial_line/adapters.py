@@ -1,8 +1,8 @@
 """Find the USB serial adapters of this machine, tell them apart, and give each the name that stays its own.
 
-``/dev/ttyUSB0`` is whichever adapter came first. udev adds names that stay: by-id from vendor, product and serial
-number, by-path from the socket. Two adapters with one serial number share one by-id name, which leads to the one that
-was plugged in last. A container, or a system with mdev, has neither; sysfs knows the adapters there too.
+``/dev/ttyUSB0`` is whichever adapter came first. udev adds stable names: by-id from vendor, product and serial number,
+by-path from the socket. Two adapters with the same serial number share one by-id name, which leads to the one that was
+plugged in last. A container, or a system with mdev, has neither; sysfs knows the adapters there too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Identity:
 
 
 def identity(device: str, sys: Path = Path("/sys")) -> Identity | None:
-    """Return what is behind the name ``device`` now; None where it is no USB adapter, or nothing is there."""
+    """Return the adapter behind the name ``device`` now; None where it is no USB adapter, or nothing is there."""
     try:
         number = os.stat(device).st_rdev
     except (OSError, ValueError):
@@ -69,10 +69,10 @@ def _read(file: Path) -> str:
 
 
 def usb_adapters(root: Path = Path("/")) -> tuple[str, ...]:
-    """Return the USB serial adapters, each by the best of its names: by-id, by-path where that is double, or ttyUSB0.
+    """Return the USB serial adapters, each by its best name: by-id, by-path if by-id is not unique, or ttyUSB0.
 
-    Only these may be opened unasked: opening any other port raises DTR on who knows what. ``root`` has ``sys`` and
-    ``dev`` in it.
+    Only these may be opened without being named: opening any other port raises DTR on an unknown device. ``root`` has
+    ``sys`` and ``dev`` in it.
     """
     try:
         names = sorted(name for name in os.listdir(root / "sys/class/tty") if _USB_TTY.fullmatch(name))
@@ -90,7 +90,7 @@ def usb_adapters(root: Path = Path("/")) -> tuple[str, ...]:
 
 
 def links(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the tty, ``ttyUSB0``, and the name of each link in ``directory`` that leads to one that is there."""
+    """Yield the tty (``ttyUSB0``) and the name of each link in ``directory`` that leads to an existing tty."""
     try:
         links = sorted(directory.iterdir())
     except OSError:
@@ -99,7 +99,7 @@ def links(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def advice(devices: Sequence[str]) -> tuple[str, ...]:
-    """Return a sentence for each device whose name may not stay its own, and for each that is another one's too.
+    """Return a warning for each device whose name is not stable, and for each name that several adapters share.
 
     ``devices`` are those of Ser1, Ser2, ...
     """
@@ -118,7 +118,7 @@ def advice(devices: Sequence[str]) -> tuple[str, ...]:
 
 
 def group_of(device: str) -> str:
-    """Say what lets a process open ``device``, which this one was refused."""
+    """Say how this process could be allowed to open ``device``, which was refused."""
     try:
         found = os.stat(device)
     except (OSError, ValueError):

@@ -1,25 +1,26 @@
-"""Give the writers of one serial line their turns, and finish what one of them began, whatever becomes of it.
+"""Give the writers of one serial line their turns, and finish every message that was begun, even if its writer leaves.
 
 What must hold
-    A message is on the line whole, next to nobody else's bytes; a transfer is, portion by portion. Every byte that
-    the tty took is told to its claim (``wrote``) exactly once, and so is every byte of a message that was begun and
-    cannot be finished (``lost``). Nobody is asked for a scheduler step that the kernel does not demand.
+    A message goes to the line whole, without another writer's bytes in it; so does each portion of a transfer. Every
+    byte that the tty took is reported to its claim (``wrote``) exactly once, and so is every byte of a message that was
+    begun and cannot be finished (``lost``). No scheduler step is taken that the kernel does not demand.
 
-    Nothing is written while more than 20 ms of line wait in the device (``pace``), so a command waits for what is on
-    the wire and for no transfer: who is next is decided when the wire is nearly free, not before. PTZ goes before the
-    other classes, at most four times in a row while one of those waits; within a class, whoever waits longest.
+    Nothing is written while more than 20 ms of line wait in the device (``pace``). So a command waits for what is on
+    the wire and not for a whole transfer: the next writer is chosen when the wire is nearly free, not before. PTZ goes
+    before the other classes, at most four times in a row while one of those waits. Within a class the writer that has
+    waited longest goes first.
 
-    Nobody waits for longer than his message may grow old, or the rule's ``max_wait``; and whom what is ahead of him
-    would make too old is refused at once, not in the end.
+    No writer waits longer than its message may grow old, or the rule's ``max_wait``. If what is ahead of it is sure to
+    take longer, it is refused at once.
 
-    Under a rule (``protocol.sharing``) each message is a request with its reply, and nobody else writes, nor hears, in
-    between. The reply belongs to the request, not to a task: who leaves in the middle leaves the line to nobody
-    before that is over, or the next would get his answer.
+    Under a rule (``protocol.sharing``) each message is a request with its reply, and nobody else writes or hears in
+    between. The reply belongs to the request, not to a task: if the writer leaves, the line is still kept until the
+    reply is over, or the next writer would get it.
 
 The turn
     It belongs to the message, not to a task, and is always in one of five states:
 
-        FREE       nobody has it; who waits then waits for the wire, and ``run`` hands it on when that is ready
+        FREE       nobody has it; a waiting writer waits for the wire, and ``run`` hands the turn on when that is ready
         HELD       a writer has it, between ``_take`` and ``give_back``, and writes for itself
         FINISHING  its writer was cancelled in mid-message; ``run`` writes the rest
         ANSWERING  its message is written, and the reply is awaited, or a quarantine; ``run`` looks at the time
@@ -29,28 +30,29 @@ The turn
         FREE      --write_nowait--> HELD      it has written a part already, so nobody else may
         HELD      --_abandon-->  FINISHING    the writer leaves; its give_back changes nothing then
         HELD      --_await-->    ANSWERING    under a rule, once the message is written; nor does it here
-        HELD      --close-->     ANSWERING    serial.cgi's turn ended without its reply, under a rule
+        HELD      --close-->     ANSWERING    under a rule, a turn of serial.cgi ended before its reply
         HELD      --give_back--> HELD         handed straight to the next, past anybody who comes just now
         HELD      --give_back--> FREE         nobody waits, or the wire is not ready
         FINISHING --give_back--> HELD, FREE   as above, from ``run``; under a rule ANSWERING comes before
         ANSWERING --over-->      HELD, FREE   as above; then the rule's quiet goes before the next
         any       --end-->       ENDED        at once where it is free, else when it is given back
 
-    ``end`` sets ``_down`` and refuses all who wait; who has the turn may still finish, for as long as the device
+    ``end`` sets ``_down`` and refuses all waiting writers. The one that has the turn may still finish while the device
     takes bytes (a port that is disabled is ended long before its tty is closed).
 
-    serial.cgi's turns are HELD by its task until its reply is whole. One that lasts is ended for a command: a second
+    A turn of serial.cgi is HELD by its task until the reply is whole. A long one is ended for a command: one second
     after a PTZ message began to wait, the line goes on to that (``LineTurn.ended_early``).
 
 Why there is one task beside the writers
     Shielding the writer would keep a revoked client alive on a stuck line, and one writing task for all would cost
-    every message two scheduler steps. So the usual message is one ``write()`` in its client's own task; only one that
-    is cancelled in its middle, one that has to wait for the wire, and a reply's time pay for a second task (``run``).
+    every message two scheduler steps. So the usual message is one ``write()`` in its client's own task. A second task
+    (``run``) is needed only for a message whose writer was cancelled, one that has to wait for the wire, and the time
+    of a reply.
 
 The shortest way
-    A writer that finds the turn FREE and the wire ready, and all of its bytes taken at once, never takes the turn: it
-    does not wait, so nobody can come in between (``write_nowait``). That is no task's work: a step of ``tasks.ready``
-    does it, which reads a client's bytes and has them in the tty before anybody else runs.
+    If the turn is FREE, the wire is ready, and the tty takes all bytes at once, the writer never takes the turn: it
+    does not wait, so nobody can come in between (``write_nowait``). No task is needed for that: a step of
+    ``tasks.ready`` reads a client's bytes and has them in the tty before any task runs.
 """
 
 from __future__ import annotations
@@ -92,15 +94,15 @@ __all__ = ["Arbiter", "LineTurn"]
 logger = logging.getLogger(__name__)
 
 _STALL: Final = 2.0
-"""Seconds without progress, besides the rest's line time, after which an abandoned message is given up."""
+"""Seconds without progress, beyond the rest's line time, after which an abandoned message is given up."""
 _STUCK: Final = 1.0
-"""Seconds in which a device took nothing of a message, after which its writer waits for it to be writable."""
+"""Seconds without progress of a message, after which its writer waits for the device to be writable."""
 _NO_TIME: Final = 1e-6
-"""Seconds that are too few to wait for: added to a clock they may be none."""
+"""Seconds that are too short for a wait: added to a clock they may vanish."""
 _LATER: Final = 0.001
-"""Seconds behind its age limit at which a message that waits is certainly stale."""
+"""Seconds after its age limit at which a waiting message is certainly stale."""
 _LONGEST_HOLD: Final = 1.0
-"""Seconds for which a PTZ message waits for a reply of serial.cgi; it is stale after two."""
+"""Seconds for which a PTZ message waits for a reply to serial.cgi; it is stale after two."""
 
 
 @final
@@ -126,7 +128,7 @@ class LineTurn:
         self.since = trio.current_time()
         """When the line was taken."""
         self.exchange: Exchange | None = None
-        """Under a rule, what the line says to the message: its writer may leave before that is over."""
+        """Under a rule, the exchange of request and reply, which may outlast its writer."""
         self.written = False
         """The message is in the tty, and the reply is awaited."""
         self.answered = False
@@ -135,7 +137,7 @@ class LineTurn:
         """The line went on to a command before the reply was whole; the reply may still be heard."""
 
     async def write(self, began: Callable[[], None]) -> None:
-        """Write the message that the turn was taken for, once. Raises PortDown, or what the claim says.
+        """Write the message that the turn was taken for, once. Raises PortDown, or what the claim raises.
 
         ``began`` is called before the first byte that may answer it is heard.
         """
@@ -144,16 +146,16 @@ class LineTurn:
         await self._turns.put(memoryview(message), len(message), self.claim, self._accepted)
         self.written = True
         self._turns.written_in(self)
-        self._turns.reconsider()  # a command may have waited for so long already
+        self._turns.reconsider()  # a command may have waited for long already
 
     async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
-        """Wait until the reply is whole, or its time is over, though the line may go on to a command before."""
+        """Wait until the reply is whole, or its time is over. The line may go on to a command before."""
         with trio.move_on_after(reply.seconds) as patience:
             await heard.wait_for(reply.length, reply.until)
         self.answered = not patience.cancelled_caught
 
     def end_early(self) -> None:
-        """Let a command go before the rest of the reply."""
+        """End the turn for a command, before the reply is whole."""
         self.ended_early = True
         self.close()
 
@@ -166,7 +168,7 @@ class LineTurn:
 class Arbiter:
     """The writing half of one open device: ``run()`` while it is open, ``end()`` when it is gone.
 
-    ``bus`` hears the line, and is told of the turns of ``sharing``'s rule.
+    ``bus`` gets the line's bytes, and the turns of ``sharing``'s rule.
     """
 
     def __init__(
@@ -186,40 +188,41 @@ class Arbiter:
         self._logger = log
         self._turn = _Turn.FREE
         self._down: str | None = None
-        """Why the turn ends with whoever has it; None while the device is there."""
+        """Why no turn follows the present one; None while the device is there."""
         self._rest: memoryview = memoryview(b"")
         """In FINISHING, what is left of the message ..."""
         self._rest_claim: Claim | None = None
-        """... and whose it is."""
+        """... and its writer."""
         self._waiting = Waiting()
         self._line_turn: LineTurn | None = None
-        """In HELD, the turn of a writer that waits for its reply itself."""
+        """In HELD, the turn of a writer that itself waits for its reply."""
         self._exchange: Exchange | None = None
-        """Under a rule, the request that has the line: written in HELD and FINISHING, answered in ANSWERING."""
+        """Under a rule, the request that has the line: being written in HELD and FINISHING, answered in ANSWERING."""
         self._hearing = Hearing(bus, self._sharing)
         self._quiet_until = -math.inf
-        """Under a rule, the line is left alone until then."""
+        """Under a rule, the line must be left alone until then."""
         self._news = trio.lowlevel.ParkingLot()
         self._moment = -math.inf
-        """Until when ``run`` waits for news, if it does."""
+        """The time until which ``run`` waits for news, while it does."""
         self._idlers = trio.lowlevel.ParkingLot()
         self._pace = Pace(uart)
         self.update_rate()
         self.written = 0
         """Bytes that the kernel's tty took."""
         self.unfinished = 0
-        """Bytes of messages begun whose writers have left, and that the tty has not taken, nor ever may."""
+        """Bytes of abandoned messages that the tty has not taken, and may never take."""
         if self._sharing.late_until > trio.current_time():
             self._isolate(self._sharing.late_until)
 
     # -- writing
 
     def write_nowait(self, data: bytes, claim: Claim, accepted: float, *, whole: bool) -> int:
-        """Write what the tty takes at once of a message that waits for nobody; return how many bytes that was.
+        """Write what the tty takes at once of a message that need not wait; return the number of bytes.
 
-        0: it has to wait, and nothing has happened. Where it is a part, the message has the turn from this instant, and
-        ``write`` or ``transfer`` has to go on with it, with what was ``done``. Of a transfer (not ``whole``) only the
-        first portion is written on a line that has a rate. Raises PortDown, or what the claim says.
+        0: it has to wait, and nothing has happened. If the tty took only a part, the message has the turn from this
+        instant, and ``write`` or ``transfer`` must go on with it, with this count as ``done``. Of a transfer (not
+        ``whole``) only the first portion is written on a line that has a rate. Raises PortDown, or what the claim
+        raises.
         """
         if self._rule is not None or self._char_gap or not data or not self._is_ready(trio.current_time()):
             return 0
@@ -234,20 +237,20 @@ class Arbiter:
         return took
 
     def _send_more(self, data: memoryview, claim: Claim, accepted: float) -> int:
-        """Write on while a device takes more at once, and return how much that was.
+        """Write on while the device takes more at once; return the number of bytes.
 
-        A pty takes a few KiB at a time, and the next as soon as its reader has them, so no task need be woken for it.
+        A pty takes a few KiB at a time, and more as soon as its reader has them, so no task has to be woken.
         """
         took = 0
-        with contextlib.suppress(PortDown):  # whoever goes on with the rest meets it
+        with contextlib.suppress(PortDown):  # the write of the rest meets it too
             while took < len(data) and (more := self._send(data[took:], claim, accepted)):
                 took += more
         return took
 
     async def write(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:
-        """Write one message whole, in its turn, and return when the kernel has it; under a rule, a request.
+        """Write one message (under a rule: one request) whole, in its turn; return when the kernel has it.
 
-        So many of its bytes are ``done``: see ``write_nowait``. Raises PortDown, or what the claim says.
+        ``done`` of its bytes are written already: see ``write_nowait``. Raises PortDown, or what the claim raises.
         """
         if self._rule is None or done:
             await self._write(data, claim, accepted, done, len(data))
@@ -255,10 +258,10 @@ class Arbiter:
             await self._request(data, claim, accepted)
 
     async def transfer(self, data: bytes, claim: Claim, accepted: float, done: int = 0) -> None:
-        """Write a piece of a byte stream: a long one a portion a turn. Otherwise as ``write``.
+        """Write a piece of a byte stream; a long piece takes one turn for each portion. Otherwise as ``write``.
 
-        A pty has no rate: there it is a portion a turn only while somebody waits. Under a rule a request is as long as
-        a message, so that no turn holds the line for longer than a second and its reply.
+        A pty has no rate: there it is cut into portions only while another writer waits. Under a rule it is cut into
+        requests no longer than a message, so that no turn holds the line longer than a second and its reply.
         """
         if self._rule is None or done:
             await self._write(data, claim, accepted, done, len(data) if len(data) <= self._limit else self._portion)
@@ -282,12 +285,12 @@ class Arbiter:
             finally:
                 self.give_back()
             rest, done, begun_before = rest[done:], 0, False
-            accepted = trio.current_time()  # it moves, if slowly: the rest is not stale for its share of turns
+            accepted = trio.current_time()  # the transfer moves, if slowly, so its rest must not count as stale
 
     async def turn(self, claim: Claim, accepted: float, message: bytes = b"", _: Reply | None = None) -> LineTurn:
-        """Wait for the line and hold it, to write ``message`` in it. Raises PortDown, or what the claim says.
+        """Wait for the line and hold it, to write ``message`` in the turn. Raises PortDown, or what the claim raises.
 
-        The turn is over when it is closed; whoever took it hears the reply, and closes it.
+        The turn ends when it is closed; the caller hears the reply, and closes it.
         """
         await self._take(claim, accepted, message)
         self._line_turn = LineTurn(self, claim, accepted, message)
@@ -297,7 +300,7 @@ class Arbiter:
         return self._line_turn
 
     def written_in(self, turn: LineTurn) -> None:
-        """Take note that the message of ``turn`` is in the tty."""
+        """Note that the message of ``turn`` is in the tty."""
         if turn.exchange is not None:
             turn.exchange.sent(self._pace.clear_at(trio.current_time()))
 
@@ -311,17 +314,18 @@ class Arbiter:
         *,
         begun_before: bool = False,
     ) -> int:
-        """Write within a turn all but the first ``done`` bytes, which are written, maybe ``begun_before`` this step.
+        """Write within a turn the bytes after the first ``done``, which may have been written ``begun_before`` this
+        step.
 
-        Return how much is written then: all of it, or whole portions where another writer is to be let in by then.
+        Return how many bytes are written by then: all, or whole portions where another writer's turn comes first.
         """
         paced = self._pace.is_paced
         progress = trio.current_time()
         try:
             if begun_before:
-                claim.check(math.inf)  # a scheduler step ago, in which it may have been revoked
+                claim.check(math.inf)  # begun a scheduler step ago, so it may have been revoked since
             while done < len(data) and not (done and done % portion == 0 and (paced or self._waiting)):
-                # Where somebody waits, never into the next portion: what the tty takes now cannot be taken back.
+                # While another writer waits, never write into the next portion: the tty's bytes cannot be taken back.
                 end = (done // portion + 1) * portion if paced or self._waiting else len(data)
                 end = done + 1 if self._char_gap else min(end, len(data))
                 took = self._send(data[done:end], claim, accepted)
@@ -330,19 +334,19 @@ class Arbiter:
                     progress = trio.current_time()
                 if took == 0 or (done < len(data) and (self._char_gap or (paced and done % portion))):
                     await self._room(max(end - done, 1) if took else 0, progress)
-                    # Who was woken may have been revoked since; and what has not begun may have grown stale.
+                    # The writer may have been revoked meanwhile, and a message that has not begun may have grown stale.
                     claim.check(math.inf if done else accepted)
         except PortDown:
             raise
         except BaseException:
-            # Nothing of a message that was not begun, and no more of a transfer than its portion.
+            # Abandon nothing of a message that was not begun, and no more of a transfer than its portion.
             begun = min(-(-done // portion) * portion, len(data))
             self._abandon(data[done:begun], claim)
             raise
         return done
 
     async def _room(self, count: int, progress: float) -> None:
-        """Wait until the device may be given ``count`` bytes more; it took none where that is 0. Raises PortDown."""
+        """Wait until the device may take ``count`` bytes more (0: it has just taken none). Raises PortDown."""
         if self._char_gap and count:
             pause = self._pace.character + self._char_gap
         elif self._pace.is_paced and trio.current_time() - progress <= _STUCK:
@@ -367,10 +371,10 @@ class Arbiter:
     # -- waiting
 
     async def _take(self, claim: Claim, accepted: float, message: bytes | memoryview) -> bytes | memoryview:
-        """Wait for the turn and have it; return the message, or what has taken its place.
+        """Wait for the turn and take it; return the message, or the one that has replaced it.
 
-        Raises PortDown, or what the claim says; then somebody else has it. Without a message it is had before the
-        wire is ready.
+        Raises PortDown, or what the claim raises, without the turn. Without a message it is taken before the wire is
+        ready.
         """
         if self._down is not None:
             raise PortDown(self._down)
@@ -412,15 +416,15 @@ class Arbiter:
         raise PortDown(f"the line was busy for more than {trio.current_time() - now:g} s", Reason.TOO_OLD)
 
     def _certain_wait(self, claim: Claim, now: float) -> float:
-        """Return the seconds for which a message that comes now waits at least: for what is ahead of it."""
+        """Return the least seconds that a message which comes now has to wait for what is ahead of it."""
         if not self._pace.is_paced:
             return 0.0
         return self._pace.ahead(now) + self._waiting.before(claim) / self._pace.bytes_per_second
 
     def supersede(self, claim: Claim, data: bytes) -> int:
-        """Put ``data`` in the place of this claim's request that has not begun; return how many bytes that had.
+        """Replace this claim's request that has not begun by ``data``; return how many bytes the old one had.
 
-        0 where none waits, or the rule keeps both.
+        Return 0 where none waits, or the rule keeps both.
         """
         waiter = self._waiting.of(claim)
         if self._rule is None or waiter is None or not self._rule.supersedes(data, bytes(waiter.message)):
@@ -430,7 +434,7 @@ class Arbiter:
         return before
 
     def give_back(self) -> None:
-        """End the turn, unless its message, or the reply to it, goes on without its writer."""
+        """End the turn, unless its message or the reply goes on without its writer."""
         if self._turn in (_Turn.FINISHING, _Turn.ANSWERING):
             return
         if self._down is None:
@@ -443,7 +447,7 @@ class Arbiter:
             self._idlers.unpark_all()
 
     def _hand_on(self) -> None:
-        """Give the free turn to the next, if somebody waits and the wire is ready; else ``run`` looks at the time."""
+        """Give the free turn to the next writer, if one waits and the wire is ready; otherwise wake ``run``."""
         if not self._waiting:
             return
         now = trio.current_time()
@@ -451,25 +455,25 @@ class Arbiter:
             self.reconsider()
             return
         waiter = self._waiting.take()
-        # It stays HELD until that task runs, or whoever comes before would take it.
+        # HELD at once, or another writer could take it before that task runs.
         self._turn = _Turn.HELD
         waiter.granted = True
         waiter.decided.set()
 
     def _ready_in(self, now: float) -> float:
-        """Return the seconds until the next that waits may have the free turn, or until this is asked again."""
+        """Return the seconds until the next writer may have the free turn, or until this should be called again."""
         if not self._waiting.next.message:
             return 0.0
         wait = max(self._quiet_until - now, self._pace.wait(now))
         return wait if wait > _NO_TIME else 0.0
 
     def _send(self, data: bytes | memoryview, claim: Claim, accepted: float = math.inf) -> int:
-        """Write what the tty takes of ``data`` now, and tell its claim. Raises PortDown."""
+        """Write what the tty takes of ``data`` now, and report it to the claim. Raises PortDown."""
         try:
             took = self._uart.send_nowait(data)
         except UartError as exc:
             raise PortDown(str(exc)) from exc
-        if not took:  # every other call for a pty in bulk, so it costs no more than that
+        if not took:  # first, because every second call is so for a pty in bulk
             return 0
         self.written += took
         self._pace.wrote(took)
@@ -477,11 +481,11 @@ class Arbiter:
             self._pace.wrote_command(accepted)
         if self._bus.watchers:
             self._bus.wrote(bytes(data[:took]), claim.holder)
-        # The bytes are in the tty, so whatever its claim does about it, they count as done: or they would be written
-        # a second time.
+        # The bytes are in the tty, so they count as done whatever the claim does. Otherwise they would be written
+        # twice.
         try:
             claim.wrote(took)
-        except Exception:  # a writer's error must not end the task that writes for others
+        except Exception:  # a writer's bug must not end the task that writes for others
             self._logger.exception("a bug: a writer cannot be told what is written")
         return took
 
@@ -494,19 +498,19 @@ class Arbiter:
     # -- the task beside the writers
 
     def begun(self, claim: Claim) -> int:
-        """Return how many bytes of a message that this writer has just left in its middle are still to be written."""
+        """Return how many bytes of this writer's abandoned message are still to be written."""
         return len(self._rest) if self._rest_claim is claim else 0
 
     def reconsider(self) -> None:
-        """Have ``run`` look again, where there is something to do before the moment that it waits for.
+        """Wake ``run`` if there is something to do before the moment that it waits for.
 
-        It looks at that moment anyway, so what is due later costs nobody a scheduler step.
+        It wakes at that moment anyway, so what is due later costs no scheduler step.
         """
         if self._turn in (_Turn.FINISHING, _Turn.ENDED) or self._next_moment(trio.current_time()) < self._moment:
             self._news.unpark_all()
 
     async def run(self) -> None:
-        """Do what no writer's task does, until ``end()`` and whoever had the turn then has given it back."""
+        """Do what no writer's task does, until ``end()`` was called and the last turn has been given back."""
         while self._turn is not _Turn.ENDED:
             if self._turn is _Turn.FINISHING:
                 await self._finish()
@@ -519,7 +523,7 @@ class Arbiter:
                 self._at_moment()
 
     def _next_moment(self, now: float) -> float:
-        """Return when there is something to do next."""
+        """Return the time at which there is something to do next."""
         if self._turn is _Turn.FREE and self._waiting:
             return now + self._ready_in(now)
         if self._turn is _Turn.ANSWERING and self._exchange is not None:
@@ -528,7 +532,7 @@ class Arbiter:
         if self._turn is _Turn.HELD and turn is not None and turn.written and command is not None:
             return command.since + _LONGEST_HOLD
         if self._turn is _Turn.HELD and turn is None and self._rule is not None:
-            return now + self._rule.reply_timeout  # nobody waits for less for the reply to what is written just now
+            return now + self._rule.reply_timeout  # the reply to what is being written now cannot be due before that
         return math.inf
 
     def _at_moment(self) -> None:
@@ -547,14 +551,14 @@ class Arbiter:
             self.reconsider()
 
     async def _finish(self) -> None:
-        """Write the rest of an abandoned message, or give it up, and the turn back."""
+        """Write the rest of an abandoned message or give it up, then give the turn back."""
         claim = self._rest_claim
         assert claim is not None
         why = "the line takes nothing"
         progress = trio.current_time()
         try:
             while self._rest:
-                # It sends before it waits: the device may have been closed since the writer left.
+                # Send before the wait, because the device may have been closed since the writer left.
                 took = self._send(self._rest[:1] if self._char_gap else self._rest, claim)
                 self.unfinished -= took
                 self._rest = self._rest[took:]
@@ -571,7 +575,7 @@ class Arbiter:
         except trio.Cancelled:
             why = "the port closes"
             raise
-        except Exception:  # this task is everybody's: what goes wrong with one message ends that message
+        except Exception:  # all writers share this task: an error in one message ends that message alone
             self._logger.exception("a bug ended a message that was begun")
             why = "a bug ended it"
         finally:
@@ -581,7 +585,7 @@ class Arbiter:
             if lost:
                 try:
                     claim.lost(lost, Reason.INCOMPLETE)
-                except Exception:  # as in _send(): the turn goes on to the next writer all the same
+                except Exception:  # as in _send(): the next writer gets its turn in any case
                     self._logger.exception("a bug: a writer cannot be told what is lost")
                 self._logger.warning("%d bytes of a message begun were not written: %s", lost, why)
             if self._exchange is not None:
@@ -592,7 +596,7 @@ class Arbiter:
     # -- turns under a rule
 
     async def _request(self, data: bytes, claim: Claim, accepted: float) -> None:
-        """Write a request in its turn; the turn goes on, without this task, until its reply is over."""
+        """Write a request in its turn. The turn goes on without this task until the reply is over."""
         assert self._rule is not None
         data = bytes(await self._take(claim, accepted, data))
         self._exchange = Exchange(self._rule, data, self._pace.character)
@@ -600,7 +604,7 @@ class Arbiter:
         try:
             await self.put(memoryview(data), len(data), claim, accepted)
         except BaseException:
-            if self._turn is _Turn.HELD:  # nothing of it is begun, or the device has gone
+            if self._turn is _Turn.HELD:  # nothing of it was written, or the device has gone
                 self._deliver(self._exchange.abort(trio.current_time()))
                 self._end_exchange(self._exchange, Ending.ABORTED)
             raise
@@ -614,7 +618,7 @@ class Arbiter:
         self.reconsider()
 
     def heard(self, data: bytes) -> None:
-        """Hand what the line says to whom it belongs."""
+        """Hand what the line says to the readers that it is for."""
         if self._exchange is not None:
             self._deliver(self._exchange.hear(data, trio.current_time()))
             self.reconsider()
@@ -626,16 +630,16 @@ class Arbiter:
         self._hearing.say(data)
 
     def _deliver(self, heard: list[tuple[Audience, bytes]]) -> None:
-        """Hand on what was heard in a turn under a rule, and end the turn where it is over by that."""
+        """Hand on what was heard in a turn under a rule, and end the turn if that was its end."""
         exchange = self._exchange
         assert exchange is not None
         self._hearing.tell(heard, exchange.ending)
-        # A reply that is whole while its request is still in a writer's hands ends the turn when that has let go.
+        # If the reply is whole before the writer has let go of its request, the turn ends when it does.
         if exchange.ending is not None and self._turn is _Turn.ANSWERING:
             self._end_exchange(exchange, exchange.ending)
 
     def _end_exchange(self, exchange: Exchange, ending: Ending) -> None:
-        """Tell how the turn ended; free the line where no late reply may come any more."""
+        """Report how the turn ended; free the line unless a late reply may still come."""
         self._hearing.answered(ending)
         if not exchange.over:
             self._hearing.isolate()
@@ -648,12 +652,12 @@ class Arbiter:
         self.give_back()
 
     def _leave_quiet(self, since: float) -> None:
-        """Begin nothing before the rule's quiet is over, which counts from ``since``."""
+        """Let nothing begin before the rule's quiet after ``since`` is over."""
         assert self._rule is not None
         self._quiet_until = since + self._rule.quiet(self._pace.character)
 
     def close_turn(self, turn: LineTurn) -> None:
-        """End a turn whose writer waited for the reply itself; under a rule, what it did not wait for is nobody's."""
+        """End a turn whose writer waited for the reply itself; under a rule, the rest of the reply is for nobody."""
         if self._line_turn is not turn:
             return
         self._line_turn = None
@@ -670,7 +674,7 @@ class Arbiter:
             self._outlive(turn.exchange, self._rule, written=turn.written)
 
     def _outlive(self, exchange: Exchange, rule: TurnRule, *, written: bool) -> None:
-        """Go on with a turn whose writer waits for the reply no more: it is nobody's."""
+        """Go on with a turn whose writer no longer waits for the reply, which is for nobody now."""
         now = trio.current_time()
         exchange.all_told()
         exchange.expire(now)
@@ -679,20 +683,20 @@ class Arbiter:
         else:
             self._exchange = exchange
             self._hearing.isolate()
-            if written:  # else ``run`` writes the rest, and awaits the reply then
+            if written:  # otherwise ``run`` writes the rest first
                 self._turn = _Turn.ANSWERING
                 self._deliver([])
         self.reconsider()
 
     def _isolate(self, until: float) -> None:
-        """Keep the line from everybody while a reply may come that is nobody's."""
+        """Keep all writers from the line while a reply may come that is for nobody."""
         assert self._rule is not None
         self._exchange = Exchange.isolated(self._rule, self._pace.character, until)
         self._turn = _Turn.ANSWERING
         self._hearing.isolate()
 
     def status(self) -> dict[str, object]:
-        """Return who has the line for a reply, since how many milliseconds, and how many wait."""
+        """Return the holder of the line (for a reply), for how many milliseconds it has it, and how many wait."""
         holder, since = None, trio.current_time()
         if self._line_turn is not None:
             holder, since = self._line_turn.claim.holder, self._line_turn.since
@@ -705,7 +709,7 @@ class Arbiter:
     # -- the end
 
     def end(self, why: str) -> None:
-        """Refuse everybody who waits or will ask; who has the turn may finish, while the device is there."""
+        """Refuse all writers, also those that wait. The one that has the turn may finish while the device is there."""
         self._down = why
         self._controls.end()
         if self._hearing.asker is not None or self._exchange is not None:
@@ -726,14 +730,14 @@ class Arbiter:
     # -- beside the data
 
     async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> None:
-        """Carry out ``steps`` in one turn. Raises UartError, PortDown, or what the claim says."""
+        """Carry out ``steps`` in one turn. Raises UartError, PortDown, or what the claim raises."""
         with contextlib.closing(await self.turn(claim, accepted)):
             for step in steps:
                 claim.check(math.inf)
                 await self._controls.carry_out(step, claim)
 
     def let_go(self, claim: Claim) -> None:
-        """End what this writer's steps hold."""
+        """End what this writer's steps still hold."""
         self._controls.let_go(claim)
 
     def modem_lines(self) -> ModemLines:
@@ -745,7 +749,7 @@ class Arbiter:
         return trio.current_time() - self._pace.oldest_command() >= PTZ_AGE_LIMIT / 1000 and self._uart.is_held()
 
     def forget_commands(self) -> None:
-        """Take note that what waited in the driver was thrown away."""
+        """Note that what waited in the driver was thrown away."""
         self._pace.forget()
 
     def update_rate(self) -> None:

@@ -1,7 +1,7 @@
-"""Look at what is beside a line's bytes, its modem lines and the errors that its driver counts, for whoever asks.
+"""Look at a line's modem lines and at the errors that its driver counts, while a client wants to know of them.
 
-No driver says when they change without keeping a thread in it, so they are looked at in turns; and only while a client
-wants to know of them, or a port would wake ten times a second for nobody.
+A driver can report changes only to a thread that stays in it, so they are polled; and only while a client wants to
+know, or a port would wake ten times a second in vain.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAUSE: Final = 0.1
 
 
 async def look_beside(uart: Uart, bus: Bus, scope: trio.CancelScope) -> None:
-    """Tell the bus of the modem lines and the errors of ``uart``, until ``scope`` is cancelled: it is closed then."""
+    """Report the modem lines and errors of ``uart`` to the bus, until ``scope`` is cancelled when it is closed."""
     try:
         with scope:
             while True:

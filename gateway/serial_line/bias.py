@@ -1,4 +1,4 @@
-"""Switch a balanced line's bias by a command of the host configuration, for Linux has no call for it."""
+"""Switch a balanced line's bias by a command of the host configuration, because Linux has no call for it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class Bias:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = tuple(command)
         self.state: bool | None = None
-        """The last state that the command confirmed; None while nobody knows."""
+        """The last state that the command confirmed; None while it is unknown."""
         self.trouble = ""
-        """A phrase that says why the state is not the one that was asked for."""
+        """Why the state is not the one that was asked for, as a phrase."""
 
     async def switch(self, on: bool, most: float = _DEADLINE) -> None:
-        """Bring the bias to this state, unless it is known to be there. Never raises: ``state`` tells.
+        """Bring the bias to this state, unless it is known to have it. Never raises: see ``state`` for the result.
 
         The command has ``most`` seconds, if that is less than its own deadline.
         """
         await trio.lowlevel.checkpoint()
         if not self._command:
-            # Whatever the board does, nobody has told us; only to want it on is too much.
+            # The board's bias is unknown, which is fine for "off"; "on" cannot be promised.
             self.trouble = "the host configuration gives no bias command for this port" if on else ""
         elif self.state is not on:
-            # Until the command has ended nobody knows, and a cancellation in between leaves it so.
+            # Unknown until the command has ended; it stays unknown after a cancellation.
             self.state = None
             words = [word.replace("{state}", "on" if on else "off") for word in self._command]
             self.trouble = await _run(words, min(_DEADLINE, most))

@@ -1,7 +1,7 @@
 """Carry out what clients ask of one open device beside their bytes.
 
-Whoever carries out a step has the line already (``Arbiter.control``). What a session holds is over when it is: its
-settings are put back behind what it wrote, its break ends at once. A break ends after LONGEST_BREAK all the same.
+The caller has the line already (``Arbiter.control``). What a session holds ends with the session: its settings are put
+back after what it wrote, and its break ends at once. Any break ends after LONGEST_BREAK.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["Controls"]
 
 
 async def _nothing(_claim: Claim, _values: Mapping[str, str]) -> None:
-    """Hold nothing: a line whose settings nobody keeps."""
+    """Hold nothing, for a line without stored settings."""
     await trio.lowlevel.checkpoint()
 
 
 @final
 class Controls:
-    """What is asked of the open ``uart``; ``configure`` holds settings, and ``put_back`` is told whose are over."""
+    """Requests to the open ``uart``; ``configure`` holds settings, and ``put_back`` ends the hold of a session."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Controls:
         self._configure = configure
         self._put_back = put_back
         self._breaker: Claim | None = None
-        """Who holds the line in break."""
+        """The session that holds the line in break."""
         self._break_ends = math.inf
         self._ended = False
         self._changed = trio.Event()

@@ -1,16 +1,15 @@
 """Run a serial port of this CPU as the device of a port manager: open it, keep it open, set it in place, close it.
 
-Whatever fails is a state that is reported and tried again, at least every two seconds. The tasks are these: ``run``
-opens and reads, ``_watch`` looks at the driver's queue and throws stale commands away, each ``Arbiter.run`` finishes
-what cancelled writers began, and the writers write for themselves. They end in this order: the bus refuses who comes,
-the turn under way is waited for, then the driver's queue, both within 1.5 s, and the descriptor is closed last, so that
-what a client was told is written has left.
+A failure is a state that is reported and tried again, at least every two seconds. These are the tasks: ``run`` opens
+and reads, ``_watch`` looks at the driver's queue and throws stale commands away, each ``Arbiter.run`` finishes what
+cancelled writers began, and the writers write for themselves. This is the order at the end: the bus refuses new
+writers, the turn under way and then the driver's queue may finish, both within 1.5 s, and the descriptor is closed
+last, so that what a client was told is written has left.
 
-A device that is open on demand is closed, and opened again, by ``_live`` within one ``run``; the rules are the same.
-``Bus.sleep`` is called before it drains, so who comes meanwhile waits for the next opening and is not refused.
-
-Settings are brought into force by whoever asks, one after the other, beside all that. What is wanted is ``_line``; what
-is in force, the driver is asked each time: there is no third opinion that could grow old.
+A device on demand is closed and opened again by ``_live`` within one ``run``, by the same rules. ``Bus.sleep`` is
+called before it drains, so that a writer that comes meanwhile waits for the next opening and is not refused. Settings
+are brought into force by the task that asks for it, one request after the other. The wanted settings are ``_line``; for
+those in force the driver is asked each time, and no copy is kept that could be outdated.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ logger = logging.getLogger(__name__)
 _FIRST_RETRY = 0.1
 _LAST_RETRY = 2.0
 _SETTLE = 1.0
-"""Seconds that new line settings wait for the message under way."""
+"""Seconds that new line settings wait for the present message."""
 _CLOSE = 1.5
-"""Seconds that a message under way, and with it what is in the driver, have before the device is closed."""
+"""Seconds for the present message, and for what is in the driver, before the device is closed."""
 _LOOK = 0.25
 """Seconds between looks at the driver's queue."""
 _ASLEEP = "closed until somebody needs it"
@@ -67,7 +66,7 @@ _ASLEEP = "closed until somebody needs it"
 
 @final
 class _Housekeeping:
-    """The claim with which new settings take their turn: it is never stale, and writes nothing."""
+    """The claim for the turn of new settings: it is never stale, and writes nothing."""
 
     traffic = Right(0)
     holder = "the port's settings"
@@ -92,8 +91,8 @@ _HOUSEKEEPING = _Housekeeping()
 class SerialDevice:
     """Serial.Ser# ``number`` on its bus, while ``run()`` runs; ``node`` is the id of this node.
 
-    ``rule`` is that of its turns, if its writers take turns that wait for replies; ``char_gap`` the seconds of quiet
-    behind each character.
+    ``rule`` is the rule of its turns, if its writers have to wait for replies; ``char_gap`` the seconds of quiet after
+    each character.
     """
 
     def __init__(
@@ -111,26 +110,26 @@ class SerialDevice:
         self._prefix = f"Serial.Ser{number}."
         self._config = config
         self._stored = line
-        """The line as Serial.Ser# says."""
+        """The settings of Serial.Ser#."""
         self._held = HeldSettings(config.hardware)
         self._line = line
-        """The line that is wanted: as stored, but for what a session holds."""
+        """The wanted settings: the stored ones, with those that a session holds."""
         self._released = trio.Event()
-        """Set when a session holds its settings no more."""
+        """Set when a session's hold of settings has ended."""
         self._node = node
         self._sharing = Sharing(rule, char_gap)
         self._logger = PortLogger(logger, bus.name)
         self._open: tuple[Uart, Arbiter] | None = None
         self._last: Uart | None = None
-        """The one that was closed last: its driver may not have let go of it."""
+        """The one that was closed last, because its driver may not have let go of it yet."""
         self._adapter: Identity | None = None
-        """The USB adapter that was there first, since the port was enabled."""
+        """The USB adapter that was there first after the port was enabled."""
         self._one_change = trio.Lock()
         self._tried: SerialPort | None = None
-        """The line that was tried last and refused as a whole ..."""
+        """The last settings that were tried, and refused as a whole ..."""
         self._refusals: tuple[Refusal, ...] = ()
         """... and why."""
-        # Of the times that it was open before: see ``totals``.
+        # From earlier openings: see ``totals``.
         self._written = 0
         self._discarded = 0
         self._breaks = 0
@@ -148,9 +147,9 @@ class SerialDevice:
 
     @property
     def totals(self) -> tuple[int, int]:
-        """Bytes that the tty took, and how many of these were thrown away since.
+        """Bytes that the tty took, and how many of them were thrown away later.
 
-        What is missing in a message begun is in neither: its writer's claim is told, which counts it as dropped.
+        Bytes missing at the end of a begun message are in neither: its writer's claim counts them as dropped.
         """
         if self._open is None:
             return self._written, self._discarded
@@ -158,7 +157,7 @@ class SerialDevice:
         return self._written + turns.written, self._discarded + uart.discarded
 
     async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
-        """Set the line in place, after what was written; where the driver refuses anything, all stays as it was."""
+        """Set the line in place, after what was written. If the driver refuses anything, all stays as it was."""
         stored = settings.serial.ports[self._number - 1]
         self._held.forget({line_settings.NAMES[name] for name in line_settings.differing(self._stored, stored)})
         self._stored = stored
@@ -166,34 +165,34 @@ class SerialDevice:
         return await self._bring_into_force()
 
     async def insist(self, names: Collection[str]) -> None:
-        """Try once more what the driver refused; ``not_in_force`` tells what became of it.
+        """Try once more what the driver refused; ``not_in_force`` has the result.
 
-        Of these parameters (``Serial.Ser1.BaudRate``) nothing is held any more.
+        Every hold on these parameters (``Serial.Ser1.BaudRate``) ends.
         """
         self._held.forget({name.rpartition(".")[2] for name in names if name.startswith(self._prefix)})
         self._line = self._held.over(self._stored)
         await self._bring_into_force(again=True)
 
     async def _hold_settings(self, claim: Claim, values: Mapping[str, str]) -> None:
-        """Hold what the rules and the driver take of ``values``, for a session that has the line."""
+        """Hold those ``values`` that the rules and the driver accept, for a session that has the line."""
         before = self._held.values
         if not self._held.take(claim, values, self._stored):
             return
         self._line = self._held.over(self._stored)
-        # The driver refuses a change as a whole; what it did not name is tried again without the rest.
+        # The driver refuses a change as a whole. So leave out the settings that it named, and try the others again.
         while refusals := await self._bring_into_force(has_line=True):
             self._held.restore({refusal.name.removeprefix(self._prefix) for refusal in refusals}, before)
             self._line = self._held.over(self._stored)
 
     def _release_settings(self, claim: Claim) -> None:
-        """Put back what this session held, in a task of our own."""
+        """End the hold of this session; a task of our own puts the settings back."""
         if self._held.holder is claim:
             self._held.forget(self._held.values.keys())
             self._line = self._held.over(self._stored)
             self._released.set()
 
     async def _put_back(self) -> None:
-        """Bring the stored settings into force whenever a session holds its own no more."""
+        """Bring the stored settings into force whenever a session's hold has ended."""
         while True:
             await self._released.wait()
             self._released = trio.Event()
@@ -205,7 +204,7 @@ class SerialDevice:
                 return ()
             uart, turns = self._open
             line = self._line
-            # Another update may come before a refused one is put back: its tree has the refused values still.
+            # Another update may come before a refused one was put back, and its tree still has the refused values.
             if line == self._tried and not again:
                 return self._refusals
             self._tried, self._refusals = None, ()
@@ -221,14 +220,14 @@ class SerialDevice:
                 changed = [line_settings.NAMES[name] for name in line_settings.differing(uart.settings.wanted, line)]
                 self._tried, self._refusals = line, self._named([SettingRefusal(name, busy.why) for name in changed])
             except UartError:
-                return ()  # it is gone; the settings are taken up when it is back
+                return ()  # the device is gone, and takes up the settings when it is back
             finally:
                 turns.update_rate()
                 self._tell(uart)
             return self._refusals
 
     def not_in_force(self) -> tuple[Refusal, ...]:
-        """See PortDevice: what is wanted against what the driver says now."""
+        """See PortDevice: compare the wanted settings with what the driver says now."""
         uart = self._read_back()
         if uart is None:
             return ()
@@ -242,7 +241,7 @@ class SerialDevice:
         return self._named((*uart.settings.refused, *held))
 
     def _read_back(self) -> Uart | None:
-        """Return the open device, with what is in force read back; None where it is away."""
+        """Read back the settings in force and return the open device; None while it is away."""
         if self._open is not None:
             with contextlib.suppress(UartError):
                 self._open[0].settings.read_back(self._line)
@@ -259,7 +258,7 @@ class SerialDevice:
         counters = None
         with contextlib.suppress(UartError):
             if uart is not None:
-                uart.queue.look()  # the more often, the better is known what an unplug takes with it
+                uart.queue.look()  # each look improves the estimate of what an unplugged device takes with it
                 counters = uart.counters()
         return {
             "device": self.path,
@@ -278,7 +277,7 @@ class SerialDevice:
 
     @contextlib.asynccontextmanager
     async def _hold(self, turns: Arbiter) -> AsyncIterator[None]:
-        """Keep writers out, if the line can be had within a second; the old settings may be why it is stuck."""
+        """Keep writers out, if that takes no longer than a second: the old settings may be why the line is stuck."""
         turn = None
         with trio.move_on_after(_SETTLE), contextlib.suppress(PortDown):
             turn = await turns.turn(_HOUSEKEEPING, trio.current_time())
@@ -291,7 +290,7 @@ class SerialDevice:
     async def run(self, unit: Unit) -> None:
         """Open the device, and again whenever it is lost, until the unit's scope is cancelled; then let it drain."""
         unit.began()
-        self._adapter = None  # who enables the port anew has looked at what is there
+        self._adapter = None  # an operator who enables the port accepts the adapter that is there
         self._bus.route(self._node)  # the way to the line ends here, whether or not its device is there
 
         def down(why: str) -> None:
@@ -332,7 +331,7 @@ class SerialDevice:
             finishers.start_soon(self._watch, uart, turns)
             finishers.start_soon(controls.run)
             finishers.start_soon(look_beside, uart, self._bus, beside)
-            # What was set while the driver opened it; a refusal is told by ``not_in_force``.
+            # The settings may have changed while the driver opened it; ``not_in_force`` reports a refusal.
             if uart.settings.wanted != self._line:
                 await self._bring_into_force()
             self._bus.connect(turns)
@@ -357,7 +356,7 @@ class SerialDevice:
             raise DeviceGone(f"{self.path}: the device hung up")
 
     async def _needed(self, unit: Unit) -> None:
-        """Wait until somebody needs the device: closed, it is as wanted."""
+        """Wait until a client needs the device. Meanwhile the unit is up, because closed is as wanted."""
         if not self._bus.needs.value:
             self._bus.sleep(_ASLEEP)
             self._tell_of_sleep(_ASLEEP)
@@ -365,7 +364,7 @@ class SerialDevice:
         await self._bus.needs.wait_for(bool)
 
     async def _end_unneeded(self, turns: Arbiter, needed: trio.CancelScope, watch: trio.CancelScope) -> None:
-        """Put the port to sleep, and cancel ``needed``, when nobody has needed the device for ``close_after``.
+        """When nobody has needed the device for ``close_after`` seconds, put the port to sleep and cancel ``needed``.
 
         ``watch`` ends that, with the device.
         """
@@ -382,23 +381,23 @@ class SerialDevice:
                     return
 
     def _tell_of_sleep(self, what: str) -> None:
-        """Log it as what clients can repeat at will."""
+        """Log it as an event that clients can repeat at will."""
         self._bus.events.log(logging.INFO, "opened on demand", "%s: %s", self.path, what)
 
     async def _watch(self, uart: Uart, turns: Arbiter) -> None:
-        """Look at the driver's queue while the device is open; a pty has none to look at."""
+        """Look at the driver's queue while the device is open; a pty shows none."""
         while uart.queue.is_real and self._open is not None and self._open[0] is uart:
-            with contextlib.suppress(UartError):  # whoever reads meets it too
+            with contextlib.suppress(UartError):  # the reading task meets it too
                 uart.queue.look()
                 if turns.has_stale_command():
                     await self._throw_away_commands(uart, turns)
             await trio.sleep(_LOOK)
 
     async def _throw_away_commands(self, uart: Uart, turns: Arbiter) -> None:
-        """Purge a line that flow control has held for too long: a command must not fire because CTS rises.
+        """Purge a line that flow control has held for too long, so that no stale command fires when CTS rises.
 
-        What waits beside the command goes too. Without one, all waits for as long as flow control likes: whoever
-        prints wants that. Raises UartError.
+        Everything that waits with the command goes too. Without a command all waits for as long as flow control
+        demands, as a printer needs it. Raises UartError.
         """
         async with self._one_change, self._hold(turns):
             # A change of the settings may have purged it meanwhile, or closed it.
@@ -412,12 +411,12 @@ class SerialDevice:
         self._bus.broke(count)
 
     def _tell(self, uart: Uart) -> None:
-        """Tell the bus which settings are in force."""
+        """Report the settings in force to the bus."""
         timing = uart.settings.timing
         self._bus.adjusted(timing.baud_rate, line_settings.in_words(timing), uart.settings.by_name)
 
     async def _drain(self) -> None:
-        """Give what was begun the time to reach the line."""
+        """Give messages that were begun the time to reach the line."""
         if self._open is None:
             return
         uart, turns = self._open
@@ -429,7 +428,7 @@ class SerialDevice:
                 self._logger.warning("%s", exc)
 
     async def _close(self) -> None:
-        """Close it, if it is open, and keep what was counted. It is bounded, and not to be cancelled."""
+        """Close the device, if it is open, and add up its counters, within a bounded time and without cancellation."""
         if self._open is None:
             return
         uart, turns = self._open

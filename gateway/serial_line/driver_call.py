@@ -1,16 +1,16 @@
-"""Run a driver call that may wait, an open or a close, in a thread of its own, and end its wait by a signal.
+"""Run a driver call that may wait (an open or a close) in a thread of its own, and end its wait by a signal.
 
-Where the line does not move, the close of a USB adapter waits 30 s in the kernel, and an open waits for another
-process's close. These waits end when the waiting thread has a signal to handle. Three facts decide how that is done:
+If the line does not move, the close of a USB adapter waits 30 s in the kernel, and an open waits for another process's
+close. Such a wait ends when the waiting thread has a signal to handle. Three facts decide how that is done:
 
-- A signal that nobody handles is ignored, and ends no wait. So there is a handler, which does nothing. Python installs
-  it without SA_RESTART.
+- A signal without a handler is ignored and ends no wait. So there is a handler, which does nothing. Python installs it
+  without SA_RESTART.
 - CPython calls close(2) once, but open(2) again after each EINTR (PEP 475). So a close is interrupted, and an open is
-  abandoned: its thread goes on, and undoes by itself what it got.
-- A signal that comes before the thread waits in the kernel is lost. So it is sent again and again.
+  abandoned: its thread goes on, and itself undoes what it got.
+- A signal that comes before the thread waits in the kernel has no effect. So it is sent repeatedly.
 
-The threads are daemons: an interpreter that ends waits for none, and the kernel's exit ends their waits with SIGKILL.
-They are not trio's own, which are shared, so that a signal could meet the next one's work.
+The threads are daemons: the interpreter does not wait for them at its end, and the exit of the process ends their
+waits. They are not trio's own threads, because those are shared, and a signal could hit the next piece of work.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["DriverCall"]
 T = TypeVar("T")
 
 _SIGNAL: Final = signal.SIGURG
-"""Ignored by whoever does not handle it, so that one too many harms nobody, and no child process."""
+"""Ignored by default, so that a signal too many does no harm, not even to a child process."""
 _FIRST_SIGNALS: Final = (0.002, 0.005, 0.01, 0.02)
 _NEXT_SIGNALS: Final = 0.05
-"""Seconds between signals: the first ones soon, for what is still queued is being sent meanwhile."""
+"""Seconds between signals. The first come soon, because bytes in the queue are being sent meanwhile."""
 
 
 @final
 class DriverCall(Generic[T]):
-    """``call``, begun at once in a thread of its own. It must not touch what other threads use."""
+    """``call``, started at once in a thread of its own. It must not touch what other threads use."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         if threading.current_thread() is threading.main_thread() and signal.getsignal(_SIGNAL) is not _ignore:
@@ -47,7 +47,7 @@ class DriverCall(Generic[T]):
         self._trio = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
         self._lock = threading.Lock()
-        """Held to send a signal: the thread cannot end meanwhile, and its number cannot become another's."""
+        """Held while a signal is sent, so that the thread cannot end meanwhile and its number cannot be reused."""
         self._returned = False
         self._undo: Callable[[T], object] | None = None
         self._error: BaseException | None = None
@@ -73,14 +73,14 @@ class DriverCall(Generic[T]):
         return self._returned
 
     async def result(self) -> T:
-        """Wait until the call has returned; return what it did, or raise that. A cancellation leaves it running."""
+        """Wait until the call has ended; return its result, or raise its error. A cancellation leaves it running."""
         await self._ended.wait()
         if self._error is not None:
             raise self._error
         return self._value
 
     async def interrupted(self) -> None:
-        """Wait until the call has returned, and end each wait of it by a signal; the caller bounds this."""
+        """Interrupt the call by signals until it has returned; the caller bounds this."""
         pauses = iter(_FIRST_SIGNALS)
         while not self._ended.is_set():
             with trio.move_on_after(next(pauses, _NEXT_SIGNALS)):
@@ -95,7 +95,7 @@ class DriverCall(Generic[T]):
                 signal.pthread_kill(self._thread.ident, _SIGNAL)
 
     def abandon(self, undo: Callable[[T], object]) -> None:
-        """Let ``undo`` do away with the result, now or in the thread once there is one."""
+        """Undo the result by ``undo``, now, or in the thread when the call returns."""
         with self._lock:
             if not self._returned:
                 self._undo = undo

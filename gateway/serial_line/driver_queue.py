@@ -1,10 +1,10 @@
-"""Know what waits in the driver of one open tty: wait for it, and guess it when nobody can be asked any more.
+"""Tell how many bytes wait in the driver of one open tty, wait for them, and estimate them after the device has gone.
 
-Waiting is looking again and again: the kernel has no event for an empty queue, and ``tcdrain`` would wait for ever
-where flow control holds the line. Beyond the queue is a FIFO, which some drivers tell of and others do not.
+A wait has to poll: the kernel has no event for an empty queue, and ``tcdrain`` would wait for ever while flow control
+holds the line. Beyond the queue is a FIFO, which some drivers report and others do not.
 
-``Tty.unsent`` counts what was written since the driver was last seen empty. That is the most that can be waiting, and
-with the last look at the queue all that is known of a device that was unplugged.
+``Tty.unsent`` counts what was written since the driver was last seen empty. That is the most that can be waiting. With
+the last look at the queue, it is all that is known of a device that was unplugged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LONGEST_LOOK: Final = 0.1
 
 @final
 class _Look(NamedTuple):
-    """An answer of the driver about its queue, with its time."""
+    """An answer of the driver about its queue, with the time."""
 
     time: float
     waiting: int
@@ -50,11 +50,11 @@ class DriverQueue:
         self._timing = timing
         self._seen = _Look(trio.current_time(), 0, 0, moving=True)
         self.still_since = trio.current_time()
-        """When the queue was last seen empty, moving, or filled: it has stood still since, if it did not for longer."""
+        """When the queue was last seen empty or moving, or was filled: it may have stood still since then."""
 
     @property
     def is_real(self) -> bool:
-        """True where the driver tells of its queue: a pty never shows what waits."""
+        """True where the driver reports its queue; a pty never shows what waits."""
         return not self._tty.is_pty
 
     def waiting(self) -> int:
@@ -62,7 +62,7 @@ class DriverQueue:
         return self._tty.queued()
 
     def patience(self) -> float:
-        """Return how many seconds what waits may take to be on the line, where the line moves."""
+        """Return the most seconds that a moving line needs for what waits."""
         return line_time(self._timing(), self._tty.queued() + _FIFO_CHARACTERS) + _GRACE
 
     async def emptied(self, seconds: float) -> bool:
@@ -75,7 +75,7 @@ class DriverQueue:
         return False
 
     async def _shifted_out(self) -> None:
-        """Wait for the FIFO: until the driver says it is empty, or as long as that can take. A pty has none."""
+        """Wait until the driver reports an empty FIFO, or the time for a full FIFO is over. A pty has none."""
         await trio.lowlevel.checkpoint()
         if not (unsent := self._tty.unsent):
             return
@@ -89,7 +89,7 @@ class DriverQueue:
         return min(max(line_time(self._timing(), characters), _SHORTEST_LOOK), _LONGEST_LOOK)
 
     def look(self) -> None:
-        """Ask how much waits. To be called a few times a second, for the time when the device is gone."""
+        """Ask how much waits. Call it a few times a second, for the estimate when the device is gone."""
         unsent = self._tty.unsent
         if not unsent:
             self._sent(0)
@@ -97,7 +97,7 @@ class DriverQueue:
         before, now, waiting = self._seen, trio.current_time(), self._tty.queued()
         written = unsent - before.unsent
         if waiting or before.waiting or written:
-            # Of a queue that is seen for the first time nobody knows; what was written before it may be what moved.
+            # Unknown for a queue that is seen for the first time: what was written before may be what moved.
             moving = not waiting or (before.waiting > 0 and waiting < before.waiting + written)
             self._seen = _Look(now, waiting, unsent, moving)
             if moving or not before.waiting:
@@ -106,15 +106,15 @@ class DriverQueue:
             self._sent(unsent)  # the queue has been empty for longer than the FIFO takes
 
     def _sent(self, unsent: int) -> None:
-        """Take note that what was unsent then is on the line; more may have been written since."""
+        """Note that the bytes unsent at that look are on the line; more may have been written since."""
         self._tty.unsent -= unsent
         self.still_since = trio.current_time()
         self._seen = _Look(self.still_since, 0, 0, moving=True)
 
     def left_behind(self) -> int:
-        """Return how many bytes waited when the device went: those seen last, less what the line carried since.
+        """Return how many bytes waited when the device went: those seen last, minus what the line carried since.
 
-        Exact where the line stood still; a pty never shows what waits.
+        It is exact if the line stood still; a pty never shows what waits.
         """
         if self._tty.is_pty:
             return 0

@@ -1,7 +1,7 @@
-"""Hand what one line says to whom it belongs: to everybody, or in a turn under a rule to the one who asked.
+"""Hand what one line says to the right readers: to all, or in a turn under a rule only to the asker's.
 
-The bus is told where the bytes of a turn begin and end, for a link has to tell its CPU whose they are. Each turn ends
-once in ``Sharing``'s account: when its reply is over, or its asker cannot have it any more.
+The bus is told where the bytes of a turn begin and end, because a link must tell its CPU whose they are. ``Sharing``
+counts each turn once: when its reply is over, or its asker cannot get it any more.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ __all__ = ["Hearing"]
 
 @final
 class Hearing:
-    """Whose the next bytes of the line are, as ``sharing``'s rule has it; ``bus`` hands them out."""
+    """Decides by ``sharing``'s rule whose the next bytes of the line are; ``bus`` hands them out."""
 
     def __init__(self, bus: Bus, sharing: Sharing) -> None:
         self._bus = bus
         self._sharing = sharing
         self.asker: Claim | None = None
-        """Whose the reply is; None where there is none, or not any more."""
+        """The asker of the reply; None where no reply is due, or its asker has gone."""
         self.is_marked = False
-        """The bus was told that what the line says belongs to the asker, or to nobody."""
+        """The bus was told that what comes is for the asker, or for nobody."""
         self.since = 0.0
-        """When the turn was taken that is the last."""
+        """When the last turn was taken."""
 
     def begin(self, asker: Claim) -> None:
         """Begin the turn of a request."""
@@ -41,19 +41,19 @@ class Hearing:
             self._mark(asker)
 
     def isolate(self) -> None:
-        """Have only monitors hear what comes next. Idempotent."""
+        """Let only monitors hear what comes next. Idempotent."""
         if not self.is_marked or self.asker is not None:
             self._mark(None)
 
     def say(self, data: bytes) -> None:
-        """Hand out what comes while no exchange tells whose it is."""
+        """Hand out bytes that belong to no exchange."""
         if self.is_marked:
             self._bus.deliver_in_turn(data, self.asker)
         else:
             self._bus.deliver(data)
 
     def tell(self, heard: list[tuple[Audience, bytes]], ending: Ending | None) -> None:
-        """Hand out what was heard in an exchange that by then has this ``ending``, if it has one."""
+        """Hand out what was heard in an exchange, which has this ``ending`` by then, if any."""
         for audience, data in heard:
             if audience is Audience.EVERYBODY and ending is not None:
                 self.end(ending)
@@ -63,7 +63,7 @@ class Hearing:
                 self._bus.deliver_in_turn(data, self.asker if audience is Audience.ASKER else None)
 
     def answered(self, ending: Ending) -> None:
-        """Count the turn, whose reply is over, and tell the bus. Idempotent."""
+        """Count the turn and tell the bus: its reply is over. Idempotent."""
         if self.asker is not None:
             self._sharing.ended(self.asker.holder, ending)
             self.end(ending)

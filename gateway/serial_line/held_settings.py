@@ -1,8 +1,8 @@
-"""Keep the line settings that one session holds over those of Serial.Ser#, which stay what param.cgi lists and stores.
+"""Keep the line settings that one session holds in place of those of Serial.Ser#, which param.cgi still lists.
 
 What must hold
-    One session at a time holds settings; another is answered with what is in force. Where an admin sets a parameter,
-    also to the value that it has, the hold of that parameter is over.
+    Only one session at a time holds settings; another one's request changes nothing. When an admin sets a parameter,
+    even to the value that it has, the hold on that parameter ends.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class HeldSettings:
         """Texts by the contract's names: ``{"BaudRate": "19200"}``."""
 
     def over(self, stored: SerialPort) -> SerialPort:
-        """Return the line that is wanted."""
+        """Return the wanted line: ``stored``, with the held values."""
         return self._applied(stored, self.values)[0] if self.values else stored
 
     def take(self, claim: Claim, values: Mapping[str, str], stored: SerialPort) -> bool:
-        """Hold what the rules allow of ``values``; return whether anything is held that was not."""
+        """Hold those ``values`` that the rules allow; return whether the held values have changed."""
         if self.holder not in (None, claim):
             return False
         refused = self._applied(stored, {**self.values, **values})[1]
@@ -50,13 +50,13 @@ class HeldSettings:
         return self.values != before
 
     def restore(self, names: Collection[str], before: Mapping[str, str]) -> None:
-        """Hold these as ``before``, since the driver does not take them."""
+        """Hold these values as ``before``, because the driver refused the new ones."""
         held = {name: before.get(name) if name in names else value for name, value in self.values.items()}
         self.values = {name: value for name, value in held.items() if value is not None}
         self.holder = self.holder if self.values else None
 
     def forget(self, names: Collection[str]) -> bool:
-        """Hold these no more; return whether any of them was held."""
+        """Stop holding these values; return whether any of them was held."""
         held = self.values.keys() & names
         self.values = {name: value for name, value in self.values.items() if name not in held}
         if not self.values:
@@ -76,5 +76,5 @@ class HeldSettings:
         return update.settings.serial.ports[0], refused
 
     def status(self) -> dict[str, object]:
-        """Return what is held, and by whom."""
+        """Return what is held, and its holder, for the status."""
         return {"holder": None if self.holder is None else self.holder.holder, "values": dict(self.values)}

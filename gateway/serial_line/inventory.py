@@ -1,6 +1,6 @@
 """Take stock of the serial devices of this machine from sysfs and proc, without opening any of them.
 
-To open a port raises its modem lines, which resets many boards: so nothing here asks a device itself.
+Opening a port raises its modem lines, which resets many boards. So nothing here asks a device itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Found", "serial_devices"]
 @final
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One serial device as it is found: ``path`` is ``/dev/ttyUSB0``; the other names are empty where it has none."""
+    """A serial device: ``path`` is ``/dev/ttyUSB0``; names that it does not have are empty."""
 
     path: str
     driver: str
@@ -31,7 +31,7 @@ class Found:
     by_id: str
     by_path: str
     users: tuple[str, ...]
-    """Who has it open, as ``getty (812)``, as far as this process may see."""
+    """The processes that have it open, such as ``getty (812)``, as far as this process may see."""
     console: bool
     """The kernel writes its messages there."""
     mode: str
@@ -39,7 +39,7 @@ class Found:
 
     @property
     def name(self) -> str:
-        """The name to put into a configuration: the one that stays its own."""
+        """The name to put into a configuration: the most stable one."""
         return self.by_id or self.by_path or self.path
 
 
@@ -55,12 +55,12 @@ def serial_devices(root: Path = Path("/")) -> tuple[Found, ...]:
     users = dict(_users(root / "proc"))
     found = []
     for name in names:
-        # A pty and a virtual terminal have no device behind them; a UART that is not there has the type 0.
+        # A pty and a virtual terminal have no device behind them, and a UART without hardware has the type 0.
         driver = _driver(ttys / name / "device")
         path = root / "dev" / name
         if not driver or _read(ttys / name / "type") == "0" or not path.exists():
             continue
-        # Where two adapters have one serial number they share one link by-id, which leads to one of them.
+        # Two adapters with the same serial number share one by-id link, which leads to only one of them.
         found.append(
             Found(
                 str(path),
@@ -86,7 +86,7 @@ def _driver(device: Path) -> str:
 
 
 def _in_order(name: str) -> tuple[str, int]:
-    """Put ttyUSB10 behind ttyUSB9."""
+    """Return the key that sorts ttyUSB10 after ttyUSB9."""
     letters = name.rstrip("0123456789")
     return letters, int(name[len(letters) :] or 0)
 
@@ -105,7 +105,7 @@ def _users(proc: Path) -> Iterator[tuple[str, list[str]]]:
                 target = os.readlink(descriptor.path)
                 if "/dev/tty" in target and who not in found.setdefault(target, []):
                     found[target].append(who)
-        except OSError:  # it has ended, or is not ours to look into
+        except OSError:  # the process has ended, or may not be inspected by this user
             continue
     yield from found.items()
 

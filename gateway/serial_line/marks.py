@@ -1,11 +1,11 @@
-"""Take apart what a tty with PARMRK reads: the bytes that the line said, and the breaks between them.
+"""Split what a tty with PARMRK reads into the bytes of the line, and the breaks between them.
 
-With PARMRK, and without INPCK, the kernel (n_tty) writes a break as FF 00 00 and a byte FF as FF FF; all others stand
-for themselves, those with a wrong parity or a missing stop bit too. Without PARMRK a break is a NUL, and so is an
+With PARMRK, and without INPCK, the kernel (n_tty) writes a break as FF 00 00 and a byte FF as FF FF. All other bytes
+stay as they are, also those with a wrong parity or a missing stop bit. Without PARMRK a break is a NUL, and so is an
 overrun: bytes that nobody sent.
 
-One thing cannot be told apart: a byte FF with an error is not doubled, and two NULs after it look like a break. What
-else follows such a byte is read as it came.
+One case is ambiguous: a byte FF with an error is not doubled, so two NULs after it look like a break. Anything else
+after such a byte is read as it came.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Unmarker:
 
     def __init__(self) -> None:
         self._begun = b""
-        """What may be the beginning of a mark: nothing, FF, or FF 00."""
+        """The possible beginning of a mark: nothing, FF, or FF 00."""
 
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """Return the bytes of the line in ``data``, and how many breaks were in it."""
@@ -50,6 +50,6 @@ class Unmarker:
         return bytes(said), breaks
 
     def flush(self) -> bytes:
-        """Return what was held back, where the rest of it does not come: a byte FF with an error."""
+        """Return what was held back when no more comes: it was a byte FF with an error."""
         begun, self._begun = self._begun, b""
         return begun

@@ -1,11 +1,11 @@
-"""Know how much is ahead of the wire, and when the next write to a device may begin.
+"""Tell how much still waits for the wire, and when the next write to a device may begin.
 
-A kernel takes 4095 bytes before it lets anybody wait, an adapter's driver more: seconds of line that no command can
-overtake. So what is written is counted at the line's rate, and nothing is written while more than ``AHEAD`` of it is
-still to be carried. With nobody before it a write costs no system call more: TIOCOUTQ is asked only where the count
-says that something waits, or where flow control may hold the line, which no count can know.
+The kernel takes 4095 bytes before a writer has to wait, and an adapter's driver takes more: seconds of line that no
+command can overtake. So what is written is counted at the line's rate, and nothing is written while more than ``AHEAD``
+of it is still to be carried. A write to an idle line costs no extra system call: TIOCOUTQ is asked only if the count
+says that something waits, or if flow control may hold the line, which no count can know.
 
-A pty has no rate, and takes what its reader takes; neither has a device that is no UART (``paced = false``).
+A pty has no rate and takes what its reader takes. A device that is no UART has none either (``paced = false``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["AHEAD", "Pace"]
 
 AHEAD: Final = 0.02
-"""Seconds of line that may wait before a write: enough to keep the wire busy while the next writer is woken."""
+"""Seconds of line that may wait when a write begins: enough to keep the wire busy while the next writer is woken."""
 _HELD_LOOK: Final = 0.1
 """Seconds between two looks at a line that flow control holds, at most."""
 _SHORTEST: Final = 0.001
@@ -33,18 +33,18 @@ _SHORTEST: Final = 0.001
 
 @final
 class Pace:
-    """The way to the wire of one open device."""
+    """The bytes of one open device on their way to the wire."""
 
     def __init__(self, uart: Uart) -> None:
         self._uart = uart
         self.is_paced = uart.is_paced
         self._busy_until = trio.current_time()
-        """When all that was written will have been carried, as the line's rate has it."""
+        """When everything that was written will have left the wire, by the line's rate."""
         self._unproved = False
-        """Something was written since the driver was last known to have carried all."""
+        """Something was written since the driver was last known to be empty."""
         self._written = 0
         self._commands: deque[tuple[int, float]] = deque()
-        """Of each command that the driver may still have: where it ends in all that was written, and its time."""
+        """For each command that the driver may still have: where it ends among all written bytes, and its time."""
         self.update_rate()
 
     def update_rate(self) -> None:
@@ -59,7 +59,7 @@ class Pace:
         return 1 / self.bytes_per_second
 
     def forget(self) -> None:
-        """Take note that what waited was thrown away."""
+        """Note that what waited was thrown away."""
         self._busy_until = trio.current_time()
         self._unproved = False
         self._commands.clear()
@@ -71,7 +71,7 @@ class Pace:
         self._written += count
 
     def wrote_command(self, accepted: float) -> None:
-        """Take note that what was just counted belongs to a command of this time."""
+        """Note that the bytes just counted belong to a command of this time."""
         self._commands.append((self._written, accepted))
 
     def oldest_command(self) -> float:
@@ -84,7 +84,7 @@ class Pace:
         return min((accepted for _, accepted in self._commands), default=math.inf)
 
     def clear_at(self, now: float) -> float:
-        """Return when all that was written has left the wire, at the line's rate; ``now`` where that is past."""
+        """Return when everything that was written has left the wire, by the line's rate; ``now`` if that is past."""
         return max(self._busy_until, now)
 
     def ahead(self, now: float) -> float:
@@ -92,7 +92,7 @@ class Pace:
         return max(self._busy_until - now, 0.0) if self.is_paced else 0.0
 
     def wait(self, now: float) -> float:
-        """Return the seconds until a write may begin, or until this should be asked again; 0 where it may now."""
+        """Return the seconds until a write may begin, or until this should be called again; 0 if it may begin now."""
         if not self.is_paced:
             return 0.0
         ahead = self._busy_until - now
@@ -100,11 +100,12 @@ class Pace:
             return ahead - AHEAD
         if not self._unproved or not self._flow_control:
             return 0.0
-        # By the count it is carried; a line that is held has not moved, and nothing may pile up behind it.
+        # By the count the wire is free. But a line that flow control holds has not moved, and nothing may pile up
+        # there.
         try:
             waiting = self._uart.queue.waiting() / self.bytes_per_second
         except UartError:
-            return 0.0  # whoever writes meets it
+            return 0.0  # the write meets it
         if ahead <= 0 and not waiting:
             self._unproved = False
         if waiting <= 2 * AHEAD:
@@ -112,9 +113,9 @@ class Pace:
         return min(max(waiting - AHEAD, _SHORTEST), _HELD_LOOK)
 
     def room_in(self, count: int) -> float:
-        """Return the seconds after which a driver that is full may take ``count`` bytes more of a message.
+        """Return the seconds after which a full driver may take ``count`` bytes more of a message.
 
-        To wait until it says that it is writable would leave the line idle in mid-message: it says so when it is
-        nearly empty.
+        Waiting until it is writable would leave the line idle in mid-message, because that is only when it is nearly
+        empty.
         """
         return min(max(count / self.bytes_per_second, _SHORTEST), _HELD_LOOK)
