@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import secrets
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -16,6 +16,7 @@ from gateway.demo.cpu import Cpu, Login
 from gateway.demo.examples import afar, at_the_owner
 from gateway.host.sdnotify import Notifier
 from gateway.remote_port.keygen import strong_key
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ _STOP: Final = 1.0
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chain:
     """The CPUs of the demo, from the owner of the lines to the far one."""
 

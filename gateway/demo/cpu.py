@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from gateway.host.config import Config, HttpConfig, SerialConfig, TcpConfig
 from gateway.state.users import Users
+from protocol.frozen import frozen
 from protocol.parameters.hardware import ManagerHardware
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _HOST: Final = "127.0.0.1"
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Login:
     """The user who may log in at every CPU, and the key of the links between them."""
 
@@ -28,7 +28,7 @@ class Login:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Cpu:
     """A CPU with a port manager for each of ``tcp_ports``, on which its TCP clients connect.
 

@@ -10,8 +10,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from gateway.demo.cpu import Cpu
@@ -26,7 +27,7 @@ _PAN: Final = bytes.fromhex("ff010051000052")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Example:
     """A command for a shell, and a description of it."""
 

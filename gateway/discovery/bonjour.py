@@ -30,6 +30,7 @@ from gateway.tasks.event_log import EventLog
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
 from gateway.tasks.watch import Cell
+from protocol.frozen import frozen
 from protocol.link.advert import Advert, Candidate, on_link
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _Voice(NamedTuple):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Situation:
     """What our ports want, and the links that the host has. ``looks`` counts the requests to look again."""
 

@@ -10,11 +10,12 @@ import contextlib
 import socket
 import struct
 import sys
-from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interface:
     """An interface that has a carrier and does multicast, and is not the loopback.
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ class MdnsError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServiceRecord:
     """A service as multicast DNS has it: ``name`` is the instance's, ``host`` that of the SRV record, without domain.
 

@@ -7,11 +7,12 @@ opened here: a device or an address need not exist yet.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
 from gateway import __version__
+from protocol.frozen import frozen
 from protocol.http.credentials import Algorithm
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, SerialHardware
@@ -43,7 +44,7 @@ __all__ = [
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class HttpConfig:
     """The HTTP server: where it listens, and how callers prove who they are.
 
@@ -66,7 +67,7 @@ class HttpConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class TcpConfig:
     """The addresses that the ports' own listeners bind."""
 
@@ -76,7 +77,7 @@ class TcpConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class PtzConfig:
     """The users and groups that the PTZ sockets serve, by name; root and the daemon's own user and group come first."""
 
@@ -85,7 +86,7 @@ class PtzConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ControlConfig:
     """The users and groups of this host, by name, that may use the control socket, as admins or as viewers.
 
@@ -98,7 +99,7 @@ class ControlConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemoteConfig:
     """The policy for remote ports: without a key, and when a server gives a new key.
 
@@ -113,7 +114,7 @@ class RemoteConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class BonjourConfig:
     """What our announcements contain: with ``name`` also the node's name, beside its id."""
 
@@ -121,7 +122,7 @@ class BonjourConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class SerialConfig:
     """One serial line: its device, what its hardware can do, and the command that switches its bias.
 
@@ -146,7 +147,7 @@ class SerialConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class TtyConfig:
     """The ttys of one port for programs: their names, and the mode and group of each."""
 
@@ -159,7 +160,7 @@ class TtyConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogConfig:
     """The file that logs what the line says (None: none), and the size in bytes at which a new file is begun."""
 
@@ -168,7 +169,7 @@ class LogConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModbusTcpConfig:
     """Where Modbus TCP masters reach a port, and the ``units`` that they may ask there; empty means all units."""
 
@@ -177,7 +178,7 @@ class ModbusTcpConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rfc2217Config:
     """Where RFC 2217 clients reach a port, and their rights beside reading and writing."""
 
@@ -189,7 +190,7 @@ class Rfc2217Config:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class TlsConfig:
     """Where clients reach a port over TLS, and the file of the certificates that vouch for theirs."""
 
@@ -198,7 +199,7 @@ class TlsConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChainedConfig:
     """The rights of clients at other CPUs on this CPU's line, beside reading and writing."""
 
@@ -209,7 +210,7 @@ class ChainedConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class PortConfig:
     """How the clients of one port, by TCP or WebSocket, share it, beside its ManagerHardware."""
 
@@ -240,7 +241,7 @@ class PortConfig:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Config:
     """The whole configuration. ``serial[0]`` is Ser1, ``managers[0]`` is P0."""
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, final
 
 from gateway.host.config_file import ConfigError, load
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ AT_ONCE: Final = frozenset(
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reload:
     """The configuration after ``count`` SIGHUPs; ``config`` is the last file without errors."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from gateway.host.config_file import RATES
 from protocol.endpoint import Endpoint
+from protocol.frozen import frozen
 from protocol.parameters.settings import DATA_BITS, FAST_RATES, SECONDS, SLOW_RATES, TCP_PORT
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Ser2netError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Value:
     """A value: text, or the pairs of a mapping, or the items of a list; ``anchor`` is the name it was given."""
 

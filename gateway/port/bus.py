@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import trio
@@ -28,6 +28,7 @@ from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.tasks.event_log import EventLog
 from gateway.tasks.watch import Cell
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,7 +54,7 @@ _WORDS: Final = re.compile(r"(\d+) ([5-8])([NOEMS])([12])(?: (.*))?$")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class PortStatus:
     """The state of a port: everything that changes seldom, as one value to follow."""
 

@@ -6,9 +6,9 @@ of another. A writer cannot tell which one it has, except by what only a tty can
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
+from protocol.frozen import frozen
 from protocol.link.reasons import Reason
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class LineError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ModemLines:
     """The modem lines; True is asserted. DTR and RTS are ours, the others the peer's."""
 

@@ -19,10 +19,10 @@ service that is not there, and none connects to a service that is about to stop.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from protocol.endpoint import Endpoint
+from protocol.frozen import frozen
 from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ServiceKind(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Device:
     """The device behind the port: Serial.Ser# or RemotePort.R#, by ``number``."""
 
@@ -83,7 +83,7 @@ class Device:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Serve:
     """A service; its clients stay connected while it runs, whatever its listeners do."""
 
@@ -103,7 +103,7 @@ _FOR = {
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listen:
     """A TCP listener of one of the servers, on one address of the host."""
 
@@ -116,7 +116,7 @@ class Listen:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class PtzSocket:
     """One of the two Unix sockets that PTZ drivers connect to."""
 
@@ -127,7 +127,7 @@ class PtzSocket:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProgramTty:
     """A tty for programs under the name ``path``, with the mode and, where it is named, the group of its device."""
 
@@ -140,7 +140,7 @@ class ProgramTty:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dial:
     """A generic TCP connection to another host."""
 
@@ -152,7 +152,7 @@ class Dial:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Announce:
     """The announcement that the remote port server listens on a TCP port, with a key or without."""
 

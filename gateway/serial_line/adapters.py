@@ -11,9 +11,10 @@ import grp
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ _USB_TTY: Final = re.compile(r"tty(USB|ACM)[0-9]+")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """The facts in sysfs about a USB adapter, and about the one of its ports that a tty is."""
 

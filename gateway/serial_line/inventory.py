@@ -6,11 +6,11 @@ Opening a port raises its modem lines, which resets many boards. So nothing here
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from gateway.serial_line.adapters import identity_of, links
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ __all__ = ["Found", "serial_devices"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """A serial device: ``path`` is ``/dev/ttyUSB0``; names that it does not have are empty."""
 

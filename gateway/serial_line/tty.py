@@ -22,7 +22,7 @@ import fcntl
 import os
 import struct
 import termios
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, final
 
 from gateway.port.line import LineError, ModemLines
@@ -30,6 +30,7 @@ from gateway.serial_line import cdc_acm
 from gateway.serial_line import settings as line_settings
 from gateway.serial_line.adapters import group_of
 from gateway.serial_line.cdc_acm import Transfers
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,7 +81,7 @@ class DeviceGone(UartError):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Counters:
     """The driver's own counters, since it was loaded (Linux, ``struct serial_icounter_struct``)."""
 

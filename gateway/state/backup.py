@@ -16,8 +16,9 @@ import json
 import re
 import tarfile
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ class BackupError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class About:
     """Where a backup was made: ``machine`` is the mark of the machine, empty where it has none."""
 
@@ -64,7 +65,7 @@ class About:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Backup:
     """A backup that was read: where it was made, and its files by their names."""
 

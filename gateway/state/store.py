@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import trio
 
 from gateway.state import atomic_file
 from gateway.tasks.watch import Cell
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class StoreError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Published:
     """The tree in force; ``version`` counts the changes since the start."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 from gateway.state import atomic_file
+from protocol.frozen import frozen
 from protocol.http.credentials import Algorithm, stored_hash
 from protocol.parameters.roles import Role
 
@@ -48,7 +49,7 @@ class UserError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class User:
     """A user; ``hashes`` are RFC 7616's H(A1) in the realm of the file."""
 
@@ -60,7 +61,7 @@ class User:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class _UserFile:
     """The content of the file; ``kept`` are comments and lines that could not be used, which a rewrite keeps."""
 

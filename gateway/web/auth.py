@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -18,6 +18,7 @@ import trio
 from gateway.tasks.audit import FirstLogins, audit
 from gateway.tasks.event_log import EventLog
 from gateway.web.message import Request, Response, explain
+from protocol.frozen import frozen
 from protocol.http.credentials import Algorithm, parse_credentials
 from protocol.http.digest import POLICIES, Authenticator, Verdict, advice
 from protocol.http.login_limit import LoginLimit
@@ -40,7 +41,7 @@ _NO_USERS = (
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Caller:
     """The caller of a request, after its login; without a name where no login was required."""
 

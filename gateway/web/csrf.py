@@ -17,9 +17,10 @@ Scripts and camera software send none of these headers, and pass. Their Host is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from gateway.web.message import Request
@@ -32,7 +33,7 @@ _PORT = re.compile(r":[0-9]*$")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Site:
     """This node as browsers know it: its name, and the public ``origins`` ("https://serial.example") of proxies."""
 

@@ -35,6 +35,7 @@ from gateway.web.forwarded import from_client, is_trusted
 from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.pace import Pace, PacedStream
 from gateway.web.prefixed_stream import PrefixedStream
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from gateway.clients.connections import ClientConnection
@@ -59,7 +60,7 @@ _ALWAYS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class HttpLimits:
     """The most that one connection may cost: sizes in bytes, times in seconds."""
 
@@ -91,7 +92,7 @@ Secure: TypeAlias = Callable[[trio.abc.HalfCloseableStream], Awaitable[trio.abc.
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Held:
     """What a connection holds at the server that accepted it: its place, and its count among all connections."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ _ORIGIN = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class LocalCaller:
     """A user of this host at the control socket: ``user 1000``, and the role that [control] gives."""
 
@@ -32,7 +33,7 @@ class LocalCaller:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A request, read whole."""
 
@@ -84,7 +85,7 @@ class Request:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Response:
     """An answer. A 204 has no body."""
 
@@ -101,7 +102,7 @@ class Response:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Handover:
     """An answer that ends HTTP on its connection: ``take`` has the stream from here on, and may close it."""
 

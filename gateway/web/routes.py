@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 import trio
@@ -26,6 +26,7 @@ from gateway.web.csrf import Site
 from gateway.web.message import Handover, Request, Response, explain
 from gateway.web.pages import PAGES, page
 from gateway.web.websocket_handshake import offers_binary, refusal, replayed
+from protocol.frozen import frozen
 from protocol.http.apidiscovery import discovery_answer, internal_error_answer
 from protocol.http.param_cgi import (
     PARAM_PATHS,
@@ -90,7 +91,7 @@ class Port(Protocol):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Backend:
     """The parts of the gateway that requests use; ``ports[n]`` is PortManager.Pn."""
 
@@ -132,7 +133,7 @@ Handler: TypeAlias = Callable[["Routes", Request, Caller], Awaitable[Response | 
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """A path's handler, the least role that may use it, and its methods (none: all of them)."""
 
@@ -145,7 +146,7 @@ class Route:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Routes:
     """Answers requests. ``site`` makes the cross-site check of requests that change something; None turns it off."""
 

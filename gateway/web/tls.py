@@ -13,7 +13,6 @@ import hashlib
 import logging
 import re
 import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -21,6 +20,7 @@ import trio
 from gateway.port.log import PortLogger
 from gateway.state import atomic_file
 from gateway.web.tls_stream import TlsStream
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ class CertificateError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Certificate:
     """A certificate with its key, proven to belong together.
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import enum
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias, TypeVar, final
+
+from protocol.frozen import frozen
 
 __all__ = ["APIS", "Api", "DiscoveryError", "discovery_answer", "internal_error_answer"]
 
@@ -19,7 +21,7 @@ _VERSION = "1.0"
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Api:
     """An entry of the list; its fields are in the order of the answer."""
 

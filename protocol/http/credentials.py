@@ -12,9 +12,11 @@ import binascii
 import enum
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeAlias, final
 from urllib.parse import unquote
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +57,7 @@ def stored_hash(algorithm: Algorithm, name: str, realm: str, password: str) -> s
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class BasicCredentials:
     """A name and the password itself."""
 
@@ -64,7 +66,7 @@ class BasicCredentials:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class DigestCredentials:
     """A name and the proof of a password.
 

@@ -23,10 +23,10 @@ from __future__ import annotations
 import enum
 import hmac
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 from urllib.parse import unquote_to_bytes
 
+from protocol.frozen import frozen
 from protocol.http.credentials import Algorithm, BasicCredentials, DigestCredentials, stored_hash
 from protocol.http.nonces import Ledger
 from protocol.parameters.settings import AuthenticationPolicy
@@ -48,7 +48,7 @@ class Scheme(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Offer:
     """The schemes that a policy takes over plain HTTP and over TLS, the preferred one first."""
 

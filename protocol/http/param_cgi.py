@@ -10,10 +10,10 @@ itself, as in an HTML form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
 from urllib.parse import quote, unquote_to_bytes
 
+from protocol.frozen import frozen
 from protocol.parameters.roles import Role
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ PARAM_PATHS: Mapping[str, Role] = {
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListRequest:
     """List the parameters of ``groups`` (groups, single names or wildcards, as typed); none means all."""
 
@@ -68,7 +68,7 @@ class ListRequest:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListDefinitionsRequest:
     """Describe the parameters of ``groups`` as XML; none means all."""
 
@@ -77,7 +77,7 @@ class ListDefinitionsRequest:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class UpdateRequest:
     """Set parameters, in the order of the request; bare second names are already completed."""
 
@@ -86,7 +86,7 @@ class UpdateRequest:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class InvalidRequest:
     """A request that has no clear meaning; ``why`` says what is wrong and what is required."""
 

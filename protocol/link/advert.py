@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TYPE_CHECKING, Final, final
 
+from protocol.frozen import frozen
 from protocol.link.identity import MAX_NAME
 from protocol.link.port_state import has_controls
 
@@ -34,7 +34,7 @@ _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Advert:
     """One port that a node offers to its neighbours.
 
@@ -102,7 +102,7 @@ class Advert:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """A server that was seen: what it says of itself, and where it listens (numeric addresses, the best first)."""
 

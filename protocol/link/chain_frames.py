@@ -7,9 +7,9 @@ to nothing cost nobody more than any other frame.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
+from protocol.frozen import frozen
 from protocol.link.header import Parts
 
 __all__ = ["CHAIN", "MAX_TREE", "Picture", "Survey"]
@@ -25,7 +25,7 @@ _NUMBER: Final = struct.Struct("!I")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Survey:
     """The question what the chain looks like on the peer's side of this link.
 
@@ -48,7 +48,7 @@ class Survey:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Picture:
     """The answer to the Survey of that ``number``: the ``tree`` of ``chain_tree``, 1 to MAX_TREE bytes."""
 

@@ -6,9 +6,9 @@ LINE_REPORT is a state, as PORT is: the newest counts, and each connection begin
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, final
 
+from protocol.frozen import frozen
 from protocol.link.header import Parts
 
 __all__ = ["CONFIGURE", "CONTROLS", "LINES", "LineErrors", "LineFormat", "LineReport", "Look"]
@@ -49,7 +49,7 @@ class LineErrors(NamedTuple):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class LineReport:
     """B to A: the line as its owner knows it, and what A's clients may ask of it.
 
@@ -104,7 +104,7 @@ class LineReport:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Look:
     """A to B: whether anybody there wants to know of the modem lines and the errors, which costs B a look each 100 ms.
 

@@ -14,9 +14,10 @@ There is one run for each TCP connection, whole and anew. It has two layers.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Final, final
 
+from protocol.frozen import frozen
 from protocol.link import cpace
 from protocol.link.chain_frames import CHAIN
 from protocol.link.control_frames import CONTROLS
@@ -82,7 +83,7 @@ class IdentityError(HandshakeError):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Peer:
     """The other side, as it proved to be; ``chassis`` is empty for a client.
 
@@ -98,7 +99,7 @@ class Peer:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Agreement:
     """What both sides have once the key is proved; ``output`` names the run, and no other run has the same."""
 

@@ -7,9 +7,9 @@ the same ones to the arithmetic.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
+from protocol.frozen import frozen
 from protocol.link.header import Parts
 from protocol.link.identity import MAX_NAME
 from protocol.link.port_state import NODE_ID, decode_text, encode_text
@@ -26,7 +26,7 @@ _IDENTITY: Final = struct.Struct("!32s64sI")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hello:
     """A to B: ``share`` is Ya; then the versions offered, A's node id, R index and 16 fresh random bytes."""
 
@@ -56,7 +56,7 @@ class Hello:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class HelloReply:
     """B to A: ``share`` is Yb; then the version chosen, B's node id, port index, chassis; ``tag`` is Tb."""
 
@@ -86,7 +86,7 @@ class HelloReply:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Confirm:
     """A to B: ``tag`` is Ta, the proof that A has the key."""
 
@@ -104,7 +104,7 @@ class Confirm:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """Either side, sealed: its public key, and its signature of the handshake, which proves the node id of its hello.
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, Final, NamedTuple, final
 
+from protocol.frozen import frozen
 from protocol.link.header import Parts
 from protocol.link.identity import MAX_NAME
 from protocol.link.key_rules import LONGEST_OLD_KEY, MAX_CPUS
@@ -63,7 +64,7 @@ class ToldCpu(NamedTuple):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rekey:
     """B to A: the key by which B's clients are to prove themselves from now on.
 
@@ -105,7 +106,7 @@ class Rekey:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rekeyed:
     """A to B: what became of the Rekey of that ``number``, at A (the first of ``cpus``) and at the CPUs behind it."""
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
+from protocol.frozen import frozen
 from protocol.link.sharing_rules import decode_rules, encode_rules
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def decode_text(data: bytes, start: int) -> tuple[str, int]:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class PortState:
     """The state of B's port, as OPENED and PORT carry it.
 

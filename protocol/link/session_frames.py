@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias, final
 
+from protocol.frozen import frozen
 from protocol.link.header import LIMIT, Parts
 from protocol.link.port_state import PortState
 from protocol.link.reasons import CloseReason
@@ -56,7 +56,7 @@ def _numbers(positions: Positions) -> list[int]:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Close:
     """The connection ends, and with it the session (but see CloseReason); ``last`` is used by STALE alone."""
 
@@ -79,7 +79,7 @@ class Close:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Open:
     """A to B: the session to go on with (16 zero bytes: none), the connection's number, A's clock."""
 
@@ -103,7 +103,7 @@ class Open:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opened:
     """B to A: the session that goes on from here; another id than OPEN asked for means a new one.
 
@@ -131,7 +131,7 @@ class Opened:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Port:
     """B to A: the port's state, at every change of it."""
 
@@ -149,7 +149,7 @@ class Port:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ping:
     """The question whether the peer is there. ``clock`` is the sender's, in milliseconds (u32)."""
 
@@ -167,7 +167,7 @@ class Ping:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pong:
     """The answer to a PING (or to OPENED): its clock, and the answerer's."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple, Self, final
 
+from protocol.frozen import frozen
 from protocol.link.header import LIMIT, Parts
 from protocol.link.message_rules import MAX_MESSAGE
 from protocol.link.reasons import Reason
@@ -226,7 +226,7 @@ class Credit(_Mark):
     code: ClassVar[int] = 9
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Range:
     channel: Channel
     offset: int
@@ -289,7 +289,7 @@ class Lost(_Range):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Turn:
     """B to A, in order among the line's bytes: the turn of the message at ``offset`` began, or ended."""
 

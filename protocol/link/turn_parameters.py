@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import enum
 import struct
-from dataclasses import dataclass
 from typing import Final, final
+
+from protocol.frozen import frozen
 
 __all__ = ["MAX_TURN_TIME", "TurnParameters", "TurnPhase", "TurnStatus"]
 
@@ -46,7 +47,7 @@ class TurnStatus(enum.IntEnum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class TurnParameters:
     """The ends of the reply to a message, of which the first one counts.
 

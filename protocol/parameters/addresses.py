@@ -9,9 +9,10 @@ of a prefix length.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import final
+
+from protocol.frozen import frozen
 
 __all__ = ["AddressList"]
 
@@ -21,7 +22,7 @@ _ANY_OCTET = range(256)
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Octets:
     """An IPv4 item with ranges: one range for each octet, as in ``2.3.4.5-9``."""
 
@@ -37,7 +38,7 @@ _Item = _Octets | IPv4Network | IPv6Network
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddressList:
     """The addresses that may connect; without items, all may. ``str()`` returns the text as written.
 

@@ -15,11 +15,11 @@ because each round puts back at least one change, and a tree without changes bre
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
 from protocol.errors import ParameterError
+from protocol.frozen import frozen
 from protocol.parameters.declare import Parameter, build, value_at, with_values
 from protocol.parameters.definitions import defined
 from protocol.parameters.listing import HIDDEN, listed, shown
@@ -46,7 +46,7 @@ _OF_SOME_PORT = re.compile(r"(PortManager\.P|Serial\.Ser|RemotePort\.R)[0-9]+\."
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Update:
     """The result of an update: the new tree, the names whose value changed, and the refused assignments.
 

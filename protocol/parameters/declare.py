@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast, final
 
+from protocol.frozen import frozen
 from protocol.parameters.hardware import Hardware, ManagerHardware, SerialHardware
 from protocol.parameters.roles import Role
 
@@ -42,7 +43,7 @@ Path = tuple[str | int, ...]
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """The place of a declaration in the tree: the hardware, and the index of the numbered group.
 
@@ -80,7 +81,7 @@ class Parameter(NamedTuple):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Declaration(Generic[T]):
     rule: Rule[T]
     default: T

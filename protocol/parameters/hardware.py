@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import final
+
+from protocol.frozen import frozen
 
 __all__ = ["Hardware", "Identity", "ManagerHardware", "PortMode", "PortType", "SerialHardware"]
 
@@ -43,7 +44,7 @@ class PortType(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class SerialHardware:
     """The abilities of one UART and its line driver.
 
@@ -91,7 +92,7 @@ class SerialHardware:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class ManagerHardware:
     """The ports that one port manager can be set to: a serial port, a remote port client, or either.
 
@@ -118,7 +119,7 @@ class ManagerHardware:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """The texts of the parameters in Brand.* and Properties.*."""
 
@@ -131,7 +132,7 @@ class Identity:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hardware:
     """One CPU: its serial ports (Ser1 first), its port managers (P0 first) and its video sources (from 1)."""
 

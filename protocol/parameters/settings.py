@@ -1,4 +1,3 @@
-# ruff: noqa: RUF009 -- parameter() and group() are dataclasses.field() with the contract's words as metadata
 """The settings: one frozen tree, whose fields are the declarations of the parameters.
 
 Names, values, defaults and access follow the tables of the VAPIX Serial port API; list, update, definitions and
@@ -13,9 +12,9 @@ To add a parameter, add a field to its group here: a name, a rule of ``values``,
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+from protocol.frozen import frozen
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.declare import Place, group, groups, parameter, parameters
 from protocol.parameters.hardware import Hardware, Identity, PortMode, PortType
@@ -111,7 +110,7 @@ def _cam_port_default(place: Place) -> int:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SerialCGI:
     """PortManager.P#.SerialCGI: the server behind serial.cgi."""
 
@@ -119,7 +118,7 @@ class SerialCGI:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Listener:
     """RemotePortServer.Listener and GenericTCPServer.Listener: where clients connect."""
 
@@ -128,7 +127,7 @@ class Listener:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class ConnectTo:
     """GenericTCPServer.ConnectTo: the host that the port manager connects to as a client."""
 
@@ -138,7 +137,7 @@ class ConnectTo:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RemotePortServer:
     """PortManager.P#.RemotePortServer: opens the port to other CPUs. ``timeout`` is in seconds, 0 = never."""
 
@@ -150,7 +149,7 @@ class RemotePortServer:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PTZServer:
     """PortManager.P#.PTZServer: the server that PTZ drivers connect to."""
 
@@ -158,7 +157,7 @@ class PTZServer:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GenericTCPServer:
     """PortManager.P#.GenericTCPServer: raw bytes over TCP. ``timeout`` is in seconds, 0 = never."""
 
@@ -170,7 +169,7 @@ class GenericTCPServer:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class PortManager:
     """PortManager.P#: one port and its servers."""
 
@@ -192,7 +191,7 @@ class PortManager:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class SerialPort:
     """Serial.Ser#: the line settings of a serial port. A setting that its hardware lacks is False."""
 
@@ -232,7 +231,7 @@ def _serial_numbers(hardware: Hardware) -> range:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Serial:
     """Serial: the serial ports; Ser1 is ``ports[0]``."""
 
@@ -251,7 +250,7 @@ class Serial:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class RemotePort:
     """RemotePort.R#: a remote port client. ``host`` and ``port`` are ignored while ``auto_conf`` is set."""
 
@@ -265,7 +264,7 @@ class RemotePort:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Ptz:
     """PTZ: ``cam_ports[n - 1]`` is the port number (from 1) that video source n is bound to, or -1."""
 
@@ -291,7 +290,7 @@ class Ptz:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class HTTP:
     """Network.HTTP: how callers of the HTTP server log in."""
 
@@ -301,7 +300,7 @@ class HTTP:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Network:
     """Network."""
 
@@ -315,7 +314,7 @@ def _fact(name: str, text: str, at: Callable[[Identity], str] | None = None) -> 
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Brand:
     """Brand: the names of the product and its maker."""
 
@@ -329,7 +328,7 @@ class Brand:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Properties:
     """Properties: the abilities that clients look up before they use an API. There is no metadata API."""
 
@@ -352,7 +351,7 @@ def _remote_port_indices(hardware: Hardware) -> range:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Settings:
     """The root: everything that can be listed or set."""
 

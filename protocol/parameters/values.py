@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, Protocol, TypeVar, final
 
+from protocol.frozen import frozen
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.markup import quoted
 
@@ -41,7 +41,7 @@ class Rule(Protocol[T]):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class YesNo:
     """``yes`` or ``no``."""
 
@@ -61,7 +61,7 @@ class YesNo:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Choice(Generic[T]):
     """One of a few values: enum members, shown by their value, or numbers."""
 
@@ -89,7 +89,7 @@ class Choice(Generic[T]):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Integer:
     """A whole number from ``minimum`` (0 or more) to ``maximum``, both included."""
 
@@ -113,7 +113,7 @@ class Integer:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Count:
     """A whole number that the product reports. It is read-only, so it has no bounds to describe."""
 
@@ -131,7 +131,7 @@ class Count:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Text:
     """Any printable text of at most ``longest`` characters; empty is allowed."""
 
@@ -151,7 +151,7 @@ class Text:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Secret:
     """A text that is shown only to a role that may write it; others see whether one is set."""
 
@@ -171,7 +171,7 @@ class Secret:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostName:
     """A host name (RFC 1123, underscores tolerated) or a numeric address; empty means none is set."""
 
@@ -191,7 +191,7 @@ class HostName:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Addresses:
     """A list of IP addresses; see ``protocol.parameters.addresses``."""
 

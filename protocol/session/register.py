@@ -15,10 +15,10 @@ The register knows sessions, not links: it returns what it ended (``Ended``), an
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 from protocol.errors import RemoteProtocolError
+from protocol.frozen import frozen
 from protocol.link.reasons import CloseReason
 from protocol.link.session_frames import Close
 from protocol.session.server import ServerSession
@@ -57,7 +57,7 @@ A greater one would use up the numbers that its node has left.
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ended:
     """A session that is no more: discard and count its messages, say CLOSE where it is still attached."""
 
@@ -66,7 +66,7 @@ class Ended:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Admitted:
     """The session that an OPEN goes on with, and what had to end for it."""
 
@@ -75,7 +75,7 @@ class Admitted:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refused:
     """The CLOSE that refuses an OPEN, and what had to end for it."""
 

@@ -71,10 +71,11 @@ A CPU in the middle
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
+from protocol.frozen import frozen
 from protocol.link.message_rules import AGE_LIMIT, PTZ_AGE_LIMIT
 from protocol.link.stream_frames import Channel
 
@@ -101,7 +102,7 @@ _AGE_LIMITS: Final[AgeLimits] = MappingProxyType(
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionLimits:
     """The bounds of what a session holds, and for how long.
 
@@ -116,7 +117,7 @@ class SessionLimits:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resumed:
     """A connection's session goes on, or a new one has begun on it; ``port`` is the state of the server's port."""
 

@@ -7,9 +7,9 @@ a rule a message is what one read returned.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final, final
 
+from protocol.frozen import frozen
 from protocol.sharing.piece import Piece
 
 __all__ = ["MAX_GAP", "MAX_JOINED", "MAX_MESSAGE_END", "MessageJoiner", "MessageRule"]
@@ -25,7 +25,7 @@ MAX_MESSAGE_END: Final = 16
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class MessageRule:
     """The end of a message: its last bytes ``end`` (1 to MAX_MESSAGE_END), a ``gap`` behind it, or the first of both.
 

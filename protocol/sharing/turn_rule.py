@@ -7,9 +7,9 @@ count, and ``longest_reply`` bounds what may be heard in one turn.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, final, get_args
 
+from protocol.frozen import frozen
 from protocol.sharing import modbus_rtu, visca
 
 __all__ = ["KINDS", "MAX_END", "MAX_REPLY", "MAX_TIME", "ReplyKind", "ReplyTo", "TurnRule"]
@@ -37,7 +37,7 @@ _MODBUS_GAP: Final = 0.00175
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class TurnRule:
     """The end of a request's reply, and the times of a turn in seconds (0.001 to MAX_TIME).
 

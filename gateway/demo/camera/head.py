@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
+from protocol.frozen import frozen
+
 __all__ = ["ZOOM_SPEED", "ZOOM_TOP", "Axis", "Head", "Heard", "moves"]
 
 ZOOM_TOP = 7
@@ -17,7 +19,7 @@ ZOOM_SPEED = 4
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class Heard:
     """A message that the camera received: a line that describes it, and the answer (often empty)."""
 

@@ -6,10 +6,10 @@ completion (90 51 FF), an inquiry with 90 50 ... FF, a message that cannot be ob
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 from gateway.demo.camera.head import ZOOM_SPEED, ZOOM_TOP, Head, Heard, moves
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -154,7 +154,7 @@ def _signed(nibbles: bytes) -> int | None:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Order:
     """An order: the length of its arguments, and the function that obeys it.
 
