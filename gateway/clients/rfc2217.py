@@ -44,6 +44,8 @@ __all__ = ["serve"]
 
 _BREAK: Final = 0.25
 """The length of telnet's BRK in seconds, which is left to the server."""
+_PATIENCE: Final = 2.0
+"""Seconds that another CPU has to report the modem lines, where it owns the line."""
 _UNSENT: Final = 65_536
 """Bytes of unread answers above which nothing more is read from a client."""
 
@@ -227,9 +229,11 @@ class _Telnet:
         try:
             if asked in _LINES:
                 await self._try(_LINES[asked])
-            lines = self._session.modem_lines()
+            with trio.fail_after(_PATIENCE):
+                is_known = asked in _LINES  # told before the outcome
+                lines = self._session.modem_lines() if is_known else await self._session.look_at_lines()
             on = lines.dtr if is_dtr else lines.rts
-        except (LineError, PortDown):
+        except (LineError, PortDown, trio.TooSlowError):
             if asked in (Control.DTR_ON, Control.DTR_OFF):
                 self._dtr = asked is Control.DTR_ON
             elif asked in _LINES:
@@ -305,9 +309,14 @@ class _Telnet:
             self._send(self._server.modem(_modem_state(self._session.modem_lines())))
 
     def _tell_of_errors(self, counted: LineErrors | None) -> None:
-        """Send the errors since the last notice, or since the client asked for notices."""
+        """Send the errors since the last notice, or since the client asked for notices.
+
+        While there is no count (no device, no link) the last one stands, so that errors of that time are sent later.
+        """
+        if counted is None:
+            return
         before, self._errors = self._errors, counted
-        if before is None or counted is None:
+        if before is None:
             return
         events = LineState(0)
         for event, then, now in zip(_ERRORS, before, counted, strict=True):

@@ -176,7 +176,13 @@ class Line(Protocol):
         """Refuse all writers, also those that wait: the device is gone."""
 
     def modem_lines(self) -> ModemLines:
-        """Return the lines as they are now. Raises LineError where they cannot be read from here."""
+        """Return the lines as they are now, or as another CPU told them last. Raises LineError where there are none."""
+
+    async def look_at_lines(self) -> ModemLines:
+        """Return the lines as they are now: another CPU that has them is asked. Raises LineError or PortDown.
+
+        How long that may take is the caller's to say.
+        """
 
     async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> None:
         """Carry out ``steps`` in one turn. Raises LineError, or as a turn."""

@@ -416,8 +416,12 @@ class Session:
             self._bus.set_lines(self.holder)
 
     def modem_lines(self) -> ModemLines:
-        """Return the lines beside the data as they are now. Raises PortDown or LineError."""
+        """Return the lines beside the data as they are known here. Raises PortDown or LineError."""
         return self._bus.line.modem_lines()
+
+    async def look_at_lines(self) -> ModemLines:
+        """Return the lines beside the data as they are now; see ``Line.look_at_lines``."""
+        return await self._bus.line.look_at_lines()
 
     def watch_lines(self, wanted: bool) -> None:
         """Have the modem lines and the errors shown in ``state``, or not any more; not beyond the session's end."""

@@ -114,8 +114,8 @@ class RemotePortClient:
         self._expiry = trio.Event()
         self._wake_at = math.inf
         self._abandon_at = math.inf
-        self._told: tuple[bytes, LineReport] | None = None
-        """What the server has reported of the line last, and in which session."""
+        self._told: tuple[bytes, bytes, LineReport] | None = None
+        """What a server has reported of the line last: which node, and in which session."""
         self._in_turn = False
         """The bus was told that a turn began, and not yet that it ended."""
         self.chain_link = ChainLink(self._known, chain, self._flush)
@@ -466,7 +466,7 @@ class RemotePortClient:
     def _follow_port(self, port: PortState) -> None:
         self._line.set_rate(port.rate)
         self._line.permit(port.rights)
-        told = None if self._told is None else controls.in_force(self._told[1])
+        told = None if self._told is None else controls.in_force(self._told[-1])
         self._bus.adjusted(port.rate, port.line, told)
         self._bus.share(port.turn, port.message)
         self._line.set_rule(port.turn)
@@ -480,16 +480,26 @@ class RemotePortClient:
             self._bus.connect(self._line)
 
     def _follow_line(self, report: LineReport) -> None:
-        """Take up how the line is, and what may be asked of it. Only what was counted within a session is news."""
-        before, self._told = self._told, (self._session.id, report)
+        """Take up how the line is, and what may be asked of it.
+
+        Breaks that came while there was no session are counted where the same node tells them: never one too many, for
+        where its count is smaller than before it was restarted, and began at 0. What another node has counted by then
+        may be known already, and is left in the gap of unknown size that every new session begins with.
+        """
+        assert self.peer is not None, "the handshake came first"
+        before, self._told = self._told, (self.peer.node, self._session.id, report)
         lines = controls.modem_lines(report)
-        self._line.follow(controls.rights_of(report), lines)
+        self._line.follow(controls.rights_of(report), lines, report.answered)
         self._bus.permit_controls(controls.rights_of(report))
         self._bus.beside(lines, report.errors)
         now = self._bus.state.value
         self._bus.adjusted(now.rate, now.settings, controls.in_force(report))
-        if before is not None and before[0] == self._session.id:
-            self._bus.broke((report.breaks - before[1].breaks) % 2**32)
+        if before is None or before[0] != self.peer.node:
+            return
+        if before[1] == self._session.id or report.breaks >= before[2].breaks:
+            self._bus.broke((report.breaks - before[2].breaks) % 2**32)
+        else:
+            self._bus.broke(report.breaks)
 
     def _closed(self, reason: CloseReason, opened: bool) -> NoReturn:
         """End the connection: the peer said CLOSE, or the path is a loop, of which the peer is still to be told.

@@ -16,12 +16,12 @@ from gateway.port.control import rights
 from gateway.port.line import LineError, ModemLines, PortDown, settings_by_name
 from gateway.port.rights import Right
 from gateway.port.router import Forbidden
-from protocol.link.control_frames import CONFIGURE, LINES, LineFormat, LineReport
+from protocol.link.control_frames import CONFIGURE, LINES, LineFormat, LineReport, Look
 from protocol.link.reasons import Reason
 from protocol.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.port.router import Handle, Session
     from protocol.link.control_steps import ControlRequest
@@ -36,6 +36,8 @@ _MOST_CLIENTS: Final = 64
 _BURST: Final = 64
 _PAUSE: Final = 0.02
 """Seconds in which a link may ask once more, when it has asked that often at once."""
+_PATIENCE: Final = 1.5
+"""Seconds for the CPU above to say how its modem lines are, where we do not have them."""
 
 _MODEM: Final = ("dtr", "rts", "cts", "dsr", "ri", "dcd")
 """The lines in the order of their bits."""
@@ -43,9 +45,15 @@ _MODEM: Final = ("dtr", "rts", "cts", "dsr", "ri", "dcd")
 
 @final
 class LinkControls:
-    """The controls of one link's ``session``, by its ``handle``; ``line`` is how it hears the port."""
+    """The controls of one link's ``session``, by its ``handle``; ``line`` is how it hears the port.
 
-    def __init__(self, session: ServerSession, handle: Handle, line: Session, kin: object) -> None:
+    ``flush`` has the link look at the session again.
+    """
+
+    def __init__(
+        self, session: ServerSession, handle: Handle, line: Session, kin: object, flush: Callable[[], None]
+    ) -> None:
+        self._flush = flush
         self._session = session
         self._handle = handle
         self._line = line
@@ -53,6 +61,10 @@ class LinkControls:
         self._may = Right(0)
         self._clients: dict[int, Session] = {}
         self._bucket = TokenBucket(_BURST, _PAUSE, trio.current_time())
+        self._asked = self._answered = 0
+        """The last question how the lines are, and the last that was answered."""
+        self._looking = False
+        """``answer`` runs for that."""
 
     def permit(self, may: Right) -> None:
         """Let the link's clients use the rights in ``may``; what they hold by one that goes is put back."""
@@ -100,9 +112,32 @@ class LinkControls:
             client.end(why)
             client.close()
 
-    def look(self, wanted: bool) -> None:
-        """Have the modem lines looked at while somebody at the CPU below wants to know of them."""
-        self._line.watch_lines(wanted)
+    def look(self, look: Look) -> None:
+        """Have the modem lines looked at while somebody at the CPU below wants to know of them; see ``answer``."""
+        self._line.watch_lines(look.wanted)
+        if look.wanted:
+            self._asked = look.question
+
+    async def answer(self) -> None:
+        """Look at the lines, where the client has asked; all that it asks meanwhile has one more look."""
+        if self._looking:
+            return
+        self._looking = True
+        try:
+            while self._asked != self._answered:
+                await trio.sleep(self._bucket.wait(trio.current_time()))
+                self._bucket.take(trio.current_time())
+                asked = self._asked
+                with trio.move_on_after(_PATIENCE) as patience, contextlib.suppress(LineError, PortDown):
+                    await self._line.look_at_lines()
+                if not patience.cancelled_caught:
+                    self._answered = asked
+                    self.report()
+                    self._flush()
+                elif asked == self._asked:
+                    return  # nobody can say how they are, and the client has patience of its own
+        finally:
+            self._looking = False
 
     def report(self) -> None:
         """Tell the client how the line is, where that is news to it."""
@@ -114,7 +149,9 @@ class LinkControls:
         modem = None if lines is None else sum(1 << bit for bit, name in enumerate(_MODEM) if getattr(lines, name))
         known = state.known_settings
         self._session.report(
-            LineReport(may, _format(known) if known else None, modem, state.breaks % 2**32, state.line_errors)
+            LineReport(
+                may, _format(known) if known else None, modem, state.breaks % 2**32, state.line_errors, self._answered
+            )
         )
 
 

@@ -143,6 +143,10 @@ class RemoteLine:
         self._may = Right(0)
         """The rights beside writing that the owner gives to our writers."""
         self._modem_lines: ModemLines | None = None
+        self._answered = 0
+        """The number of the last question about them that the owner has answered ..."""
+        self._told = trio.lowlevel.ParkingLot()
+        """... and the tasks that wait for an answer."""
         self._numbers: dict[Claim, int] = {}
         """The owner's number for each writer that may hold anything there ..."""
         self._leaving: dict[int, Claim] = {}
@@ -346,6 +350,7 @@ class RemoteLine:
     def end(self, why: str) -> None:
         """Refuse every writer, also those that wait for room. What was taken is still settled."""
         self._down = why
+        self._told.unpark_all()
         self._wake(self._writers)
 
     def away(self, since: float) -> None:
@@ -388,9 +393,33 @@ class RemoteLine:
             raise LineError(_NOT_HERE if not self._session.takes_controls else "the line has no modem lines")
         return self._modem_lines
 
-    def follow(self, may: Right, modem_lines: ModemLines | None) -> None:
-        """Take up the rights beside writing that the owner gives to our writers, and its modem lines."""
-        self._may, self._modem_lines = may, modem_lines
+    async def look_at_lines(self) -> ModemLines:
+        """See Line."""
+        await trio.lowlevel.checkpoint()
+        if not self._session.takes_controls:
+            raise LineError(_NOT_HERE)
+        self._bus.look(1)
+        try:
+            question = self._session.ask()
+            self._flush()
+            # An answer to a later question is newer, and good for this one too.
+            while self._down is None and (self._answered - question) % 2**32 >= 2**31:
+                await self._told.park()
+        finally:
+            self._bus.look(-1)
+            self._session.look(self._bus.lookers.value > 0)
+            self._flush()
+        if self._down is not None:
+            raise PortDown(self._down)
+        return self.modem_lines()
+
+    def follow(self, may: Right, modem_lines: ModemLines | None, answered: int = 0) -> None:
+        """Take up the rights beside writing that the owner gives to our writers, and its modem lines.
+
+        The owner looked at the lines after it heard the question ``answered``.
+        """
+        self._may, self._modem_lines, self._answered = may, modem_lines, answered
+        self._told.unpark_all()
 
     async def control(self, steps: Sequence[Step], claim: Claim, accepted: float) -> None:
         """Have the owner carry out ``steps`` in one turn, after this writer's bytes; return when it has.

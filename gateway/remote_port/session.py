@@ -108,7 +108,7 @@ class RemoteSession:
         self._failed = failed
         self._reply = reply = ReplyBuffer()
         self._line = handle.attenuate(Right.READ, handle.holder).open(Right(0), needs=True)
-        self._controls = controls = LinkControls(session, handle, self._line, self)
+        self._controls = controls = LinkControls(session, handle, self._line, self, self.flush)
         self._writers = {
             channel: ClassWriter(session, channel, reply, controls, pace, self.flush, self.fail)
             for channel in CHANNELS.values()
@@ -277,7 +277,7 @@ class RemoteSession:
         """
         self._carrying.cancel()
         self.link = link
-        self._controls.look(wanted=False)  # as a connection begins; its client says otherwise
+        self._controls.look(Look(wanted=False))  # as a connection begins; its client says otherwise
         self._controls.report()
         self.chain_link.stands(self.session.inquiry, self.features, self.session.key[0])
         self.key_link.stands(self.session.inquiry, self.features, self.name, self.point)
@@ -309,7 +309,8 @@ class RemoteSession:
                 case Message():
                     self._writers[event.channel].post(event)
                 case Look():
-                    self._controls.look(event.wanted)
+                    self._controls.look(event)
+                    self._tasks.start_soon(self._controls.answer)
                 case Survey() | Picture():
                     self.chain_link.heard(event, self.session.inquiry, self._tasks)
                 case Rekeyed():

@@ -744,6 +744,11 @@ class Arbiter:
         """Return the lines as they are now. Raises UartError."""
         return self._uart.modem_lines()
 
+    async def look_at_lines(self) -> ModemLines:
+        """See Line: they are ours."""
+        await trio.lowlevel.checkpoint()
+        return self.modem_lines()
+
     def has_stale_command(self) -> bool:
         """Return whether flow control holds a PTZ command in the driver that is too old to fire. Raises UartError."""
         return trio.current_time() - self._pace.oldest_command() >= PTZ_AGE_LIMIT / 1000 and self._uart.is_held()

@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import trio
+
 from gateway.port.control import LONGEST_BREAK, Break, Configure, SetLines
 from gateway.port.line import LineError, PortDown
 from gateway.port.router import Forbidden
@@ -29,6 +31,8 @@ _ARGUMENTS = {"break": {"milliseconds"}, "modem": set[str](), "set": {"dtr", "rt
 _BREAK_MILLISECONDS = 250
 _LONGEST_BREAK = int(LONGEST_BREAK * 1000)
 _MOST_SETTINGS = 16
+_PATIENCE = 2.0
+"""Seconds for the owner of the line, where it is another CPU, to say how its modem lines are."""
 
 
 class _BadRequestError(Exception):
@@ -76,7 +80,10 @@ async def answer(text: str, session: Session) -> JsonObject:
                 return known | {"settings": session.state.value.in_force}
             case "set":
                 await session.control(SetLines(request.get("dtr"), request.get("rts")))
-        return known | {"lines": asdict(session.modem_lines())}
+                return known | {"lines": asdict(session.modem_lines())}
+        with trio.move_on_after(_PATIENCE):
+            return known | {"lines": asdict(await session.look_at_lines())}
+        return known | {"error": f"the owner of the line did not say within {_PATIENCE:g} s how its modem lines are"}
     except (LineError, PortDown, Forbidden) as exc:
         return known | {"error": str(exc)}
 

@@ -19,8 +19,8 @@ CONTROLS: Final = 0b0100
 LINES, CONFIGURE = 0b01, 0b10
 """The rights of a report: to move lines, send breaks and purge; and to hold settings."""
 
-_REPORT: Final = struct.Struct("!BBIBcBBBIIII")
-_LOOK: Final = struct.Struct("!B")
+_REPORT: Final = struct.Struct("!BBIBcBBBIIIII")
+_LOOK: Final = struct.Struct("!BI")
 _FORMAT_KNOWN, _MODEM_KNOWN, _ERRORS_KNOWN = (1 << bit for bit in range(3))
 _PARITIES: Final = "NOEMS"
 _XON_XOFF, _RTS_CTS = 0b01, 0b10
@@ -55,7 +55,8 @@ class LineReport:
 
     ``rights`` is of LINES and CONFIGURE. ``modem`` has a bit for each line that is asserted: DTR, RTS, CTS, DSR, RI and
     DCD from the lowest on; None where the device has none, or nobody looks. ``breaks`` counts those that came, modulo
-    2^32. The format and the errors are None where nobody knows them.
+    2^32. The format and the errors are None where nobody knows them. ``answered`` is the number of the last question
+    after which the lines were looked at.
     """
 
     code: ClassVar[int] = 0x55
@@ -64,6 +65,7 @@ class LineReport:
     modem: int | None = None
     breaks: int = 0
     errors: LineErrors | None = None
+    answered: int = 0
 
     def parts(self) -> Parts:
         """Return the frame's own part of the wire: payload, channel, flags and offset."""
@@ -77,16 +79,16 @@ class LineReport:
         known |= 0 if self.modem is None else _MODEM_KNOWN
         known |= 0 if self.errors is None else _ERRORS_KNOWN
         errors = self.errors or LineErrors(0, 0, 0)
-        return Parts(
-            _REPORT.pack(
-                self.rights, known, rate, data_bits, parity, stop_bits, flow, self.modem or 0, self.breaks, *errors
-            )
-        )
+        modem = self.modem or 0
+        settings = rate, data_bits, parity, stop_bits, flow
+        return Parts(_REPORT.pack(self.rights, known, *settings, modem, self.breaks, *errors, self.answered))
 
     @classmethod
     def decode(cls, parts: Parts) -> LineReport:
         """Read the frame back. Raises ValueError or struct.error."""
-        rights, known, rate, data_bits, parity, stop_bits, flow, modem, breaks, *errors = _REPORT.unpack(parts.payload)
+        rights, known, rate, data_bits, parity, stop_bits, flow, modem, breaks, *errors, answered = _REPORT.unpack(
+            parts.payload
+        )
         if rights & ~(LINES | CONFIGURE):
             raise ValueError(f"rights {rights:#04x} have bits of no right")
         line = None
@@ -100,7 +102,7 @@ class LineReport:
             raise ValueError(f"modem lines {modem:#04x} have bits of no line")
         counted = LineErrors(*errors) if known & _ERRORS_KNOWN else None
         # What is not known is zero, and so are the other bits of what is: the frame would not be written otherwise.
-        return cls(rights, line, modem if known & _MODEM_KNOWN else None, breaks, counted)
+        return cls(rights, line, modem if known & _MODEM_KNOWN else None, breaks, counted, answered)
 
 
 @final
@@ -108,17 +110,19 @@ class LineReport:
 class Look:
     """A to B: whether anybody there wants to know of the modem lines and the errors, which costs B a look each 100 ms.
 
-    A connection begins without.
+    A connection begins without. ``question`` has another number where somebody wants to know how the lines are now.
     """
 
     code: ClassVar[int] = 0x56
     wanted: bool
+    question: int = 0
 
     def parts(self) -> Parts:
         """Return the frame's own part of the wire: payload, channel, flags and offset."""
-        return Parts(_LOOK.pack(self.wanted))
+        return Parts(_LOOK.pack(self.wanted, self.question))
 
     @classmethod
     def decode(cls, parts: Parts) -> Look:
         """Read the frame back. Raises struct.error."""
-        return cls(bool(_LOOK.unpack(parts.payload)[0]))
+        wanted, question = _LOOK.unpack(parts.payload)
+        return cls(bool(wanted), question)

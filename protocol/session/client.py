@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -44,6 +45,7 @@ ClientEvent: TypeAlias = (
 
 _UNTOLD: Final = 32
 """Frames of the line that one ACK answers at most."""
+_NO_LOOK: Final = Look(wanted=False)
 _SERVERS: Final = 64
 """Servers whose connection numbers are remembered."""
 
@@ -89,8 +91,8 @@ class ClientSession:
         """What is asked and answered beside the streams over the connection of the moment."""
         self.takes_controls = False
         """The server of the last connection knows what a Control is."""
-        self._look = self._look_told = False
-        """Somebody wants to know of the modem lines; the server of this connection was told so."""
+        self._look = self._look_told = _NO_LOOK
+        """What anybody wants to know of the modem lines, and what the server of this connection was told of that."""
         self._stage = _Stage.DETACHED
         self._closing: CloseReason | None = None
         self._ever_resumed = False
@@ -136,7 +138,7 @@ class ClientSession:
         self.takes_controls = bool(features & CONTROLS)
         for stream in self._streams.values():
             stream.takes_controls = self.takes_controls
-        self._look_told = False
+        self._look_told = _NO_LOOK
         self.number += 1
         # The server counted longest ago is forgotten: at most it says STALE once, and names its number.
         self._numbers[server] = self._numbers.pop(server, 0) + 1
@@ -171,7 +173,12 @@ class ClientSession:
 
     def look(self, wanted: bool) -> None:
         """Have the server look at the modem lines and the errors, or not any more; over all connections."""
-        self._look = wanted
+        self._look = replace(self._look, wanted=wanted)
+
+    def ask(self) -> int:
+        """Have the server look, and say how the modem lines are now; return the number that its report will answer."""
+        self._look = Look(wanted=True, question=(self._look.question + 1) % 2**32)
+        return self._look.question
 
     def is_sent(self, channel: Channel, offset: int) -> bool:
         """Return whether any of the message at ``offset`` is on its way, so that it cannot be taken back."""
@@ -235,9 +242,9 @@ class ClientSession:
             self._tells, self._untold = False, 0
         if (asked := self.inquiry.next_frame()) is not None:
             return asked
-        if self._look is not self._look_told and self.takes_controls:
+        if self._look != self._look_told and self.takes_controls:
             self._look_told = self._look
-            return Look(self._look)
+            return self._look
         for channel in SEND_ORDER:
             stream = self._streams[channel]
             if stream.ring.unsent and (message := stream.next_frame(now)) is not None:

@@ -51,8 +51,8 @@ A server hears
     be. Then ``session.handed(channel, end)`` as far as the tty took it, ``session.lost(channel, message.end,
     reason)`` for what it will not take. Both move one position for each channel, in order. ``Gap``: what
     the client will not send after all (to be counted). ``Look``: whether anybody below wants to know of the modem
-    lines. ``Close``: the session is over. A Message with a ``control`` is carried out in place of written, and settled
-    whole.
+    lines; a new question in it is answered by a ``report`` with its number, once they were looked at. ``Close``: the
+    session is over. A Message with a ``control`` is carried out in place of written, and settled whole.
 
 A server says
     ``line(data, asker)``, ``gap(count, reason)``, ``turn(channel, offset, phase, status)``, ``port(state)``,

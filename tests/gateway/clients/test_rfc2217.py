@@ -296,6 +296,19 @@ async def test_errors_are_told_of_where_the_client_wants_to_know_each_kind_by_it
                 assert await mine.until(answered(6, told)) == b""
 
 
+async def test_errors_that_come_while_nothing_is_counted_are_told_after_that() -> None:
+    async with on_a_modem() as (mine, tty, held):
+        tty.counted = Counters(0, 0, framing=7, overrun=7, parity=7, breaks=0, buffer_overrun=0)
+        await mine.ask(WILL_COM_PORT, com_port(11, 0), com_port(10, 0x0E))
+        await mine.until(answered(10, 0x0E))
+        await holds(lambda: held.state.value.line_errors is not None)
+        counted, tty.counted = tty.counted, None  # the link is away, or the device
+        await holds(lambda: held.state.value.line_errors is None)
+        await trio.testing.wait_all_tasks_blocked()
+        tty.counted = replace(counted, parity=8)
+        assert await mine.until(answered(6, 0x04)) == b""
+
+
 async def test_nobody_looks_at_the_lines_for_a_client_that_wants_to_know_of_nothing() -> None:
     async with on_a_modem() as (mine, tty, held):
         await mine.ask(b"data of plain telnet", WILL_COM_PORT)

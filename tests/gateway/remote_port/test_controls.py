@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +20,9 @@ from gateway.remote_port.line import RemoteLine
 from gateway.serial_line.beside import look_beside
 from gateway.serial_line.controls import Controls
 from gateway.serial_line.tty import Counters
+from gateway.serial_line.uart import UartError
+from gateway.web import control as web_control
+from gateway.web.control import answer
 from protocol.link.control_frames import CONTROLS, LineErrors
 from protocol.link.control_steps import ControlRequest
 from protocol.link.reasons import Reason
@@ -29,7 +32,7 @@ from protocol.session.client import ClientSession
 from protocol.session.send_stream import Settled
 from protocol.session.session import SessionLimits
 from tests.gateway.line import Writer
-from tests.gateway.remote_port.linked import KEY, Cable, Node, chained, holds
+from tests.gateway.remote_port.linked import KEY, Cable, Node, chained, holds, node
 from tests.gateway.serial_line.test_controls import Modem
 from tests.protocol.session.links import B_NODE
 
@@ -37,6 +40,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from gateway.port.line import Claim
+    from gateway.port.router import Session
+
+
+def no_modem_lines() -> ModemLines:
+    raise UartError("this device has no modem lines")
+
 
 SLOW = Configure((("BaudRate", "2400"),))
 
@@ -224,6 +233,111 @@ async def test_modem_lines_breaks_and_errors_come_down_while_anybody_wants_to_kn
         other.watch_lines(False)
         await holds(lambda: line.owner.bus.state.value.line_errors is None)
         assert line.owner.bus.lookers.value == 0
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+async def test_a_websocket_that_asks_for_the_modem_lines_has_them_as_they_are_and_nobody_looks_after_that(
+    hops: int,
+) -> None:
+    async with blade(hops) as line:
+        mine, other = line.far.connect(Right.TCP), line.far.connect(Right.CGI)
+
+        async def ask(session: Session) -> object:
+            told = await answer('{"request": "modem"}', session)
+            assert "error" not in told, told
+            return told["lines"]
+
+        for on in (True, False, True):
+            line.tty.lines = replace(line.tty.lines, cts=on, dcd=not on)
+            assert await ask(mine) == asdict(line.tty.lines)
+        assert await ask(mine) == asdict(line.tty.lines), "though that is no news"
+        async with trio.open_nursery() as nursery:
+            line.tty.lines = replace(line.tty.lines, ri=True)
+            for session in (mine, other):
+                nursery.start_soon(ask, session)
+        line.cables[-1].cut()
+        line.tty.lines = replace(line.tty.lines, dsr=True)
+        assert await ask(mine) == asdict(line.tty.lines), "the question goes to the next connection too"
+        await holds(lambda: line.owner.bus.lookers.value == 0)
+        assert [node.bus.lookers.value for node in line.nodes] == [0] * (hops + 1)
+
+
+async def test_who_asks_for_modem_lines_is_told_why_there_are_none_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with blade(1) as line:
+        mine = line.far.connect(Right.TCP)
+
+        async def ask() -> object:
+            return (await answer('{"request": "modem"}', mine))["error"]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(line.tty, "modem_lines", no_modem_lines)
+            assert await ask() == "the line has no modem lines"
+        line.cables[0].freeze()
+        monkeypatch.setattr(web_control, "_PATIENCE", 0.05)
+        assert await ask() == "the owner of the line did not say within 0.05 s how its modem lines are"
+        assert line.far.bus.lookers.value == 0
+        monkeypatch.setattr(web_control, "_PATIENCE", 20)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def ask_in_vain() -> None:
+                assert await ask() == "the cable is out"
+
+            await holds(lambda: line.far.bus.lookers.value)
+            line.far.bus.disconnect("the cable is out")
+
+
+async def test_a_link_that_asks_for_the_lines_without_end_has_one_look_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_controls, "_BURST", 3)
+    monkeypatch.setattr(remote_controls, "_PAUSE", 60.0)
+    async with blade(1) as line:
+        for _ in range(100):
+            line.far.device._session.ask()
+            line.far.device._flush()
+            await trio.testing.wait_all_tasks_blocked()
+        assert line.tty.looks < 20
+        await line.far.connect(Right.CGI).write(b"x")
+        await holds(lambda: line.tty.taken == b"x")
+
+
+async def test_breaks_while_there_was_no_session_are_counted_and_none_that_another_has_told_already() -> None:
+    async with blade(1) as line:
+        far, owner, cable = line.far, line.owner, line.cables[0]
+        ear = far.listen()
+
+        async def comes_back(breaks: int) -> None:
+            """Be linked to a server that knows of no session, where so many breaks are counted by now."""
+            cable.unplug()
+            await holds(lambda: not far.device.linked)
+            killed = owner.service
+            owner.reopen()
+            killed.revoke("killed")
+            owner.bus.state.set(replace(owner.bus.state.value, breaks=breaks))
+            gaps = len(ear.missed)
+            cable.plug()
+            await holds(lambda: len(ear.missed) > gaps)
+            owner.bus.broke(1)
+
+        owner.bus.broke(2)
+        await holds(lambda: far.bus.state.value.breaks == 2)
+        await comes_back(5)  # it went on counting
+        await holds(lambda: far.bus.state.value.breaks == 6)
+        await comes_back(1)  # it was restarted, and counts anew
+        await holds(lambda: far.bus.state.value.breaks == 8)
+        another = node(owner.nursery, "another")
+        another.own()
+        await another.serve()
+        another.bus.broke(100)
+        cable.unplug()
+        cable.to = another.port
+        await holds(lambda: not far.device.linked)
+        owner.service.revoke("killed")
+        cable.plug()
+        await holds(lambda: far.device._told is not None and far.device._told[0] == another.node)
+        another.bus.broke(1)
+        await holds(lambda: far.bus.state.value.breaks == 9)
+        assert len(ear.missed) == 3, "what cannot be counted is a gap of unknown size"
+        assert set(ear.missed) == {(0, Reason.RESTARTED)}
 
 
 async def test_whoever_wants_to_know_is_told_on_the_next_connection_too() -> None:

@@ -116,9 +116,9 @@ frames = st.one_of(
     st.builds(Picture, u32, st.binary(min_size=1, max_size=99)),
     st.builds(Control, classes, offsets, u32, st.binary(min_size=1, max_size=99), st.none(), st.booleans()),
     st.builds(
-        LineReport, st.integers(0, 3), formats | st.none(), st.integers(0, 63) | st.none(), u32, errors | st.none()
+        LineReport, st.integers(0, 3), formats | st.none(), st.integers(0, 63) | st.none(), u32, errors | st.none(), u32
     ),
-    st.builds(Look, st.booleans()),
+    st.builds(Look, st.booleans(), st.integers(0, 2**32 - 1)),
     rekeys,
     st.builds(Rekeyed, u32, st.lists(told_cpus, min_size=1, max_size=4).map(tuple)),
 )

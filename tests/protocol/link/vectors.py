@@ -77,6 +77,7 @@ REPORT = LineReport(
     0b010110,
     0xC1C2C3C4,
     LineErrors(0xD1D2D3D4, 0xE1E2E3E4, 0xF1F2F3F4),
+    0x91929394,
 )
 
 
@@ -132,9 +133,9 @@ CONVERSATION: Final[tuple[tuple[Party, str, Frame], ...]] = (
         "a client of A has left",
         Control(Channel.TCP, 0x2A2B2C2D2E2F303B + len(STEPS.encode()), 0x3A3B3C3D, ControlRequest(0xA1A2A3A4).encode()),
     ),
-    (A, "somebody wants to know of the modem lines", Look(wanted=True)),
+    (A, "somebody wants to know of the modem lines", Look(wanted=True, question=0x91929394)),
     (B, "how the line is, and what may be asked of it", REPORT),
-    (B, "nothing is known of the line but a break, and nothing may be asked", LineReport(0, breaks=1)),
+    (B, "nothing is known of the line but a break, and nothing may be asked", LineReport(0, breaks=1, answered=2)),
     (B, "has another key for two CPUs", Rekey(0xA1A2A3A4, 0xA5A6, 0x00010203, (b"C" * 16, b"D" * 16), "the next key")),
     (
         A,

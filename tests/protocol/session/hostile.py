@@ -117,7 +117,9 @@ class Liar:
         rate, bits, parity = choices.pick((0, 9600, 2**32 - 1)), choices.below(256), choices.pick("NOEMSx")
         line = choices.pick((None, LineFormat(rate, bits, parity, choices.below(4), xon_xoff=True, rts_cts=False)))
         errors = choices.pick((None, LineErrors(0, 1, 2**32 - 1)))
-        return LineReport(choices.below(6), line, choices.pick((None, 0, 63, 255)), choices.below(9), errors)
+        return LineReport(
+            choices.below(6), line, choices.pick((None, 0, 63, 255)), choices.below(9), errors, choices.below(3)
+        )
 
     def frame(self, clocks: Sequence[int], session: bytes) -> Frame:
         choices = self.choices
@@ -169,7 +171,7 @@ class Liar:
             case 3:
                 return self.report()
             case 4:
-                return Look(bool(choices.below(2)))
+                return Look(bool(choices.below(2)), choices.below(4))
             case 5:
                 return Rekey(choices.below(4), 9, choices.pick((1, 86400)), (B_NODE,), choices.pick(("k", "k" * 128)))
         return Rekeyed(choices.below(4), (ToldCpu(B_NODE, "", choices.pick(tuple(Told))),))
@@ -272,6 +274,7 @@ class Victim:
             if not choices.below(3):
                 self.client.control(choices.pick(CLASSES), choices.pick(REQUESTS), self.now)
                 self.client.look(bool(choices.below(2)))
+                self.client.ask()
             self.client.expire(self.now)
             self.client.next_expiry(self.now)
             if not choices.below(4):

@@ -1047,3 +1047,17 @@ def test_the_server_is_told_at_each_change_and_on_each_connection_whether_anybod
     pair.talk()
     looks = [event.wanted for event in pair.heard()[1] if isinstance(event, Look)]
     assert looks == [True, True, False]
+
+
+def test_each_question_how_the_lines_are_has_its_number_and_is_asked_again_on_the_next_connection(pair: Pair) -> None:
+    pair.client.look(True)
+    pair.talk()
+    assert [pair.client.ask(), pair.client.ask()] == [1, 2]
+    pair.talk()
+    pair.client.detach()
+    pair.connect()
+    pair.talk()
+    pair.client.look(False)
+    pair.talk()
+    looks = [event for event in pair.heard()[1] if isinstance(event, Look)]
+    assert looks == [Look(True), Look(True, 2), Look(True, 2), Look(False, 2)]
