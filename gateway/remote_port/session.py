@@ -97,6 +97,8 @@ class RemoteSession:
         """All of its tasks; cancelled when the session is over."""
         self.link: Link | None = None
         """The connection that it has now, if any."""
+        self._runs = trio.Event()
+        """Set when there is a nursery for what the client asks."""
         self._carrying = trio.CancelScope()
         self._answered = trio.lowlevel.ParkingLot()
         self.sent = 0
@@ -275,6 +277,7 @@ class RemoteSession:
         The connection before it is dropped: nothing of it is read any more. Raises LinkCutError, CutError or
         RemoteProtocolError, in an exception group.
         """
+        await self._runs.wait()
         self._carrying.cancel()
         self.link = link
         self._controls.look(Look(wanted=False))  # as a connection begins; its client says otherwise
@@ -325,5 +328,6 @@ class RemoteSession:
         """Write what the client sends, until ``scope`` is cancelled; the line is heard from construction on."""
         with self.scope, contextlib.closing(self._line):
             async with trio.open_nursery() as self._tasks:
+                self._runs.set()
                 for writer in self._writers.values():
                     self._tasks.start_soon(writer.run)

@@ -16,12 +16,14 @@ from gateway.port.rights import Right
 from gateway.remote_port import server as remote_service
 from gateway.remote_port.line import CHANNELS
 from gateway.remote_port.link import Link, LinkCutError, now_ms
+from gateway.remote_port.session import RemoteSession
+from protocol.link.chain_frames import Picture, Survey
 from protocol.link.connection import Connection
 from protocol.link.handshake import Initiator, WrongKeyError, key_point
 from protocol.link.header import CutError
 from protocol.link.identity import NodeKey
 from protocol.link.reasons import CloseReason, Reason
-from protocol.link.session_frames import Close
+from protocol.link.session_frames import Close, Opened
 from protocol.link.stream_frames import Ack, Channel, UpData
 from protocol.parameters.addresses import AddressList
 from protocol.session import register
@@ -32,7 +34,6 @@ from protocol.sharing.turn_rule import TurnRule
 from tests.gateway.remote_port.linked import KEY, chained, holds, node
 
 if TYPE_CHECKING:
-    from gateway.remote_port.session import RemoteSession
     from protocol.link.frames import Frame
     from tests.gateway.remote_port.linked import Node
 
@@ -565,6 +566,41 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_loses_its_session()
             assert isinstance(heard[-1], Close)
             assert heard[-1].reason is CloseReason.PROTOCOL
             await holds(lambda: not owner.service.sessions)
+
+
+async def test_a_question_that_comes_before_the_task_of_the_session_runs_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, gate = RemoteSession.run, trio.Event()
+
+    async def late(session: RemoteSession) -> None:
+        await gate.wait()
+        await run(session)
+
+    monkeypatch.setattr(RemoteSession, "run", late)
+    with trio.fail_after(5):
+        async with chained(0) as ((owner,), _), trio.open_nursery() as asking:
+            await owner.serve()
+            link, session = call(owner.port), ClientSession(C.id, SessionLimits())
+            await link.handshake(unasked)
+            number = session.attach(server_of(link))
+            said = iter([Survey(1, 1000)])
+            heard: list[type[Frame]] = []
+
+            def say() -> Frame | None:
+                return session.next_frame(number, now_ms()) or (next(said, None) if Opened in heard else None)
+
+            def take(frame: Frame) -> None:
+                heard.append(type(frame))
+                session.receive(number, frame, now_ms())
+                if Picture in heard:
+                    asking.cancel_scope.cancel()
+
+            asking.start_soon(link.carry, say, take, session.ping)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+        link.close()
+        assert Picture in heard
 
 
 async def test_a_server_that_breaks_the_protocol_ends_the_session_at_the_client() -> None:
