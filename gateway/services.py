@@ -1,7 +1,7 @@
 """The services of one port: each kind runs while its parameter says so, with a handle on the port's bus.
 
-A service's clients are tasks of a nursery outside the units (``clients``), so that a listener or a device may come and
-go under them. What a service takes up in place, it is told by ``update_policies``.
+The clients are tasks of a nursery outside the units (``clients``), so that they survive when a listener or a device
+comes and goes. ``update_policies`` hands on the settings that a service takes up in place.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ _RIGHTS: Final = {
 }
 """The rights of each kind of service; its clients get no more."""
 _BESIDE: Final = Right.LINES | Right.CONFIGURE
-"""The rights beside those to read and write."""
+"""The rights beside reading and writing."""
 
 _TTY_LIMIT: Final = 65_536
 """Bytes of the line that are kept for a program that has a tty open and does not read."""
 
 _FLUSH: Final = 1.6
-"""Seconds that clients have to take what waits for them when the gateway stops."""
+"""Seconds for clients to take what waits for them when the gateway stops."""
 
 
 @final
@@ -79,10 +79,10 @@ class Host(NamedTuple):
     connections: Connections
     old_keys: OldKeys
     take_key: Callable[[int, int, Rekey], Awaitable[tuple[Told, Sequence[ToldCpu]]]]
-    """Takes a key that the server of a port's remote port tells, by their indexes; see ``rekey.KeyChanges.take``."""
+    """Takes a key from the server of a remote port, given the indexes of both; see ``rekey.KeyChanges.take``."""
     descriptors: DescriptorStore
     tls_logins: Mapping[int, TlsLogins] = MappingProxyType({})
-    """Of each port that is reached over TLS, who may come there."""
+    """The logins of each port that is reached over TLS, by its index."""
 
 
 class _PortService(Protocol):
@@ -96,21 +96,21 @@ class _PortService(Protocol):
 
 
 def _beside(may: Rfc2217Config | ChainedConfig) -> Right:
-    """Return the rights beside those to read and write, as the host's configuration gives them."""
+    """Return the rights beside reading and writing that the host's configuration gives."""
     return (Right.LINES if may.lines else Right(0)) | (Right.CONFIGURE if may.configure else Right(0))
 
 
 def _names(holder: str) -> tuple[str, ...]:
-    """Return what a holder may be called: the whole text, its address with the port, and its user.
+    """Return the names by which an operator may call a holder: the whole text, its address and port, and its user.
 
-    As ``anna at 192.0.2.7:40000``, or ``192.0.2.7:40000 (cpu2 64646464, R0)``.
+    Holders are written ``anna at 192.0.2.7:40000``, or ``192.0.2.7:40000 (cpu2 64646464, R0)``.
     """
     user, _, where = holder.rpartition(" at ")
     return tuple(filter(None, (holder, user, where.partition(" ")[0] if ":" in where else "")))
 
 
 async def _tell(trouble: Cell[str], unit: Unit) -> None:
-    """Keep ``unit`` up while there is no trouble, and have it say else what that is."""
+    """Keep ``unit`` up while there is no trouble, and let it report trouble."""
     async for why in trouble.changes():
         if why:
             unit.failing(why)
@@ -147,14 +147,14 @@ class Services:
         self.clients: trio.Nursery
         """All clients of the services that run; the port manager opens it anew whenever it starts its tree."""
         self.stopping = False
-        """The gateway stops: no new clients, and nothing more is read from those that are there."""
+        """The gateway stops: no new clients, and nothing more is read from the present ones."""
 
     def __contains__(self, kind: ServiceKind) -> bool:
         return kind in self._services
 
     @property
     def sessions(self) -> tuple[tuple[ServiceKind, Session], ...]:
-        """The sessions of this port's clients, but for those of remote-port links, with their kind of service."""
+        """The sessions of this port's clients, except those of remote-port links, with their kind of service."""
         watched = ((ServiceKind.TRACE, session) for session in self._watchers.sessions)
         served = (
             (ServiceKind.TRACE if session.watches else kind, session)
@@ -170,12 +170,12 @@ class Services:
         return len(self._watchers.children)
 
     def watched(self, holder: str) -> Session:
-        """Return a session for one more; it goes on while the port manager is restarted, which is worth to be seen."""
+        """Return a session for one more operator; it goes on while the port manager restarts, and shows that."""
         return self._watchers.attenuate(Right.READ | Right.WATCH, holder).open(Right(0))
 
     @property
     def generic_tcp(self) -> Service | None:
-        """The service of TCP clients, those that we dial too; None while GenericTCPServer and -Client are off."""
+        """The service of TCP clients, also of those that we dial; None while GenericTCPServer and -Client are off."""
         return cast("Service | None", self._services.get(ServiceKind.GENERIC_TCP))
 
     @property
@@ -226,12 +226,12 @@ class Services:
 
     @property
     def clients_refused(self) -> int:
-        """The clients that the services running now have refused, but for the remote port server's."""
+        """The number of clients that the running services have refused, without the remote port server's."""
         return sum(self.refused.values())
 
     @property
     def refused(self) -> dict[str, int]:
-        """The same by the kind of service, each since it runs."""
+        """The same by the kind of service, each since its start."""
         return {kind.value: service.refused for kind, service in self._services.items() if isinstance(service, Service)}
 
     def listened(self, kind: ServiceKind) -> Service | RemotePortService:
@@ -268,7 +268,7 @@ class Services:
         if kind is ServiceKind.RFC2217:
             rights = rights & ~_BESIDE | _beside(port.rfc2217)
         elif kind is ServiceKind.TTY and not port.tty.configure:
-            rights &= ~Right.CONFIGURE  # LINES stays, for a flush is a purge: a pty reaches nothing else of it
+            rights &= ~Right.CONFIGURE  # LINES stays for a flush, which is a purge; a pty can use nothing else of it
         return rights
 
     def _made(self, kind: ServiceKind, handle: Handle) -> _PortService:
@@ -329,14 +329,14 @@ class Services:
         if self.remote_port is not None:
             server = manager.remote_port_server
             remote = manager.port_type is PortType.REMOTE
-            # Of a line that another CPU owns, that one says whether PTZ commands may be written.
+            # On a line of another CPU, that CPU decides whether PTZ commands may be written ...
             ptz = manager.ptz_server.enabled or remote
-            # Of such a line that one also says what chained clients may do beside writing.
+            # ... and what chained clients may do beside writing.
             controls = _BESIDE if remote else _beside(self._host.config.port(self._index).remote)
             self.remote_port.update_policy(server.allowed_ip_addresses, server.authentication_key, ptz, controls)
 
     def kick(self, who: str, why: str) -> list[str]:
-        """End each client that is ``who``, and each link of a CPU of that name; return their holders."""
+        """End each client called ``who``, and each link of a CPU with that name; return their holders."""
         kicked = []
         for _, session in self.sessions:
             if who in _names(session.holder):

@@ -1,6 +1,6 @@
-"""The status of the gateway, as ``/daisyport/status`` shows it: plain dictionaries, made when somebody asks.
+"""The status of the gateway, as ``/daisyport/status`` shows it: plain dictionaries, made on request.
 
-It holds everything that is counted and nothing that is secret: no key, no password, no byte of the line. A device
+It has everything that is counted and nothing that is secret: no key, no password, no byte of the line. A device
 describes itself (``PortDevice.status``).
 """
 
@@ -104,14 +104,14 @@ def _port(manager: Manager, settings: Settings, config: Config) -> dict[str, obj
 
 
 def _configured(settings: Settings, hardware: ManagerHardware) -> dict[str, object]:
-    """Describe how the line is set by the parameters, where the port has one of its own."""
+    """Describe how the parameters set the line, if the port has a line of its own."""
     if hardware.serial is None:
         return {}
     return {"settings_configured": line_settings.in_words(settings.serial.ports[hardware.serial - 1])}
 
 
 def _ttys(tty: TtyConfig) -> dict[str, object]:
-    """Describe what a program reaches through the ttys for programs, and what it never does, where there are any."""
+    """Describe the ttys for programs, if there are any, and what a program can and cannot do through them."""
     if not tty.paths:
         return {}
     # Loaded only where it is used.

@@ -1,6 +1,6 @@
-"""Translate a line's settings for termios and the kernel's RS-485 control, and back, and into time.
+"""Translate a line's settings into termios and the kernel's RS-485 control, and back; and compute times from them.
 
-Pure functions over ``SerialPort``. What a driver answers becomes a ``SerialPort`` too, so that "did it stick?" is a
+Pure functions over ``SerialPort``. A driver's answer becomes a ``SerialPort`` too, so that "did it stick?" is a
 comparison of two values of one type.
 """
 
@@ -102,13 +102,12 @@ Rs485 = tuple[int, ...]
 
 
 def attributes(before: list[Any], line: SerialPort, *, marks: bool = False) -> list[Any]:
-    """Return what ``tcsetattr`` is to be given for ``line`` on a raw tty, where ``tcgetattr`` returned ``before``.
+    """Return the argument of ``tcsetattr`` for ``line`` on a raw tty, for which ``tcgetattr`` returned ``before``.
 
-    A rate without a name in termios is only announced by BOTHER; ``termios2`` has it. ``marks``: the driver tells
-    breaks apart (PARMRK).
+    A rate without a name in termios becomes BOTHER here; ``termios2`` sets the number. ``marks``: mark breaks (PARMRK).
     """
     flow = termios.IXON | termios.IXOFF if line.flow_control_xonxoff else 0
-    # Not INPCK: with it a byte with a wrong parity is marked, and a NUL so marked looks like a break.
+    # Not INPCK: it also marks bytes with a wrong parity, and a marked NUL would look like a break.
     iflag = flow | (termios.PARMRK if marks else 0)
     format_bits = termios.CSIZE | termios.CSTOPB | termios.PARENB | termios.PARODD | _CMSPAR | termios.CRTSCTS
     cflag = before[2] & ~(
@@ -117,7 +116,7 @@ def attributes(before: list[Any], line: SerialPort, *, marks: bool = False) -> l
     cflag |= termios.CLOCAL | termios.CREAD | _SIZES[line.data_bits] | _PARITY_BITS[line.parity]
     cflag |= termios.CSTOPB if line.stop_bits == 2 else 0
     cflag |= termios.CRTSCTS if line.flow_control_rtscts else 0
-    # Who finds a line hung up (B0) and puts back what he found leaves its rate as it is.
+    # A rate of 0 (B0) was found on a line that is hung up, and is being put back: leave the rate alone.
     speed = _SPEEDS.get(line.baud_rate, _BOTHER if line.baud_rate else before[5])
     cflag |= speed
     characters = list(before[6])
@@ -132,7 +131,7 @@ def is_custom(line: SerialPort) -> bool:
 
 
 def termios2(attributes: list[Any], rate: int, discipline: int = 0) -> bytes:
-    """Return what TCSETS2 is to be given for ``attributes`` at a rate of any number (Linux, ``struct termios2``)."""
+    """Return the argument of TCSETS2 for ``attributes`` at any rate (Linux, ``struct termios2``)."""
     iflag, oflag, cflag, lflag, _ispeed, _ospeed, characters = attributes
     control = bytes(each if isinstance(each, int) else each[0] for each in characters)
     # The input has no rate of its own (CIBAUD 0): it follows the output's.
@@ -141,9 +140,9 @@ def termios2(attributes: list[Any], rate: int, discipline: int = 0) -> bytes:
 
 
 def rate_near(found: int, wanted: int) -> int:
-    """Return the rate ``wanted`` where the driver's nearest, ``found``, is close enough to be heard as it: within 2 %.
+    """Return ``wanted`` if the driver's nearest rate, ``found``, is within 2 % of it; otherwise ``found``.
 
-    A divisor seldom meets a rate that is not its clock's, and a UART follows one that is off by 2 % (Linux has the same
+    A clock's divisor seldom gives the exact rate, and a UART can follow one that is off by 2 % (Linux has the same
     bound in ``tty_termios_encode_baud_rate``).
     """
     return wanted if abs(found - wanted) * 50 <= wanted else found
@@ -161,7 +160,7 @@ def rs485(line: SerialPort, before: Rs485) -> Rs485:
 
 
 def wanted(line: SerialPort) -> SerialPort:
-    """Return the settings that a device shows once ``line`` is in force: RS-232 has no termination and no bias."""
+    """Return the settings that a device shows when ``line`` is in force: RS-232 has no termination and no bias."""
     balanced = line.port_mode.balanced
     return replace(line, termination=line.termination and balanced, bias=line.bias and balanced)
 
@@ -169,7 +168,7 @@ def wanted(line: SerialPort) -> SerialPort:
 def found(attributes: list[Any], control: Rs485, *, bias: bool, custom_rate: int = 0) -> SerialPort:
     """Read the settings in force from what ``tcgetattr`` and ``TIOCGRS485`` returned.
 
-    ``custom_rate`` is what TCGETS2 says: the rate where that has no name in termios.
+    ``custom_rate`` is the rate from TCGETS2, for a rate that has no name in termios.
     """
     iflag, _oflag, cflag, _lflag, _ispeed, ospeed, _characters = attributes
     return SerialPort(
@@ -217,7 +216,7 @@ def by_name(line: SerialPort) -> dict[str, object]:
 
 
 def bytes_per_second(line: SerialPort) -> float:
-    """Return how many characters the line carries each way in a second, start, parity and stop bits paid."""
+    """Return how many characters the line carries each way in a second, counting start, parity and stop bits."""
     start_bits = 1
     parity_bits = line.parity is not Parity.NONE
     return line.baud_rate / (start_bits + line.data_bits + parity_bits + line.stop_bits)
@@ -234,5 +233,5 @@ def message_portion(line: SerialPort) -> int:
 
 
 def message_limit(line: SerialPort) -> int:
-    """Return the longest piece of a byte stream that is a message, and goes out whole."""
+    """Return the length up to which a piece of a byte stream is a message, and goes out whole."""
     return message_rules.message_limit(bytes_per_second(line))

@@ -1,17 +1,17 @@
-"""The settings of one open line: what was asked for, what its driver keeps, and why the two differ.
+"""The settings of one open line: the wanted ones, those that its driver keeps, and why the two differ.
 
 What must hold
-    ``in_force`` is what the driver said last, and never what it was told: it may refuse without an error, or another
-    program may tell it otherwise. It is asked at every change, and for every status.
+    ``in_force`` is what was last read back from the driver, and never what was set: a driver may refuse without an
+    error, and another program may change the line. It is read back at every change, and for every status.
 
-    A change sticks as a whole, or all is as it was. Only what was not in force before, and is asked for again, may fail
-    once more beside it.
+    A change sticks as a whole, or all is as before. The only exception is a setting that was not in force before
+    either: it may fail again without refusing the rest.
 
-    What a device refuses is told once. One refusal more, later, is the doing of another program.
+    A refusal of the device is reported once. If another setting differs later, another program has changed it.
 
-The bias of a bus has no driver. A command of the host switches it, and its word counts (``bias``).
+No driver knows the bias of a bus. A command of the host switches it, and its exit status is believed (``bias``).
 
-Nothing here waits for the line, nor takes a turn: ``uart`` has seen to the one, its caller to the other.
+Nothing here waits for the line to be quiet, nor takes a turn: ``uart`` does the first, and its caller the second.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SHORTEST_BIAS: Final = 0.1  # seconds: what is left to switch the bias back
 
 @final
 class SettingRefusal(NamedTuple):
-    """A setting that the device did not take: ``name`` as in the contract (``BaudRate``), ``why`` a phrase."""
+    """A setting that the device did not take, by its ``name`` in the contract (``BaudRate``); ``why`` is a phrase."""
 
     name: str
     why: str
@@ -51,7 +51,7 @@ class SettingRefusal(NamedTuple):
 
 @final
 class SettingsRefused(UartError):
-    """New settings did not stick; the device is back at those it had."""
+    """New settings did not stick; the device has its old ones again."""
 
     def __init__(self, device: str, refusals: tuple[SettingRefusal, ...]) -> None:
         super().__init__(f"{device}: " + "; ".join(map(str, refusals)))
@@ -67,33 +67,34 @@ class SettingsInForce:
 
     def __init__(self, tty: Tty, wanted: SerialPort, bias: Bias, log: logging.Logger | PortLogger) -> None:
         self.tty = tty
-        """The open one; a purge opens another."""
+        """The open tty; a purge may open a new one."""
         self.wanted = wanted
-        """The settings that were asked for last."""
+        """The settings that were last asked for."""
         self.in_force = wanted
-        """The settings that the device keeps, read back from it; a rate without a name in termios reads as 0."""
+        """The settings that were read back from the device; a rate that it cannot tell is 0."""
         self.refused: tuple[SettingRefusal, ...] = ()
         """Why the two differ."""
         self._bias = bias
         self._logger = log
         self._told: frozenset[str] = frozenset()
-        """The settings whose refusal is known."""
+        """The settings whose refusal has been reported."""
 
     async def begin(self) -> None:
-        """Switch the bias, and take note of what the driver took at the open."""
+        """Switch the bias, and note which settings the driver took at the open."""
         await self._bias.switch(line_settings.wanted(self.wanted).bias)
         self.read_back(self.wanted)
         self._told = frozenset(refusal.name for refusal in self.refused)
 
     @property
     def timing(self) -> SerialPort:
-        """The settings to compute times with: those in force, at the rate asked for where theirs is unknown."""
+        """The settings to compute times with: those in force, with the wanted rate if theirs is unknown."""
         return replace(self.in_force, baud_rate=self.in_force.baud_rate or self.wanted.baud_rate)
 
     def wants(self, line: SerialPort, *, again: bool = False) -> bool:
         """Read back what is in force, and return whether ``change`` would change anything for ``line``.
 
-        What another program changed counts; what the device is known to refuse counts where it is asked ``again``.
+        Changes by another program count. Settings that the device is known to refuse count only if they are asked for
+        ``again``.
         """
         self.read_back(self.wanted)
         changed = {refusal.name for refusal in self.refused} - self._told
@@ -106,8 +107,8 @@ class SettingsInForce:
     async def change(self, line: SerialPort, deadline: float) -> None:
         """Bring ``line`` into force, with its bias by about ``deadline``; the line must be quiet.
 
-        Raises SettingsRefused when a setting that this changes did not stick; then all is as it was. A setting that
-        was not in force before, and is asked for again, is tried again and is no reason to refuse the others.
+        Raises SettingsRefused if a setting that this changes did not stick; then all is as before. A setting that was
+        not in force before either is tried again, and is no reason to refuse the others.
         """
         before = self.timing
         asked = {line_settings.NAMES[name] for name in line_settings.differing(self.wanted, line)}
@@ -140,7 +141,7 @@ class SettingsInForce:
             self._logger.warning("the settings could not be put back: %s", error)
 
     def read_back(self, line: SerialPort) -> None:
-        """Ask the device what is in force, and note where that is not ``line``."""
+        """Read back the settings in force, and note where they differ from ``line``."""
         wanted = line_settings.wanted(line)
         found = self.tty.found(wanted)
         self.in_force = replace(found, bias=bool(self._bias.state))
@@ -151,14 +152,14 @@ class SettingsInForce:
             )
             for name in line_settings.differing(wanted, found)
         ]
-        # The tty cannot tell the bias, so its command does.
+        # The tty does not know the bias, but the bias command does.
         if self._bias.trouble or wanted.bias is not bool(self._bias.state):
             refused.append(SettingRefusal("Bias", self._bias.trouble or f"it is {_shown(self._bias.state)}"))
         self.refused = tuple(refused)
 
     @property
     def by_name(self) -> dict[str, object]:
-        """Those in force under the contract's names; a bias that nobody knows is None."""
+        """The settings in force by the contract's names; an unknown bias is None."""
         known = line_settings.by_name(self.in_force)
         return known | {"Bias": self._bias.state} if self.in_force.port_mode.balanced else known
 

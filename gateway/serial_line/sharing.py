@@ -1,4 +1,4 @@
-"""The rule by which one line is shared, and what became of its turns: it outlives the times that the device is open."""
+"""The rule by which one line is shared, and the counts of its turns, which go on while the device is closed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["Sharing"]
 
 _HOLDERS: Final = 64
-"""Holders whose last turns are remembered."""
+"""The most holders whose last turns are remembered."""
 _LAST: Final = 10
-"""Turns of each that are."""
+"""The last turns that are remembered of each."""
 _UNANSWERED = (Ending.TIME, Ending.SILENCE)
 
 
@@ -24,7 +24,7 @@ _UNANSWERED = (Ending.TIME, Ending.SILENCE)
 class Sharing:
     """The turns of one line; ``rule`` is None where every writer may write at any time.
 
-    ``char_gap`` are the seconds of quiet behind each character that a slow device wants.
+    ``char_gap`` are the seconds of quiet after each character, for a slow device.
     """
 
     def __init__(self, rule: TurnRule | None, char_gap: float = 0.0) -> None:
@@ -33,24 +33,24 @@ class Sharing:
         self.turns: Counter[Ending] = Counter()
         """Turns by how they ended."""
         self.refused = 0
-        """Messages that waited for as long as they may."""
+        """Messages that were refused after the longest wait."""
         self.late_until = -math.inf
-        """The device went in a turn whose reply may still come until then, when the device is back."""
+        """If the device went in a turn: until when the reply may still come after the device is back."""
         self.longest_wait = 0.0
-        """The longest time in seconds that a message which was written had waited for its turn."""
+        """The longest time in seconds that a message waited before it was written."""
         self._last: dict[str, deque[Ending]] = {}
 
     def lost(self, now: float) -> None:
-        """Take note that the device went in a turn: its reply may be due from now on, and be as late as any."""
+        """Note that the device went in a turn: the reply may still come, as late as any."""
         if self.rule is not None:
             self.late_until = now + 2 * self.rule.reply_timeout
 
     def waited(self, seconds: float) -> None:
-        """Take note of a wait that ended in a turn."""
+        """Note a wait that ended in a turn."""
         self.longest_wait = max(self.longest_wait, seconds)
 
     def ended(self, holder: str, ending: Ending) -> None:
-        """Take note of the end of a turn."""
+        """Note the end of a turn."""
         self.turns[ending] += 1
         self._last[holder] = self._last.pop(holder, deque(maxlen=_LAST))
         self._last[holder].append(ending)
@@ -58,7 +58,7 @@ class Sharing:
             del self._last[next(iter(self._last))]
 
     def status(self) -> dict[str, object]:
-        """Return the rule, and what was counted, as the status shows them."""
+        """Return the rule and the counts, for the status."""
         return {
             "rule": None if self.rule is None else self.rule.reply,
             "turns": {ending.value: self.turns[ending] for ending in Ending if self.turns[ending]},
@@ -69,7 +69,7 @@ class Sharing:
 
     @property
     def warnings(self) -> list[str]:
-        """Return in words who costs the others most: the holders most of whose last turns had no reply."""
+        """Return a sentence for each holder that costs the others most: most of its last turns had no reply."""
         unanswered = ((who, sum(end in _UNANSWERED for end in last), len(last)) for who, last in self._last.items())
         return [
             f"{count} of the last {turns} requests of {who} had no whole reply; each costs the others its time"

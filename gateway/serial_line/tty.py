@@ -1,17 +1,16 @@
-"""Ask and tell a tty's driver, without waiting but to open and to close: bytes, settings, modem lines, counters.
+"""Use a tty's driver: bytes, settings, modem lines, counters. Only the open and the close may wait.
 
-Behind this module are termios and ioctls, whose errors come in two families (``termios.error`` is no ``OSError``); in
-front of it there is ``UartError`` alone. A driver may also refuse without an error, by keeping what it had. So nothing
-here believes a call that returned: settings are read back.
+The errors of termios and ioctls come in two families (``termios.error`` is no ``OSError``); this module turns both into
+``UartError``. A driver may also refuse without an error, by keeping its old settings. So settings are always read back.
 
-What a driver may keep to itself, and what follows from it
-    A flush   that of a USB adapter does nothing, so what is queued is asked again after it (``flush_output``).
-    A queue   that of a CDC adapter counts whole transfers, so more would seem queued than was ever written
+What drivers do without an error, and what follows from it
+    A flush   A USB adapter's driver may ignore it, so the queue is checked after it (``flush_output``).
+    A queue   A CDC adapter's driver counts whole transfers, so more would seem queued than was ever written
               (``cdc_acm``). ``unsent`` is the bound: the bytes written since the driver was last seen empty.
-    A lock    flock is for those who ask; TIOCEXCL shuts the others out, but for root. It belongs to the tty, and a pty
-              outlives the last close of its slave: there it would shut out the next who opens it.
-    A close   waits for the line, 30 s and more (closing_wait). To change that takes root, and lasts for every program
-              that opens the device after us, so it stays: the wait is interrupted (``driver_call``).
+    A lock    flock excludes only programs that use it; TIOCEXCL excludes all others, except root. TIOCEXCL belongs to
+              the tty, and a pty outlives the last close of its slave, so it would exclude every later program there.
+    A close   It waits for the line, 30 s and more (closing_wait). Changing that needs root, and would last for every
+              program that opens the device after us. So it stays, and the wait is interrupted (``driver_call``).
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ _SERIAL_FLAGS: Final = struct.Struct("16xi")
 _LOW_LATENCY: Final = 1 << 13
 _TRANSMITTER_EMPTY: Final = 1
 _KEPT: Final = 4095
-"""Bytes that n_tty keeps. It takes more from its driver while these are read."""
+"""The buffer of n_tty in bytes. It takes more from its driver while these are read."""
 READ_SIZE: Final = 3 * _KEPT
 _PTYS: Final = range(136, 144)  # major numbers of the slaves of ptys (Linux, devices.txt)
 
@@ -72,18 +71,18 @@ _ADVICE: Final = {
 
 
 class UartError(LineError):
-    """The device did not do what was asked; the text says which device, what it was, and what to do."""
+    """The device did not do what was asked; the message names the device, the request, and what to do."""
 
 
 @final
 class DeviceGone(UartError):
-    """The device was unplugged, hung up or closed; it has to be opened again, under its name."""
+    """The device was unplugged, hung up or closed, and has to be opened again by its name."""
 
 
 @final
 @frozen
 class Counters:
-    """The driver's own counters, since it was loaded (Linux, ``struct serial_icounter_struct``)."""
+    """The driver's counters since it was loaded (Linux, ``struct serial_icounter_struct``)."""
 
     received: int
     sent: int
@@ -96,10 +95,10 @@ class Counters:
 
 @final
 class Tty:
-    """One open tty, for this process alone, raw, set to ``line``, and without a pulse on DTR when it is closed.
+    """One open tty, for this process alone, raw, set to ``line``, and without a pulse on DTR at its close.
 
-    To make one may wait in the kernel, and so may ``close_descriptor``; nothing else does. ``automatic``: the adapter
-    switches RS-485 by itself, and its driver is not asked. All methods raise ``UartError``, or ``DeviceGone``.
+    Only the constructor and ``close_descriptor`` may wait in the kernel. ``automatic``: the adapter switches RS-485 by
+    itself, so the driver is not asked for it. All methods raise ``UartError``, or ``DeviceGone``.
     """
 
     def __init__(self, device: str, line: SerialPort, *, automatic: bool = False, low_latency: bool = True) -> None:
@@ -111,9 +110,9 @@ class Tty:
         self.unsent = 0
         """Bytes written since the driver was last seen empty: the most that can be waiting in it."""
         self.transfers: Transfers | None = None
-        """What the driver has, where it counts transfers; ``write_pieces`` is to be used then, and not ``write``."""
+        """The transfers in the driver, if it counts transfers; then use ``write_pieces`` in place of ``write``."""
         self.low_latency: bool | None = None
-        """Whether the driver hands bytes over at once (ASYNC_LOW_LATENCY); None where it does not offer that."""
+        """True where the driver hands over bytes at once (ASYNC_LOW_LATENCY); None where it does not offer that."""
         self._automatic = automatic
         with _translated(device):
             self.fd = os.open(device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -126,7 +125,7 @@ class Tty:
             raise
 
     def _take(self, line: SerialPort, *, low_latency: bool) -> None:
-        attributes = termios.tcgetattr(self.fd)  # raises where it is no tty
+        attributes = termios.tcgetattr(self.fd)  # raises if it is no tty
         fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         major = os.major(os.fstat(self.fd).st_rdev)
         self.is_pty = major in _PTYS
@@ -135,7 +134,7 @@ class Tty:
             fcntl.ioctl(self.fd, termios.TIOCEXCL)
         try:
             self._board = self._rs485()
-            # Marks cost a pty three quarters of its speed, and a driver that does not count has no errors to mark.
+            # Marks cost a pty three quarters of its speed, and a driver without counters has no errors to mark.
             self.marks = self._counted() is not None
             if low_latency:
                 self._ask_for_low_latency()
@@ -146,7 +145,7 @@ class Tty:
             raise
 
     def _ask_for_low_latency(self) -> None:
-        """Let the driver hand bytes over at once: an FTDI adapter else keeps them for up to 16 ms."""
+        """Let the driver hand over bytes at once; otherwise an FTDI adapter keeps them for up to 16 ms."""
         known = bytearray(_SERIAL_STRUCT)
         with _where_offered(_NOT_OFFERED | _NOT_ALLOWED):
             fcntl.ioctl(self.fd, _TIOCGSERIAL, known)
@@ -158,15 +157,15 @@ class Tty:
             self.low_latency = bool(_SERIAL_FLAGS.unpack_from(known)[0] & _LOW_LATENCY)
 
     def release(self) -> None:
-        """Let other programs open it: a tty that outlives its last close would keep them out for ever."""
+        """Let other programs open the tty: a pty, which outlives its last close, would keep them out for ever."""
         if not self.is_pty:
             with contextlib.suppress(OSError):
                 fcntl.ioctl(self.fd, termios.TIOCNXCL)
 
     def detach(self) -> int:
-        """Return the descriptor for ``close_descriptor``; from now on nobody uses its number, which the kernel reuses.
+        """Return the descriptor for ``close_descriptor``, and forget its number, because the kernel will reuse that.
 
-        Idempotent: -1 where there is none.
+        Idempotent: then it returns -1.
         """
         if self.fd >= 0:
             self.release()
@@ -176,7 +175,7 @@ class Tty:
     # -- bytes
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
+        """Write what the kernel takes of ``data`` now; return the number of bytes, 0 when it is full."""
         try:
             took = os.write(self.fd, data)
         except BlockingIOError:
@@ -188,14 +187,14 @@ class Tty:
         return took
 
     def write_pieces(self, transfers: Transfers, data: bytes | memoryview) -> int:
-        """Write as ``write`` does, in pieces that the driver counts as one transfer each."""
+        """Write as ``write`` does, in pieces that are one transfer each."""
         view, took = memoryview(data), 0
         while took < len(view):
             try:
                 piece = self.write(view[took : took + transfers.longest])
             except UartError:
                 if took:
-                    break  # it is met again; what was taken is told first
+                    break  # the next write meets the error again; first report what was taken
                 raise
             if not piece:
                 break
@@ -207,13 +206,13 @@ class Tty:
         return took
 
     def read(self) -> bytes | None:
-        """Return what is there: None when that is nothing, ``b""`` when the device has hung up.
+        """Return what has come: None if nothing has, ``b""`` when the device has hung up.
 
-        Where n_tty gave all that it keeps it is read on, until that are READ_SIZE bytes: a read costs less than another
-        wait, and a write to each client. So many may not be all.
+        If a read empties n_tty's full buffer, read on up to READ_SIZE bytes: one more read costs less than another
+        wait, and another write to each client. With READ_SIZE bytes, there may be more.
         """
         received = piece = self._read()
-        with contextlib.suppress(UartError):  # which the next read meets too
+        with contextlib.suppress(UartError):  # the next read meets it too
             while piece and len(piece) >= _KEPT and received and len(received) < READ_SIZE:
                 piece = self._read()
                 received += piece or b""
@@ -230,7 +229,7 @@ class Tty:
             raise _uart_error(self.device, error) from error
 
     def queued(self) -> int:
-        """Return how many bytes wait in the driver to be sent (TIOCOUTQ), which is never more than was written.
+        """Return how many bytes wait in the driver to be sent (TIOCOUTQ), never more than were written.
 
         A pty never shows any.
         """
@@ -241,13 +240,13 @@ class Tty:
         return min(counted, self.unsent)
 
     def transmitter_empty(self) -> bool:
-        """Return whether the driver knows its FIFO to be empty, which TIOCOUTQ leaves out; false if it cannot say."""
+        """Return whether the driver reports an empty FIFO, which TIOCOUTQ leaves out; False if it cannot tell."""
         with _translated(self.device), _where_offered():
             return self._number(termios.TIOCSERGETLSR) & _TRANSMITTER_EMPTY != 0
         return False
 
     def flush_output(self) -> int:
-        """Throw away what waits to be sent, as far as the driver does that, and return how many bytes that was."""
+        """Throw away what waits to be sent, as far as the driver can; return the number of bytes."""
         waiting = self.queued()
         if not waiting:  # the flush of a pty would still take what its reader has not yet read
             return 0
@@ -260,16 +259,18 @@ class Tty:
     # -- settings
 
     def apply(self, line: SerialPort) -> None:
-        """Apply what the driver takes of ``line``, and leave the rest as it was: ``found`` says what that is."""
+        """Apply what the driver accepts of ``line``, and leave the rest as it was; ``found`` tells the result."""
         with _translated(self.device):
             self._apply(line, termios.tcgetattr(self.fd))
 
     def _apply(self, line: SerialPort, before: list[Any]) -> None:
         was = self._found_in(before, line)
         if not self._set(line, before):
-            # What a driver made of a rate that it does not have is nobody's wish: back, and on one by one.
+            # Nobody wants what a driver makes of a rate that it does not have. So go back, and try the settings one by
+            # one.
             self._set(was, before)
-            # Twice, for a UART with 7E and 8N but no 7N: the way from one to the other leads over what it refuses.
+            # Twice, for a UART with 7E and 8N but no 7N: the way from one to the other leads over a setting that it
+            # refuses.
             pending: tuple[str, ...] = line_settings.IN_TERMIOS
             for _pass in range(2):
                 pending = tuple(name for name in pending if not self._sticks(name, line))
@@ -278,9 +279,9 @@ class Tty:
             self._set_rs485(line_settings.rs485(line, self._board))
 
     def _set(self, line: SerialPort, before: list[Any], names: Sequence[str] = line_settings.IN_TERMIOS) -> bool:
-        """Set all of ``line`` that termios has at once, and return whether the driver has ``names`` of it then."""
+        """Set everything of ``line`` that termios has at once; return whether the driver now has ``names`` of it."""
         wanted = line_settings.attributes(before, line, marks=self.marks)
-        with contextlib.suppress(termios.error, OSError):  # reading back tells a refusal, which may be silent too
+        with contextlib.suppress(termios.error, OSError):  # reading back shows a refusal, which may be silent anyway
             if line_settings.is_custom(line):
                 fcntl.ioctl(self.fd, _TCSETS2, line_settings.termios2(wanted, line.baud_rate))
             elif wanted != termios.tcgetattr(self.fd):
@@ -289,7 +290,7 @@ class Tty:
         return all(getattr(found, name) == getattr(line, name) for name in names)
 
     def _sticks(self, name: str, line: SerialPort) -> bool:
-        """Set one of the settings beside those in force, and return whether the driver has it then."""
+        """Set one setting beside those in force; return whether the driver now has it."""
         before = termios.tcgetattr(self.fd)
         was = self._found_in(before, line)
         if self._set(replace(was, **{name: getattr(line, name)}), before, (name,)):
@@ -298,9 +299,9 @@ class Tty:
         return False
 
     def found(self, wanted: SerialPort) -> SerialPort:
-        """Read back the settings in force. The bias is that of ``wanted``, for no driver knows it.
+        """Read back the settings in force. The bias is that of ``wanted``, because no driver knows it.
 
-        Where the adapter switches RS-485 by itself, so is the mode: it is the wiring's word.
+        So is the mode of an adapter that switches RS-485 by itself.
         """
         with _translated(self.device):
             return self._found(wanted)
@@ -314,7 +315,7 @@ class Tty:
         return replace(found, port_mode=wanted.port_mode, termination=False) if self._automatic else found
 
     def _rate(self) -> int:
-        """Return the rate in force as a number: termios knows only rates that have a name."""
+        """Return the rate in force as a number, because termios knows only rates that have a name."""
         known = bytearray(line_settings.TERMIOS2.size)
         with _where_offered():
             fcntl.ioctl(self.fd, _TCGETS2, known)
@@ -334,7 +335,7 @@ class Tty:
     # -- what is beside the data
 
     def counters(self) -> Counters | None:
-        """Return what the driver counted (TIOCGICOUNT); None where it does not count, as on a pty."""
+        """Return the driver's counters (TIOCGICOUNT); None where it has none, as a pty."""
         with _translated(self.device):
             return self._counted()
 
@@ -371,7 +372,7 @@ class Tty:
             fcntl.ioctl(self.fd, termios.TIOCMBIS if asserted else termios.TIOCMBIC, struct.pack("I", line))
 
     def set_break(self, held: bool) -> None:
-        """Hold the line in break, or let it go: tcsendbreak makes a quarter of a second of whatever it is told."""
+        """Begin or end a break. Not by tcsendbreak, whose breaks always last a quarter of a second."""
         with self._modem():
             fcntl.ioctl(self.fd, _TIOCSBRK if held else _TIOCCBRK)
 
@@ -391,14 +392,14 @@ class Tty:
 
 
 def close_descriptor(fd: int) -> None:
-    """Close what ``Tty.detach`` returned. Waits for the line, until a signal comes."""
+    """Close what ``Tty.detach`` returned. It waits for the line until a signal comes."""
     with contextlib.suppress(OSError):
         os.close(fd)
 
 
 @contextlib.contextmanager
 def _where_offered(passed: frozenset[int] = _NOT_OFFERED) -> Iterator[None]:
-    """Pass over a call that the driver does not have."""
+    """Ignore the error of a call that the driver does not have."""
     try:
         yield
     except OSError as error:
@@ -408,7 +409,7 @@ def _where_offered(passed: frozenset[int] = _NOT_OFFERED) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _translated(device: str) -> Iterator[None]:
-    """Raise as UartError what termios and the kernel raise."""
+    """Turn errors of termios and the kernel into UartError."""
     try:
         yield
     except (termios.error, OSError, ValueError) as error:

@@ -1,22 +1,21 @@
 """One open serial device in trio: bytes pass through it, and its settings change in place.
 
 What must hold
-    The loop never waits for a driver. The two calls that may wait, the open and the close, have a thread of their own
-    (``driver_call``). All others are answered at once, and what takes time is looked at again and again
-    (``driver_queue``).
+    The event loop never waits for a driver. The two calls that may wait, the open and the close, run in a thread of
+    their own (``driver_call``). All other calls return at once, and what takes time is polled (``driver_queue``).
 
-    A Uart owns a descriptor, trio's watch on it, and a thread, and has either the first two or the last. The watch goes
-    before the thread starts: it would be a watch on a number that the kernel gives to the next file.
+    A Uart has either a descriptor with trio's watch on it, or a thread. The watch ends before the thread starts, or it
+    would watch a number that the kernel gives to the next file.
 
-    Every byte that the kernel took is on the line, or waits, or is in ``discarded``: never in two of these.
+    Every byte that the kernel took is on the line, or waits, or is counted in ``discarded``: exactly one of these.
 
 The states
-        OPENING   a thread has the name, nobody a descriptor (this is ``open``, before there is a Uart)
+        OPENING   a thread opens the device (this is ``open``, before there is a Uart)
         OPEN      bytes pass
         PURGING   a driver that does not flush is closed and opened again: readers wait, writers are refused
         CLOSING   a thread has the descriptor
         CLOSED    the driver has let go
-        GIVEN_UP  it has not, in the time that the caller has; the thread goes on, and ``let_go`` tells when it has
+        GIVEN_UP  it has not within the caller's time; the thread goes on, and ``let_go`` tells when it is done
 
         OPENING --> OPEN          the thread has opened it, and it is set
         OPENING --> (nothing)     cancelled: the thread closes what it gets
@@ -26,8 +25,8 @@ The states
         PURGING --close--> CLOSING                once the purge has ended, which is bounded
                            PURGING --> GIVEN_UP
 
-Nothing here takes a turn: whoever calls ``reconfigure`` or ``send_break`` has the line already
-(``serial_line.arbiter``), or knows why it is not to be had.
+Nothing here takes a turn: the caller of ``reconfigure`` or ``send_break`` has the line already
+(``serial_line.arbiter``), or could not get it because it is stuck.
 """
 
 from __future__ import annotations
@@ -76,14 +75,14 @@ _CLOSE: Final = 0.4  # an interrupted close takes a few milliseconds
 _REOPEN: Final = 0.5
 _SLOW_OPEN: Final = 0.5  # after which an open is said to wait
 
-# How many characters may pass before a driver shows that any did: USB takes them in blocks, a UART by its FIFO.
+# Characters that may pass before a driver shows any progress: USB takes them in blocks, a UART by its FIFO.
 _USB_BLOCK: Final = 320
 _FIFO_BLOCK: Final = 140
 
 
 @final
 class LineBusy(UartError):
-    """New settings were not tried, for the line is slow and has not carried what was written; ``why`` is a phrase."""
+    """New settings were not tried, because the slow line has not carried what was written; ``why`` is a phrase."""
 
     def __init__(self, device: str, queued: int) -> None:
         self.why = f"line busy: {queued} bytes"
@@ -103,7 +102,7 @@ class _State(enum.Enum):
 
 @final
 class Uart:
-    """One open serial device, made by ``open``. All methods raise ``UartError``, or ``DeviceGone`` when it is lost."""
+    """One open serial device, made by ``open``. All methods raise ``UartError``; ``DeviceGone`` when it is lost."""
 
     def __init__(
         self,
@@ -117,19 +116,19 @@ class Uart:
         self.adapter = adapter
         """The USB adapter; None where it is none."""
         self.settings = SettingsInForce(tty, line, Bias(config.bias), log)
-        """What was asked for, and what the device keeps."""
+        """The wanted settings, and those that the device keeps."""
         self.discarded = 0
-        """Bytes that the device had taken and that were thrown away, because the line did not carry them in time."""
+        """Bytes that the device had taken, and that were thrown away because the line did not carry them in time."""
         self.heard_breaks: Callable[[int], None] = lambda _count: None
-        """Called with the number of breaks that came from the line, where the driver tells them apart from bytes."""
+        """Called with the number of breaks from the line, if the driver can tell them from bytes."""
         self.lines_rose = 0
-        """Times that a DTR or RTS which was released rose for a moment, because a purge opens the device again."""
+        """How often a released DTR or RTS rose for a moment, because a purge had to open the device again."""
         self._config = config
         self._logger = log
         self._state = _State.OPEN
         self._purged = trio.Event()
         self.epoch = 0
-        """Counts up whenever what the device had taken is thrown away: a message begun before ends there."""
+        """Grows whenever what the device had taken is thrown away: a message begun before that must not go on."""
         self._lost: UartError | None = None
         """Why it is CLOSED, where nobody closed it."""
         self._closing: DriverCall[None] | None = None
@@ -139,10 +138,10 @@ class Uart:
         """Take this tty as the open one."""
         self._tty = self.settings.tty = tty
         self.send_nowait = tty.write if tty.transfers is None else functools.partial(tty.write_pieces, tty.transfers)
-        """Write what the kernel takes of ``data`` now, and return how many bytes that is: 0 when it is full."""
+        """Write what the kernel takes of ``data`` now; return the number of bytes, 0 when it is full."""
         self._unmarker = Unmarker() if tty.marks else None
         self.is_paced = not tty.is_pty and self._config.paced
-        """Whether the device is a UART, which carries at a rate, and takes more than it carries."""
+        """True for a UART, which sends at a rate and takes bytes faster than it sends them."""
         self.queue = DriverQueue(tty, lambda: self.settings.timing)
         """What waits in the driver."""
 
@@ -156,11 +155,11 @@ class Uart:
         known: Identity | None = None,
         waiting: Callable[[str], None] = lambda _why: None,
     ) -> Uart:
-        """Open the device of ``config`` for this process alone and apply what it can take of ``line``.
+        """Open the device of ``config`` for this process alone, and apply what it accepts of ``line``.
 
-        What it does not take is in ``settings.refused`` and no error: a port with the wrong parity is worth more than
-        none. ``known`` is the adapter that the port had: another one raises UartError, before a byte or a level of a
-        line can reach it. ``waiting`` is told where the open takes long; it goes on, until it is cancelled.
+        What it refuses is in ``settings.refused`` and is no error: a port with the wrong parity is better than none.
+        ``known`` is the adapter that the port had before. Another adapter raises UartError before a byte or the level
+        of a line can reach it. ``waiting`` is called when the open takes long; it goes on until cancelled.
         """
         call = DriverCall(functools.partial(_opened, config, line, known))
         try:
@@ -183,19 +182,19 @@ class Uart:
 
     @property
     def low_latency(self) -> bool | None:
-        """True where the driver hands bytes over at once; None where it does not offer that, or is to be left alone."""
+        """True where the driver hands over bytes at once; None where it does not offer that, or must not be asked."""
         return self._tty.low_latency
 
     # -- the end
 
     async def close(self) -> None:
-        """Close the device; who waits in it gets ``trio.ClosedResourceError``. Idempotent, whatever is cancelled.
+        """Close the device; a waiting task gets ``trio.ClosedResourceError``. Idempotent, also when it was cancelled.
 
-        What still waits for the line is thrown away and counted: a close that lets it be sent takes half a minute.
+        What still waits for the line is thrown away and counted: a close that sends it could take half a minute.
         """
         if self._state is _State.PURGING:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * (_CLOSE + _REOPEN)):
-                await self._purged.wait()  # it has bounds of its own
+                await self._purged.wait()  # a purge is bounded
         if self._state is not _State.OPEN:
             return
         self._state = _State.CLOSING
@@ -214,7 +213,7 @@ class Uart:
             self._logger.warning("%s: the driver does not close it; it is opened again when it has", self.device)
 
     async def _let_go(self) -> None:
-        """Close the descriptor in a thread, for as long as a caller can wait; no byte of its queue is sent any more."""
+        """Close the descriptor in a thread, and wait as long as a caller can; no byte of its queue is sent any more."""
         closing(self._tty.fd)
         self._closing = DriverCall(functools.partial(close_descriptor, self._tty.detach()))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE):
@@ -224,7 +223,7 @@ class Uart:
         return self._closing is None or self._closing.ended
 
     def let_go(self) -> bool:
-        """Return whether the driver has let go of a device that was closed; where it has not, interrupt it again."""
+        """Return whether the driver has let go of the closed device; if it has not, interrupt it again."""
         if self._closing is not None:
             self._closing.interrupt()
         return self._closing_ended()
@@ -232,14 +231,15 @@ class Uart:
     # -- bytes
 
     async def writable(self) -> None:
-        """Wait until ``send_nowait`` may take something; a device that is lost counts, for it says so then.
+        """Wait until ``send_nowait`` may take something, or would raise because the device is lost.
 
-        Raises ClosedResourceError where the device was closed or purged meanwhile: what was written is not on the line.
+        Raises ClosedResourceError if the device was closed or purged meanwhile: what was written did not reach the
+        line.
         """
         await trio.lowlevel.wait_writable(self._open_fd())
 
     async def hear(self, deliver: Callable[[bytes], None]) -> None:
-        """Hand to ``deliver`` what comes in, at once, until the device hangs up. It must not wait."""
+        """Pass what comes in to ``deliver`` at once, until the device hangs up. ``deliver`` must not wait."""
 
         def read() -> bool | None:
             received = self._tty.read()
@@ -264,14 +264,14 @@ class Uart:
 
     def _unmarked(self, received: bytes, unmarker: Unmarker) -> bytes | None:
         said, breaks = unmarker.feed(received)
-        if len(received) < READ_SIZE:  # the kernel had no more, and it shows a mark only once that is whole
+        if len(received) < READ_SIZE:  # the kernel had no more; and a mark comes whole, so nothing must be held back
             said += unmarker.flush()
         if breaks:
             self.heard_breaks(breaks)
         return said or None
 
     def _open_fd(self) -> int:
-        """Return the descriptor to wait for. Raises ClosedResourceError after ``close``, as it did to who waited."""
+        """Return the descriptor to wait for. Raises ClosedResourceError after ``close``, as for tasks that waited."""
         if self._tty.fd < 0:
             raise trio.ClosedResourceError(f"{self.device} was closed")
         return self._tty.fd
@@ -284,10 +284,10 @@ class Uart:
             self._logger.warning("%s threw away %d bytes that the line did not take", self.device, count)
 
     async def purge(self) -> int:
-        """Throw away what waits in the driver; return, and add to ``discarded``, how many bytes that was.
+        """Throw away what waits in the driver; return the number of bytes, and add it to ``discarded``.
 
-        Where the driver does not flush, the device is closed and opened again. A message that is being written ends
-        here: its writer is told, for its beginning is gone. Raises UartError where it cannot be opened again.
+        If the driver does not flush, the device is closed and opened again. A message that is being written ends here,
+        and its writer is told, because its beginning is gone. Raises UartError if the device cannot be opened again.
         """
         self._state, self._purged = _State.PURGING, trio.Event()
         self.epoch += 1
@@ -299,7 +299,7 @@ class Uart:
             if kept:
                 await self._reopen(kept)
             else:
-                self.queue.look()  # what is written next has not stood still for as long as this had
+                self.queue.look()  # restarts the time for which the queue has stood still
         except BaseException as error:
             if self._tty.fd < 0:
                 self._state = _State.CLOSED if self._closing_ended() else _State.GIVEN_UP
@@ -314,7 +314,7 @@ class Uart:
         return thrown + kept
 
     async def _reopen(self, kept: int) -> None:
-        """Close and open the device: what the driver did not flush is gone with that, and DTR and RTS rise."""
+        """Close and open the device. That drops what the driver did not flush, and makes DTR and RTS rise."""
         lines = None
         with contextlib.suppress(UartError):
             lines = self._tty.modem_lines()
@@ -349,31 +349,31 @@ class Uart:
     async def reconfigure(self, line: SerialPort, began: float | None = None) -> None:
         """Change the settings in place, after what was written is on the line: within two seconds from ``began``.
 
-        Raises SettingsRefused as ``SettingsInForce.change`` does. Raises LineBusy where the line is slow and has not
-        carried what was written; where flow control holds it, that is thrown away.
+        Raises SettingsRefused as ``SettingsInForce.change`` does. Raises LineBusy if the slow line has not carried what
+        was written. What flow control holds is thrown away.
         """
         began = trio.current_time() if began is None else began
         await self._quiet(began)
         await self.settings.change(line, began + _CHANGE)
 
     async def _quiet(self, began: float) -> None:
-        """Have nothing left to send, by patience or by force; see ``reconfigure``."""
+        """Wait until nothing is left to send, or throw it away; see ``reconfigure``."""
         self.queue.look()
         patience = min(self.queue.patience(), began + _LONGEST_DRAIN - trio.current_time())
         if await self.queue.emptied(max(patience, 0)):
             return
         left = self._tty.queued()
         if not left:
-            return  # all but the FIFO, whose time was short
+            return  # only the FIFO may still hold a few characters
         if not self.is_held():
             raise LineBusy(self.device, left)
         await self.purge()
 
     def is_held(self) -> bool:
-        """Return whether something waits in the driver that flow control holds.
+        """Return whether flow control holds what waits in the driver.
 
-        CTS can be asked for; an XOFF, and what a CDC adapter does by itself, shows only in that nothing moves. Where
-        the line is too slow to show that it does, it passes for slow: nothing is thrown away that may still be sent.
+        CTS can be read. An XOFF, and the flow control of a CDC adapter itself, show only by a queue that does not move.
+        If the line is too slow to tell, it counts as slow, so that nothing is thrown away that may still be sent.
         """
         self.queue.look()
         if not self._tty.queued():
@@ -408,7 +408,7 @@ class Uart:
             self._tty.set_rts(rts)
 
     async def send_break(self, seconds: float) -> None:
-        """Hold the line in break for ``seconds``, after what was written; nothing is thrown away for it."""
+        """Hold the line in break for ``seconds``, after what was written. Nothing is thrown away for it."""
         await self.begin_break()
         try:
             await trio.sleep(seconds)
@@ -417,7 +417,7 @@ class Uart:
 
     async def begin_break(self) -> None:
         """Hold the line in break from now on, after what was written."""
-        self._tty.modem_lines()  # a pty takes a break without a word and does nothing: say so
+        self._tty.modem_lines()  # raises for a pty, which would accept a break without an error and do nothing
         if not await self.queue.emptied(self.queue.patience()):
             raise UartError(f"{self.device}: no break was sent, for the line does not take what was written before")
         self._tty.set_break(True)
@@ -428,7 +428,7 @@ class Uart:
 
 
 def _opened(config: SerialConfig, line: SerialPort, known: Identity | None) -> tuple[Tty, Identity | None]:
-    """Open the device, in a thread. Raises UartError, also where another adapter is behind its name than ``known``."""
+    """Open the device, in a thread. Raises UartError, also if another adapter than ``known`` is behind its name."""
     adapter = identity(config.device)
     if known is not None and adapter is not None and adapter != known and not config.any_device:
         raise UartError(

@@ -1,8 +1,8 @@
 """The writers that wait for one line, in the order in which they are served.
 
 PTZ goes before the other classes, at most four times in a row while one of those waits. Within a class it is first
-come, first served: a client that writes again is last, so each has one message in a round. A chained CPU is one client
-a class, however many are behind it.
+come, first served. A client that writes again is last, so each has one message in a round. A chained CPU counts as one
+client in each class, however many clients it has.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Waiter:
     def __init__(self, claim: Claim, message: bytes | memoryview, since: float) -> None:
         self.claim = claim
         self.message = message
-        """Its bytes up to the end of the first portion; empty where it writes none."""
+        """Its bytes up to the end of the first portion; empty if it writes none."""
         self.since = since
         self.decided = trio.Event()
         self.granted = False
@@ -55,36 +55,36 @@ class Waiting:
 
     @property
     def first_command(self) -> Waiter | None:
-        """The PTZ message that waits longest; None where none does."""
+        """The PTZ message that has waited longest; None where none waits."""
         return self._ptz[0] if self._ptz else None
 
     @property
     def next(self) -> Waiter:
-        """The one that is served next."""
+        """The waiter that is served next."""
         return self._ptz[0] if self._ptz and (not self._others or self._in_a_row < _IN_A_ROW) else self._others[0]
 
     def add(self, waiter: Waiter) -> None:
-        """Let it wait behind those of its class."""
+        """Let it wait after those of its class."""
         self._of(waiter.claim).append(waiter)
 
     def remove(self, waiter: Waiter) -> None:
-        """Forget one that waits no more. Idempotent."""
+        """Forget a waiter. Idempotent."""
         if waiter in self._of(waiter.claim):
             self._of(waiter.claim).remove(waiter)
 
     def take(self) -> Waiter:
-        """Return the one that is served now, and forget it."""
+        """Return the waiter that is served now, and forget it."""
         waiter = self.next
         self._of(waiter.claim).remove(waiter)
         self._in_a_row = self._in_a_row + 1 if waiter.claim.traffic is Right.PTZ else 0
         return waiter
 
     def before(self, claim: Claim) -> int:
-        """Return how many bytes are certainly written before one of this claim that comes now."""
+        """Return how many bytes will certainly be written before a message of this claim that comes now."""
         return sum(len(waiter.message) for waiter in self._of(claim))
 
     def of(self, claim: Claim) -> Waiter | None:
-        """Return the one of this claim."""
+        """Return the waiter of this claim; None without one."""
         return next((waiter for waiter in self._of(claim) if waiter.claim is claim), None)
 
     def _of(self, claim: Claim) -> deque[Waiter]:

@@ -1,10 +1,10 @@
 """Keep a small file that is always whole, and that only its owner can read.
 
 The power may fail, the disk may be full, the process may be killed at any instant: afterwards the file holds the old
-content or the new. So a new content is written to a file beside it, synced, and renamed over it; then the directory is
-synced, without which the rename itself may be lost.
+content or the new. So new content is written to a file beside it, synced, and renamed over it. Then the directory is
+synced, because otherwise the rename itself may be lost.
 
-Two writers at once would use the same file beside it. A caller excludes others by ``turn`` or ``claim``.
+Two writers at once would use the same file beside it. Callers exclude each other by ``turn`` or ``claim``.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OWNER_ONLY = 0o600
 
 
 def read(path: Path) -> bytes | None:
-    """Return the content, None where there is no file. Close a mode that is open to others, and log that.
+    """Return the content, None where there is no file. If others may access the file, take that away and log it.
 
     Raises OSError, also for a file that is not a regular one or is larger than 1 MiB.
     """
     try:
-        # Without O_NONBLOCK a FIFO would hold up the start for ever; without O_NOFOLLOW a link could make root
-        # read, tighten and copy a file of somebody else's.
+        # Without O_NONBLOCK a FIFO would hold up the start for ever. Without O_NOFOLLOW a link could make root read,
+        # tighten and copy another user's file.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
@@ -57,8 +57,8 @@ def read(path: Path) -> bytes | None:
 def replace(path: Path, content: bytes) -> None:
     """Put ``content`` in place of the file, synced to the disk, owned by the owner of its directory.
 
-    Raises OSError. The old file is then still there; only where the directory itself could not be synced
-    (the disk is failing) it may be either.
+    Raises OSError. The old file is then still there. Only if the directory could not be synced (the disk is failing),
+    it may be either file.
     """
     new = _new(path)
     try:
@@ -73,7 +73,7 @@ def replace(path: Path, content: bytes) -> None:
 
 @final
 class AtomicFile:
-    """One such file, for a reader and writer that need not know where it is."""
+    """One such file, for users that need not know its path."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -88,13 +88,13 @@ class AtomicFile:
 
 
 def sweep(path: Path) -> None:
-    """Remove a new content that a killed process left unfinished."""
+    """Remove unfinished new content that a killed process left."""
     _new(path).unlink(missing_ok=True)
 
 
 @contextmanager
 def turn(directory: Path) -> Iterator[None]:
-    """Wait until no other process reads and replaces a file of this directory, then be the one. Raises OSError."""
+    """Exclude other processes that read and replace files of this directory while the block runs. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -134,7 +134,7 @@ def _tighten(path: Path, descriptor: int, mode: int) -> None:
 
 
 def _write(new: Path, content: bytes) -> None:
-    # O_EXCL: a link that somebody put there is not followed.
+    # O_EXCL: do not follow a link that another user put there.
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
     with open(descriptor, "wb") as file:
         _give_to_the_owner_of(new.parent, descriptor)
@@ -144,7 +144,7 @@ def _write(new: Path, content: bytes) -> None:
 
 
 def _give_to_the_owner_of(directory: Path, descriptor: int) -> None:
-    # Root may make a file for the daemon, which then has to read and replace it.
+    # Root may make the file on behalf of the daemon, which must be able to read and replace it.
     owner = directory.stat()
     if os.geteuid() == 0:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)

@@ -1,11 +1,12 @@
-"""A backup: one archive of what outlives the process, and a judge of which of it may go onto which machine.
+"""A backup: one archive of what outlives the process, and the rules for what of it goes onto which machine.
 
-The archive is a gzipped tar. It comes back from a disk that somebody carried around, so nothing of it is believed: its
-members are those of a short list, each once, plain and small, and one that is anything else spoils the whole. What
-belongs to one machine or one chassis is restored elsewhere only where that is asked for:
+The archive is a gzipped tar. It comes back from a disk that was carried around, so nothing in it is trusted: its
+members must be plain small files with names from a short list, each once, and one wrong member makes the whole archive
+invalid. What belongs to one machine or one chassis is restored elsewhere only on request:
 
-- the node's key and the self-signed certificate say who a CPU is: two with the same would throw each other off;
-- the AuthenticationKeys let whoever has them into a chain.
+- the node's key and the self-signed certificate are a CPU's identity: two CPUs with the same would disconnect each
+  other;
+- the AuthenticationKeys admit their holder to a chain.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ CONFIGURATION: Final = "daisyport.toml"
 PARAMETERS: Final = "parameters"
 USERS: Final = "users"
 IDENTITY: Final = ("node_key", "tls.pem")
-"""The members that say who a CPU is."""
+"""The members that are a CPU's identity."""
 _ABOUT: Final = "about.json"
 _MEMORY: Final = re.compile(r"remote_port_R[0-9]{1,3}_server")
 _LARGEST: Final = 1 << 20
-"""Bytes of a member; the daemon reads no larger file either."""
+"""The most bytes of a member; the daemon reads no larger file either."""
 _MOST: Final = 300
-"""Members: a remote port has one, and there are at most 256."""
+"""The most members: each remote port has one, and there are at most 256."""
 _KEY: Final = re.compile(r"(?m)^[^=\n]*AuthenticationKey=.*\n?")
 
 
@@ -56,11 +57,11 @@ class About:
     machine: str
 
     def is_same_machine(self, here: About) -> bool:
-        """Return whether a backup belongs to this machine; where there is no mark, nobody knows."""
+        """Return whether a backup was made on this machine; False without a mark."""
         return self.machine != "" and self.machine == here.machine
 
     def is_same_chassis(self, here: About) -> bool:
-        """Return whether a backup belongs to this chassis."""
+        """Return whether a backup was made in this chassis."""
         return self.is_same_machine(here) or (self.chassis != "" and self.chassis == here.chassis)
 
 
@@ -73,9 +74,9 @@ class Backup:
     files: Mapping[str, bytes]
 
     def for_machine(self, here: About, *, identity: bool, keys: bool) -> tuple[dict[str, bytes], list[str]]:
-        """Return the files to restore on the machine ``here``, and a sentence for each thing that is left out.
+        """Return the files to restore on the machine ``here``, and a sentence for everything that is left out.
 
-        ``identity`` and ``keys`` ask for those of another machine or chassis too. The configuration is not judged here.
+        ``identity`` and ``keys`` restore those of another machine or chassis too. The configuration is not judged here.
         """
         files = {name: content for name, content in self.files.items() if name != CONFIGURATION}
         left: list[str] = []
@@ -115,7 +116,7 @@ def unpack(data: bytes) -> Backup:
     """Read an archive. Raises BackupError for anything that ``pack`` does not write."""
     members: dict[str, bytes] = {}
     try:
-        # Unpacked up to a limit first: a few bytes of gzip may stand for any number.
+        # Limit what is unpacked, because a few bytes of gzip may expand to any number.
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             unpacked = file.read(_MOST * 2048 + 16 * _LARGEST)
             if file.read(1):
@@ -124,7 +125,7 @@ def unpack(data: bytes) -> Backup:
             for member in archive:
                 if len(members) >= _MOST:
                     raise BackupError(f"it has more than {_MOST} members")
-                name = _judged(member, members)  # before anything of it is read
+                name = _judged(member, members)  # before any of its content is read
                 members[name] = _content(archive, member)
     except RecursionError:  # a header may stand for the next one, and that for the next
         raise BackupError("it is no backup of Daisyport: its headers are nested too deep") from None

@@ -1,11 +1,11 @@
 """Tell one machine from another, so that a copied state directory does not make two nodes one.
 
-A blade's CPUs are often installed from one image. Where that image was taken after a first start, each copy has the
-same key pair, and they would throw each other off for ever. machine-id(5) differs between such copies, since an
-installer or the first boot makes it anew; a mark that is derived from it is kept beside the key pair.
+A blade's CPUs are often installed from one image. If that image was taken after a first start, each copy has the same
+key pair, and they would disconnect each other for ever. machine-id(5) differs between such copies, because an installer
+or the first boot makes a new one; a mark that is derived from it is kept beside the key pair.
 
-The file says nothing in some places: a container has its host's or none that lasts, and a temporary file system has
-another one at each boot. There nothing is compared.
+In some places the file is of no use: a container has its host's id or one that does not last, and on a temporary file
+system it differs at each boot. There nothing is compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["machine_mark"]
 
 _MACHINE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _CONTAINER: Final = ("run/systemd/container", "run/.containerenv", ".dockerenv")
-"""The files by which systemd, podman and docker tell a process that it runs in a container."""
+"""Files that show a process that it runs in a container of systemd, podman or docker."""
 _TEMPORARY: Final = frozenset({"tmpfs", "ramfs", "overlay"})
 
 
@@ -44,7 +44,7 @@ def machine_mark(state_dir: Path, root: Path = Path("/")) -> str | None:
 
 
 def _file_system(path: Path, mounts: str) -> str:
-    """Return the type of the file system that ``path`` is on, by proc_pid_mountinfo(5); empty where it is not told."""
+    """Return the type of the file system that ``path`` is on, by proc_pid_mountinfo(5); empty where unknown."""
     device = path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in mounts.splitlines():

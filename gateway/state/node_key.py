@@ -1,10 +1,10 @@
-"""The key pair that this node is to other nodes (Ed25519): made at the first start, and kept.
+"""The key pair that identifies this node to other nodes (Ed25519): made at the first start, and kept.
 
-Its node id is not the host's name: two nodes may have the same one, and a path that names nodes must never take one
-for another. Nor is it a number that anybody could claim, as it was once: whoever has the file is the node.
+The node id is not the host's name, because two nodes may have the same name, and a path must never confuse two nodes.
+Nor is it a number that anybody could claim, as it once was: only the holder of this file is the node.
 
-To compute the public key takes a library of 8 MiB, which a gateway without links needs for nothing else. So a child
-process does that, once; the secret key goes to it through a pipe, where nobody sees it. Where there can be no child the
+Computing the public key needs a library of 8 MiB, which a gateway without links needs for nothing else. So a child
+process does that, once; it gets the secret key through a pipe, where nobody sees it. If no child can be started, the
 library is loaded after all.
 """
 
@@ -45,15 +45,15 @@ key = Ed25519PrivateKey.from_private_bytes(sys.stdin.buffer.read())
 sys.stdout.buffer.write(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
 """
 _CHILD: Final = 10.0
-"""Seconds that the child has; it takes a fifth of one."""
+"""Seconds for the child, which needs a fifth of one."""
 _AGAIN: Final = 60.0
 
 
 def node_key(directory: Path, name: str, machine: str | None = None) -> NodeKey:
-    """Return the key pair kept in ``directory``, made if there is none, under a ``name`` for people.
+    """Return the key pair kept in ``directory``, made if there is none, with a ``name`` for people.
 
-    ``machine`` is the mark of this machine, where it has one. A key pair that was kept on another machine came with a
-    copied image: it is left to that machine, and a new one is made. Raises StoreError where it cannot be kept.
+    ``machine`` is the mark of this machine, if it has one. A key pair with another machine's mark came with a copied
+    image: it is left to that machine, and a new one is made. Raises StoreError if it cannot be kept.
     """
     path, before = directory / _FILE, directory / _BEFORE
     try:
@@ -82,22 +82,22 @@ def node_key(directory: Path, name: str, machine: str | None = None) -> NodeKey:
         raise StoreError(
             f"{path} does not hold two keys of {2 * _BYTES} hexadecimal digits; remove it, and this node gets a new id"
         )
-    # The public one is kept beside its secret so that a start need not compute it, which costs a library.
+    # The public key is kept beside the secret one, so that a start need not load a library to compute it.
     seed, public = keys[:_KEYS]
     return NodeKey(seed, name, public)
 
 
 @final
 class NodeIdentity:
-    """The key pair of this node while it runs: the one that is kept, or one in memory where none can be kept.
+    """The key pair of this node while it runs: the stored one, or one in memory if it cannot be stored.
 
-    A disk that is full, or a file that somebody broke, must not keep a gateway from its ports. What it costs is told:
-    without a file the node is another one after the next start.
+    A full disk or a broken file must not keep a gateway from its ports. The log and the status report the price:
+    without a file the node has another identity after the next start.
     """
 
     def __init__(self, directory: Path, name: str, machine: str | None = None) -> None:
         self.error = ""
-        """Why the key pair is in memory alone; empty where it is kept."""
+        """Why the key pair is only in memory; empty if it is stored."""
         self._path = directory / _FILE
         self._machine = machine
         try:
@@ -110,7 +110,7 @@ class NodeIdentity:
             logger.error("%s", self.error)  # noqa: TRY400 -- the traceback says no more
 
     async def keep(self) -> None:
-        """Try to keep the key pair each minute, until it is kept. A file that is there is somebody's to mend."""
+        """Try each minute to store the key pair, until that works. An existing broken file is left for the operator."""
         while self.error:
             await trio.sleep(_AGAIN)
             lines = [self._seed.hex(), self.key.public.hex(), *([self._machine] if self._machine else [])]

@@ -1,7 +1,7 @@
-"""The keys that remote port servers had before their present ones, and until when they take them too.
+"""The old keys of remote port servers, and until when they are accepted beside the present ones.
 
-A key is changed on one CPU after the other, over hours perhaps, with restarts in between: so this outlives the process.
-What is over is not kept.
+A key is changed on one CPU after the other, perhaps over hours, with restarts in between. So old keys outlive the
+process. Expired ones are not kept.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class OldKeys:
         self._kept = self._read()
 
     def of(self, index: int) -> tuple[str, str, float] | None:
-        """Return the old key of a port's server, the one that it is taken beside, and for how many seconds."""
+        """Return the old key of a port's server, the key beside which it is accepted, and for how many seconds."""
         key, beside, until = self._kept.get(index, ("", "", 0.0))
         left = min(until - time.time(), LONGEST_OLD_KEY)
         return (key, beside, left) if left > 0 else None
 
     async def keep(self, index: int, old: tuple[str, str, float] | None) -> None:
-        """Keep another one, or none. Raises StoreError where the disk does not take it; then nothing is changed."""
+        """Keep another old key, or none. Raises StoreError if the disk fails; then nothing is changed."""
         now = time.time()
         kept = {port: each for port, each in self._kept.items() if port != index and each[2] > now}
         if old is not None:
@@ -56,13 +56,13 @@ class OldKeys:
         self._kept = kept
 
     def _read(self) -> dict[int, tuple[str, str, float]]:
-        """Read the file; what cannot be read is as good as no old key."""
+        """Read the file; without a readable one there is no old key."""
         try:
             content = atomic_file.read(self._path)
             found = [] if content is None else json.loads(content)
             return {int(each["port"]): (str(each["key"]), str(each["beside"]), float(each["until"])) for each in found}
         except OSError as exc:
             logger.warning("%s cannot be read, so no old key is taken: %s", self._path, exc.strerror)
-        except (ValueError, TypeError, KeyError):  # its content is not told: it may be a key
+        except (ValueError, TypeError, KeyError):  # its content is not logged, because it may be a key
             logger.warning("%s cannot be used, so no old key is taken", self._path)
         return {}

@@ -1,10 +1,10 @@
 """The parameters in force: the tree that everybody reads, and the file that it is restored from.
 
-What another version stored and this one does not know is kept in the file, and the file as it was before this process
-first changed it is kept beside it (``parameters.old``): an upgrade can be taken back.
+Parameters of another version that this one does not know stay in the file. The file as it was before this process first
+changed it is kept beside it (``parameters.old``). So an upgrade can be taken back.
 
-A change is validated, then written to the disk, then published, in this order: what anybody sees in force survives a
-crash. One daemon at a time may work on a state directory, which a lock file ensures.
+A change is validated, then written to the disk, then published, in this order, so that whatever is seen in force
+survives a crash. Only one daemon at a time may work on a state directory, which a lock file ensures.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Store:
         self._old = directory / "parameters.old"
         self._catalogue = catalogue
         self._turn = trio.Lock()
-        # A thread of its own: the disk must not wait for names that are looked up in threads, nor they for the disk.
+        # A thread of its own, so that the disk and name lookups, which use threads too, never wait for each other.
         self._thread = trio.CapacityLimiter(1)
         self._unknown = ""
         """The lines of the file that this version does not know."""
@@ -82,11 +82,10 @@ class Store:
             os.close(claim)
 
     async def update(self, assignments: Sequence[tuple[str, str]], role: Role, ports: Ports = None) -> Update:
-        """Set what a caller of this role, bound to ``ports``, can set of these names and texts.
+        """Set those of these parameters that a caller of this role, bound to ``ports``, may set.
 
-        It returns when that is on the disk and published.
-        Raises StoreError where the disk does not take it; then nothing is changed. A cancelled update is complete or
-        was not begun.
+        Return when the change is on the disk and published. Raises StoreError if the disk fails; then nothing is
+        changed. A cancelled update is complete or was not begun.
         """
         async with self._turn:
             before = self.published.value
@@ -114,7 +113,7 @@ class Store:
             content = atomic_file.read(self._path)
         except OSError as exc:
             raise StoreError(f"{self._path} cannot be read: {exc.strerror}") from exc
-        # A byte that is not UTF-8 becomes U+FFFD, which no parameter takes.
+        # A byte that is not UTF-8 becomes U+FFFD, which no parameter accepts.
         restored = self._catalogue.restored((content or b"").decode(errors="replace"))
         unknown = dict(restored.unknown)
         for line, why in restored.errors[:_MOST_TOLD]:

@@ -1,7 +1,7 @@
 """The users who may log in over HTTP, and the hashes of their passwords.
 
-They are kept in one file, STATE_DIR/users, with a line for each user; the daemon reads it again whenever it changed.
-The hashes are as good as the passwords: whoever has one can log in by Digest.
+They are kept in one file, STATE_DIR/users, with a line for each user; the daemon reads it again whenever it has
+changed. The hashes are as valuable as the passwords: whoever has one can log in by Digest.
 """
 
 from __future__ import annotations
@@ -76,17 +76,17 @@ class _UserFile:
 class Users:
     """The users of one state directory.
 
-    The passwords are hashed together with ``realm``. It is fixed when the file is first made, for the hashes are
-    worth nothing in another realm; afterwards the file's own holds. Raises UserError where the file cannot be made.
+    The passwords are hashed together with ``realm``. It is fixed when the file is first made, because the hashes are
+    useless in another realm; after that the realm in the file counts. Raises UserError if the file cannot be made.
     """
 
     def __init__(self, directory: Path, realm: str = "Daisyport") -> None:
         self._path = directory / "users"
-        # A character that would have to be quoted in the file or in a challenge becomes a dash.
+        # Characters that would have to be quoted in the file or in a challenge become dashes.
         self._file = _UserFile(re.sub(r'[^ -~]|[:"\\]', "-", realm)[:LONGEST_REALM])
         self._seen: object = None
         self.unreadable: str | None = None
-        """Why the file cannot be read now, so that nobody can log in; None while it can."""
+        """Why the file cannot be read now, so that nobody can log in; None while it can be read."""
         with _explained(self._path):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._seen = self._look()
@@ -95,7 +95,7 @@ class Users:
                 self._fix_realm()
 
     def _fix_realm(self) -> None:
-        """Store the realm, which the passwords are hashed with. On a full disk there is no user yet, and no harm."""
+        """Store the realm for the hashes. A failure does no harm yet, because there is no user."""
         try:
             self._change(lambda users: None)
         except UserError as exc:
@@ -113,13 +113,13 @@ class Users:
         return tuple(users[name] for name in sorted(users))
 
     def find(self, name: str) -> User | None:
-        """Return the user of this name, if there is one; a file that is gone or cannot be read has none."""
+        """Return the user of this name, if there is one; a missing or unreadable file has none."""
         return self._current().users.get(name)
 
     def add(self, name: str, role: str, password: str, ports: frozenset[int] | None = None) -> None:
         """Add a user, bound to ``ports`` by their numbers; without, to none.
 
-        Raise UserError for one that is there, or for what cannot be a name, role or password.
+        Raises UserError for an existing name, or for an invalid name, role or password.
         """
         _check_name(name)
         if found := set(name) & set('"\\'):
@@ -136,7 +136,7 @@ class Users:
         self._change(change)
 
     def remove(self, name: str) -> None:
-        """Remove a user; raise UserError where there is none."""
+        """Remove a user. Raises UserError if there is none."""
 
         def change(users: dict[str, User]) -> None:
             del users[self._known(users, name).name]
@@ -144,7 +144,7 @@ class Users:
         self._change(change)
 
     def set_password(self, name: str, password: str) -> None:
-        """Give a user another password; raise UserError where there is no such user, or for a bad password."""
+        """Give a user another password. Raises UserError for an unknown user, or an invalid password."""
 
         def change(users: dict[str, User]) -> None:
             known = self._known(users, name)
@@ -158,7 +158,7 @@ class Users:
         return _written(_UserFile(file.realm), dict(file.users)).decode()
 
     def adopt(self, text: str) -> tuple[str, ...]:
-        """Add the users that another CPU shares, but those whose name is taken here; return the names of who is new.
+        """Add the users that another CPU shares, except those whose names exist here; return the new names.
 
         The passwords are hashed with that CPU's realm, so it becomes the realm here. Raise UserError where this host
         has users of another one, or for what cannot be read.
@@ -199,7 +199,7 @@ class Users:
     def _current(self) -> _UserFile:
         look = self._look()
         if look != self._seen or self.unreadable:
-            # Taken before the file is read: if it changes meanwhile, the next look differs, and it is read again.
+            # Taken before the file is read: if the file changes meanwhile, the next look differs, and it is read again.
             self._seen = look
             try:
                 self._file = self._read()
@@ -262,7 +262,7 @@ def _written(file: _UserFile, users: Mapping[str, User]) -> bytes:
 
 
 def _bound(user: User) -> tuple[str, ...]:
-    """Return the field of the ports; a user who is bound to none has none, as in files of before."""
+    """Return the field of the ports; empty for a user who is bound to none, as in older files."""
     return () if user.ports is None else (",".join(f"P{port}" for port in sorted(user.ports)),)
 
 
@@ -285,7 +285,7 @@ def _parsed(text: str, realm: str) -> _UserFile:
             errors.append((number, str(exc)))
             continue
         if user.name in users:
-            # Not kept: the second line would come into force when the first one is removed.
+            # Not kept, or the second line would come into force when the first one is removed.
             errors.append((number, f"{user.name} is a duplicate"))
         users.setdefault(user.name, user)
     return _UserFile(realm, bool(realms), users, tuple(kept), tuple(errors))
@@ -297,7 +297,7 @@ def _is_realm(line: str) -> bool:
 
 
 def _user(line: str, realm: str) -> User:
-    # An empty field in place of each that is missing: such a line fails the check of its hashes.
+    # Missing fields become empty, and such a line fails the check of its hashes.
     name, role, own_realm, rest = (*line.split(":", 3), "", "", "", "")[:4]
     if (found := HASH.fullmatch(rest)) is None:
         raise UserError("is not name:role:realm:MD5:SHA-256[:P0,P1,...], with hashes in lower-case hex")

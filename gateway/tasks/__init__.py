@@ -1,1 +1,1 @@
-"""Generic trio: run things again after a failure, keep what is wanted running, watch one value."""
+"""Tools for trio: run things again after a failure, keep running what is wanted, watch one value."""

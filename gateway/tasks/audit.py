@@ -1,7 +1,7 @@
 """The log of who did what: changes of parameters, first logins, lock-outs, changes that could not be stored.
 
-Its records are as urgent as errors (``host.logging``), and come out at every level. They hold no secret, no byte of a
-line, and no name that is not a user's: who mistypes a login may have typed a password for a name.
+Its records are as urgent as errors (``host.logging``), and are written at every log level. They hold no secret, no byte
+of a line, and no name that is not a user's, because a mistyped name may be a password.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ AUDIT: Final = "gateway.audit"
 audit: Final = logging.getLogger(AUDIT)
 
 _MOST_SEEN: Final = 1024
-"""Pairs of a user and a network whose first login was written."""
+"""The most pairs of a user and a network that are remembered."""
 
 
 @final
 class FirstLogins:
-    """Writes the first login of a user from a network since the start, as far as a bounded memory goes."""
+    """Writes the first login of each user from each network since the start, with a bounded memory."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, str]] = set()
 
     def note(self, user: str, role: str, network: str) -> None:
-        """Take note of a login that was right."""
+        """Note a correct login."""
         if (user, network) in self._seen:
             return
         if len(self._seen) >= _MOST_SEEN:

@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
-"""Seconds before a new start. A part that ran for the longest pause has recovered."""
+"""The most seconds before a restart. A part that has run for this time has recovered."""
 
 
 async def contain(name: str, run: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Run ``run`` for ever: log each exception as a bug of ``name``, and start again after a growing pause."""
+    """Run ``run`` for ever: log each exception as a bug of ``name``, and restart it after a growing pause."""
     backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
     while True:
         await trio.sleep(backoff.next())
         started = trio.current_time()
         try:
             await run()
-        except Exception:  # a bug is any of them, and must not end what is beside it
+        except Exception:  # any exception is a bug, which must not end the other parts
             logger.exception("%s: a bug ended it; it is started again", name)
         if trio.current_time() - started >= _LONGEST_PAUSE:
             backoff.reset()

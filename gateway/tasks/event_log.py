@@ -1,7 +1,7 @@
-"""Write to the log what a peer can bring about as often as it likes, and not as often as it likes.
+"""Limit the log lines for events that a peer can cause as often as it likes.
 
-A peer must neither fill the disk nor push out of the log what others need to see. Errors, and what an operator did, go
-to the log itself, so they never compete with this.
+A peer must not fill the disk, nor push out of the log what operators need to see. Errors, and actions of operators, go
+to the log directly, so this never limits them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["EventLog"]
 _WHOLE: Final = 10
 _LOOK: Final = 15.0
 _SPAN: Final = 60.0
-"""So many events of a kind are written whole; of those that follow, one line each so many seconds tells the number."""
+"""The first events of a kind are written whole; after them one line in this many seconds gives their number."""
 
 
 @final
 @dataclass(slots=True)
 class _Kind:
-    """The events of one kind, since the last line that counted some."""
+    """The events of one kind since the last line with a number."""
 
     since: float
     level: int
@@ -37,9 +37,9 @@ class _Kind:
 class EventLog:
     """Writes the first ten events of a kind whole to ``logger``, then their number once a minute.
 
-    A minute in which no event of a kind was hidden begins anew. ``kind`` is one of a few fixed names, under which the
-    number is told: with the next event, or when its owner calls ``tell``, which it does every few seconds, or has
-    ``run`` do.
+    After a minute without a hidden event of a kind, that kind starts again. ``kind`` is one of a few fixed names, under
+    which the number is written: at the next event, or when the owner calls ``tell``, every few seconds (``run`` does
+    that).
     """
 
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
@@ -62,7 +62,7 @@ class EventLog:
             events.hidden += 1
 
     def tell(self) -> None:
-        """Write the numbers whose minute is over."""
+        """Write the numbers of kinds whose minute is over."""
         now = trio.current_time()
         for kind, events in self._kinds.items():
             if events.hidden and now - events.since >= _SPAN:
@@ -75,7 +75,7 @@ class EventLog:
             self.tell()
 
     def _begin(self, kind: str, events: _Kind, now: float) -> None:
-        """Begin another minute of a kind, with the number of what was hidden in the last."""
+        """Begin another minute of a kind, and write the number of events hidden in the last one."""
         if events.hidden:
             self._logger.log(events.level, "%s: %d more in %.0f s", kind, events.hidden, now - events.since)
         events.since, events.hidden = now, 0
