@@ -1,7 +1,7 @@
 """Move bytes as soon as a descriptor is readable, without a pass of trio's scheduler for each message.
 
-``when_readable`` calls a *step* whenever its descriptor is readable. A step reads once and hands over what it read;
-what it cannot do at once it returns, and the task that called goes on with that. Two drivers do it:
+``when_readable`` calls a *step* whenever its descriptor is readable. A step reads once and hands over what it read.
+What it cannot do at once it returns, and the calling task goes on with that. There are two drivers:
 
     the task       wait_readable, step, wait_readable ...: four system calls a message and one pass of the scheduler,
                    which is half of all that a message costs. Everything works with it, a mock clock too.
@@ -10,24 +10,25 @@ what it cannot do at once it returns, and the task that called goes on with that
                    system calls a message; trio wakes up where there is work for a task.
 
 What must hold
-    1. A step belongs to the task that called: what it raises is raised there, so the rings of containment stay. When
-       that task is cancelled, the step is not called any more from that instant, for the cancellation takes its
-       descriptor out of the set synchronously: a revoked client's bytes go nowhere. A step that ends its own task's
-       wait is heard out: what it returns or raises goes first, for it may have begun what the task has to finish.
-    2. A step never waits, starts no task and sets no deadline. It may set events and cancel scopes; trio is woken at
-       once then, which its instrument ``task_scheduled`` tells. One that closes its own descriptor returns something.
+    1. A step belongs to the calling task: what it raises is raised there, so that the rings of containment hold. When
+       that task is cancelled the step is not called again, because the cancellation takes its descriptor out of the set
+       synchronously: a revoked client's bytes go nowhere. If a step itself ends its task's wait, what it returns or
+       raises still counts, because it may have begun what the task must finish.
+    2. A step never waits, starts no task and sets no deadline. It may set events and cancel scopes; then trio is woken
+       at once, which is noticed by the instrument ``task_scheduled``. A step that closes its own descriptor returns
+       something.
     3. Neither side starves. Trio's epoll is in the set; and where trio has work and does not ask its clock, the set is
        served once a pass (``before_io_wait``).
-    4. The set is level-triggered, and to pause is to be taken out: an empty mask would still wake for a hang-up, again
-       and again. So a broken descriptor, like an idle one, costs nothing while nobody wants to read it.
-    5. A descriptor is taken out before it is closed (``closing``), always: the kernel forgets it only with its last
-       duplicate, and its number may be another's by then.
-    6. An event of the same round may be meant for a descriptor that a step before it has closed, and that is open
-       again as something else. So a step must take it that there is nothing to read.
+    4. The set is level-triggered, and a descriptor that nobody reads is taken out: with an empty mask it would still
+       wake us for a hang-up, again and again. So a broken descriptor costs nothing while nobody reads it.
+    5. A descriptor is always taken out before it is closed (``closing``): the kernel forgets it only with its last
+       duplicate, and by then its number may belong to another file.
+    6. An event may be for a descriptor that an earlier step of the same round has closed, and whose number is in use
+       again. So a step must cope with nothing to read.
 
-Trio's epoll is found by what its run opens, and nothing is done with it but to wait for it. Where it is not found, or
-does not wake as it should, the task drives, and one line of the log says so. ``wait_all_tasks_blocked`` is for tests
-under the task driver: it wants an idle time that a clock is not told of.
+Trio's epoll is found among the descriptors that its run opens, and is used only to wait for it. If it is not found, or
+does not wake as it should, the task drives, and one line of the log says so. Tests that use ``wait_all_tasks_blocked``
+need the task driver, because a clock does not learn of that idle time.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PROMPT: Final = 0.2
-"""Seconds within which a wake from a thread, and a deadline, must arrive in the proof."""
+"""Seconds within which a wake from a thread, and a deadline, must arrive in the self-test."""
 _TRIES: Final = 3
-"""Proofs before it is given up: a machine that starts everything at once is slow, and no reason."""
+"""Self-tests before the clock is given up: a machine that starts everything at once may be slow."""
 _SHORT: Final = 0.01
-"""Seconds below which epoll's whole milliseconds, to which it rounds up, are too coarse: a line's quiet is 1.75 ms."""
+"""Seconds below which epoll's whole milliseconds are too coarse: a line's quiet may be 1.75 ms."""
 _SELECTABLE: Final = 1024
-"""Descriptors that ``select`` can wait for, to the microsecond; one of this number or above is too much for it."""
+"""The first descriptor number that is too high for ``select``, which waits to the microsecond."""
 _FAR: Final = 3600.0
 """The longest single wait in seconds; epoll takes no infinity."""
 _FDS: Final = Path("/proc/self/fd")
@@ -70,7 +71,7 @@ _serving: trio.lowlevel.RunVar[ReadyClock] = trio.lowlevel.RunVar("ready")
 async def when_readable(fd: int, step: Callable[[], T | None]) -> T:
     """Call ``step`` whenever ``fd`` is readable or has hung up, until it returns something; return that.
 
-    Raises what ``step`` raises, and ClosedResourceError after ``closing(fd)``. One task at a time may wait for a
+    Raises what ``step`` raises, and ClosedResourceError after ``closing(fd)``. Only one task at a time may wait for a
     descriptor.
     """
     try:
@@ -85,7 +86,7 @@ async def when_readable(fd: int, step: Callable[[], T | None]) -> T:
 
 
 def closing(fd: int) -> None:
-    """Wake whoever waits for ``fd`` with ClosedResourceError; call it right before it is closed."""
+    """Raise ClosedResourceError in the task that waits for ``fd``. Call this right before ``fd`` is closed."""
     try:
         clock = _serving.get()
     except LookupError:
@@ -99,7 +100,7 @@ def closing(fd: int) -> None:
 class _Watch:
     """A descriptor in the set: its step, and the task that waits for what the step returns.
 
-    ``ending`` is how the wait ends where the step itself has ended it, and returns nothing.
+    ``ending`` is how the wait ends if the step itself has ended it, and returns nothing.
     """
 
     __slots__ = ("ending", "is_stepping", "step", "task")
@@ -119,13 +120,13 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
     """
 
     def __init__(self) -> None:
-        self._offset = random.uniform(10_000, 1_000_000)  # as trio's own: nobody shall take it for the time of day
+        self._offset = random.uniform(10_000, 1_000_000)  # as in trio's own clock: never mistaken for the time of day
         self._set = select.epoll()
         self._short = _SHORT if self._set.fileno() < _SELECTABLE else 0.0
         self._watches: dict[int, _Watch] = {}
         self._before = _epolls()
         self._trio: int | None = None
-        """Trio's epoll, where it was found."""
+        """Trio's epoll, if it was found."""
         self._scheduled = False
         """A task was made runnable since the wait began."""
         self._served = False
@@ -138,16 +139,16 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
     # -- as a clock, and an instrument
 
     def start_clock(self) -> None:
-        """Find trio's epoll: the one that was opened since this clock was made. No thread runs yet."""
+        """Find trio's epoll: the one that was opened after this clock was made. No other thread runs yet."""
         opened = _epolls() - self._before
         self._trio = opened.pop() if len(opened) == 1 else None
 
     def current_time(self) -> float:
-        """Return the seconds since a time that nobody knows."""
+        """Return the seconds since an arbitrary time."""
         return self._offset + time.perf_counter()
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Serve the set until trio has something to do; return the seconds that are left for trio to wait itself."""
+        """Serve the set until trio has something to do; return the seconds that trio itself still has to wait."""
         left = deadline - self.current_time()
         if not self._watches or left <= 0:
             return left
@@ -172,7 +173,7 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
     # -- the set
 
     async def begin(self) -> None:
-        """Serve ``when_readable`` in this run from now on; where that cannot be proved to work, tasks do, as before."""
+        """Serve ``when_readable`` in this run from now on, if the self-test passes; otherwise tasks go on driving."""
         why = "its epoll was not found among the descriptors"
         for _ in range(_TRIES):
             if self._trio is None:
@@ -191,11 +192,11 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
         logger.warning("trio is not driven by descriptors (%s): each message takes a pass of its scheduler", why)
 
     async def _disproof(self) -> str:
-        """Return why the set must not be used; empty where a thread's wake and a deadline arrive in time."""
+        """Return why the set must not be used; empty if a thread's wake and a deadline arrive in time."""
         idle, far = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             async with trio.open_nursery() as nursery:
-                # With a descriptor to wait for, it is this clock that waits from here on.
+                # With a descriptor in the set, this clock does the waiting from here on.
                 nursery.start_soon(self.serve, idle, lambda: None)
                 await trio.lowlevel.checkpoint()
                 began = self.current_time()
@@ -234,7 +235,7 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
         return cast("T", await trio.lowlevel.wait_task_rescheduled(leave))
 
     def forget(self, fd: int) -> None:
-        """Take ``fd`` out, and have whoever waits for it meet ClosedResourceError."""
+        """Take ``fd`` out, and raise ClosedResourceError in the task that waits for it."""
         if fd in self._watches:
             watch = self._take_out(fd)
             watch.ending = outcome.Error(trio.ClosedResourceError("another task closed this descriptor"))
@@ -250,12 +251,12 @@ class ReadyClock(trio.abc.Clock, trio.abc.Instrument):
         for fd, _ in self._set.poll(timeout):
             if fd == self._trio:
                 for_trio = True
-            elif (watch := self._watches.get(fd)) is not None:  # a step before it may have taken it out
+            elif (watch := self._watches.get(fd)) is not None:  # an earlier step may have taken it out
                 self._call(fd, watch)
         return for_trio
 
     def _call(self, fd: int, watch: _Watch) -> None:
-        """Call a step, and wake its task where the wait is over by that."""
+        """Call a step, and wake its task if that ends the wait."""
         result: outcome.Outcome[Any] | None
         watch.is_stepping = True
         try:
@@ -288,6 +289,6 @@ def _epolls() -> set[int]:
         try:
             if os.readlink(entry) == "anon_inode:[eventpoll]":
                 found.add(int(entry.name))
-        except OSError:  # the one that this looks with is closed by now
+        except OSError:  # the descriptor of this listing itself is closed by now
             continue
     return found

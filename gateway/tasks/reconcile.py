@@ -1,18 +1,18 @@
 """Keep running what is wanted: start what is new, stop what is gone, leave the rest alone.
 
-A spec is any hashable value; two equal specs want the same unit. ``apply`` is given the whole set that is wanted and
-compares it with what runs, so the caller never says what changed, and a set that is applied twice changes nothing
-the second time. These rules hold:
+A spec is any hashable value; equal specs mean the same unit. ``apply`` gets the whole set that is wanted and compares
+it with what runs. So the caller never has to say what changed, and applying a set twice changes nothing the second
+time. These rules hold:
 
-1. Everything that is to stop has ended before anything new starts: what is new may need the address that it leaves.
-2. Units start in their order, each when the one before has called ``began``, and stop the other way round.
-3. ``began`` is not ``up``. A device that is not there, or a port that is taken, must not hold up what comes after
-   it, nor the whole gateway: such a unit goes on trying, and says so in ``state``.
-4. ``settled`` is the moment at which the outcome of a change can be told: each unit is up, or known not to be.
+1. Everything that must stop has ended before anything new starts, because a new unit may need an old one's address.
+2. Units start in their order, each when the one before has called ``began``, and stop in the reverse order.
+3. ``began`` is not ``up``. A missing device, or a port in use, must not hold up the units after it, nor the whole
+   gateway. Such a unit goes on trying, and says so in ``state``.
+4. ``settled`` is the moment when the outcome of a change is known: each unit is up, or known not to be.
 5. Units never end by themselves. What ``run`` does not handle is a bug, and ends the nursery.
 
-A unit ends by its ``scope`` and not by its task: ``run`` may still tidy up outside of the scope, let a line drain for
-one, and ``apply`` waits for that.
+A unit ends by its ``scope`` and not by its task: ``run`` may still tidy up outside the scope, for example let a line
+drain, and ``apply`` waits for that.
 """
 
 from __future__ import annotations
@@ -32,49 +32,49 @@ logger = logging.getLogger(__name__)
 S = TypeVar("S", bound="Hashable")
 
 Log: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
-"""Where units tell their states; an adapter adds whose units they are."""
+"""The log of the units' states; an adapter adds the owner of the units."""
 
 
 @final
 class Unit:
-    """One thing that runs because it is wanted; it tells here how it is."""
+    """One thing that runs because it is wanted, and its state."""
 
     def __init__(self, name: str, started: Callable[[], None], log: Log = logger) -> None:
         self.name = name
         self.state = "starting"
         """A word or sentence for the status: ``up``, or what is wrong."""
         self.refusal: str | None = None
-        """Why it cannot be as wanted, where that is not the passing state of a device or a peer."""
+        """Why it cannot be as wanted, unless that is a passing state of a device or a peer."""
         self.is_up = trio.Event()
         """Set once it is up."""
         self.settled = trio.Event()
         """Set once it is up, or known not to be."""
         self.scope = trio.CancelScope()
-        """Cancelled when the unit is not wanted any more; ``run`` enters it, and may tidy up after it."""
+        """Cancelled when the unit is no longer wanted; ``run`` enters it, and may tidy up after it."""
         self.ended = trio.Event()
         """Set when ``run`` has returned."""
         self._started = started
         self._log = log
 
     def began(self) -> None:
-        """Let what comes after it in order start. It need not be up."""
+        """Let the next units start. This one need not be up."""
         self._started()
 
     def up(self) -> None:
-        """Say that it is as wanted."""
+        """Report that it is as wanted."""
         self.is_up.set()
         self._tell("up", None)
 
     def failing(self, why: str) -> None:
-        """Say that it is not as wanted now, and goes on trying."""
+        """Report that it is not as wanted now, and goes on trying."""
         self._tell(why, None)
 
     def refused(self, why: str) -> None:
-        """Say that it cannot be as wanted, which refuses the change; it goes on trying in case that passes."""
+        """Report that it cannot be as wanted, which refuses the change; it goes on trying in case that passes."""
         self._tell(why, why)
 
     def _tell(self, state: str, refusal: str | None) -> None:
-        if state != self.state:  # a try that fails as the last one did is no news
+        if state != self.state:  # log only a new reason, not each failed try
             self._log.log(logging.INFO if state == "up" else logging.WARNING, "%s: %s", self.name, state)
         self.state = state
         self.refusal = refusal
@@ -86,7 +86,7 @@ class Units(Generic[S]):
     """The units that run now in ``nursery``, by their specs.
 
     ``run`` runs one spec until its unit's scope is cancelled, and reports to the unit. ``order`` ranks the specs: a
-    lower one starts earlier. ``log`` is told the state of each.
+    lower rank starts earlier. ``log`` gets the state of each.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Units(Generic[S]):
         return iter(tuple(self._units.items()))
 
     async def apply(self, wanted: frozenset[S]) -> None:
-        """Stop what is not wanted any more, wait until it has ended, then start what is new."""
+        """Stop what is no longer wanted, wait until it has ended, then start what is new."""
         for spec in sorted(self._units.keys() - wanted, key=self._order, reverse=True):
             unit = self._units.pop(spec)
             unit.scope.cancel()
@@ -124,6 +124,6 @@ class Units(Generic[S]):
         try:
             await self._run(spec, unit)
         finally:
-            # Whoever waits for it must not wait for ever where a bug ended it.
+            # Also if a bug ended it, or a task that waits for it would wait for ever.
             unit.settled.set()
             unit.ended.set()

@@ -1,6 +1,6 @@
-"""Run something again and again, and wait longer each time that it fails.
+"""Run something again and again, and wait longer after each failure.
 
-The caller says which exceptions are failures. All others are bugs, and pass.
+The caller says which exceptions are failures. All others are bugs, and are raised.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Backoff", "supervise"]
 class Backoff:
     """Seconds to wait before the next try: none, then ``first``, doubling to ``most``.
 
-    Up to a quarter is taken off at random, so that many who lost the same peer do not come back all at once.
+    Up to a quarter is subtracted at random, so that clients which lost the same peer do not all come back at once.
     """
 
     def __init__(self, first: float, most: float) -> None:
@@ -31,7 +31,7 @@ class Backoff:
         """When ``supervise`` tries again, or tried last, in seconds of trio's clock."""
 
     def reset(self) -> None:
-        """Begin anew, for it worked."""
+        """Start again without a wait, because the last try worked."""
         self._next = 0.0
 
     def next(self) -> float:
@@ -46,9 +46,9 @@ async def supervise(
     report: Callable[[str], None],
     backoff: Backoff,
 ) -> NoReturn:
-    """Run ``run`` for ever; tell each of ``failures`` to ``report``, and pause after it.
+    """Run ``run`` for ever; pass each of ``failures`` to ``report``, and pause after it.
 
-    ``run`` is given the backoff, and resets it once it works. Where it returns after that, it starts again at once.
+    ``run`` gets the backoff, and resets it once it works. If it returns after that, it starts again at once.
     """
     while True:
         backoff.due = trio.current_time() + backoff.next()

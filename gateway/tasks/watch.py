@@ -1,7 +1,7 @@
-"""Keep one value that changes, and wake whoever waits for it to.
+"""Keep one changing value, and wake the tasks that wait for a change.
 
-A reader sees the newest value, eventually; what came and went while it was busy it never sees. So there is no queue
-to fill, and no slow reader to wait for.
+A reader eventually sees the newest value, but not the values that came and went while it was busy. So no queue can
+fill, and no slow reader delays the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @final
 class Cell(Generic[T]):
-    """A place for one value, which should be immutable, for it is compared and handed out as it is."""
+    """A place for one value, which should be immutable, because it is compared and handed out as it is."""
 
     __slots__ = ("_changed", "_value")
 
@@ -34,11 +34,11 @@ class Cell(Generic[T]):
         return self._value
 
     def set(self, value: T) -> None:
-        """Put ``value`` in and wake the readers; one that is equal to the last wakes nobody."""
+        """Set ``value`` and wake the readers, unless it equals the last value."""
         if value == self._value:
             return
         self._value = value
-        # Each event stands for one change: a reader that comes later waits for the next.
+        # Each event stands for one change; a later reader waits for the next one.
         self._changed.set()
         self._changed = trio.Event()
 
@@ -47,7 +47,7 @@ class Cell(Generic[T]):
         return CellChanges(self)
 
     async def wait_for(self, predicate: Callable[[T], bool]) -> T:
-        """Wait until ``predicate`` holds for the value, and return it; may miss what came and went."""
+        """Wait until ``predicate`` holds for the value, and return it; values that come and go may be missed."""
         await trio.lowlevel.checkpoint()
         while not predicate(self._value):
             await self._changed.wait()
@@ -58,7 +58,7 @@ class Cell(Generic[T]):
 class CellChanges(Generic[T]):
     """One reader's walk through a cell's values.
 
-    Not an async generator: trio warns of each one that is left before its end, and a reader may leave.
+    Not an async generator: trio warns of each generator that is not run to its end, and a reader may leave early.
     """
 
     __slots__ = ("_cell", "_seen")

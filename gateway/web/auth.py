@@ -1,8 +1,8 @@
 """Check a request's login, and the role of its caller.
 
 A refused caller is told how to log in, never whether the name or the password was wrong. Guessing is slowed down
-(``protocol.http.login_limit``), but a client on a nonce that has proved its name is always judged, whatever its
-neighbours do; and a login in a scheme that was not offered is told so, whatever the accounts say.
+(``protocol.http.login_limit``). But a login on a nonce that has already proved the name is always judged, whatever the
+client's neighbours do; and a login in a scheme that is not offered is always answered with that reason.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Caller:
     name: str
     role: Role
     user: User | None = field(default=None, compare=False, repr=False)
-    """As it was found at the login; None where no login was required, as at the control socket."""
+    """The user as found at the login; None where no login was required, as at the control socket."""
 
     @property
     def ports(self) -> frozenset[int] | None:
@@ -62,7 +62,7 @@ class Caller:
 
 @final
 class DeniedError(Exception):
-    """The caller is not allowed to do this; ``response`` tells it why, and what is required."""
+    """The caller is not allowed to do this; ``response`` says why, and what is required."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status)
@@ -89,7 +89,7 @@ class AccessControl:
         self._limit = limit or LoginLimit()
         self._bearer = bearer
         self.events = EventLog(audit)
-        """Wrong logins and lock-outs; whoever serves HTTP runs it."""
+        """The log of wrong logins and lock-outs; the HTTP server runs it."""
         self._seen = FirstLogins()
         self._authenticator = Authenticator(users.realm, os.urandom(32), algorithms)
 
@@ -106,16 +106,16 @@ class AccessControl:
                 told = f"Nobody can log in now, since the file of the users cannot be read: {why}. Try again."
                 raise DeniedError(explain(503, told, ("Retry-After", "1")))
             raise DeniedError(explain(403, _NO_USERS))
-        self._authenticator.realm = self._users.realm  # another one, where this CPU took over the users of a blade
+        self._authenticator.realm = self._users.realm  # it changes when this CPU takes over the users of a blade
         user = self._authenticated(request)
         caller = Caller(user.name, user.role, user)
         self.require_role(request, caller, role)
         return caller
 
     def by_token(self, request: Request) -> Caller | None:
-        """Return the caller of a request with the scraper's token; None where it carries no token at all.
+        """Return the caller of a request with the scraper's token; None if the request has no token at all.
 
-        Raises DeniedError. This is for what the token opens, and for nothing else: ``authorize`` does not know it.
+        Raises DeniedError. Use it only for paths that the token opens: ``authorize`` does not accept the token.
         """
         scheme, _, token = (request.header(b"authorization") or b"").partition(b" ")
         if scheme.lower() != b"bearer" or self._bearer is None:
@@ -126,11 +126,11 @@ class AccessControl:
         return Caller("the scraper", Role.VIEWER)
 
     def revoked(self, caller: Caller) -> str | None:
-        """Return why an earlier login of a caller is worth nothing any more; None while it still is.
+        """Return why a caller's earlier login is no longer valid; None while it is.
 
-        A file that cannot be read for a moment revokes nobody who is already here.
+        A temporarily unreadable file revokes no login.
         """
-        if caller.user is None:  # of this host: as long as its connection lasts
+        if caller.user is None:  # a user of this host, whose login lasts as long as its connection
             return None
         found = self._users.find(caller.name)
         if found == caller.user or self._users.unreadable:
@@ -140,12 +140,12 @@ class AccessControl:
         return f"the role, the password or the ports of {caller.name} were changed"
 
     def require_login_in_force(self, request: Request, caller: Caller) -> None:
-        """Raise DeniedError where the login with which a request began is worth nothing any more."""
+        """Raise DeniedError if the login with which a request began is no longer valid."""
         if (why := self.revoked(caller)) is not None:
             raise self._denied(request, None, f"This was not done to its end: {why}.")
 
     def require_role(self, request: Request, caller: Caller, role: Role) -> None:
-        """Raise DeniedError where the role of an authorized caller is too low for what its request turned out to be.
+        """Raise DeniedError if the role of an authorized caller is too low for what its request turned out to be.
 
         The answer is a 401, not a 403: VAPIX devices give no other, and another login would be accepted.
         """
@@ -162,20 +162,19 @@ class AccessControl:
             raise self._denied(request, None, "A login is required.")
         now, network = trio.current_time(), request.peer.network
         schemes = self._schemes(request)
-        # A nonce that has proved a login is its holder's own: guesses at others' names from his network do not lock him
-        # out.
+        # A nonce that has proved a login belongs to its holder, so guesses of others in the same network do not lock
+        # him out.
         vouched = self._authenticator.vouches(given)
         if self._authenticator.offers(given, schemes) and not vouched:
             wait = math.ceil(self._limit.wait(network, given.name, now))
-            # Judged before the hash is computed: whoever is locked out learns nothing from the time that an answer
-            # takes.
+            # Before the hash is computed, so that a locked-out caller learns nothing from the time of the answer.
             if wait:
                 self.events.log(logging.WARNING, "logins refused", "%s is locked out after wrong logins", network)
                 why = f"Too many wrong logins from {network}: the next one is judged in {wait} s."
                 raise DeniedError(explain(429, why, ("Retry-After", str(wait))))
         user = self._users.find(given.name)
         target = request.target.decode("latin-1")
-        # A name that nobody has goes through the same check, so that the answer's time does not tell which names exist.
+        # An unknown name goes through the same check, so that the time of the answer does not tell which names exist.
         hashes = user.hashes if user else None
         verdict = self._authenticator.check(given, hashes, schemes, request.method, target, now)
         if verdict is Verdict.ACCEPTED and user is not None:
@@ -183,7 +182,7 @@ class AccessControl:
             self._seen.note(user.name, user.role.name.lower(), network)
             return user
         if verdict is Verdict.WRONG:
-            if not vouched:  # the nonce counts its own
+            if not vouched:  # a nonce counts its own wrong proofs
                 self._limit.wrong(network, given.name, now)
             # A name that is no user's may be a password, typed in the wrong field.
             whose = "a name that no user has" if user is None else f"{given.name!r:.60}"

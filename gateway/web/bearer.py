@@ -1,8 +1,8 @@
-"""The token that opens /metrics to a scraper without a user's login: one line of a file that only its owner can read.
+"""The token that opens /metrics to a scraper without a login: one line of a file that only its owner can read.
 
-It is no password of a user: it opens one path, which changes nothing, so a scraper's configuration may hold it. It is
-long enough that nobody guesses it, so guesses are not slowed down, only logged. Whatever is wrong with the file closes
-that way: whoever takes the file away takes the token back.
+It is no user's password: it opens one path, which changes nothing, so a scraper's configuration may hold it. It is too
+long to be guessed, so guesses are not slowed down, only logged. Any error in the file closes the path, so that the
+token can be withdrawn by removing the file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 _LARGEST: Final = 4096
 _SHORTEST: Final = 32
-"""Characters; as random hexadecimal digits 128 bits."""
+"""The least characters: 128 bits as random hexadecimal digits."""
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
-"""RFC 6750, 2.1: what can stand in the header."""
+"""The form of a token in the header (RFC 6750, 2.1)."""
 
 
 @final
@@ -59,7 +59,7 @@ def read_token(path: Path) -> bytes:
 
 @final
 class Bearer:
-    """The token in force; ``path`` (None: there is none) may be set, and counts from the next ``load`` on."""
+    """The token in force. ``path`` (None: no token) may be set, and counts from the next ``load`` on."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -75,9 +75,9 @@ class Bearer:
                 logger.error("metrics_token: %s; no token opens /metrics", exc)  # noqa: TRY400 - the line says it all
 
     def refusal(self, request: Request, given: bytes) -> str | None:
-        """Return why a token that came with a request does not open the way; None where it does.
+        """Return why the token of a request is refused; None if it is accepted.
 
-        In clear it is taken from this host only, and not even looked at otherwise: whoever listens would have it.
+        Over plain HTTP it is accepted only from this host, because an eavesdropper would have it.
         """
         if not request.secure and not ip_address(request.peer.address.partition("%")[0]).is_loopback:
             return "A token is taken over TLS, or from this host: use https."

@@ -1,4 +1,4 @@
-"""JSON beside the bytes of a line: events that a port tells, and requests that it answers.
+"""JSON beside the bytes of a line: events of a port, and requests with their answers.
 
 A WebSocket carries them as text messages. docs/api.md, section WebSocket, is the contract; a test holds every line of
 its examples against this file.
@@ -40,9 +40,9 @@ class _BadRequestError(Exception):
 
 
 def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Iterator[JsonObject]:
-    """Yield an event for each change at the port; ``before`` is None for a client that knows nothing yet.
+    """Yield an event for each change of the port; ``before`` is None for a new client.
 
-    The line's settings and other clients are told where ``all_told``: param.cgi and the status hide them from viewers.
+    Events on the line's settings and other clients come only with ``all_told``, since viewers may not see these.
     """
     if before is None or before.down != now.down:
         yield {"event": "port", "state": now.word, "reason": now.down or ""}
@@ -61,7 +61,7 @@ def events(before: PortStatus | None, now: PortStatus, *, all_told: bool) -> Ite
 
 
 async def answer(text: str, session: Session) -> JsonObject:
-    """Carry out a request and return its answer. Whatever is wrong is the answer's ``error``; nothing is raised."""
+    """Carry out a request and return its answer. An error becomes the answer's ``error``; nothing is raised."""
     try:
         request = _parsed(text)
     except _BadRequestError as exc:

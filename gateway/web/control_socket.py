@@ -1,7 +1,7 @@
 """The control socket: HTTP for users of this host, whom the kernel vouches for, with the routes of the network.
 
-It is there when the network's server is off, when nobody has an account and when all places are taken: a few
-connections of its own are kept for it. ``curl --unix-socket`` works, and ``daisyport status`` uses it.
+It works while the network's server is off, without any account, and when all places are taken, because it has a few
+places of its own. ``curl --unix-socket`` works, and ``daisyport status`` uses it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _STATUS = "/daisyport/status"
 _MOST = 8
-"""Connections at a time. Whoever may use it is no stranger, so there are no shares."""
+"""The most connections at a time. Its users are no strangers, so nobody needs a share."""
 _FORBIDDEN = spelled_out(
     explain(
         403,
@@ -43,20 +43,20 @@ _BUSY = spelled_out(explain(503, "All connections of the control socket are take
 @final
 @dataclass(slots=True)
 class ControlSocket:
-    """Answers by ``respond`` the requests of root, of this process's own user, and of those whom [control] names."""
+    """Answers by ``respond`` the requests of root, of this process's own user, and of those that [control] names."""
 
     respond: Respond
     admins: Members
     viewers: Members
     open: int = 0
-    """Connections that are served."""
+    """The connections that are being served."""
     refusing: int = 0
-    """Connections that are being told that they are not."""
+    """The connections that are being refused."""
 
     def role(self, peer: Peer) -> Role | None:
         """Return the role of a process of this host; None for a stranger.
 
-        The daemon's own group counts for nothing: it opens the PTZ sockets.
+        The daemon's own group gives no role, because it is for the PTZ sockets.
         """
         if peer.user in (0, os.getuid()) or self.admins.include(peer):
             return Role.ADMIN
@@ -83,13 +83,13 @@ class ControlSocket:
                 await stream.send_all(answer)
                 await lingering_close(stream, HttpLimits())
         except trio.BrokenResourceError:
-            pass  # it has left
+            pass  # the client has left
         finally:
             self.refusing -= 1
 
     async def _serve(self, stream: trio.SocketStream, caller: LocalCaller) -> None:
         async def respond(request: Request) -> Response | Handover:
-            # A viewer sees the status here: that is what the command is for. On the network it takes an operator.
+            # Here a viewer may see the status, for the command of that name. On the network that takes an operator.
             sees = request.path == _STATUS and caller.role is Role.VIEWER
             return await self.respond(replace(request, local=replace(caller, role=Role.OPERATOR) if sees else caller))
 

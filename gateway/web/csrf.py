@@ -1,15 +1,15 @@
 """The cross-site check: may a page of another site have made this request, with a login that the browser remembers?
 
-VAPIX writes by GET, so an image or a link on any page could turn a camera. Two questions are asked of a request that
-changes or consumes something.
+VAPIX writes by GET, so an image or a link on any page could turn a camera. Each request that changes or consumes
+something has to pass two checks.
 
-1. Does it come from a page of ours? The browser's own word, Sec-Fetch-Site, is enough where it is there: no page can
-   forge it. Browsers leave it out over plain HTTP to any host but localhost; then Origin and Referer are compared with
-   the Host that the browser asked for. A page can suppress these two: then the headers that every browser sends give
-   a browser away.
-2. Is that Host a name of ours? A page of evil.example, whose name its owner lets resolve to our address for a moment
-   (DNS rebinding), is same-origin with us in the browser's eyes. So a browser's Host must be a name that nobody else
-   can own in DNS: an address, localhost, this node's name, or a public origin that the operator named.
+1. Does it come from a page of ours? Sec-Fetch-Site decides if it is there, because no page can forge it. Browsers leave
+   it out over plain HTTP to any host except localhost; then Origin and Referer are compared with the Host that the
+   browser asked for. A page can suppress these two as well; then a browser is recognized by the headers that every
+   browser sends.
+2. Is that Host a name of ours? The owner of evil.example can let that name resolve to our address for a moment (DNS
+   rebinding), so that its page has the same origin as we for the browser. So a browser's Host must be a name that
+   nobody else can own in DNS: an address, localhost, this node's name, or a public origin that the operator named.
 
 Scripts and camera software send none of these headers, and pass. Their Host is never judged.
 """
@@ -41,7 +41,7 @@ class Site:
     origins: tuple[str, ...] = ()
 
     def refusal(self, request: Request) -> str | None:
-        """Return why a page of another site may have made the request; None where that is excluded.
+        """Return why a page of another site may have made the request; None if that is excluded.
 
         The facts are Fetch Metadata, RFC 6454 (Origin) and RFC 9110, 10.1.3 (Referer).
         """
@@ -49,7 +49,7 @@ class Site:
         origin, referer = request.header(b"origin"), request.header(b"referer")
         looks = _looks_like_a_browser(request)
         if site != b"same-origin":
-            # none: typed into the address bar, or a bookmark. It comes with no Origin, so a forged one is still seen.
+            # none: typed into the address bar, or a bookmark. Such a request has no Origin, so Origin is still checked.
             if request.header(b"sec-fetch-site") is not None and site != b"none":
                 return f"Sec-Fetch-Site is {_quoted(site)}"
             for name, source in (("Origin", origin), ("Referer", referer)):
@@ -86,7 +86,7 @@ class Site:
 def _looks_like_a_browser(request: Request) -> bool:
     accepted = request.header(b"accept") or b""
     shows = b"text/html" in accepted or b"image/" in accepted
-    # A script of a page may set Accept, but every browser sends its user's languages, and no camera software does.
+    # A page's script may set Accept, but every browser sends its user's languages, and no camera software does.
     return b"Mozilla" in (request.header(b"user-agent") or b"") and (
         shows or request.header(b"accept-language") is not None
     )

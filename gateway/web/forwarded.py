@@ -1,8 +1,8 @@
 """Find the client of a request that came through reverse proxies (`[http] trusted_proxies`).
 
-Each proxy appends the address that it was called from to X-Forwarded-For, so the header is read from its right end,
-and only as long as the hop that wrote an entry is trusted: everything left of that may be a stranger's invention. The
-address is for accounts, places and the log. It opens nothing: AllowedIPAddresses looks at sockets alone.
+Each proxy appends its caller's address to X-Forwarded-For. So the header is read from its right end, and only while the
+hop that wrote an entry is trusted: a stranger may have invented everything left of that. The address is used for
+accounts, places and the log. It grants nothing: AllowedIPAddresses looks only at sockets.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["from_client", "is_trusted"]
 
 
 def is_trusted(peer: Endpoint, trusted: AddressList) -> bool:
-    """Return whether the word of ``peer`` is taken for its clients' addresses."""
-    # An AddressList without items allows everybody, which is the opposite of what no trusted proxies means.
+    """Return whether ``peer`` is trusted to name its clients' addresses."""
+    # An AddressList without items allows everybody, but without trusted proxies nobody is trusted.
     return bool(trusted.items) and trusted.allows(peer.address)
 
 
 def from_client(request: Request, trusted: AddressList) -> Request:
-    """Return the request with its client as the peer, and with ``secure`` as the client's connection was.
+    """Return the request with its client as the peer, and ``secure`` as it was for the client's own connection.
 
     A forwarded client has port 0, as the header seldom names one.
     """
@@ -43,7 +43,7 @@ def from_client(request: Request, trusted: AddressList) -> Request:
     protocols = [protocol.lower() for protocol in _values(request, b"x-forwarded-proto")]
     if not protocols:
         return replace(request, peer=client)
-    # A list with an entry for each hop is read at the client's; else the nearest proxy speaks for the whole way.
+    # If the list has an entry for each hop, take the client's; otherwise the nearest proxy speaks for the whole way.
     told = protocols[-used] if used and len(protocols) == len(hops) else protocols[-1]
     return replace(request, peer=client, secure=told == "https")
 
@@ -54,7 +54,7 @@ def _values(request: Request, name: bytes) -> list[str]:
 
 
 def _endpoint(hop: str) -> Endpoint | None:
-    """Read an address, which some proxies write with brackets or a port."""
+    """Read an address, which some proxies write with brackets or with a port."""
     address = hop.rpartition(":")[0] if hop.count(":") == 1 else hop.partition("]")[0].removeprefix("[")
     try:
         ip_address(address)

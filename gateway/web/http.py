@@ -2,18 +2,18 @@
 
 Invariants.
 
-1. Whatever a peer sends ends in an answer or in a close. Nothing a peer sends raises out of `serve`, except
-   trio.BrokenResourceError inside it, which is a peer that left.
-2. Every wait on the peer has a deadline of `HttpLimits`, and every buffer a limit. No deadline spans the work on a
-   request: how long serial.cgi waits for a line is its own affair.
-3. While a request is worked on, exactly one task reads from the stream, and it reads only to notice that the caller
-   left. What a pipelining client sends meanwhile stays in h11's buffer, in order.
-4. Once the place of the next request in the byte stream is in doubt (a bad head, two lengths, a body that is too
-   long), the connection ends with the answer: reading on would make a body into requests.
+1. Whatever a peer sends ends in an answer or in a close. Nothing a peer sends raises out of `serve`; inside it only
+   trio.BrokenResourceError, when the peer has left.
+2. Every wait for the peer has a deadline of `HttpLimits`, and every buffer a limit. No deadline covers the work on a
+   request: serial.cgi itself decides how long it waits for a line.
+3. During the work on a request exactly one task reads from the stream, and only to notice that the caller has left.
+   What a pipelining client sends meanwhile stays in h11's buffer, in order.
+4. If the start of the next request is in doubt (a bad head, two lengths, a body that is too long), the connection ends
+   with the answer: reading on could take a body for requests.
 
-Way of thinking. A connection is a loop: read a request whole, work on it, send the answer whole. A refusal while
-reading is an exception that carries the answer, so that each rule stands where its fact becomes known. The end is
-slow on purpose (`lingering_close`): an answer that a reset destroys on the way was never given.
+Way of thinking. A connection is a loop: read a whole request, work on it, send the whole answer. A refusal while
+reading is an exception that carries the answer, so that each rule stands where its fact becomes known. The end is slow
+on purpose (`lingering_close`), because a reset could destroy the last answer on its way.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[\w.~%-]+)?\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
 """A host and port (RFC 9110, 7.2, and RFC 3986, 3.2.2), with the zone of an address that clients forget to drop."""
 _CHUNKS_A_TURN = 16
-# No cache keeps what changes, and a browser never takes for a page what came from callers.
+# No cache may keep what changes, and no browser may take data for a page.
 _ALWAYS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 
 
@@ -66,10 +66,10 @@ class HttpLimits:
 
     head: int = 16 * 1024
     lines: int = 128
-    """Of a head: each costs as much time as a kilobyte."""
+    """The most lines of a head: each costs as much time as a kilobyte."""
     body: int = 64 * 1024
     chunks: int = 1024
-    """Pieces of a body that declares no length, as an embedded client sends it that writes it word by word."""
+    """The most pieces of a chunked body: an embedded client may send it word by word."""
     handshake_seconds: float = 10.0
     """For the whole TLS handshake."""
     idle_seconds: float = 15.0
@@ -80,9 +80,9 @@ class HttpLimits:
     write_seconds: float = 30.0
     """For a whole answer."""
     half_closed_seconds: float = 0.25
-    """How long work goes on for a caller that closed its sending half."""
+    """How long the work goes on for a caller that has closed its sending half."""
     linger_seconds: float = 2.0
-    """How long a connection that we end is still read from, so that its last answer arrives."""
+    """How long we still read from a connection that we end, so that its last answer arrives."""
 
 
 Answer: TypeAlias = Response | Handover
@@ -94,7 +94,7 @@ Secure: TypeAlias = Callable[[trio.abc.HalfCloseableStream], Awaitable[trio.abc.
 @final
 @frozen
 class Held:
-    """What a connection holds at the server that accepted it: its place, and its count among all connections."""
+    """A connection's place at its server, and its count among all connections."""
 
     places: Places
     place: Place
@@ -106,8 +106,8 @@ class Held:
 async def lingering_close(stream: trio.abc.HalfCloseableStream, limits: HttpLimits) -> None:
     """End a connection so that what was sent last still arrives.
 
-    A close with bytes unread makes the kernel send a reset, and the peer then loses the answer that it has
-    not read yet: so our half is closed first, and what comes is read and dropped until the peer closes too.
+    Closing a socket with unread bytes makes the kernel send a reset, and the peer then loses the answer that it has not
+    read yet. So our half is closed first, and what comes is read and dropped until the peer closes too.
     """
     with trio.move_on_after(limits.linger_seconds):
         await stream.send_eof()
@@ -125,8 +125,8 @@ async def serve(
 ) -> None:
     """Answer the requests of one connection until either side ends it; the caller closes the stream.
 
-    The first byte tells TLS from plain HTTP; without ``secure``, only plain HTTP is spoken. Of what is ``held`` the
-    place is given back as soon as the last answer is sent.
+    The first byte tells TLS from plain HTTP; without ``secure``, only plain HTTP is spoken. The place in ``held`` is
+    given back as soon as the last answer is sent.
     """
     limits = limits or HttpLimits()
     first = b""
@@ -164,12 +164,12 @@ async def _serve_tls(
 
 @functools.lru_cache(1)
 def _date(second: int) -> str:
-    """Write a time as HTTP does (RFC 9110, 5.6.7); many answers go out in one second."""
+    """Write a time as HTTP does (RFC 9110, 5.6.7). Cached, since many answers go out in one second."""
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second))
 
 
 class _RefusedError(Exception):
-    """The request is not read any further; ``response`` says why."""
+    """The request is refused while it is read; ``response`` says why."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status)
@@ -177,7 +177,7 @@ class _RefusedError(Exception):
 
 
 def _refusal(status: int, why: str) -> _RefusedError:
-    # Where the next request would begin is unknown from here on, so the connection closes (invariant 4).
+    # The start of the next request is unknown from here on, so the connection closes (invariant 4).
     return _RefusedError(explain(status, why, _CLOSE))
 
 
@@ -192,15 +192,15 @@ class _Connection:
     held: Held | None = None
     conn: h11.Connection = field(init=False)
     head_only: bool = False
-    """The request at hand is a HEAD, whose answer has no body."""
+    """The current request is a HEAD, whose answer has no body."""
     persistent: bool = False
-    """The request at hand lets the connection live on after its answer."""
+    """The current request lets the connection live on after its answer."""
     handover: Handover | None = None
     """Set once another protocol is to take over the connection."""
 
     @property
     def pace(self) -> Pace:
-        """The turns that it takes; of a connection that nobody counts, its own."""
+        """The pace of its server; its own for a connection without a server."""
         return self.held.pace if self.held is not None else Pace()
 
     def __post_init__(self) -> None:
@@ -212,22 +212,22 @@ class _Connection:
             self._next_cycle()
         if self.handover is not None:
             if self.held is not None:
-                # A WebSocket is no request; its port counts it among its clients.
+                # A WebSocket needs no place here: its port counts it among its clients.
                 self.held.places.give_back(self.held.place)
             await self.handover.take(PacedStream(self.stream, self.pace))
         if self.held is not None and not self.held.places.linger(self.held.place):
             return
-        with contextlib.suppress(trio.ClosedResourceError):  # whoever took it over may have closed it already
+        with contextlib.suppress(trio.ClosedResourceError):  # the handover may have closed it already
             await lingering_close(self.stream, self.limits)
 
     def _next_cycle(self) -> None:
-        """Make ready for the next request, which may be in h11's buffer already, behind empty lines."""
+        """Prepare for the next request, which may be in h11's buffer already, after empty lines."""
         buffered, _ = self.conn.trailing_data
         if not buffered.startswith((b"\r", b"\n")):
             self.conn.start_next_cycle()
             return
-        # h11 takes an empty line for a head without a request line, and its buffer cannot be changed. Where the peer
-        # has ended its sending, the stream says so again.
+        # h11 takes an empty line for a head without a request line, and its buffer cannot be changed. So make a new
+        # h11.Connection. If the peer has ended its sending, the stream will say so again.
         self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head)
         if rest := buffered.lstrip(b"\r\n"):
             self.conn.receive_data(rest)
@@ -251,7 +251,7 @@ class _Connection:
     # --- reading ---
 
     async def _read_request(self) -> Request | None:
-        """Read the next request, whole. Return None where the peer ended the connection or let it idle."""
+        """Read the next whole request. Return None if the peer ended the connection or let it idle."""
         buffered, ended = self.conn.trailing_data
         with trio.move_on_after(self.limits.idle_seconds) as idle:
             while not buffered and not ended:
@@ -281,10 +281,10 @@ class _Connection:
         )
 
     async def _read_head(self) -> tuple[h11.Request, list[tuple[bytes, bytes]]] | None:
-        """Read a request head, and refuse what h11 lets through and we do not speak."""
+        """Read a request head, and refuse what h11 accepts but we do not."""
         await self.pace.turn()
         event = self._whole_event()
-        if event is h11.NEED_DATA:  # a head mostly comes whole, and a deadline costs as much as reading it
+        if event is h11.NEED_DATA:  # a head usually comes whole, and a deadline costs as much as reading it
             with trio.move_on_after(self.limits.head_seconds) as deadline:
                 event = await self._next_event()
             if deadline.cancelled_caught:
@@ -293,7 +293,7 @@ class _Connection:
             return None
         assert isinstance(event, h11.Request)
         self.head_only = event.method == b"HEAD"
-        # Once: h11 makes each pair anew whenever it is asked.
+        # Read once, because h11 makes new pairs for each access.
         headers = list(event.headers)
         fields = dict(headers)
         connection = b",".join([value.lower() for name, value in headers if name == b"connection"])
@@ -301,12 +301,13 @@ class _Connection:
         if event.http_version not in _VERSIONS:
             raise _refusal(505, f"HTTP/{event.http_version.decode('ascii')} is not spoken here: use HTTP/1.1.")
         if b"content-length" in fields and b"transfer-encoding" in fields:
-            # A proxy before us may believe the other of the two, and what follows is then a request to one of us only.
+            # A proxy in front of us may believe the other one, and then only one of us would take what follows for a
+            # request.
             raise _refusal(
                 400, "Content-Length and Transfer-Encoding are two lengths of one body (RFC 9112): send one."
             )
         if _HOST.fullmatch(fields.get(b"host", b"")) is None:
-            # RFC 9112, 3.2: 400, for two readers may take it for two hosts.
+            # RFC 9112, 3.2: 400, because two readers may take it for two hosts.
             raise _refusal(400, "Host is no host and port (RFC 9110, 7.2).")
         if event.method == b"CONNECT":
             raise _refusal(405, "This is not a proxy: use GET or POST.")
@@ -315,7 +316,7 @@ class _Connection:
     async def _read_body(self, fields: dict[bytes, bytes]) -> bytes:
         declared = int(fields.get(b"content-length", 0))
         too_long = f"The request body is longer than {self.limits.body} bytes: send less."
-        # Before 100 Continue: it would invite the very body that is refused.
+        # Before 100 Continue, which would invite the very body that is refused.
         if declared > self.limits.body:
             raise _refusal(413, too_long)
         if self.conn.they_are_waiting_for_100_continue:
@@ -346,7 +347,7 @@ class _Connection:
         return event
 
     def _whole_event(self) -> object:
-        """Return the next event, or NEED_DATA where not all of it is there. Raise _RefusedError."""
+        """Return the next event, or NEED_DATA if it is not complete. Raises _RefusedError."""
         try:
             self._check_lines()
             return self.conn.next_event()
@@ -359,7 +360,7 @@ class _Connection:
             raise _refusal(exc.error_status_hint, why) from exc
 
     def _check_lines(self) -> None:
-        """Refuse a head of many lines before h11 reads it: a thousand of them would hold up everybody else."""
+        """Refuse a head with too many lines before h11 reads it: a thousand of them would delay all others."""
         if self.conn.their_state is not h11.IDLE:
             return
         buffered, _ = self.conn.trailing_data
@@ -371,22 +372,22 @@ class _Connection:
         self.conn.receive_data(bytes(await self.stream.receive_some(min(_PIECE, self._room()))))
 
     def _room(self) -> int:
-        """Return how many more bytes may be buffered: h11 looks at its limit only when a head is incomplete."""
+        """Return how many more bytes may be buffered: h11 checks its limit only while a head is incomplete."""
         return self.limits.head + 1 - len(self.conn.trailing_data[0])
 
     # --- answering ---
 
     async def _work(self, request: Request) -> Answer | None:
-        """Return the answer to a request, or None where its caller left before there was one."""
+        """Return the answer to a request, or None if its caller left before."""
         answer: Answer | None = None
         if self.held is not None:
             self.held.place.working = True
         async with trio.open_nursery() as nursery:
-            # A caller who hangs up frees the line at once, which only somebody who reads beside the work can see.
+            # A caller that hangs up must free the line at once, which only a read beside the work can notice.
             nursery.start_soon(self._cancel_when_left, nursery.cancel_scope)
             try:
                 answer = await self.respond(request)
-            except Exception:  # a bug of ours: it ends this connection only; the log says where, the caller no more
+            except Exception:  # a bug of ours ends this connection alone; the log has the details, the answer none
                 logger.exception("%s: no answer to %s %.60r", request.peer, request.method, request.path)
                 why = "This is a fault of the gateway, not of the request; its log says more."
                 answer = explain(500, why, _CLOSE)
@@ -400,9 +401,9 @@ class _Connection:
         return answer
 
     def _of_its_client(self, request: Request) -> Request:
-        """Return the request as its client's, where a trusted proxy brought it, and count its place as that client's.
+        """If a trusted proxy brought the request, return it as its client's, and count its place for that client.
 
-        Raise _RefusedError where that client has more places than it may.
+        Raises _RefusedError if that client has too many places.
         """
         if self.held is None:
             return request
@@ -416,17 +417,17 @@ class _Connection:
         return request
 
     async def _cancel_when_left(self, work: trio.CancelScope) -> None:
-        """Read on, which is how a leaving caller is noticed; what it pipelines is kept, within the limit."""
+        """Read on to notice a leaving caller; keep what it pipelines, within the limit."""
         try:
             while self._room() > 0:
                 if self.conn.trailing_data[1]:
-                    # Closed, or only its sending half (`nc -N`)? Both look alike from here. So an answer that comes
-                    # at once is still sent, and no line is held for long for a caller that is gone.
+                    # The caller closed all, or only its sending half (`nc -N`): both look alike. So an answer that
+                    # comes soon is still sent, and no line is held for long for a caller that is gone.
                     await trio.sleep(self.limits.half_closed_seconds)
                     break
                 await self._receive()
             else:
-                # It pipelines more than is kept, so nothing more is read of it. That it is gone is seen all the same.
+                # It pipelines more than is kept, so nothing more is read. Its connection still shows when it is gone.
                 if self.held is None:
                     return
                 await self.held.connection.broken.wait()
@@ -435,10 +436,10 @@ class _Connection:
         work.cancel()
 
     async def _send_answer(self, answer: Response) -> bool:
-        """Send an answer. Return whether the connection can take another request."""
+        """Send an answer; return whether the connection can take another request."""
         headers: list[tuple[str, str]] = [("Date", _date(int(time.time()))), *_ALWAYS, *answer.headers]
         if self.persistent and _CLOSE not in answer.headers:
-            # So that a client's next request does not meet our close on the way.
+            # So that a client's next request does not cross our close on the way.
             headers.append(("Keep-Alive", f"timeout={self.limits.idle_seconds:.0f}"))
         if answer.status != HTTPStatus.NO_CONTENT:
             headers += [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body)))]
