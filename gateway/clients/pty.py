@@ -179,9 +179,10 @@ class Pty:
 
     def _leave_it_raw(self) -> None:
         """Set EXTPROC again where a program has cleared it; everything else is the program's own business."""
-        iflag, oflag, cflag, lflag, *rest = termios.tcgetattr(self.master)
+        iflag, oflag, cflag, lflag, *rest = self._termios2()
         if not lflag & _EXTPROC:
-            termios.tcsetattr(self.master, termios.TCSANOW, [iflag, oflag, cflag, lflag | _EXTPROC, *rest])
+            settings = _TERMIOS2.pack(iflag, oflag, cflag, lflag | _EXTPROC, *rest)
+            fcntl.ioctl(self.master, _TCSETS2, settings)
 
     # -- settings
 
@@ -235,14 +236,21 @@ class Pty:
 
     def drop_unread(self) -> None:
         """Throw away what was written to the slave and has not been read."""
-        termios.tcflush(self.master, termios.TCIFLUSH)
+        fcntl.ioctl(self.master, termios.TCFLSH, termios.TCIFLUSH)
 
     def drop_unheard(self) -> bool:
-        """Throw away what the last program left unread; return False where the slave can never be opened again."""
+        """Throw away what the last program left unread, and undo what would keep the next one from its bytes.
+
+        Return False where the slave can never be opened again.
+        """
         try:
             fd = os.open(self.slave, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return False
         with contextlib.closing(os.fdopen(fd, "rb", buffering=0)):
-            termios.tcflush(fd, termios.TCIFLUSH)
+            # Of a real device the kernel forgets the line discipline and a stopped output with its last close. By ioctl
+            # all of it: termios raises an error that is no OSError.
+            fcntl.ioctl(fd, termios.TIOCSETD, struct.pack("i", termios.N_TTY))
+            fcntl.ioctl(fd, termios.TCXONC, termios.TCOON)
+            fcntl.ioctl(fd, termios.TCFLSH, termios.TCIFLUSH)
         return True

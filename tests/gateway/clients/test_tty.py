@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import shutil
 import stat
+import struct
 import termios
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.port.router import Handle
 
 EXTPROC = 0o200000
+N_NULL = 27
 
 
 @dataclass
@@ -174,6 +177,35 @@ async def test_what_a_program_left_unread_is_not_there_for_the_next(tmp_path: Pa
             await served_.settled(clients=1)
             line.say(b"new")
             assert await read(fd, 3) == b"new"
+
+
+async def test_a_program_that_stops_its_output_and_leaves_does_not_keep_the_next_from_writing(tmp_path: Path) -> None:
+    async with port(tmp_path) as (line, served_):
+        with served_.opened() as fd:
+            await served_.settled(clients=1)
+            termios.tcflow(fd, termios.TCOOFF)
+            with pytest.raises(BlockingIOError):
+                os.write(fd, b"held")
+        await served_.settled(clients=0)
+        with served_.opened() as fd:
+            await served_.settled(clients=1)
+            os.write(fd, b"next")
+            assert await line.hear(4) == b"next"
+
+
+async def test_a_program_that_takes_another_line_discipline_and_leaves_costs_the_next_no_byte(tmp_path: Path) -> None:
+    async with port(tmp_path) as (line, served_):
+        with served_.opened() as fd:
+            await served_.settled(clients=1)
+            with contextlib.suppress(OSError):  # a kernel without this one, which drops all bytes
+                fcntl.ioctl(fd, termios.TIOCSETD, struct.pack("i", N_NULL))
+        await served_.settled(clients=0)
+        with served_.opened() as fd:
+            await served_.settled(clients=1)
+            os.write(fd, b"next")
+            assert await line.hear(4) == b"next"
+            line.say(b"answer")
+            assert await read(fd, 6) == b"answer"
 
 
 async def test_what_a_program_wrote_before_it_closed_is_on_the_line(tmp_path: Path) -> None:
