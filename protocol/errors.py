@@ -1,7 +1,6 @@
 """The errors that the sans-IO modules raise.
 
-Nothing here knows of sockets, files or tasks: an error says what was wrong and what would be right,
-and whoever called decides where its sender looks for it.
+An error says what was wrong and what would be right. The caller decides where to report it.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ class ProtocolError(Exception):
 
 @final
 class LocalProtocolError(ProtocolError):
-    """We did: a bug on this side, never the peer's doing."""
+    """We broke them: a bug on this side, never the peer's fault."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer did."""
+    """The peer broke them."""
 
 
 @final

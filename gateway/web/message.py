@@ -39,25 +39,25 @@ class Request:
 
     method: str
     target: bytes
-    """As sent: Digest hashes it so."""
+    """Exactly as sent, because Digest hashes it."""
     headers: tuple[tuple[bytes, bytes], ...]
     """In the order sent, names in lower case."""
     body: bytes
     peer: Endpoint
-    """The client; behind trusted proxies the one that they name."""
+    """The client; behind trusted proxies, the client that they name."""
     secure: bool = False
     """It came over TLS, to us or to a trusted proxy."""
     local: LocalCaller | None = None
-    """Who sent it, where the kernel says so: it came over the control socket, and needs no login."""
+    """The sender, if the request came over the control socket: the kernel vouches for it, so it needs no login."""
     connection: ClientConnection | None = None
-    """What it came over, as it is counted; None where nobody counts it."""
+    """The connection that it came over, for counting; None where it is not counted."""
 
     @property
     def path(self) -> str:
-        """Return the path in its one normal form, on which routing, roles and checks agree.
+        """Return the path in the one form that routing, roles and checks use.
 
-        It has no query, no origin (a client of a proxy puts one in front), and single slashes. It is not
-        percent-decoded: a path that is spelled with escapes is another path.
+        It has no query, no origin (which clients of a proxy send), and single slashes. It is not percent-decoded: a
+        path with escapes is another path.
         """
         return re.sub("/{2,}", "/", self._local.partition(b"?")[0].decode("latin-1"))
 
@@ -68,7 +68,7 @@ class Request:
 
     @property
     def media_type(self) -> str:
-        """Return the body's media type, in lower case and without parameters; empty where it is not given."""
+        """Return the body's media type, in lower case and without parameters; empty if none is given."""
         return (self.header(b"content-type") or b"").partition(b";")[0].strip().lower().decode("latin-1")
 
     @property
@@ -94,28 +94,28 @@ class Response:
     content_type: str = "text/plain; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = ()
     proven: bool = False
-    """Its request came with a right login, which keeps the connection's place."""
+    """Its request came with a correct login, which protects the connection's place."""
 
     def as_proven(self) -> Response:
-        """Return it as the answer to a request with a right login."""
+        """Return it as the answer to a request with a correct login."""
         return Response(self.status, self.body, self.content_type, self.headers, proven=True)
 
 
 @final
 @frozen
 class Handover:
-    """An answer that ends HTTP on its connection: ``take`` has the stream from here on, and may close it."""
+    """An answer that ends HTTP on its connection: ``take`` gets the stream, and may close it."""
 
     take: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
 
 
 def spelled_out(response: Response) -> bytes:
-    """Write an answer for a connection whose request nobody has read, and which is closed after it."""
+    """Write an answer for a connection whose request was not read, and which is closed after it."""
     headers = [("Connection", "close"), *response.headers, ("Content-Type", response.content_type)]
     head = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}", *(f"{n}: {v}" for n, v in headers)]
     return "\r\n".join([*head, f"Content-Length: {len(response.body)}", "\r\n"]).encode() + response.body
 
 
 def explain(status: int, why: str, *headers: tuple[str, str]) -> Response:
-    """Make an error answer in plain text: ``why`` says what was wrong and what is required."""
+    """Make an error answer in plain text; ``why`` says what was wrong and what is required."""
     return Response(status, f"{status} {HTTPStatus(status).phrase}\n{why}\n".encode(), headers=headers)

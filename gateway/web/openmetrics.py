@@ -1,10 +1,10 @@
 """The metrics of the gateway, as OpenMetrics 1.0: a pure function of the status, called when a scraper asks.
 
-The text is written here, and not by prometheus_client: the format is a few lines, and that library's import would stop
-the event loop, and with it every line, for a tenth of a second on a fast machine. The tests parse with it.
+The text is written here and not by prometheus_client, because the format is simple, and importing that library would
+stop the event loop, and with it every line, for a tenth of a second on a fast machine. The tests parse with it.
 
-Names follow Prometheus' conventions, and stay: dashboards and alerts are made of them. Labels are the port, the
-service and the CPU at the other end of a link, each of which is bounded in number; never a client or its address.
+Names follow Prometheus' conventions, and never change, because dashboards and alerts use them. Labels are the port, the
+service and the CPU at the other end of a link, which are all bounded in number; never a client or its address.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["CONTENT_TYPE", "open_metrics"]
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 Samples: TypeAlias = "list[tuple[dict[str, str], float | None]]"
-"""The labels of each sample, and its value; None where nothing is known, and so no sample told."""
+"""The labels and the value of each sample; a value of None is unknown, and gives no sample."""
 Family: TypeAlias = "tuple[str, str, str, Samples]"
 """A name, a kind (a key of _SUFFIX), what it means, and the samples."""
 
@@ -29,9 +29,9 @@ _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 def open_metrics(status: Mapping[str, Any]) -> bytes:
-    """Write what ``/daisyport/status`` holds as metrics.
+    """Write the content of ``/daisyport/status`` as metrics.
 
-    Every family is named, so that each is found in any scrape; one of which nothing is known here has no sample.
+    Every scrape names every family; a family of which nothing is known has no sample.
     """
     ports = status["ports"]
     families = [*_node(status), *_ports(ports), *_services(ports), *_clients_of_links(ports), *_servers_of_links(ports)]
@@ -46,7 +46,7 @@ def _written(name: str, kind: str, told: str, samples: Samples) -> Iterator[str]
     for labels, value in samples:
         if value is not None:
             quoted = ",".join(f'{key}="{text.translate(_ESCAPED)}"' for key, text in labels.items())
-            # A truth is 0 or 1; a count is written whole, however large.
+            # True is 1; a count is written with all its digits.
             number = value if isinstance(value, float) else int(value)
             yield f"{name}{_SUFFIX[kind]}{f'{{{quoted}}}' if quoted else ''} {number}"
 
@@ -124,7 +124,7 @@ _OF_A_PORT = (
     ("breaks", "counter", "Breaks that came from the line.", "breaks"),
     ("clients_cut", "counter", "Clients that were cut because they read too slowly.", "clients_cut"),
 )
-"""A name, a kind, what it means, and its key in the status of a port, which not every port has."""
+"""A name, a kind, its meaning, and its key in the status of a port; not every port has every key."""
 
 
 def _ports(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
@@ -156,7 +156,7 @@ def _ports(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
 
 
 def _turns(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[Family]:
-    """Tell of the turns of lines of our own."""
+    """Yield the metrics of turns, for lines of our own."""
     ended: Samples = [
         ({"port": port, "ended": how}, count) for port, line in lines for how, count in line["turns"].items()
     ]
@@ -188,7 +188,7 @@ def _services(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
 
 
 def _clients_of_links(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
-    """Tell of links to the CPU that is nearer to the line; there are none before the first handshake."""
+    """Yield the metrics of links towards the line; there are none before the first handshake."""
     ours = [(port, port["remote_port_client"]) for port in ports if "remote_port_client" in port]
     labels = [
         {"port": port["name"], "peer": link["server_node"], "peer_name": link["server_name"]} for port, link in ours
@@ -215,7 +215,7 @@ def _clients_of_links(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
 
 
 def _servers_of_links(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
-    """Tell of links from CPUs that are farther from the line."""
+    """Yield the metrics of links from CPUs farther from the line."""
     servers = [(port["name"], port["remote_port_server"]) for port in ports if "remote_port_server" in port]
     for name, kind, told, key in (
         ("wrong_keys", "counter", "Handshakes that failed because of the key.", "wrong_keys"),
@@ -252,7 +252,7 @@ def _servers_of_links(ports: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
 
 
 def _resumed(links: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, list[float]]]:
-    """Tell how often sessions went on over a new connection, and what that cost; both ends of a link count it."""
+    """Yield how often sessions went on over a new connection, and its cost, which both ends of a link count."""
     yield "resumes", "counter", "Connections over which the session went on.", [link["resumes"] for link in links]
     told = "Bytes that were sent once more over a new connection."
     yield "resent_bytes", "counter", told, [link["bytes_resent"] for link in links]

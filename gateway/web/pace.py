@@ -1,12 +1,12 @@
 """The pace of HTTP: connections work one after the other, and the lines of the ports go on between any two.
 
-Parsing and answering cost the processor about a millisecond a request, and a stranger may have 48 connections that
-never stop asking. Each scheduler pass runs whoever is ready, so all of them would work in one pass, and a byte of a
-line would wait for the sum. So a connection takes a turn before each piece of work:
+Parsing and answering a request costs about a millisecond of processor time, and a stranger may have 48 connections that
+never stop asking. A scheduler pass runs all tasks that are ready, so all of them would work in one pass, and a byte of
+a line would wait for all of that. So a connection takes a turn before each piece of work:
 
-    In one pass of the scheduler at most one connection takes up a piece of work.
+    In one pass of the scheduler at most one connection begins a piece of work.
 
-Where there are only a few connections no turn is waited for, so the usual request pays nothing.
+With only a few connections no turn is waited for, so the usual request pays nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Pace", "PacedStream"]
 
 _FEW = 2
 _PIECE = 512
-"""Bytes of a WebSocket that are taken at once: at six bytes a frame, under a hundred frames."""
+"""The most bytes of a WebSocket to take at once: with at least six bytes a frame, under a hundred frames."""
 
 
 @final
@@ -35,22 +35,22 @@ class Pace:
         """Wait for the turn to do a piece of work, which is begun at once and has no checkpoint in it."""
         if self.connections > _FEW:
             async with self._lock:
-                # The next one is woken by the release, and so works in a later pass.
+                # Releasing the turn wakes the next connection, which so works in a later pass.
                 await trio.lowlevel.checkpoint()
 
 
 @final
 class PacedStream(trio.abc.HalfCloseableStream):
-    """``stream``, in pieces so small that a reader which parses each at once holds up nobody. It owns the stream."""
+    """``stream`` in pieces so small that parsing one delays nobody. It owns the stream."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, pace: Pace) -> None:
         self._stream = stream
         self._pace = pace
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive at most 512 bytes, and those of a full piece in turn."""
+        """Receive at most 512 bytes; wait for a turn if that many came."""
         data = await self._stream.receive_some(min(max_bytes or _PIECE, _PIECE))
-        if len(data) == _PIECE:  # more is coming, and a message that fits is not delayed
+        if len(data) == _PIECE:  # more is coming; a smaller message is not delayed
             await self._pace.turn()
         return data
 

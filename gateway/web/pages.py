@@ -1,7 +1,6 @@
 """The console: a page that shows the ports of this node, live, in a browser.
 
-Its files lie in ``console/``, and are read when somebody first asks for them. The page uses the same paths as any
-other client.
+Its files are in ``console/``, and are read at the first request. The page uses the same paths as any other client.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ PAGES = {
     "/daisyport/console.svg": ("console.svg", "image/svg+xml"),
     **{f"/daisyport/console/{name}": (name, "text/javascript; charset=utf-8") for name in _PARTS},
 }
-"""By path: a file of ``console/``, and its type."""
+"""The file of ``console/`` and its type, by path."""
 
-# Nothing from another origin, nothing inline, and no frame of another site around it, which could borrow clicks.
+# Nothing from another origin, nothing inline, and no frame of another site around it, which could steal clicks.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,17 +1,18 @@
-"""The places of HTTP connections: who may stay when they run out.
+"""The places of HTTP connections, and which connection has to leave when they run out.
 
-A connection holds a place from its accept until its last answer, so the places bound the tasks, buffers and
-descriptors that HTTP costs. When they run out, or a network's share of them, somebody who waits for nothing leaves:
+A connection holds a place from its accept until its last answer, so the places bound the tasks, buffers and descriptors
+that HTTP costs. When they run out, or a network's share of them, an idle connection has to leave:
 
-1. first a connection that never proved a login, the longest silent one: that is a stranger, or a browser's spare;
-2. then a kept-alive connection of a proven caller, the longest idle one: its client connects anew by itself;
-3. never a request in work, and never the last two connections of proven callers: an administrator who is here stays.
+1. first a connection that never proved a login, the one that has been silent longest: a stranger's, or a browser's
+   spare one;
+2. then a kept-alive connection of a proven caller, the one that has been idle longest: its client reconnects by itself;
+3. never one with a request in work, and never the last two of proven callers, so that an administrator stays connected.
 
-A connection of a trusted proxy carries requests of many clients. It takes its place in nobody's name, and with each
-request in that of the request's client (``rename``).
+A connection of a trusted proxy carries requests of many clients. Its place counts for no network at first, and then for
+that of each request's client (``rename``).
 
-So a newcomer nearly always finds a place, and a stranger costs only strangers theirs. How long a connection has been
-silent counts from its accept or its last answer, not from its last byte: a byte a second makes nobody younger.
+So a new connection nearly always finds a place, and a stranger displaces only strangers. The time of silence counts
+from the accept or the last answer, not from the last byte, so that sending a byte a second does not help.
 """
 
 from __future__ import annotations
@@ -32,29 +33,29 @@ class Place:
     """One connection's place; ``scope`` is cancelled when it has to leave."""
 
     network: str
-    """Whose share it counts in; empty for a trusted proxy's that has not brought a request yet."""
+    """The network whose share it counts in; empty for a trusted proxy's connection before its first request."""
     since: float
     """When it was accepted, or its last answer was sent."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     proven: bool = False
-    """A request of it came with a right login."""
+    """One of its requests came with a correct login."""
     working: bool = False
-    """A request of it is in work."""
+    """One of its requests is in work."""
 
 
 @final
 @dataclass(slots=True)
 class Places:
-    """So many connections at once (``total``), and so many of them from one network (``share``)."""
+    """At most ``total`` connections at once, and at most ``share`` of them from one network."""
 
     total: int = 64
     share: int = 48
     held: set[Place] = field(default_factory=set)
     lingering: set[Place] = field(default_factory=set)
-    """Connections that gave their place back and are read from until their peers have the last answer."""
+    """Connections without a place that are still read from, until their peers have the last answer."""
 
     def take(self, network: str, now: float) -> Place | None:
-        """Take a place, from a connection that waits for nothing if need be. Return None where there is no such."""
+        """Take a place, if need be from an idle connection. Return None if there is none."""
         neighbours = self._neighbours(network)
         full = len(self.held) >= self.total
         if len(neighbours) >= self.share:
@@ -67,7 +68,7 @@ class Places:
         return place
 
     def rename(self, place: Place, network: str) -> bool:
-        """Count a place in the share of another network. Return False where that has its share, and none can leave."""
+        """Count a place for another network. Return False if that has its share, and none of its places is idle."""
         if place.network == network:
             return True
         neighbours = self._neighbours(network)
@@ -77,7 +78,7 @@ class Places:
         return True
 
     def _neighbours(self, network: str) -> list[Place]:
-        """Return the places that count in the share of a network; a proxy's own are in nobody's."""
+        """Return the places that count for a network; a proxy's own count for none."""
         return [place for place in self.held if network and place.network == network]
 
     def give_back(self, place: Place) -> None:
@@ -85,7 +86,7 @@ class Places:
         self.held.discard(place)
 
     def linger(self, place: Place) -> bool:
-        """Give a place back for a lingering close. Return False where too many linger: then close at once."""
+        """Give a place back for a lingering close. Return False if too many linger: then close at once."""
         self.give_back(place)
         if len(self.lingering) >= self.total:
             return False

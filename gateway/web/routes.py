@@ -1,8 +1,8 @@
 """The paths of the HTTP server: a table of them, and a handler for each entry.
 
-The order of the checks is one for all: path, method, login and role, then what the handler finds in the request, and
-last, for a request that changes something, the cross-site check. A handler reads the request by a module of
-``protocol.http``, asks the backend, and writes the answer by the same module.
+The checks come in the same order for every path: path, method, login and role, then what the handler finds in the
+request, and last, for a request that changes something, the cross-site check. A handler reads the request by a module
+of ``protocol.http``, asks the backend, and writes the answer by the same module.
 
 To add a path, add a line to `ROUTES` with the least role, and a handler.
 """
@@ -55,20 +55,20 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Port", "Route", "Routes"]
 
 _MOST_REASONS = 2000
-"""Characters of reasons that one answer gives: clients have limits to the length of a header."""
+"""The most characters of reasons in one answer: clients limit the length of a header."""
 
 _LOOK_SECONDS = 0.25
-"""Between looks whether the login of a request that takes long is still in force."""
+"""Seconds between checks that the login of a long request is still valid."""
 
 _NODE = re.compile("[0-9a-f]{32}")
 _MOST_TRACES = 4
-"""At a time, of the connections that the control socket has."""
+"""The most traces at a time, since each uses a place of the control socket."""
 
 logger = logging.getLogger(__name__)
 
 
 class Port(Protocol):
-    """The ways into one port that HTTP callers have. ``gateway.services.Services`` are such."""
+    """The services of one port that HTTP callers use; ``gateway.services.Services`` implements it."""
 
     @property
     def serial_cgi(self) -> SerialCgi | None:
@@ -86,7 +86,7 @@ class Port(Protocol):
         ...
 
     def watched(self, holder: str) -> Session:
-        """Return a session for one more."""
+        """Return a session for one more of them."""
         ...
 
 
@@ -100,28 +100,28 @@ class Backend:
     update: Callable[[Sequence[tuple[str, str]], Role, parameters.Ports], Awaitable[parameters.Update]]
     """Set parameters as a caller of this role who is bound to these ports.
 
-    It returns when the ports have settled, with what they refused put back.
+    Return when the ports have settled, and what they refused is put back.
     """
     ports: Sequence[Port]
     status: Callable[[], dict[str, Any]]
-    """Return what ``/daisyport/status`` shows, as JSON can hold it."""
+    """Return the content of ``/daisyport/status``, for JSON."""
     health: Callable[[int | None], str]
-    """Describe the gateway, or one of its ports by its index, in one word: ``down`` where it does not work."""
+    """Describe the gateway, or one port by its index, in one word; ``down`` if it does not work."""
     kick: Callable[[str, parameters.Ports, str], list[str]]
-    """End the clients and links that a name stands for, on these ports, for a reason; return their holders."""
+    """End the clients and links with a name, on these ports, for a reason; return their holders."""
     rekey: Callable[[int, str, float], Awaitable[str]]
-    """Give the remote port server of a port another key, and take the old one for so many seconds.
+    """Give the remote port server of a port another key, and accept the old one for some seconds.
 
-    Return why not, or nothing.
+    Return the reason of a refusal, or an empty text.
     """
     carry: Callable[[int, str, int, Sequence[bytes]], Awaitable[str | list[dict[str, str]]]]
-    """Do that, and carry the key to those CPUs behind it, by their node ids.
+    """Do the same, and carry the key to CPUs below, by their node ids.
 
-    Return what became of it at each, or why not.
+    Return the outcome at each, or the reason of a refusal.
     """
 
     chain: Callable[[int], Awaitable[dict[str, Any] | None]]
-    """Look at the chain of the port with that index, within seconds; None where no other CPU has to do with it."""
+    """Return the chain of a port, by its index, within seconds; None if it is not shared with other CPUs."""
 
     @property
     def settings(self) -> Settings:
@@ -140,7 +140,7 @@ class Route:
     role: Role
     handler: Handler
     methods: tuple[str, ...] = ("GET", "POST")
-    """With HEAD where GET is safe: its answer is GET's, without the body (RFC 9110, 9.3.2)."""
+    """HEAD belongs to GET where that is safe: the same answer without the body (RFC 9110, 9.3.2)."""
     by_token: bool = False
     """The scraper's token opens it too."""
 
@@ -155,7 +155,7 @@ class Routes:
     site: Site | None = field(default_factory=Site)
 
     async def respond(self, request: Request) -> Response | Handover:
-        """Answer a request, whatever it holds."""
+        """Answer any request."""
         route = ROUTES.get(_ANY_PORT.sub(r"\1P#", request.path))
         if route is None:
             return explain(404, f"no such endpoint; endpoints: {', '.join(sorted(ROUTES))}")
@@ -171,7 +171,7 @@ class Routes:
             return denied.response
 
     def refuse_cross_site(self, request: Request) -> None:
-        """Raise DeniedError where a page of another site may have made a request that changes or consumes something."""
+        """Raise DeniedError if a page of another site may have made a request that changes or consumes something."""
         why = self.site.refusal(request) if self.site is not None else None
         if why is not None:
             raise DeniedError(
@@ -217,7 +217,7 @@ async def _updated(backend: Backend, assignments: Sequence[tuple[str, str]], cal
         update = await backend.update(assignments, caller.role, caller.ports)
     except StoreError as exc:
         audit.error("%s changed nothing: %s", who, exc)
-        return Response(500, refused_answer(str(exc)))  # the fault is on this side, and the caller cannot mend it
+        return Response(500, refused_answer(str(exc)))  # a fault on this side, which the caller cannot mend
     for name in update.changed:
         old, new = (backend.catalogue.masked(settings, name) for settings in (before, update.settings))
         audit.info("%s set %s from %r to %r", who, name, old, new)
@@ -225,7 +225,7 @@ async def _updated(backend: Backend, assignments: Sequence[tuple[str, str]], cal
 
 
 def _reasons(refused: Sequence[ParameterError]) -> tuple[tuple[str, str], ...]:
-    """Write why parameters were refused into a header: VAPIX has no room for it in its answer."""
+    """Write into a header why parameters were refused, because VAPIX's answer has no place for it."""
     if not refused:
         return ()
     told = "; ".join(f"{error.name}: {error.why}" for error in refused)
@@ -238,7 +238,7 @@ def _reasons(refused: Sequence[ParameterError]) -> tuple[tuple[str, str], ...]:
 async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
     try:
         asked = serial_request(request.query, request.body, request.media_type)
-        # A read takes bytes out of the receive buffer, where the next caller would have looked for them.
+        # A read changes something too: it takes bytes from the receive buffer that another caller may want.
         if asked.binds or asked.flush or asked.output or asked.read:
             routes.refuse_cross_site(request)
         received = await _served_while_in_force(routes, request, asked, caller)
@@ -253,7 +253,7 @@ async def _serial(routes: Routes, request: Request, caller: Caller) -> Response:
 async def _served_while_in_force(
     routes: Routes, request: Request, asked: SerialRequest, caller: Caller
 ) -> Received | None:
-    """Do what the request asks, unless its login is revoked meanwhile: a line may keep it waiting for long."""
+    """Serve the request, unless its login is revoked meanwhile: the line may keep it waiting for long."""
     outcome: Received | CgiError | None = None
     cut = True
     async with trio.open_nursery() as beside:
@@ -279,7 +279,7 @@ async def _served_while_in_force(
 
 
 async def _served(backend: Backend, asked: SerialRequest, caller: Caller, holder: str) -> Received | None:
-    """Bind, then flush, write and read. Everything that can be checked is checked before anything is done."""
+    """Bind, then flush, write and read. Check everything before doing anything."""
     uses = asked.flush or asked.output is not None or asked.read is not None
     port = _port(backend.settings, asked, caller)
     server = None if port == UNBIND else _server(backend, port)
@@ -287,17 +287,17 @@ async def _served(backend: Backend, asked: SerialRequest, caller: Caller, holder
         raise CgiError(
             f"serial.cgi is disabled for port {port}; root.PortManager.P{port - 1}.SerialCGI.Enabled=yes enables it"
         )
-    # The binding comes after the checks and before the work: a request that is refused has bound nothing, and one that
-    # times out at the line has done what it could.
+    # The binding comes after the checks and before the work: a refused request binds nothing, and one that times out at
+    # the line keeps its binding.
     if asked.port is not None and asked.camera is not None:
         await _bind(backend, asked.camera, asked.port, holder)
     return await server.perform(asked, holder) if uses and server is not None else None
 
 
 def _port(settings: Settings, asked: SerialRequest, caller: Caller) -> int:
-    """Return the number of the port that the request means, from 1, or UNBIND. Raise CgiError for what is not there.
+    """Return the number, from 1, of the port that the request means, or UNBIND. Raises CgiError if it does not exist.
 
-    For a caller who is bound to ports there are no others, and a video source of another port is not theirs to bind.
+    For a caller who is bound to ports no others exist, and video sources of other ports cannot be bound.
     """
     camera = asked.camera or 1
     cameras, ports = settings.ptz.cam_ports, len(settings.port_managers)
@@ -307,7 +307,7 @@ def _port(settings: Settings, asked: SerialRequest, caller: Caller) -> int:
     if port > ports:
         raise CgiError(f"port={port}: must be a port from 1 to {ports}")
     bound = cameras[camera - 1]
-    # Both ends of a binding are checked, or a caller could take a camera away from a port that he cannot use.
+    # Check both ends of a binding, or a caller could take a camera away from a port that they may not use.
     if caller.ports is not None:
         own = ", ".join(str(number + 1) for number in sorted(caller.ports))
         if port != UNBIND and not caller.may_use(port - 1):
@@ -327,7 +327,7 @@ def _server(backend: Backend, port: int) -> SerialCgi | None:
 
 
 async def _bind(backend: Backend, camera: int, port: int, who: str) -> None:
-    """Bind a video source to a port. The binding is an admin's parameter, which the API page opens to serial.cgi."""
+    """Bind a video source to a port. The binding is an admin's parameter, but the API lets serial.cgi set it."""
     if backend.settings.ptz.cam_ports[camera - 1] == port:
         return
     try:
@@ -360,7 +360,7 @@ async def _metrics(routes: Routes, _: Request, caller: Caller) -> Response:
 
 
 async def _chain(routes: Routes, _: Request, caller: Caller) -> Response:
-    """Ask all CPUs of the chains of the ports that the caller may use."""
+    """Answer with the chains of the ports that the caller may use, asking all their CPUs."""
     found: dict[str, dict[str, Any]] = {}
 
     async def look(index: int) -> None:
@@ -376,7 +376,7 @@ async def _chain(routes: Routes, _: Request, caller: Caller) -> Response:
 
 
 async def _ports(routes: Routes, _: Request, caller: Caller) -> Response:
-    """Answer what a viewer may know of the ports, and who the caller is."""
+    """Answer with what a viewer may know of the ports, and with the caller's name and role."""
     status = _status_for(routes, caller)
     told = {
         "node": status["node"],
@@ -420,8 +420,8 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
 
         if Right.WATCH in rights:
             audit.info("%s at %s traces %s", caller.name, request.peer, name)
-        # A client of the subprotocol "binary" (noVNC, ws-serial) or a terminal that sends text (xterm.js's AttachAddon,
-        # which asks by the query) knows bytes only, and would take our JSON for the line's.
+        # A client of the subprotocol "binary" (noVNC, ws-serial), or a terminal that sends text (xterm.js's
+        # AttachAddon, by the query), knows only bytes, and would take our JSON for bytes of the line.
         await websocket.serve(
             stream,
             replayed(request),
@@ -440,14 +440,14 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
 def _rights(role: Role, *, traces: bool, monitors: bool) -> Right:
     """Return what a WebSocket may do at the port.
 
-    What others write is for those who write too, operators: it holds what is typed at a password prompt, which no echo
-    shows, and comes with addresses and users. A viewer, which may be a display on a wall, hears the line alone.
+    Only operators, who write themselves, see what others write: it includes what is typed at a password prompt, which
+    no echo shows, with addresses and users. A viewer, which may be a display on a wall, hears only the line.
     """
     if role < Role.OPERATOR:
         return Right.READ
     if traces:
         return Right.READ | Right.WATCH
-    if monitors:  # it has no right to write, and so it hears the replies to everybody
+    if monitors:  # without a right to write it hears the replies to all clients
         return Right.READ
     # An admin may set the parameters, too.
     return Right.READ | Right.TCP | Right.LINES | (Right.CONFIGURE if role is Role.ADMIN else Right(0))
@@ -477,9 +477,9 @@ async def _trace(routes: Routes, request: Request, caller: Caller) -> Response |
 
 
 async def _health(routes: Routes, request: Request, _: Caller) -> Response:
-    """Answer a monitor, which has no login, in one word; the status code is what most of them look at.
+    """Answer a monitoring system, which has no login, in one word; most of them look only at the status code.
 
-    It costs no more than any refusal, and tells a stranger nothing else: no name, no version, no reason.
+    It costs no more than a refusal, and tells a stranger nothing else: no name, no version, no reason.
     """
     backend = routes.backend
     ports = {f"P{index}": index for index in range(len(backend.settings.port_managers))}
@@ -543,7 +543,7 @@ async def _page(_: Routes, request: Request, __: Caller) -> Response:
 async def _discovery(_: Routes, request: Request, __: Caller) -> Response:
     try:
         answer = discovery_answer(request.method, request.body)
-    except Exception:  # a bug of ours: its clients look for an error in the JSON, not in the status
+    except Exception:  # a bug of ours: these clients look for errors in the JSON, not in the status code
         logger.exception("apidiscovery.cgi: a bug; no answer to %.200r", request.body)
         answer = internal_error_answer()
     return Response(200, answer, "application/json")

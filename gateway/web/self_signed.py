@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["make_certificate"]
 
-# A host that has just started may not know the time, and somebody who pins a fingerprint needs no end either.
-# RFC 5280, 4.1.2.5, defines a date for "never".
+# A host that has just started may not know the time, and a pinned fingerprint needs no end. RFC 5280, 4.1.2.5, defines
+# a date for "never".
 _FROM = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _TO = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
@@ -27,7 +27,7 @@ _LONGEST_COMMON_NAME = 64  # bytes (RFC 5280, appendix A.1, ub-common-name)
 
 
 def make_certificate(names: Sequence[str]) -> bytes:
-    """Make a key and its certificate, as PEM, for these host names and addresses, the first being its own name."""
+    """Make a key and its certificate, as PEM, for these host names and addresses; the first is the host's own name."""
     key = ec.generate_private_key(ec.SECP256R1())
     own = names[0].encode()[:_LONGEST_COMMON_NAME].decode(errors="ignore")
     whose = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, own)])

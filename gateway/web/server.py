@@ -1,7 +1,7 @@
 """The HTTP server: it takes accepted connections, gives each a place, and serves it.
 
-A connection that finds no place (see `places`) is told so, and does not wait for one. Telling takes time and a
-descriptor too, so those that are being told are bounded: beyond them a connection is closed at once.
+A connection that finds no place (see `places`) gets an answer that says so, and does not wait. That answer takes time
+and a descriptor too, so the number of such answers at a time is limited: beyond it a connection is closed at once.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _BUSY = spelled_out(explain(503, "All connections are taken: close idle ones, or
 @final
 @dataclass(slots=True)
 class HttpServer:
-    """Serves connections by ``respond``. One server for all listeners: they share its places."""
+    """Serves connections by ``respond``. All listeners share one server and its places."""
 
     respond: Respond
     secure: Secure | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
     places: Places = field(default_factory=Places)
     connections: Connections = field(default_factory=Connections)
-    """Where they are counted with those of all other clients."""
+    """The count of all clients' connections."""
     trusted_proxies: AddressList = field(default_factory=AddressList)
-    """The proxies whose word is taken for their clients' addresses; without items, none."""
+    """The proxies that are trusted to name their clients' addresses; without items, none."""
     pace: Pace = field(default_factory=Pace)
-    """The turns that all of them take."""
+    """The turns that all connections take."""
     most_refusals: int = 64
-    """Connections that are being told at one time that there is no place."""
+    """The most connections at a time that are told that there is no place."""
     refusing: int = 0
 
     def admit(self, clients: trio.Nursery, sock: socket.socket, sockaddr: Any) -> None:
@@ -57,7 +57,7 @@ class HttpServer:
 
         Raises OSError where its client has already left.
         """
-        keep_alive(sock, DEAD_CLIENT)  # a WebSocket may be silent for long, and a caller wait for its line
+        keep_alive(sock, DEAD_CLIENT)  # a WebSocket may be silent, and a caller may wait for its line, for a long time
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         clients.start_soon(self.welcome, stream, Endpoint.of(sockaddr))
 
@@ -81,7 +81,7 @@ class HttpServer:
                     connection.close()
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 logger.debug("HTTP server: the connection from %s broke: %s", peer, exc)
-            except Exception:  # the first ring: an error in one connection ends that connection only
+            except Exception:  # the first ring: an error in one connection ends that connection alone
                 logger.exception("HTTP server: a bug ended the connection from %s", peer)
             finally:
                 self.pace.connections -= 1
@@ -94,7 +94,7 @@ class HttpServer:
         try:
             with trio.move_on_after(self.limits.linger_seconds):
                 first = await stream.receive_some(1)
-                if first and not first.startswith(TLS_HANDSHAKE):  # whose client could not read the answer
+                if first and not first.startswith(TLS_HANDSHAKE):  # a TLS client could not read the answer
                     await stream.send_all(_BUSY)
             await lingering_close(stream, self.limits)
         finally:

@@ -1,9 +1,9 @@
 """The certificate of this host's TLS: read it, prove that it works, and replace it without a restart.
 
-It comes from the configuration, or from the state directory, where a self-signed one is made at the first start. A new
-one that cannot be used never replaces one that can: a mistake in a file must not lock the administrator out.
+It comes from the configuration, or from the state directory, where a self-signed one is made at the first start. An
+unusable new certificate never replaces a usable one, so that a mistake in a file does not lock the administrator out.
 
-Where clients have to prove who they are, the certificates that vouch for theirs are read with it, and hold to the same.
+Where clients have to prove who they are, the authorities for their certificates are read with it, by the same rule.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class CertificateError(Exception):
 @final
 @frozen
 class Certificate:
-    """A certificate with its key, proven to belong together.
+    """A certificate and its key, which were proved to belong together.
 
-    ``out_of_date`` is OpenSSL's error where it has expired or is not yet valid, else empty.
+    ``out_of_date`` is OpenSSL's error if it has expired or is not yet valid, otherwise empty.
     """
 
     path: Path
@@ -56,13 +56,13 @@ class Certificate:
     """SHA-256 of the certificate, as browsers and ``openssl x509 -fingerprint`` show it."""
     out_of_date: str = ""
     ends: float | None = None
-    """When it will be out of date, in seconds since 1970; None where it is now, or never."""
+    """When it will expire, in seconds since 1970; None if it is out of date now, or never expires."""
 
     @classmethod
     def load(cls, path: Path, key: Path | None = None, client_ca: Path | None = None) -> Certificate:
         """Read PEM files (``key`` None: the key is in the same one). Raises CertificateError.
 
-        With ``client_ca`` a client is served only where a certificate of that file vouches for its own.
+        With ``client_ca`` a client is served only if a certificate of that file vouches for its own.
         """
         found = _CERTIFICATE.search(_read(path))
         if found is None:
@@ -75,14 +75,14 @@ class Certificate:
             context.set_alpn_protocols(["http/1.1"])
         try:
             der = ssl.PEM_cert_to_DER_cert(found[0])
-            # Without a password of our own OpenSSL would ask for one on the terminal.
+            # An empty password, or OpenSSL would ask for one on the terminal.
             context.load_cert_chain(path, key, password="")
         except (ssl.SSLError, ValueError) as exc:
             raise CertificateError(_explained(path, key, exc)) from None
         fingerprint = hashlib.sha256(der).digest().hex(":").upper()
         certificate = cls(path, context, fingerprint, *_dates(path, context, found[0]))
         if client_ca is not None:
-            require_clients(context, client_ca)  # behind the handshake with ourselves, who have no such certificate
+            require_clients(context, client_ca)  # after the handshake with ourselves, since we have no such certificate
         return certificate
 
 
@@ -112,9 +112,9 @@ class Tls:
         self._log = PortLogger(logger, port) if port else logger
         self._without_one = "no client is served" if port else "only plain HTTP is served"
         self.certificate: Certificate | None = None
-        """None where none can be used: then the HTTP server speaks plain HTTP only, and a port serves nobody."""
+        """None if none can be used: then the HTTP server speaks only plain HTTP, and a port serves nobody by TLS."""
         self.error = ""
-        """The reason why the files that were last read cannot be used, or are out of date; else empty."""
+        """Why the files that were last read cannot be used, or are out of date; otherwise empty."""
 
     def load(self) -> None:
         """Read the files, and use their certificate from the next connection on. Errors are logged, never raised."""
@@ -129,7 +129,7 @@ class Tls:
             return
         self.certificate, self.error = new, new.out_of_date
         if new.out_of_date:
-            # Better than none: the clock of a host that has just started may be wrong.
+            # Better than none, since the clock of a host that has just started may be wrong.
             self._log.error("TLS: %s: %s; it is used until there is a better one", new.path, new.out_of_date)
         self._log.info("TLS: certificate %s, SHA-256 fingerprint %s", new.path, new.fingerprint)
 
@@ -146,7 +146,7 @@ class Tls:
         }
 
     async def secure(self, stream: trio.abc.HalfCloseableStream) -> TlsStream:
-        """Do the handshake with a client. Raise trio.BrokenResourceError where it fails, or there is no certificate."""
+        """Do the handshake with a client. Raises trio.BrokenResourceError if it fails, or there is no certificate."""
         if self.certificate is None:
             raise trio.BrokenResourceError("the client speaks TLS, and there is no certificate")
         secured = TlsStream(stream, self.certificate.context)
@@ -167,7 +167,7 @@ class Tls:
 
 
 def require_clients(context: ssl.SSLContext, path: Path) -> None:
-    """Serve only clients with a certificate that one of the file ``path`` vouches for. Raise CertificateError."""
+    """Serve only clients whose certificate is vouched for by one in the file ``path``. Raises CertificateError."""
     content = _read(path)
     if _CERTIFICATE.search(content) is None:
         raise CertificateError(f"{path}: no PEM certificate in it (BEGIN CERTIFICATE)")
@@ -176,13 +176,13 @@ def require_clients(context: ssl.SSLContext, path: Path) -> None:
     except ssl.SSLError as exc:
         raise CertificateError(f"{path}: not PEM that OpenSSL can use: {exc}") from None
     context.verify_mode = ssl.CERT_REQUIRED
-    # What the file names is trusted as it stands: whoever trusts one authority below a company's root does not have
-    # to trust the root, and with it everybody of the same name in the company.
+    # Each certificate in the file is trusted by itself: an operator who trusts one authority below a company's root
+    # need not trust the root, and with it users of the same name elsewhere in the company.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if _REVOCATIONS in content:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-    # A ticket is sent behind the handshake. To a client that writes, and closes without reading, it would come too
-    # late, and the reset that answers it takes with it what the client sent.
+    # A ticket is sent after the handshake. If a client writes and closes without reading, the ticket meets a closed
+    # socket, and the reset that answers it destroys what the client sent.
     context.num_tickets = 0
 
 
@@ -224,7 +224,7 @@ def _dates(path: Path, context: ssl.SSLContext, pem: str) -> tuple[str, float | 
     far = client.wrap_bio(down, up)
     try:
         for side in (far, near, far, near):
-            with contextlib.suppress(ssl.SSLWantReadError):  # then it is the other's turn
+            with contextlib.suppress(ssl.SSLWantReadError):  # then the other side goes on
                 side.do_handshake()
     except ssl.SSLCertVerificationError as exc:
         if exc.verify_code in _OUT_OF_DATE:

@@ -1,8 +1,8 @@
-"""TLS over a stream, with halves that close one after the other, as those of a socket do.
+"""TLS over a stream whose halves can be closed one after the other, as those of a socket.
 
-trio.SSLStream has no half-close: after its `aclose` nothing can be read. A lingering close needs one, or the last
-answer over TLS would be lost to a reset as it would be over plain TCP. So the SSLStream gets a transport of its own,
-which can be cut off, and the real one stays open below it.
+trio.SSLStream has no half-close: after its `aclose` nothing can be read. But a lingering close needs one, or a reset
+could destroy the last answer, as over plain TCP. So the SSLStream gets a transport of its own, which can be cut off,
+and the real one below stays open.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         await self._tls.do_handshake()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive decrypted bytes; after ``send_eof`` encrypted ones, of which only the end has a meaning."""
+        """Receive decrypted bytes; after ``send_eof`` encrypted ones, of which only the end means anything."""
         if self._transport.cut_off:
             return await self._transport.stream.receive_some(max_bytes)
         return await self._tls.receive_some(max_bytes)
@@ -48,7 +48,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Send close_notify (RFC 8446, 6.1), then close the transport's sending half."""
         self._transport.cut_off = True
         with suppress(_CutOffError, trio.BrokenResourceError):
-            # OpenSSL does not send it while there are decrypted bytes that nobody has taken.
+            # OpenSSL does not send close_notify while decrypted bytes are unread.
             while await self._tls.receive_some():
                 pass
         await self._tls.aclose()
@@ -66,7 +66,7 @@ class _CutOffError(Exception):
 
 @final
 class _Transport(trio.abc.Stream):
-    """SSLStream's view of ``stream``: it cannot close it, and its receiving can be cut off."""
+    """The transport of the SSLStream: it cannot close ``stream``, and its receiving can be cut off."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self.stream = stream

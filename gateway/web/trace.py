@@ -1,4 +1,4 @@
-"""Send a trace of a port to an operator of this host, a line of JSON for each piece, for as long as he reads.
+"""Send a trace of a port to an operator of this host, a line of JSON for each piece, while the operator reads.
 
 ``time`` is in microseconds since 1970, ``way`` one of ``from line``, ``to line`` and ``note``; ``data`` is hexadecimal,
 and ``text`` the writer's name or the note. This file is loaded at the first trace.
@@ -27,7 +27,7 @@ Connection: close\r
 \r
 """
 SLICE = 32
-"""Pieces that are written as JSON between two looks at everything else."""
+"""Pieces that are written as JSON before other tasks get their turn."""
 
 
 async def serve(stream: trio.abc.HalfCloseableStream, session: Session) -> None:
@@ -63,5 +63,5 @@ async def serve(stream: trio.abc.HalfCloseableStream, session: Session) -> None:
 
 
 def told(piece: Piece) -> dict[str, object]:
-    """Return a piece as JSON can hold it."""
+    """Return a piece for JSON."""
     return {"time": piece.microseconds, "way": piece.way.value, "text": piece.text, "data": piece.data.hex()}

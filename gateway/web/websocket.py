@@ -45,18 +45,18 @@ if TYPE_CHECKING:
 __all__ = ["WebSocketStream", "serve"]
 
 PING_SECONDS = 20.0
-"""Between pings."""
+"""Seconds between pings."""
 PONG_SECONDS = 20.0
-"""From a ping to its answer: an idle client may stay for ever, a dead one may not."""
+"""Seconds from a ping to its answer: an idle client may stay for ever, a dead one may not."""
 
 LOOK_SECONDS = 0.25
-"""Between looks whether the login still holds, and the client is there."""
+"""Seconds between checks that the login is valid and the client is there."""
 
 _TRACE_PAUSE = 0.05
-"""Seconds between what a trace tells: the pieces have their times, and nobody reads faster."""
+"""Seconds between messages of a trace: its pieces have their times, and nobody reads faster."""
 
 _GONE = (ConnectionClosed, LocalProtocolError)
-"""Raised by the library where the client is gone, or is going and the library has not noticed yet."""
+"""Raised by the library if the client is gone, or is going and the library has not noticed yet."""
 _HANDSHAKE_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 _GOING_AWAY = 1001
@@ -80,11 +80,10 @@ async def serve(
 ) -> None:
     """Connect ``holder`` to the line, with these rights, until either side ends it; then close the stream.
 
-    ``head`` is the request, checked by `websocket_handshake`. Once it is accepted only its port ends it, so that a
-    gateway that stops lets it take what waits for it, like any other client. With ``bytes_only`` every message is bytes
-    of the line, text in UTF-8, and no JSON is sent; with ``traces`` all that is sent is JSON. ``connection`` is what it
-    came over, as it is counted. ``revoked`` returns why the login is worth nothing any more, which ends the client
-    within a second.
+    ``head`` is the request, checked by `websocket_handshake`. Once it is accepted only its port ends it, so that at the
+    gateway's stop it may take what waits for it, like any other client. With ``bytes_only`` every message is bytes of
+    the line, text as UTF-8, and no JSON is sent; with ``traces`` only JSON is sent. ``connection`` is its connection,
+    for counting. ``revoked`` returns why the login is no longer valid, which ends the client within a second.
     """
     with trio.CancelScope() as scope:
         try:
@@ -94,7 +93,7 @@ async def serve(
                         nursery, PrefixedStream(stream, head), max_message_size=MESSAGE_LIMIT
                     )
                     ws = await request.accept(subprotocol=BINARY if BINARY in request.proposed_subprotocols else None)
-                # The port bounds what follows: it revokes the client's handle when it stops.
+                # Shielded, but bounded by the port, which revokes the client's handle when it stops.
                 scope.shield = True
                 client = WebSocketStream(ws, connection, bytes_only=bytes_only)
                 carry = functools.partial(_trace, client, service) if traces else None
@@ -102,18 +101,18 @@ async def serve(
                 await _connect(client, revoked)
                 nursery.cancel_scope.cancel()
         except* (*_GONE, trio.TooSlowError):
-            pass  # it left during the handshake, or said something while it was told that it must go
+            pass  # the client left during the handshake, or sent something during the refusal
 
 
 async def _trace(client: WebSocketStream, service: Service, _: Stream, session: Session, __: Cell[int]) -> None:
-    """Have the client hear what passes at the port with its times, until it leaves or its session is ended.
+    """Send the client what passes at the port, with times, until it leaves or its session is ended.
 
-    A client that reads too slowly is not ended: what there is no room for is counted, and it is told.
+    A client that reads too slowly is not ended; it is told how many bytes are missing.
     """
     history = service.manner.history
     with contextlib.closing(session), contextlib.closing(client), session.scope:
         newest = b"" if history is None else history.newest
-        trace = Trace(session, writing=session.watches)  # in one step: no byte comes between
+        trace = Trace(session, writing=session.watches)  # no checkpoint since the history was read: no byte is lost
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_gone, session, functools.partial(client.show, trace, newest))
             with session.pumping:
@@ -147,7 +146,7 @@ class WebSocketStream:
         self._connected = trio.Event()
         self._listening_since = math.inf
         self.handle: Handle | None = None
-        """Its permission at the port; None where it was refused."""
+        """Its handle on the port; None if it was refused."""
         self.closed = trio.Event()
 
     @property
@@ -158,14 +157,14 @@ class WebSocketStream:
 
     @property
     def why_ended(self) -> str:
-        """Return why it had to go, for the close frame."""
+        """Return why it was ended, for the close frame."""
         if self.handle is None:
             return "the port takes no more clients"
         session = self.handle.session
         return (session.ended if session is not None else None) or "the gateway stops"
 
     def send_nowait(self, data: bytes) -> int:
-        """Take nothing: a frame cannot be sent without waiting, so each piece goes through the queue."""
+        """Take nothing, because a frame cannot be sent without waiting: each piece goes through the queue."""
         return 0
 
     async def send(self, data: bytes) -> int:
@@ -178,7 +177,7 @@ class WebSocketStream:
         await self._say({"event": "gap", "count": count})
 
     async def receive(self) -> bytes:
-        """See Stream; requests that come as text are answered meanwhile, in the order of all messages."""
+        """See Stream. Requests, which come as text, are answered here in the order of all messages."""
         self._connected.set()
         while True:
             message = await self._next()
@@ -191,7 +190,7 @@ class WebSocketStream:
                 await self._say(await answer(message, self._session))
             elif not self._session.writes:
                 await self._say({"event": "refused", "reason": f"{self._session.holder} may only read"})
-            elif message:  # an empty one has no bytes to write, and would look like the end
+            elif message:  # an empty message would look like the end
                 if self._session.silent is not None:  # the session counts what it drops
                     await self._say({"event": "refused", "reason": self._session.silent})
                 return message
@@ -201,11 +200,11 @@ class WebSocketStream:
         await self._ws.aclose(_GOING_AWAY, self.why_ended.encode()[:_REASON_LIMIT].decode(errors="ignore"))
 
     def close(self) -> None:
-        """Set ``closed``: the task that did the handshake sends the close frame, which takes time."""
+        """Set ``closed``, so that the task of the handshake sends the close frame, which takes time."""
         self.closed.set()
 
     async def tell(self) -> None:
-        """Send the events of the port, for as long as the client lives."""
+        """Send the events of the port while the client is connected."""
         await self._connected.wait()
         all_told = self._session.writes or self._session.watches
         before = None
@@ -218,7 +217,7 @@ class WebSocketStream:
             return
 
     async def show(self, trace: Trace, newest: bytes) -> None:
-        """Send what is traced, after what the port remembers from before."""
+        """Send the traced pieces, after the port's history."""
         if newest:
             await self._say({"event": "history", "data": newest.hex()})
         await self._say({"event": "trace", "time": now(), "pieces": []})
@@ -227,30 +226,30 @@ class WebSocketStream:
             for start in range(0, len(pieces), SLICE):
                 shown = [told(piece) for piece in pieces[start : start + SLICE]]
                 await self._say({"event": "trace", "time": now(), "pieces": shown})
-            # What comes meanwhile goes together: a message for each read would cost a busy line more than its bytes do.
+            # Collect pieces meanwhile: a message for each read would cost a busy line more than its bytes.
             await trio.sleep(_TRACE_PAUSE)
 
     async def keep(self) -> None:
-        """Ping the client, and end its session where no answer comes."""
+        """Ping the client, and end its session if no answer comes."""
         while True:
             await trio.sleep(PING_SECONDS)
             with trio.move_on_after(PONG_SECONDS) as patience:
                 try:
                     await self._ws.ping()
                 except _GONE:
-                    return  # the relay meets the same error, once what it holds is written
-            # While a message waits for the line nothing is read, so no answer to a ping is seen: that is not silence.
+                    return  # the relay meets the same error, after writing what it holds
+            # While a message waits for the line nothing is read, and so no answer to a ping: that is no silence.
             silent = trio.current_time() - self._listening_since
             if patience.cancelled_caught and silent >= PONG_SECONDS:
                 self._session.end(f"no answer to a ping within {PONG_SECONDS:g} s")
                 return
 
     async def watch(self, revoked: Callable[[], str | None]) -> None:
-        """End the client's session once its login is revoked, or it is gone while its message waits for the line."""
+        """End the client's session when its login is revoked, or it has gone while its message waits for the line."""
         await self._connected.wait()
         while self._ws.closed is None:
             why = revoked()
-            # The library keeps the pieces of a message that is not whole yet, and bounds their bytes, not their number.
+            # The library bounds the bytes of an incomplete message, but not the number of its pieces.
             if why is None and len(self._ws._message_parts) > MESSAGE_LIMIT:
                 why = "its message came in more pieces than a message has bytes"
             if why is not None:

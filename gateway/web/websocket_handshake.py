@@ -1,7 +1,7 @@
-"""Check a request that opens a WebSocket (RFC 6455, 4.2.1), and write the head that hands it on.
+"""Check a request that opens a WebSocket (RFC 6455, 4.2.1), and write its head again for the library.
 
-trio-websocket never answers a head that it dislikes, and its wait for a request then never returns. So a request is
-checked here first, and written anew with nothing in it but what the handshake needs.
+trio-websocket never answers a head that it does not accept, and its wait for a request then never returns. So a request
+is checked here first, and written again with only what the handshake needs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["BINARY", "offers_binary", "refusal", "replayed"]
 
 _KEY_BYTES = 16
 BINARY = "binary"
-"""The one subprotocol: bytes of the line in every message, and no JSON."""
+"""The only subprotocol: every message is bytes of the line, without JSON."""
 
 
 def refusal(request: Request) -> Response | None:
-    """Return the error answer to a request that cannot open a WebSocket; None where it can."""
+    """Return the error answer to a request that cannot open a WebSocket; None if it can."""
     upgrade = ("Upgrade", "websocket"), ("Connection", "Upgrade")
     if b"websocket" not in _tokens(request, b"upgrade") or b"upgrade" not in _tokens(request, b"connection"):
         return explain(426, "This path is a WebSocket: send Upgrade: websocket and Connection: Upgrade.", *upgrade)

@@ -1,7 +1,7 @@
-"""The two frames by which CPUs ask each other what the chain looks like: a feature, which older peers do not know.
+"""The two frames by which CPUs ask each other for the chain: a feature, which older peers do not know.
 
-A Picture carries its tree as bytes. They are judged by ``chain_tree`` where the answer was asked for, so that answers
-to nothing cost nobody more than any other frame.
+A Picture carries its tree as bytes. ``chain_tree`` judges them only if the answer was asked for, so that unasked
+answers cost no more than any other frame.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NUMBER: Final = struct.Struct("!I")
 @final
 @frozen
 class Survey:
-    """The question what the chain looks like on the peer's side of this link.
+    """The question for the chain on the peer's side of this link.
 
     ``number`` names it among those of this connection (u32); ``patience`` is how long an answer is awaited, in
     milliseconds (u16).

@@ -1,17 +1,17 @@
-"""The CPUs of a chain as one of them sees them: a tree that is told from link to link.
+"""The CPUs of a chain as one of them sees them: a tree that is passed on from link to link.
 
-The CPU that answers is the root. Its branches lead to the CPUs at its other links, never back to whoever asked, so
-that no CPU comes twice, and no answer holds itself.
+The CPU that answers is the root. Its branches lead to the CPUs at its other links, never back to the one that asked, so
+that no CPU comes twice, and no answer contains itself.
 
 What must hold
-    A tree is written in preorder, each CPU behind its depth, so that whatever bytes a peer sends, they are a tree or
-    an error: there are no references, and so no cycles. It has at most MAX_TREE bytes and MAX_DEPTH levels.
+    A tree is written in preorder, each CPU after its depth. So any bytes of a peer are either a tree or an error: there
+    are no references, and so no cycles. A tree has at most MAX_TREE bytes and MAX_DEPTH levels.
 
-    A CPU in the middle judges what it is told, and passes it on byte by byte, without what does not fit. A branch that
-    is too large loses its own rest, and no other branch loses anything: each has an equal share of the room, and what
-    a small one leaves of its share is for the larger ones.
+    A CPU in the middle judges the trees that it gets, and passes them on unchanged, except for what does not fit. A
+    branch that is too large loses its own rest, and no other branch loses anything: each has an equal share of the
+    room, and what small branches do not use goes to the larger ones.
 
-    Of the CPUs it tells what their operators need to find the broken hop. It names no client and no holder.
+    It contains what operators need to find the broken hop. It names no client and no holder.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Seen(enum.IntEnum):
 
 @final
 class Alarm(enum.IntEnum):
-    """Something that an operator has to mend; the text beside it says of whom. Unknown ones are left out by readers."""
+    """Something that an operator has to mend; the text beside it names the CPU. Readers leave out unknown ones."""
 
     CLONED = 1
     """Two CPUs use one node id."""
@@ -94,7 +94,7 @@ class Hop(NamedTuple):
     resumes: int
     """Connections that went on with the session of the one before."""
     lost: int
-    """Bytes that were lost on the link, or perhaps: commands towards the line, and the line's bytes from it."""
+    """Bytes that were lost, or may have been: commands towards the line, and the line's bytes from it."""
     address: str
     """The address of the other CPU."""
     why: str
@@ -119,7 +119,7 @@ class Hop(NamedTuple):
 
 @final
 class Cpu(NamedTuple):
-    """What a CPU tells of its port, or what its neighbour knows of it where it has told nothing."""
+    """What a CPU reports of its port, or what its neighbour knows if it has reported nothing."""
 
     node: bytes
     """Its node id; UNKNOWN for one that has not proved it."""
@@ -195,7 +195,7 @@ class Branch:
         self.cpu = cpu
         self.branches = branches
         self.cut = cut
-        """Branches were left out, since they had no room."""
+        """Branches were left out for lack of room."""
         self.weight: int = _ENTRY.size + len(hop) + len(cpu) + sum(branch.weight for branch in branches)
         """Bytes of the tree from here on."""
 
@@ -204,7 +204,7 @@ class Branch:
         return Branch(hop, self.cpu, self.branches, cut=self.cut)
 
     def fitted(self, room: int = MAX_TREE, depth: int = 0) -> Branch:
-        """Return the same with what has ``room`` bytes, and what is not too deep."""
+        """Return the same without what does not fit into ``room`` bytes, or is too deep."""
         if self.weight <= room and not self.branches:
             return self
         left = len(self.branches) if depth < _MOST else 0
@@ -233,7 +233,7 @@ _KNOWN: Final = frozenset(Alarm)
 
 
 def decode_tree(data: bytes) -> Branch:
-    """Read and judge what a peer told of the chain. Raises RemoteProtocolError."""
+    """Read and judge a peer's report of the chain. Raises RemoteProtocolError."""
     try:
         return _decode_tree(data)
     except (ValueError, IndexError, struct.error) as exc:
@@ -242,7 +242,7 @@ def decode_tree(data: bytes) -> Branch:
 
 @final
 class _Open(NamedTuple):
-    """A CPU that was read, while those behind it are."""
+    """A CPU that was read, while the CPUs behind it are being read."""
 
     hop: bytes
     cpu: bytes

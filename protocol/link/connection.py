@@ -3,10 +3,10 @@
 It knows the order in which frames may come, and turns them into sealed bytes and back. Streams, offsets and
 resuming are ``protocol.session``'s.
 
-Rules. All that decides which frame may follow which is in TRANSITIONS; the same table judges what we send and
-what the peer sends, so that neither side can allow itself what it refuses the other. States are named after
-the frame that is awaited. Whatever the peer does, the answer is an event or a RemoteProtocolError; of these a
-CutError leaves the session alive, since nobody has proved that the peer said it.
+Rules. TRANSITIONS decides which frame may follow which. The same table judges what we send and what the peer sends, so
+that both sides keep the same rules. States are named after the frame that is awaited. Whatever the peer does, the
+result is an event or a RemoteProtocolError. After a CutError the session stays alive, because it is not proved that the
+peer sent the bytes.
 
 Theory of operation. ``receive_data`` takes what the socket brought (b"" is its end); then ``next_event``
 until None. ``data_to_send`` gives the bytes of the handshake, and is asked after construction and after each
@@ -37,7 +37,7 @@ __all__ = ["CHANNELS", "CLOSES", "FEATURE", "TRANSITIONS", "Connection", "Event"
 
 @final
 class Party(enum.Enum):
-    """One of the two sides: the CPU without the line is the client."""
+    """One of the two sides; the CPU without the line is the client."""
 
     CLIENT = "client"
     SERVER = "server"
@@ -94,7 +94,7 @@ TRANSITIONS: Final[dict[State, _Moves]] = {
     State.CLOSED: {},
     State.FAILED: {(_C, Close): State.CLOSED, (_S, Close): State.CLOSED},
 }
-"""state -> (who sends, what) -> state; what is not here must not be sent."""
+"""state -> (sender, frame) -> next state; anything else must not be sent."""
 
 FEATURE: Final[dict[type[Frame], int]] = {
     Survey: CHAIN,
@@ -122,14 +122,14 @@ CHANNELS: Final[dict[tuple[Party, type[Frame]], frozenset[Channel]]] = {
     (_C, Ack): _LINE,
     (_C, Credit): _LINE,
 }
-"""(who sends, what) -> on which streams: a stream's sender DATA and GAP, its receiver ACK, CREDIT and LOST."""
+"""(sender, frame) -> streams: the sender of a stream sends DATA and GAP, its receiver ACK, CREDIT and LOST."""
 
 _CLEAR: Final = frozenset({CloseReason.WRONG_KEY, CloseReason.OWN_NODE, CloseReason.VERSION, CloseReason.IDENTITY})
 _ENDS: Final = frozenset(
     {CloseReason.STOPPING, CloseReason.REVOKED, CloseReason.KEY_CHANGED, CloseReason.DUPLICATE, CloseReason.PROTOCOL}
 )
 _REFUSES: Final = frozenset(
-    # The last two judge what the client said before its OPEN, which is on its way by then.
+    # The last two refuse what the client sent before its OPEN, which is on its way by then.
     {CloseReason.BUSY, CloseReason.STALE, CloseReason.NO_PATH, CloseReason.WRONG_KEY, CloseReason.IDENTITY}
 )
 
@@ -149,12 +149,12 @@ CLOSES: Final[dict[Party, dict[State, frozenset[CloseReason]]]] = {
         State.READY: _ENDS | {CloseReason.REPLACED, CloseReason.BUSY},
     },
 }
-"""party -> state -> the reasons with which it may CLOSE there; after an error of its own (FAILED) it may say any."""
+"""party -> state -> the allowed reasons of a CLOSE; after an error of its own (FAILED) a party may give any."""
 
 Handshake: TypeAlias = Hello | HelloReply | Confirm | Identity
 _HANDSHAKE: Final = (Hello, HelloReply, Confirm, Identity)
 Event: TypeAlias = Peer | Frame
-"""A Peer once both sides have proved the key; a Hello, for a server to charge a guess; then frames."""
+"""For a server first the Hello, to charge a guess; then the Peer, once both sides have proved the key; then frames."""
 
 
 _Move: TypeAlias = tuple[State, frozenset[Channel] | None, int]
@@ -167,8 +167,7 @@ _MOVES: Final[dict[tuple[State, Party], dict[type[Frame], _Move]]] = {
     for state, moves in TRANSITIONS.items()
     for party in Party
 }
-"""The three tables in one, for one look at each frame: (state, who sends) -> what -> the state after it, on which
-stream, and where both know which feature."""
+"""The three tables in one, for one lookup per frame: (state, sender) -> frame -> next state, streams, feature."""
 
 
 def _judge(state: State, party: Party, frame: Frame, peer: Peer | None) -> State | None:
@@ -188,7 +187,7 @@ def _judge(state: State, party: Party, frame: Frame, peer: Peer | None) -> State
 
 @final
 class Connection:
-    """One side of one connection; which side is told by its handshake."""
+    """One side of one connection; its handshake decides which side."""
 
     def __init__(self, handshake: Initiator | Acceptor) -> None:
         self._handshake = handshake
@@ -213,7 +212,7 @@ class Connection:
 
     @property
     def incomplete(self) -> bool:
-        """Return whether a frame has begun to arrive and is not whole: it has two seconds."""
+        """Return whether a frame has begun to arrive and is incomplete; its rest has two seconds."""
         return len(self._decoder) > 0
 
     def receive_data(self, data: bytes) -> None:
@@ -239,7 +238,8 @@ class Connection:
         except RemoteProtocolError as error:
             self._state = State.FAILED
             if self.peer is None and not isinstance(error, CutError):
-                # Nobody has proved yet who he is, so a broken rule is only a broken handshake: the session stays.
+                # The peer has not proved yet who it is, so a broken rule is only a broken handshake, and the session
+                # stays.
                 error = HandshakeError(str(error))
             self._error = error
             raise error from None
@@ -260,7 +260,7 @@ class Connection:
                     raise CutError("the peer hung up in mid-frame" if self.incomplete else "the peer hung up")
                 return None
             frame = self._read(raw)
-            if frame is None:  # of a type that may be ignored
+            if frame is None:  # a type that may be ignored
                 continue
             state = _judge(self._state, self._other, frame, self.peer)
             if state is None:
@@ -284,16 +284,16 @@ class Connection:
         return frame
 
     def _shake(self, frame: Handshake) -> Event | None:
-        """Go on with the handshake; None for a step that nobody needs to hear of."""
+        """Go on with the handshake; return None for a step without an event."""
         if isinstance(self._handshake, Initiator):
             return self._call(self._handshake, frame)
         return self._answer(self._handshake, frame)
 
-    # Each direction is sealed from the moment in which its sender knows the keys: down right behind HELLO_REPLY, up
-    # right behind CONFIRM. So nobody waits a round trip for the identities.
+    # Each direction is sealed as soon as its sender knows the keys: down right after HELLO_REPLY, up right after
+    # CONFIRM. So the identities cost no extra round trip.
 
     def _call(self, handshake: Initiator, frame: Handshake) -> Event | None:
-        """Go on with the handshake as a client; the table has let nothing but these two come."""
+        """Go on with the handshake as a client; the table admits only these two frames."""
         if isinstance(frame, HelloReply):
             self._confirm, self._agreement = handshake.confirm(frame)
             self._opener = Opener(self._agreement.keys.down)
@@ -310,7 +310,7 @@ class Connection:
         return self.peer
 
     def _answer(self, handshake: Acceptor, frame: Handshake) -> Event | None:
-        """Go on with the handshake as a server; the table has let nothing but these three come."""
+        """Go on with the handshake as a server; the table admits only these three frames."""
         if isinstance(frame, Hello):
             reply, identity, self._agreement = handshake.reply(frame)
             self._outgoing += self.send(reply)

@@ -1,4 +1,4 @@
-"""The frames beside CONTROL by which a chained CPU uses what is beside the bytes of its line: a feature of both sides.
+"""The frames, beside CONTROL, for the modem lines and settings of a chained CPU's line: a feature of both sides.
 
 LINE_REPORT is a state, as PORT is: the newest counts, and each connection begins with it. LOOK is one, too.
 """

@@ -1,6 +1,6 @@
-"""The steps of what is asked of a line beside its bytes, and a row of them as a link carries it to the line's owner.
+"""The steps of a request to a line beside its bytes, and the request as a link carries it to the line's owner.
 
-Like ``message_rules`` it imports no other part of the wire, so that a port can use the steps without loading that.
+Like ``message_rules`` this imports no other part of the wire, so that a port can use the steps without loading it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ __all__ = [
 ]
 
 LONGEST_BREAK: Final = 5.0
-"""Seconds that a break may last, also one whose end is asked for by another request."""
+"""The longest break in seconds, also for a break that another request should end."""
 LONGEST_PAUSES: Final = 2.0
-"""Seconds that the pauses of a request may last together: all others wait for them."""
+"""The most seconds for all pauses of a request together, because all other clients wait for them."""
 MAX_STEPS: Final = 16
 """The most steps of a request."""
 
 
 @final
 class Configure(NamedTuple):
-    """Set the line otherwise than Serial.Ser# says, for as long as this session lasts.
+    """Set the line differently from Serial.Ser#, while this session lasts.
 
-    ``values`` are texts by the contract's names, as param.cgi takes them: ``{"BaudRate": "19200"}``. What the rules or
-    the driver refuse, and all of it while another session holds settings, stays as it is: whoever asks looks at what
-    is in force.
+    ``values`` are texts by the contract's names, as param.cgi takes them: ``{"BaudRate": "19200"}``. A setting that the
+    rules or the driver refuse stays as it is, and so do all while another session holds settings. The caller must look
+    at what is in force.
     """
 
     values: tuple[tuple[str, str], ...]
@@ -72,12 +72,12 @@ class HoldBreak(NamedTuple):
 
 @final
 class Purge(NamedTuple):
-    """Throw away what waits in the driver to be sent; left out where the line has other clients."""
+    """Throw away what waits in the driver to be sent; skipped while the line has other writing clients."""
 
 
 @final
 class Pause(NamedTuple):
-    """Leave the line alone for ``seconds``; those of a request are at most LONGEST_PAUSES together."""
+    """Pause for ``seconds``; all pauses of a request are at most LONGEST_PAUSES together."""
 
     seconds: float
 
@@ -94,7 +94,7 @@ SETTINGS: Final = (
 )
 """What a client at another CPU may hold, by the contract's names, in the order of their numbers from 1.
 
-How the line is wired, as RS-232 or RS-485, is none of it: a wrong one stops the bus for everybody.
+The mode of the wiring (RS-232, RS-485) is not among them, because a wrong one stops the bus for everybody.
 """
 
 _LONGEST_VALUE: Final = 16
@@ -127,9 +127,9 @@ def checked(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 @final
 class ControlRequest(NamedTuple):
-    """What a client asks in one turn of the line; without steps the client leaves, and holds nothing any more.
+    """A client's request for one turn of the line; without steps the client leaves, and all its holds end.
 
-    ``client`` is the number by which its CPU tells it from its others (u32), for as long as the session lasts.
+    ``client`` is the number that its CPU gave it for this session (u32).
     """
 
     client: int

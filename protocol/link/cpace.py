@@ -1,8 +1,8 @@
 """CPace, the password-authenticated key exchange CPACE-X25519-SHA512 (draft-irtf-cfrg-cpace).
 
-An AuthenticationKey is a string that somebody typed, so any exchange that let a recording be tried against a list of
-words would give it away. With a PAKE a recorded handshake is worth nothing to whoever guesses keys, and a live one is
-worth one guess. Here is the arithmetic alone (RFC 7748, RFC 9380), without any state.
+An AuthenticationKey is a string that a person typed, so an exchange that can be recorded and tried against a list of
+words would give it away. With a PAKE a recording is useless for guessing keys, and a live handshake tests only one
+guess. This file has only the arithmetic (RFC 7748, RFC 9380), without any state.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _A: Final = 486662
 
 @final
 class PointError(CutError):
-    """The peer's share is a point of low order: the shared secret would be known to everybody."""
+    """The peer's share is a point of low order, so that everybody would know the shared secret."""
 
 
 def _hash(data: bytes) -> bytes:
@@ -52,14 +52,14 @@ def prepend_len(data: bytes) -> bytes:
 
 
 def lv_cat(*parts: bytes) -> bytes:
-    """Concatenate parts so that no other parts give the same bytes."""
+    """Concatenate parts so that different parts never give the same bytes."""
     return b"".join(map(prepend_len, parts))
 
 
 def generator(prs: bytes, ci: bytes, sid: bytes = b"") -> bytes:
     """Map the password-related string to a point of the curve, as a u-coordinate of 32 bytes.
 
-    Not constant in time: to be called when a key is set, and never on a peer's demand.
+    It does not take constant time: call it only when a key is set, and never at a peer's demand.
     """
     padding = max(0, _BLOCK - len(prepend_len(prs)) - len(prepend_len(_DSI)) - 1)
     digest = _hash(lv_cat(_DSI, prs, bytes(padding), ci, sid))
@@ -68,7 +68,7 @@ def generator(prs: bytes, ci: bytes, sid: bytes = b"") -> bytes:
 
 def _elligator2(r: int) -> bytes:
     v = -_A * pow(1 + 2 * r * r, -1, _Q) % _Q
-    # Of v and -v - A exactly one is the u-coordinate of a point of the curve, and not of its twist (RFC 9380, 6.7.1).
+    # Exactly one of v and -v - A is the u-coordinate of a point of the curve and not of its twist (RFC 9380, 6.7.1).
     on_curve = pow(v**3 + _A * v * v + v, (_Q - 1) // 2, _Q) == 1
     return (v if on_curve else (-v - _A) % _Q).to_bytes(32, "little")
 
@@ -86,12 +86,12 @@ def share(scalar: bytes, point: bytes) -> bytes:
 
 
 def transcript(ya: bytes, ad_a: bytes, yb: bytes, ad_b: bytes) -> bytes:
-    """Return what both sides saw, the initiator's half first."""
+    """Return the transcript of both sides, the initiator's half first."""
     return lv_cat(ya, ad_a) + lv_cat(yb, ad_b)
 
 
 def intermediate_key(scalar: bytes, peer_share: bytes, seen: bytes, sid: bytes = b"") -> bytes:
-    """Return the ISK, 64 bytes: never a key by itself, only a KDF's input. Raises PointError.
+    """Return the ISK, 64 bytes. It is only the input of a KDF, never a key itself. Raises PointError.
 
     ``seen`` is the transcript.
     """

@@ -1,8 +1,8 @@
 """The table of a remote-port link's frames by type, and the reading of a frame from its parts.
 
-Each class's ``decode`` is the exact inverse of its ``parts``: bytes that the frame would not be written with are
-refused. So unused fields are zero, nothing trails, and every frame has one form: by one comparison for every type, and
-not by a check in each, but for the few that pass with every message.
+Each class's ``decode`` is the exact inverse of its ``parts``: any other bytes are refused. So unused fields are zero,
+nothing trails, and every frame has one form. One comparison ensures that for all types, except the few that pass with
+every message, which check it themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["FRAMES", "IGNORABLE", "Frame", "decode"]
 
 IGNORABLE: Final = 0x40
-"""Types from here up may be ignored by who does not know them."""
+"""Unknown types from here up may be ignored."""
 
 Frame: TypeAlias = (
     Hello
@@ -85,7 +85,7 @@ FRAMES: Final = {
 """The class that reads each type; DATA has two shapes."""
 
 _STRICT: Final = frozenset({DownData, Ack, Credit})
-"""What passes for each message; their ``decode`` judges the form itself, for to write each again costs as much."""
+"""Frames of each message. Their ``decode`` checks the form itself, because writing each again costs too much."""
 
 
 def decode(code: int, parts: Parts) -> Frame | None:

@@ -1,9 +1,9 @@
-"""How many guesses at the key strangers may make: the limit that makes a weak key hold.
+"""Limit strangers' guesses at the key, so that even a weak key holds.
 
-Each guess is charged to several accounts, and allowed while each of them has something left: the network that it came
-from (an IPv4 address, or an IPv6 /64), for IPv6 also the /56 and the /48 around it, which one customer of a provider
-may have in whole, and one account for the whole world, so that a fresh address is no fresh burst. A network that has
-proved the key is not charged to the world's account: strangers must not be able to shut out whoever has the key.
+Each guess is charged to several accounts, and allowed while each of them has something left: that of its network (an
+IPv4 address, or an IPv6 /64), for IPv6 also those of the /56 and the /48 around it, which one customer of a provider
+may have, and one account for the whole world, so that a new address brings no new burst. A network that has proved the
+key is not charged to the world's account, so that strangers cannot shut out the holders of the key.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["GuessLimit"]
 _BURST: Final = 10.0
 _FASTEST: Final = 1.0
 _SLOWEST: Final = 60.0
-"""Guesses at once, then one in so many seconds; the pause doubles with each, until all have been saved up again."""
+"""A burst of guesses, then one after each pause in seconds, which doubles each time until all are saved up again."""
 _WIDER: Final = {56: 20.0, 48: 40.0}
 """The bursts of the IPv6 networks around a /64, by the length of their prefix."""
 _WORLD_BURST: Final = 60.0
 _WORLD_PAUSE: Final = 1.0
-"""The same for all networks together; this pause does not grow, or strangers could keep everybody waiting."""
+"""The same for all networks together. This pause does not grow, or strangers could keep everybody waiting."""
 _ADDRESSES: Final = 1024
 
 
@@ -41,7 +41,7 @@ class GuessLimit:
         self._world: TokenBucket | None = None
 
     def allows(self, network: str, now: float) -> bool:
-        """Return whether the network may make a guess now."""
+        """Return whether the network may guess now."""
         return all(bucket.wait(now) <= 0 for _, bucket in self._accounts(network, now))
 
     def charge(self, network: str, now: float) -> None:
@@ -62,7 +62,7 @@ class GuessLimit:
                 del self._buckets[next(iter(self._buckets))]
 
     def refund(self, network: str) -> None:
-        """Take the last guess back: it was the key. Those of neighbours behind the same address still count."""
+        """Take the last guess back: it was the key. Guesses of neighbours at the same address still count."""
         for name in _around(network):
             if (bucket := self._buckets.get(name)) is not None:
                 bucket.put_back()

@@ -1,14 +1,14 @@
-"""The handshake of a remote-port link: it shows who is there and that both have the key, and derives the traffic keys.
+"""The handshake of a remote-port link: prove that both sides have the key, and who they are; derive the traffic keys.
 
-There is one run for each TCP connection, whole and anew. It has two layers.
+Each TCP connection begins with a complete new run. It has two layers.
 
-    CPace proves the AuthenticationKey. Everything in a hello is its associated data: altered on its way, the tags do
-    not fit. So a wrong key, a replayed hello, a stripped list of versions and a man in the middle all look alike:
-    WrongKeyError.
+    CPace proves the AuthenticationKey. Everything in a hello is its associated data, so that the tags do not fit if
+    anything was altered on its way. So a wrong key, a replayed hello, a stripped list of versions and a man in the
+    middle all look the same: WrongKeyError.
 
-    A signature proves the node id. Each side signs what CPace made of both hellos (``session_output``), so no signature
-    of another run fits, and says it sealed, so only somebody who has the key learns who is there. It is the layer that
-    keeps holders of the same key apart from each other: IdentityError.
+    A signature proves the node id. Each side signs what CPace made of both hellos (``session_output``), so that no
+    signature of another run fits, and sends it sealed, so that only holders of the key learn who is there. This layer
+    tells holders of the same key apart: IdentityError.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ VERSIONS: Final = (1,)
 """The wire versions that this code speaks."""
 
 FEATURES: Final = CHAIN | KEYS | CONTROLS
-"""The features that this code knows, a bit each; what only the other side knows is not used."""
+"""The features that this code knows, a bit each; a feature is used only if both sides know it."""
 
 _UP: Final = b"daisyport remote port node up"
 _DOWN: Final = b"daisyport remote port node down"
-"""What each side puts before the session output that it signs, so that nobody's signature serves the other side."""
+"""The prefix that each side signs with the session output, so that neither side can reuse the other's signature."""
 
 _CI: Final = b"daisyport remote port"  # names the protocol and not its version, which is negotiated
 
@@ -64,7 +64,7 @@ class HandshakeError(CutError):
 
 @final
 class WrongKeyError(HandshakeError):
-    """The peer has another key, or somebody altered or replayed what the two said."""
+    """The peer has another key, or the messages were altered or replayed."""
 
 
 @final
@@ -79,15 +79,15 @@ class VersionError(HandshakeError):
 
 @final
 class IdentityError(HandshakeError):
-    """The peer has the key, and did not prove the node id that it claims."""
+    """The peer has the key, but did not prove the node id that it claims."""
 
 
 @final
 @frozen
 class Peer:
-    """The other side, as it proved to be; ``chassis`` is empty for a client.
+    """The other side, with the proved node id; ``chassis`` is empty for a client.
 
-    ``name`` is a label that it gives itself: nothing may be decided by it. ``features`` are those that both know.
+    ``name`` is a label that it gives itself, and must never decide anything. ``features`` are those that both know.
     """
 
     version: int
@@ -101,7 +101,7 @@ class Peer:
 @final
 @frozen
 class Agreement:
-    """What both sides have once the key is proved; ``output`` names the run, and no other run has the same."""
+    """What both sides have once the key is proved; ``output`` is unique for each run."""
 
     version: int
     output: bytes
@@ -109,7 +109,7 @@ class Agreement:
 
 
 def key_point(key: str) -> bytes:
-    """Map an AuthenticationKey to the point that its handshakes start from: once, when the key is set."""
+    """Map an AuthenticationKey to the point that its handshakes start from. Call it only when the key is set."""
     return cpace.generator(key.encode(), _CI)
 
 
@@ -172,7 +172,7 @@ class Initiator:
         return Confirm(cpace.confirmation(isk, hello.share, hello.ad)), _agreement(reply.version, isk, seen)
 
     def identify(self, identity: Identity, agreement: Agreement) -> tuple[Identity, Peer]:
-        """Judge who the server is, after ``confirm``; return our own identity for it. Raises IdentityError."""
+        """After ``confirm``, verify the server's identity; return our own identity for it. Raises IdentityError."""
         reply = self._reply
         assert reply is not None
         _check_identity(identity, _DOWN, agreement, reply.node)
@@ -185,7 +185,7 @@ class Initiator:
 class Acceptor:
     """The server's run. ``scalar`` (32 bytes) is random and for this run alone.
 
-    ``point`` may be a choice: a server that takes two keys says by which it judges a client, after its hello.
+    ``point`` may be a function: a server with two keys chooses by the client's hello which one to test.
     """
 
     def __init__(
@@ -209,9 +209,9 @@ class Acceptor:
         self._awaited = b""
 
     def reply(self, hello: Hello) -> tuple[HelloReply, Identity, Agreement]:
-        """Answer a client, which costs it one guess at the key. Raises HandshakeError or PointError.
+        """Answer a client's hello, which gives it one guess at the key. Raises HandshakeError or PointError.
 
-        The identity goes sealed right behind the reply: who did not guess right cannot read it.
+        The identity goes sealed right after the reply, so that a client with a wrong key cannot read it.
         """
         _check_node(hello.node, self._node.id)
         version = max(set(hello.versions) & set(self._versions), default=None)
@@ -228,12 +228,12 @@ class Acceptor:
         return replace(own, tag=cpace.confirmation(isk, own.share, own.ad)), identity, agreement
 
     def finish(self, confirm: Confirm) -> None:
-        """Judge the client's proof of the key, after ``reply``. Raises WrongKeyError."""
+        """After ``reply``, verify the client's proof of the key. Raises WrongKeyError."""
         assert self._hello is not None
         _check_tag(confirm.tag, self._awaited)
 
     def identify(self, identity: Identity, agreement: Agreement) -> Peer:
-        """Judge who the client is, after ``finish``. Raises IdentityError."""
+        """After ``finish``, verify the client's identity. Raises IdentityError."""
         hello = self._hello
         assert hello is not None
         _check_identity(identity, _UP, agreement, hello.node)

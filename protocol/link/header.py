@@ -1,7 +1,7 @@
 """The sixteen bytes in front of every frame of a remote-port link, and the cutting of a byte stream at them.
 
-Until a frame's tag has verified, nothing of its header but the length may be believed, so nothing but the length is
-looked at here. A peer can make us wait, and hold one frame's bytes: no more.
+Until a frame's tag is verified only the length in its header is used, because everything may be forged. The worst that
+a forged length can do is to make us wait, and keep the bytes of one frame.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MAX_LENGTH: Final = 16_400
 LIMIT: Final = 2**62
 """Every number of 64 bits on the wire is below this, and so is the end of every range.
 
-It is judged where a frame is decoded. So whoever adds a window, a count or one to such a number needs no other check:
-the sum fits the wire's 64 bits, and no peer can make our own arithmetic raise.
+It is checked where a frame is decoded. So adding a window or a count to such a number needs no other check: the sum
+fits 64 bits, and no peer can make our own arithmetic raise.
 """
 
 
@@ -64,14 +64,14 @@ class RawFrame(NamedTuple):
 class FrameDecoder:
     """Cuts a stream into frames, however its bytes arrive.
 
-    Bounded: between two calls it holds less than one frame, as long as the caller takes every whole frame
-    after each piece that it gives. Nothing is consumed before its frame is whole.
+    Bounded: it holds less than one frame if the caller takes every whole frame after each piece. Nothing is consumed
+    before its frame is whole.
     """
 
     def __init__(self) -> None:
         self._buffer = b""
         self._at = 0
-        """Bytes before it were cut off already: a piece with many frames is not moved in memory for each of them."""
+        """Where the next frame begins: so a piece with many frames is not moved in memory for each frame."""
 
     def __len__(self) -> int:
         """Return how many bytes wait for the rest of their frame (which has two seconds)."""

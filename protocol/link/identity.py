@@ -1,10 +1,10 @@
-"""The identity of a node: an Ed25519 key pair (RFC 8032), by which nobody can take a node for another.
+"""The identity of a node: an Ed25519 key pair (RFC 8032), so that no node can pass for another.
 
-A node id is the first 16 bytes of the SHA-256 of the public key, so a claim to an id can be checked by everybody: its
-owner signs the handshake that it is part of. Everyone who has the AuthenticationKey may take part in a chain, but only
-one may do so under a given id; its session, its connection numbers and its place are its own.
+A node id is the first 16 bytes of the SHA-256 of the public key, so that everybody can check a claim to an id: its
+owner signs the handshake. Any holder of the AuthenticationKey may join a chain, but only one under a given id, whose
+session, connection numbers and place are its own.
 
-The cryptography is loaded where it is first used: a gateway without links needs its node id, and no signature.
+The cryptography is loaded at its first use: a gateway without links needs its node id, but no signature.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The two frames that carry a new AuthenticationKey down a chain: a feature, which older peers do not know.
 
-The server says Rekey, its client answers Rekeyed. The key travels sealed under keys that this connection agreed on with
-fresh shares, so whoever recorded it learns nothing of the new key by the old one. It is for the nodes that it names and
-for nobody else: a node id is proved by a signature, which the old key does not make.
+The server sends Rekey, and its client answers Rekeyed. The new key travels sealed under traffic keys that this
+connection agreed on with fresh shares, so that a recording and the old key do not give it away. It is only for the
+nodes that Rekey names: a node id is proved by a signature, which holders of the old key cannot forge.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Told(enum.IntEnum):
     """The outcome of a new key at one CPU."""
 
     CHANGED = 0
-    """It has the key, on its disk: it dials with it from now on."""
+    """It has stored the key, and dials with it from now on."""
     SAME = 1
     """It had the key already."""
     REFUSED = 2
-    """It is configured to take no key from its server, or has none to be recognized by."""
+    """It is configured to take no key from its server, or has no key itself."""
     FAILED = 3
     """It could not take it; its log says why."""
     SILENT = 4
-    """Its link stands, and no answer came in time."""
+    """Its link is up, but no answer came in time."""
     OLDER = 5
     """Its version does not know the frame."""
     GONE = 6
@@ -56,7 +56,7 @@ class Told(enum.IntEnum):
 
 @final
 class ToldCpu(NamedTuple):
-    """One CPU, its name for people, and what became of the key there."""
+    """A CPU, its name for people, and the outcome of the key there."""
 
     node: bytes
     name: str
@@ -66,11 +66,11 @@ class ToldCpu(NamedTuple):
 @final
 @frozen
 class Rekey:
-    """B to A: the key by which B's clients are to prove themselves from now on.
+    """B to A: the key that B's clients must use from now on.
 
-    ``number`` names the change in A's answer (u32); ``patience`` is how long that is awaited, in milliseconds (u16).
-    Servers take the ``key`` that they had for ``seconds`` more (1 to LONGEST_OLD_KEY). It is for the CPUs of ``nodes``
-    (1 to MAX_CPUS node ids), whoever else is linked.
+    ``number`` identifies the change in A's answer (u32); ``patience`` is how long B waits for that, in milliseconds
+    (u16). Servers accept their old key for ``seconds`` more (1 to LONGEST_OLD_KEY). The ``key`` is only for the CPUs in
+    ``nodes`` (1 to MAX_CPUS node ids).
     """
 
     code: ClassVar[int] = 0x52
@@ -108,7 +108,7 @@ class Rekey:
 @final
 @frozen
 class Rekeyed:
-    """A to B: what became of the Rekey of that ``number``, at A (the first of ``cpus``) and at the CPUs behind it."""
+    """A to B: the outcome of the Rekey of that ``number``, at A (the first of ``cpus``) and at the CPUs behind it."""
 
     code: ClassVar[int] = 0x53
     number: int

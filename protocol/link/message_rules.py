@@ -1,6 +1,6 @@
-"""The rules that a message obeys at every hop, on a line of our own as over a link: how old, and how long.
+"""The limits of a message's age and length, the same at every hop, for our own line and over a link.
 
-They stand in a module of their own, which imports nothing, so that a port can use them without loading the wire.
+They have a module of their own, which imports nothing, so that a port can use them without loading the wire.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 __all__ = ["AGE_LIMIT", "MAX_MESSAGE", "MAX_WAITING", "PTZ_AGE_LIMIT", "message_limit", "portion"]
 
 PTZ_AGE_LIMIT: Final = 2_000
-"""Milliseconds from when a PTZ command was read from its client until it may not begin any more: a stale one moves."""
+"""Milliseconds after its read within which a PTZ command must begin: a stale one would move a camera unexpectedly."""
 
 AGE_LIMIT: Final = 15_000
 """The same for every other class of traffic."""
@@ -19,7 +19,7 @@ MAX_MESSAGE: Final = 8_192
 """The most bytes that one message over a link may have, over however many frames."""
 
 MAX_WAITING: Final = 4_096
-"""The most messages of one class over a link that may have no outcome yet, however short they are."""
+"""The most messages of one class over a link without an outcome, however short they are."""
 
 _LEAST_PORTION: Final = 16
 _PORTION_SECONDS: Final = 0.1
@@ -37,8 +37,8 @@ def portion(bytes_per_second: float) -> int:
 def message_limit(bytes_per_second: float) -> int:
     """Return the longest piece of a byte stream that is written as a message; a longer one is a transfer.
 
-    512 bytes, or 100 ms of line where that is more; but no more than a second of line, for a command waits for it, and
-    no more than a link carries.
+    It is 512 bytes, or 100 ms of line if that is more; but at most a second of line, because a command waits for it,
+    and at most what a link carries.
     """
     if not bytes_per_second:
         return _MESSAGE

@@ -1,23 +1,23 @@
-"""Pairing: two CPUs that have no secret in common yet agree on keys, and people compare six digits. Sans-IO.
+"""Pairing: two CPUs without a common secret agree on keys, and people compare six digits. Sans-IO.
 
-A is the CPU that gives its key, B the one that joins it. Everybody may stand between them, and there is nothing yet by
-which the one would know the other. So the digits are all that protects, and this is how they do.
+A is the CPU that gives its key, B the one that joins it. An attacker may stand between them, and neither knows the
+other yet. So only the digits protect them, and this is how.
 
     B  HELLO   its share of an X25519 agreement, and its name
     A  OFFER   its share and name, and a commitment: the hash of all this with a nonce that it keeps to itself
     B  NONCE   its own nonce, in clear
     A  REVEAL  the nonce; B refuses one that the commitment does not fit
-    both show six digits of the hash of all four, and people say whether they are equal on both sides
-    both AGREE (or REFUSE), sealed; only after both is anything given, sealed too
+    both show six digits of the hash of all four, and people on both sides say whether they are equal
+    both AGREE (or REFUSE), sealed; only after that is anything given, sealed too
 
 Rules
-    Whoever stands in the middle runs this twice, once with each side, with shares of his own, so the hashes differ. To
-    have the same digits by intent he would have to choose a nonce after he knows the other's. But towards B his nonce
-    is committed before B says its own, and towards A he has said his before A reveals. So he has one guess in a
-    million, and a failed guess is seen by people: the run is over, and no other begins by itself.
+    An attacker in the middle must run this twice, once with each side, with shares of its own, so the hashes differ. To
+    get the same digits it would have to choose a nonce after learning the other side's. But towards B its nonce is
+    committed before B sends its own, and towards A it has sent its nonce before A reveals. So its chance is one in a
+    million, and people see a failure: the run is over, and no other begins by itself.
 
-    Shares are fresh for each run, so nothing that leaks later opens a recording. What the peer says is bounded before
-    it has agreed, and its name is shown only beside the digits: it proves nothing by itself.
+    Shares are fresh for each run, so that nothing that leaks later opens a recording. The peer's messages are short
+    before it has agreed, and its name is shown only beside the digits, because it proves nothing by itself.
 
     Any error ends the run for good, and nothing is given then.
 """
@@ -39,7 +39,7 @@ from protocol.link.secure import TAG, Opener, Sealer, TagError, traffic_keys
 __all__ = ["MOST_GIVEN", "Agreed", "Compare", "Event", "Given", "Pairing", "PairingError", "Refused", "Side"]
 
 MOST_GIVEN: Final = 65_000
-"""Bytes that may be given at a time."""
+"""The most bytes of one gift."""
 
 _VERSION: Final = 1
 _BASE: Final = (9).to_bytes(32, "little")
@@ -53,7 +53,7 @@ _DIGITS: Final = 6
 
 @final
 class PairingError(RemoteProtocolError):
-    """The run is over: the other side said what it may not, or not what it had promised."""
+    """The run is over: the other side broke the protocol, or its commitment."""
 
 
 @final
@@ -147,12 +147,12 @@ class Pairing:
         self._buffer += data
 
     def data_to_send(self) -> bytes:
-        """Return what there is to say, once."""
+        """Return the bytes to send, once."""
         data, self._outgoing = self._outgoing, b""
         return data
 
     def agree(self) -> Agreed | None:
-        """Say that the digits are equal, as a person here did; return whether the other side has said so already."""
+        """Say that the digits are equal, after a person here did; return Agreed if the other side has said so too."""
         if self._state is not _State.WORD or self._own_word:
             raise LocalProtocolError("there are no digits to agree to")
         self._own_word = True
@@ -160,7 +160,7 @@ class Pairing:
         return self._both()
 
     def refuse(self) -> None:
-        """Say that they are not, which ends the run; where there are none yet, it ends without a word."""
+        """Say that they are not equal, which ends the run. Before there are digits it ends without a message."""
         if self._state is _State.WORD:
             self._say_sealed(_Type.REFUSE)
         self._state = _State.ENDED
@@ -185,7 +185,7 @@ class Pairing:
         return None
 
     def _cut(self) -> tuple[_Type, bytes] | None:
-        """Return the next whole message, opened where it is sealed; who has not said all in clear has little to say."""
+        """Return the next whole message, opened if it is sealed. Messages in clear have a low limit."""
         if len(self._buffer) < _HEAD.size:
             return None
         head = bytes(self._buffer[: _HEAD.size])
@@ -253,11 +253,11 @@ class Pairing:
             raise PairingError(f"a nonce of {len(nonce)} bytes")
 
     def _committed(self, share: bytes, name: bytes, nonce: bytes) -> bytes:
-        """Return A's commitment: to its nonce, beside the HELLO that it answers and what it says of itself."""
+        """Return A's commitment to its nonce, to the HELLO that it answers, and to its own share and name."""
         return hashlib.sha256(cpace.lv_cat(b"daisyport pairing commitment", self._said[0], share, name, nonce)).digest()
 
     def _compare(self) -> Compare:
-        """Derive the keys and the digits from all that was said in clear."""
+        """Derive the keys and the digits from everything that was sent in clear."""
         self._state = _State.WORD
         seen = hashlib.sha512(cpace.lv_cat(b"daisyport pairing", *self._said)).digest()
         keys = traffic_keys(cpace.share(self._scalar, self._peer_share), seen)

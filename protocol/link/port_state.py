@@ -1,6 +1,6 @@
-"""The state of a port as its links are told: rights, health, line settings, rules of sharing, the path to the line.
+"""The state of a port as links get it: rights, health, line settings, rules of sharing, the path to the line.
 
-The two texts are for people: nothing is decided by them.
+The two texts are for people, and decide nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ MAX_PATH: Final = 8
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that no text has: both sets of controls, line separators, and what turns the direction of writing.
 
-They are listed, since what Unicode calls printable changes from year to year, and both sides must judge alike.
+They are listed because both sides must agree, and what Unicode calls printable changes from year to year.
 """
 
 _RIGHTS: Final = 0b1110
-"""A bit for each class that may write: 1 << channel. Bit 0 would be the line's own, which nobody writes."""
+"""A bit for each class that may write: 1 << channel. Bit 0 would be the line's own stream, which nobody writes."""
 
 _LAYOUT: Final = struct.Struct("!BBI")
 
 
 def has_controls(text: str) -> bool:
-    """Return whether there is a character in ``text`` that no text has."""
+    """Return whether ``text`` has a character that is not allowed in texts."""
     return _CONTROL.search(text) is not None
 
 
@@ -50,8 +50,8 @@ def encode_text(text: str, most: int = 255) -> bytes:
 def decode_text(data: bytes, start: int) -> tuple[str, int]:
     """Read a text at ``start``; return it and the offset after it. Raises IndexError or ValueError.
 
-    It has no control characters: a peer's text is shown in logs, in a console and in answers to HTTP, where a newline
-    or an escape sequence would forge a line of our own.
+    Control characters are refused: a peer's text is shown in logs, in a console and in HTTP answers, where a newline or
+    an escape sequence could forge a line of our own.
     """
     end = start + 1 + data[start]
     text = data[start + 1 : end].decode()

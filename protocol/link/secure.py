@@ -1,6 +1,6 @@
 """Traffic keys, and the sealing and opening of frames with ChaCha20-Poly1305 (RFC 8439, RFC 5869).
 
-Each direction has a key of its own. A nonce is the number of the frame in its direction: it is never sent, so a frame
+Each direction has its own key. The nonce is the number of the frame in its direction and is never sent, so that a frame
 that is left out, repeated or moved does not open.
 """
 
@@ -27,7 +27,7 @@ LAST_FRAME: Final = 2**64 - 1
 
 @final
 class TagError(CutError):
-    """A frame that the peer did not seal, or not in this place."""
+    """A frame that the peer did not seal, or not at this place."""
 
 
 @final

@@ -1,6 +1,6 @@
-"""Turns as the wire tells them: what a message asks for, and how its turn began and ended.
+"""Turns on the wire: what a message asks for, and how its turn began and ended.
 
-A message without parameters has a turn where the owner of the line has a rule for them (``protocol.sharing``).
+A message without parameters has a turn only if the owner of the line has a turn rule (``protocol.sharing``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["MAX_TURN_TIME", "TurnParameters", "TurnPhase", "TurnStatus"]
 MAX_TURN_TIME: Final = 9_000
 """The most milliseconds that a turn may last: the longest ``timeout`` that serial.cgi knows.
 
-While one client has the line, nobody else is written; so no peer may hold it for longer than a local client could.
+While one client has the line nobody else can write, so no peer may hold it for longer than a local client.
 """
 
 _LAYOUT: Final = struct.Struct("!HI")
