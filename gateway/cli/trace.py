@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import itertools
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,10 +54,7 @@ def _trace(arguments: argparse.Namespace) -> int:
             _pipe(arguments, pieces)
         else:
             _capture(arguments, pieces)
-    except KeyboardInterrupt:
-        return 0
-    except BrokenPipeError:  # whoever read it has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's last flush does not fail
+    except (KeyboardInterrupt, BrokenPipeError):  # the operator, or the reader of the pipe, has seen enough
         return 0
     raise CommandError("the gateway ended the trace")
 

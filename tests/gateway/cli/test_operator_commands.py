@@ -181,6 +181,21 @@ async def test_a_trace_shows_live_who_writes_what_and_what_the_line_says(short_p
     ]
 
 
+def test_a_trace_whose_reader_has_seen_enough_ends_without_an_error() -> None:
+    program = (
+        "import itertools, json, gateway.cli.main, gateway.cli.trace as trace\n"
+        "piece = json.dumps({'time': 0, 'way': 'note', 'text': 'x' * 60, 'data': ''}).encode()\n"
+        "trace.asked_for_lines = lambda *_: itertools.repeat(piece)\n"
+        "raise SystemExit(gateway.cli.main.main(['trace', 'P0']))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert b"x" * 60 in process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
 async def test_a_trace_that_is_written_shows_nothing_and_ends_with_the_gateway(short_path: Path) -> None:
     file = short_path / "trace.pcapng"
     with trio.fail_after(30):

@@ -311,7 +311,9 @@ async def test_a_tty_that_a_program_locked_for_ever_is_replaced_under_its_name(
 
     async with serial_line() as line:
         monkeypatch.setattr(os, "openpty", openpty)
-        async with served(line.bus, ProgramTty(str(tmp_path / "tty-P0"))) as served_:
+        line.bus.adjusted(19200, "RS232 19200 8N1")
+        rights = Right.READ | Right.TCP | Right.LINES | Right.CONFIGURE
+        async with served(line.bus, ProgramTty(str(tmp_path / "tty-P0")), rights=rights) as served_:
             with served_.opened():
                 await served_.settled(clients=1)
                 monkeypatch.setattr(os, "open", opened)
@@ -319,6 +321,7 @@ async def test_a_tty_that_a_program_locked_for_ever_is_replaced_under_its_name(
                 while len(made) < 2 or not served_.path.is_symlink():
                     await trio.lowlevel.checkpoint()
             with served_.opened() as fd:
+                assert termios.tcgetattr(fd)[5] == termios.B19200, "the new one shows what is in force, too"
                 await served_.settled(clients=1)
                 os.write(fd, b"in")
                 assert await line.hear(2) == b"in"

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.link.identity import MAX_NAME
 from protocol.link.pairing import MOST_GIVEN, Agreed, Compare, Given, Pairing, PairingError, Refused, Side
 
 if TYPE_CHECKING:
@@ -74,6 +75,19 @@ def test_both_sides_show_the_same_six_digits_and_give_in_secret_once_both_agreed
     b.give(b"taken")
     b.give(b"")
     assert talk(a, b, size) == ([Given(b"taken"), Given(b"")], [])
+
+
+def test_the_longest_name_makes_the_longest_message_in_clear_and_a_longer_one_is_refused_by_its_head() -> None:
+    a, b = made(Side.GIVES, name="a" * MAX_NAME), made(Side.JOINS)
+    hear(a, b.data_to_send())
+    offer = a.data_to_send()
+    b.receive_data((len(offer) - 3 + 1).to_bytes(2, "big") + offer[2:3])
+    with pytest.raises(PairingError, match="which is no pairing"):
+        b.next_event()
+    (at_a,), (at_b,) = talk(made(Side.GIVES, name="a" * MAX_NAME), made(Side.JOINS))
+    assert isinstance(at_a, Compare)
+    assert isinstance(at_b, Compare)
+    assert (at_a.digits, at_b.name) == (at_b.digits, "a" * MAX_NAME)
 
 
 def test_other_shares_and_nonces_have_other_digits() -> None:
