@@ -101,6 +101,9 @@ class RemoteSession:
         """Set when there is a nursery for what the client asks."""
         self._carrying = trio.CancelScope()
         self._answered = trio.lowlevel.ParkingLot()
+        self._held = trio.lowlevel.ParkingLot()
+        self._is_timed = True
+        """``_tell_in_time`` looks at the outcomes that are held, and need not be woken."""
         self.sent = 0
         """As a Reader: bytes of the line that it was told, or is kept for it."""
         self.gaps = 0
@@ -287,7 +290,11 @@ class RemoteSession:
         number = self.session.number
 
         def say() -> Frame | None:
-            return self.session.next_frame(number, link.now)
+            frame = self.session.next_frame(number, link.now)
+            if frame is None and not self._is_timed and self.session.next_tell is not None:
+                self._is_timed = True
+                self._held.unpark()
+            return frame
 
         def take(frame: Frame) -> None:
             self._take(number, frame, link.now)
@@ -303,6 +310,17 @@ class RemoteSession:
                 self.key_link.fell()
                 self.session.detach(now_ms())
         return False
+
+    async def _tell_in_time(self) -> None:
+        """Have outcomes told whose time to be held is over."""
+        while True:
+            due = self.session.next_tell
+            if due is None or due <= now_ms():  # told, or the socket takes nothing: then ``say`` comes again
+                self._is_timed = False
+                await self._held.park()
+            else:
+                await trio.sleep_until((due + 1) / 1000)
+                self.flush()
 
     def _take(self, number: int, frame: Frame, now: int) -> None:
         if isinstance(frame, Pong):
@@ -329,5 +347,6 @@ class RemoteSession:
         with self.scope, contextlib.closing(self._line):
             async with trio.open_nursery() as self._tasks:
                 self._runs.set()
+                self._tasks.start_soon(self._tell_in_time)
                 for writer in self._writers.values():
                     self._tasks.start_soon(writer.run)

@@ -70,6 +70,16 @@ class ReceiveStream:
         """Return whether the peer has yet to be told of an outcome."""
         return self.told < self.settled
 
+    @property
+    def can_wait(self) -> bool:
+        """Return whether nothing is to be told but that little was handed on, and the peer has credit for more."""
+        return (
+            self.partial is None
+            and not self._untold
+            and 4 * (self.settled - self.told) < self.window
+            and 2 * (self.granted - self.received) >= self.window
+        )
+
     def take(self, offset: int, end: int) -> None:
         """Take bytes. Raises RemoteProtocolError where they are not the next ones, or go beyond the credit."""
         self._expect(offset)

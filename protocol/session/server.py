@@ -4,6 +4,10 @@ Way of thinking
     A client that was cut must not take a loss for a success, so B tells each LOST again until it is proved to have
     arrived. The proof is a PONG: when a question goes out, ``_proofs`` notes how far each class was told by then, and
     its answer confirms that much. So there is one proof for each unanswered question, OPENED included.
+
+    An ACK costs the client as much as the message did us, and mostly nobody waits for it. So one answers many: it is
+    held for ``HOLD`` behind the last one, and goes before that with whatever else is said (``_may_be_held``). What
+    comes rarely is answered at once. Bytes of the line that came behind a message never overtake its ACK.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.link.chain_frames import Picture, Survey
@@ -34,9 +38,14 @@ if TYPE_CHECKING:
     from protocol.link.stream_frames import Asker
     from protocol.link.turn_parameters import TurnPhase, TurnStatus
 
-__all__ = ["ServerEvent", "ServerSession"]
+__all__ = ["HOLD", "ServerEvent", "ServerSession"]
 
 ServerEvent: TypeAlias = Message | Gap | Close | Survey | Picture | Rekeyed | Look
+
+HOLD: Final = 50
+"""Milliseconds for which an ACK may be held behind the last one."""
+_UNTOLD: Final = 32
+"""Outcomes that one ACK answers at most."""
 
 
 @final
@@ -66,6 +75,14 @@ class ServerSession:
         self._down = LineStream(first.positions[Channel.LINE].reached, limits.ring_bytes, limits.ring_frames)
         self._news = set(CLASSES)
         """The classes whose inbox may have something to tell; the others are not asked."""
+        self._asked: dict[Channel, int] = dict.fromkeys(CLASSES, -1)
+        """Where the last message of a class ends for whose outcome somebody waits: a turn of its own, or a control."""
+        self._untold = 0
+        """Outcomes since the client was last told of one."""
+        self._tells = True
+        """They are to be told now."""
+        self._held_until = 0
+        """Until when they may wait, where nothing of this is so."""
         self._closing: CloseReason | None = None
         self._port = port
         self._port_changed = False
@@ -117,6 +134,7 @@ class ServerSession:
         self._takes_reports = bool(features & CONTROLS)
         self._report_changed = self._report is not None
         self._news.update(CLASSES)
+        self._tells = True
         self._down.ring.rewind(opening.positions[Channel.LINE].reached)
         self.resumes += 1
         self._opening: Open | None = opening
@@ -129,11 +147,16 @@ class ServerSession:
     def handed(self, channel: Channel, end: int) -> None:
         """Acknowledge all before ``end``: it is in the owner's tty, or known to be lost. Raises LocalProtocolError."""
         self._news.add(channel)
-        self._inboxes[channel].stream.hand(end)
+        stream = self._inboxes[channel].stream
+        asked = stream.settled < self._asked[channel]
+        stream.hand(end)
+        self._untold += 1
+        self._tells = self._tells or asked
 
     def lost(self, channel: Channel, end: int, reason: Reason) -> None:
         """Tell that what is before ``end`` and not settled will never be written. Raises LocalProtocolError."""
         self._news.add(channel)
+        self._tells = True
         self._inboxes[channel].stream.lose(end, reason)
 
     def window(self, channel: Channel, size: int) -> None:
@@ -182,13 +205,21 @@ class ServerSession:
             return None
         return Close(reason, self._positions())
 
+    @property
+    def next_tell(self) -> int | None:
+        """Return when ``next_frame`` should be asked again though nothing has happened; None for never.
+
+        To be asked when it has returned None.
+        """
+        return self._held_until if self._news and self.attached else None
+
     def next_frame(self, number: int, now: int) -> Frame | None:
         """Return what connection ``number`` should send next, if anything.
 
         Answers go first, then the port and the line's report, outcomes and credit, CLOSE behind all outcomes, and last
         the line's bytes.
         """
-        if number != self.number or not self.attached:
+        if number != self.number or self.detached_at is not None:
             return None
         if self._opening is not None:
             echo, self._opening, self._port_changed = self._opening.clock, None, False
@@ -199,6 +230,7 @@ class ServerSession:
             # well.
             if isinstance(frame, Ping):
                 self._note_proof()
+            self._tells = True  # with what is said in any case
             return frame
         if self._port_changed:
             self._port_changed = False
@@ -208,12 +240,14 @@ class ServerSession:
             self._report_changed = False
             if self._takes_reports:
                 return self._report
-        if self._news:
+        if self._news and not self._may_be_held(now):
+            self._tells = True
             for channel in SEND_ORDER:
                 if channel in self._news:
                     if (outcome := self._inboxes[channel].stream.next_frame()) is not None:
                         return outcome
                     self._news.discard(channel)
+            self._tells, self._untold, self._held_until = False, 0, now + HOLD
         # Behind all outcomes, since the numbers in it are final, and before the line's bytes, which could go on for
         # ever.
         if self._closing is not None:
@@ -223,18 +257,22 @@ class ServerSession:
 
     def receive(self, number: int, frame: Frame, now: int) -> list[ServerEvent]:
         """Take a frame of connection ``number``. Raises RemoteProtocolError."""
-        if number != self.number or not self.attached:
+        if number != self.number or self.detached_at is not None:
             return []
         match frame:
             case UpData():
-                self._news.add(frame.channel)
-                if (whole := self._inboxes[frame.channel].take(frame)) is not None:
+                channel = frame.channel
+                self._news.add(channel)
+                if (whole := self._inboxes[channel].take(frame)) is not None:
                     first, data = whole
                     accepted = self._heartbeat.clock.local(first.accepted, now)
                     control = _request(data) if isinstance(first, Control) else None
-                    return [Message(frame.channel, first.offset, data, accepted, first.turn, control)]
+                    if control is not None or first.turn is not None:
+                        self._asked[channel] = frame.end
+                    return [Message(channel, first.offset, data, accepted, first.turn, control)]
             case Gap():
                 self._news.add(frame.channel)
+                self._tells = True
                 self._inboxes[frame.channel].skip(frame)
                 return [frame]
             case Rekeyed():
@@ -261,6 +299,14 @@ class ServerSession:
             case _:
                 raise LocalProtocolError(f"no session takes {frame!r:.60}: its connection does")
         return []
+
+    def _may_be_held(self, now: int) -> bool:
+        """Return whether all that there is to tell is an ACK that can wait: little is untold, and credit is left."""
+        if self._tells or now >= self._held_until or self._untold >= _UNTOLD or self._closing is not None:
+            return False
+        if self._port.turn is not None or self._down.ring.unsent:
+            return False
+        return all(self._inboxes[channel].stream.can_wait for channel in self._news)
 
     def _check_end(self) -> None:
         if self._down.exhausted and self._closing is None:

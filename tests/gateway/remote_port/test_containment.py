@@ -86,8 +86,10 @@ async def test_a_gap_that_cannot_be_told_ends_that_session_alone(caplog: pytest.
 async def test_an_outcome_that_fails_does_not_end_the_task_that_finishes_what_was_begun() -> None:
     with trio.fail_after(8):
         async with chained(1, room=3) as ((owner, far), _):
-            await far.connect(Right.TCP).write(b"begun!")
+            client = far.connect(Right.TCP)
+            await client.write(b"begun!")
             await holds(lambda: owner.tty.taken == b"beg")
+            await holds(lambda: client.counters.written == 3)
             (session,) = owner.service.sessions
             break_outcomes(session)
             owner.tty.make_room(100)
@@ -102,8 +104,10 @@ async def test_an_outcome_that_fails_does_not_end_the_task_that_finishes_what_wa
 async def test_a_session_that_cannot_even_give_up_is_over_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     with trio.fail_after(8):
         async with chained(1, room=3) as ((owner, far), _):
-            await far.connect(Right.TCP).write(b"begun!")
+            client = far.connect(Right.TCP)
+            await client.write(b"begun!")
             await holds(lambda: owner.tty.taken == b"beg")
+            await holds(lambda: client.counters.written == 3)
             (session,) = owner.service.sessions
             session.session.lost = fail  # type: ignore[method-assign, assignment]
             owner.service.revoke("closed")

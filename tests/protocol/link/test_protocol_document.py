@@ -30,6 +30,7 @@ from protocol.link.sharing_rules import ReplyCode
 from protocol.link.stream_frames import Channel, UpData
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session import line_stream, register
+from protocol.session import server as session_server
 from protocol.session.heartbeat import MAX_QUESTIONS
 from protocol.session.session import NO_SESSION, SessionLimits
 from tests.protocol.session.links import frames_of
@@ -93,6 +94,8 @@ VALUES = {
     "ring up, a class": str(SessionLimits().ring_bytes),
     "frames in a ring": str(SessionLimits().ring_frames),
     "small pieces joined, down, up to": str(line_stream._PIECE),
+    "an ACK up is held behind the last one for": f"{session_server.HOLD} ms",
+    "outcomes that one answers at most": str(session_server._UNTOLD),
     "the most patience that a SURVEY is given": f"{chain.PATIENCE:g} s",
     "of it, kept for the way back at each hop": f"{chain._WAY_BACK:g} s",
     "a PICTURE serves all who ask for": f"{chain._FRESH:g} s",

@@ -35,6 +35,7 @@ from protocol.session.inbox import Message
 from protocol.session.receive_stream import ReceiveStream
 from protocol.session.register import Ended, Refused, Register
 from protocol.session.send_stream import Settled
+from protocol.session.server import HOLD
 from protocol.session.session import CLASSES, NO_SESSION, SessionLimits
 from tests.protocol.session.hostile import Choices, Liar
 
@@ -742,6 +743,7 @@ class World:
                 assert written.outcomes[-1][1] == len(written.data)
 
     def go_on(self) -> None:
+        self.time += HOLD
         for link in range(len(self.wires)):
             self.redial(link)
             for up in (True, False):

@@ -34,8 +34,9 @@ from protocol.session.register import (
     Register,
 )
 from protocol.session.send_stream import Settled
-from protocol.session.server import ServerSession
+from protocol.session.server import HOLD, ServerSession
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
+from protocol.sharing.turn_rule import TurnRule
 from tests.protocol.session.links import A_NODE, B_NODE, PORT
 
 if TYPE_CHECKING:
@@ -871,6 +872,84 @@ def test_a_message_larger_than_the_window_arrives_whole() -> None:
     assert [event.data for event in pair.heard()[1] if isinstance(event, Message)] == [b"0123456789"]
 
 
+def written(pair: Pair, data: bytes = b"x", turn: TurnParameters | None = None) -> list[Frame]:
+    """Have a message written; return what the server says to that."""
+    pair.client.write(TCP, data, pair.now, turn)
+    pair.up()
+    pair.server.handed(TCP, pair.server._inboxes[TCP].stream.received)
+    return pair.down()
+
+
+def test_the_first_message_after_a_while_is_acknowledged_at_once_and_one_ack_answers_those_that_follow() -> None:
+    pair = Pair()
+    pair.now += HOLD
+    assert written(pair) == [Ack(TCP, 1)]
+    assert pair.server.next_tell is None
+    assert [written(pair) for _ in range(3)] == [[], [], []]
+    assert pair.server.next_tell == pair.now + B_AHEAD + HOLD
+    pair.now += HOLD - 1
+    assert written(pair) == []
+    pair.now += 1
+    assert pair.down() == [Ack(TCP, 5)], "though nothing has come"
+    assert pair.server.next_tell is None
+
+
+def test_no_ack_is_held_for_more_than_32_messages_or_a_quarter_of_the_window() -> None:
+    pair = Pair()
+    pair.now += HOLD
+    written(pair)
+    assert [written(pair) for _ in range(32)] == [*[[]] * 31, [Ack(TCP, 33)]]
+    assert [written(pair, bytes(4096)) for _ in range(4)] == [[], [], [], [Ack(TCP, 33 + 4 * 4096)]]
+
+
+def test_an_ack_goes_with_whatever_else_is_said_and_before_bytes_of_the_line() -> None:
+    pair = Pair()
+    pair.now += HOLD
+    written(pair)
+    assert written(pair) == []
+    pair.server.line(b"heard")
+    assert pair.down() == [Ack(TCP, 2), DownData(0, b"heard")]
+    assert written(pair) == []
+    pair.client.ping()
+    pair.up()
+    assert pair.down() == [Pong(pair.now, pair.now + B_AHEAD), Ack(TCP, 3)]
+    assert written(pair) == []
+    pair.client.write(CGI, b"lost", pair.now)
+    pair.up()
+    pair.server.lost(CGI, 4, Reason.FORBIDDEN)
+    assert pair.down() == [Lost(CGI, 0, 4, Reason.FORBIDDEN), Ack(TCP, 4)]
+
+
+def test_an_outcome_that_somebody_waits_for_is_told_at_once() -> None:
+    pair = Pair()
+    pair.now += HOLD
+    written(pair)
+    assert written(pair, turn=TurnParameters(1, b"", 5)) == [Ack(TCP, 2)]
+    assert written(pair) == []
+    pair.client.control(TCP, RESET, pair.now)
+    pair.up()
+    pair.server.handed(TCP, pair.server._inboxes[TCP].stream.received)
+    (ack,) = pair.down()
+    assert isinstance(ack, Ack)
+    pair.server.port(replace(PORT, turn=TurnRule("modbus-rtu")))
+    pair.down()
+    assert written(pair) == [Ack(TCP, ack.offset + 1)], (
+        "under a rule a newer request may take the place of one that waits"
+    )
+
+
+def test_a_server_that_closes_tells_what_it_held() -> None:
+    pair = Pair()
+    pair.now += HOLD
+    written(pair)
+    assert written(pair) == []
+    pair.server.close(CloseReason.STOPPING)
+    ack, close = pair.down()
+    assert ack == Ack(TCP, 2)
+    assert isinstance(close, Close)
+    assert pair.server.next_tell is None
+
+
 def test_a_last_word_is_said_only_where_nothing_is_still_to_be_told() -> None:
     pair = Pair()
     pair.client.write(TCP, b"one", accepted=0)
@@ -880,6 +959,7 @@ def test_a_last_word_is_said_only_where_nothing_is_still_to_be_told() -> None:
     assert [event.data for event in pair.heard_b if isinstance(event, Message)] == [b"one"]
     pair.server.handed(TCP, 3)
     assert pair.server.last_word(CloseReason.STOPPING) is None
+    pair.now += HOLD
     pair.down()
     word = pair.server.last_word(CloseReason.STOPPING)
     assert word is not None
