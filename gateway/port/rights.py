@@ -26,3 +26,5 @@ class Right(enum.Flag):
     """Move DTR and RTS, send breaks, purge."""
     CONFIGURE = enum.auto()
     """Hold line settings that differ from the stored ones."""
+
+    __hash__ = object.__hash__  # Enum's own hashes the name, and each message asks for its class

@@ -300,15 +300,16 @@ class ClassWriter:
         end = message.position + count
         if reason is None:
             self._session.handed(self._channel, end)
-            self._throughput.add(count)
-            self._adjust_window()
+            if self._throughput.add(count):
+                self._adjust_window()
         else:
             self.dropped += count
             self._session.lost(self._channel, end, reason)
         message.settle(count)
         if not message.left:
             self._under_way.popleft()
-        self._settled.unpark_all()
+        if self._settled:
+            self._settled.unpark_all()
         self._flush()
 
     def _adjust_window(self) -> None:

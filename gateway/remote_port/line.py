@@ -98,11 +98,19 @@ class Taken:
         """Its bytes, until they have an outcome."""
         self.claim = claim
         self.by_rule = by_rule
-        self.known = trio.Event()
+        self.known: trio.Event | None = None
+        """Set when that is so, where somebody waits for it."""
         self.lost: Reason | None = None
         """The last reason for which bytes of it were lost, if any were."""
         self.given_up = False
         """Its writer has replaced it, and waits for no reply to it."""
+
+    async def outcome(self) -> None:
+        """Wait until it is known what became of all its bytes."""
+        self.known = trio.Event()
+        if not self.progress.left:
+            self.known.set()
+        await self.known.wait()
 
     @property
     def holder(self) -> str:
@@ -261,7 +269,8 @@ class RemoteLine:
             if not outcome.progress.left:
                 outcomes.popleft()
                 outcome.data = b""  # the reply may take long, and the bytes are not needed any more
-                outcome.known.set()
+                if outcome.known is not None:
+                    outcome.known.set()
                 if not self._owed[outcome.claim]:
                     del self._owed[outcome.claim]
         if of_the_line and settled.reason is None:
@@ -269,11 +278,13 @@ class RemoteLine:
             self._throughput.add(of_the_line)
         elif of_the_line:
             self._note_loss(settled, of_the_line)
-        unsaid, self._unsaid = self._unsaid, []
-        for number in unsaid:
-            self._say_left(number)
-        self._writers[settled.channel].unpark()
-        if self.is_ready:
+        if self._unsaid:
+            unsaid, self._unsaid = self._unsaid, []
+            for number in unsaid:
+                self._say_left(number)
+        if writers := self._writers[settled.channel]:
+            writers.unpark()
+        if self._still and self.is_ready:
             self._still.unpark_all()
 
     def _settle_control(self, control: Taken, settled: Settled) -> None:
@@ -282,7 +293,8 @@ class RemoteLine:
         if control.progress.left:
             return
         self._outcomes[settled.channel].popleft()
-        control.known.set()
+        if control.known is not None:
+            control.known.set()
         assert control.request is not None
         number = control.request.client
         if control.request.steps or number not in self._leaving:
@@ -440,9 +452,9 @@ class RemoteLine:
         request = ControlRequest(self._numbers[claim], tuple(steps))
         taken = await self.put(request.encode(), claim, accepted, None, request)
         try:
-            await taken.known.wait()
+            await taken.outcome()
         finally:
-            if not taken.known.is_set():
+            if taken.progress.left:
                 self.withdraw(channel, taken.progress.start)
         if taken.lost is Reason.INCOMPLETE:
             raise LineError("the owner of the line did not carry it out")
@@ -557,12 +569,12 @@ class RemoteTurn:
         ``began`` is called when the turn begins, before the first byte that answers it is heard.
         """
         self._began = began
-        outcome = await self._line.put(self._message, self._claim, self._accepted, self._parameters)
-        self._place = CHANNELS[self._claim.traffic], outcome.progress.start
+        taken = await self._line.put(self._message, self._claim, self._accepted, self._parameters)
+        self._place = CHANNELS[self._claim.traffic], taken.progress.start
         self._line.ask(self, *self._place)
-        await outcome.known.wait()
-        if outcome.lost is not None:
-            raise PortDown(lost_text(outcome.lost), outcome.lost)
+        await taken.outcome()
+        if taken.lost is not None:
+            raise PortDown(lost_text(taken.lost), taken.lost)
 
     async def replied(self, heard: ReceiveBuffer, reply: Reply) -> None:
         """Wait until the reply is whole, or its time is over at the owner."""

@@ -234,7 +234,23 @@ class Connection:
         if self._error is not None:
             raise self._error
         try:
-            return self._next_event()
+            while self._state is not State.CLOSED:
+                raw = self._decoder.next_frame()
+                if raw is None:
+                    if self._ended:
+                        raise CutError("the peer hung up in mid-frame" if self.incomplete else "the peer hung up")
+                    return None
+                frame = self._read(raw)
+                if frame is None:  # a type that may be ignored
+                    continue
+                state = _judge(self._state, self._other, frame, self.peer)
+                if state is None:
+                    raise RemoteProtocolError(f"{frame!r:.60} while {self._state.value} is awaited")
+                self._state = state
+                if not isinstance(frame, _HANDSHAKE):
+                    return frame
+                if (event := self._shake(frame)) is not None:
+                    return event
         except RemoteProtocolError as error:
             self._state = State.FAILED
             if self.peer is None and not isinstance(error, CutError):
@@ -243,6 +259,7 @@ class Connection:
                 error = HandshakeError(str(error))
             self._error = error
             raise error from None
+        return None
 
     def send(self, frame: Frame) -> bytes:
         """Return the bytes of one frame. Raises LocalProtocolError where it may not be sent now."""
@@ -251,26 +268,6 @@ class Connection:
             raise LocalProtocolError(f"a {self.party.value} in state {self._state} sends no {frame!r:.60}")
         self._state = state
         return self._encode(frame)
-
-    def _next_event(self) -> Event | None:
-        while self._state is not State.CLOSED:
-            raw = self._decoder.next_frame()
-            if raw is None:
-                if self._ended:
-                    raise CutError("the peer hung up in mid-frame" if self.incomplete else "the peer hung up")
-                return None
-            frame = self._read(raw)
-            if frame is None:  # a type that may be ignored
-                continue
-            state = _judge(self._state, self._other, frame, self.peer)
-            if state is None:
-                raise RemoteProtocolError(f"{frame!r:.60} while {self._state.value} is awaited")
-            self._state = state
-            if not isinstance(frame, _HANDSHAKE):
-                return frame
-            if (event := self._shake(frame)) is not None:
-                return event
-        return None
 
     def _read(self, raw: RawFrame) -> Frame | None:
         payload, opener = raw.body, self._opener

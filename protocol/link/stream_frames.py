@@ -105,14 +105,15 @@ class UpData(_Message):
         """Read the frame back. Raises ValueError or struct.error."""
         accepted, length = _UP.unpack_from(parts.payload)
         start = _UP.size + length
-        if not 0 < len(parts.payload) - start <= MAX_MESSAGE:
+        size = len(parts.payload) - start
+        if not 0 < size <= MAX_MESSAGE:
             raise ValueError(f"a message has 1 to {MAX_MESSAGE} bytes, at most {MAX_MESSAGE}")
         turn = TurnParameters.decode(parts.payload[_UP.size : start]) if length else None
         channel, more = _channel(parts.channel), bool(parts.flags)
         frame = cls(channel, parts.offset, accepted, parts.payload[start:], turn, more)
         if parts.flags & ~_MORE or (turn is not None and turn.encode() != parts.payload[_UP.size : start]):
             raise ValueError(_OTHER_FORM)
-        _check_end(frame.end)
+        _check_end(parts.offset + size)
         return frame
 
 

@@ -127,7 +127,8 @@ class ClientSession:
     @property
     def holding(self) -> bool:
         """Return whether anything waits to be sent, and may grow too old."""
-        return any(stream.ring.unsent for stream in self._streams.values())
+        ptz, tcp, cgi = self._streams.values()
+        return bool(tcp.ring.unsent or ptz.ring.unsent or cgi.ring.unsent)
 
     def attach(self, server: bytes, features: int = 0) -> int:
         """Go over to a new connection to the node ``server``; return its number for the other calls.
@@ -218,18 +219,19 @@ class ClientSession:
 
     def next_frame(self, number: int, now: int) -> Frame | None:
         """Return what connection ``number`` should send next, if anything."""
-        if number != self.number or not self.attached:
+        stage = self._stage
+        if number != self.number or stage is _Stage.DETACHED:
             return None
         # The positions are read now, not at attach(): what was settled in between is in OPEN already, and is not told
         # twice.
-        if self._stage is _Stage.OPENING:
+        if stage is _Stage.OPENING:
             self._stage = _Stage.ASKED
             return Open(self.id, self._numbers[self._server], self._heartbeat.asked(now), self._positions())
         if self._closing is not None:
             # It goes before everything else: nobody reads what we would still say of a session that is over.
             self.detach()
             return Close(self._closing, self._positions())
-        if not self.resumed:
+        if stage is not _Stage.RESUMED:
             return None
         if (beat := self._heartbeat.next_frame(now)) is not None:
             self._tells = True  # with what is said in any case
@@ -259,8 +261,9 @@ class ClientSession:
         if isinstance(frame, DownData):
             if frame.asker is not None:
                 self._check_asker(frame.asker)
-            self._line.take(frame.offset, frame.end)
-            self._line.hand(frame.end)  # the event is on the bus before anything else happens
+            end = frame.end
+            self._line.take(frame.offset, end)
+            self._line.hand(end)  # the event is on the bus before anything else happens
             self._untold += 1
             return [frame]
         if isinstance(frame, Ack):

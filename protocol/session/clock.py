@@ -39,14 +39,12 @@ class PeerClock:
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque(maxlen=_SAMPLES)
+        self._best = _Sample(0, 0)
 
     def answered(self, echo: int, clock: int, now: int) -> None:
         """Take an answer: ``echo`` is our own clock as we sent it, ``clock`` the peer's, ``now`` ours."""
         self._samples.append(_Sample(now - echo & _MASK, echo - clock & _MASK))
-
-    @property
-    def _best(self) -> _Sample:
-        return min(self._samples, default=_Sample(0, 0))
+        self._best = min(self._samples)
 
     @property
     def round_trip(self) -> int | None:

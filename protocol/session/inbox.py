@@ -57,14 +57,15 @@ class Inbox:
 
         Raises RemoteProtocolError.
         """
-        self.stream.take(frame.offset, frame.end)
+        end = frame.end
+        self.stream.take(frame.offset, end)
         self._parts.append(frame)
         first = self._parts[0]
         if frame is not first and (frame.turn is not None or frame.accepted != first.accepted):
             raise RemoteProtocolError(f"a later part on {frame.channel!r} with options, or accepted at another time")
         if type(frame) is not type(first):
             raise RemoteProtocolError(f"a message on {frame.channel!r} that is a control in part")
-        if frame.end - first.offset > MAX_MESSAGE:
+        if end - first.offset > MAX_MESSAGE:
             raise RemoteProtocolError(f"a message of more than {MAX_MESSAGE} bytes on {frame.channel!r}")
         if frame.more:
             self.stream.partial = first.offset
@@ -74,7 +75,7 @@ class Inbox:
             self._ends.popleft()
         if len(self._ends) >= MAX_WAITING:
             raise RemoteProtocolError(f"more than {MAX_WAITING} messages on {frame.channel!r} without an outcome")
-        self._ends.append(frame.end)
+        self._ends.append(end)
         data = frame.data if frame is first else b"".join(part.data for part in self._parts)
         self._end_message()
         return first, data
