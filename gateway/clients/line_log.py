@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import re
+from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -21,7 +22,7 @@ from gateway.clients.trace import Trace, Way
 from gateway.port.rights import Right
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from gateway.clients.trace import Piece
@@ -52,6 +53,10 @@ class LineLog:
         self._grant = grant
         self._thread = trio.CapacityLimiter(1)
         """Its own: a disk that is stuck must not take a thread from anybody else."""
+        self._waiting: deque[Piece] = deque()
+        """For the thread: its next write takes them, whoever asked for it and was cancelled since."""
+        self._text = b""
+        """What could not be written yet; the thread's own, as is ``_at_start``."""
         self._at_start = True
         """The next byte begins a line of the file."""
 
@@ -62,43 +67,38 @@ class LineLog:
         trace = Trace(session, writing=False)
 
         async def show(pieces: list[Piece]) -> None:
-            await self._write(pieces, session.events)
+            self._waiting.extend(pieces)
+            await self._write(session.events)
             await trio.sleep(_PAUSE)
 
         try:
             await trace.run(show)
         finally:
-            if not self._thread.borrowed_tokens:  # else the disk is stuck
-                with trio.move_on_after(_FLUSH, shield=True):
-                    await self._write(trace.taken(), session.events)
+            self._waiting.extend(trace.taken())
+            # It waits for a write that is under way. Where the disk is stuck, that one holds the thread beyond this.
+            with trio.move_on_after(_FLUSH, shield=True):
+                await self._write(session.events)
 
-    async def _write(self, pieces: Sequence[Piece], events: EventLog) -> None:
-        rest = b""
-        while pieces or rest:
-            rest, why = await trio.to_thread.run_sync(
-                self._append, rest, pieces, limiter=self._thread, abandon_on_cancel=True
-            )
-            pieces = ()
-            if rest:
-                events.log(
-                    logging.WARNING, "log file", "the log of the line cannot be written: %s: %s", self._path, why
-                )
-                await trio.sleep(_RETRY)
+    async def _write(self, events: EventLog) -> None:
+        while why := await trio.to_thread.run_sync(self._append, limiter=self._thread, abandon_on_cancel=True):
+            events.log(logging.WARNING, "log file", "the log of the line cannot be written: %s: %s", self._path, why)
+            await trio.sleep(_RETRY)
 
-    def _append(self, text: bytes, pieces: Sequence[Piece]) -> tuple[bytes, str]:
-        """Write text, and then the pieces, in a thread; return what could not be written, and why."""
-        text += b"".join(map(self._lines, pieces))
+    def _append(self) -> str:
+        """Write all that waits, in a thread; return why it could not be written, or nothing."""
+        while self._waiting:
+            self._text += self._lines(self._waiting.popleft())
         try:
-            self._turn_over(len(text))
+            self._turn_over(len(self._text))
             fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
-                while text:
-                    text = text[os.write(fd, text) :]
+                while self._text:
+                    self._text = self._text[os.write(fd, self._text) :]
             finally:
                 os.close(fd)
         except OSError as exc:
-            return text, exc.strerror or str(exc)
-        return b"", ""
+            return exc.strerror or str(exc)
+        return ""
 
     def _lines(self, piece: Piece) -> bytes:
         """Return a piece as lines of text; the last line may continue with the next piece."""
