@@ -259,6 +259,7 @@ def test_a_break_at_a_16550a_is_counted_and_no_byte(rig: Rig) -> None:
     device = rig.guest.machine.breaks
     rig.start(f'device = "{device}"')
     line, client, websocket = rig.guest.lines[device], rig.client(), rig.websocket()
+    before = rig.status()["driver_counters"]
     line.say(b"before")
     assert client.hear(6) == b"before"
     line.say(BREAK)
@@ -266,7 +267,9 @@ def test_a_break_at_a_16550a_is_counted_and_no_byte(rig: Rig) -> None:
     line.say(b"\xff\0after")
     assert client.hear(7) == b"\xff\0after"
     status = rig.status()
-    counted = {name: status["driver_counters"][name] for name in ("parity", "framing", "breaks", "overrun")}
+    counted = {
+        name: status["driver_counters"][name] - before[name] for name in ("parity", "framing", "breaks", "overrun")
+    }
     assert counted == {"parity": 0, "framing": 0, "breaks": 1, "overrun": 0}
     assert status["breaks"] == 1
 

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -332,11 +333,14 @@ async def test_what_the_start_has_made_is_left_out_of_garbage_collections(config
         "atexit.register(count)\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    run = functools.partial(trio.run_process, stderr=subprocess.PIPE, check=False)
-    with lines(config.parent, 1), trio.fail_after(20):
+    environ = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    run = functools.partial(trio.run_process, stderr=subprocess.PIPE, check=False, env=environ)
+    with lines(config.parent, 1), trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, trio.fail_after(20):
+        await manager.bind(environ["NOTIFY_SOCKET"])
         async with trio.open_nursery() as nursery:
             process = await nursery.start(run, [sys.executable, str(watched), "run", "--config", str(config)])
-            await started(process, b"P0 Ser1: up")
+            while b"READY=1" not in await manager.recv(1000):
+                pass
             process.send_signal(signal.SIGTERM)
             said = b"".join([piece async for piece in process.stderr])
     frozen, left = (int(number) for number in re.findall(rb"frozen (\d+) left (\d+)", said)[0])
