@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -19,11 +20,9 @@ from hypothesis import strategies as st
 from tests.helpers import PASSWORD, needs_curl, running_gateway
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.helpers import Gateway
 
-pytestmark = needs_curl
+pytestmark = [needs_curl, pytest.mark.long]
 
 TARGET = "/axis-cgi/param.cgi?action=list&group=Serial.Ser1.BaudRate"
 VALUE = b"Serial.Ser1.BaudRate=9600\n"
