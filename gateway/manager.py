@@ -42,7 +42,7 @@ from gateway.port.plan import (
     responsible,
 )
 from gateway.port.rights import Right
-from gateway.services import Services
+from gateway.services import Services, specs_of_the_host
 from gateway.tasks.reconcile import Unit, Units
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.watch import Cell
@@ -111,18 +111,7 @@ class Manager:
             from gateway.clients.line_log import LineLog
 
             self.log = LineLog(file, self._port.log.rotate, functools.partial(grant, Right.READ, "log"))
-        tty = self._port.tty
-        ttys = [ProgramTty(path, tty.mode, tty.group) for path in tty.paths]
-        served = [Serve(ServiceKind.TTY)] if ttys else []
-        own = {
-            ServiceKind.MODBUS_TCP: self._port.modbus_tcp.listen,
-            ServiceKind.RFC2217: self._port.rfc2217.listen,
-            ServiceKind.TLS: self._port.tls.listen,
-        }
-        listeners = [Listen(*where, kind) for kind, listen in own.items() for where in listen]
-        served += [Serve(kind) for kind, listen in own.items() if listen]
-        self._always: frozenset[Spec] = frozenset((Serve(ServiceKind.WEB_SOCKET), *served, *ttys, *listeners))
-        """The specs that depend on no parameter."""
+        self._always = specs_of_the_host(self._port)
         self._published = published
         self._followed = Cell(-1)
         """The version of the settings whose units run ..."""

@@ -16,7 +16,7 @@ from gateway.clients.relay import Manner
 from gateway.clients.roster import Roster
 from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
-from gateway.port.plan import ServiceKind
+from gateway.port.plan import Listen, ProgramTty, Serve, ServiceKind
 from gateway.port.rights import Right
 from protocol.parameters.hardware import PortType
 
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from gateway.clients.connections import Connections
     from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
-    from gateway.host.config import ChainedConfig, Config, Rfc2217Config
+    from gateway.host.config import ChainedConfig, Config, PortConfig, Rfc2217Config
     from gateway.host.descriptor_store import DescriptorStore
     from gateway.port.history import History
+    from gateway.port.plan import Spec
     from gateway.port.router import Handle, Session
     from gateway.remote_port.chain import Chain
     from gateway.remote_port.server import RemotePortService
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from protocol.link.key_frames import Rekey, Told, ToldCpu
     from protocol.parameters.settings import PortManager
 
-__all__ = ["Host", "Services"]
+__all__ = ["Host", "Services", "specs_of_the_host"]
 
 _RIGHTS: Final = {
     ServiceKind.GENERIC_TCP: Right.READ | Right.TCP,
@@ -93,6 +94,21 @@ class _PortService(Protocol):
 
     def revoke(self, why: str) -> None:
         """End all that its clients do."""
+
+
+def specs_of_the_host(port: PortConfig) -> frozenset[Spec]:
+    """Return what a port runs whatever its parameters say: WebSockets, and what the host's configuration opens."""
+    own = {
+        ServiceKind.MODBUS_TCP: port.modbus_tcp.listen,
+        ServiceKind.RFC2217: port.rfc2217.listen,
+        ServiceKind.TLS: port.tls.listen,
+    }
+    listeners = [Listen(*where, kind) for kind, listen in own.items() for where in listen]
+    ttys = [ProgramTty(path, port.tty.mode, port.tty.group) for path in port.tty.paths]
+    kinds = {ServiceKind.WEB_SOCKET, *(listener.kind for listener in listeners)} | (
+        {ServiceKind.TTY} if ttys else set()
+    )
+    return frozenset((*map(Serve, kinds), *listeners, *ttys))
 
 
 def _beside(may: Rfc2217Config | ChainedConfig) -> Right:
