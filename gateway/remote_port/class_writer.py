@@ -48,25 +48,25 @@ if TYPE_CHECKING:
 __all__ = ["ClassWriter", "Pace", "ReplyBuffer"]
 
 _AHEAD: Final = 0.25
-"""Seconds of line that a class may send ahead of it: what waits here can no longer be overtaken in its own class."""
+"""Seconds of line that a class may send ahead: what waits here can no longer be overtaken in its own class."""
 _LEAST_WINDOW: Final = 64
-"""Bytes; a longer message comes in two parts, since a receiver of the first grants the rest of it at once."""
+"""Bytes. A longer message comes in two parts, because the rest is granted as soon as the first has come."""
 _MOST_WINDOW: Final = 65536
 _BITS: Final = 10
-"""Bits of a character, more or less."""
+"""The approximate bits of a character."""
 _TRAFFIC: Final = {channel: right for right, channel in CHANNELS.items()}
 _AT_A_TIME: Final = 0.002
 """Seconds of writing, for all sessions of a port together, before other tasks get their turn."""
 _LONGEST: Final = 0.001
-"""What a message is charged at most: what takes longer has waited for the line, and let others run meanwhile."""
+"""The most seconds charged for a message: a longer one has waited for the line, and let others run meanwhile."""
 
 
 @final
 class Pace:
-    """Lets the writers of a port pause together, where a fast line takes without a wait whatever they have.
+    """Makes the writers of a port pause together on a fast line, which takes everything without a wait.
 
-    So whoever sends thousands of tiny messages in many sessions delays the port's other clients by no more than one
-    round at a time. A message for which nobody competes does not pause.
+    So a client that sends thousands of tiny messages in many sessions delays the port's other clients by no more than
+    one round at a time. A single message does not pause.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Pace:
 
     @property
     def is_over(self) -> bool:
-        """Return whether the time of this round is used up, and others had no turn since."""
+        """Return whether the time of this round is used up, and other tasks had no turn since."""
         return self._spent >= _AT_A_TIME and trio.current_time() - self._last <= _LONGEST
 
     def charge(self, since: float) -> None:
@@ -98,7 +98,7 @@ class Pace:
 
 @final
 class ReplyBuffer:
-    """Collects the reply to the turn that a client has; the line lets only one of its classes have one at a time."""
+    """Collects the reply to a client's turn; the line gives a turn to only one of its classes at a time."""
 
     def __init__(self) -> None:
         self.heard = ReceiveBuffer()
@@ -140,34 +140,34 @@ class ClassWriter:
         self._is_idle = False
         """``run`` waits for a message."""
         self._begun: tuple[Message, Session, int] | None = None
-        """The message of which ``post`` wrote so many bytes, and not all; ``run`` goes on with it."""
+        """A message of which ``post`` wrote only that many bytes; ``run`` goes on with it."""
         self._posted = trio.lowlevel.ParkingLot()
         self._under_way: deque[Progress] = deque()
         self._settled = trio.lowlevel.ParkingLot()
         self._taken = 0
-        """The line has charge of everything before this offset, and may write it though this writer is gone."""
+        """The line has everything before this offset, and may write it even after this writer has gone."""
         self._throughput = Throughput(0.0)
         self._retired = False
         session.window(channel, _LEAST_WINDOW)
         self._current: Message | None = None
         """The message that was begun last."""
         self._answered: Message | None = None
-        """The message whose turn the line of our own began last."""
+        """The message whose turn our own line began last."""
         self._asked: dict[Taken, Message] = {}
-        """The messages that another CPU's line took, and that may have their turn yet, in their order."""
+        """The messages that another CPU's line took and that may still have their turn, in order."""
         self.received = 0
         self.dropped = 0
         self.line: Session | None = None
         """The line as this class may write to it; None while it has no right to."""
 
     def post(self, message: Message) -> None:
-        """Have a message written after those before it: at once, where none is and the line is free."""
+        """Write a message after those before it: at once, if there are none and the line is free."""
         if not self._write_nowait(message):
             self._inbox.append(message)
             self._posted.unpark()
 
     def _write_nowait(self, message: Message) -> bool:
-        """Write what waits for nobody, in the step that brought it, as a client's own; return whether it was begun."""
+        """Write a message that need not wait, in the step that brought it; return whether it was begun."""
         line = self.line
         if (
             line is None
@@ -234,7 +234,7 @@ class ClassWriter:
             self._pace.charge(began)
 
     def turn_begins(self) -> None:
-        """Note that the line of our own begins the turn of the message that is being written."""
+        """Note that our own line begins the turn of the message that is being written."""
         self._answered = self._current
 
     def asked(self, asker: Taken | None) -> Message | None:
@@ -275,7 +275,7 @@ class ClassWriter:
         """End with the session: bytes that may still be written are uncertain, the rest never will be."""
         if self._under_way:
             first = self._under_way[0]
-            # A message of which the line took a part is finished by the line, whoever has left.
+            # The line finishes a message that it took in part, even without its writer.
             begun = first.end if first.begun else first.start
             if (end := max(self._taken, begun)) > first.position:
                 self._session.lost(self._channel, end, Reason.UNCERTAIN)
@@ -283,9 +283,9 @@ class ClassWriter:
         self._settled.unpark_all()
 
     def settle(self, count: int, reason: Reason | None) -> None:
-        """Tell the session the outcome of the next ``count`` bytes: in the tty, or lost for ``reason``.
+        """Report the outcome of the next ``count`` bytes to the session: in the tty, or lost for ``reason``.
 
-        Never raises: whatever task writes to the line must not pay for this session.
+        Never raises, because a bug here must not end the task that writes to the line.
         """
         if not self._under_way:
             return  # the session is over, and was told so
@@ -333,8 +333,8 @@ class ClassWriter:
         raise Forbidden(line.ended or "the session ended")
 
     async def _carry_out(self, message: Message, request: ControlRequest) -> None:
-        """Do what is asked beside the bytes, in its place among them, and tell its outcome."""
-        self._taken = message.end  # it may be done, though nobody is told any more
+        """Carry out a request in its place among the messages, and report its outcome."""
+        self._taken = message.end  # it may be carried out even if nobody hears of it any more
         reason = await self._controls.carry_out(request, _TRAFFIC[self._channel], message.accepted / 1000)
         while len(self._under_way) > 1:
             await self._settled.park()

@@ -1,9 +1,9 @@
 """A remote port client as the device of a port manager (RemotePort.R#): the way to a line that another CPU owns.
 
 It dials the server, proves the key, and keeps one session over all connections, so that a link that drops and comes
-back costs no byte. A connection ends by an exception, which ``supervise`` follows with a pause and the next dial. That
-holds for exceptions that nobody expected too; but those leave a session whose state may be wrong, so it is thrown away
-whole, and what it owed is UNCERTAIN.
+back costs no byte. A connection ends by an exception, after which ``supervise`` pauses and dials again. An unexpected
+exception may leave a session with a wrong state, so then the whole session is thrown away, and what it owed is
+UNCERTAIN.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ __all__ = ["RemotePortClient"]
 RESUME_WINDOW: Final = 60.0
 """Seconds for which a session waits for its next connection."""
 _WINDOW: Final = 1 << 20
-"""Bytes of the line that may be under way to us: the bus takes them at once, so none of them waits here."""
+"""The most bytes of the line on their way to us: the bus takes them at once, so none of them waits here."""
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 15.0
 _CONNECT: Final = 10.0
 _RETIRE: Final = 1.5
-"""Seconds for the owner to write what was taken for the line, when the device closes."""
+"""Seconds for the owner to write what was taken, when the device closes."""
 _SHORTEST_AGE: Final = 2.0
-"""Seconds until the earliest moment at which something taken now may be too old."""
+"""The least seconds after which a message taken now may be too old."""
 _REKEY: Final = 24 * 3600.0
-"""Seconds after which a connection is made anew, and with it its keys."""
+"""Seconds after which the connection is replaced, and with it its keys."""
 _FAILURES: Final = (OSError, LinkCutError, NobodyError, RemoteProtocolError)
 """Expected ends of a connection, or of an attempt at one."""
 
@@ -107,9 +107,9 @@ class RemotePortClient:
         self._link: Link | None = None
         self._attempt = trio.CancelScope()
         self._carrying = trio.CancelScope()
-        """What carries frames; the connection is renewed where it is cancelled."""
+        """Cancelled to renew the connection."""
         self._knows_us = False
-        """The server may take two keys, and judge us by the other one the next time."""
+        """The server has met us: it may accept two keys, and judge us by the other one next time."""
         self._backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
         self._expiry = trio.Event()
         self._wake_at = math.inf
@@ -117,7 +117,7 @@ class RemotePortClient:
         self._told: tuple[bytes, bytes, LineReport] | None = None
         """What a server has reported of the line last: which node, and in which session."""
         self._in_turn = False
-        """The bus was told that a turn began, and not yet that it ended."""
+        """The bus was told that a turn began, but not yet that it ended."""
         self.chain_link = ChainLink(self._known, chain, self._flush)
         """The link as the chain of CPUs sees it."""
         self.told_keys = ToldKeys(node, take_key, self._say_key, self._logger)
@@ -125,16 +125,16 @@ class RemotePortClient:
         self._address = ""
         """Where a server was dialled last."""
         self._alarm: Alarm | None = None
-        """What an operator has to mend before there can be a link."""
+        """What an operator has to mend before the link can work."""
         self.peer: Peer | None = None
         """The server that answered last; None before the first handshake."""
         self._resumes = self._resent = 0
-        """Those of sessions that were thrown away whole."""
+        """The counts of sessions that were thrown away."""
         self.links_lost = 0
         """Connections that ended."""
 
     async def run(self, unit: Unit) -> None:
-        """Keep the link up until the unit's scope is cancelled; then let what was taken arrive, and say CLOSE."""
+        """Keep the link up until the unit's scope is cancelled; then let what was taken arrive, and send CLOSE."""
         unit.began()
         self._disconnect(f"RemotePort.R{self._index} has not been connected yet")
         if self.keyless:
@@ -183,15 +183,15 @@ class RemotePortClient:
         unit.failing(why)
         self.chain_link.why = why
         if self._candidates.failed():
-            backoff.reset()  # somebody is there who was not tried yet
+            backoff.reset()  # an untried server is there
         if self._session.id == NO_SESSION:
             self._disconnect(why)
 
     async def adjust(self, settings: Settings) -> tuple[Refusal, ...]:
-        """Take up other settings: a difference ends the session and dials at once. Nothing is refused.
+        """Take up other settings: any difference ends the session and dials at once. Nothing is refused.
 
-        Another key alone, where there is a session, renews the connection, and the session goes on where the server
-        takes that key too.
+        If only the key is another, the connection is renewed, and the session goes on if the server accepts that key
+        too.
         """
         await trio.lowlevel.checkpoint()
         own, before = settings.remote_ports[self._index], self._settings
@@ -208,7 +208,7 @@ class RemotePortClient:
         return ()
 
     async def insist(self, names: Collection[str]) -> None:
-        """See PortDevice; whatever is wanted is taken up."""
+        """See PortDevice: there is nothing to try again."""
         await trio.lowlevel.checkpoint()
 
     def not_in_force(self) -> tuple[Refusal, ...]:
@@ -216,7 +216,7 @@ class RemotePortClient:
         return ()
 
     def status(self) -> dict[str, object]:
-        """See PortDevice: the link to the server, once there was one, and while it is down all who may be dialled."""
+        """See PortDevice: the link to the server, once there was one, and while it is down the servers to dial."""
         candidates: dict[str, object] = {}
         if not self.linked:
             candidates["remote_port_candidates"] = self._candidates.status(self._settings, self._backoff.due)
@@ -251,7 +251,7 @@ class RemotePortClient:
 
     @property
     def losses(self) -> Mapping[Reason, int]:
-        """Return how many bytes were taken for the line and not written, or perhaps not, by reason."""
+        """Return how many bytes were taken and not written, or may not have been, by reason."""
         return self._line.losses
 
     @property
@@ -261,7 +261,7 @@ class RemotePortClient:
 
     @property
     def alarms(self) -> list[tuple[Alarm, str]]:
-        """Return what an operator has to mend, and of whom."""
+        """Return what an operator has to mend, and at which CPU."""
         who = self._address or "the CPU above"
         alarms = [] if self._alarm is None else [(self._alarm, who)]
         return [*alarms, (Alarm.NO_KEY, who)] if self.keyless else alarms
@@ -281,7 +281,7 @@ class RemotePortClient:
             await self._be_connected(unit, backoff)
         except _FAILURES:
             raise
-        except Exception as exc:  # whatever it is, and whatever brought it about: the port manager must not pay for it
+        except Exception as exc:  # even a bug must end only this connection, and never the port manager
             self._logger.exception("remote port: a bug ended the link")
             self._start_over()
             raise LinkCutError(f"a bug ended the link: {root_cause(exc)!r}") from exc
@@ -318,7 +318,7 @@ class RemotePortClient:
             if not self._knows_us:
                 self._candidates.wrong_key()
             self._knows_us = False
-            backoff.reset()  # this server is paused, or has another key; any other is dialled at once
+            backoff.reset()  # this server is paused, so that any other is dialled at once
             raise
         finally:
             link.close()
@@ -377,7 +377,7 @@ class RemotePortClient:
         finally:
             self._detach(link)
         # A session that the server closed would be closed again. So only a link that was cut, or that lived for long,
-        # is dialled anew at once.
+        # is dialled again at once.
         if (opened and self._session.id != NO_SESSION) or trio.current_time() - since > _LAST_RETRY:
             backoff.reset()
         raise LinkCutError(why)
@@ -401,7 +401,7 @@ class RemotePortClient:
         self.told_keys.answer()
 
     def _detach(self, link: Link) -> None:
-        """Note that the connection has gone; where nobody said CLOSE, its session may go on for a while."""
+        """Note that the connection has gone; without a CLOSE its session may go on for a while."""
         if self._session.resumed:
             if trio.current_effective_deadline() == -math.inf:  # it is we who end it
                 self._session.close(CloseReason.STOPPING)
@@ -440,13 +440,13 @@ class RemotePortClient:
                 self._closed(event.reason, opened)
 
     def _say_key(self, answer: Rekeyed) -> None:
-        """Say what became of a key over the connection of the moment, where there is one that knows such answers."""
+        """Send the answer to a key over the present connection, if there is one that knows the feature."""
         if self.peer is not None and self.peer.features & KEYS and self._session.resumed:
             self._session.inquiry.tell(answer)
             self._flush()
 
     def _turned(self, turn: Turn) -> None:
-        """Tell who asked for a turn that it began or ended, or the bus, where it has it by the owner's rule."""
+        """Report the beginning or end of a turn to its asker or, for a turn by the owner's rule, to the bus."""
         self._line.turned(turn)
         asker = self._line.asker(turn.channel, turn.offset)
         if asker is None or not asker.by_rule:
@@ -454,7 +454,7 @@ class RemotePortClient:
         if turn.phase is TurnPhase.END:
             self._end_turn(turn.status)
             return
-        self._end_turn(TurnStatus.ABORTED)  # the end of the one before was dropped, with a ring that was full
+        self._end_turn(TurnStatus.ABORTED)  # a full ring has dropped the end of the turn before
         self._in_turn = True
         self._bus.turn_begins(asker)
 
@@ -471,7 +471,7 @@ class RemotePortClient:
         self._bus.share(port.turn, port.message)
         self._line.set_rule(port.turn)
         path = (*port.path, self._node.id) if port.path else ()
-        # A path that is full can be used, but leads nobody further.
+        # A path of the longest length can be used, but not by a CPU further down.
         self._bus.route(*path if len(path) <= MAX_PATH else (), rights=port.rights)
         if not port.up or not path:
             self._bus.disconnect(port.why or "the server has no way to the line")
@@ -502,9 +502,9 @@ class RemotePortClient:
             self._bus.broke(report.breaks)
 
     def _closed(self, reason: CloseReason, opened: bool) -> NoReturn:
-        """End the connection: the peer said CLOSE, or the path is a loop, of which the peer is still to be told.
+        """End the connection: the peer sent CLOSE, or the path is a loop, which the peer does not know yet.
 
-        Said instead of OPENED, it ends the connection alone, and a session from before may go on with another.
+        A CLOSE in place of OPENED ends only the connection; an earlier session may go on with another.
         """
         if self._link is not None:
             self._link.flush(at_once=True)  # what the session has to say, before it is over
@@ -516,7 +516,7 @@ class RemotePortClient:
         raise LinkCutError(why)
 
     def _give_up(self, reason: Reason, why: str) -> None:
-        """End the session: each of its bytes has its outcome now, and writes are refused."""
+        """End the session: give all its bytes an outcome now, and refuse writes."""
         self._abandon_at = math.inf
         self._line.away(math.inf)
         self._line.let_all_go()
@@ -526,7 +526,7 @@ class RemotePortClient:
         self._disconnect(why)
 
     def _start_over(self) -> None:
-        """Throw the session away, whatever state it is in; what it owed is UNCERTAIN."""
+        """Throw the session away in whatever state it is; what it owed is UNCERTAIN."""
         number = self._session.number
         self._resumes += self._session.resumes
         self._resent += self._session.resent
@@ -551,7 +551,7 @@ class RemotePortClient:
             self._expiry.set()
 
     async def _keep_time(self) -> None:
-        """Drop what grows too old, and the session when its window is over."""
+        """Drop what grows too old, and the session when its resume window is over."""
         while True:
             self._expiry = trio.Event()
             try:
@@ -566,7 +566,7 @@ class RemotePortClient:
                 await self._expiry.wait()
 
     def _drop_what_is_old(self, now: float) -> float:
-        """Settle what may not be written any more; return when to look again."""
+        """Settle what is too old to be written; return when to look again."""
         for settled in self._session.expire(now_ms()):
             self._line.settled(settled)
         self._line.refuse_stale()

@@ -2,12 +2,12 @@
 
 Frames are sealed in the order in which they are sent, and a sealed frame cannot be overtaken. So they are taken from
 their source as late as possible: only while less than ``_UNSENT`` bytes wait in the kernel, so that a command never
-waits behind much of a transfer. ``flush`` is synchronous and called from anywhere, the task of the line included; what
-a socket does not take at once is left to the task ``_send_rest``. So ``flush`` never raises: what goes wrong in it is
-kept, and ends ``carry``.
+waits behind much of a transfer. ``flush`` is synchronous and called from anywhere, also from the task of the line; what
+the socket does not take at once is left to the task ``_send_rest``. So ``flush`` never raises: an error is kept, and
+ends ``carry``.
 
-A peer is alive while it answers. Bytes alone prove nothing, for a peer could send them and never read: a question that
-is not answered within ``_ANSWER`` ends the connection as silence does.
+A peer is alive only while it answers. Bytes alone prove nothing, because a peer could send and never read: a question
+without an answer within ``_ANSWER`` ends the connection as silence does.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ HANDSHAKE_DEADLINE: Final = 5.0
 """Seconds for a handshake, from the first byte to the last."""
 
 _DEAD_PEER: Final = 2.0
-"""Seconds after which TCP gives up: a link's reader never stops, so a window of zero means a dead peer."""
+"""Seconds after which TCP gives up: a link's reader never pauses, so a window of zero means a dead peer."""
 _UNSENT: Final = 16384
-"""Bytes that may wait in the kernel: what has been sealed cannot be overtaken any more."""
+"""The most bytes to wait in the kernel, because sealed bytes cannot be overtaken."""
 _TCP_NOTSENT_LOWAT: Final = 25
 _SIOCOUTQNSD: Final = 0x894B
 _NUMBER: Final = struct.Struct("i")
 _READ_SIZE: Final = 65536
 
 _QUIET: Final = 1.0
-"""Seconds without a byte from the peer after which it is asked whether it is there."""
+"""Seconds without a byte from the peer after which it gets a PING."""
 _SILENT: Final = 3.0
-"""Seconds that it then has to answer."""
+"""Seconds for the answer to that."""
 _PROVE: Final = 5.0
-"""Seconds after which it is asked in any case: its answer proves what it has heard."""
+"""Seconds after which it gets a PING in any case: the answer proves what it has received."""
 _WHOLE: Final = 2.0
-"""Seconds that an incomplete frame may take to become whole."""
+"""Seconds for an incomplete frame to become whole."""
 _ANSWER: Final = 10.0
-"""Seconds that the peer has to answer a question, whatever else it sends: answers go before everything else."""
+"""Seconds for the answer to a question, whatever else the peer sends: answers go before everything else."""
 _SLICE: Final = 8
-"""Frames that are handled before other tasks get their turn: one read may bring two thousand."""
+"""Frames to handle before other tasks get their turn: one read may bring two thousand."""
 _LOOK: Final = 0.5
 """Seconds between two looks at these times."""
 
@@ -71,14 +71,14 @@ _REFUSALS: Final[dict[type[HandshakeError], CloseReason]] = {
     VersionError: CloseReason.VERSION,
     IdentityError: CloseReason.IDENTITY,
 }
-"""The reason that is said, in clear, to a peer whose handshake failed for such an error."""
+"""The reason that is sent, in clear, to a peer whose handshake failed with each error."""
 
 
 @final
 class LinkCutError(Exception):
-    """The connection has gone, or is given up; the session may go on with another.
+    """The connection has gone, or was given up; the session may go on with another.
 
-    ``reason`` is what the peer said, where it said CLOSE instead of finishing the handshake.
+    ``reason`` is the peer's, if it sent CLOSE instead of finishing the handshake.
     """
 
     def __init__(self, why: str, reason: CloseReason | None = None) -> None:
@@ -87,16 +87,16 @@ class LinkCutError(Exception):
 
 
 def now_ms() -> int:
-    """Return the clock that links are timed by: milliseconds of trio's clock."""
+    """Return the time for links: milliseconds of trio's clock."""
     return int(trio.current_time() * 1000)
 
 
 @final
 class _Then(enum.Enum):
-    """The next thing to do after some frames."""
+    """What to do after handling some frames."""
 
     GO_ON = enum.auto()
-    """There are more; other tasks get their turn first."""
+    """There are more frames; other tasks get their turn first."""
     END = enum.auto()
     """The peer said CLOSE."""
 
@@ -116,10 +116,10 @@ class Link:
         self._pushed = 0
         self._stuck = trio.Event()
         self._handling = False
-        """Frames are looked at; what they have us say is said once, behind them."""
+        """Frames are being handled; the replies are sent once, after the last of them."""
         self._heard_at = self._whole_at = self._asked_at = trio.current_time()
         self.now = now_ms()
-        """The time of the last read or flush, as ``now_ms``; one for all of its frames."""
+        """The time of the last read or flush, as ``now_ms``, used for all of its frames."""
         self._partial_since: float | None = None
         self._unanswered_since: float | None = None
         self._carrying = trio.CancelScope()
@@ -128,8 +128,8 @@ class Link:
     async def handshake(self, on_hello: Callable[[Hello], None]) -> Peer:
         """Prove the key to each other; the caller bounds it. Raises LinkCutError or RemoteProtocolError.
 
-        ``on_hello`` is called when the peer's hello is about to be answered: from then on it can test one guess.
-        What it raises ends the handshake before that.
+        ``on_hello`` is called before the peer's hello is answered, because the answer lets it test one guess. An
+        exception from it ends the handshake before the answer.
         """
         self._push(self._connection.data_to_send())
         while self._connection.peer is None:
@@ -153,9 +153,9 @@ class Link:
     async def carry(
         self, source: Callable[[], Frame | None], take: Callable[[Frame], None], ask: Callable[[], None]
     ) -> None:
-        """Carry frames until the connection ends: what ``source`` has to say, and what comes to ``take``.
+        """Carry frames until the connection ends: send those of ``source``, and pass those that come to ``take``.
 
-        ``ask`` has a PING said. Raises LinkCutError or RemoteProtocolError, in an exception group or alone; also what
+        ``ask`` queues a PING. Raises LinkCutError or RemoteProtocolError, in an exception group or alone; also what
         ``source`` raised in a ``flush``.
         """
         self._source = source
@@ -168,16 +168,16 @@ class Link:
             try:
                 await self._receive(take)
             finally:
-                # The line goes on speaking while the tasks of this link end, and nothing may be said any more.
+                # The line goes on speaking while the tasks of this link end, but nothing may be sent any more.
                 self._source = _nothing
             nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
 
     def flush(self, *, at_once: bool = False) -> None:
-        """Send what the source has to say, as far as the socket takes it now; the rest follows. Never raises.
+        """Send the source's frames, as far as the socket takes them now; the rest follows. Never raises.
 
-        While frames are looked at it waits for the last of them, unless it is to be ``at_once``.
+        While frames are being handled it waits for the last of them, except with ``at_once``.
         """
         if self._handling and not at_once:
             return
@@ -196,13 +196,13 @@ class Link:
             self._stuck.set()
 
     def fail(self, error: Exception) -> None:
-        """Have ``carry`` end, and raise ``error``."""
+        """Let ``carry`` end by raising ``error``."""
         self._failure = error
         self._source = _nothing
         self._carrying.cancel()
 
     def _push_batch(self) -> bool:
-        """Seal what the source has to say, as far as there is room for it, and send it in one system call.
+        """Seal the source's frames, as far as there is room, and send them in one system call.
 
         Return whether there may be more.
         """
@@ -219,14 +219,14 @@ class Link:
         return frame is not None
 
     def leave(self, source: Callable[[], Frame | None]) -> None:
-        """Send what ``source`` still has to say, as far as the socket takes it now."""
+        """Send the remaining frames of ``source``, as far as the socket takes them now."""
         self._source = source
         self.flush()
         self._source = _nothing
 
     def refuse(self, close: Close) -> None:
-        """Say why the connection ends, if that can be said; nothing follows."""
-        with contextlib.suppress(LocalProtocolError):  # there is nothing more to say in that state
+        """Send a CLOSE, if the state allows it; nothing follows."""
+        with contextlib.suppress(LocalProtocolError):  # nothing may be sent in this state
             self._push(self._connection.send(close))
 
     def close(self) -> None:
@@ -241,7 +241,7 @@ class Link:
             return self._handle(take) if self._read() else None
 
         try:
-            then = self._handle(take)  # a read of the handshake may have brought more than that
+            then = self._handle(take)  # the last read of the handshake may have brought more frames
             while then is not _Then.END:
                 if then is _Then.GO_ON:
                     await trio.lowlevel.checkpoint()
@@ -250,10 +250,10 @@ class Link:
                 else:
                     then = await when_readable(self._socket.fileno(), read)
         finally:
-            self._source = _nothing  # from this instant: who flushes before all tasks have ended would be refused
+            self._source = _nothing  # from this instant, because a frame after the end would be an error
 
     def _handle(self, take: Callable[[Frame], None]) -> _Then | None:
-        """Have ``take`` look at the frames that came, or at a slice of them; return None where that was all."""
+        """Pass the frames that came, or a slice of them, to ``take``; return None if these were all."""
         then: _Then | None = _Then.GO_ON
         self._handling = True
         try:
@@ -279,7 +279,7 @@ class Link:
         return event
 
     def _read(self) -> bool | None:
-        """Take what has come, and return true; None where there was nothing. Raises LinkCutError."""
+        """Read what has come and return True; None if nothing has. Raises LinkCutError."""
         try:
             data = self._socket.recv(_READ_SIZE)
         except BlockingIOError:
@@ -292,7 +292,7 @@ class Link:
         return True
 
     def _room(self) -> bool:
-        """Return whether what is sealed now would leave soon."""
+        """Return whether a frame sealed now would leave soon."""
         if self._pushed < _UNSENT:
             return True
         try:
@@ -308,7 +308,7 @@ class Link:
         try:
             sent = self._socket.send(data) if data else 0
         except OSError:
-            sent = 0  # full, or gone: whoever reads meets the same error
+            sent = 0  # full, or gone: the reading task meets the same error
         self._pushed += sent
         self._sealed = data[sent:]
 

@@ -1,11 +1,11 @@
 """The remote port server of a port: it admits clients that prove the key, and keeps their sessions.
 
 A session outlives its connections. Whatever a client does ends at most its own connection or session: each runs in a
-task of its own, and an exception that nobody expected is logged and ends that task alone.
+task of its own, and an unexpected exception is logged and ends that task alone.
 
-Before the key is proved a client is a stranger, and what strangers cost is bounded: the handshakes under way in all and
-for each network, a second to say something, and guesses at the key. Where there is no place left, the oldest stranger
-that has said nothing yet makes room; a client with the key says HELLO at once, so it is never that one for long.
+Until the key is proved a client is a stranger, and strangers must not cost much. These are bounded: the handshakes at a
+time, in all and of each network, the second to send HELLO, and the guesses at the key. If no place is left, the oldest
+stranger that has sent nothing yet gives way. A client with the key sends HELLO at once, so it is hardly ever that one.
 """
 
 from __future__ import annotations
@@ -65,34 +65,34 @@ __all__ = ["RemotePortService"]
 RESUME_WINDOW: Final = 60.0
 """Seconds for which a session waits for its next connection."""
 _HANDSHAKES: Final = 32
-"""Handshakes at once: each costs two multiplications on a curve."""
+"""The most handshakes at once: each costs two multiplications on a curve."""
 _SHARE: Final = 24
-"""Handshakes at once from one network, so that there are places left for others."""
+"""The most handshakes at once from one network, so that places are left for others."""
 _FIRST_FRAME: Final = 1.0
-"""Seconds that a client has to say HELLO, which it does at once."""
+"""Seconds for a client's HELLO, which it sends at once."""
 _FLAPPING: Final = 60.0
-"""Seconds within which two CPUs that throw each other off are found out to use one node id."""
+"""Seconds within which two CPUs that disconnect each other are known to use one node id."""
 _ANSWER: Final = 1.0
-"""Seconds that the older link then has to prove that it lives."""
+"""Seconds for the older link to prove that it lives then."""
 _KEEP_OUT: Final = 300.0
-"""Seconds for which the newer one is then refused."""
+"""Seconds for which the newer one is refused then."""
 _MOST_CHANGES: Final = 256
-"""Changes of address that are remembered."""
+"""The most changes of address that are remembered."""
 _OLDEST_KEYS: Final = 25 * 3600.0
-"""Seconds after which a connection is cut whose client does not renew its keys."""
+"""Seconds after which a connection is cut if its client has not renewed the keys."""
 _RING: Final = 1 << 20
-"""Bytes of the line that are kept for a client that is away or slow; what is more becomes a gap."""
+"""Bytes of the line that are kept for a client that is away or slow; more bytes become a gap."""
 _CLASSES: Final = Right.PTZ | Right.TCP | Right.CGI
 _NOTHING: Final = Right(0)
 _GUESSED: Final = "too many wrong keys came from there"
 _LOST: Final = 16
-"""Clients that went for good and are still told of in the chain, so that an operator finds the hop that is down."""
+"""The most clients gone for good that the chain still shows, so that an operator finds the broken hop."""
 _LOST_SECONDS: Final = 24 * 3600.0
 """Seconds after which they are forgotten."""
 _WRONG_KEY_SECONDS: Final = 120.0
-"""Seconds for which a wrong key is told of in the chain: a CPU that has one tries again each minute at least."""
+"""Seconds for which the chain shows a wrong key: a CPU with a wrong key tries again at least each minute."""
 _RETIRE: Final = 1.2
-"""Seconds that messages under way have when the gateway stops."""
+"""Seconds for messages under way when the gateway stops."""
 
 
 @final
@@ -104,14 +104,14 @@ class _Handshake:
         self.connection = connection
         self.scope = trio.CancelScope(deadline=trio.current_time() + _FIRST_FRAME)
         self.silent = True
-        """Whether it has said nothing yet."""
+        """True until its HELLO has come."""
         self.client = b"", 0, peer.address
-        """Who it says it is ..."""
+        """Its claimed node id and remote port, and its address ..."""
         self.point = b""
         """... and the key by which it is judged, as a point."""
 
     def spoke(self) -> None:
-        """Give it the time of a whole handshake: it said HELLO."""
+        """Note its HELLO, and give it the time of a whole handshake."""
         self.silent = False
         self.scope.deadline = trio.current_time() + HANDSHAKE_DEADLINE
 
@@ -158,7 +158,7 @@ class RemotePortService:
         self._handshakes: list[_Handshake] = []
         self._keyless = keyless
         self._changes: dict[tuple[bytes, int], tuple[float, str]] = {}
-        """When a client's session was last replaced from another address, and the address that lost it."""
+        """For each client, when its session was last replaced from another address, and the address that lost it."""
         self._duplicates: dict[tuple[bytes, int], tuple[float, str]] = {}
         """The clients that two CPUs claim to be: until when the newer is refused, and what the status says."""
         self._left = trio.Event()
@@ -170,9 +170,9 @@ class RemotePortService:
         """Handshakes that failed because of the key."""
         self._chain = chain
         self._wrong_key: tuple[float, str] = -math.inf, ""
-        """When the last of them was, and from which address."""
+        """The time and the address of the last of them."""
         self._lost: dict[tuple[bytes, int], tuple[float, str, str, str]] = {}
-        """The clients that went for good: when, their name and address, and why."""
+        """The clients gone for good: when, their name and address, and why."""
 
     @property
     def sessions(self) -> tuple[RemoteSession, ...]:
@@ -186,7 +186,7 @@ class RemotePortService:
 
     @property
     def warning(self) -> str:
-        """Return what an operator should know of the key; nothing where there is one."""
+        """Return a warning about a missing key; empty if there is one."""
         if not self.keyless:
             return ""
         who = "anybody" if self._keyless else "anybody on this host's own links"
@@ -194,22 +194,22 @@ class RemotePortService:
 
     @property
     def old_key_seconds(self) -> int:
-        """Return for how long the key from before is taken too; 0 where it is not."""
+        """Return for how many seconds the old key is still accepted; 0 if it is not."""
         return round(self._keys.old_until.value - trio.current_time()) if self._keys.has_old else 0
 
     def has_old_key(self, session: RemoteSession) -> bool:
-        """Return whether a client proved the key from before, and not yet the present one."""
+        """Return whether a client has proved the old key, but not yet the present one."""
         return session.point != self._keys.points[0]
 
     @property
     def duplicates(self) -> tuple[str, ...]:
-        """Return the clients of which one is refused, since two CPUs use one node id."""
+        """Return a sentence for each node id that two CPUs use, so that one of them is refused."""
         now = trio.current_time()
         return tuple(what for until, what in self._duplicates.values() if now < until)
 
     @property
     def alarms(self) -> list[tuple[Alarm, str]]:
-        """Return what an operator has to mend, and of whom."""
+        """Return what an operator has to mend, and at which CPU."""
         alarms = [(Alarm.CLONED, what) for what in self.duplicates]
         at, address = self._wrong_key
         if trio.current_time() - at < _WRONG_KEY_SECONDS:
@@ -218,7 +218,7 @@ class RemotePortService:
 
     @property
     def lost(self) -> tuple[Branch, ...]:
-        """Return the clients that went for good and did not come back, as branches of the chain."""
+        """Return the clients gone for good, as branches of the chain."""
         now = trio.current_time()
         self._lost = {key: each for key, each in self._lost.items() if now - each[0] < _LOST_SECONDS}
         return tuple(
@@ -231,7 +231,7 @@ class RemotePortService:
 
     @property
     def port(self) -> PortState:
-        """Return the state of the port as links are told it."""
+        """Return the state of the port for links."""
         state = self._port.state.value
         rights = sum(1 << channel for right, channel in CHANNELS.items() if right in self._granted)
         up = state.down is None and bool(state.path)
@@ -241,13 +241,13 @@ class RemotePortService:
 
     @property
     def _granted(self) -> Right:
-        """Return the classes that links may write: those that we let them, as far as the line's owner lets us."""
+        """Return the rights of links: those that we give, as far as the line's owner gives them to us."""
         owner = self._port.state.value.rights
         classes = Right(sum(right.value for right, channel in CHANNELS.items() if owner >> channel & 1))
         return classes & self._rights | self._port.state.value.control_rights & self._controls
 
     def update_policy(self, allowed: AddressList, key: str, ptz: bool, controls: Right = _NOTHING) -> None:
-        """Take up new settings: another key ends all sessions, another list ends those that it does not allow.
+        """Take up new settings: another key ends all sessions without it, another list those that it does not allow.
 
         ``ptz`` tells whether links may write PTZ commands; the other classes have no switch of their own. ``controls``
         are the rights that their clients have beside writing.
@@ -265,7 +265,7 @@ class RemotePortService:
         self._tell_port()
 
     async def rekey(self, told: Rekey, seconds: float) -> list[ToldCpu]:
-        """Carry the key in force to the clients whom it is for; return what became of it, within so many seconds."""
+        """Carry the key in force to the clients that it is for; return the outcome at each, within ``seconds``."""
 
         def links() -> list[KeyLink]:
             return [session.key_link for session in self.sessions]
@@ -276,11 +276,11 @@ class RemotePortService:
         return [*cpus, *(ToldCpu(node, name, Told.GONE) for (node, _), name in lost.items())]
 
     def apart(self) -> list[ToldCpu]:
-        """Return the clients, to whom a key from above is not told: they have another one."""
+        """Return the clients as APART: they have a key of their own, so a key from above is not sent to them."""
         return [ToldCpu(session.session.key[0], session.name, Told.APART) for session in self.sessions]
 
     def welcome(self, sock: socket.socket, sockaddr: Any) -> None:
-        """Take a client that a listener accepted: let it prove itself where its address may, close it otherwise."""
+        """Take an accepted client: begin its handshake, or close it if its address may not come."""
         peer = Endpoint.of(sockaddr)
         if not self._allowed.allows(peer.address):
             self._refuse_address(sock, peer, "its address is not among AllowedIPAddresses")
@@ -296,9 +296,9 @@ class RemotePortService:
             self._tasks.start_soon(self._serve, sock, handshake)
 
     def _make_room(self, peer: Endpoint, has_descriptor: bool) -> bool:
-        """Return whether there is a place for another handshake; the oldest silent one may have to give up its own.
+        """Return whether there is a place for another handshake; if need be, end the oldest silent one.
 
-        Without a descriptor that it can have, there is none but that of such a one.
+        Without a free descriptor there is a place only if a silent one ends.
         """
         crowd = [other for other in self._handshakes if other.peer.network == peer.network]
         if len(crowd) < _SHARE:
@@ -313,7 +313,7 @@ class RemotePortService:
         return False
 
     async def run(self) -> None:
-        """Tell links of the port's changes, and end sessions that waited too long, until cancelled."""
+        """Report the port's changes to links, and end sessions that waited too long, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
             nursery.start_soon(self._retire_old_key)
@@ -321,7 +321,7 @@ class RemotePortService:
                 self._tell_port()
 
     async def retire(self) -> None:
-        """Stop with the gateway: let what was begun be finished, then end all sessions, with nothing uncertain."""
+        """Stop with the gateway: let begun messages finish, then end all sessions, so that nothing is uncertain."""
         for session in self.sessions:
             session.retire()
         with trio.move_on_after(_RETIRE):
@@ -350,7 +350,8 @@ class RemotePortService:
                 node = f"{client.name} {client.node.hex()[:8]}".lstrip()
                 name = f"{peer} ({node}, R{client.index})"
                 duplicate = await self._is_duplicate(client, opening, peer.address)
-                # Settings may have changed since the client connected: what is asked here still holds in _admitted().
+                # Settings may have changed since the client connected. There is no checkpoint between this and
+                # _admitted().
                 if (reason := self._refusal(handshake.point, peer.address)) is not None:
                     self._refuse(link, name, Close(reason))
                 elif duplicate:
@@ -360,21 +361,21 @@ class RemotePortService:
                     await self._carry(link, session)
             except (LinkCutError, RemoteProtocolError, OSError) as exc:
                 self._event("connections that ended", "%s: %s", peer, exc)
-            except Exception:  # whatever goes wrong with one client ends that client
+            except Exception:  # an error in one client ends that client alone
                 self._logger.exception("remote-port server: %s: a bug ended the connection", peer)
             finally:
                 self._release(handshake)
                 handshake.connection.close()
 
     async def _greet(self, link: Link, handshake: _Handshake) -> tuple[Peer, Open]:
-        """Have a client prove the key and say OPEN, in its place among the handshakes. Raises what ends that."""
+        """Let a client prove the key and send OPEN, as one of the handshakes. Raises what ends the handshake."""
         network, why = handshake.peer.network, "it said nothing"
 
         def charge(_: Hello) -> None:
             nonlocal why
             why = f"no handshake within {HANDSHAKE_DEADLINE:g} s"
             handshake.spoke()
-            # It is judged once more: many may have come in before the first of them was charged.
+            # Check again, because many may have been accepted before the first of them was charged.
             if not self._guesses.allows(network, trio.current_time()):
                 raise LinkCutError(_GUESSED)
             self._guesses.charge(network, trio.current_time())
@@ -400,16 +401,16 @@ class RemotePortService:
             self._release(handshake)
 
     def _release(self, handshake: _Handshake) -> None:
-        """Give back its place, unless it made room already. Idempotent."""
+        """Give back its place, unless another one has it already. Idempotent."""
         if handshake in self._handshakes:
             self._handshakes.remove(handshake)
 
     async def _is_duplicate(self, client: Peer, opening: Open, address: str) -> bool:
-        """Return whether another CPU has the client's node id, and lives.
+        """Return whether another live CPU has the client's node id.
 
-        Such two throw each other off for ever: each finds that its session was replaced, and opens another. It is known
-        by an address that lost its session to another one, and comes back for it within a minute, while the link that
-        took it still answers. A CPU that only moved to another address has no link that answers.
+        Two such CPUs would disconnect each other for ever: each finds that its session was replaced, and opens another.
+        The sign is an address that lost its session to another one, and comes back within a minute while the link that
+        took the session still answers. A CPU that only moved to another address has no second link that answers.
         """
         key = client.node, client.index
         current = next((session for session in self.sessions if session.session.key == key), None)
@@ -445,7 +446,7 @@ class RemotePortService:
             self._event("wrong keys", "wrong key from %s", handshake.peer, level=logging.WARNING)
 
     def _refusal(self, point: bytes, address: str) -> CloseReason | None:
-        """Return why a client that proved the key of ``point`` may not come in any more; None where it may."""
+        """Return why a client that proved the key of ``point`` may not come in any more; None if it may."""
         if self.handle.revoked is not None or not self._allowed.allows(address):
             return CloseReason.REVOKED
         if point not in self._keys.points:
@@ -457,7 +458,7 @@ class RemotePortService:
         link.refuse(close)
 
     def _admitted(self, link: Link, client: Peer, opening: Open, name: str, address: str) -> RemoteSession | None:
-        """Find or make the session that a client asks for, and start its task; None where it is refused."""
+        """Find or make the session that a client asks for, and start its task; return None if it is refused."""
         admitted = self._register.admit(client, opening, os.urandom(16), self.port, Endpoint(address, 0).network)
         self._end(admitted.ended)
         if isinstance(admitted, Refused):
@@ -493,7 +494,7 @@ class RemotePortService:
         self._end(self._register.end(session.session, CloseReason.PROTOCOL))
 
     async def _carry(self, link: Link, session: RemoteSession) -> None:
-        """Carry frames of a session's new connection, which takes the place of the one before it."""
+        """Carry frames of a session's new connection, which replaces the one before it."""
         name = session.handle.holder
         try:
             closed = await session.carry(link, _OLDEST_KEYS)
@@ -546,7 +547,7 @@ class RemotePortService:
                 session.fail(exc)
 
     async def _retire_old_key(self) -> None:
-        """End the sessions of clients that have only the old key when that is taken no longer."""
+        """When the old key expires, end the sessions of clients that have only that."""
         while True:
             until = self._keys.old_until.value
             with trio.move_on_at(until if self._keys.has_old else math.inf) as waiting:
@@ -556,7 +557,7 @@ class RemotePortService:
                 self._end_those_without_a_key()
 
     def _end_those_without_a_key(self) -> None:
-        """End the sessions of clients that proved a key which is not taken any more."""
+        """End the sessions of clients whose key is not accepted any more."""
         for session in self.sessions:
             if session.point not in self._keys.points:
                 self._end(self._register.end(session.session, CloseReason.KEY_CHANGED))

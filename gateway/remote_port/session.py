@@ -85,7 +85,7 @@ class RemoteSession:
         self.key_link = KeyLink(keys, session.key, self.flush)
         """The link as a new key on its way down sees it."""
         self.features = 0
-        """Those that both sides of its last connection know."""
+        """The features that both sides of its last connection know."""
         self.handle = handle
         self.address = ""
         """The IP address of its last connection."""
@@ -105,9 +105,9 @@ class RemoteSession:
         self._is_timed = True
         """``_tell_in_time`` looks at the outcomes that are held, and need not be woken."""
         self.sent = 0
-        """As a Reader: bytes of the line that it was told, or is kept for it."""
+        """As a Reader: bytes of the line that were sent to it, or are kept for it."""
         self.gaps = 0
-        """Bytes that the client told us it would not send after all."""
+        """Bytes that the client announced as a GAP: it will not send them after all."""
         self._logger = logger
         self._events = events
         self._failed = failed
@@ -123,7 +123,7 @@ class RemoteSession:
         self._line.listen_for_turns(self.turned)
         self._set_rate(self._line.state.value.rate)
         self._in_turn: tuple[ClassWriter, Message] | None = None
-        """The message of this client that has its turn by the owner's rule, and whose it is."""
+        """This client's message that has its turn by the owner's rule, and the writer of its class."""
 
     @property
     def received(self) -> int:
@@ -132,7 +132,7 @@ class RemoteSession:
 
     @property
     def dropped(self) -> int:
-        """Return how many of these were not written, and never will be."""
+        """Return how many of these will never be written."""
         return sum(writer.dropped for writer in self._writers.values())
 
     @property
@@ -154,7 +154,7 @@ class RemoteSession:
         self.flush()
 
     def turned(self, asker: Asker | None, ending: Ending | None) -> None:
-        """Tell the client where the turns of its messages by the owner's rule begin and end."""
+        """Tell the client where turns of its messages by the owner's rule begin and end."""
         if self._in_turn is not None:
             marking, marked = self._in_turn
             self._in_turn = None
@@ -170,7 +170,7 @@ class RemoteSession:
             writer.mark(message, TurnPhase.BEGIN, TurnStatus.RUNNING)
 
     def _writer(self, asker: Asker | None) -> ClassWriter | None:
-        """Return which of our writers asked, if one did."""
+        """Return the writer of ours that asked, if one did."""
         claim = asker.claim if isinstance(asker, Taken) else asker
         return next((each for each in self._writers.values() if claim is not None and each.line is claim), None)
 
@@ -181,7 +181,7 @@ class RemoteSession:
         return OTHERS if message is None else WireAsker(message.channel, message.offset)
 
     def missed(self, count: int, reason: Reason) -> None:
-        """Pass on to the client that some of the line never came."""
+        """Tell the client that bytes of the line are missing."""
         try:
             self.session.gap(count, reason)
         except Exception as exc:  # noqa: BLE001  # as in deliver()
@@ -190,12 +190,12 @@ class RemoteSession:
         self.flush()
 
     def flush(self) -> None:
-        """Have the link look at the session again."""
+        """Make the link send what the session has."""
         if self.link is not None:
             self.link.flush()
 
     def permit(self, rights: Right) -> None:
-        """Let the classes in ``rights`` write, and the others no longer; and what clients may ask beside."""
+        """Let only the classes in ``rights`` write, and clients ask only for what is in it."""
         self._controls.permit(rights)
         for right, channel in CHANNELS.items():
             writer = self._writers[channel]
@@ -230,10 +230,10 @@ class RemoteSession:
         return hop, Cpu(session.key[0], NO_PORT, self.name)
 
     def fail(self, error: BaseException) -> None:
-        """Log an unexpected exception, and have the session ended for it, without a word.
+        """Log an unexpected exception, and end the session for it, without a CLOSE.
 
-        A CLOSE would tell the client which bytes were written, and no number of this session can be trusted now. The
-        client finds out that the session is gone when it asks for it, and what it sent is UNCERTAIN.
+        A CLOSE would tell the client which bytes were written, but no number of this session can be trusted now. The
+        client learns that the session is gone when it asks for it, and what it sent is UNCERTAIN.
         """
         self._logger.error("remote-port server: %s: a bug ended the session", self.handle.holder, exc_info=error)
         self.session.detach(now_ms())
@@ -250,12 +250,12 @@ class RemoteSession:
             await writer.idle()
 
     def end(self, why: str) -> None:
-        """End all that the client does here, and tell it so behind the outcomes of its bytes."""
+        """End everything that the client does here, and tell it so after the outcomes of its bytes."""
         self.handle.revoke(why)
         for writer in self._writers.values():
             try:
                 writer.give_up()
-            except Exception:  # the session is over all the same, but says no numbers: see fail()
+            except Exception:  # the session is over in any case, but its numbers cannot be trusted: see fail()
                 self.session.detach(now_ms())
                 self._logger.exception("remote-port server: %s: a bug at the end of the session", self.handle.holder)
         self.flush()
@@ -263,7 +263,7 @@ class RemoteSession:
         self.scope.cancel()
 
     async def answers(self, seconds: float) -> bool:
-        """Ask whether the client is there, and return whether it answers in time."""
+        """Send the client a PING; return whether it answers in time."""
         if self.link is None:
             await trio.lowlevel.checkpoint()
             return False
@@ -275,10 +275,10 @@ class RemoteSession:
         return False
 
     async def carry(self, link: Link, most: float) -> bool:
-        """Carry frames of a new connection for ``most`` seconds at most; return whether the client said CLOSE.
+        """Carry frames of a new connection for at most ``most`` seconds; return whether the client sent CLOSE.
 
-        The connection before it is dropped: nothing of it is read any more. Raises LinkCutError, CutError or
-        RemoteProtocolError, in an exception group.
+        The connection before it is dropped. Raises LinkCutError, CutError or RemoteProtocolError, in an exception
+        group.
         """
         await self._runs.wait()
         self._carrying.cancel()
@@ -343,7 +343,7 @@ class RemoteSession:
                     self._events.log(logging.INFO, kind, message, self.handle.holder, event.count, reason)
 
     async def run(self) -> None:
-        """Write what the client sends, until ``scope`` is cancelled; the line is heard from construction on."""
+        """Write what the client sends, until ``scope`` is cancelled. The line is heard since the construction."""
         with self.scope, contextlib.closing(self._line):
             async with trio.open_nursery() as self._tasks:
                 self._runs.set()

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import functools
 import os
+import select
 import shutil
 import stat
 import struct
@@ -325,6 +326,15 @@ async def test_a_tty_that_a_program_locked_for_ever_is_replaced_under_its_name(
                 await served_.settled(clients=1)
                 os.write(fd, b"in")
                 assert await line.hear(2) == b"in"
+
+
+async def test_what_the_line_says_is_with_the_program_before_any_other_task_runs(tmp_path: Path) -> None:
+    async with port(tmp_path) as (line, served_):
+        with served_.opened() as fd:
+            await served_.settled(clients=1)
+            line.bus.deliver(b"now")
+            assert select.select([fd], [], [], 5)[0], "no checkpoint, so no task that drains a queue"
+            assert os.read(fd, 16) == b"now"
 
 
 async def test_a_program_that_never_reads_costs_its_oldest_bytes_which_are_counted(tmp_path: Path) -> None:
