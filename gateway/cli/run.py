@@ -6,9 +6,10 @@ import contextlib
 import functools
 import gc
 import logging
+import operator
 import os
 import signal
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, NoReturn, cast, final
 
 from gateway.cli.command import (
     DEFAULT_CONFIG,
@@ -120,7 +121,7 @@ async def _run_until_signalled(
     from gateway.tasks.watch import Cell
 
     await clock.begin()
-    stop, reloads = trio.Event(), Cell(Reload(config))
+    stop, reloads, hang_ups = trio.Event(), Cell(Reload(config)), Cell(0)
     given = inherited(os.environ)
     sockets = given.sockets.get(HTTP, [])
     if sockets and "listen" in cast("dict[str, object]", config.written.get("http", {})):
@@ -131,8 +132,8 @@ async def _run_until_signalled(
         contextlib.closing(Notifier.from_environment(os.environ)) as notifier,
     ):
         async with trio.open_nursery() as nursery:
-            at_hang_up = functools.partial(reload, path, config)
-            await nursery.start(_obey_signals, stop, reloads, at_hang_up, stacks)
+            nursery.start_soon(_read_again, hang_ups, reloads, functools.partial(reload, path, config))
+            await nursery.start(_obey_signals, stop, hang_ups, stacks)
             kept = DescriptorStore(notifier, given.kept)
             await run(config, stop, notifier, reloads, sockets, presets, kept, task_status=_Started())
             nursery.cancel_scope.cancel()
@@ -152,12 +153,7 @@ class _Started:
 
 
 async def _obey_signals(
-    stop: trio.Event,
-    reloads: Cell[Reload],
-    at_hang_up: Callable[[Reload], Reload],
-    stacks: Stacks,
-    *,
-    task_status: trio.TaskStatus[None],
+    stop: trio.Event, hang_ups: Cell[int], stacks: Stacks, *, task_status: trio.TaskStatus[None]
 ) -> None:
     import trio
 
@@ -178,4 +174,17 @@ async def _obey_signals(
                 logger.warning("SIGHUP: the terminal is gone")
                 stop.set()
             else:
-                reloads.set(await trio.to_thread.run_sync(at_hang_up, reloads.value))
+                hang_ups.set(hang_ups.value + 1)
+
+
+async def _read_again(hang_ups: Cell[int], reloads: Cell[Reload], at_hang_up: Callable[[Reload], Reload]) -> NoReturn:
+    """Reload at each hang-up, or once for those that come meanwhile.
+
+    Beside the signals: a file on a server that does not answer must not keep SIGTERM waiting.
+    """
+    import trio
+
+    done = 0
+    while True:
+        done = await hang_ups.wait_for(functools.partial(operator.ne, done))
+        reloads.set(await trio.to_thread.run_sync(at_hang_up, reloads.value, abandon_on_cancel=True))

@@ -8,10 +8,12 @@ start after the process died. They hold names of files and functions, but no val
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import logging
 import os
 import signal
+import stat
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Stacks:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            fd = _opened(path)
         except OSError as exc:
             logger.warning("%s: %s; the stacks of a fault would be lost", path, exc.strerror)
             fd = os.memfd_create(path.name)
@@ -58,3 +60,12 @@ class Stacks:
         self._file.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
+
+
+def _opened(path: Path) -> int:
+    # A link could make root empty a file of somebody else's.
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return fd

@@ -323,6 +323,24 @@ async def test_it_runs_until_sigterm_and_a_hang_up_does_not_end_it(config: Path)
             assert await process.wait() == 0
 
 
+async def test_a_configuration_that_never_comes_to_its_end_does_not_keep_it_from_obeying_sigterm(config: Path) -> None:
+    with lines(config.parent, 1), trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            process = await run_daemon(nursery, config)
+            await started(process, b"P0 Ser1: up")
+            os.unlink(config)
+            os.mkfifo(config)  # as a file on a server that does not answer
+            process.send_signal(signal.SIGHUP)
+            while True:
+                with contextlib.suppress(OSError):  # nobody reads it yet
+                    writer = os.open(config, os.O_WRONLY | os.O_NONBLOCK)
+                    break
+                await trio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+            os.close(writer)
+
+
 async def test_what_the_start_has_made_is_left_out_of_garbage_collections(config: Path, tmp_path: Path) -> None:
     watched = tmp_path / "watched.py"
     watched.write_text(

@@ -56,6 +56,19 @@ def test_the_stacks_of_a_process_that_died_are_in_the_log_of_the_next(tmp_path: 
     assert run(tmp_path / "stacks.txt").stderr == ""
 
 
+def test_a_name_that_leads_elsewhere_is_neither_followed_nor_waited_for(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "passwd"
+    elsewhere.write_text("root")
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(elsewhere)
+    os.mkfifo(pipe)
+    for path, why in ((link, "Too many levels of symbolic links"), (pipe, "not a regular file")):
+        done = run(path, signal.SIGUSR1)
+        assert done.returncode == 0
+        assert done.stderr.startswith(f"{path}: {why}; the stacks of a fault would be lost\nasked for:\n")
+    assert elsewhere.read_text() == "root"
+
+
 def test_where_no_file_can_be_made_the_stacks_are_in_the_log_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "none" / "stacks.txt"
     done = run(path, signal.SIGUSR1)
