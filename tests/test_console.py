@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.from_thread import run as in_trio
 
+from gateway.host.config import PortConfig
 from protocol.parameters.hardware import ManagerHardware
 from tests.helpers import PASSWORD, free_port, needs_curl, running_gateway
 
@@ -232,6 +233,36 @@ async def test_a_client_appears_with_its_bytes_and_is_gone_when_it_leaves(tmp_pa
     with trio.fail_after(60):
         async with running_gateway(tmp_path) as gateway:
             port = await gateway.open_tcp()
+            await visit(gateway, look)
+
+
+async def test_where_all_places_are_taken_an_operator_sees_all_that_passes_and_writes_once_one_is_free(
+    tmp_path: Path,
+) -> None:
+    def look(page: Page) -> None:
+        opened: list[str] = []
+        page.goto("about:blank")
+        page.on("websocket", lambda socket: opened.append(socket.url))
+        page.goto("/")
+        shows(page, "#state", "not connected: the port takes no more clients")
+        for asked in (1, 2, 3):
+            while sum(not url.endswith("?trace=1") for url in opened) < asked:
+                page.wait_for_timeout(50)
+            in_trio(gateway.lines[0].say, b"%d\n" % asked)
+            shows(page, ".received .text", f"{asked}\\n")
+        assert sum(url.endswith("?trace=1") for url in opened) == 1, "its ear stays open meanwhile: no byte is missed"
+        in_trio(client.aclose)
+        shows(page, "#state", "up")
+        page.get_by_label("Send", exact=True).fill("now")
+        page.keyboard.press("Enter")
+        assert in_trio(gateway.lines[0].hear, 4) == b"now\r"
+        shows(page, ".row.sent", "now\\r")
+
+    with trio.fail_after(60):
+        async with running_gateway(tmp_path, sharing=(PortConfig(max_clients=1),)) as gateway:
+            client = await trio.open_tcp_stream("127.0.0.1", await gateway.open_tcp())
+            await client.send_all(b"mine")
+            await gateway.lines[0].hear(4)
             await visit(gateway, look)
 
 

@@ -148,8 +148,10 @@ function choose() {
 /* -- the line, live
 
    A trace tells what passes, with its times and, to operators, who wrote it; it may not write, so an operator has a second
-   WebSocket beside it. That one is opened once the trace has begun: then no byte is shown by both of them. Where a trace
-   cannot be had, the writer's own ear has to do. */
+   WebSocket beside it. They are two, for a trace takes none of the port's places, and hears the replies to everybody where
+   turns are taken: who finds all places taken still sees all that passes, and asks for one again and again. The writer is
+   opened once the trace has begun: then no byte is shown by both of them. Where a trace cannot be had, the writer's own
+   ear has to do. */
 
 let socket = null;               // writes, and hears the port's events; a viewer's is the trace
 let monitor = null;              // an operator's trace ...
@@ -194,16 +196,16 @@ function watch() {
 
 function join(query) {
   const mine = open(query);
-  mine.onopen = () => { patience = 500; };
   mine.onmessage = ({ data }) => {
     if (mine !== socket) return;
+    patience = 500;              // it has a place; one that is refused was opened, too
     if (typeof data === "string") hear(JSON.parse(data));
     else if (!traced) log.show("received", new Uint8Array(data));
   };
   mine.onclose = ({ reason }) => {
     if (mine !== socket) return;
     showState(false, `not connected${reason && `: ${reason}`}`);
-    setTimeout(() => mine === socket && connect(), patience);
+    setTimeout(() => mine === socket && (monitor ? join("") : connect()), patience);
     patience = Math.min(patience * 2, 10_000);
   };
   socket = mine;
