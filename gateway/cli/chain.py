@@ -81,9 +81,10 @@ def _cpu(cpu: dict[str, Any]) -> str:
 
 
 def _link(link: dict[str, Any]) -> str:
-    where = f"to {link['address']}" if link["told_by"] == "below" else f"from {link['address']}"
-    trip = "" if link["round_trip_ms"] is None or link["state"] == "down" else f", {link['round_trip_ms']} ms"
-    counted = f", {link['resumes']} resumed, {link['bytes_lost']} bytes lost"
+    is_down = link["state"] == "down"
+    where = f"{'to' if link['told_by'] == 'below' else 'from'} {link['address']}" if link["address"] else ""
+    trip = "" if link["round_trip_ms"] is None or is_down else f"{link['round_trip_ms']} ms"
+    counted = f"{link['resumes']} resumed, {link['bytes_lost']} bytes lost"
     why = f": {link['reason']}" if link["reason"] else ""
-    state = f"LINK DOWN for {link['seconds']} s{why};" if link["state"] == "down" else "link up"
-    return f"{state} {where if link['address'] else ''}{trip}{counted}"
+    state = f"LINK DOWN for {link['seconds']} s{why}; " if is_down else "link up " if where else "link up, "
+    return state + ", ".join(filter(None, (where, trip, counted)))

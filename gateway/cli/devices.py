@@ -50,7 +50,7 @@ def _described(device: Found, line: str | None) -> Iterator[str]:
         yield f"#   {device.adapter}"
     yield from (f"#   {name}" for name in (device.by_id, device.by_path) if name)
     if device.console:
-        yield "#   the kernel writes its messages there: take console=... off its command line first"
+        yield "#   the kernel writes its messages there: take console=... off its command line"
     yield from (f"#   open in {user}" for user in device.users)
     if line is None:
         yield f'[[serial]]\ndevice = "{device.name}"\nmodes = ["RS232"]'

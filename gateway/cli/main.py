@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -45,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` (default: the process's own arguments) names; return the exit status.
 
     The status is 78 (EX_CONFIG) for an error in the configuration file, and 1 for any other error of a command.
-    argparse itself exits with 2 for arguments that it cannot parse.
+    argparse itself exits with 2 for arguments that it cannot parse. Ctrl-C gives 130, as a shell has it.
     """
     _open_standard_descriptors()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that this terminal has not
     parser = make_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -55,17 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help()
         return 2  # as for any other arguments that cannot be parsed
-    status = 1
+    status = 0  # also where a reader has left before all was said
     try:
         try:
             status = int(arguments.command(arguments))
         except CommandError as exc:
             _print_error(f"daisyport: {exc}")
+            status = 1
         except ConfigError as exc:
             for message in exc.messages:
                 _print_error(f"{arguments.config or DEFAULT_CONFIG}: {message}")
             status = os.EX_CONFIG  # the unit has systemd not restart after it: the same error would come back
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = 130
     except OSError as exc:
         if exc.filename is not None or exc.errno not in (errno.EPIPE, errno.ENOSPC):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.command import add_config_option
@@ -36,7 +37,7 @@ def _port(port: dict[str, Any]) -> Iterator[str]:
     line = port.get("device") or f"a line of another CPU, R{port['remote_port']}"
     yield f"{port['name']:4}{port['state']:7}{in_words(port.get('settings_in_force')):20}{line}"
     if port["reason"]:
-        yield f"    {port['reason']}"
+        yield from textwrap.wrap(port["reason"], _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 4)
     devices = {f"Ser{port['serial_port']}", f"R{port['remote_port']}"}
     for unit, state in port["services"].items():
         if not unit.startswith("service ") and unit not in devices:

@@ -57,7 +57,8 @@ def _of(name: str | None, status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _overview(status: dict[str, Any]) -> Iterator[str]:
-    yield f"{status['node']}: Daisyport {status['version']}, up {_duration(status['uptime_seconds'])}"
+    about = f": Daisyport {status['version']}, up {_duration(status['uptime_seconds'])}"
+    yield f"{status['node'][: _WIDTH - len(about)]}{about}"
     configuration = status["configuration"]
     yield from (f"configuration file: {error}"[:_WIDTH] for error in configuration["errors"])
     if configuration["at_next_start"]:
@@ -71,7 +72,7 @@ def _overview(status: dict[str, Any]) -> Iterator[str]:
             f"{port['bytes_from_line']:>15,}{port.get('bytes_to_line', 0):>15,}"
         )
         if port["reason"]:
-            yield f"      {port['reason']}"[:_WIDTH]
+            yield from textwrap.wrap(port["reason"], _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def _port(port: dict[str, Any]) -> Iterator[str]:

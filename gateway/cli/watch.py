@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
 
@@ -57,9 +58,11 @@ def watch(ask: Callable[[], Status]) -> int:
                 status = ask()
             except CommandError as exc:
                 before = None
-                show(time.strftime("%H:%M:%S"), [Table([str(exc)], [_WIDTH], [])])
+                first, *rest = _folded(str(exc))
+                show(time.strftime("%H:%M:%S"), [Table(first, [_WIDTH], rest)])
             else:
-                heading = f"{status['node']}: Daisyport {status['version']}  {time.strftime('%H:%M:%S')}"
+                about = f": Daisyport {status['version']}  {time.strftime('%H:%M:%S')}"
+                heading = f"{status['node'][: _WIDTH - len(about)]}{about}"
                 show(heading, list(screen(status, before, now - asked_before, time.time())))
                 before, asked_before = status, now
             time.sleep(_EACH)
@@ -76,9 +79,9 @@ def screen(status: Status, before: Status | None, seconds: float, clock: float) 
         device = port.get("device") or f"R{port['remote_port']}"
         rows.append([port["name"], port["state"], in_words(port.get("settings_in_force")), device[-24:], *rates])
         if port["reason"]:
-            refused.append([f"{port['name']}: {port['reason']}"])
+            refused += _folded(f"{port['name']}: {port['reason']}")
         for name, why in port.get("settings_refused", {}).items():
-            refused.append([f"{port['name']}: {name} is not as it is wanted: {why}"])
+            refused += _folded(f"{port['name']}: {name} is not as it is wanted: {why}")
     yield Table(["PORT", "STATE", "LINE", "DEVICE", "FROM LINE", "TO LINE"], [4, 6, 17, 24, -11, -11], rows)
     if refused:
         yield Table(["WHAT IS WRONG"], [_WIDTH], refused)
@@ -148,6 +151,11 @@ def _state(link: Status, key: str) -> tuple[str, ...]:
     trip = "" if link["round_trip_ms"] is None else f"{link['round_trip_ms']} ms"
     state = "up" if link["linked"] else "down"
     return state, key, trip, str(link["resumes"]), _short(link["bytes_resent"])
+
+
+def _folded(text: str) -> list[list[str]]:
+    """Return the rows of a table of one column, with all of a text: its end says what to do."""
+    return [[line] for line in textwrap.wrap(text, _WIDTH, subsequent_indent="  ")]
 
 
 def in_words(settings: Status | None) -> str:

@@ -117,6 +117,25 @@ def test_a_word_that_is_no_text_is_a_part_of_a_target_all_the_same() -> None:
     assert quoted("P0/ \u00e9\udcff?") == "P0%2F%20%C3%A9%3F%3F"
 
 
+def test_a_command_that_is_interrupted_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gateway.remote_port.keygen.strong_key", interrupted)
+    assert main(["keygen"]) == 130
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_name_that_the_terminal_cannot_show_is_spelled_out(config: Path) -> None:
+    config.write_text('node_name = "blåde"\n' + config.read_text().replace("tty1", "ttyä"))
+    environ = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [*DAISYPORT, "check", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, timeout=20, check=False, env=environ)
+    assert (done.returncode, rb"tty\xe4 (RS232)" in done.stdout) == (0, True), done
+
+
 def test_check_tells_what_the_configuration_means(config: Path) -> None:
     checked = daisyport("check", "--config", config)
     assert checked.returncode == 0

@@ -106,7 +106,7 @@ def test_devices_prints_what_to_paste_for_each_that_is_not_in_the_configuration(
         capsys.readouterr().out
         == """\
 # /dev/ttyS1: Ser1; driver serial; root:dialout 660
-#   the kernel writes its messages there: take console=... off its command line first
+#   the kernel writes its messages there: take console=... off its command line
 #   open in getty (812)
 
 # /dev/ttyUSB0: not in the configuration; driver ftdi_sio; root:dialout 660

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from gateway.cli import main
+from gateway.cli.watch import screen
+from protocol.parameters.hardware import ManagerHardware
 from tests.helpers import running_gateway
 from tests.test_chain import chain
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
+
+    import pytest
 
     from tests.helpers import Gateway
 
@@ -35,12 +40,38 @@ async def test_all_ports_are_shown_in_columns_of_a_terminal(short_path: Path) ->
             gateway.lines[1].unplug()
             await gateway.until(lambda port: port["state"] == "down", port=1)
             shown = (await asked(gateway)).stdout.decode().splitlines()
+            reason = (await gateway.status(1))["reason"]
     assert shown[0].startswith("cpu1: Daisyport ")
     assert shown[2].split() == ["PORT", "STATE", "DEVICE", "CLIENTS", "FROM", "LINE", "TO", "LINE"]
     assert shown[3].split()[:2] == ["P0", "up"]
     assert shown[4].split()[:2] == ["P1", "down"]
-    assert str(gateway.lines[1].path)[:20] in shown[5]
+    assert " ".join("".join(f"{line}\n" for line in shown[5:]).split()) == reason, "whole, with what to do"
     assert max(map(len, shown)) <= 80
+
+
+async def test_a_long_name_and_a_long_reason_fit_the_terminal_and_the_reason_is_whole(
+    short_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, managers = "a name of a node " * 8, (ManagerHardware(remote_port=0),)
+    shown: list[str] = []
+    with trio.fail_after(30):
+        async with running_gateway(short_path, ports=0, managers=managers, node_name=name) as gateway:
+            await gateway.until(lambda port: "AutoConf dials nobody" in port["reason"])
+            reason = (await gateway.status())["reason"]
+            status = json.loads(await gateway.curl("/daisyport/status"))
+            config = gateway.config.state_dir / "daisyport.toml"
+            config.write_text(f'state_dir = "{short_path}/state"\nruntime_dir = "{short_path}/run"\n')
+            for words in (["status"], ["status", "P0"], ["ports"], ["chain"]):
+                assert await trio.to_thread.run_sync(main.main, [*words, "--config", str(config)]) == 0
+                shown.append(capsys.readouterr().out)
+    *whole, chain = shown
+    for text in whole:
+        assert reason in " ".join(text.split())
+    assert "; 0 resumed, 0 bytes lost" in " ".join(chain.split())
+    assert max(len(line) for text in shown for line in text.splitlines()) <= 80
+    watched = [line for table in screen(status, None, 1.0, 0.0) for line in table.lines()]
+    assert reason in " ".join(" ".join(watched).split())
+    assert max(map(len, watched)) <= 80
 
 
 async def test_one_port_is_shown_with_its_settings_services_and_clients(short_path: Path) -> None:
