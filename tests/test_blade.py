@@ -42,12 +42,7 @@ async def cpu(
     host: Host, directory: Path, config: str, parameters: dict[str, object], top: str = ""
 ) -> AsyncIterator[Path]:
     """Run the daemon on ``host`` until the block ends; its log is the file that this gives."""
-    (directory / "state").mkdir(parents=True, exist_ok=True)
-    (directory / "daisyport.toml").write_text(
-        f'state_dir = "{directory}/state"\nruntime_dir = "{directory}/run"\nchassis = "blade-7"\n{top}\n'
-        f'[http]\nlisten = []\n[tcp]\nbind = ["0.0.0.0"]\n{config}\n'
-    )
-    (directory / "state" / "parameters").write_text("".join(f"root.{n}={v}\n" for n, v in parameters.items()))
+    lay_out(directory, config, parameters, top)
     command = host.command(sys.executable, "-m", "gateway", "run", "--config", str(directory / "daisyport.toml"))
     log = directory / "log"
     with log.open("wb") as output:
@@ -63,6 +58,16 @@ async def cpu(
                 await process.wait()
 
 
+def lay_out(directory: Path, config: str, parameters: dict[str, object], top: str = "") -> None:
+    """Write the files with which a daemon starts."""
+    (directory / "state").mkdir(parents=True, exist_ok=True)
+    (directory / "daisyport.toml").write_text(
+        f'state_dir = "{directory}/state"\nruntime_dir = "{directory}/run"\nchassis = "blade-7"\n{top}\n'
+        f'[http]\nlisten = []\n[tcp]\nbind = ["0.0.0.0"]\n{config}\n'
+    )
+    (directory / "state" / "parameters").write_text("".join(f"root.{n}={v}\n" for n, v in parameters.items()))
+
+
 async def connected(host: Host, port: int) -> trio.SocketStream:
     """A TCP client on ``host`` itself, once the daemon there listens."""
     while True:
@@ -72,7 +77,7 @@ async def connected(host: Host, port: int) -> trio.SocketStream:
         stream = trio.socket.from_stdlib_socket(sock)
         try:
             await stream.connect(("127.0.0.1", port))
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
             stream.close()
             await trio.lowlevel.checkpoint()
         else:
