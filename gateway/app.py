@@ -151,15 +151,13 @@ async def _listen_control(config: Config, http: Callable[[], HttpService], clien
     folder = config.runtime_dir / "control"
     # Users named in [control] must be able to reach the socket; their credentials tell them from strangers.
     shared = bool(config.control.admins or config.control.viewers)
-    with contextlib.suppress(OSError):  # listen_unix reports a folder that cannot be made
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o755 if shared else 0o750)
 
     def welcome(sock: socket.socket, peer: object) -> None:
         http().control.admit(clients, sock, peer)
 
     unit = Unit("control socket", lambda: None)
-    await listen_unix(folder / "http.sock", SOCK_STREAM, 0o666 if shared else 0o660, welcome, unit)
+    modes = (0o666, 0o755) if shared else (0o660, 0o750)
+    await listen_unix(folder / "http.sock", SOCK_STREAM, modes[0], welcome, unit, folder_mode=modes[1])
 
 
 async def _announce(

@@ -54,15 +54,26 @@ async def listen_tcp(address: str, port: int, welcome: Welcome, unit: Unit) -> N
     await _listen(unit, lambda: _bind_tcp(address, port), welcome)
 
 
-async def listen_unix(path: Path, kind: socket.SocketKind, mode: int, welcome: Welcome, unit: Unit) -> None:
+async def listen_unix(
+    path: Path,
+    kind: socket.SocketKind,
+    mode: int,
+    welcome: Welcome,
+    unit: Unit,
+    folder_mode: int | None = None,
+) -> None:
     """Accept clients on the Unix socket ``path``, made with ``mode``, until cancelled; remove it then.
 
-    A socket that was removed is made again within seconds: nothing tells the process that its name is gone.
+    A socket that was removed is made again within seconds: nothing tells the process that its name is gone. With
+    ``folder_mode`` its folder is its own, and is made with it.
     """
     made = (0, 0)
 
     def bind() -> socket.socket:
         nonlocal made
+        if folder_mode is not None:
+            path.parent.mkdir(exist_ok=True)
+            path.parent.chmod(folder_mode)
         listener = _bind_unix(path, kind, mode)
         made = _identity(path)
         return listener

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import socket
 import stat
 import subprocess
@@ -385,6 +386,25 @@ async def test_a_socket_that_somebody_removed_is_made_again_within_five_seconds(
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
     assert caplog.text.count("the socket was removed, and is made again") == 1
+
+
+async def test_a_folder_of_its_own_is_made_with_the_socket_whenever_that_can_be(
+    folder: Path, autojump_clock: MockClock
+) -> None:
+    path = folder / "run" / "control" / "http.sock"
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            unit = new_unit()
+            nursery.start_soon(listen_unix, path, socket.SOCK_STREAM, 0o660, lambda *_: None, unit, 0o750)
+            await unit.settled.wait()
+            assert unit.state == "No such file or directory"
+            path.parent.parent.mkdir()
+            for _ in range(2):
+                await trio.sleep(5)
+                assert (unit.state, path.is_socket()) == ("up", True)
+                assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+                shutil.rmtree(path.parent)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_socket_that_is_there_is_left_alone(folder: Path, autojump_clock: MockClock) -> None:
