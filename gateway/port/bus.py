@@ -21,12 +21,11 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
-import trio
-
 from gateway.port.line import PortDown, settings_by_name
 from gateway.port.log import PortLogger
 from gateway.port.rights import Right
 from gateway.tasks.event_log import EventLog
+from gateway.tasks.ready import run_clock
 from gateway.tasks.watch import Cell
 from protocol.frozen import frozen
 
@@ -126,7 +125,8 @@ class Bus:
         """The port manager, as ``P0``."""
         self.received = 0
         """Bytes that came from the line."""
-        self.heard_at = trio.current_time()
+        self._now = run_clock()
+        self.heard_at = self._now()
         """When the last of them came, in seconds of trio's clock."""
         self.missed = 0
         """Bytes of the line that never reached this node, where their number is known."""
@@ -259,7 +259,7 @@ class Bus:
 
     def _deliver(self, data: bytes, among: Iterable[Callable[[bytes], None]]) -> None:
         self.received += len(data)
-        self.heard_at = trio.current_time()
+        self.heard_at = self._now()
         readers = iter(among)
         while True:
             try:

@@ -34,6 +34,7 @@ from gateway.port.counters import Counters
 from gateway.port.line import PortDown
 from gateway.port.log import PortLogger
 from gateway.port.rights import Right
+from gateway.tasks.ready import run_clock
 from protocol.link.message_rules import AGE_LIMIT, PTZ_AGE_LIMIT
 from protocol.link.reasons import Reason
 
@@ -232,7 +233,8 @@ class Session:
         self._hearing.callback(self.watch_lines, False)
         self.age_limit = (PTZ_AGE_LIMIT if write is Right.PTZ else AGE_LIMIT) / 1000
         """Seconds after which a message that has not begun is stale."""
-        self._active_at = trio.current_time()
+        self._now = run_clock()
+        self._active_at = self._now()
         # The line that the last message went to; the bus may have another by now, but that one knows of no rest.
         self._line: Line | None = None
         self._controlled: Line | None = None
@@ -333,7 +335,7 @@ class Session:
         """
         try:
             line = self._bus.line
-            took = line.write_nowait(data, self, trio.current_time() if accepted is None else accepted, whole=whole)
+            took = line.write_nowait(data, self, self._now() if accepted is None else accepted, whole=whole)
         except (PortDown, Forbidden):
             return 0
         if took:
@@ -434,7 +436,7 @@ class Session:
             assert self._line is not None
             return self._line
         self.counters.received += len(data)
-        self._active_at = trio.current_time()
+        self._active_at = self._now()
         try:
             if self.silent is not None:  # asked before the line, so that nobody waits for a turn in vain
                 raise Forbidden(self.silent)
@@ -460,7 +462,7 @@ class Session:
             raise Revoked(self.ended)
         if self.silent is not None:
             raise Forbidden(self.silent)
-        now = trio.current_time()
+        now = self._now()
         if now + ahead - accepted > self.age_limit:
             raise PortDown(f"the line was busy for more than {self.age_limit:g} s", Reason.TOO_OLD)
         self._active_at = now  # the line takes its bytes: it is not idle, however long that lasts

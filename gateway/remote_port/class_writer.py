@@ -29,6 +29,7 @@ from gateway.port.receive_buffer import ReceiveBuffer
 from gateway.port.router import Forbidden
 from gateway.remote_port.line import CHANNELS, Taken
 from gateway.remote_port.throughput import Throughput
+from gateway.tasks.ready import run_clock
 from protocol.link.message_rules import MAX_WAITING
 from protocol.link.reasons import Reason
 from protocol.link.turn_parameters import TurnPhase, TurnStatus
@@ -72,7 +73,8 @@ class Pace:
     def __init__(self) -> None:
         self._round = 0
         self._spent = 0.0
-        self._last = trio.current_time()
+        self._now = run_clock()
+        self._last = self._now()
 
     async def allow(self) -> None:
         """Wait until there is time for another message in this round."""
@@ -86,13 +88,13 @@ class Pace:
     @property
     def is_over(self) -> bool:
         """Return whether the time of this round is used up, and other tasks had no turn since."""
-        return self._spent >= _AT_A_TIME and trio.current_time() - self._last <= _LONGEST
+        return self._spent >= _AT_A_TIME and self._now() - self._last <= _LONGEST
 
     def charge(self, since: float) -> None:
         """Count a message that was begun at ``since``."""
         if since - self._last > _LONGEST:
             self._spent = 0.0  # others had their turn before it
-        self._last = trio.current_time()
+        self._last = self._now()
         self._spent += min(self._last - since, _LONGEST)
 
 
@@ -147,6 +149,7 @@ class ClassWriter:
         self._taken = 0
         """The line has everything before this offset, and may write it even after this writer has gone."""
         self._throughput = Throughput(0.0)
+        self._now = run_clock()
         self._retired = False
         session.window(channel, _LEAST_WINDOW)
         self._current: Message | None = None
@@ -180,8 +183,8 @@ class ClassWriter:
             return False
         if self._begun is not None or self._pace.is_over:
             return False
-        began = trio.current_time()
-        self._under_way.append(Progress(message.offset, message.end))  # its outcome may be told before it returns
+        began, end = self._now(), message.end
+        self._under_way.append(Progress(message.offset, end))  # its outcome may be told before it returns
         try:
             took = line.write_nowait(message.data, whole=True, accepted=message.accepted / 1000)
         except Exception as exc:  # noqa: BLE001  # as in settle(): the link has done nothing wrong
@@ -196,7 +199,7 @@ class ClassWriter:
             self._begun = message, line, took
             self._posted.unpark()
         else:
-            self._taken = message.end
+            self._taken = end
         self._pace.charge(began)
         return True
 

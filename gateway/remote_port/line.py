@@ -515,7 +515,7 @@ class RemoteLine:
             raise PortDown(self._down)
         if channel not in self._allowed:
             raise PortDown("the owner of the line does not let this class of traffic in", Reason.FORBIDDEN)
-        if self._too_long_away(channel):
+        if self._away_since != math.inf and self._too_long_away(channel):
             raise PortDown(f"the link has been away for {self._age_limits[channel]:g} s", Reason.TOO_OLD)
         claim.check(accepted)
         if self._waiting[channel] and self._waiting[channel] + len(data) > self._throughput.bytes_per_second * _AHEAD:
@@ -530,8 +530,7 @@ class RemoteLine:
         return min(portion(self._throughput.steady), MAX_MESSAGE)
 
     def _too_long_away(self, channel: Channel) -> bool:
-        away = self._away_since
-        return away != math.inf and trio.current_time() - away >= self._age_limits[channel]
+        return trio.current_time() - self._away_since >= self._age_limits[channel]
 
     def _wake(self, channels: Iterable[Channel]) -> None:
         for channel in channels:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from gateway.clients.streams import keep_alive
-from gateway.tasks.ready import closing, when_readable
+from gateway.tasks.ready import closing, run_clock, when_readable
 from protocol.errors import LocalProtocolError
 from protocol.link.handshake import HandshakeError, IdentityError, OwnNodeError, VersionError, WrongKeyError
 from protocol.link.hello import Hello
@@ -117,7 +117,8 @@ class Link:
         self._stuck = trio.Event()
         self._handling = False
         """Frames are being handled; the replies are sent once, after the last of them."""
-        self._heard_at = self._whole_at = self._asked_at = trio.current_time()
+        self._now = run_clock()
+        self._heard_at = self._whole_at = self._asked_at = self._now()
         self.now = now_ms()
         """The time of the last read or flush, as ``now_ms``, used for all of its frames."""
         self._partial_since: float | None = None
@@ -181,7 +182,7 @@ class Link:
         """
         if self._handling and not at_once:
             return
-        self.now = now_ms()
+        self.now = int(self._now() * 1000)
         self._flush()
 
     def _flush(self) -> None:
@@ -286,7 +287,7 @@ class Link:
             return None
         except OSError as exc:
             raise LinkCutError(exc.strerror or str(exc)) from exc
-        self._heard_at = trio.current_time()
+        self._heard_at = self._now()
         self.now = int(self._heard_at * 1000)
         self._connection.receive_data(data)
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-import trio
+from gateway.tasks.ready import run_clock
 
 __all__ = ["Throughput"]
 
@@ -21,7 +21,8 @@ class Throughput:
         self._measured = 0.0
         self._spans = (0.0, 0.0)
         self._count = 0
-        self._since = trio.current_time()
+        self._now = run_clock()
+        self._since = self._now()
         self.bytes_per_second = floor
         """The last measured throughput, or the floor if that is more."""
         self.steady = floor
@@ -42,7 +43,7 @@ class Throughput:
 
     def add(self, count: int) -> bool:
         """Note that ``count`` bytes went now; return whether the throughput is another one by that."""
-        now = trio.current_time()
+        now = self._now()
         self._count += count
         span = now - self._since
         if span >= _SPAN:

@@ -74,6 +74,7 @@ from gateway.serial_line.settings import message_limit, message_portion
 from gateway.serial_line.sharing import Sharing
 from gateway.serial_line.uart import UartError
 from gateway.serial_line.waiting import Waiter, Waiting
+from gateway.tasks.ready import run_clock
 from protocol.link.message_rules import PTZ_AGE_LIMIT
 from protocol.link.reasons import Reason
 from protocol.sharing.exchange import Audience, Ending, Exchange
@@ -206,6 +207,7 @@ class Arbiter:
         """The time until which ``run`` waits for news, while it does."""
         self._idlers = trio.lowlevel.ParkingLot()
         self._pace = Pace(uart)
+        self._now = run_clock()
         self.update_rate()
         self.written = 0
         """Bytes that the kernel's tty took."""
@@ -224,7 +226,7 @@ class Arbiter:
         ``whole``) only the first portion is written on a line that has a rate. Raises PortDown, or what the claim
         raises.
         """
-        if self._rule is not None or self._char_gap or not data or not self._is_ready(trio.current_time()):
+        if self._rule is not None or self._char_gap or not data or not self._is_ready(self._now()):
             return 0
         claim.check(accepted)
         paced = self._pace.is_paced

@@ -14,10 +14,9 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
-import trio
-
 from gateway.serial_line.settings import bytes_per_second
 from gateway.serial_line.tty import UartError
+from gateway.tasks.ready import run_clock
 
 if TYPE_CHECKING:
     from gateway.serial_line.uart import Uart
@@ -38,7 +37,8 @@ class Pace:
     def __init__(self, uart: Uart) -> None:
         self._uart = uart
         self.is_paced = uart.is_paced
-        self._busy_until = trio.current_time()
+        self._now = run_clock()
+        self._busy_until = self._now()
         """When everything that was written will have left the wire, by the line's rate."""
         self._unproved = False
         """Something was written since the driver was last known to be empty."""
@@ -60,13 +60,13 @@ class Pace:
 
     def forget(self) -> None:
         """Note that what waited was thrown away."""
-        self._busy_until = trio.current_time()
+        self._busy_until = self._now()
         self._unproved = False
         self._commands.clear()
 
     def wrote(self, count: int) -> None:
         """Count bytes that the driver took just now."""
-        self._busy_until = max(self._busy_until, trio.current_time()) + count / self.bytes_per_second
+        self._busy_until = max(self._busy_until, self._now()) + count / self.bytes_per_second
         self._unproved = True
         self._written += count
 

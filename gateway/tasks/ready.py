@@ -46,7 +46,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ReadyClock", "closing", "when_readable"]
+__all__ = ["ReadyClock", "closing", "run_clock", "when_readable"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,14 @@ async def when_readable(fd: int, step: Callable[[], T | None]) -> T:
             if (result := step()) is not None:
                 return result
     return await clock.serve(fd, step)
+
+
+def run_clock() -> Callable[[], float]:
+    """Return what tells the time of this run, for those who ask with each message.
+
+    It tells what ``trio.current_time`` tells, which finds the run and its clock anew each time.
+    """
+    return trio.lowlevel.current_clock().current_time
 
 
 def closing(fd: int) -> None:

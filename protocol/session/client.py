@@ -92,7 +92,10 @@ class ClientSession:
         self.takes_controls = False
         """The server of the last connection knows what a Control is."""
         self._look = self._look_told = _NO_LOOK
-        """What anybody wants to know of the modem lines, and what the server of this connection was told of that."""
+        """What anybody wants to know of the modem lines, and what the server of this connection was told of that.
+
+        Where the two are equal they are one object: they are compared for each message.
+        """
         self._stage = _Stage.DETACHED
         self._closing: CloseReason | None = None
         self._ever_resumed = False
@@ -140,6 +143,8 @@ class ClientSession:
         for stream in self._streams.values():
             stream.takes_controls = self.takes_controls
         self._look_told = _NO_LOOK
+        if self._look == _NO_LOOK:
+            self._look = _NO_LOOK
         self.number += 1
         # The server counted longest ago is forgotten: at most it says STALE once, and names its number.
         self._numbers[server] = self._numbers.pop(server, 0) + 1
@@ -174,7 +179,8 @@ class ClientSession:
 
     def look(self, wanted: bool) -> None:
         """Have the server look at the modem lines and the errors, or not any more; over all connections."""
-        self._look = replace(self._look, wanted=wanted)
+        look = replace(self._look, wanted=wanted)
+        self._look = self._look_told if look == self._look_told else look
 
     def ask(self) -> int:
         """Have the server look, and say how the modem lines are now; return the number that its report will answer."""
@@ -233,7 +239,7 @@ class ClientSession:
             return Close(self._closing, self._positions())
         if stage is not _Stage.RESUMED:
             return None
-        if (beat := self._heartbeat.next_frame(now)) is not None:
+        if self._heartbeat.has_news and (beat := self._heartbeat.next_frame(now)) is not None:
             self._tells = True  # with what is said in any case
             return beat
         line = self._line
@@ -242,9 +248,9 @@ class ClientSession:
             if (said := line.next_frame()) is not None:
                 return said
             self._tells, self._untold = False, 0
-        if (asked := self.inquiry.next_frame()) is not None:
+        if self.inquiry.has_news and (asked := self.inquiry.next_frame()) is not None:
             return asked
-        if self._look != self._look_told and self.takes_controls:
+        if self._look is not self._look_told and self.takes_controls:
             self._look_told = self._look
             return self._look
         for channel in SEND_ORDER:
@@ -255,7 +261,7 @@ class ClientSession:
 
     def receive(self, number: int, frame: Frame, now: int) -> list[ClientEvent]:
         """Take a frame of connection ``number``. Raises RemoteProtocolError."""
-        if number != self.number or not self.attached:
+        if number != self.number or self._stage is _Stage.DETACHED:
             return []
         # The two that pass for each message come first, and settle nothing but, the second, bytes of their own stream.
         if isinstance(frame, DownData):

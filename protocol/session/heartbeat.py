@@ -28,10 +28,12 @@ class Heartbeat:
         self._asked: deque[int] = deque()
         self._heard: deque[int] = deque()
         self._due = False
+        self.has_news = False
+        """There may be something to say."""
 
     def ask(self) -> None:
         """Have a PING sent."""
-        self._due = True
+        self._due = self.has_news = True
 
     def asked(self, now: int) -> int:
         """Note that a question goes out; return the clock that it must carry."""
@@ -43,6 +45,7 @@ class Heartbeat:
         if len(self._heard) >= MAX_QUESTIONS:
             raise RemoteProtocolError(f"more than {MAX_QUESTIONS} questions without an answer")
         self._heard.append(clock)
+        self.has_news = True
 
     def answered(self, echo: int, clock: int, now: int) -> None:
         """Take the answer to our oldest question. Raises RemoteProtocolError where it answers another."""
@@ -55,6 +58,7 @@ class Heartbeat:
         if self._heard:
             return Pong(self._heard.popleft(), to_wire(now))
         if not self._due or len(self._asked) >= MAX_QUESTIONS:
+            self.has_news = self._due
             return None
         self._due = False
         return Ping(self.asked(now))

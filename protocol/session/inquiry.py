@@ -27,20 +27,24 @@ class Inquiry:
         self._answer: Picture | None = None
         self._stands = False
         self._key: Rekey | Rekeyed | None = None
+        self.has_news = False
+        """There may be something to say."""
 
     def ask(self, patience: int) -> None:
         """Have a question sent, whose answer is awaited for so many milliseconds."""
         self._number += 1
         self._question = Survey(self._number, patience)
-        self._stands = True
+        self._stands = self.has_news = True
 
     def answer(self, number: int, tree: bytes) -> None:
         """Have the answer to the peer's question of that number sent."""
         self._answer = Picture(number, tree)
+        self.has_news = True
 
     def tell(self, key: Rekey | Rekeyed) -> None:
         """Have a new key sent to a client, or by a client what became of one."""
         self._key = key
+        self.has_news = True
 
     def heard(self, frame: Survey | Picture) -> list[Survey | Picture]:
         """Return what came, unless it answers a question that does not stand any more."""
@@ -58,5 +62,5 @@ class Inquiry:
         if (key := self._key) is not None:
             self._key = None
             return key
-        question, self._question = self._question, None
+        question, self._question, self.has_news = self._question, None, False
         return question

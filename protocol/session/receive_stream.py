@@ -106,7 +106,8 @@ class ReceiveStream:
     def hand(self, end: int) -> None:
         """Settle everything before ``end`` as handed on. Raises LocalProtocolError for what was not received."""
         self._settle(end)
-        self._jump()
+        if self._skips:
+            self._jump()
 
     def lose(self, end: int, reason: Reason) -> None:
         """Settle everything before ``end`` as lost for ``reason``. Raises LocalProtocolError."""

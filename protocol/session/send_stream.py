@@ -103,18 +103,19 @@ class SendStream:
 
     def next_frame(self, now: int) -> UpData | Gap | None:
         """Return what is to be sent next, if anything may be; what is too old becomes a GAP."""
-        if not self.ring.unsent:
+        ring = self.ring
+        if not ring.unsent:
             return None
         # The head is the oldest but for what a hop in between accepted out of order, so it alone is looked at for
         # each frame; where it is stale, others are likely to be so too.
-        if self._judge(self.ring.unsent[0], now):
+        if self._judge(ring.unsent[0], now):
             self.expire(now)
-        if isinstance(self.ring.head, Gap):
+        if isinstance(ring.unsent[0].frame, Gap):
             return self._next_gaps()
-        entry = self.ring.ready()
+        entry = ring.ready()
         if entry is None:
             return None
-        self.ring.advance()
+        ring.advance()
         assert isinstance(entry.frame, UpData)
         return entry.frame
 
@@ -130,7 +131,9 @@ class SendStream:
     def acknowledged(self, offset: int) -> None:
         """Take an ACK. Raises RemoteProtocolError."""
         for entry in self.ring.acknowledge(offset):
-            self._report(entry.end, entry.frame.reason if isinstance(entry.frame, Gap) else None)
+            if isinstance(entry.frame, Gap):
+                self._report(entry.start, None)
+                self._report(entry.end, entry.frame.reason)
         self._report(offset, None)
         self._settle()
 

@@ -225,7 +225,7 @@ class ServerSession:
             echo, self._opening, self._port_changed = self._opening.clock, None, False
             self._note_proof()
             return Opened(self.id, echo, self._heartbeat.asked(now), self._positions(), self._port)
-        if (frame := self._heartbeat.next_frame(now)) is not None:
+        if self._heartbeat.has_news and (frame := self._heartbeat.next_frame(now)) is not None:
             # Noted as the question leaves, not as it is asked for: outcomes that go out in between are proved by it as
             # well.
             if isinstance(frame, Ping):
@@ -253,7 +253,9 @@ class ServerSession:
         if self._closing is not None:
             self.detach(now)
             return Close(self._closing, self._positions())
-        return self.inquiry.next_frame() or self._down.next_frame()
+        if self.inquiry.has_news and (asked := self.inquiry.next_frame()) is not None:
+            return asked
+        return self._down.next_frame() if self._down.ring.unsent else None
 
     def receive(self, number: int, frame: Frame, now: int) -> list[ServerEvent]:
         """Take a frame of connection ``number``. Raises RemoteProtocolError."""

@@ -42,7 +42,7 @@ def test_a_message_is_sent_once_and_settled_by_its_acknowledgement() -> None:
     assert stream.write(b"de", 2**32 + 8, None) == 3
     assert sent(stream, 10) == [UpData(TCP, 0, 7, b"abc", turn), UpData(TCP, 3, 8, b"de")]
     stream.acknowledged(4)
-    assert stream.news() == [Settled(TCP, 0, 3, None), Settled(TCP, 3, 1, None)]
+    assert stream.news() == [Settled(TCP, 0, 4, None)]
     stream.acknowledged(5)
     assert stream.news() == [Settled(TCP, 4, 1, None)]
     assert (stream.ring.size, stream.ring.frames) == (0, 0)
@@ -338,8 +338,7 @@ def test_after_a_clean_end_nothing_is_uncertain_and_what_was_not_written_may_go_
     sent(stream)
     stream.closed(4)
     assert stream.news() == [
-        Settled(TCP, 0, 2, None),
-        Settled(TCP, 2, 2, None),
+        Settled(TCP, 0, 4, None),
         Settled(TCP, 4, 2, Reason.INCOMPLETE),
     ]
     assert sent(stream) == [Gap(TCP, 4, 2, Reason.INCOMPLETE)]
