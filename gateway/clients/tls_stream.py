@@ -36,7 +36,9 @@ __all__ = ["TlsSocketStream"]
 
 T = TypeVar("T")
 
-_READ_SIZE: Final = 65536
+_READ_SIZE: Final = 512
+"""The most bytes to decrypt in one step. A KeyUpdate (RFC 8446, 4.6.3) has 27 and costs OpenSSL some 75 us: 64 KiB of
+them would hold up all lines for 0.2 s. A record may be longer, and then waits for its rest."""
 _RECORD: Final = 16384
 """The most bytes of data in one record (RFC 8446, 5.1)."""
 _UNSENT: Final = 65536

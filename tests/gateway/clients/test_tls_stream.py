@@ -131,6 +131,17 @@ async def test_bytes_that_came_with_the_handshake_are_read_though_no_more_come(c
         assert await stream.receive() == b"first words"
 
 
+async def test_one_step_does_no_more_than_a_few_records_however_many_there_are(context: ssl.SSLContext) -> None:
+    with trio.fail_after(5), pair(context) as (stream, peer):
+        await shaken(stream, peer)
+        for _ in range(500):
+            await peer.tls.send_all(b"x")
+        pieces: list[bytes] = []
+        while sum(map(len, pieces)) < 500:
+            pieces.append(await stream.receive())
+        assert max(map(len, pieces)) <= 512 // 22  # of a record, 5 bytes are its head and 17 its tag and its kind
+
+
 async def test_it_is_a_stream_whose_reader_may_step(context: ssl.SSLContext) -> None:
     with trio.fail_after(5), pair(context) as (stream, peer):
         assert isinstance(stream, Direct)
