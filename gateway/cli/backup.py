@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +56,8 @@ def _backup(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from gateway.state.backup import CONFIGURATION, BackupError, unpack
 
     try:
@@ -114,7 +115,8 @@ def _configuration_file(arguments: argparse.Namespace) -> bytes | None:
 
 
 def _parsed(written: bytes) -> Config:
-    from gateway.host.config_file import ConfigError, parse
+    from gateway.host.config_error import ConfigError
+    from gateway.host.config_file import parse
 
     try:
         return parse(written)

@@ -14,13 +14,10 @@ import re
 import socket
 import stat
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from gateway.cli.command import add_config_option, configuration, describe, is_made_up
-from gateway.serial_line.adapters import advice
-from gateway.serial_line.settings import bytes_per_second
 from gateway.state import atomic_file
 
 if TYPE_CHECKING:
@@ -46,21 +43,23 @@ def add_to(commands: Commands) -> None:
 
 
 @final
-@dataclass
 class _Findings:
     """The errors and warnings found so far."""
 
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, warnings: list[str]) -> None:
+        self.errors: list[str] = []
+        self.warnings = warnings
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from gateway.serial_line.adapters import advice
+
     config = configuration(arguments.config)
     if is_made_up(arguments.config):
         describe(config)
         return 0
     _describe_ports(config)
-    found = _Findings(warnings=list(advice([line.device for line in config.serial])))
+    found = _Findings(list(advice([line.device for line in config.serial])))
     running = _runs(config)
     for look in (_directories, _certificate, _client_authorities, _metrics_token, _users, _parameters, _devices):
         look(config, found)
@@ -209,6 +208,7 @@ def _users(config: Config, found: _Findings) -> None:
 
 def _parameters(config: Config, found: _Findings) -> None:
     """Read the stored parameters, and check them together with the configuration."""
+    from gateway.serial_line.settings import bytes_per_second
     from protocol.parameters.catalogue import Catalogue
 
     path = config.state_dir / "parameters"

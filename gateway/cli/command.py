@@ -8,12 +8,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from gateway.host.config import Config
-from gateway.host.config_file import load
-
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+
+    from gateway.host.config import Config
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -56,6 +55,10 @@ def configuration(path: Path | None, devices: Sequence[str] | None = None) -> Co
 
     Raises ConfigError.
     """
+    # Only here: whoever asks a command for its help, or for nothing of this host's, does not wait for them.
+    from gateway.host.config import Config
+    from gateway.host.config_file import load
+
     if devices is not None:
         return Config.for_this_machine(os.environ, devices)
     if not is_made_up(path):

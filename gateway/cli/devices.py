@@ -25,7 +25,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _devices(arguments: argparse.Namespace) -> int:
-    from gateway.host.config_file import ConfigError
+    from gateway.host.config_error import ConfigError
     from gateway.serial_line.inventory import serial_devices
 
     try:

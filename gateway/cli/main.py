@@ -1,45 +1,49 @@
 """Find the command, run it, and turn its errors into lines on standard error and an exit status.
 
-A command imports the modules that it needs when it runs, so that each command starts fast.
+Each command starts fast, and none keeps in memory what another needs: its module is loaded where it is named, or where
+all are shown, and imports what its work needs when it runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway import __version__
-from gateway.cli import (
-    backup,
-    chain,
-    check,
-    connect,
-    demo,
-    devices,
-    health,
-    import_ser2net,
-    keygen,
-    kick,
-    pair,
-    ports,
-    rekey,
-    run,
-    status,
-    trace,
-    user,
-)
 from gateway.cli.command import DEFAULT_CONFIG, CommandError
-from gateway.host.config_file import ConfigError
-from gateway.host.logging import for_the_journal, journal_reads
+from gateway.host.config_error import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main", "make_parser"]
+
+_MODULES: Final = {
+    "run": "run",
+    "check": "check",
+    "status": "status",
+    "chain": "chain",
+    "health": "health",
+    "ports": "ports",
+    "devices": "devices",
+    "kick": "kick",
+    "trace": "trace",
+    "connect": "connect",
+    "backup": "backup",
+    "restore": "backup",
+    "import-ser2net": "import_ser2net",
+    "demo": "demo",
+    "keygen": "keygen",
+    "rekey": "rekey",
+    "pair": "pair",
+    "user": "user",
+}
+"""The module of each command, in the order of the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_standard_descriptors()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that this terminal has not
-    parser = make_parser()
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser(argv[0] if argv else None)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -100,20 +105,22 @@ def _open_standard_descriptors() -> None:
 
 def _print_error(text: str) -> None:
     """Print an error, with its priority where the journal reads it: ``journalctl -p err`` shows what ended a daemon."""
+    from gateway.host.logging import for_the_journal, journal_reads
+
     print(for_the_journal(text) if journal_reads(sys.stderr.fileno(), os.environ) else text, file=sys.stderr)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of this command alone, or of all where there is no such command."""
     parser = argparse.ArgumentParser(
         prog="daisyport", description="A serial-port gateway that speaks the VAPIX Serial port API."
     )
     parser.add_argument("--version", action="version", version=f"daisyport {__version__}")
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
-    operators = (status, chain, health, ports, devices, kick, trace, connect)
-    for command in (run, check, *operators, backup, import_ser2net, demo, keygen, rekey, pair, user):
-        command.add_to(commands)
+    named = [_MODULES[command]] if command in _MODULES else dict.fromkeys(_MODULES.values())
+    for module in named:
+        importlib.import_module(f"gateway.cli.{module}").add_to(commands)
     # An error in a command's arguments shows the usage of that command, and not of all.
     for each in commands.choices.values():
         each.set_defaults(parser=each)

@@ -21,7 +21,6 @@ from gateway.cli.command import (
 )
 from gateway.host.descriptors import raise_limit
 from gateway.host.logging import Format, Log
-from gateway.host.reload import Reload, reload
 from gateway.host.sockets import HTTP, inherited
 from gateway.host.terminal import hang_up_is_ignored, has_terminal
 from gateway.host.upgrade import guard_imports
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.cli.command import Commands
     from gateway.host.config import Config
+    from gateway.host.reload import Reload
     from gateway.host.stacks import Stacks
     from gateway.tasks.ready import ReadyClock
     from gateway.tasks.watch import Cell
@@ -116,6 +116,7 @@ async def _run_until_signalled(
 
     from gateway.app import hold_runtime_dir, run
     from gateway.host.descriptor_store import DescriptorStore
+    from gateway.host.reload import Reload, reload
     from gateway.host.sdnotify import Notifier
     from gateway.host.stacks import Stacks
     from gateway.tasks.watch import Cell

@@ -12,7 +12,7 @@ import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 from gateway.host.config import (
     BonjourConfig,
@@ -24,6 +24,7 @@ from gateway.host.config import (
     SerialConfig,
     TcpConfig,
 )
+from gateway.host.config_error import ConfigError
 from gateway.host.port_table import port_managers
 from gateway.host.toml_table import (
     Table,
@@ -45,7 +46,7 @@ from protocol.parameters.hardware import PortMode, SerialHardware
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["RATES", "ConfigError", "load", "parse"]
+__all__ = ["RATES", "load", "parse"]
 
 LARGEST_FILE = 1 << 20
 LONGEST_RUNTIME_DIR = 90  # a Unix socket's address holds 107 bytes, and ours end in /ptz-P000.sock
@@ -53,15 +54,6 @@ MOST_CLOSE_AFTER = 3_600_000
 RATES = (50, 20_000_000)
 """The lowest and the highest rate that a line may have."""
 RS485_MODES = frozenset({PortMode.RS485, PortMode.RS485_4, PortMode.RS422})
-
-
-@final
-class ConfigError(Exception):
-    """The configuration cannot be used; ``messages`` has a line for each mistake."""
-
-    def __init__(self, messages: Sequence[str]) -> None:
-        super().__init__("\n".join(messages))
-        self.messages = tuple(messages)
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, final
 
-from gateway.host.config_file import ConfigError, load
+from gateway.host.config_error import ConfigError
+from gateway.host.config_file import load
 from protocol.frozen import frozen
 
 if TYPE_CHECKING:

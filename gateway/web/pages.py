@@ -6,12 +6,14 @@ Its files are in ``console/``, and are read at the first request. The page uses 
 from __future__ import annotations
 
 import functools
-from importlib.resources import files
+from pathlib import Path
+from typing import Final
 
 from gateway.web.message import Response
 
 __all__ = ["PAGES", "page"]
 
+_FOLDER: Final = Path(__file__).parent / "console"
 _PARTS = ("chain.js", "chart.js", "log.js", "text.js")
 
 PAGES = {
@@ -34,5 +36,5 @@ _POLICY = (
 def page(path: str) -> Response:
     """Answer with the file of a path in PAGES."""
     name, content_type = PAGES[path]
-    body = files("gateway.web").joinpath("console", name).read_bytes()
+    body = (_FOLDER / name).read_bytes()
     return Response(200, body, content_type, (("Content-Security-Policy", _POLICY), ("Referrer-Policy", "same-origin")))

@@ -27,7 +27,7 @@ from gateway.host.config import (
     TlsConfig,
     TtyConfig,
 )
-from gateway.host.config_file import ConfigError
+from gateway.host.config_error import ConfigError
 from protocol.http.credentials import Algorithm
 from protocol.parameters.addresses import AddressList
 from protocol.parameters.hardware import Hardware, Identity, ManagerHardware, PortMode, SerialHardware
