@@ -87,7 +87,7 @@ async def run(
             root.start_soon(contain, "connections", parts.connections.run)
             if parts.tls_logins:
                 # Loaded only where it is used.
-                from gateway.certificates import follow
+                from gateway.tls_logins import follow
 
                 logins = tuple(parts.tls_logins.values())
                 for each in logins:

@@ -33,9 +33,9 @@ from protocol.parameters.catalogue import Catalogue
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from gateway.certificates import TlsLogins
     from gateway.host.config import Config, PtzConfig
     from gateway.host.descriptor_store import DescriptorStore
+    from gateway.tls_logins import TlsLogins
     from protocol.link.key_frames import Rekey, Told, ToldCpu
 
 __all__ = ["Composition", "compose", "control_members"]
@@ -122,8 +122,9 @@ def _tls_logins(config: Config) -> dict[int, TlsLogins]:
     if not served:
         return {}
     # Loaded only where it is used.
-    from gateway.certificates import TlsLogins, own_certificate
+    from gateway.certificates import own_certificate
     from gateway.state.users import Users
+    from gateway.tls_logins import TlsLogins
 
     users = Users(config.state_dir, config.node_name)
     return {

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from gateway.certificates import TlsLogins
     from gateway.clients.connections import Connections
     from gateway.clients.drivers import Drivers
     from gateway.discovery.bonjour import Bonjour
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.state.old_keys import OldKeys
     from gateway.tasks.reconcile import Unit
     from gateway.tasks.watch import Cell
+    from gateway.tls_logins import TlsLogins
     from protocol.link.guesses import GuessLimit
     from protocol.link.identity import NodeKey
     from protocol.link.key_frames import Rekey, Told, ToldCpu

@@ -40,6 +40,7 @@ def frozen(cls: type[Any] | None = None, /, *, kw_only: bool = False) -> Any:
 
 
 def _make(cls: type[Any], kw_only: bool) -> type[Any]:
+    cls.__doc__ = cls.__doc__ or cls.__name__  # or dataclass writes one, by way of Python's own tokenizer: 5 ms
     for name, method in _SHARED.items():
         if name not in cls.__dict__:
             setattr(cls, name, method)

@@ -99,7 +99,7 @@ class _Situation:
 
 
 @final
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False, slots=True)
 class _Link:
     """A link that we speak on, as far as it is known."""
 

@@ -23,7 +23,7 @@ _SPAN: Final = 60.0
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class _Kind:
     """The events of one kind since the last line with a number."""
 

@@ -41,7 +41,7 @@ _BUSY = spelled_out(explain(503, "All connections of the control socket are take
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class ControlSocket:
     """Answers by ``respond`` the requests of root, of this process's own user, and of those that [control] names."""
 

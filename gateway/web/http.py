@@ -182,8 +182,10 @@ def _refusal(status: int, why: str) -> _RefusedError:
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class _Connection:
+    """One connection from its first request to its last."""
+
     stream: trio.abc.HalfCloseableStream
     peer: Endpoint
     respond: Respond

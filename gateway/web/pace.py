@@ -24,7 +24,7 @@ _PIECE = 512
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Pace:
     """The turns of so many open ``connections``, first come, first served."""
 

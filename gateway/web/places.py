@@ -28,7 +28,7 @@ _KEPT_FOR_PROVEN = 2
 
 
 @final
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Place:
     """One connection's place; ``scope`` is cancelled when it has to leave."""
 
@@ -44,7 +44,7 @@ class Place:
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Places:
     """At most ``total`` connections at once, and at most ``share`` of them from one network."""
 

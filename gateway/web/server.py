@@ -34,7 +34,7 @@ _BUSY = spelled_out(explain(503, "All connections are taken: close idle ones, or
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class HttpServer:
     """Serves connections by ``respond``. All listeners share one server and its places."""
 

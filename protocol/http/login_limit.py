@@ -41,7 +41,7 @@ _LONGEST_NAME = 64
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class LoginLimit:
     """The accounts. ``burst`` wrong logins may come at once, then one in ``pause`` seconds. Times are in seconds."""
 

@@ -24,8 +24,10 @@ _WRONG = 8
 
 
 @final
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class _Entry:
+    """A nonce that proved a password at least once."""
+
     issued: int
     counts: _Counts
     name: str

@@ -200,12 +200,12 @@ def test_every_key_of_a_whole_file_is_read() -> None:
 
 @pytest.mark.parametrize("origin", ["serial.example", "https://serial.example/", "ftp://x", "https://", "https://a b"])
 def test_an_origin_is_written_as_browsers_send_it(origin: str) -> None:
-    with pytest.raises(config_file.ConfigError, match=r"origins.*for example \"https://serial\.example\""):
+    with pytest.raises(ConfigError, match=r"origins.*for example \"https://serial\.example\""):
         config_file.parse(f'[http]\norigins = ["{origin}"]\n'.encode())
 
 
 def test_a_trusted_proxy_that_is_no_address_is_named() -> None:
-    with pytest.raises(config_file.ConfigError, match=r"trusted_proxies.*'proxy' is not an address"):
+    with pytest.raises(ConfigError, match=r"trusted_proxies.*'proxy' is not an address"):
         config_file.parse(b'[http]\ntrusted_proxies = ["10.0.0.1", "proxy"]\n')
 
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.certificates import TlsLogins, own_certificate
+from gateway.certificates import own_certificate
 from gateway.clients.tls import NotAdmitted
 from gateway.port.rights import Right
 from gateway.state.users import Users
+from gateway.tls_logins import TlsLogins
 from tests.helpers import PASSWORD, configuration
 
 if TYPE_CHECKING:
