@@ -8,7 +8,7 @@ import grp
 import logging
 import os
 import pwd
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, final
 
 from gateway.changes import Changes
 from gateway.clients.connections import Connections
@@ -27,6 +27,7 @@ from gateway.state.machine import machine_mark
 from gateway.state.node_key import NodeIdentity
 from gateway.state.old_keys import OldKeys
 from gateway.state.store import Store
+from protocol.frozen import frozen
 from protocol.link.guesses import GuessLimit
 from protocol.parameters.catalogue import Catalogue
 
@@ -44,7 +45,8 @@ logger = logging.getLogger(__name__)
 
 
 @final
-class Composition(NamedTuple):
+@frozen
+class Composition:
     """The parts of a gateway, put together and not yet running."""
 
     catalogue: Catalogue

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import NamedTuple, final
+from typing import final
+
+from protocol.frozen import frozen
 
 __all__ = ["Members", "Peer"]
 
@@ -14,7 +16,8 @@ _MOST_GROUPS = 1024
 
 
 @final
-class Peer(NamedTuple):
+@frozen
+class Peer:
     """A process of this host, as it was when it connected."""
 
     process: int
@@ -31,7 +34,8 @@ class Peer(NamedTuple):
 
 
 @final
-class Members(NamedTuple):
+@frozen
+class Members:
     """Some users of this host: those of these numbers, and those in groups of these numbers."""
 
     users: frozenset[int] = frozenset()

@@ -25,11 +25,12 @@ import logging
 import math
 import operator
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, final
 
 import trio
 
 from gateway.clients.pump import Pump
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -71,7 +72,8 @@ _FLUSH = 1.5
 
 
 @final
-class Manner(NamedTuple):
+@frozen
+class Manner:
     """How the clients of a port are served, as its owner wants it.
 
     ``linger`` is the seconds of silence after which a client that ended its sending is done. With ``drop_oldest`` a

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -87,7 +88,7 @@ async def serve(stream: Stream, session: Session, idle_limit: Cell[int], manner:
     async with trio.open_nursery() as nursery:
         telnet = _Telnet(stream, session, nursery, signature)
         nursery.start_soon(telnet.run)
-        await relay(telnet, session, idle_limit, manner._replace(linger=0.0))
+        await relay(telnet, session, idle_limit, replace(manner, linger=0.0))
         nursery.cancel_scope.cancel()
 
 

@@ -19,7 +19,7 @@ import logging
 import math
 import socket
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, final
 
 import trio
 
@@ -55,7 +55,8 @@ K = TypeVar("K")
 
 
 @final
-class _Voice(NamedTuple):
+@frozen
+class _Voice:
     """A link that we announce on: its interface index, how often its carrier came, and our address there."""
 
     interface: int

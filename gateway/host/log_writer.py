@@ -19,7 +19,9 @@ import os
 import select
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,8 @@ _BATCH: Final = 1 << 14
 
 
 @final
-class _Line(NamedTuple):
+@frozen
+class _Line:
     """A line in the queue, or a text that stands for ``lost`` lines."""
 
     text: bytes

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -23,7 +25,8 @@ _FIRST: Final = 3
 
 
 @final
-class Inherited(NamedTuple):
+@frozen
+class Inherited:
     """What the service manager passed, by name."""
 
     sockets: dict[str, list[socket.socket]]

@@ -6,7 +6,9 @@ Both meet their clients on the port's bus, so a manager need not know which kind
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,7 +20,8 @@ __all__ = ["PortDevice", "Refusal"]
 
 
 @final
-class Refusal(NamedTuple):
+@frozen
+class Refusal:
     """A parameter that could not be brought into force: its full name (``Serial.Ser1.BaudRate``), and why."""
 
     name: str

@@ -20,9 +20,10 @@ import base64
 import enum
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, TypeVar, final
 from urllib.parse import quote, unquote_to_bytes
 
+from protocol.frozen import frozen
 from protocol.http.param_cgi import not_a_form, pairs, text
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Format(enum.Enum):
 
 
 @final
-class SerialRequest(NamedTuple):
+@frozen
+class SerialRequest:
     """One call of serial.cgi: flush, then write, then read, as one uninterrupted turn on the line.
 
     ``port`` counts from 1 (port N is ``PortManager.P(N-1)``) and may be UNBIND; None is the port of the video

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
+
+from protocol.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +39,8 @@ MAX_STEPS: Final = 16
 
 
 @final
-class Configure(NamedTuple):
+@frozen
+class Configure:
     """Set the line differently from Serial.Ser#, while this session lasts.
 
     ``values`` are texts by the contract's names, as param.cgi takes them: ``{"BaudRate": "19200"}``. A setting that the
@@ -49,7 +52,8 @@ class Configure(NamedTuple):
 
 
 @final
-class SetLines(NamedTuple):
+@frozen
+class SetLines:
     """Assert or release DTR and RTS; None leaves one as it is."""
 
     dtr: bool | None = None
@@ -57,26 +61,30 @@ class SetLines(NamedTuple):
 
 
 @final
-class Break(NamedTuple):
+@frozen
+class Break:
     """Hold the line in break for ``seconds``, at most LONGEST_BREAK."""
 
     seconds: float
 
 
 @final
-class HoldBreak(NamedTuple):
+@frozen
+class HoldBreak:
     """Begin a break, or end it. It ends by itself after LONGEST_BREAK, and with the session that began it."""
 
     on: bool
 
 
 @final
-class Purge(NamedTuple):
+@frozen
+class Purge:
     """Throw away what waits in the driver to be sent; skipped while the line has other writing clients."""
 
 
 @final
-class Pause(NamedTuple):
+@frozen
+class Pause:
     """Pause for ``seconds``; all pauses of a request are at most LONGEST_PAUSES together."""
 
     seconds: float
@@ -126,7 +134,8 @@ def checked(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 
 @final
-class ControlRequest(NamedTuple):
+@frozen
+class ControlRequest:
     """A client's request for one turn of the line; without steps the client leaves, and all its holds end.
 
     ``client`` is the number that its CPU gave it for this session (u32).

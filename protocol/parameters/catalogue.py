@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from protocol.errors import ParameterError
 from protocol.frozen import frozen
@@ -59,7 +59,8 @@ class Update:
 
 
 @final
-class Restored(NamedTuple):
+@frozen
+class Restored:
     """The result of reading a stored file: the tree, and for each bad line its number (from 1) and the reason."""
 
     settings: Settings
@@ -68,7 +69,8 @@ class Restored(NamedTuple):
     """Those of the bad lines, with their numbers, whose parameter this version, or this hardware, does not have."""
 
 
-class _Assignment(NamedTuple):
+@frozen
+class _Assignment:
     """One assignment of a request, to a parameter that exists; ``order`` is its place in the request."""
 
     order: int

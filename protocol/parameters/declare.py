@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, final
 
 from protocol.frozen import frozen
 from protocol.parameters.hardware import Hardware, ManagerHardware, SerialHardware
@@ -65,7 +65,8 @@ class Place:
 
 
 @final
-class Parameter(NamedTuple):
+@frozen
+class Parameter:
     """One parameter that exists: ``name`` is the full name without ``root.``, ``path`` the way to its value.
 
     ``read`` and ``write`` are the least roles that may read and write it. ``default`` is the typed value.
@@ -98,7 +99,8 @@ _KEY: Final = "daisyport"
 
 
 @final
-class _Field(NamedTuple):
+@frozen
+class _Field:
     """A field's metadata: ``item`` is a declaration, or a group's class; ``numbers`` makes it a tuple of them."""
 
     name: str

@@ -6,8 +6,9 @@ request, so the catalogue decides that.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, final
 
+from protocol.frozen import frozen
 from protocol.parameters.settings import FAST_RATES
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ __all__ = ["Conflict", "conflicts"]
 
 
 @final
-class Conflict(NamedTuple):
+@frozen
+class Conflict:
     """Of the ``sides`` of a conflict, each a set of parameters, only one can keep its values; ``why`` is the rule."""
 
     sides: tuple[tuple[Path, ...], ...]
