@@ -19,9 +19,7 @@ import os
 import select
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final, final
-
-from protocol.frozen import frozen
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +33,7 @@ _BATCH: Final = 1 << 14
 
 
 @final
-@frozen
-class _Line:
+class _Line(NamedTuple):
     """A line in the queue, or a text that stands for ``lost`` lines."""
 
     text: bytes

@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Final, final
-
-from protocol.frozen import frozen
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -25,8 +23,7 @@ _FIRST: Final = 3
 
 
 @final
-@frozen
-class Inherited:
+class Inherited(NamedTuple):
     """What the service manager passed, by name."""
 
     sockets: dict[str, list[socket.socket]]

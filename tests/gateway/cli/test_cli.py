@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import importlib.util
 import os
 import pty
 import re
@@ -360,28 +361,80 @@ async def test_a_configuration_that_never_comes_to_its_end_does_not_keep_it_from
             os.close(writer)
 
 
-async def test_what_the_start_has_made_is_left_out_of_garbage_collections(config: Path, tmp_path: Path) -> None:
-    watched = tmp_path / "watched.py"
+async def said_at_the_end(config: Path, notify: Path, expression: str) -> str:
+    """Run the gateway until it is ready, end it, and return what it printed, at its end the value of an expression."""
+    watched = config.with_name("watched.py")
     watched.write_text(
         "import atexit, gc, sys\n"
+        f"atexit.register(lambda: print({expression}, file=sys.stderr))\n"
         "from gateway.cli.main import main\n"
-        "def count():\n"
-        "    print('frozen', gc.get_freeze_count(), 'left', len(gc.get_objects()), file=sys.stderr)\n"
-        "atexit.register(count)\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    environ = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    environ = os.environ | {"NOTIFY_SOCKET": str(notify)}
     run = functools.partial(trio.run_process, stderr=subprocess.PIPE, check=False, env=environ)
-    with lines(config.parent, 1), trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, trio.fail_after(20):
-        await manager.bind(environ["NOTIFY_SOCKET"])
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, lines(config.parent, 1), trio.fail_after(20):
+        await manager.bind(str(notify))
         async with trio.open_nursery() as nursery:
             process = await nursery.start(run, [sys.executable, str(watched), "run", "--config", str(config)])
-            while b"READY=1" not in await manager.recv(1000):
+            while b"READY=1" not in await manager.recv(4096):
                 pass
             process.send_signal(signal.SIGTERM)
-            said = b"".join([piece async for piece in process.stderr])
-    frozen, left = (int(number) for number in re.findall(rb"frozen (\d+) left (\d+)", said)[0])
+            return b"".join([piece async for piece in process.stderr]).decode()
+
+
+async def test_what_the_start_has_made_is_left_out_of_garbage_collections(config: Path, short_path: Path) -> None:
+    count = "'frozen', gc.get_freeze_count(), 'left', len(gc.get_objects())"
+    said = await said_at_the_end(config, short_path / "notify", count)
+    frozen, left = (int(number) for number in re.findall(r"frozen (\d+) left (\d+)", said)[0])
     assert left < 3000 < frozen
+
+
+UNASKED = (
+    # What only some configurations use.
+    "gateway.chain gateway.tls_logins gateway.demo gateway.remote_port protocol.session protocol.telnet"
+    " gateway.clients.tls gateway.clients.tls_stream gateway.clients.rfc2217 gateway.clients.modbus_tcp"
+    " gateway.clients.tty gateway.clients.tty_stream gateway.clients.pty gateway.clients.line_log"
+    # What is loaded for whoever asks.
+    " gateway.web.websocket gateway.web.openmetrics gateway.web.trace gateway.discovery.pairing gateway.host.ser2net"
+    " gateway.state.backup"
+    # What others bring along. cryptography makes a certificate and a node key, once.
+    " cryptography zeroconf trio_websocket wsproto prometheus_client yaml rich email importlib.resources"
+)
+"""Modules, and packages with all that is in them, that a gateway with one serial port does not load."""
+
+
+async def test_a_gateway_with_one_port_has_loaded_nothing_that_nobody_asked_for(config: Path, short_path: Path) -> None:
+    modules = "'loaded', *sys.modules"
+    await said_at_the_end(config, short_path / "first", modules)  # which makes the certificate and the node's key
+    (loaded,) = re.findall(r"(?m)^loaded (.*)$", await said_at_the_end(config, short_path / "second", modules))
+    names = loaded.split()
+    assert "gateway.web.server" in names
+    assert {name for name in names if name.startswith("gateway.cli.")} == {
+        "gateway.cli.command",
+        "gateway.cli.main",
+        "gateway.cli.run",
+    }
+    packages = set(UNASKED.split())
+    assert all(importlib.util.find_spec(name) for name in packages if name.startswith(("gateway.", "protocol.")))
+    assert not [name for name in names if packages & {name, *parents(name)}]
+
+
+def parents(name: str) -> list[str]:
+    words = name.split(".")
+    return [".".join(words[:count]) for count in range(1, len(words))]
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["run", "--help"], ["status", "--help"], ["keygen"]])
+def test_no_configuration_is_read_or_loaded_for_a_command_that_needs_none(words: list[str]) -> None:
+    code = (
+        "import atexit, sys; from gateway.cli.main import main; "
+        "atexit.register(lambda: print('loaded', *sys.modules, file=sys.stderr)); main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=20, check=True)
+    names = done.stderr.partition("loaded ")[2].split()
+    assert "gateway.cli.main" in names
+    unread = {"gateway.host.config", "gateway.host.config_file", "protocol.parameters.settings", "dataclasses"}
+    assert not unread & {*names}
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
