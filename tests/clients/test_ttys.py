@@ -7,8 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from tests.hostile.siege import connected
 from tests.test_chain import chain, tty_of, up
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tests.helpers import FarEnd
@@ -67,26 +69,11 @@ async def mbpoll_reads_a_register(tty: Path, line: FarEnd) -> None:
 
 
 async def minicom_sends_what_is_typed_and_shows_the_line(tty: Path, line: FarEnd) -> None:
-    near, far = os.openpty()
-    os.set_blocking(near, False)
-    try:
-        async with trio.open_nursery() as nursery:
-            command = ["env", "TERM=vt100", "HOME=/nonexistent", "minicom", "-o", "-D", tty, "-b", "9600", "-8"]
-            nursery.start_soon(ran, command, far)
-            shown = b""
-            while b"Welcome to minicom" not in shown:
-                await trio.lowlevel.wait_readable(near)
-                shown += os.read(near, 65536)
-            os.write(near, b"typed")
-            assert await line.hear(5) == b"typed"
-            await line.say(b"\r\nthe line\r\n")
-            while b"the line" not in shown:
-                await trio.lowlevel.wait_readable(near)
-                shown += os.read(near, 65536)
-            nursery.cancel_scope.cancel()
-    finally:
-        os.close(near)
-        os.close(far)
+    async with minicom(tty) as running:
+        await running.writes(b"typed")
+        assert await line.hear(5) == b"typed"
+        await line.say(b"\r\nthe line\r\n")
+        await running.reads(b"the line")
 
 
 async def gpsd_has_its_fix(tty: Path, line: FarEnd) -> None:
@@ -132,61 +119,125 @@ async def test_programs_use_a_tty_at_the_owner_and_two_links_away(tmp_path: Path
                     )
 
 
+class Program(Protocol):
+    """A program that has the tty open once, and goes on with it."""
+
+    async def writes(self, word: bytes) -> None:
+        """Have it write six bytes to its tty."""
+
+    async def reads(self, word: bytes) -> None:
+        """Wait until it has read these six."""
+
+
 @final
 class Asking:
-    """A program of pyserial's that has the tty open once, and writes what it is told and reads six bytes."""
+    """A program of pyserial's, which writes what it is told and reads six bytes."""
 
     def __init__(self, process: trio.Process) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._asked, self._said = process.stdin, process.stdout
 
-    async def said(self, count: int) -> bytes:
-        heard = b""
-        while len(heard) < count:
-            piece = await self._said.receive_some(count - len(heard))
-            assert piece, f"the program ended after {heard!r}"
-            heard += piece
-        return heard
-
-    async def asks(self, line: FarEnd, word: bytes) -> None:
-        """Have six bytes go to the line, and six come back."""
-        await self._asked.send_all(word + b"\n")
-        assert await line.hear(6) == word
-        await line.say(word[::-1])
-        assert await self.said(7) == word[::-1] + b"\n"
-
     async def writes(self, word: bytes) -> None:
         await self._asked.send_all(word + b"\n")
 
+    async def reads(self, word: bytes) -> None:
+        heard = b""
+        while len(heard) < len(word) + 1:
+            piece = await self._said.receive_some(len(word) + 1 - len(heard))
+            assert piece, f"the program ended after {heard!r}"
+            heard += piece
+        assert heard == word + b"\n"
 
-async def test_a_program_goes_on_while_a_link_is_cut_and_the_device_is_unplugged(tmp_path: Path) -> None:
+
+@final
+class Terminal:
+    """A terminal program, whose keyboard and screen are a pty's master ``near``."""
+
+    def __init__(self, near: int) -> None:
+        self._near = near
+
+    async def writes(self, word: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        os.write(self._near, word)
+
+    async def reads(self, word: bytes) -> None:
+        shown = b""
+        while word not in shown:
+            await trio.lowlevel.wait_readable(self._near)
+            shown += os.read(self._near, 65536)  # EIO where the program has ended
+
+
+@asynccontextmanager
+async def pyserial(tty: Path) -> AsyncIterator[Program]:
+    async with trio.open_nursery() as nursery:
+        command = [sys.executable, "-c", PYSERIAL, str(tty)]
+        start = partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process: trio.Process = await nursery.start(partial(start, check=False))
+        assert process.stdout is not None
+        assert await process.stdout.receive_some(5) == b"open\n"
+        yield Asking(process)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def terminal(command: list[object], ready: bytes) -> AsyncIterator[Program]:
+    near, far = os.openpty()
+    os.set_blocking(near, False)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ran, command, far)
+            program = Terminal(near)
+            await program.reads(ready)
+            yield program
+            nursery.cancel_scope.cancel()
+    finally:
+        os.close(near)
+        os.close(far)
+
+
+def picocom(tty: Path) -> AbstractAsyncContextManager[Program]:
+    return terminal(["picocom", "-r", "-b", "9600", tty], b"Terminal ready")
+
+
+def minicom(tty: Path) -> AbstractAsyncContextManager[Program]:
+    command = ["env", "TERM=vt100", "HOME=/nonexistent", "minicom", "-o", "-D", tty, "-b", "9600", "-8"]
+    return terminal(command, b"Welcome to minicom")
+
+
+@pytest.mark.parametrize("program", [pyserial, picocom, minicom], ids=lambda each: each.__name__)
+async def test_a_program_goes_on_while_a_link_is_cut_and_the_device_is_unplugged(
+    tmp_path: Path, program: Callable[[Path], AbstractAsyncContextManager[Program]]
+) -> None:
+    async def asks(running: Program, word: bytes) -> None:
+        """Have six bytes go to the line, and six come back."""
+        await running.writes(word)
+        assert await line.hear(6) == word
+        await line.say(word[::-1])
+        await running.reads(word[::-1])
+
+    async def dropped() -> int:
+        return int((await owner.status())["bytes_dropped"] + (await far.status())["bytes_dropped"])
+
     with trio.fail_after(60):
         async with chain(tmp_path, 2) as (gateways, cables):
             owner, far, line = gateways[0], gateways[2], gateways[0].lines[0]
             for tty in (tty_of(tmp_path, -1), tty_of(tmp_path, 1)):
-                async with trio.open_nursery() as nursery:
-                    command = [sys.executable, "-c", PYSERIAL, str(tty)]
-                    start = partial(trio.run_process, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-                    program = Asking(await nursery.start(partial(start, check=False)))
-                    assert await program.said(5) == b"open\n"
-                    await program.asks(line, b"before")
+                async with program(tty) as running:
+                    await asks(running, b"before")
                     for cable in cables:
                         cable.cut()
-                        await program.asks(line, b"relink")
+                        await asks(running, b"relink")
                     line.unplug()
                     for gateway in (owner, far):
                         await gateway.until(lambda status: status["state"] == "down")
-                    dropped = (await owner.status())["bytes_dropped"] + (await far.status())["bytes_dropped"]
-                    await program.writes(b"staled")
-                    while (await owner.status())["bytes_dropped"] + (await far.status())[
-                        "bytes_dropped"
-                    ] != dropped + 6:
+                    before = await dropped()
+                    await running.writes(b"staled")
+                    while await dropped() != before + 6:
                         pass
                     line.plug()
                     for gateway in (owner, far):
                         await up(gateway)
                     await line.say(b"listen")  # as the answer to what was dropped, which the program waits for
-                    assert await program.said(7) == b"listen\n"
-                    await program.asks(line, b"behind")
-                    nursery.cancel_scope.cancel()
+                    await running.reads(b"listen")
+                    await asks(running, b"behind")
