@@ -27,8 +27,8 @@ __all__ = ["chain_of", "shown"]
 
 _CAN: Final = {
     Seen.TOLD: "",
-    Seen.SILENT: "the link stands, but it did not answer in time: look at it if that stays",
-    Seen.OLDER: "it runs an older version, which cannot tell what is behind it: update it",
+    Seen.SILENT: "the link stands, but it did not answer in time: check it if this continues",
+    Seen.OLDER: "it runs an older version, which cannot report what is behind it: update it",
     Seen.GONE: "",
 }
 _TO_DO: Final = {
@@ -99,7 +99,7 @@ def _placed(branch: Branch) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the topmost CPU of a branch, and the one that the branch begins with."""
     cpu = top = _cpu(Cpu.decode(branch.cpu)[0])
     if branch.cut:
-        cpu["warnings"].append("more CPUs are behind it than can be shown")
+        cpu["warnings"].append("there are more CPUs behind it than can be shown")
     for each in branch.branches:
         hop, _ = Hop.decode(each.hop)
         above, other = _placed(each)

@@ -44,12 +44,12 @@ _WORDS: Final = {
     "SAME": "had the new key already",
     "REFUSED": f"takes no key from its server ([remote_port] accept_rekey is false, or it has no key): {_BY_HAND}",
     "FAILED": "could not store it, or was given another one seconds ago: see its log, and run this again",
-    "SILENT": "did not come back with it in time: run this again",
+    "SILENT": "did not connect with it in time: run this again",
     "OLDER": f"runs an older version, which takes no key from its server: {_BY_HAND}, or update it and run this again",
     "GONE": f"its link is down, and it has the old key: run this again when it is back, or {_BY_HAND}",
     "UNNAMED": f"was not among those asked about, and was not given the key: run this again, or {_BY_HAND}",
     "APART": "the CPU above it has another key for those below, and that stays",
-    "MISSED": "was not reached: mend what is said of the CPU above it, and run this again",
+    "MISSED": "was not reached: first mend the fault of the CPU above it, then run this again",
 }
 """Each outcome of a key at a CPU, and what to do, by the names of ``protocol.link.key_frames.Told`` and MISSED."""
 
@@ -157,7 +157,7 @@ class KeyChanges:
     async def _change(self, index: int, key: str, seconds: float) -> str:
         present, name = self._key(index), _name(index)
         if not present:
-            return f"{name} is empty, so nobody has to be given time to change it: set it as any parameter"
+            return f"{name} is empty, so no client needs time to change it: set it like any parameter"
         if key in ("", present):
             return f"{name}: must be another key than before, and not empty"
         before = self._old_keys.of(index)

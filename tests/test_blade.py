@@ -310,7 +310,7 @@ async def test_where_no_cpu_waits_the_command_says_what_to_do(tmp_path: Path) ->
                 host.command(sys.executable, "-m", "gateway", "pair", "--join", "--config", config)
             ) as command:
                 status, said = await command.ended()
-            assert (status, "none is seen (Bonjour: no network link is up that does multicast)" in said) == (1, True)
+            assert (status, "none was found (Bonjour: no network link is up that does multicast)" in said) == (1, True)
             assert "start daisyport pair at the CPU with the line" in said
 
 

@@ -124,7 +124,7 @@ async def test_two_cpus_that_were_paired_share_the_line_and_the_users(tmp_path: 
                 await at_owner.say("yes")
                 status, said = await at_far.ended()
                 assert (status, "P0 here uses the line of owner now." in said) == (0, True), said
-                assert "Users who may log in here now, too: admin, operator, viewer." in said
+                assert "New users who may log in here: admin, operator, viewer." in said
             await at_owner.until("far has joined: it uses P0 of owner")
             at_owner.process.send_signal(2)
             status, said = await at_owner.ended()

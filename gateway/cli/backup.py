@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
     identity = "also another machine's node key and certificate; that machine must not run any more"
     restore.add_argument("--identity", action="store_true", help=identity)
     restore.add_argument("--keys", action="store_true", help="also the AuthenticationKeys of another chassis")
-    restore.add_argument("--configuration", action="store_true", help="also the configuration file, over the one here")
+    restore.add_argument("--configuration", action="store_true", help="also the configuration file, replacing ours")
     add_config_option(restore)
     restore.set_defaults(command=_restore)
 

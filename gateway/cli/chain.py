@@ -24,7 +24,7 @@ def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("chain", help="show all CPUs of a chain, and which of its hops is down")
     parser.add_argument("port", nargs="?", metavar="PORT", help="show the chain of one port, such as P0")
-    parser.add_argument("--json", action="store_true", help="print all that the CPUs tell, as JSON")
+    parser.add_argument("--json", action="store_true", help="print everything that the CPUs report, as JSON")
     add_config_option(parser)
     parser.set_defaults(command=_chain)
 
@@ -67,7 +67,7 @@ def _all(cpu: dict[str, Any], depth: int) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _name(cpu: dict[str, Any]) -> str:
-    return cpu["name"] or cpu["node"][:8] or "a CPU that has not been met"
+    return cpu["name"] or cpu["node"][:8] or "an unknown CPU"
 
 
 def _cpu(cpu: dict[str, Any]) -> str:

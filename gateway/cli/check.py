@@ -123,7 +123,9 @@ def _is_passed_over(path: Path, config: Config, found: _Findings) -> bool:
         closed = True
     if not closed or (config.state_dir.exists() and config.state_dir.stat().st_uid == os.geteuid()):
         return False
-    found.warnings.append(f"{path} was not checked, for this user may not read it; check as the gateway's, or as root")
+    found.warnings.append(
+        f"{path} was not checked, because this user may not read it; run the check as the gateway's user, or as root"
+    )
     return True
 
 
@@ -226,7 +228,7 @@ def _parameters(config: Config, found: _Findings) -> None:
         tcp = manager.generic_tcp_server
         if config.port(index).writers == "last" and tcp.enabled and not tcp.allowed_ip_addresses.items:
             found.warnings.append(
-                f'port_manager[{index}].writers: with "last" whoever connects takes the line from who has it; '
+                f'port_manager[{index}].writers: with "last" each new client takes the line from the one before; '
                 f"PortManager.P{index}.GenericTCPServer.AllowedIPAddresses says who may connect, and is empty"
             )
         rule, serial = config.port(index).turn, config.managers[index].serial

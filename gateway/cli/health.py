@@ -17,7 +17,9 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("health", help="say in one word how the gateway or a port is; 1 where it is down")
+    parser = commands.add_parser(
+        "health", help="print the state of the gateway or a port in one word; exit with 1 if it is down"
+    )
     parser.add_argument("port", nargs="?", metavar="PORT", help="a port, such as P0")
     add_config_option(parser)
     parser.set_defaults(command=_health)

@@ -18,7 +18,7 @@ __all__ = ["add_to"]
 def add_to(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
-        "import-ser2net", help="print what a configuration of ser2net 4 comes to, and what is not carried over"
+        "import-ser2net", help="translate a configuration of ser2net 4, and list what is not carried over"
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="such as /etc/ser2net.yaml")
     parser.add_argument(

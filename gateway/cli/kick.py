@@ -17,7 +17,7 @@ __all__ = ["add_to"]
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("kick", help="end a client or a link; it may come back if it is let in")
+    parser = commands.add_parser("kick", help="end a client or a link; it may connect again")
     parser.add_argument(
         "holder",
         metavar="HOLDER",

@@ -64,10 +64,16 @@ def add_to(commands: Commands) -> None:
         metavar="HOST",
         help="join a CPU where the command waits: one that Bonjour finds, or the one at this name or address",
     )
-    parser.add_argument("--users", action="store_true", help="give, or take, the users who may log in; both must ask")
+    parser.add_argument(
+        "--users", action="store_true", help="also copy the users who may log in; give this option on both sides"
+    )
     parser.add_argument("--minutes", metavar="N", type=int, default=10, help="for how long to wait (default: 10)")
     parser.add_argument(
-        "--tcp-port", metavar="N", type=int, default=_PORT, help=f"where to wait, or HOST does (default: {_PORT})"
+        "--tcp-port",
+        metavar="N",
+        type=int,
+        default=_PORT,
+        help=f"the TCP port to wait on, or of HOST (default: {_PORT})",
     )
     add_config_option(parser)
     parser.set_defaults(command=_pair)
@@ -164,7 +170,7 @@ def _be_joined(arguments: argparse.Namespace, config: Config, index: int, sock: 
     _say(sock, pairing)
     answer = _read(_next(sock, pairing, _WORK, Given).data)
     if not isinstance(answer, dict) or answer.get("done") is not True:
-        raise CommandError(f"{name} has the key, and did not take it up: see there")
+        raise CommandError(f"{name} has the key, and could not use it: see there")
     print(f"{name} has joined: it uses P{index} of {config.node_name}.", flush=True)
 
 
@@ -214,7 +220,7 @@ def _chosen(config: Config, index: int) -> Candidate:
     if not seen:
         why = "" if state == "up" else f" (Bonjour: {state})"
         raise CommandError(
-            f"none is seen{why}: start daisyport pair at the CPU with the line, on this network, or name it: "
+            f"none was found{why}: start daisyport pair at the CPU with the line, on this network, or name it: "
             "daisyport pair --join HOST"
         )
     for number, candidate in enumerate(seen, start=1):
@@ -267,7 +273,7 @@ def _set(arguments: argparse.Namespace, config: Config, index: int, number: int,
         new = _users(config).adopt(users)
     except UserError as exc:
         return f"Its users were not taken over: {exc}."
-    return f"Users who may log in here now, too: {', '.join(new) or 'none who could not before'}."
+    return f"New users who may log in here: {', '.join(new) or 'none, they are all known here'}."
 
 
 # -- both
@@ -304,13 +310,13 @@ def _agreed(sock: socket.socket, pairing: Pairing, where: str) -> str:
             while sock.recv(_READ_SIZE):
                 pass
         raise CommandError(
-            "not paired, and nothing was changed. If the digits were others, somebody may stand in between: look at "
+            "not paired, and nothing was changed. If the digits differed, an attacker may be in between: check "
             "the network before you try again"
         )
     both = pairing.agree()
     _say(sock, pairing)
     if both is None:
-        print(f"Waiting for the word of {name}.", flush=True)
+        print(f"Waiting for the answer of {name}.", flush=True)
         _next(sock, pairing, _PERSON, Agreed)
     return name
 
@@ -351,7 +357,7 @@ def _read(data: bytes) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise CommandError("the other CPU said what cannot be read") from None
+        raise CommandError("the other CPU sent what cannot be read") from None
 
 
 def _users(config: Config) -> Users:

@@ -39,12 +39,14 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("port", metavar="PORT", help="the port, such as P0")
     parser.add_argument(
-        "--hours", metavar="N", type=int, default=24, help="for how long the old key is taken too (default: 24)"
+        "--hours", metavar="N", type=int, default=24, help="hours for which the old key is accepted too (default: 24)"
     )
     parser.add_argument(
         "--chain", action="store_true", help="carry the new key to the CPUs that are chained to it, once you agree"
     )
-    parser.add_argument("--yes", action="store_true", help="with --chain: agree to the CPUs that are there, unasked")
+    parser.add_argument(
+        "--yes", action="store_true", help="with --chain: agree to the present CPUs without being asked"
+    )
     add_config_option(parser)
     parser.set_defaults(command=_rekey)
 
@@ -56,7 +58,7 @@ def _rekey(arguments: argparse.Namespace) -> int:
     target = f"/daisyport/rekey/{quoted(arguments.port)}?seconds={arguments.hours * 3600}"
     target += "".join(f"&node={cpu['node']}" for cpu in below)
     answer = asked(arguments, "POST", target, _key().encode(), _PATIENCE)
-    print(f"{arguments.port} has the new key, and takes the old one too for {arguments.hours} h.")
+    print(f"{arguments.port} has the new key, and accepts the old one too for {arguments.hours} h.")
     if below:
         return _told(json.loads(answer)["cpus"], below)
     print("Set the new one on each CPU that is chained to it: RemotePort.R#.AuthenticationKey.")
@@ -74,7 +76,7 @@ def _agreed_on(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     cpus = [] if chain is None else [cpu for cpu in _below_here(chain, is_below=False) if cpu["node"]]
     cpus = list({cpu["node"]: cpu for cpu in cpus}.values())
     if not cpus:
-        raise CommandError(f"no CPU is chained to {arguments.port} here; without --chain it is given the key alone")
+        raise CommandError(f"no CPU is chained to {arguments.port} here; without --chain only this server gets the key")
     print(f"The new key of {arguments.port} goes to these CPUs, over their links, and to no other:")
     for cpu in cpus:
         state = {"told": "", "gone": "(its link is down)"}.get(cpu["answer"], f"({cpu['answer']})")
@@ -86,7 +88,7 @@ def _agreed_on(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 print("Are they all yours? [y/N] ", end="", flush=True)
                 agreed = terminal.readline().strip().lower() in ("y", "yes")
         except OSError:
-            raise CommandError("there is no terminal to ask at; --yes agrees to these CPUs") from None
+            raise CommandError("there is no terminal to ask on; --yes agrees to these CPUs") from None
         if not agreed:
             raise CommandError("nothing was changed")
     return cpus

@@ -177,7 +177,7 @@ class TlsHandshakes:
                         await stream.linger()
             if handshake.scope.cancelled_caught and not why:
                 late = f"no handshake in {_SECONDS:g} s"
-                why = "another handshake took the place of its own" if handshake.gave_way else late
+                why = "its handshake gave way to a newer one" if handshake.gave_way else late
                 self._service.count_refusal(str(peer), why)
         except Exception:  # the first ring: an error in one client ends that client alone
             logger.exception("%s: a bug ended its handshake", peer)

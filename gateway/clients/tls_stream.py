@@ -160,7 +160,7 @@ class TlsSocketStream:
                 return None
         data = self._decrypted()
         if len(self._unsent) > _UNSENT:
-            raise ConnectionError("it does not read what it makes TLS answer")
+            raise ConnectionError("it does not read the answers that it causes in TLS")
         if data:
             return data
         if self._end is not None:

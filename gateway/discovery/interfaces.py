@@ -123,7 +123,7 @@ def _dump(sock: socket.socket, question: int) -> Iterator[bytes]:
                 return
             if kind == _ERROR:
                 raise OSError(
-                    -int.from_bytes(body[:4], sys.byteorder, signed=True), "the kernel does not tell its links"
+                    -int.from_bytes(body[:4], sys.byteorder, signed=True), "the kernel does not list its links"
                 )
             yield body
 

@@ -58,7 +58,7 @@ def port_managers(tables: Sequence[Table], serials: int) -> tuple[tuple[ManagerH
     for table, manager, port in zip(tables, managers, ports, strict=True):
         for key in _OF_THE_OWNER:
             if key in table and manager.serial is None:
-                table.add_error(key, "requires serial, for the CPU that has the line says it to the others")
+                table.add_error(key, "requires serial, because the CPU with the line decides it for the others")
         for path in port.tty.paths:
             if (first := named.setdefault(path, table)) is not table:
                 table.add_error("tty.path", f"{shown(path)} is already used by {first.where}")
@@ -114,7 +114,9 @@ def _port(table: Table) -> PortConfig:
     )
     if port.turn is not None and port.turn.has_requests and port.message is not None:
         key = "message_end" if "message_end" in table else "message_gap_ms"
-        table.add_error(key, f'has no place beside turn.reply = "{port.turn.reply}", which tells messages by itself')
+        table.add_error(
+            key, f'has no place beside turn.reply = "{port.turn.reply}", which itself finds the ends of messages'
+        )
     table.refuse_the_rest()
     return port
 

@@ -364,7 +364,7 @@ class RemotePortClient:
                 self._handle(event, opened)
 
         say = functools.partial(self._next_frame, link, number)
-        why = "it is renewed, for its keys are a day old or AuthenticationKey is another one"
+        why = "it is renewed, because its keys are a day old or AuthenticationKey has changed"
         try:
             with trio.move_on_after(_REKEY) as self._carrying:
                 await link.carry(say, take, self._session.ping)
@@ -571,7 +571,7 @@ class RemotePortClient:
             self._line.settled(settled)
         self._line.refuse_stale()
         if now >= self._abandon_at:
-            self._give_up(Reason.PORT_DOWN, "the server has been away for longer than the resume window")
+            self._give_up(Reason.PORT_DOWN, "the server was away for longer than the resume window")
         expiry = self._session.next_expiry(now_ms())
         oldest = math.inf if expiry is None else expiry / 1000
         return min(self._abandon_at, oldest, self._line.next_refusal(now))

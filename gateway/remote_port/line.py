@@ -516,7 +516,7 @@ class RemoteLine:
         if channel not in self._allowed:
             raise PortDown("the owner of the line does not let this class of traffic in", Reason.FORBIDDEN)
         if self._away_since != math.inf and self._too_long_away(channel):
-            raise PortDown(f"the link has been away for {self._age_limits[channel]:g} s", Reason.TOO_OLD)
+            raise PortDown(f"the link has been down for {self._age_limits[channel]:g} s", Reason.TOO_OLD)
         claim.check(accepted)
         if self._waiting[channel] and self._waiting[channel] + len(data) > self._throughput.bytes_per_second * _AHEAD:
             return None
@@ -600,7 +600,7 @@ class RemoteTurn:
 def lost_text(reason: Reason) -> str:
     """Return why bytes were not written, in words."""
     if reason is Reason.UNCERTAIN:
-        return "nobody can tell whether the owner of the line wrote it; it is not sent again"
+        return "it is unknown whether the owner of the line wrote it; it is not sent again"
     return f"the owner of the line did not write it: {reason.name.lower().replace('_', ' ')}"
 
 

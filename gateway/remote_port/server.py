@@ -235,7 +235,7 @@ class RemotePortService:
         state = self._port.state.value
         rights = sum(1 << channel for right, channel in CHANNELS.items() if right in self._granted)
         up = state.down is None and bool(state.path)
-        why = "" if up else state.down or "the way to the line is too long to lead further"
+        why = "" if up else state.down or "the path to the line is too long to be extended"
         rules = state.turn_rule, state.message_rule
         return PortState(rights, up, state.rate, why, state.settings, state.path, *rules)
 
@@ -553,7 +553,7 @@ class RemotePortService:
             with trio.move_on_at(until if self._keys.has_old else math.inf) as waiting:
                 await self._keys.old_until.wait_for(functools.partial(operator.ne, until))
             if waiting.cancelled_caught:
-                self._logger.info("remote-port server: the old key is taken no longer")
+                self._logger.info("remote-port server: the old key is no longer accepted")
                 self._end_those_without_a_key()
 
     def _end_those_without_a_key(self) -> None:

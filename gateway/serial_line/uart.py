@@ -342,7 +342,7 @@ class Uart:
                 tty.set_rts(False)
         self.lines_rose += bool(rose)
         said = f"; {' and '.join(rose)} rose for a moment" if rose else ""
-        self._logger.warning("%s was closed and opened again, for its driver does not flush%s", self.device, said)
+        self._logger.warning("%s was closed and opened again, because its driver does not flush%s", self.device, said)
 
     # -- settings
 
@@ -419,7 +419,7 @@ class Uart:
         """Hold the line in break from now on, after what was written."""
         self._tty.modem_lines()  # raises for a pty, which would accept a break without an error and do nothing
         if not await self.queue.emptied(self.queue.patience()):
-            raise UartError(f"{self.device}: no break was sent, for the line does not take what was written before")
+            raise UartError(f"{self.device}: no break was sent, because the line does not take what was written before")
         self._tty.set_break(True)
 
     def end_break(self) -> None:

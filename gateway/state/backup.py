@@ -137,7 +137,7 @@ def unpack(data: bytes) -> Backup:
 def _judged(member: tarfile.TarInfo, before: Mapping[str, bytes]) -> str:
     name = member.name
     if not _is_known(name) and name not in (_ABOUT, CONFIGURATION):
-        raise BackupError(f"it has the member {name!a:.60}, which is none of a backup")
+        raise BackupError(f"it has the member {name!a:.60}, which does not belong in a backup")
     if not member.isreg() or member.size > _LARGEST:
         raise BackupError(f"its member {name} is not a plain file of at most 1 MiB")
     if name in before:

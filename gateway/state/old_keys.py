@@ -62,7 +62,7 @@ class OldKeys:
             found = [] if content is None else json.loads(content)
             return {int(each["port"]): (str(each["key"]), str(each["beside"]), float(each["until"])) for each in found}
         except OSError as exc:
-            logger.warning("%s cannot be read, so no old key is taken: %s", self._path, exc.strerror)
+            logger.warning("%s cannot be read, so no old key is accepted: %s", self._path, exc.strerror)
         except (ValueError, TypeError, KeyError):  # its content is not logged, because it may be a key
-            logger.warning("%s cannot be used, so no old key is taken", self._path)
+            logger.warning("%s cannot be used, so no old key is accepted", self._path)
         return {}

@@ -142,7 +142,7 @@ class AccessControl:
     def require_login_in_force(self, request: Request, caller: Caller) -> None:
         """Raise DeniedError if the login with which a request began is no longer valid."""
         if (why := self.revoked(caller)) is not None:
-            raise self._denied(request, None, f"This was not done to its end: {why}.")
+            raise self._denied(request, None, f"This was not finished: {why}.")
 
     def require_role(self, request: Request, caller: Caller, role: Role) -> None:
         """Raise DeniedError if the role of an authorized caller is too low for what its request turned out to be.
@@ -152,7 +152,7 @@ class AccessControl:
         if caller.role < role:
             why = f"{caller.name} is {_with_article(caller.role)}, and this requires {_with_article(role)}."
             if request.local is not None:
-                raise DeniedError(explain(403, f"{why} [control] in the host's configuration says who is what."))
+                raise DeniedError(explain(403, f"{why} [control] in the host's configuration says who has which role."))
             raise self._denied(request, None, why)
 
     def _authenticated(self, request: Request) -> User:
@@ -170,7 +170,7 @@ class AccessControl:
             # Before the hash is computed, so that a locked-out caller learns nothing from the time of the answer.
             if wait:
                 self.events.log(logging.WARNING, "logins refused", "%s is locked out after wrong logins", network)
-                why = f"Too many wrong logins from {network}: the next one is judged in {wait} s."
+                why = f"Too many wrong logins from {network}: try again in {wait} s."
                 raise DeniedError(explain(429, why, ("Retry-After", str(wait))))
         user = self._users.find(given.name)
         target = request.target.decode("latin-1")

@@ -33,7 +33,7 @@ def test_a_node_id_that_is_there_twice_and_an_older_version_are_warned_of() -> N
     root = shown(Branch(b"", cpu("a", "1.10.0", alarms=((Alarm.NO_KEY, "any CPU below"),)), twice, cut=True))
     assert [warning.split(",")[0] for warning in root["warnings"]] == [
         "no AuthenticationKey",
-        "more CPUs are behind it than can be shown",
+        "there are more CPUs behind it than can be shown",
     ]
     newer, older = root["below"]
     assert "two CPUs use one node id" in newer["warnings"][0]
@@ -52,7 +52,7 @@ def test_the_hop_that_is_down_is_drawn_with_its_reason() -> None:
     assert drawn == [
         "the chain of P0 here, from the owner of the line down:",
         "cpu-a P0 (here) down version 1.2.3, 1 client, 3 gaps: no such device",
-        "+- a CPU that has not been met",
+        "+- an unknown CPU",
         "      LINK DOWN for 12 s: the peer has been silent for 4.1 s; from 192.0.2.1, 2",
         "      resumed, 40 bytes lost",
     ]
@@ -62,6 +62,6 @@ def test_a_cpu_that_did_not_answer_is_named_with_what_to_do() -> None:
     silent = Branch(hop(Way.DOWN, Seen.SILENT), cpu("s", ""))
     drawn = list(_lines({"port": "P0", "chain": shown(Branch(b"", cpu("a"), (silent,)))}))
     assert drawn[-2:] == [
-        "warning: cpu-s: the link stands, but it did not answer in time: look at it if",
-        "         that stays",
+        "warning: cpu-s: the link stands, but it did not answer in time: check it if this",
+        "         continues",
     ]

@@ -357,7 +357,7 @@ RUN = {
     "kill -USR1": "",
     "daisyport keygen": "-",
     "daisyport keygen | tr -d '\\n' | install -m 600 /dev/stdin /root/new.key": "",
-    "cat /root/new.key | daisyport rekey P0": "P0 has the new key, and takes the old one too for 24 h.",
+    "cat /root/new.key | daisyport rekey P0": "P0 has the new key, and accepts the old one too for 24 h.",
     "curl --digest -u anna --data-urlencode 'RemotePort.R0.AuthenticationKey@/root/new.key' "
     "'http://cpu2:8080/axis-cgi/param.cgi?action=update'": "OK",
     "daisyport trace P0": "- the port is up",

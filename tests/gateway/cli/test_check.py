@@ -121,7 +121,7 @@ def test_a_port_that_whoever_connects_takes_over_is_warned_of(
     (state / "parameters").write_text(f"{server}.Enabled=yes\n{server}.AllowedIPAddresses={allowed}\n")
     done = check(tmp_path, f'[[port_manager]]\nwriters = "{writers}"')
     assert done.returncode == 0
-    warning = 'Warning: port_manager[0].writers: with "last" whoever connects takes the line from who has it; '
+    warning = 'Warning: port_manager[0].writers: with "last" each new client takes the line from the one before; '
     assert (warning in done.stdout) is warns
 
 
@@ -284,7 +284,8 @@ def test_another_user_is_told_what_was_not_checked_for_him(public: Path, capsys:
     told = capsys.readouterr()
     assert (status, told.err) == (0, "")
     for file in (token, state / "users", state / "parameters"):
-        wanted = f"Warning: {file} was not checked, for this user may not read it; check as the gateway's, or as root\n"
+        reason = "because this user may not read it; run the check as the gateway's user, or as root"
+        wanted = f"Warning: {file} was not checked, {reason}\n"
         assert wanted in told.out
     assert told.out.endswith("\nok\n")
 

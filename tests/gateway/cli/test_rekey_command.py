@@ -125,7 +125,7 @@ def test_where_there_is_no_terminal_nobody_is_taken_to_agree(
 ) -> None:
     monkeypatch.setattr(rekey, "_TERMINAL", tmp_path / "none")
     assert main.main(["rekey", "P0", "--chain"]) == 1
-    assert "there is no terminal to ask at; --yes agrees" in capfd.readouterr().err
+    assert "there is no terminal to ask on; --yes agrees" in capfd.readouterr().err
     assert not chained
     assert main.main(["rekey", "P1", "--chain", "--yes"]) == 1
     assert "no CPU is chained to P1 here" in capfd.readouterr().err

@@ -190,5 +190,5 @@ async def test_a_client_that_has_tls_answer_and_reads_nothing_is_gone(
     with trio.fail_after(5), pair(context) as (stream, peer):
         await shaken(stream, peer)
         await peer.tls.send_all(b"hello")
-        with pytest.raises(ConnectionError, match="it does not read what it makes TLS answer"):
+        with pytest.raises(ConnectionError, match="it does not read the answers that it causes in TLS"):
             await stream.receive()

@@ -36,7 +36,7 @@ def test_the_loopback_is_no_link_that_others_can_be_found_on() -> None:
 def test_an_error_of_the_kernel_is_told() -> None:
     with (
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock,
-        pytest.raises(OSError, match="the kernel does not tell its links") as told,
+        pytest.raises(OSError, match="the kernel does not list its links") as told,
     ):
         list(interfaces._dump(sock, 4000))
     assert told.value.errno == errno.EOPNOTSUPP

@@ -318,11 +318,11 @@ WRONG_TURNS = (
     ('[port_manager.turn]\nreply = "visca"\nreply_ms = 1', "turn.reply_ms: no such key; did you mean reply?"),
     (
         'message_gap_ms = 5\n[port_manager.turn]\nreply = "visca"',
-        'message_gap_ms: has no place beside turn.reply = "visca", which tells messages by itself',
+        'message_gap_ms: has no place beside turn.reply = "visca", which itself finds the ends of messages',
     ),
     (
         'message_end = "ff"\n[port_manager.turn]\nreply = "modbus-rtu"',
-        'message_end: has no place beside turn.reply = "modbus-rtu", which tells messages by itself',
+        'message_end: has no place beside turn.reply = "modbus-rtu", which itself finds the ends of messages',
     ),
 )
 
@@ -466,12 +466,12 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
         ),
         (
             '[[port_manager]]\n[port_manager.turn]\nreply = "visca"',
-            "port_manager[0].turn: requires serial, for the CPU that has the line says it to the others",
+            "port_manager[0].turn: requires serial, because the CPU with the line decides it for the others",
         ),
         *((OWNER + table, f"port_manager[0].{error}") for table, error in WRONG_TURNS),
         (
             "[[port_manager]]\n[port_manager.remote]\nlines = true",
-            "port_manager[0].remote: requires serial, for the CPU that has the line says it to the others",
+            "port_manager[0].remote: requires serial, because the CPU with the line decides it for the others",
         ),
         (
             OWNER + "[port_manager.remote]\nconfigure = 1",
@@ -479,7 +479,7 @@ def test_the_turns_of_a_line_are_read(body: str, rule: TurnRule) -> None:
         ),
         (
             '[[port_manager]]\nmessage_end = "ff"',
-            "port_manager[0].message_end: requires serial, for the CPU that has the line says it to the others",
+            "port_manager[0].message_end: requires serial, because the CPU with the line decides it for the others",
         ),
         (
             '[[port_manager]]\n[port_manager.tty]\npath = "/run/t"\nmode = "660"',

@@ -59,7 +59,7 @@ class Modem(NarrowTty):
     async def begin_break(self) -> None:
         await trio.lowlevel.checkpoint()
         if not self.takes_breaks:
-            raise UartError("no break was sent, for the line does not take what was written before")
+            raise UartError("no break was sent, because the line does not take what was written before")
         self._note("break")
 
     def end_break(self) -> None:

@@ -109,7 +109,7 @@ def large(name: str) -> tarfile.TarInfo:
         (b"PK", "it is no backup of Daisyport: "),
         (gzip.compress(b"no tar"), "it is no backup of Daisyport: "),
         (archive()[:-20], "it is no backup of Daisyport: "),
-        (archive(("../parameters", b"")), "it has the member '../parameters', which is none of a backup"),
+        (archive(("../parameters", b"")), "it has the member '../parameters', which does not belong in a backup"),
         (archive(("/etc/passwd", b"")), "it has the member '/etc/passwd'"),
         (archive(("lock", b"")), "it has the member 'lock'"),
         (archive(("remote_port_R0_server/../../x", b"")), "it has the member"),

@@ -43,14 +43,14 @@ def test_a_file_that_makes_no_sense_is_told_without_its_content(
 ) -> None:
     (tmp_path / "old_keys").write_text(content)
     assert OldKeys(tmp_path).of(0) is None
-    assert "cannot be used, so no old key is taken" in caplog.text
+    assert "cannot be used, so no old key is accepted" in caplog.text
     assert "secret" not in caplog.text
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "old_keys").mkdir()
     assert OldKeys(tmp_path).of(0) is None
-    assert "cannot be read, so no old key is taken: not a regular file" in caplog.text
+    assert "cannot be read, so no old key is accepted: not a regular file" in caplog.text
 
 
 async def test_what_the_disk_does_not_take_is_not_kept(tmp_path: Path) -> None:

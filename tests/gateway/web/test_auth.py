@@ -232,7 +232,7 @@ async def test_guessing_is_slowed_down_for_its_network_and_for_no_other(gate: Ga
     limited = gate.refused(basic("admin"))
     assert limited.status == 429
     assert ("Retry-After", "6") in limited.headers
-    assert b"judged in 6 s" in limited.body
+    assert b"try again in 6 s" in limited.body
     assert isinstance(gate.ask(basic("admin"), peer=Endpoint("192.0.2.8", 1)), Caller)
     await trio.sleep(6)
     assert isinstance(gate.ask(basic("admin")), Caller)
