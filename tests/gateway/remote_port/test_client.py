@@ -159,7 +159,7 @@ async def test_a_link_away_for_too_long_has_its_clients_read_and_refused() -> No
             age_limits(far, Channel.TCP, 0.3)
             client = far.connect(Right.TCP)
             await unplugged(far, cable)
-            with pytest.raises(PortDown, match="away for") as refusal:
+            with pytest.raises(PortDown, match="down for") as refusal:
                 await client.transfer(bytes(20_000))
             assert refusal.value.reason is Reason.TOO_OLD
             with pytest.raises(PortDown):
@@ -237,7 +237,7 @@ async def test_after_a_restart_of_the_server_what_was_sent_is_uncertain_and_neve
             assert far.device.losses == {Reason.UNCERTAIN: 3}
             assert client.counters.dropped == 3
             assert ear.missed == [(0, Reason.RESTARTED)]
-            assert "P0 remote port: 3 TCP bytes sent: nobody can tell" in caplog.text
+            assert "P0 remote port: 3 TCP bytes sent: it is unknown" in caplog.text
 
 
 async def test_a_node_that_finds_itself_on_the_path_stays_out_and_says_why() -> None:
