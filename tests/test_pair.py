@@ -153,7 +153,7 @@ async def test_where_anybody_says_no_nothing_is_set_and_both_commands_end(tmp_pa
                 for name, command in (("owner", at_owner), ("far", at_far)):
                     status, said = await command.ended()
                     assert status == 1
-                    assert ("look at the network" if refuses == name else "the digits are not the same") in said
+                    assert ("check the network" if refuses == name else "the digits are not the same") in said
             assert [stored(each) for each in (owner, far)] == before
 
 
