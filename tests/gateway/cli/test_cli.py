@@ -433,7 +433,7 @@ def test_no_configuration_is_read_or_loaded_for_a_command_that_needs_none(words:
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=20, check=True)
     names = done.stderr.partition("loaded ")[2].split()
     assert "gateway.cli.main" in names
-    unread = {"gateway.host.config", "gateway.host.config_file", "protocol.parameters.settings", "dataclasses"}
+    unread = {"gateway.host.config", "gateway.host.config_file", "protocol.parameters.settings", "protocol.frozen"}
     assert not unread & {*names}
 
 
