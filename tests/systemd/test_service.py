@@ -329,6 +329,50 @@ def test_a_program_keeps_its_tty_over_a_restart_and_a_kill_until_the_configurati
     service.run("systemctl stop program", check=False)
 
 
+@pytest.mark.parametrize(
+    ("command", "ready"),
+    [
+        pytest.param(
+            f"{command} {TTY}",
+            ready,
+            marks=pytest.mark.skipif(shutil.which(command.split()[0]) is None, reason="it is not installed"),
+            id=command.split()[0],
+        )
+        for command, ready in (
+            ("picocom -r -b 19200", "Terminal ready"),
+            ("minicom -o -8 -b 19200 -D", "Welcome to minicom"),
+        )
+    ],
+)
+def test_a_terminal_program_goes_on_over_a_restart_and_a_kill(service: Machine, command: str, ready: str) -> None:
+    service.write(CONFIG, f'{LINE}[[port_manager]]\nserial = 1\n[port_manager.tty]\npath = "{TTY}"\nconfigure = true\n')
+    service.run("systemctl restart daisyport")
+    service.until(f"test -L {TTY} && echo yes", bool)
+    # script(1) is its keyboard and its screen.
+    service.write("/run/terminal", f"exec 3<>/run/keys\nexec script -qfc '{command}' /run/screen <&3\n")
+    service.run("rm -f /run/keys /run/screen; mkfifo /run/keys")
+    service.run("systemd-run --quiet --unit=terminal -E TERM=vt100 bash /run/terminal")
+
+    def shows(word: str) -> None:
+        service.until("cat /run/screen", lambda shown: word in shown)
+
+    def types(word: str) -> None:
+        """Have it say a word to the line, which says it back."""
+        service.run(f"printf {word} > /run/keys")
+        shows(word)
+
+    shows(ready)
+    types("before")
+    service.run("systemctl restart daisyport")
+    types("again")
+    service.run(f"kill -KILL {main_process(service)}; systemctl restart daisyport")
+    types("fresh")
+    (client,) = (client for client in status(service)["ports"][0]["clients"] if client["service"] == "Tty")
+    assert client["written"] == len("fresh")
+    assert service.says("systemctl is-active terminal") == "active"
+    service.run("systemctl stop terminal")
+
+
 LOG = "/var/log/daisyport/P0.log"
 
 
