@@ -20,6 +20,7 @@ from gateway.rekey import shown
 from gateway.state.users import Users
 from gateway.status import status
 from gateway.tasks.contain import contain
+from gateway.tasks.load import load
 from gateway.tasks.reconcile import Unit
 from gateway.web.auth import AccessControl
 from gateway.web.bearer import Bearer
@@ -52,7 +53,7 @@ async def _chain(managers: Sequence[Manager], index: int) -> dict[str, Any] | No
     port = managers[index]
     if port.services.remote_port is None and PortType.REMOTE not in port.devices:
         return None
-    # Loaded when somebody asks.
+    await load("gateway.chain")
     from gateway import chain
 
     return chain.shown(await port.chain.look())

@@ -43,6 +43,7 @@ from gateway.port.plan import (
 )
 from gateway.port.rights import Right
 from gateway.services import Services, specs_of_the_host
+from gateway.tasks.load import load
 from gateway.tasks.reconcile import Unit, Units
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.watch import Cell
@@ -344,6 +345,7 @@ class Manager:
             self.bus.share(self._port.turn, self._port.message)  # for another CPU's line, that CPU sends the rules
             await self.devices[spec.type].run(unit)
             return
+        await load("gateway.remote_port.client")
         device = self.devices[spec.type] = self._make_device(spec)
         try:
             await device.run(unit)
@@ -352,6 +354,7 @@ class Manager:
 
     async def _run_announce(self, spec: Announce, unit: Unit) -> None:
         """Announce the remote port server to the neighbours, once it listens."""
+        await load("gateway.remote_port.announce")
         from gateway.remote_port.announce import announce
 
         unit.began()

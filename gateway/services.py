@@ -18,6 +18,7 @@ from gateway.clients.serial_cgi import SerialCgi
 from gateway.clients.service import Service
 from gateway.port.plan import Listen, ProgramTty, Serve, ServiceKind
 from gateway.port.rights import Right
+from gateway.tasks.load import load
 from protocol.parameters.hardware import PortType
 
 if TYPE_CHECKING:
@@ -260,6 +261,8 @@ class Services:
 
     async def run(self, kind: ServiceKind, unit: Unit, settings: Callable[[], PortManager]) -> None:
         """Run the service of one kind in ``unit`` until cancelled; ``settings`` are the newest of this port."""
+        if kind is ServiceKind.REMOTE_PORT:
+            await load("gateway.remote_port.server")
         handle = self._grant(self._rights(kind), kind.value)
         service = self._services[kind] = self._made(kind, handle)
         self._handles[kind] = handle

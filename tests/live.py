@@ -17,7 +17,7 @@ from gateway.state.users import Users
 from tests.helpers import PASSWORD, free_port, lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from tests.helpers import FarEnd
@@ -69,10 +69,12 @@ async def daemon(
     watchdog: float = 2.0,
     config: str = "",
     more: Mapping[str, object] | None = None,
+    program: Sequence[str] = ("-m", "gateway"),
 ) -> AsyncIterator[Live]:
     """Run a daemon whose ports have an open TCP server each and serial.cgi, until the block ends.
 
-    ``descriptors`` are the soft and the hard limit that it starts with; ``more`` parameters come without ``root.``.
+    ``descriptors`` are the soft and the hard limit that it starts with; ``more`` parameters come without ``root.``;
+    ``program`` is what Python runs.
     """
     with lines(directory, ports) as ends, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(directory / "notify"))
@@ -97,7 +99,7 @@ async def daemon(
         for role in ("admin", "operator", "viewer"):
             users.add(role, role, PASSWORD)
         environ = {**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": f"{watchdog * 1e6:.0f}"}
-        command = [sys.executable, "-m", "gateway", "run", "--config", str(directory / "config.toml")]
+        command = [sys.executable, *program, "run", "--config", str(directory / "config.toml")]
         with (directory / "log").open("wb") as log:
             process = await trio.lowlevel.open_process(
                 command, stderr=log, stdin=None, env=environ, preexec_fn=lambda: _limit(descriptors)

@@ -21,6 +21,7 @@ import trio
 from gateway.port.rights import Right
 from gateway.state.store import StoreError
 from gateway.tasks.audit import audit
+from gateway.tasks.load import load
 from gateway.web.auth import AccessControl, Caller, DeniedError
 from gateway.web.csrf import Site
 from gateway.web.message import Handover, Request, Response, explain
@@ -353,7 +354,7 @@ def _status_for(routes: Routes, caller: Caller) -> dict[str, Any]:
 
 
 async def _metrics(routes: Routes, _: Request, caller: Caller) -> Response:
-    # Loaded at the first scrape.
+    await load("gateway.web.openmetrics")
     from gateway.web.openmetrics import CONTENT_TYPE, open_metrics
 
     return Response(200, open_metrics(_status_for(routes, caller)), CONTENT_TYPE)
@@ -415,7 +416,7 @@ async def _web_socket(routes: Routes, request: Request, caller: Caller) -> Respo
         holder = f"trace of {holder}"
 
     async def take(stream: trio.abc.HalfCloseableStream) -> None:
-        # The libraries behind it are loaded at the first WebSocket.
+        await load("gateway.web.websocket")
         from gateway.web import websocket
 
         if Right.WATCH in rights:
@@ -467,7 +468,7 @@ async def _trace(routes: Routes, request: Request, caller: Caller) -> Response |
         return explain(503, f"{_MOST_TRACES} traces are open already: end one, or kick it.", ("Retry-After", "1"))
 
     async def take(stream: trio.abc.HalfCloseableStream) -> None:
-        # Loaded at the first trace.
+        await load("gateway.web.trace")
         from gateway.web import trace
 
         audit.info("%s traces %s", caller.name, name)

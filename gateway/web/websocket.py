@@ -12,6 +12,7 @@ handshake then sends the close frame, because a stream's `close` cannot wait.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401 -- wsproto decodes Host by it, and would load it in the loop
 import functools
 import json
 import math
