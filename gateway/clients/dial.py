@@ -14,6 +14,7 @@ import trio
 
 from gateway.clients.service import DEAD_CLIENT
 from gateway.clients.streams import SocketStream, keep_alive
+from gateway.tasks.load import load
 from gateway.tasks.supervise import Backoff, supervise
 from protocol.endpoint import Endpoint
 
@@ -65,6 +66,7 @@ async def dial(spec: Dial, service: Service, unit: Unit, stopping: Callable[[], 
 
 
 async def _connected(spec: Dial) -> socket.socket:
+    await load("encodings.idna")  # by which trio writes a host's name
     with trio.move_on_after(_CONNECT):
         stream = await trio.open_tcp_stream(spec.host, spec.port)
         with contextlib.ExitStack() as undo:

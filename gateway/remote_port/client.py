@@ -26,6 +26,7 @@ from gateway.remote_port.chain import ChainLink
 from gateway.remote_port.line import ENDINGS, RemoteLine
 from gateway.remote_port.link import HANDSHAKE_DEADLINE, Link, LinkCutError, now_ms, reason_text
 from gateway.remote_port.told_keys import ToldKeys
+from gateway.tasks.load import load
 from gateway.tasks.root_cause import root_cause
 from gateway.tasks.supervise import Backoff, supervise
 from protocol.errors import RemoteProtocolError
@@ -324,6 +325,7 @@ class RemotePortClient:
             link.close()
 
     async def _connected(self, target: Target) -> socket.socket:
+        await load("encodings.idna")  # by which trio writes a host's name
         with trio.move_on_after(_CONNECT):
             stream = await trio.open_tcp_stream(target.host, target.port)
             return socket.socket(fileno=stream.socket.detach())
