@@ -49,7 +49,7 @@ class Stream(Protocol):
     """A way to carry one client's bytes."""
 
     exact: bool
-    """Whether each piece that ``receive()`` returns is a whole message, never to be split."""
+    """True if each piece that ``receive()`` returns is a whole message, never to be split."""
     connection: ClientConnection | None
     """The connection behind it, for counting; None where it is not counted."""
 

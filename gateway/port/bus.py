@@ -68,7 +68,7 @@ class PortStatus:
     path: tuple[bytes, ...] = ()
     """The node ids from the owner of the line to this node; empty while there is no way to a line."""
     rights: int = EVERY_CLASS
-    """What the owner of a remote line lets links write: bit ``1 << channel`` for each traffic class."""
+    """The classes that the owner of a remote line lets links write: bit ``1 << channel`` for each."""
     cuts: int = 0
     """Readers that were cut because they were too slow."""
     last_cut: str = ""

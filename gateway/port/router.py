@@ -192,7 +192,7 @@ class Session:
         self.traffic = write
         """The class that the holder writes in; none where it may only listen."""
         self.writes = bool(write)
-        """Whether the holder has a right to write."""
+        """True if the holder has a right to write."""
         self.silent = None if write else f"{handle.holder} may only read"
         """Why nothing that the holder sends reaches the line now; None while it does."""
         self.missed = 0
@@ -207,9 +207,9 @@ class Session:
         self.kin: object = self if kin is None else kin
         """The owner of the session: a client has one, and a link, as one owner, those of all its classes."""
         self.is_mixed = False
-        """Whether the holder is a link, which writes the messages of several clients."""
+        """True for a link, which writes the messages of several clients."""
         self.is_monitor = not write
-        """Whether the holder hears the replies to others too, on a line with a turn rule."""
+        """True if the holder hears the replies to others too, on a line with a turn rule."""
         self.counters = Counters()
         self.scope = trio.CancelScope()
         """All that the holder does with the session runs in it."""
@@ -222,7 +222,7 @@ class Session:
         self.reader: Reader | None = None
         """The reader that hears the line for the client."""
         self._hearing = contextlib.ExitStack()
-        """What must be detached from the bus, or given back to the line, when it ends."""
+        """Undoes at the end what was attached to the bus, or held on the line."""
         if write:
             bus.begin_to_write(self.kin)
             self._hearing.callback(bus.end_to_write, self.kin)

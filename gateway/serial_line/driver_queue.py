@@ -38,7 +38,7 @@ class _Look(NamedTuple):
     unsent: int
     """Of the bytes that were unsent then, ``waiting`` were queued; of those written since, all may be."""
     moving: bool
-    """Whether the line carried any since the look before."""
+    """True if the line carried any byte since the look before."""
 
 
 @final

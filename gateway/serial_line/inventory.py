@@ -35,7 +35,7 @@ class Found:
     console: bool
     """The kernel writes its messages there."""
     mode: str
-    """Who may open it: ``root:dialout 660``."""
+    """Its owner, group and mode: ``root:dialout 660``."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""One request on a shared line and what is heard after it: who hears what, and when the next may begin.
+"""One request on a shared line and what is heard after it: who hears which bytes, and when the next may begin.
 
 Bytes and times in, bytes with their audience out; seconds are of any one clock.
 
@@ -18,13 +18,13 @@ The states
     any but OVER --abort--> OVER     the device has gone (ABORTED)
 
 What must hold
-    The asker is given only what may belong to its reply, in order: no echo of its own request, no late words of
-    another unit, nothing of a quarantine. Of Modbus it is given whole replies alone, of VISCA whole packets: half of
-    one would spoil the next. All that is heard is given to somebody: what is nobody's goes to monitors, what stands
-    behind a whole reply to everybody.
+    The asker gets only what may belong to its reply, in order: no echo of its own request, no late bytes of another
+    unit, nothing of a quarantine. Of Modbus it gets only whole replies, of VISCA whole packets, because half of one
+    would spoil the next. Everything that is heard goes somewhere: what is nobody's to monitors, what follows a whole
+    reply to everybody.
 
-    Every state but OVER has a deadline, and a quarantine has a last one that no byte moves. So a turn is bounded
-    whatever is heard: by ``longest_reply`` bytes with ``patience`` before each, and ``reply_timeout`` once more.
+    Every state except OVER has a deadline, and a quarantine has a final one that no byte moves. So a turn is bounded
+    whatever is heard: by ``longest_reply`` bytes with ``patience`` before each, and one more ``reply_timeout``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Audience", "Ending", "Exchange"]
 
 _CHARACTERS = 3.5
-"""Characters of quiet after which a line counts as silent, however short ``reply_silence`` is."""
+"""The least characters of quiet after which a line counts as silent, even if ``reply_silence`` is shorter."""
 _PACKET_END = b"\xff"
 
 
@@ -54,16 +54,16 @@ class Audience(enum.Enum):
 
 @final
 class Ending(enum.Enum):
-    """The way in which a turn ended."""
+    """How a turn ended."""
 
     WHOLE = "whole"
     """The rule found the reply whole."""
     NONE = "none"
-    """Nobody answers such a request."""
+    """The request has no reply."""
     SILENCE = "silence"
     """The line fell silent in the middle of the reply."""
     TIME = "time"
-    """Nothing came in time, or no end of what came."""
+    """No reply came in time, or it did not end."""
     ABORTED = "aborted"
     """The device has gone, or the request was withdrawn."""
 
@@ -86,20 +86,20 @@ class Exchange:
         self._character = character
         self._state = _State.SENDING
         self._heard = b""
-        """What came since the request, without its echo once that is known."""
+        """The bytes since the request, without its echo once that is known."""
         self._echo_known = not rule.echo
         self._told = 0
-        """Bytes at the start of ``_heard`` that have had their audience."""
+        """The bytes at the start of ``_heard`` that were handed out."""
         self._last = math.inf
-        """In QUARANTINE, when it ends whatever comes."""
+        """In QUARANTINE, the time when it ends in any case."""
         self.ending: Ending | None = None
         """How the turn ended; None while the reply is due."""
         self.deadline = math.inf
-        """When ``expire`` is to be called; in OVER, when the line is quiet of this request."""
+        """When to call ``expire``; in OVER, when the line became quiet after this request."""
 
     @classmethod
     def isolated(cls, rule: TurnRule, character: float, until: float) -> Exchange:
-        """Return the quarantine after a turn whose end nobody here has seen: its reply may come ``until`` then."""
+        """Return the quarantine after a turn whose end was not seen here: its reply may come ``until`` then."""
         exchange = cls(rule, b"", character)
         exchange._isolate(Ending.TIME, until)
         return exchange
@@ -110,7 +110,7 @@ class Exchange:
         return self._state is _State.OVER
 
     def sent(self, at: float) -> None:
-        """Take note that the last byte of the request leaves the wire at the time ``at``."""
+        """Note that the last byte of the request leaves the wire at the time ``at``."""
         if self._state is not _State.SENDING:
             return
         if not self._rule.expects_reply(self._request):
@@ -120,7 +120,7 @@ class Exchange:
         self.deadline = at + self._patience
 
     def hear(self, data: bytes, now: float) -> list[tuple[Audience, bytes]]:
-        """Take what the line says, and return it, or what is known of it by now, with its audience."""
+        """Take bytes of the line; return those whose audience is known by now, with the audience."""
         if self._state is _State.OVER:
             return [(Audience.EVERYBODY, data)]
         if self._state is _State.QUARANTINE:
@@ -131,7 +131,7 @@ class Exchange:
         if not self._echo_known:
             echoed = self._rule.echoed(self._request, self._heard)
             if echoed is None:
-                return told  # its end is still to come, and until then it may be something else
+                return told  # until its end comes it may turn out to be something else
             self._echo_known = True
             told += self._tell(Audience.MONITORS, echoed)
             self._forget(echoed)
@@ -152,7 +152,7 @@ class Exchange:
         return told
 
     def expire(self, now: float) -> list[tuple[Audience, bytes]]:
-        """Go on where nothing came until ``deadline``; return what was kept until its audience was known."""
+        """Go on after nothing came until ``deadline``; return the kept bytes, with their audience."""
         if now < self.deadline or self._state is _State.OVER:
             return []
         if self._state is _State.QUARANTINE:
@@ -167,14 +167,14 @@ class Exchange:
         return told
 
     def abort(self, now: float) -> list[tuple[Audience, bytes]]:
-        """End it, for the device has gone, or nothing of the request was written; return what was kept."""
+        """End it, because the device has gone or nothing of the request was written; return the kept bytes."""
         told = self._tell(Audience.MONITORS, len(self._heard))
         if self._state is not _State.OVER:
             self._end(self.ending or Ending.ABORTED, now)
         return told
 
     def all_told(self) -> None:
-        """Take note that all that was heard by now had its audience already, whatever that was."""
+        """Note that everything heard by now has been handed out already."""
         self._told = len(self._heard)
 
     @property
@@ -189,7 +189,7 @@ class Exchange:
 
     @property
     def _certain(self) -> int:
-        """How many bytes at the start of what was heard the asker may have before the reply is whole."""
+        """The number of bytes, from the start, that the asker may get before the reply is whole."""
         match self._rule.reply:
             case "modbus-rtu":
                 return 0
@@ -199,7 +199,7 @@ class Exchange:
                 return len(self._heard)
 
     def _tell(self, audience: Audience, until: int) -> list[tuple[Audience, bytes]]:
-        """Give what has had no audience yet, up to ``until``, to this one."""
+        """Hand out the bytes up to ``until`` that were not handed out yet."""
         data, self._told = self._heard[self._told : until], max(self._told, until)
         return [(audience, data)] if data else []
 
@@ -209,7 +209,7 @@ class Exchange:
         self._told = max(self._told - count, 0)
 
     def _isolate(self, ending: Ending, last: float, now: float = math.inf) -> None:
-        """Begin the quarantine: what never came may come until ``last``, what broke off has to be silent."""
+        """Begin the quarantine: wait until ``last`` for a missing reply, or for silence after a broken one."""
         self._state, self.ending, self._last = _State.QUARANTINE, ending, last
         self.deadline = min(now + self._silence, last) if self._heard else last
 

@@ -1,7 +1,7 @@
-"""The end of a message on a byte stream, where a port says what it is: last bytes, or a gap.
+"""Find the end of a message in a byte stream, by a port's rule: its last bytes, or a gap.
 
-A message that a TCP connection brings in three reads is one to the line, and two that one read brings are two. Without
-a rule a message is what one read returned.
+A message that TCP delivers in three reads is one message on the line, and two messages in one read are two. Without a
+rule a message is what one read returned.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_JOINED: Final = 512
 """The most bytes of a message that is joined; a longer one is a transfer."""
 
 MAX_GAP: Final = 0.1
-"""The most seconds from the first piece of a message to its end; what is there by then goes as a transfer."""
+"""The most seconds from the first piece of a message to its end; what has come by then goes as a transfer."""
 
 MAX_MESSAGE_END: Final = 16
 """The most bytes that end a message."""
@@ -27,7 +27,7 @@ MAX_MESSAGE_END: Final = 16
 @final
 @frozen
 class MessageRule:
-    """The end of a message: its last bytes ``end`` (1 to MAX_MESSAGE_END), a ``gap`` behind it, or the first of both.
+    """The end of a message: its last bytes ``end`` (1 to MAX_MESSAGE_END), a ``gap`` after it, or the first of both.
 
     ``gap`` is in seconds, 0.001 to MAX_GAP; None for the one that the port does not use. Raises ValueError for
     anything else.
@@ -47,7 +47,7 @@ class MessageRule:
 
 @final
 class MessageJoiner:
-    """Joins what one client sends to messages: ``feed`` what was read, ``expire`` at ``deadline``.
+    """Joins what one client sends into messages: ``feed`` what was read, ``expire`` at ``deadline``.
 
     Both return the pieces that go to the line now, in order; nothing is lost, changed or kept for longer than MAX_GAP
     while its client is read.
@@ -59,7 +59,7 @@ class MessageJoiner:
         self._first = self._last = 0.0
         """When the first and the last byte of what waits were read."""
         self._resumed = -math.inf
-        """When the client was read again after a time in which nobody read it."""
+        """When reading from the client began again after a pause."""
 
     @property
     def waiting(self) -> int:
@@ -80,7 +80,7 @@ class MessageJoiner:
         return math.inf if self._rule.gap is None else max(self._last, self._resumed) + self._rule.gap
 
     def resume(self, now: float) -> None:
-        """Take note that nobody read the client until ``now``: the rest may have come, and wait to be read."""
+        """Note that nobody read from the client until ``now``: the rest may have come, and wait to be read."""
         self._resumed = now
 
     def feed(self, data: bytes, now: float) -> list[Piece]:
@@ -102,13 +102,13 @@ class MessageJoiner:
         return pieces
 
     def expire(self, now: float) -> list[Piece]:
-        """Let go what has waited for long enough by ``now``; whole only where the gap behind it ended it."""
+        """Release what has waited long enough by ``now``; it is whole only if the gap after it ended it."""
         if self.deadline is None or now < self.deadline:
             return []
         return [self._go(len(self._waiting), whole=now >= self._silent_at)]
 
     def finish(self) -> list[Piece]:
-        """Let go what waits, whose client has left or ended its sending."""
+        """Release what waits, because its client has left or ended its sending."""
         return [self._go(len(self._waiting), whole=False)] if self._waiting else []
 
     def _end(self, before: int) -> int | None:

@@ -1,19 +1,19 @@
-"""The requests in the byte stream of one master, where the line's turns are those of Modbus RTU or VISCA.
+"""Find the requests in the byte stream of one master, on a line with turns of Modbus RTU or VISCA.
 
-A TCP read may bring half a request, or three. Where the turn begins and ends depends on the request, so the stream is
-cut where its client is connected, and one request is one message from there on, at every hop.
+A TCP read may bring half a request, or three. The turn depends on the request, so the stream is cut where its client is
+connected, and from there on each request is one message at every hop.
 
 What must hold
-    Every byte that comes is either in one request, in order, or counted in ``rubbish``. At most MAX_FRAME bytes wait,
-    and none for longer than PATIENCE behind the last that came, while their client is read.
+    Every byte is either in one request, in order, or counted in ``rubbish``. At most MAX_FRAME bytes wait, and none
+    longer than PATIENCE after the last byte that came, while their client is read.
 
-    What a stream costs is bounded too: behind MAX_RUN bytes of rubbish in a row each read is judged at its first byte
-    alone, until that begins a request, or nothing came for PATIENCE. Whoever sends that speaks another protocol.
+    The cost of a stream is bounded too: after MAX_RUN bytes of rubbish in a row each read is judged only at its first
+    byte, until that begins a request, or nothing came for PATIENCE. Such a client speaks another protocol.
 
 Way of thinking
-    What waits is judged at its first byte. It is a whole request, or the beginning of one, or none; if none, that
-    byte alone is dropped, for the next may begin one. A beginning whose rest does not come within PATIENCE is none
-    either: a master that was cut off in mid-request sends it anew, and the new one stands behind the half.
+    What waits is judged at its first byte. It is a whole request, the beginning of one, or none. If none, only that
+    byte is dropped, because the next may begin one. A beginning whose rest does not come within PATIENCE is none
+    either: a master that was cut off in mid-request sends it again, after the half.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["MAX_RUN", "PATIENCE", "RequestSplitter"]
 
 MAX_RUN: Final = modbus_rtu.MAX_FRAME
-"""The bytes of rubbish in a row among which each is looked at."""
+"""The most bytes of rubbish in a row of which each is judged."""
 
 PATIENCE: Final = 0.25
-"""Seconds for which the rest of a request may stay away: longer than TCP takes to send a lost segment again."""
+"""Seconds for the rest of a request to come: longer than TCP takes to send a lost segment again."""
 
 
 @final
 class RequestSplitter:
-    """Cuts what one client sends to requests: ``feed`` what was read, ``expire`` at ``deadline``.
+    """Cuts what one client sends into requests: ``feed`` what was read, ``expire`` at ``deadline``.
 
     Under a rule that does not say what a request looks like, each read is one.
     """
@@ -49,11 +49,11 @@ class RequestSplitter:
         self._first = self._last = 0.0
         """When the first and the last byte of what waits were read, at the latest and the earliest."""
         self._resumed = -math.inf
-        """When the client was read again after a time in which nobody read it."""
+        """When reading from the client began again after a pause."""
         self.rubbish = 0
-        """Bytes that were in no request, and went nowhere."""
+        """Bytes that were in no request, and were dropped."""
         self._run = 0
-        """The last of them, in a row."""
+        """The number of the last ones in a row."""
 
     @property
     def waiting(self) -> int:
@@ -66,7 +66,7 @@ class RequestSplitter:
         return max(self._last, self._resumed) + PATIENCE if self._waiting else None
 
     def resume(self, now: float) -> None:
-        """Take note that nobody read the client until ``now``: the rest may have come, and wait to be read."""
+        """Note that nobody read from the client until ``now``: the rest may have come, and wait to be read."""
         self._resumed = now
 
     def feed(self, data: bytes, now: float) -> list[Piece]:

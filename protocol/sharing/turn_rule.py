@@ -1,8 +1,8 @@
 """The rule by which the writers of a half-duplex line take turns: one request, its reply, the next.
 
-A rule is data, and its answers are pure: whoever has the line asks with the bytes of the request and with those that
-were heard since, from the first one each time, so there is no state that could be wrong. Seconds are the caller's to
-count, and ``longest_reply`` bounds what may be heard in one turn.
+A rule is data, and its methods are pure functions: the caller passes the bytes of the request, and all bytes that were
+heard since, each time from the first one. So there is no state that could be wrong. The caller counts the seconds, and
+``longest_reply`` bounds what may be heard in one turn.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ KINDS: Final[tuple[ReplyKind, ...]] = get_args(ReplyKind)
 """The ways in which the end of a reply is known."""
 
 MAX_REPLY: Final = 1024
-"""The most bytes of a reply that no standard bounds: about a second of line at 9600 bits a second."""
+"""The most bytes of a reply without a bound by a standard: about a second of line at 9600 bits a second."""
 
 MAX_END: Final = 16
 """The most bytes that end a reply."""
 
 MAX_TIME: Final = 9.0
-"""The most seconds of each time of a rule: no turn of one lasts longer than the longest of serial.cgi."""
+"""The most seconds of each time of a rule: no turn lasts longer than the longest of serial.cgi."""
 
 _LEAST_TIME: Final = 0.001
 _CHARACTERS: Final = 3.5
@@ -81,23 +81,23 @@ class TurnRule:
         return self.reply in ("modbus-rtu", "visca")
 
     def expects_reply(self, request: bytes) -> bool:
-        """Return whether anybody answers ``request``: nobody does to a broadcast of Modbus."""
+        """Return whether ``request`` has a reply; a Modbus broadcast has none."""
         if self.reply == "modbus-rtu":
             return modbus_rtu.expects_reply(request)
         return self.reply != "none"
 
     def supersedes(self, newer: bytes, waiting: bytes) -> bool:
-        """Return whether a request takes the place of one of the same client that has not begun.
+        """Return whether a request replaces an earlier one of the same client that has not begun.
 
-        A Modbus master that sends again has given up the request before it. Elsewhere only the same bytes do: VISCA's
-        stop, and the focus behind it, are both to be sent.
+        A Modbus master that sends again has given up the request before. In other protocols only the same bytes replace
+        a request: VISCA's stop, and a focus after it, must both be sent.
         """
         return self.reply == "modbus-rtu" or newer == waiting
 
     def echoed(self, request: bytes, heard: bytes) -> int | None:
         """Return how many bytes at the start of ``heard`` are our own request; None while that is open.
 
-        What is not the request in whole is none of it: another spoke over it, or the adapter has no echo.
+        Anything else than the whole request is no echo: another unit spoke over it, or the adapter has no echo.
         """
         if not self.echo or not heard.startswith(request[: len(heard)]):
             return 0
@@ -108,7 +108,7 @@ class TurnRule:
     def reply_start(self, request: bytes, heard: bytes) -> int:
         """Return how many bytes at the start of ``heard`` are certainly no part of the reply to ``request``.
 
-        Such are the late words of another unit. Only a protocol that names its speakers can tell.
+        Such are late bytes of another unit. Only a protocol whose replies name the unit can tell.
         """
         match self.reply:
             case "modbus-rtu":
