@@ -544,3 +544,25 @@ async def test_a_reply_is_its_senders_alone_where_the_host_declares_turns(tmp_pa
                 await gateway.lines[0].say(b"to all")
                 assert await receive_exactly(one, 6) == b"to all"
                 assert await receive_exactly(two, 6) == b"to all"
+
+
+async def test_at_a_stop_the_clients_of_another_port_hear_of_it_within_a_second_though_a_line_is_stuck(
+    tmp_path: Path,
+) -> None:
+    """Nobody is left with a connection that is silent, on whichever port."""
+    with trio.fail_after(20):
+        async with running_gateway(tmp_path, ports=2) as gateway:
+            tcp, other = await gateway.open_tcp(), free_port()
+            server = "PortManager.P1.GenericTCPServer."
+            listener = {"Enabled": "yes", "Listener.Enabled": "yes", "Listener.Port": other}
+            assert await gateway.set({f"{server}{name}": value for name, value in listener.items()}) == "OK"
+            async with await client(tcp) as stuck, await client(other) as moving:
+                with trio.move_on_after(0.1):  # its line takes no more than a pty holds
+                    await stuck.send_all(bytes(1 << 23))
+                await moving.send_all(b"asked")
+                assert await gateway.lines[1].hear(5) == b"asked"
+                await gateway.lines[1].say(b"answered")
+                assert await receive_exactly(moving, 8) == b"answered"
+                gateway.stop.set()
+                with trio.fail_after(1):
+                    assert await moving.receive_some() == b""
