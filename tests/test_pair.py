@@ -125,6 +125,7 @@ async def test_two_cpus_that_were_paired_share_the_line_and_the_users(tmp_path: 
                 status, said = await at_far.ended()
                 assert (status, "P0 here uses the line of owner now." in said) == (0, True), said
                 assert "New users who may log in here: admin, operator, viewer." in said
+                assert "owner, at 127.0.0.1: both sides show six digits." in said
             await at_owner.until("far has joined: it uses P0 of owner")
             at_owner.process.send_signal(2)
             status, said = await at_owner.ended()
