@@ -70,6 +70,12 @@ _WINDOW: Final = 1 << 20
 """The most bytes of the line on their way to us: the bus takes them at once, so none of them waits here."""
 _FIRST_RETRY: Final = 0.1
 _LAST_RETRY: Final = 15.0
+_SHORT: Final = 1.0
+"""Seconds; a link that was cut before is one of those that are dialled again at once only so often."""
+_AT_ONCE: Final = 20
+"""As often without a pause: a server that hangs up as soon as it has answered is dialled by the backoff after that."""
+_REGAIN: Final = 3.0
+"""Seconds in which one of them is regained."""
 _CONNECT: Final = 10.0
 _RETIRE: Final = 1.5
 """Seconds for the owner to write what was taken, when the device closes."""
@@ -112,6 +118,8 @@ class RemotePortClient:
         self._knows_us = False
         """The server has met us: it may accept two keys, and judge us by the other one next time."""
         self._backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
+        self._at_once, self._counted_at = float(_AT_ONCE), trio.current_time()
+        """How many short links may still be dialled again without a pause, and when that was counted."""
         self._expiry = trio.Event()
         self._wake_at = math.inf
         self._abandon_at = math.inf
@@ -380,9 +388,20 @@ class RemotePortClient:
             self._detach(link)
         # A session that the server closed would be closed again. So only a link that was cut, or that lived for long,
         # is dialled again at once.
-        if (opened and self._session.id != NO_SESSION) or trio.current_time() - since > _LAST_RETRY:
+        lasted = trio.current_time() - since
+        was_cut = opened and self._session.id != NO_SESSION
+        if lasted > _LAST_RETRY or (was_cut and (lasted > _SHORT or self._may_be_dialled_at_once())):
             backoff.reset()
         raise LinkCutError(why)
+
+    def _may_be_dialled_at_once(self) -> bool:
+        now = trio.current_time()
+        self._at_once = min(_AT_ONCE, self._at_once + (now - self._counted_at) / _REGAIN)
+        self._counted_at = now
+        if self._at_once < 1:
+            return False
+        self._at_once -= 1
+        return True
 
     def _next_frame(self, link: Link, number: int) -> Frame | None:
         return self._session.next_frame(number, link.now)

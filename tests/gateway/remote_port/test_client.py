@@ -440,7 +440,26 @@ async def test_another_server_at_the_same_address_is_told(caplog: pytest.LogCapt
             assert "another server answers at the same address" in caplog.text
 
 
-async def test_a_hundred_reconnections_leave_nothing_behind() -> None:
+@pytest.mark.parametrize(("short", "pauses"), [(1e9, [0.1, 0.1, 0.2, 0.4, 0.8]), (0.0, [0.1] * 5)])
+async def test_links_that_are_cut_as_soon_as_they_stand_are_dialled_again_at_once_only_so_often(
+    monkeypatch: pytest.MonkeyPatch, short: float, pauses: list[float]
+) -> None:
+    monkeypatch.setattr(remote_device, "_AT_ONCE", 2)
+    monkeypatch.setattr(remote_device, "_REGAIN", 1e9)
+    monkeypatch.setattr(remote_device, "_SHORT", short)
+    with trio.fail_after(10):
+        async with chained() as ((_, far), (cable,)):
+            next_pauses = []
+            for _ in range(5):
+                joined = cable.joined
+                cable.cut()
+                await holds(lambda: cable.joined > joined and far.device._session.resumed)  # noqa: B023
+                next_pauses.append(far.device._backoff._next)
+            assert next_pauses == pauses
+
+
+async def test_a_hundred_reconnections_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_device, "_AT_ONCE", 1000)
     with trio.fail_after(20):
         async with chained() as ((owner, far), (cable,)):
             client = far.connect(Right.TCP)
