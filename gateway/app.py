@@ -126,7 +126,7 @@ def hold_runtime_dir(path: Path) -> int:
         raise StartError(f"runtime_dir {path} is in use by another daisyport: give this one its own") from None
     except OSError as exc:  # a full or read-only file system: a state that the sockets report too
         logger.error("runtime_dir %s cannot be locked: %s", path, exc.strerror)  # noqa: TRY400
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # Python makes no file of a directory's descriptor
 
 
 def _make_runtime_dir(path: Path) -> None:

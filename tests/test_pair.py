@@ -200,6 +200,17 @@ async def test_what_a_cpu_gives_is_judged_before_it_is_set(tmp_path: Path) -> No
             assert stored(far) == before
 
 
+@pytest.mark.parametrize("words", [(), ("--join", "127.0.0.1")])
+def test_whoever_is_no_admin_is_told_before_anybody_waits(
+    tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "daisyport.toml"
+    config.write_text(f'state_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\n[[port_manager]]\n')
+    monkeypatch.setattr("gateway.cli.pair.parameters", lambda *_: {})  # what a viewer is told of a group with a key
+    assert main(["pair", *words, "--minutes", "1", "--config", str(config)]) == 1
+    assert "for root, or for whom [control] admins names" in capfd.readouterr().err
+
+
 async def test_what_cannot_be_paired_says_so_before_anybody_waits(tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with two(tmp_path) as (owner, _):

@@ -104,7 +104,7 @@ def _wait(arguments: argparse.Namespace, config: Config, index: int) -> int:
     """Let CPUs join, one after the other, until the time is over; return whether one did."""
     from gateway.discovery.pairing import announced
 
-    parameters(arguments, f"PortManager.P{index}.RemotePortServer")  # fails at once where no gateway runs
+    _presently(arguments, f"PortManager.P{index}.RemotePortServer")  # fails at once where no gateway runs
     joined = strangers = 0
     until = time.monotonic() + arguments.minutes * 60
     name = config.node_name if config.bonjour.name else ""
@@ -159,7 +159,7 @@ def _be_joined(arguments: argparse.Namespace, config: Config, index: int, sock: 
     pairing = _made(Side.GIVES, config)
     name = _agreed(sock, pairing, where)
     group = f"PortManager.P{index}.RemotePortServer"
-    present = parameters(arguments, group)
+    present = _presently(arguments, group)
     key = present.get(f"{group}.AuthenticationKey") or strong_key()
     wanted = {"Enabled": "yes", "AuthenticationKey": key, "Listener.Enabled": "yes"}
     update(arguments, {f"{group}.{each}": value for each, value in wanted.items()})
@@ -184,7 +184,7 @@ def _join(arguments: argparse.Namespace, config: Config, index: int) -> int:
     number = config.managers[index].remote_port
     if number is None:
         raise CommandError(f"P{index} of this host has no remote port, so it cannot use the line of another CPU")
-    parameters(arguments, f"RemotePort.R{number}")  # fails at once where no gateway runs
+    _presently(arguments, f"RemotePort.R{number}")  # fails at once where no gateway runs
     if arguments.join:
         host, sock = _dialled((arguments.join,), arguments.tcp_port)
     else:
@@ -277,6 +277,14 @@ def _set(arguments: argparse.Namespace, config: Config, index: int, number: int,
 
 
 # -- both
+
+
+def _presently(arguments: argparse.Namespace, group: str) -> dict[str, str]:
+    """Return the parameters of a group that has a key, which admins alone are told. Raises CommandError."""
+    present = parameters(arguments, group)
+    if f"{group}.AuthenticationKey" not in present:
+        raise CommandError("pairing sets parameters, so it is for root, or for whom [control] admins names")
+    return present
 
 
 def _made(side: Side, config: Config) -> Pairing:

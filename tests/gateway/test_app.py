@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway import manager
-from gateway.app import run
+from gateway.app import hold_runtime_dir, run
 from gateway.host.config import HttpConfig, PtzConfig, SerialConfig
 from gateway.host.sdnotify import Notifier
 from tests.helpers import configuration, free_port, lines, running_gateway
@@ -30,6 +31,14 @@ async def stopped_at_once(config: Config, notifier: Notifier | None = None) -> N
         async with trio.open_nursery() as nursery:
             await nursery.start(run, config, stop, notifier or Notifier(None))
             stop.set()
+
+
+def test_a_runtime_directory_that_cannot_be_locked_is_no_reason_not_to_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "runtime.lock").mkdir()
+    with os.fdopen(hold_runtime_dir(tmp_path)):
+        assert f"runtime_dir {tmp_path} cannot be locked: Is a directory" in caplog.text
 
 
 async def test_the_service_manager_is_told_ready_once_and_stopping_at_the_end(tmp_path: Path) -> None:
