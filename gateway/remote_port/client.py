@@ -45,6 +45,7 @@ from protocol.link.turn_parameters import TurnPhase, TurnStatus
 from protocol.session.client import ClientSession
 from protocol.session.send_stream import Settled
 from protocol.session.session import NO_SESSION, Resumed, SessionLimits
+from protocol.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -118,8 +119,8 @@ class RemotePortClient:
         self._knows_us = False
         """The server has met us: it may accept two keys, and judge us by the other one next time."""
         self._backoff = Backoff(_FIRST_RETRY, _LAST_RETRY)
-        self._at_once, self._counted_at = float(_AT_ONCE), trio.current_time()
-        """How many short links may still be dialled again without a pause, and when that was counted."""
+        self._short_links = TokenBucket(_AT_ONCE, _REGAIN, trio.current_time())
+        """Those that may be dialled again without a pause."""
         self._expiry = trio.Event()
         self._wake_at = math.inf
         self._abandon_at = math.inf
@@ -396,11 +397,9 @@ class RemotePortClient:
 
     def _may_be_dialled_at_once(self) -> bool:
         now = trio.current_time()
-        self._at_once = min(_AT_ONCE, self._at_once + (now - self._counted_at) / _REGAIN)
-        self._counted_at = now
-        if self._at_once < 1:
+        if self._short_links.wait(now):
             return False
-        self._at_once -= 1
+        self._short_links.take(now)
         return True
 
     def _next_frame(self, link: Link, number: int) -> Frame | None:
