@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from gateway.cli.command import Commands
     from gateway.host.config import Config
     from gateway.host.reload import Reload
-    from gateway.host.stacks import Stacks
     from gateway.tasks.ready import ReadyClock
     from gateway.tasks.watch import Cell
 
@@ -134,7 +133,8 @@ async def _run_until_signalled(
     ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_read_again, hang_ups, reloads, functools.partial(reload, path, config))
-            await nursery.start(_obey_signals, stop, hang_ups, stacks)
+            nursery.start_soon(stacks.follow)
+            await nursery.start(_obey_signals, stop, hang_ups)
             kept = DescriptorStore(notifier, given.kept)
             await run(config, stop, notifier, reloads, sockets, presets, kept, task_status=_Started())
             nursery.cancel_scope.cancel()
@@ -153,23 +153,17 @@ class _Started:
         gc.freeze()
 
 
-async def _obey_signals(
-    stop: trio.Event, hang_ups: Cell[int], stacks: Stacks, *, task_status: trio.TaskStatus[None]
-) -> None:
+async def _obey_signals(stop: trio.Event, hang_ups: Cell[int], *, task_status: trio.TaskStatus[None]) -> None:
     import trio
 
     on_a_terminal = has_terminal()
-    wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+    wanted = [signal.SIGTERM, signal.SIGINT]
     if not hang_up_is_ignored():
         wanted.append(signal.SIGHUP)
     with trio.open_signal_receiver(*wanted) as signals:
-        # Inside the receiver, whose handler is called after this one: the stacks are written even where the loop hangs.
-        stacks.write_at_sigusr1()
         task_status.started()
         async for number in signals:
-            if number == signal.SIGUSR1:
-                stacks.log("SIGUSR1: the stacks of all threads")
-            elif number != signal.SIGHUP:
+            if number != signal.SIGHUP:
                 stop.set()
             elif on_a_terminal and not has_terminal():
                 logger.warning("SIGHUP: the terminal is gone")

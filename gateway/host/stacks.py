@@ -1,8 +1,8 @@
 """Write the stacks of all threads when a fault, the watchdog's SIGABRT or an operator's SIGUSR1 asks for them.
 
 ``faulthandler`` writes them from the signal handler itself, so it works while the event loop is stuck, and needs a file
-that is already open. The stacks are copied to the log when a loop runs again: at once after a SIGUSR1, and at the next
-start after the process died. They hold names of files and functions, but no values.
+that is already open. The stacks are copied to the log when a loop runs again: within a second after a SIGUSR1, and at
+the next start after the process died. They hold names of files and functions, but no values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import logging
 import os
 import signal
 import stat
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NoReturn, final
+
+import trio
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _MOST: Final = 1 << 16
 """Bytes of stacks that go to the log: a fault in a deep recursion writes many."""
+_LOOK: Final = 1.0
+"""Seconds between two looks at the file."""
 
 
 @final
@@ -41,16 +45,21 @@ class Stacks:
         self._file = os.fdopen(fd, "r+b", buffering=0)
         self.log("the stacks of the run before, which did not end by itself")
         faulthandler.enable(self._file)
+        # Not chained to a handler that would tell the loop: a chained one may be interrupted by the next signal, and a
+        # burst of them overran its small stack and ended the process.
+        faulthandler.register(signal.SIGUSR1, self._file)
 
-    def write_at_sigusr1(self) -> None:
-        """Write them at each SIGUSR1, then call the handler that is installed now."""
-        faulthandler.register(signal.SIGUSR1, self._file, chain=True)
+    async def follow(self) -> NoReturn:
+        """Move what a SIGUSR1 has written to the log."""
+        while True:
+            await trio.sleep(_LOOK)
+            self.log("SIGUSR1: the stacks of all threads")
 
     def log(self, title: str) -> None:
         """Move what is in the file to the log; write nothing where nothing is in it."""
         stacks = os.pread(self._file.fileno(), _MOST, 0).decode(errors="replace").strip()
-        self._file.truncate(0)
         if stacks:
+            self._file.truncate(0)
             logger.error("%s:\n%s", title, stacks)
 
     def close(self) -> None:

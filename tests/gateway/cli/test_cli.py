@@ -456,7 +456,8 @@ async def test_sigusr1_shows_the_stacks_and_ends_nothing(config: Path) -> None:
         async with trio.open_nursery() as nursery:
             process = await run_daemon(nursery, config)
             await started(process, b"P0 Ser1: up")
-            process.send_signal(signal.SIGUSR1)
+            for _ in range(100):
+                process.send_signal(signal.SIGUSR1)
             await started(process, b"SIGUSR1: the stacks of all threads:")
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0

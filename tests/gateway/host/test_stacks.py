@@ -16,9 +16,8 @@ import logging, os, signal, sys
 from pathlib import Path
 from gateway.host.stacks import Stacks
 logging.basicConfig(format="%(message)s")
-stacks = Stacks(Path(sys.argv[1]))
 signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
-stacks.write_at_sigusr1()
+stacks = Stacks(Path(sys.argv[1]))
 def hangs_here():
     os.kill(os.getpid(), int(sys.argv[2]))
 if int(sys.argv[2]):
@@ -37,7 +36,8 @@ def run(path: Path, number: int = 0) -> subprocess.CompletedProcess[str]:
 def test_sigusr1_writes_the_stacks_to_the_log_and_the_process_goes_on(tmp_path: Path) -> None:
     done = run(tmp_path / "stacks.txt", signal.SIGUSR1)
     assert done.returncode == 0
-    assert done.stdout == "handled\n"
+    # A handler behind it would let the signals of a burst interrupt each other, until a stack is overrun.
+    assert done.stdout == ""
     assert done.stderr.startswith("asked for:\n")
     assert "in hangs_here" in done.stderr
     assert not (tmp_path / "stacks.txt").exists()
