@@ -213,17 +213,17 @@ def test_whoever_is_no_admin_is_told_before_anybody_waits(
 
 async def test_what_cannot_be_paired_says_so_before_anybody_waits(tmp_path: Path) -> None:
     with trio.fail_after(60):
-        async with two(tmp_path) as (owner, _):
+        async with two(tmp_path) as (_, far):
             for words, why in (
                 (("P7",), "no such port; ports: P0"),
                 (("--join", "P0"), "--join takes a host; for the port: daisyport pair P0 --join"),
                 (("--join", "a..b"), "a..b port 5554: no such name"),
                 (("--join", "127.0.0.1", "--tcp-port", "1"), "127.0.0.1 port 1: Connection refused"),
             ):
-                async with pair(owner, *words) as command:
+                async with pair(far, *words) as command:
                     status, said = await command.ended()
                     assert (status != 0, why in said) == (True, True), said
-    async with pair(owner) as command:
+    async with pair(far) as command:
         status, said = await command.ended()
         assert (status, "is it running?" in said) == (1, True), said
 

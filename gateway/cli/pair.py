@@ -283,7 +283,9 @@ def _presently(arguments: argparse.Namespace, group: str) -> dict[str, str]:
     """Return the parameters of a group that has a key, which admins alone are told. Raises CommandError."""
     present = parameters(arguments, group)
     if f"{group}.AuthenticationKey" not in present:
-        raise CommandError("pairing sets parameters, so it is for root, or for whom [control] admins names")
+        raise CommandError(
+            f"the gateway shows no {group}.AuthenticationKey: pairing is for root, or for whom [control] admins names"
+        )
     return present
 
 
