@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.helpers import Gateway
 
-pytestmark = needs_curl
+pytestmark = [needs_curl, pytest.mark.long]
 
 STUCK = b"s" * (1 << 20)
 LOGIN = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
