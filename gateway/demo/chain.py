@@ -51,22 +51,23 @@ class Chain:
         return self.cpus[-1]
 
     def text(self) -> str:
-        """Return the text to show at the start: the addresses, the login, and the commands to paste."""
+        """Return the text to show at the start: the console page, the addresses, and the commands to paste."""
         login = self.owner.login
         addresses = "".join(
-            f"  {cpu.name:7} http://{cpu.host}:{cpu.http_port}  TCP {cpu.host}:{cpu.tcp_ports[0]}"
-            f"  PTZ {cpu.ptz_socket}\n"
+            f"  {cpu.name:7} http://{cpu.host}:{cpu.http_port}  TCP {cpu.host}:{cpu.tcp_ports[0]}\n"
             for cpu in self.cpus
         )
         return f"""\
-A simulated PTZ camera (VISCA and Pelco-D) is on {self.owner.devices[0]}, and a chain of three CPUs shares its line:
-the owner has the line, the middle CPU is chained to the owner, and the far CPU to the middle one.
+The line, live in a browser: http://{self.owner.host}:{self.owner.http_port}/
+  user {login.user}, password {login.password} (for this run)
+
+A simulated PTZ camera (VISCA and Pelco-D) is on {self.owner.devices[0]}. Three CPUs
+share its line: the owner has it, and the others are chained to the one above.
 Everything runs on this machine only, and is removed when you press Ctrl-C.
 
 {addresses}
-  user {login.user}, password {login.password} (for this run)
-
-Paste these commands into another terminal; what the camera receives is shown here:
+Paste these commands into another terminal. What the camera receives is shown
+here, and on the page.
 
 {_shown(at_the_owner(self.owner))}
 These go to the far CPU, two links away from the camera:

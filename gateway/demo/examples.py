@@ -57,7 +57,7 @@ def afar(cpu: Cpu) -> tuple[Example, ...]:
 
 
 def _ask(cpu: Cpu) -> Example:
-    what = "Over HTTP: ask for the position, and read the 11 bytes of the answer (VISCA)"
+    what = "Over HTTP: ask for the position, and read the 11 bytes of it (VISCA)"
     return Example(what, _curl(cpu, f"com/serial.cgi?write={_WHERE.hex()}&read=11&timeout=500"))
 
 

@@ -108,6 +108,10 @@ async def test_http_examples_drive_the_camera_and_read_its_answer_and_set_and_li
             await paste(example) for example in at_the_owner(chain.owner) if "curl" in example.command
         ]
     assert shown.getvalue().startswith(chain.text())
+    commands = {f"  {example.command}" for example in (*at_the_owner(chain.owner), *afar(chain.far))}
+    first, *others = [line for line in chain.text().splitlines() if line not in commands]
+    assert first == f"The line, live in a browser: http://127.0.0.1:{chain.owner.http_port}/"
+    assert all(len(line) <= 80 for line in others)
     assert shown.told[0] == "camera: pan left speed 6"
     assert shown.told[1].startswith("camera: asked for its position: pan -")
     assert left == "\n"
@@ -379,5 +383,5 @@ def test_a_terminal_that_is_closed_ends_it_and_it_leaves_nothing_behind(short_pa
 def test_who_stops_reading_the_screen_ends_it_without_a_traceback() -> None:
     command = f"{sys.executable} -m gateway demo --cut | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30, check=True)
-    assert "simulated PTZ camera" in done.stdout
+    assert "live in a browser" in done.stdout
     assert done.stderr == ""
