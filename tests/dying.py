@@ -63,8 +63,8 @@ def prepare(order: Path) -> None:
         answer(self)
 
     atomic_file.replace = replacing
-    KeyLink.tell, ToldKeys.answer = telling, answering  # type: ignore[method-assign]
-    rekey._LEAST_PAUSE = 0.0  # type: ignore[misc]
+    KeyLink.tell, ToldKeys.answer = telling, answering  # type: ignore[method-assign]  # for this whole process
+    rekey._LEAST_PAUSE = 0.0  # type: ignore[misc]  # Final; nobody waits ten seconds here
 
 
 if __name__ == "__main__":

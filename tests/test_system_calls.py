@@ -14,7 +14,7 @@ import signal
 import socket
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 import trio
@@ -26,7 +26,10 @@ from tests.live import connected, daemon
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from tests.helpers import FarEnd
     from tests.live import Live
+
+    Exchange: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -73,7 +76,24 @@ def calls(trace: Path, way: str, reads: str) -> list[list[str]]:
     return found
 
 
-async def rounds(way: str, exchange: Callable[[bytes], Awaitable[None]]) -> None:
+def exchanges(client: trio.SocketStream, line: FarEnd) -> tuple[Exchange, Exchange]:
+    """Return what has a message go from the client to the line, and one from the line to the client."""
+
+    async def up(message: bytes) -> None:
+        await client.send_all(message)
+        assert await line.hear(len(message)) == message
+
+    async def down(message: bytes) -> None:
+        await line.say(message)
+        got = b""
+        while len(got) < len(message):
+            got += await client.receive_some()
+        assert got == message
+
+    return up, down
+
+
+async def rounds(way: str, exchange: Exchange) -> None:
     """Exchange messages one after the other, between two marks."""
     for message in (f"<{way}>", *map(str, range(_MESSAGES - 1)), f"</{way}>"):
         await exchange(message.encode())
@@ -85,18 +105,7 @@ async def test_a_message_costs_three_system_calls_each_way(short_path: Path) -> 
             (line,) = live.lines
             client = await connected(live.tcp_ports[0])
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-            async def up(message: bytes) -> None:
-                await client.send_all(message)
-                assert await line.hear(len(message)) == message
-
-            async def down(message: bytes) -> None:
-                await line.say(message)
-                got = b""
-                while len(got) < len(message):
-                    got += await client.receive_some()
-                assert got == message
-
+            up, down = exchanges(client, line)
             await up(b"the first is the task's")
             await rounds("up", up)
             await rounds("down", down)
@@ -127,18 +136,7 @@ async def test_a_chained_message_costs_three_system_calls_at_each_end_but_for_a_
                 await trio.sleep(0.05)
             client = await connected(tcp)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-            async def up(message: bytes) -> None:
-                await client.send_all(message)
-                assert await line.hear(len(message)) == message
-
-            async def down(message: bytes) -> None:
-                await line.say(message)
-                got = b""
-                while len(got) < len(message):
-                    got += await client.receive_some()
-                assert got == message
-
+            up, down = exchanges(client, line)
             took = {}
             async with traced(owner) as at_owner, traced(chained) as at_chained:
                 for way, exchange in (("up", up), ("down", down)):

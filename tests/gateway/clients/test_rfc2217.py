@@ -274,12 +274,18 @@ async def on_a_modem() -> AsyncIterator[tuple[Client, Modem, Session]]:
             nursery.cancel_scope.cancel()
 
 
+async def ask_for_errors(mine: Client, tty: Modem, held: Session) -> Counters:
+    """Have the client want to know of each kind of error; return what the driver has counted once that is known."""
+    counted = tty.counted = Counters(0, 0, framing=7, overrun=7, parity=7, breaks=0, buffer_overrun=0)
+    await mine.ask(WILL_COM_PORT, com_port(11, 0), com_port(10, 0x0E))
+    await mine.until(answered(10, 0x0E))
+    await holds(lambda: held.state.value.line_errors is not None)
+    return counted
+
+
 async def test_errors_are_told_of_where_the_client_wants_to_know_each_kind_by_its_bit() -> None:
     async with on_a_modem() as (mine, tty, held):
-        tty.counted = Counters(0, 0, framing=7, overrun=7, parity=7, breaks=0, buffer_overrun=0)
-        await mine.ask(WILL_COM_PORT, com_port(11, 0), com_port(10, 0x0E))
-        await mine.until(answered(10, 0x0E))
-        await holds(lambda: held.state.value.line_errors is not None)
+        counted = await ask_for_errors(mine, tty, held)
         for change, told in (
             ({"parity": 9}, 0x04),
             ({"buffer_overrun": 1}, 0x02),
@@ -288,7 +294,7 @@ async def test_errors_are_told_of_where_the_client_wants_to_know_each_kind_by_it
             ({"parity": 1}, 0x04),
         ):
             before = held.state.value.line_errors
-            tty.counted = replace(tty.counted, **change)
+            counted = tty.counted = replace(counted, **change)
             if told is None:
                 while held.state.value.line_errors == before:
                     await trio.lowlevel.checkpoint()
@@ -298,11 +304,8 @@ async def test_errors_are_told_of_where_the_client_wants_to_know_each_kind_by_it
 
 async def test_errors_that_come_while_nothing_is_counted_are_told_after_that() -> None:
     async with on_a_modem() as (mine, tty, held):
-        tty.counted = Counters(0, 0, framing=7, overrun=7, parity=7, breaks=0, buffer_overrun=0)
-        await mine.ask(WILL_COM_PORT, com_port(11, 0), com_port(10, 0x0E))
-        await mine.until(answered(10, 0x0E))
-        await holds(lambda: held.state.value.line_errors is not None)
-        counted, tty.counted = tty.counted, None  # the link is away, or the device
+        counted = await ask_for_errors(mine, tty, held)
+        tty.counted = None  # the link is away, or the device
         await holds(lambda: held.state.value.line_errors is None)
         await trio.testing.wait_all_tasks_blocked()
         tty.counted = replace(counted, parity=8)
