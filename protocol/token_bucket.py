@@ -35,6 +35,13 @@ class TokenBucket:
         self._refill(now)
         self.tokens -= 1
 
+    def try_take(self, now: float) -> bool:
+        """Take a token if one is there, and return whether one was: this runs into no debt."""
+        if self.wait(now):
+            return False
+        self.take(now)
+        return True
+
     def put_back(self) -> None:
         """Undo one ``take``."""
         self.tokens = min(self.burst, self.tokens + 1)

@@ -389,18 +389,12 @@ class RemotePortClient:
             self._detach(link)
         # A session that the server closed would be closed again. So only a link that was cut, or that lived for long,
         # is dialled again at once.
-        lasted = trio.current_time() - since
+        now = trio.current_time()
+        lasted = now - since
         was_cut = opened and self._session.id != NO_SESSION
-        if lasted > _LAST_RETRY or (was_cut and (lasted > _SHORT or self._may_be_dialled_at_once())):
+        if lasted > _LAST_RETRY or (was_cut and (lasted > _SHORT or self._short_links.try_take(now))):
             backoff.reset()
         raise LinkCutError(why)
-
-    def _may_be_dialled_at_once(self) -> bool:
-        now = trio.current_time()
-        if self._short_links.wait(now):
-            return False
-        self._short_links.take(now)
-        return True
 
     def _next_frame(self, link: Link, number: int) -> Frame | None:
         return self._session.next_frame(number, link.now)

@@ -85,8 +85,7 @@ class LinkControls:
         is_new = request.client not in self._clients
         if needed not in self._may or (is_new and len(self._clients) >= _MOST_CLIENTS):
             return Reason.FORBIDDEN
-        await trio.sleep(self._bucket.wait(trio.current_time()))
-        self._bucket.take(trio.current_time())
+        await self._pause()
         if is_new:
             handle = self._handle.attenuate(
                 self._may | traffic | Right.READ, f"{self._handle.holder} client {request.client}"
@@ -107,6 +106,11 @@ class LinkControls:
             self.report()
         return reason
 
+    async def _pause(self) -> None:
+        """Wait until the link may have the line asked or set once more."""
+        await trio.sleep(self._bucket.wait(trio.current_time()))
+        self._bucket.take(trio.current_time())
+
     def _leave(self, number: int, why: str) -> None:
         if (client := self._clients.pop(number, None)) is not None:
             client.end(why)
@@ -125,8 +129,7 @@ class LinkControls:
         self._looking = True
         try:
             while self._asked != self._answered:
-                await trio.sleep(self._bucket.wait(trio.current_time()))
-                self._bucket.take(trio.current_time())
+                await self._pause()
                 asked = self._asked
                 with trio.move_on_after(_PATIENCE) as patience, contextlib.suppress(LineError, PortDown):
                     await self._line.look_at_lines()

@@ -91,8 +91,7 @@ class LoginLimit:
                 account.pause = self.crowd_pause if crowded else self.network_pause
         if self._world is None:
             self._world = TokenBucket(self.world_burst, self.world_pause, now)
-        if not self._world.wait(now):  # it runs into no debt, or strangers could make that as long as they like
-            self._world.take(now)
+        self._world.try_take(now)  # it runs into no debt, or strangers could make that as long as they like
 
     def right(self, network: str, name: str, now: float) -> None:
         """Remember that this name logged in from this network."""

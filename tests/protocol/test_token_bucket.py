@@ -27,6 +27,13 @@ def test_who_took_without_a_token_pays_the_debt_before_the_next() -> None:
     assert bucket.wait(0.0) == 2.0
 
 
+def test_who_takes_only_a_token_that_is_there_runs_into_no_debt() -> None:
+    bucket = TokenBucket(burst=1, pause=2.0, since=0.0)
+    assert [bucket.try_take(0.0) for _ in range(3)] == [True, False, False]
+    assert bucket.wait(0.0) == 2.0
+    assert bucket.try_take(2.0)
+
+
 def test_nothing_is_gained_beyond_the_burst() -> None:
     bucket = TokenBucket(burst=2, pause=1.0, since=0.0)
     bucket.put_back()
